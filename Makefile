@@ -1,0 +1,29 @@
+# Two verbs for a fresh machine with Python: `make demo` and `make test`. Everything goes into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check clean
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable '.[dali,dev]'
+	touch $@
+
+demo: .venv/installed ## synthetic eyes -> cache -> a short fit -> confusion matrix, on the CPU
+	rm -rf demo
+	$(BIN)/tools phantom demo/eyes --eyes 800
+	$(BIN)/tools preprocess demo/eyes --out demo/cache --size 128
+	$(BIN)/tools sheet demo/cache demo/sheet.png
+	$(BIN)/trainer fit --cache demo/cache --run demo/run --weights none --size 96 --epochs 6 --batch 32
+	@echo "pictures: demo/sheet.png demo/run/accuracy.png demo/run/confusion_test.png"
+
+check: .venv/installed ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: check ## ruff, mypy, pytest
+	$(BIN)/pytest
+
+clean:
+	rm -rf .venv demo build

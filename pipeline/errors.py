@@ -1,0 +1,38 @@
+"""Every failure a user can cause, in one tree.
+
+    FundusError            exit 1   one line on stderr, never a traceback
+      SourceError                   SRC or a table of grades cannot be used
+      PhotoError                    one photograph cannot be read; the message is the reason that rejects.csv keeps
+      CacheError                    a cache folder is missing, incomplete, foreign or damaged
+      RunError                      a run folder, checkpoint or weight file cannot be used
+      LoaderMissing        exit 3   the loader asked for is not installed; the message ends in the command that installs it
+
+Wrong usage (exit 2) is click's own `UsageError`. Foreign exceptions are caught where they arise and raised again as
+one of these, `from` their cause.
+"""
+
+import click
+
+
+class FundusError(click.ClickException):
+    exit_code = 1
+
+
+class SourceError(FundusError):
+    pass
+
+
+class PhotoError(FundusError):
+    pass
+
+
+class CacheError(FundusError):
+    pass
+
+
+class RunError(FundusError):
+    pass
+
+
+class LoaderMissing(FundusError):
+    exit_code = 3

@@ -1,0 +1,1 @@
+"""From a folder of fundus photographs to a checked cache: the `tools` command."""

@@ -1,0 +1,1 @@
+"""From a cache to an honestly measured ResNet: the `trainer` command."""
