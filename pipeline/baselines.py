@@ -1,0 +1,90 @@
+"""What can be scored without looking at a photograph: the floor that a trained model has to rise above.
+
+Both baselines learn from the table alone. "majority" gives every photograph the commonest grade of train; "fellow eye"
+copies the grade that the same patient has in train. The second is possible only where patients leak from train into
+the measured split, and then a network that recognises patients scores it too.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from pipeline.grades import N_GRADES, UNKNOWN
+
+Counts = NDArray[np.int64]
+
+_QUADRATIC: Final = np.subtract.outer(np.arange(N_GRADES), np.arange(N_GRADES)) ** 2
+
+
+def confusion_counts(grades: ArrayLike, predicted: ArrayLike) -> Counts:
+    """(5, 5) photographs by true grade (row) and predicted grade (column); a grade without any keeps its place.
+
+    >>> confusion_counts([0, 4, 4], [0, 4, 2]).tolist()[4]
+    [0, 0, 1, 0, 1]
+    """
+    cells = np.asarray(grades, np.int64) * N_GRADES + np.asarray(predicted, np.int64)
+    return np.bincount(cells, minlength=N_GRADES**2).reshape(N_GRADES, N_GRADES).astype(np.int64)
+
+
+def quadratic_kappa(counts: Counts) -> float:
+    """Cohen's kappa with quadratic weights (Cohen, Psychological Bulletin 1968), -1 to 1, from (5, 5) counts.
+
+    0 is agreement by chance. Where all photographs have one grade and all get it, chance agrees as well and the formula
+    is 0/0: that is 0 here, as any other prediction for such photographs gives.
+    """
+    n = counts.sum()
+    by_chance = (_QUADRATIC * np.outer(counts.sum(axis=1), counts.sum(axis=0))).sum()
+    return 1.0 - float(n * (_QUADRATIC * counts).sum() / by_chance) if by_chance else 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Baseline:
+    name: str
+    counts: Counts  # (5, 5) by true grade (row) and predicted grade (column)
+
+    @property
+    def accuracy(self) -> float:
+        """0 to 1."""
+        return float(np.trace(self.counts) / self.counts.sum())
+
+    @property
+    def kappa(self) -> float:
+        return quadratic_kappa(self.counts)
+
+
+@dataclass(frozen=True, eq=False)
+class Baselines:
+    photographs: int
+    """Graded photographs of the measured split."""
+    leaked: int
+    """How many of them show a patient who is in train."""
+    majority_grade: int
+    majority: Baseline
+    fellow_eye: Baseline
+    """Equal to `majority` where nothing leaks."""
+
+
+def no_image_baselines(table: pd.DataFrame, split: str = "test") -> Baselines | None:
+    """Scores the baselines on the graded photographs of a split; None where train or that split has none.
+
+    `table` has the columns patient (str), grade (int, -1 unknown) and split (str), a row a photograph. A patient with
+    several photographs in train passes on the worst of their grades; the lowest of several equally common grades is
+    the majority.
+    """
+    graded = table[table["grade"] != UNKNOWN]
+    train, measured = graded[graded["split"] == "train"], graded[graded["split"] == split]
+    if train.empty or measured.empty:
+        return None
+    majority = int(np.bincount(train["grade"]).argmax())
+    known = measured["patient"].map(train.groupby("patient")["grade"].max())
+    grades = measured["grade"].to_numpy()
+    return Baselines(
+        photographs=len(measured),
+        leaked=int(known.notna().sum()),
+        majority_grade=majority,
+        majority=Baseline("majority grade", confusion_counts(grades, np.full(len(grades), majority))),
+        fellow_eye=Baseline("fellow eye's grade", confusion_counts(grades, known.fillna(majority).astype("int64"))),
+    )

@@ -1,0 +1,226 @@
+"""A cache folder: open it, read from it, know what it holds.
+
+    cache.json     what it is: format, recipe, split, a record per shard; written last, so its word "complete" is true
+    manifest.csv   the table of samples (pipeline.manifest)
+    rejects.csv    source, reason: every photograph and row that was refused
+    shards/        NNNN.tar (pipeline.shards)
+
+Only this module reads and writes cache.json.
+"""
+
+import hashlib
+import json
+import mmap
+import os
+import zlib
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipeline.errors import CacheError
+from pipeline.files import TMP_SUFFIX, write_whole
+from pipeline.manifest import SPLITS, read_manifest
+from pipeline.recipe import Recipe
+from pipeline.shards import shard_name
+
+FORMAT: Final = 1
+INDEX: Final = "cache.json"
+MANIFEST: Final = "manifest.csv"
+REJECTS: Final = "rejects.csv"
+SHARDS: Final = "shards"
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    nbytes: int
+    sha256: str  # of the tar
+    sources: str  # sha256 over its entries' ids and their photographs' sha256
+
+
+@dataclass(frozen=True)
+class CacheIndex:
+    """What cache.json says."""
+
+    recipe: Recipe
+    split: str  # "auto" or "patient"
+    split_seed: int
+    shards: tuple[ShardRecord, ...]
+    manifest: str  # sha256 of manifest.csv
+    rejects: str  # sha256 of rejects.csv
+    complete: bool = True
+
+    @property
+    def source_digest(self) -> str:
+        """Identifies the photographs that were cached, whatever the recipe: sha256, 64 hex digits."""
+        return hashlib.sha256("".join(record.sources for record in self.shards).encode()).hexdigest()
+
+    def to_json(self) -> bytes:
+        fields = {"format": FORMAT, **asdict(self), "recipe": self.recipe.as_dict(), "source_digest": self.source_digest}
+        return (json.dumps(fields, indent=1, sort_keys=True) + "\n").encode()
+
+    @classmethod
+    def read(cls, folder: Path) -> "CacheIndex":
+        """Raises CacheError where cache.json is missing, damaged, or of another format."""
+        path = folder / INDEX
+        try:
+            fields: dict[str, Any] = json.loads(path.read_bytes())
+            format, digest = fields.pop("format"), fields.pop("source_digest")
+            if format != FORMAT:
+                raise CacheError(f"{path}: format {format}, this program reads {FORMAT}; run `tools preprocess` again")
+            fields["recipe"] = Recipe.from_dict(fields["recipe"])
+            fields["shards"] = tuple(ShardRecord(**record) for record in fields["shards"])
+            index = cls(**fields)
+        except FileNotFoundError as error:
+            what = "is not a cache (it has no cache.json)" if folder.is_dir() else "does not exist"
+            raise CacheError(f"{folder} {what}; make one with `tools preprocess SRC --out {folder}`") from error
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise CacheError(f"{path}: damaged; `tools preprocess` mends it") from error
+        if digest != index.source_digest:
+            raise CacheError(f"{path}: damaged; `tools preprocess` mends it")
+        return index
+
+    def write(self, folder: Path) -> None:
+        with write_whole(folder / INDEX) as file:
+            file.write(self.to_json())
+
+
+@dataclass(eq=False)
+class Cache:
+    """An open, complete cache. Rows are positions in `manifest`. Safe to read from several threads."""
+
+    path: Path
+    index: CacheIndex
+    manifest: pd.DataFrame
+    _maps: dict[int, mmap.mmap] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        # Columns as plain arrays: a lookup in a DataFrame costs 20 us, more than the rest of a read.
+        self._where = self.manifest[["shard", "offset", "nbytes", "crc32"]].to_numpy()
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.index.recipe
+
+    @property
+    def digest(self) -> str:
+        """Identifies pixels, grades and splits: sha256 of cache.json, 64 hex digits."""
+        return hashlib.sha256(self.index.to_json()).hexdigest()
+
+    @property
+    def grades(self) -> NDArray[np.int64]:
+        """(rows,) 0-4, -1 where unknown."""
+        return self.manifest["grade"].to_numpy(np.int64)
+
+    def rows(self, split: str) -> NDArray[np.int64]:
+        """The rows of "train", "val" or "test", ascending; of "all": every row, those in no split too."""
+        if split == "all":
+            return np.arange(len(self.manifest))
+        if split not in SPLITS:
+            raise CacheError(f"split {split!r}: choose one of {', '.join(SPLITS)} or all")
+        return np.flatnonzero(self.manifest["split"] == split)
+
+    def read(self, row: int) -> memoryview:
+        """The JPEG of a row, as a view of the shard's mmap.
+
+        Raises CacheError with the photograph's id where its bytes are not those that were cached.
+        """
+        shard, offset, nbytes, crc32 = self._where[row].tolist()
+        try:
+            jpeg = memoryview(self._map(shard))[offset : offset + nbytes]
+        except (OSError, ValueError) as error:
+            raise CacheError(f"{self.path / SHARDS / shard_name(shard)}: cannot be read ({error})") from error
+        if len(jpeg) != nbytes or zlib.crc32(jpeg) != crc32:
+            id, where = self.manifest["id"].iloc[row], f"{SHARDS}/{shard_name(shard)}"
+            raise CacheError(f"{self.path}: {id} in {where} is damaged; `tools preprocess` mends it")
+        return jpeg
+
+    def _map(self, shard: int) -> mmap.mmap:
+        if shard not in self._maps:
+            with open(self.path / SHARDS / shard_name(shard), "rb") as file:
+                # Two threads may map a shard at once; setdefault keeps one, the other is collected.
+                self._maps.setdefault(shard, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        return self._maps[shard]
+
+    def __enter__(self) -> "Cache":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Forgets the maps; a view still held keeps its own alive."""
+        self._maps.clear()
+
+
+def open_cache(path: Path | str) -> Cache:
+    """Opens a complete cache.
+
+    Raises CacheError for a folder that is no cache, was left incomplete, or whose manifest is not the one that
+    cache.json was written with.
+    """
+    path = Path(path)
+    index = CacheIndex.read(path)
+    if not index.complete:
+        raise CacheError(f"{path} is incomplete: its preprocess did not finish; run `tools preprocess` again")
+    if sha256_of(path / MANIFEST) != index.manifest:
+        raise CacheError(f"{path / MANIFEST}: damaged or edited; `tools preprocess` mends it")
+    return Cache(path, index, read_manifest(path / MANIFEST))
+
+
+def verify_files(path: Path, index: CacheIndex) -> list[str]:
+    """What of a cache's files is not as it was written: one line each, none when all is well. Reads every byte."""
+    wanted = {MANIFEST: index.manifest, REJECTS: index.rejects}
+    wanted |= {f"{SHARDS}/{shard_name(number)}": record.sha256 for number, record in enumerate(index.shards)}
+    problems = []
+    for name, digest in wanted.items():
+        found = sha256_of(path / name)
+        if found != digest:
+            problems.append(f"{name}: {'missing' if found is None else 'damaged'}")
+    strangers = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()} - {INDEX, *wanted}
+    problems += [f"{name}: does not belong to the cache" for name in sorted(strangers)]
+    if (path / INDEX).read_bytes() != index.to_json():
+        problems.append(f"{INDEX}: not as it was written")
+    return problems
+
+
+def sha256_of(path: Path) -> str | None:
+    """Of a file's bytes, 64 hex digits; None where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
+def sweep(path: Path, shards: int) -> None:
+    """Removes what a killed run left behind, and shards beyond the number that a cache has now."""
+    keep = {shard_name(number) for number in range(shards)}
+    for file in [*path.glob(f"*{TMP_SUFFIX}"), *(path / SHARDS).glob("*")]:
+        if file.name not in keep:
+            file.unlink()
+
+
+def claim(path: Path) -> int:
+    """Makes the folder if need be and locks it for one writer; returns the descriptor that holds the lock.
+
+    The lock is the kernel's and dies with its owner. Raises CacheError for a folder that is somebody else's: not
+    empty, and neither a cache nor the beginning of one.
+    """
+    import fcntl  # not on Windows, where nothing but this needs it
+
+    path.mkdir(parents=True, exist_ok=True)
+    strangers = [name for name in os.listdir(path) if not name.endswith(TMP_SUFFIX)]
+    if strangers and INDEX not in strangers:
+        raise CacheError(f"{path} holds {strangers[0]!r} and is no cache; choose another folder with --out")
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise CacheError(f"{path} is being written by another `tools preprocess`; wait until it ends") from error
+    return descriptor

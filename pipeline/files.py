@@ -1,0 +1,41 @@
+"""Files that are either whole or not there."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+TMP_SUFFIX = ".tmp"
+"""What a half-written file is called; whoever finds one without its owner may delete it."""
+
+
+@contextmanager
+def write_whole(path: Path, mtime_ns: int | None = None) -> Iterator[IO[bytes]]:
+    """A file opened beside `path`, synced to the disk and renamed over it when the block ends well.
+
+    Killed at any moment, `path` holds the old bytes or the new ones, never a part. An exception in the block removes
+    the unfinished file. `mtime_ns` sets the modification time, in nanoseconds.
+    """
+    unfinished = path.with_name(path.name + TMP_SUFFIX)
+    try:
+        with open(unfinished, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if mtime_ns is not None:
+            os.utime(unfinished, ns=(mtime_ns, mtime_ns))
+        os.replace(unfinished, path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Makes renames and removals inside a folder survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,182 @@
+"""The part of preprocessing that workers do: build the shards of one group, from old entries and from photographs.
+
+A group is the shards that share their predecessors when the number of shards changes, usually a single one; a worker
+has read all that it may copy before it replaces anything.
+"""
+
+import hashlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from ctypes import c_int64
+from multiprocessing import get_context, parent_process
+from multiprocessing.sharedctypes import Synchronized
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import cv2
+
+from pipeline.cache import ShardRecord
+from pipeline.errors import PhotoError
+from pipeline.recipe import Recipe, prepare
+from pipeline.shards import Entry, Indexed, scan_shard, shard_name, write_shard
+from tools.sources import Refusal, Sample, read_source
+
+CLOCK_SLACK_NS: Final = 2_000_000_000
+"""A shard is dated this much before its work began. A photograph changed since then is looked into, whatever its size
+and modification time say; two seconds cover the coarse clocks of file systems and the other clocks of file servers."""
+
+
+class Group(NamedTuple):
+    """What a worker needs to build some shards."""
+
+    root: Path
+    folder: Path  # of the shards
+    recipe: Recipe
+    shards: dict[int, list[Sample]]  # shard -> its samples, in the order they are written
+    predecessors: list[Path]  # shards to copy unchanged entries from
+    refused: dict[str, str]  # source -> reason, of photographs refused before and not touched since
+    mtimes: dict[str, int]  # source -> modification time when it was cached, ns, where that is known
+    threads: int
+
+
+class Built(NamedTuple):
+    """What came of a group."""
+
+    entries: dict[int, list[Indexed]]  # by shard
+    records: dict[int, ShardRecord]
+    refused: list[Refusal]
+    encoded: int
+
+
+class Stopped(Exception):
+    """The run is over; finish nothing."""
+
+
+class Signals(NamedTuple):
+    """Shared by the main process and the workers."""
+
+    done: "Synchronized[int]"  # photographs looked at so far
+    stop: "Synchronized[int]"  # not 0: end at the next photograph
+
+    @classmethod
+    def make(cls) -> "Signals":
+        context = get_context("spawn")
+        return cls(context.Value(c_int64, 0), context.Value(c_int64, 0))
+
+
+_signals: Signals
+
+
+def start_worker(signals: Signals) -> None:
+    """To be called in a worker, process or thread, before its first group."""
+    global _signals
+    _signals = signals
+    cv2.setNumThreads(1)  # the workers are the threads
+    parent = parent_process()
+    if parent is not None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process hears Ctrl-C and says stop
+
+        def die_with_parent() -> None:
+            parent.join()
+            os._exit(1)
+
+        threading.Thread(target=die_with_parent, daemon=True).start()
+
+
+class _Old(NamedTuple):
+    jpeg: bytes
+    meta: dict[str, Any]
+    dated: int  # the shard's modification time, ns
+
+
+class _Made(NamedTuple):
+    entry: Entry | Refusal
+    encoded: bool
+
+
+def build_group(group: Group) -> Built:
+    """Builds a group's shards. Raises Stopped when told to end."""
+    began = time.time_ns() - CLOCK_SLACK_NS
+    old = {
+        entry.id: _Old(entry.jpeg, entry.meta, path.stat().st_mtime_ns)
+        for path in group.predecessors
+        for entry in scan_shard(path)
+        if entry.meta.get("recipe") == group.recipe.digest
+    }
+    built = Built({}, {}, [], 0)
+    encoded = 0
+    with ThreadPoolExecutor(group.threads) as pool:
+        for shard, samples in group.shards.items():
+
+            def entries(samples: list[Sample] = samples) -> Iterator[Entry]:
+                nonlocal encoded
+                for made in pool.map(lambda sample: _make(group, sample, old.get(sample.id)), samples):
+                    encoded += made.encoded
+                    if isinstance(made.entry, Refusal):
+                        built.refused.append(made.entry)
+                    else:
+                        yield made.entry
+
+            index, digest, nbytes = write_shard(group.folder / shard_name(shard), entries(), began)
+            built.entries[shard] = index
+            sources = "".join(f"{row.id}\0{row.meta['source_sha256']}\n" for row in index)
+            built.records[shard] = ShardRecord(nbytes, digest, _sha256(sources.encode("utf-8", "surrogateescape")))
+    return built._replace(encoded=encoded)
+
+
+def _make(group: Group, sample: Sample, old: _Old | None) -> _Made:
+    """An old entry where it still holds, else the photograph prepared anew, else why not."""
+    if _signals.stop.value:
+        raise Stopped
+    found = sample.found
+    try:
+        if found.source in group.refused:
+            return _Made(Refusal(found.source, group.refused[found.source]), False)
+        if old is not None and _untouched(group, sample, old):
+            return _Made(Entry(sample.id, old.jpeg, old.meta, sample.grade), False)
+        try:
+            data = read_source(group.root, found.source)
+        except OSError as error:
+            return _Made(Refusal(found.source, f"cannot be read ({error.strerror or error})"), False)
+        digest = _sha256(data)
+        if old is not None and old.meta["source_sha256"] == digest:
+            meta = {**old.meta, "source": found.source}
+            return _Made(Entry(sample.id, old.jpeg, meta, sample.grade), False)
+        try:
+            prepared = prepare(data, group.recipe)
+        except PhotoError as error:
+            return _Made(Refusal(found.source, error.message), True)
+        disc = None if prepared.disc is None else [round(value, 1) for value in prepared.disc]
+        meta = {
+            "source": found.source,
+            "source_bytes": found.nbytes,
+            "source_sha256": digest,
+            "width": prepared.width,
+            "height": prepared.height,
+            "disc": disc,
+            "flags": list(prepared.flags),
+            "recipe": group.recipe.digest,
+        }
+        return _Made(Entry(sample.id, prepared.jpeg, meta, sample.grade), True)
+    finally:
+        with _signals.done.get_lock():
+            _signals.done.value += 1
+
+
+def _untouched(group: Group, sample: Sample, old: _Old) -> bool:
+    """Whether the photograph is the one that was cached, by what the file system says of it."""
+    found = sample.found
+    return (
+        old.meta["source"] == found.source
+        and group.mtimes.get(found.source, found.mtime_ns) == found.mtime_ns
+        and found.ctime_ns < old.dated
+        and old.meta["source_bytes"] == found.nbytes
+    )
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,138 @@
+"""The `tools` command. Bodies import what they need when they run: `--help` answers at once."""
+
+import os
+from pathlib import Path
+
+import click
+
+from pipeline.errors import FundusError
+
+FOLDER = click.Path(path_type=Path)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+def main() -> None:
+    """Prepare, check and look at caches of fundus photographs."""
+
+
+def cores() -> int:
+    """Those this process may use; a container or a scheduler may give fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@main.command()
+@click.argument("src", type=FOLDER)
+@click.option("--out", type=FOLDER, default=Path("cache"), help="The cache folder to make or bring up to date.")
+@click.option("--size", type=click.IntRange(32, 4096), default=512, help="Side of the cached square, pixels.")
+@click.option("--quality", type=click.IntRange(1, 100), default=95, help="JPEG quality of the cached photographs.")
+@click.option("--enhance", type=click.Choice(["none", "graham", "clahe"]), default="none", help="Local contrast.")
+@click.option("--labels", type=FOLDER, help="A table of grades, where it is not in SRC or has unusual columns.")
+@click.option("--id-column", help="Column of that table that names the photograph.")
+@click.option("--grade-column", help="Column of that table that has the grade, 0..4.")
+@click.option("--split", type=click.Choice(["auto", "patient"]), default="auto",
+              help="auto: train/val/test as the layout has them, else drawn. patient: always drawn by patient, 70/10/20.")  # fmt: skip
+@click.option("--split-seed", type=int, default=0, help="Another seed draws other patients.")
+@click.option("--patient-pattern", help="Regular expression; its group `patient` (or first) is the patient, `eye` the "
+              "eye.  [default: the text before _left or _right]")  # fmt: skip
+@click.option("--keep-blank", is_flag=True, help="Let near-black and featureless photographs take part.")
+@click.option("--workers", type=click.IntRange(1), default=cores, show_default="all cores", help="Processes.")
+@click.option("--strict", is_flag=True, help="Stop at the first photograph or row that is refused.")
+@click.option("--max-rejects", type=click.FloatRange(0, 1), default=0.01,
+              help="Stop when more than this part of the photographs (and over 100) is refused.")  # fmt: skip
+def preprocess(
+    src: Path,
+    out: Path,
+    size: int,
+    quality: int,
+    enhance: str,
+    labels: Path | None,
+    id_column: str | None,
+    grade_column: str | None,
+    split: str,
+    split_seed: int,
+    patient_pattern: str | None,
+    keep_blank: bool,
+    workers: int,
+    strict: bool,
+    max_rejects: float,
+) -> None:
+    """Find, crop, resize and cache the photographs below SRC."""
+    import re
+
+    from pipeline.manifest import PATIENT_PATTERN
+    from pipeline.recipe import Recipe
+    from tools.preprocess import Settings
+    from tools.preprocess import preprocess as bring_up_to_date
+    from tools.progress import photographs_bar
+    from tools.sources import list_source
+    from tools.summary import say_listing, say_outcome
+
+    if labels is None and (id_column or grade_column):
+        raise click.UsageError("--id-column and --grade-column need --labels")
+    try:
+        groups = re.compile(patient_pattern or PATIENT_PATTERN).groups
+    except re.error as error:
+        raise click.BadParameter(f"{patient_pattern!r}: {error}", param_hint="--patient-pattern") from error
+    if not groups:
+        raise click.BadParameter(f"{patient_pattern!r} has no group for the patient", param_hint="--patient-pattern")
+    listing = list_source(src, labels, id_column, grade_column)
+    say_listing(listing)
+    recipe = Recipe(size, quality, enhance)
+    settings = Settings(
+        split, split_seed, patient_pattern or PATIENT_PATTERN, keep_blank, workers, strict, max_rejects
+    )
+    with photographs_bar() as progress:
+        outcome = bring_up_to_date(listing, out, recipe, settings, progress)
+    say_outcome(listing, outcome, out)
+
+
+@main.command()
+@click.argument("cache", type=FOLDER)
+def check(cache: Path) -> None:
+    """Read every byte of CACHE: checksums, decoding, sizes, manifest. Exit 1 and a list where anything is wrong."""
+    from tools.check import check_cache
+
+    problems, entries = check_cache(cache)
+    for problem in problems:
+        click.echo(problem)
+    if problems:
+        raise FundusError(f"{cache}: {len(problems)} problems; `tools preprocess` mends them")
+    click.echo(f"{cache}: {entries} photographs, all well")
+
+
+@main.command()
+@click.argument("cache", type=FOLDER)
+@click.argument("out", type=FOLDER)
+@click.option("--by", type=click.Choice(["grade", "split", "flag"]), default="grade", help="What makes a row.")
+@click.option("--each", type=click.IntRange(1, 200), default=12, help="Photographs a row.")
+def sheet(cache: Path, out: Path, by: str, each: int) -> None:
+    """Draw a contact sheet of CACHE into OUT, a PNG."""
+    from pipeline.cache import open_cache
+    from tools.sheet import sheet_of_cache
+
+    with open_cache(cache) as opened:
+        sheet_of_cache(opened, by, each).save(out)
+    click.echo(f"{out}: photographs of {cache} by {by}")
+
+
+@main.command()
+@click.argument("target", type=FOLDER, metavar="CACHE|SRC")
+def audit(target: Path) -> None:
+    """What needs no image reader: leaks between splits, duplicates, and how far no-image guesses get.
+
+    A SRC is audited by its tables alone where it has no photographs.
+    """
+    from tools.audit import audit as look
+
+    click.echo(look(target))
+
+
+@main.command()
+@click.argument("out", type=FOLDER)
+@click.option("--eyes", type=click.IntRange(1), required=True, help="How many photographs; two eyes a patient.")
+@click.option("--seed", type=int, default=0, help="Another seed draws other eyes.")
+def phantom(out: Path, eyes: int, seed: int) -> None:
+    """Draw synthetic graded eyes into OUT, in Kaggle's layout, to try everything without a data set."""
+    from tools.phantom import write_phantoms
+
+    click.echo(write_phantoms(out, eyes, seed))

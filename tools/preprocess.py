@@ -1,0 +1,245 @@
+"""`tools preprocess`: bring a cache up to date with the photographs, the labels and the recipe.
+
+A finished cache is a pure function of these and of the sides recorded for the patients. So nothing here asks how the
+cache came about: what is wanted is worked out, what is there and still right is kept, the rest is built.
+"""
+
+import math
+import os
+import re
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Final
+
+from pipeline.cache import INDEX, MANIFEST, REJECTS, SHARDS, CacheIndex, ShardRecord, claim, sweep
+from pipeline.errors import CacheError, SourceError
+from pipeline.files import write_whole
+from pipeline.grades import UNKNOWN
+from pipeline.manifest import PATIENT_PATTERN, SHARES, Row, draw_sides, manifest_csv, parse_patient, to_csv
+from pipeline.recipe import Recipe
+from pipeline.shards import Indexed, shard_count, shard_of, sort_key
+from tools.build import CLOCK_SLACK_NS, Built, Group, Signals, build_group, start_worker
+from tools.previous import Previous
+from tools.sources import Listing, Refusal, Sample
+
+MANY_REFUSED: Final = 100
+"""Fewer unreadable photographs than this never stop a run: a small set may have its share of bad files."""
+
+Progress = Callable[[int, int], None]  # (photographs done, of how many)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to preprocess, beside the recipe."""
+
+    split: str = "auto"  # "auto": the layout's splits where it brings them; "patient": always drawn by patient
+    split_seed: int = 0
+    patient_pattern: str = PATIENT_PATTERN
+    keep_blank: bool = False
+    workers: int = 1
+    strict: bool = False
+    max_rejects: float = 0.01  # of the photographs
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run did."""
+
+    rows: list[Row]
+    refused: list[Refusal]  # photographs
+    encoded: int
+    seconds: float
+    changed: bool  # False: everything was there already, nothing was written
+
+
+def preprocess(listing: Listing, out: Path, recipe: Recipe, settings: Settings, progress: Progress) -> Outcome:
+    """Makes or updates the cache `out`.
+
+    Raises SourceError where too much is refused, CacheError where `out` is not ours to write or a worker dies.
+    """
+    began, began_ns = time.perf_counter(), time.time_ns() - CLOCK_SLACK_NS
+    if settings.strict and (refused := listing.refused + listing.rows):
+        raise SourceError(f"--strict: {refused[0].source}: {refused[0].reason} ({len(refused)} refused in all)")
+    lock = claim(out)
+    try:
+        previous = Previous.read(out)
+        count = shard_count(len(listing.samples))
+        wanted: dict[int, list[Sample]] = {shard: [] for shard in range(count)}
+        for sample in sorted(listing.samples, key=lambda sample: sort_key(sample.id)):
+            wanted[shard_of(sample.id, count)].append(sample)
+        still_refused = previous.still_refused(listing.samples, recipe)
+        kept = previous.untouched(wanted, still_refused, recipe)
+        groups = _group(listing.root, out, recipe, wanted, kept, previous, still_refused)
+        if groups:
+            previous.mark_incomplete(recipe, settings.split, settings.split_seed)
+        built = _run(groups, listing, settings, progress)
+
+        records = dict(kept)
+        rows = [row for row in previous.rows.values() if row.shard in kept]
+        samples = {sample.id: sample for sample in listing.samples}
+        for part in built:
+            records |= part.records
+            rows += [_row(samples[entry.id], shard, entry) for shard, index in part.entries.items() for entry in index]
+        in_kept = {sample.found.source for shard in kept for sample in wanted[shard]}
+        refused = [Refusal(source, reason) for source, reason in still_refused.items() if source in in_kept]
+        refused = sorted(listing.refused + refused + [refusal for part in built for refusal in part.refused])
+        if not rows:
+            raise SourceError(f"{listing.root}: every photograph is refused, e.g. {refused[0].source}: {refused[0].reason}")
+        rows = _place(rows, samples, settings, previous.sides(settings.split, settings.split_seed))
+
+        index = CacheIndex(
+            recipe, settings.split, settings.split_seed, tuple(records[shard] for shard in range(count)), "", ""
+        )
+        changed = _finish(out, index, rows, refused + listing.rows, previous, began_ns) or bool(groups)
+        encoded = sum(part.encoded for part in built)
+        return Outcome(rows, refused, encoded, time.perf_counter() - began, changed)
+    finally:
+        os.close(lock)
+
+
+def _group(
+    root: Path,
+    out: Path,
+    recipe: Recipe,
+    wanted: dict[int, list[Sample]],
+    kept: dict[int, ShardRecord],
+    previous: Previous,
+    still_refused: dict[str, str],
+) -> list[Group]:
+    """The work: shards that must be built, together where they share predecessors.
+
+    Numbers of shards are powers of two, so a sample's shard in any of them is the same modulo the smallest.
+    """
+    modulus = min(len(wanted), previous.shard_count or len(wanted))
+    files: dict[int, list[Path]] = defaultdict(list)
+    for number, path in previous.shard_files().items():
+        files[number % modulus].append(path)
+    mtimes = {row.source: row.source_mtime_ns for row in previous.rows.values()}
+    groups = []
+    for remainder in range(modulus):
+        # Highest first: killed half-way, the rest of a group finds its predecessors still under the low numbers.
+        shards = {shard: wanted[shard] for shard in range(len(wanted) - modulus + remainder, -1, -modulus)}
+        shards = {shard: samples for shard, samples in shards.items() if shard not in kept}
+        if shards:
+            known = {s.found.source: mtimes[s.found.source] for part in shards.values() for s in part if s.found.source in mtimes}
+            refused = {s.found.source: still_refused[s.found.source] for part in shards.values() for s in part if s.found.source in still_refused}
+            groups.append(Group(root, out / SHARDS, recipe, shards, files[remainder], refused, known, threads=1))
+    return groups
+
+
+def _run(groups: list[Group], listing: Listing, settings: Settings, progress: Progress) -> list[Built]:
+    """Builds the groups: a worker process takes a group; where there are fewer groups than workers, each gets threads
+    (decoding, resizing and encoding release the GIL)."""
+    if not groups:
+        return []
+    total = sum(len(samples) for group in groups for samples in group.shards.values())
+    limit = max(MANY_REFUSED, int(settings.max_rejects * listing.found))
+    processes = min(settings.workers, len(groups))
+    threads = math.ceil(settings.workers / processes)
+    signals = Signals.make()
+    built: list[Built] = []
+    with _executor(processes, signals) as executor:
+        try:
+            pending = {executor.submit(build_group, group._replace(threads=threads)) for group in groups}
+            while pending:
+                finished, pending = wait(pending, timeout=0.25, return_when=FIRST_COMPLETED)
+                built += [future.result() for future in finished]
+                progress(signals.done.value, total)
+                refused = [refusal for part in built for refusal in part.refused]
+                if refused and settings.strict:
+                    raise SourceError(f"--strict: {refused[0].source}: {refused[0].reason}")
+                if len(refused) > limit:
+                    raise SourceError(
+                        f"{len(refused)} of {listing.found} photographs are refused, more than --max-rejects allows; "
+                        f"is the disk ill? e.g. {refused[0].source}: {refused[0].reason}"
+                    )
+        except BrokenProcessPool as error:
+            raise CacheError(
+                "a worker was killed, most likely for want of memory; the same command goes on, try fewer --workers"
+            ) from error
+        finally:
+            signals.stop.value = 1
+            executor.shutdown(wait=False, cancel_futures=True)
+    return built
+
+
+def _executor(processes: int, signals: Signals) -> Executor:
+    if processes == 1:  # nothing to gain from a process that would import everything again
+        return ThreadPoolExecutor(1, initializer=start_worker, initargs=(signals,))
+    # Not forked: the main process has threads (the progress bar), and a fork may inherit their locks held.
+    return ProcessPoolExecutor(processes, get_context("spawn"), start_worker, (signals,))
+
+
+def _row(sample: Sample, shard: int, entry: Indexed) -> Row:
+    """The manifest's row of a built entry; patient, eye and split come later."""
+    meta = entry.meta
+    cx, cy, radius = meta["disc"] or (math.nan, math.nan, math.nan)
+    flags = " ".join(meta["flags"])
+    where = (shard, entry.offset, entry.nbytes, entry.crc32)
+    geometry = (meta["width"], meta["height"], cx, cy, radius)
+    found = sample.found
+    return Row(sample.id, "", "", sample.grade, "", found.source, found.nbytes, found.mtime_ns, *geometry, flags, *where)
+
+
+def _place(rows: list[Row], samples: dict[str, Sample], settings: Settings, recorded: list[tuple[str, str]]) -> list[Row]:
+    """Patients, eyes and splits. Blank photographs take no part unless asked for, nor do those without a grade."""
+    pattern = re.compile(settings.patient_pattern)
+    layout = {id: sample.split for id, sample in samples.items()} if settings.split == "auto" else {}
+    drawn = _draw([row for row in rows if row.grade != UNKNOWN], layout, pattern, settings.split_seed, recorded)
+    placed = []
+    for row in sorted(rows, key=lambda row: row.id):
+        patient, eye = parse_patient(row.id, pattern)
+        split = layout.get(row.id, "")
+        if split in ("", "train"):  # the layout leaves it to us, or brings no validation part
+            split = drawn.get(patient, split)
+        if row.grade == UNKNOWN or ("blank" in row.flags.split() and not settings.keep_blank):
+            split = ""
+        placed.append(row._replace(patient=patient, eye=eye, split=split, grade=samples[row.id].grade))
+    return placed
+
+
+def _draw(
+    rows: list[Row], layout: dict[str, str], pattern: re.Pattern[str], seed: int, recorded: list[tuple[str, str]]
+) -> dict[str, str]:
+    """Patient -> side for those whom the layout does not place: all of them, or, where it brings train and no val,
+    those in train, to take the validation part from."""
+    brings = {layout.get(row.id, "") for row in rows} - {""}
+    if brings and ("val" in brings or "train" not in brings):
+        return {}
+    within = {"train": SHARES["train"], "val": SHARES["val"]} if brings else SHARES
+    shares = {side: share / sum(within.values()) for side, share in within.items()}
+    strata: dict[str, int] = {}
+    for row in rows:
+        if layout.get(row.id, "") == ("train" if brings else ""):
+            patient, _ = parse_patient(row.id, pattern)
+            strata[patient] = max(row.grade, strata.get(patient, 0))
+    return draw_sides(strata, shares, seed, {patient: side for patient, side in recorded if side in shares})
+
+
+def _finish(
+    out: Path, index: CacheIndex, rows: list[Row], refusals: list[Refusal], previous: Previous, began_ns: int
+) -> bool:
+    """Writes what is not there yet, cache.json last. Returns whether anything was."""
+    files = {MANIFEST: manifest_csv(rows), REJECTS: to_csv(refusals, Refusal._fields)}
+    digests = {name: sha256(data).hexdigest() for name, data in files.items()}
+    index = replace(index, manifest=digests[MANIFEST], rejects=digests[REJECTS])
+    stale = [name for name, data in files.items() if not (out / name).is_file() or (out / name).read_bytes() != data]
+    fresh = not stale and (out / INDEX).is_file() and (out / INDEX).read_bytes() == index.to_json()
+    if not fresh:
+        previous.mark_incomplete(index.recipe, index.split, index.split_seed)
+    for name in stale:
+        with write_whole(out / name, began_ns) as file:
+            file.write(files[name])
+    sweep(out, len(index.shards))
+    if not fresh:
+        index.write(out)
+    elif previous.verified:
+        os.utime(out / INDEX)  # newer than the shards again: the next run need not read them
+    return not fresh

@@ -1,0 +1,125 @@
+"""What an earlier `tools preprocess` left in a folder, as far as it can be believed."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pandas as pd
+
+from pipeline.cache import INDEX, MANIFEST, REJECTS, SHARDS, CacheIndex, ShardRecord, sha256_of
+from pipeline.errors import CacheError
+from pipeline.files import sync_folder
+from pipeline.manifest import Row, read_manifest
+from pipeline.recipe import Recipe
+from pipeline.shards import shard_name
+from tools.sources import Sample
+
+
+@dataclass
+class Previous:
+    """An earlier state of a cache folder; everything is empty for a new one.
+
+    A file is unchanged since it was read if the file system says so: same size and modification time, and a change
+    time (which no program can set back) before the shard was begun. The same holds for shards and cache.json, which
+    is written last.
+    """
+
+    folder: Path
+    index: CacheIndex | None = None
+    rows: dict[str, Row] = field(default_factory=dict)  # by id
+    refused: dict[str, str] = field(default_factory=dict)  # source -> reason
+    verified: bool = False  # a shard had to be read whole to be believed
+
+    @classmethod
+    def read(cls, folder: Path) -> "Previous":
+        previous = cls(folder)
+        try:
+            previous.index = CacheIndex.read(folder)
+        except CacheError:
+            pass
+        index = previous.index
+        # A complete cache vouches for its tables; an interrupted run leaves the older manifest, or the newer, whole.
+        if index is None or not index.complete or sha256_of(folder / MANIFEST) == index.manifest:
+            try:
+                table = read_manifest(folder / MANIFEST)
+                previous.rows = {row[0]: Row(*row) for row in table.itertuples(index=False, name=None)}
+            except CacheError:
+                pass
+        if index and index.complete and sha256_of(folder / REJECTS) == index.rejects:
+            table = pd.read_csv(folder / REJECTS, dtype=str, na_filter=False, encoding_errors="surrogateescape")
+            previous.refused = dict(zip(table["source"], table["reason"], strict=True))
+        return previous
+
+    @property
+    def shard_count(self) -> int:
+        return len(self.index.shards) if self.index else 0
+
+    def shard_files(self) -> dict[int, Path]:
+        """Whatever lies under a shard's final name."""
+        files = (self.folder / SHARDS).glob("[0-9]*.tar")
+        return {int(path.stem): path for path in sorted(files) if path.stem.isdigit()}
+
+    def sides(self, split: str, seed: int) -> list[tuple[str, str]]:
+        """(patient, side) as recorded, nothing where the sides were drawn by another rule."""
+        if self.index and (self.index.split, self.index.split_seed) != (split, seed):
+            return []
+        return [(row.patient, row.split) for row in self.rows.values() if row.split]
+
+    def still_refused(self, samples: Iterable[Sample], recipe: Recipe) -> dict[str, str]:
+        """source -> reason of the photographs that could not be read and have not changed since."""
+        if not self.refused or self.index is None or self.index.recipe != recipe:
+            return {}
+        dated = (self.folder / REJECTS).stat().st_mtime_ns
+        sources = (sample.found.source for sample in samples if sample.found.ctime_ns < dated)
+        return {source: self.refused[source] for source in sources if source in self.refused}
+
+    def untouched(
+        self, wanted: dict[int, list[Sample]], still_refused: dict[str, str], recipe: Recipe
+    ) -> dict[int, ShardRecord]:
+        """The shards that hold what is wanted already: their records."""
+        index = self.index
+        if index is None or not index.complete or index.recipe != recipe or len(index.shards) != len(wanted):
+            return {}
+        held = [0] * len(index.shards)
+        for row in self.rows.values():
+            held[row.shard] += 1
+        kept = {}
+        for shard, samples in wanted.items():
+            path = self.folder / SHARDS / shard_name(shard)
+            try:
+                about = path.stat()
+            except OSError:
+                continue
+            samples = [sample for sample in samples if sample.found.source not in still_refused]
+            same = len(samples) == held[shard] and all(self._holds(sample, about.st_mtime_ns) for sample in samples)
+            if same and self._believed(path, about, index.shards[shard]):
+                kept[shard] = index.shards[shard]
+        return kept
+
+    def mark_incomplete(self, recipe: Recipe, split: str, seed: int) -> None:
+        """From now on, until cache.json is written again, nobody opens this cache."""
+        if self.index is None or self.index.complete:
+            marked = self.index or CacheIndex(recipe, split, seed, (), "", "")
+            replace(marked, complete=False).write(self.folder)
+        (self.folder / SHARDS).mkdir(exist_ok=True)
+        sync_folder(self.folder)
+
+    def _holds(self, sample: Sample, dated: int) -> bool:
+        row, found = self.rows.get(sample.id), sample.found
+        return (
+            row is not None
+            and row.source == found.source
+            and row.source_bytes == found.nbytes
+            and row.source_mtime_ns == found.mtime_ns
+            and found.ctime_ns < dated
+            and row.grade == sample.grade
+        )
+
+    def _believed(self, path: Path, about: os.stat_result, record: ShardRecord) -> bool:
+        if about.st_size != record.nbytes:
+            return False
+        if about.st_ctime_ns <= (self.folder / INDEX).stat().st_ctime_ns:
+            return True
+        self.verified = True
+        return sha256_of(path) == record.sha256

@@ -1,0 +1,387 @@
+"""What people have on disk -> which photograph has which grade.
+
+A layout is recognised and said aloud; whatever does not fit is refused by name or counted, never dropped.
+"""
+
+import os
+import re
+import stat
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from pipeline.cache import INDEX, SHARDS
+from pipeline.errors import SourceError
+from pipeline.grades import N_GRADES, UNKNOWN, parse_grade
+from pipeline.photo import SUFFIXES, sniff
+from tools.tables import LabelRow, Table, read_column, read_table
+
+COURSE_TABLES: Final = ("train_img.csv", "train_label.csv", "test_img.csv", "test_label.csv")
+SPLIT_NAMES: Final = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test", "testing": "test",
+}  # fmt: skip
+_UNFINISHED: Final = (".part", ".crdownload", ".download", ".tmp", ".partial")
+_JUNK: Final = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
+
+
+class Found(NamedTuple):
+    """A photograph on disk, not yet opened."""
+
+    source: str  # path below SRC; "file.npz#train/12" inside a MedMNIST file
+    nbytes: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+class Sample(NamedTuple):
+    """A photograph that will be prepared."""
+
+    id: str
+    found: Found
+    grade: int  # UNKNOWN where the layout has none
+    split: str  # what the layout brings, else ""
+
+
+class Refusal(NamedTuple):
+    """A line of rejects.csv."""
+
+    source: str
+    reason: str
+
+
+@dataclass
+class Listing:
+    """All that is below SRC. Every photograph found is in exactly one of samples, refused and ignored."""
+
+    root: Path
+    layout: str
+    samples: list[Sample] = field(default_factory=list)
+    refused: list[Refusal] = field(default_factory=list)  # photographs
+    rows: list[Refusal] = field(default_factory=list)  # rows of tables for which there is no photograph to use
+    ignored: list[Refusal] = field(default_factory=list)  # photographs that nobody asked for
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def found(self) -> int:
+        return len(self.samples) + len(self.refused) + len(self.ignored)
+
+
+def list_source(
+    src: Path, labels: Path | None = None, id_column: str | None = None, grade_column: str | None = None
+) -> Listing:
+    """Looks through SRC, recognises its layout and matches photographs and grades.
+
+    Raises SourceError where there is nothing to do: no such folder, no photographs, no row that fits one.
+    """
+    if src.is_file() and src.suffix.lower() == ".npz":
+        return _medmnist(src)
+    if not src.is_dir():
+        raise SourceError(f"{src}: no such folder")
+    photographs, refused = walk(src)
+    if labels is not None:
+        table = read_table(labels, id_column, grade_column)
+        if table is None:
+            raise SourceError(f"{labels}: no columns of photographs and grades; name them with --id-column and --grade-column")
+        listing = _tables(src, photographs, [table])
+    elif (course := _course_tables(src)) is not None:
+        listing = _course(src, photographs, course)
+    elif photographs and any(_grade_folder(found.source) for found in photographs):
+        listing = _grade_folders(src, photographs)
+    elif tables := _find_tables(src):
+        listing = _tables(src, photographs, tables)
+    elif not photographs and len(archives := sorted(src.glob("*.npz"))) == 1:
+        listing = _medmnist(archives[0])
+    else:
+        listing = Listing(src, "a folder of photographs without grades (no table of grades found; name one with --labels)")
+        listing.samples = _samples((_plain_id(found), found, UNKNOWN, "") for found in photographs)
+    listing.refused = refused + listing.refused
+    if not listing.found:
+        raise SourceError(f"{src}: no photographs below it (looked for {' '.join(sorted(SUFFIXES))} and for image files by content)")
+    if not listing.samples:
+        worst = (listing.refused + listing.rows + listing.ignored)[0]
+        raise SourceError(f"{src}: {listing.layout}: nothing to prepare among {listing.found} photographs, e.g. {worst.source}: {worst.reason}")
+    return listing
+
+
+def walk(src: Path) -> tuple[list[Found], list[Refusal]]:
+    """Every photograph below SRC, in the order of its path, and those refused unread.
+
+    Hidden files, what other programs leave behind, unfinished downloads and caches of ours are not photographs. Links
+    that lead out of SRC are refused; only regular files are ever opened.
+    """
+    photographs: list[Found] = []
+    refused: list[Refusal] = []
+    root = os.path.realpath(src)
+
+    def visit(folder: Path, below: str) -> None:
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError as error:
+            raise SourceError(f"{folder}: cannot be listed ({error.strerror})") from error
+        names = {entry.name for entry in entries}
+        if INDEX in names and SHARDS in names:
+            return
+        for entry in entries:
+            source = f"{below}{entry.name}"
+            if entry.name.startswith(".") or entry.name in _JUNK or entry.name.endswith(_UNFINISHED):
+                continue
+            named = os.path.splitext(entry.name)[1].lower() in SUFFIXES
+            if entry.is_symlink() and not Path(os.path.realpath(entry.path)).is_relative_to(root):
+                refused.append(Refusal(source, f"a link that leads out of {src}"))
+            elif entry.is_dir():
+                if entry.is_symlink():
+                    refused.append(Refusal(source, "a link to a folder is not followed"))
+                else:
+                    visit(Path(entry.path), f"{source}/")
+            elif entry.is_file() and (named or _looks_like_image(entry.path)):
+                about = entry.stat()
+                photographs.append(Found(source, about.st_size, about.st_mtime_ns, about.st_ctime_ns))
+            elif named:
+                refused.append(Refusal(source, "not a regular file"))
+
+    visit(src, "")
+    return photographs, refused
+
+
+def read_source(root: Path, source: str) -> bytes:
+    """The bytes of a photograph that `list_source` found; of a picture in a MedMNIST file, as a PNG."""
+    archive, inside, member = source.partition("#")
+    if inside and archive.endswith(".npz"):
+        import cv2
+
+        split, _, number = member.partition("/")
+        picture = _archive(str(root / archive))[f"{split}_images"][int(number)]
+        return cv2.imencode(".png", picture[..., ::-1] if picture.ndim == 3 else picture)[1].tobytes()
+    # O_NONBLOCK: a FIFO that took the file's place since it was listed must not hang the run.
+    descriptor = os.open(root / source, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError("not a regular file")
+        return file.read()
+
+
+def _looks_like_image(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return sniff(file.read(16)) is not None
+    except OSError:
+        return False
+
+
+# --- layouts
+
+
+def _tables(src: Path, photographs: list[Found], tables: list[Table]) -> Listing:
+    names = ", ".join(f"{table.path.name} ({table.about})" for table in tables)
+    splits = [_split_in_name(table.path.stem) for table in tables]
+    if len(tables) == 1 or not all(splits):
+        splits = [""] * len(tables)
+    listing = Listing(src, f"table {names}" if len(tables) == 1 else f"tables {names}")
+    rows = [(row, split) for table, split in zip(tables, splits, strict=True) for row in table.rows]
+    if not rows:
+        raise SourceError(f"{tables[0].path}: a header and no rows")
+    _match(listing, photographs, rows)
+    return listing
+
+
+def _find_tables(src: Path) -> list[Table]:
+    """The tables of grades at the shallowest depth that has any; those of Kaggle's sample submissions are none."""
+    folders = [src]
+    while folders:
+        below = [entry for folder in folders for entry in sorted(folder.iterdir())]
+        paths = [path for path in below if path.suffix.lower() == ".csv" and path.is_file() and not path.name.startswith(".")]
+        tables = [read_table(path) for path in paths if "submission" not in path.name.casefold()]
+        found = [table for table in tables if table is not None]
+        if found:
+            return found
+        folders = [path for path in below if path.is_dir() and not path.is_symlink() and not path.name.startswith(".")]
+    return []
+
+
+def _course_tables(src: Path) -> Path | None:
+    """The folder, SRC or the one it lies in, that has the course's four tables."""
+    for folder in (src, src.resolve().parent):
+        if all((folder / name).is_file() for name in COURSE_TABLES):
+            return folder
+    return None
+
+
+def course_rows(folder: Path) -> list[tuple[LabelRow, str]]:
+    """(row, split) of the course's four tables, which have no header: their first row is a sample."""
+    rows = []
+    for split in ("train", "test"):
+        names, grades = (folder / f"{split}_{kind}.csv" for kind in ("img", "label"))
+        images, labels = read_column(names), read_column(grades)
+        if len(images) != len(labels):
+            raise SourceError(f"{names} has {len(images)} rows, {grades} has {len(labels)}: they must pair up")
+        pairs = zip(images, labels, strict=True)
+        rows += [(LabelRow(name, grade, f"{where}, {at}"), split) for (name, where), (grade, at) in pairs]
+    return rows
+
+
+def _course(src: Path, photographs: list[Found], folder: Path) -> Listing:
+    listing = Listing(src, f"the course's four tables without header in {folder}")
+    _match(listing, photographs, course_rows(folder))
+    return listing
+
+
+def _grade_folder(source: str) -> tuple[str, str] | None:
+    """(split or "", grade) of a photograph in a folder named after its grade."""
+    *above, folder = PurePosixPath(source).parent.parts or ("",)
+    if folder not in map(str, range(N_GRADES)):
+        return None
+    return (SPLIT_NAMES.get(above[-1].casefold(), "?") if above else ""), folder
+
+
+def _grade_folders(src: Path, photographs: list[Found]) -> Listing:
+    places = [(found, _grade_folder(found.source)) for found in photographs]
+    bring_splits = any(place and place[0] not in ("", "?") for _, place in places)
+    splits = set(SPLIT_NAMES.values()) if bring_splits else {"", "?"}
+    grades = sorted({place[1] for _, place in places if place})
+    where = " under " + ", ".join(sorted({place[0] for _, place in places if place and place[0] in splits})) if bring_splits else ""
+    listing = Listing(src, f"a folder per grade ({', '.join(grades)}){where}")
+    samples = []
+    for found, place in places:
+        if place is None or place[0] not in splits:
+            reason = "not in a folder named 0..4" if place is None else "its folder of grades is not in train, val or test"
+            listing.ignored.append(Refusal(found.source, reason))
+        else:
+            samples.append((PurePosixPath(found.source).stem, found, int(place[1]), place[0] if bring_splits else ""))
+    listing.samples = _samples(samples)
+    return listing
+
+
+def _medmnist(path: Path) -> Listing:
+    arrays = _archive(str(path))
+    listing = Listing(path.parent, f"a MedMNIST file, {path.name}")
+    about = path.stat()
+    for split in SPLIT_NAMES.values():
+        images, labels = arrays.get(f"{split}_images"), arrays.get(f"{split}_labels")
+        if images is None or labels is None or len(images) != len(labels) or images.dtype != np.uint8:
+            raise SourceError(f"{path}: expected {split}_images (uint8) and as many {split}_labels, as MedMNIST has them")
+        for number, label in enumerate(labels.reshape(len(labels), -1)[:, 0]):
+            source = f"{path.name}#{split}/{number}"
+            if not 0 <= int(label) < N_GRADES:
+                listing.refused.append(Refusal(source, f"grade {label} is not in 0..{N_GRADES - 1}"))
+                continue
+            found = Found(source, int(images[number].nbytes), about.st_mtime_ns, about.st_ctime_ns)
+            listing.samples.append(Sample(f"{split}_{number}", found, int(label), split))
+    return listing
+
+
+_open_archives: dict[str, dict[str, np.ndarray]] = {}
+
+
+def _archive(path: str) -> dict[str, np.ndarray]:
+    """A MedMNIST file's arrays, read once a process: they are compressed as a whole, not picture by picture."""
+    if path not in _open_archives:
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                _open_archives[path] = {name: arrays[name] for name in arrays.files}
+        except (OSError, ValueError) as error:
+            raise SourceError(f"{path}: not a MedMNIST file ({error})") from error
+    return _open_archives[path]
+
+
+# --- matching rows and photographs
+
+
+def _match(listing: Listing, photographs: list[Found], rows: list[tuple[LabelRow, str]]) -> None:
+    """Gives each photograph the grade of its row, and accounts for every row and photograph that has no partner."""
+    find = _finder(photographs)
+    claims: dict[str, list[tuple[str, LabelRow, str]]] = defaultdict(list)  # source -> (id, row, split)
+    for row, split in rows:
+        try:
+            id, sources = find(row.name)
+        except ValueError as error:
+            listing.rows.append(Refusal(row.where, f"{row.name!r} {error}"))
+            continue
+        for source in sources:
+            claims[source].append((id, row, split))
+        if len(sources) > 1:
+            listing.notes.append(f"{row.where}: {row.name} grades {len(sources)} photographs: {', '.join(sources)}")
+    samples = []
+    for found in photographs:
+        claimed = claims.get(found.source, [])
+        if not claimed:
+            listing.ignored.append(Refusal(found.source, "no row names it"))
+            continue
+        wheres = " and ".join(row.where for _, row, _ in claimed)
+        try:
+            grades = {parse_grade(row.grade) for _, row, _ in claimed}
+        except ValueError as error:
+            listing.refused.append(Refusal(found.source, f"{wheres}: grade {error}"))
+            continue
+        splits = {split for _, _, split in claimed}
+        if len(grades) > 1 or len(splits) > 1:
+            said = ", ".join(f"{row.grade} {split}".strip() for _, row, split in claimed)
+            listing.refused.append(Refusal(found.source, f"{wheres} contradict each other: {said}"))
+            continue
+        if len(claimed) > 1:
+            listing.notes.append(f"{wheres}: the same row {len(claimed)} times, used once")
+        samples.append((claimed[0][0], found, grades.pop(), splits.pop()))
+    listing.samples = _samples(samples)
+
+
+def _finder(photographs: list[Found]) -> Callable[[str], tuple[str, list[str]]]:
+    """A function from a name in a table to (id, the photographs it names).
+
+    A name may have a suffix and folders or not. One that fits photographs which differ only in their suffix names
+    them all; one that fits photographs in several folders raises ValueError, as do names that fit none or lead out of
+    SRC.
+    """
+    by_name: dict[str, list[str]] = defaultdict(list)
+    for found in photographs:
+        path = PurePosixPath(found.source)
+        by_name[path.name].append(found.source)
+        by_name[f"{path.stem}."].append(found.source)  # no file name ends in a dot and is also a stem
+
+    def find(name: str) -> tuple[str, list[str]]:
+        slashed = name.replace("\\", "/")
+        if slashed.startswith("/") or re.match(r"[A-Za-z]:", slashed) or ".." in slashed.split("/"):
+            raise ValueError("leads out of the folder of photographs: refused")
+        parts = [part for part in slashed.split("/") if part not in ("", ".")]
+        if not parts:
+            raise ValueError("names no photograph")
+        *folders, last = parts
+        stem = last[: -len(suffix)] if (suffix := PurePosixPath(last).suffix).lower() in SUFFIXES else last
+        for candidates in (by_name.get(last), by_name.get(f"{last}."), by_name.get(f"{stem}.")):
+            fitting = [source for source in candidates or () if _ends_alike(PurePosixPath(source).parent.parts, folders)]
+            if len({PurePosixPath(source).parent for source in fitting}) > 1:
+                raise ValueError(f"fits photographs in several folders, write the folder too: {', '.join(fitting)}")
+            if fitting:
+                return "/".join([*folders, stem]), fitting
+        raise ValueError("has no photograph")
+
+    return find
+
+
+def _ends_alike(a: tuple[str, ...], b: list[str]) -> bool:
+    """Whether one path is the end of the other: a table may start its paths above SRC, or below it."""
+    n = min(len(a), len(b))
+    return n == 0 or list(a[-n:]) == b[-n:]
+
+
+def _samples(candidates: Iterable[tuple[str, Found, int, str]]) -> list[Sample]:
+    """Samples with ids that are unique: where several photographs would share one, it grows by the suffix, then by the
+    whole path."""
+    samples = list(candidates)
+    for longer in (lambda id, source: id + PurePosixPath(source).suffix, lambda _, source: source):
+        often = Counter(id for id, *_ in samples)
+        samples = [(longer(id, found.source) if often[id] > 1 else id, found, *rest) for id, found, *rest in samples]
+    return [Sample(*sample) for sample in samples]
+
+
+def _plain_id(found: Found) -> str:
+    return str(PurePosixPath(found.source).with_suffix(""))
+
+
+def _split_in_name(stem: str) -> str:
+    """The split that a table's name tells, "" for none or several."""
+    words: Iterator[str] = (word for word in re.split(r"[^a-z]+", stem.casefold()) if word)
+    splits = {SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES}
+    return splits.pop() if len(splits) == 1 else ""
