@@ -1,6 +1,6 @@
 """A cache folder: open it, read from it, know what it holds.
 
-    cache.json     what it is: format, recipe, split, a record per shard; written last, so its word "complete" is true
+    cache.json     what it is: format, recipe, split, a record per shard; written last, so where it is, all is there
     manifest.csv   the table of samples (pipeline.manifest)
     rejects.csv    source, reason: every photograph and row that was refused
     shards/        NNNN.tar (pipeline.shards)
@@ -15,7 +15,6 @@ import os
 import zlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final
 
 import numpy as np
@@ -30,6 +29,8 @@ from pipeline.shards import shard_name
 
 FORMAT: Final = 1
 INDEX: Final = "cache.json"
+UNFINISHED: Final = "unfinished.json"
+"""Stands in for cache.json, with what it said before, while the cache is being written."""
 MANIFEST: Final = "manifest.csv"
 REJECTS: Final = "rejects.csv"
 SHARDS: Final = "shards"
@@ -52,7 +53,6 @@ class CacheIndex:
     shards: tuple[ShardRecord, ...]
     manifest: str  # sha256 of manifest.csv
     rejects: str  # sha256 of rejects.csv
-    complete: bool = True
 
     @property
     def source_digest(self) -> str:
@@ -60,32 +60,43 @@ class CacheIndex:
         return hashlib.sha256("".join(record.sources for record in self.shards).encode()).hexdigest()
 
     def to_json(self) -> bytes:
-        fields = {"format": FORMAT, **asdict(self), "recipe": self.recipe.as_dict(), "source_digest": self.source_digest}
-        return (json.dumps(fields, indent=1, sort_keys=True) + "\n").encode()
+        """The bytes of cache.json; its `seal` is the sha256 of the rest, so that a flipped bit shows."""
+        fields = {
+            "format": FORMAT,
+            "source_digest": self.source_digest,
+            **asdict(self),
+            "recipe": self.recipe.as_dict(),
+        }
+        seal = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+        return (json.dumps({**fields, "seal": seal}, indent=1, sort_keys=True) + "\n").encode()
 
     @classmethod
-    def read(cls, folder: Path) -> "CacheIndex":
+    def read(cls, folder: Path, name: str = INDEX) -> "CacheIndex":
         """Raises CacheError where cache.json is missing, damaged, or of another format."""
-        path = folder / INDEX
+        path = folder / name
         try:
-            fields: dict[str, Any] = json.loads(path.read_bytes())
-            format, digest = fields.pop("format"), fields.pop("source_digest")
+            data = path.read_bytes()
+            fields: dict[str, Any] = json.loads(data)
+            format = fields.pop("format")
+            del fields["source_digest"], fields["seal"]
             if format != FORMAT:
                 raise CacheError(f"{path}: format {format}, this program reads {FORMAT}; run `tools preprocess` again")
             fields["recipe"] = Recipe.from_dict(fields["recipe"])
             fields["shards"] = tuple(ShardRecord(**record) for record in fields["shards"])
             index = cls(**fields)
         except FileNotFoundError as error:
+            if (folder / UNFINISHED).exists():
+                raise CacheError(f"{folder} is incomplete, its preprocess did not finish; run it again") from error
             what = "is not a cache (it has no cache.json)" if folder.is_dir() else "does not exist"
             raise CacheError(f"{folder} {what}; make one with `tools preprocess SRC --out {folder}`") from error
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise CacheError(f"{path}: damaged; `tools preprocess` mends it") from error
-        if digest != index.source_digest:
+        if data != index.to_json():
             raise CacheError(f"{path}: damaged; `tools preprocess` mends it")
         return index
 
-    def write(self, folder: Path) -> None:
-        with write_whole(folder / INDEX) as file:
+    def write(self, folder: Path, name: str = INDEX) -> None:
+        with write_whole(folder / name) as file:
             file.write(self.to_json())
 
 
@@ -149,7 +160,7 @@ class Cache:
     def __enter__(self) -> "Cache":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -165,8 +176,6 @@ def open_cache(path: Path | str) -> Cache:
     """
     path = Path(path)
     index = CacheIndex.read(path)
-    if not index.complete:
-        raise CacheError(f"{path} is incomplete: its preprocess did not finish; run `tools preprocess` again")
     if sha256_of(path / MANIFEST) != index.manifest:
         raise CacheError(f"{path / MANIFEST}: damaged or edited; `tools preprocess` mends it")
     return Cache(path, index, read_manifest(path / MANIFEST))
@@ -183,8 +192,6 @@ def verify_files(path: Path, index: CacheIndex) -> list[str]:
             problems.append(f"{name}: {'missing' if found is None else 'damaged'}")
     strangers = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()} - {INDEX, *wanted}
     problems += [f"{name}: does not belong to the cache" for name in sorted(strangers)]
-    if (path / INDEX).read_bytes() != index.to_json():
-        problems.append(f"{INDEX}: not as it was written")
     return problems
 
 
@@ -198,9 +205,9 @@ def sha256_of(path: Path) -> str | None:
 
 
 def sweep(path: Path, shards: int) -> None:
-    """Removes what a killed run left behind, and shards beyond the number that a cache has now."""
+    """Removes what a killed run left behind, and shards beyond the number that a finished cache has now."""
     keep = {shard_name(number) for number in range(shards)}
-    for file in [*path.glob(f"*{TMP_SUFFIX}"), *(path / SHARDS).glob("*")]:
+    for file in [*path.glob(f"*{TMP_SUFFIX}"), *path.glob(UNFINISHED), *(path / SHARDS).glob("*")]:
         if file.name not in keep:
             file.unlink()
 
@@ -215,7 +222,7 @@ def claim(path: Path) -> int:
 
     path.mkdir(parents=True, exist_ok=True)
     strangers = [name for name in os.listdir(path) if not name.endswith(TMP_SUFFIX)]
-    if strangers and INDEX not in strangers:
+    if strangers and not {INDEX, UNFINISHED} & set(strangers):
         raise CacheError(f"{path} holds {strangers[0]!r} and is no cache; choose another folder with --out")
     descriptor = os.open(path, os.O_RDONLY)
     try:

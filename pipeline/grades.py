@@ -24,5 +24,5 @@ def parse_grade(text: str) -> int:
     """
     match = _GRADE.fullmatch(text)
     if match is None:
-        raise ValueError(f"{text!r} is not in 0..4" if text.strip() else "the grade is empty")
+        raise ValueError(f"grade {text!r} is not in 0..4" if text.strip() else "the grade is empty")
     return int(match[1])

@@ -7,6 +7,7 @@ drawn for the patients.
 import csv
 import hashlib
 import io
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -86,9 +87,9 @@ def draw_sides(
     by_stratum: dict[int, np.ndarray] = defaultdict(lambda: np.zeros(len(sides)))
     drawn = {patient: side for patient, side in recorded.items() if patient in patients and side in shares}
 
-    def place(patient: str, side: int) -> None:
-        total[side] += 1
-        by_stratum[patients[patient]][side] += 1
+    def place(patient: str, at: int) -> None:
+        total[at] += 1
+        by_stratum[patients[patient]][at] += 1
 
     for patient, side in drawn.items():
         place(patient, sides.index(side))
@@ -96,9 +97,9 @@ def draw_sides(
     for patient in sorted(new, key=lambda name: hashlib.sha256(_utf8(f"{seed}/{name}")).digest()):
         stratum = by_stratum[patients[patient]]
         behind = targets * (total.sum() + stratum.sum() + 2) - total - stratum
-        side = int(behind.argmax())
-        place(patient, side)
-        drawn[patient] = sides[side]
+        at = int(behind.argmax())
+        place(patient, at)
+        drawn[patient] = sides[at]
     return drawn
 
 
@@ -114,9 +115,14 @@ def to_csv(rows: Iterable[Sequence[object]], columns: Sequence[str]) -> bytes:
 def manifest_csv(rows: Iterable[Row]) -> bytes:
     """The bytes of manifest.csv; geometry to a tenth of a pixel."""
 
+    def tenths(value: float) -> str:
+        return "" if math.isnan(value) else f"{value:.1f}"
+
     def cells(row: Row) -> list[object]:
-        tenths = {name: "" if np.isnan(getattr(row, name)) else f"{getattr(row, name):.1f}" for name in _FLOATS}
-        return list(row._replace(**tenths, grade="" if row.grade == UNKNOWN else row.grade))
+        values = row._asdict()
+        values["grade"] = "" if row.grade == UNKNOWN else row.grade
+        values["cx"], values["cy"], values["radius"] = tenths(row.cx), tenths(row.cy), tenths(row.radius)
+        return list(values.values())
 
     return to_csv(map(cells, rows), COLUMNS)
 

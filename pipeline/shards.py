@@ -1,8 +1,8 @@
 """Shards: plain tar files in the WebDataset convention, written whole or not at all, read by offset.
 
 A sample is `<key>.cls` (its grade, where it has one), `<key>.jpg` and `<key>.json`. Members are sorted, times and
-owners zeroed, so the same samples make the same bytes. `<key>.json` carries the CRC-32 of its JPEG and a seal over both: a
-shard proves its own entries, and a cache whose index was lost can be indexed again.
+owners zeroed, so the same samples make the same bytes. `<key>.json` carries the CRC-32 of its JPEG and a seal over
+both: a shard proves its own entries, and a cache whose index was lost can be indexed again.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ import tarfile
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any, Final, NamedTuple
+from typing import IO, Any, Final, NamedTuple, cast
 from urllib.parse import quote_from_bytes, unquote
 
 from pipeline.files import write_whole
@@ -79,11 +79,14 @@ def shard_name(shard: int) -> str:
 
 
 def write_shard(path: Path, entries: Iterable[Entry], mtime_ns: int | None = None) -> tuple[list[Indexed], str, int]:
-    """Writes the entries, which must come in the order of `sort_key`; returns their index, the shard's sha256 and size in bytes."""
+    """Writes the entries, which must come in the order of `sort_key`.
+
+    Returns their index, and the shard's sha256 and size in bytes.
+    """
     index: list[Indexed] = []
     with write_whole(path, mtime_ns) as file:
         hashed = _Hashing(file)
-        with tarfile.open(fileobj=hashed, mode="w", format=tarfile.GNU_FORMAT) as tar:
+        with tarfile.open(fileobj=cast(IO[bytes], hashed), mode="w", format=tarfile.GNU_FORMAT) as tar:
             for id, jpeg, meta, grade in entries:
                 key = encode_key(id)
                 crc32 = zlib.crc32(jpeg)
@@ -103,9 +106,10 @@ def scan_shard(path: Path) -> Iterator[Entry]:
     try:
         data = path.read_bytes()
         with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-            members = {member.name: data[member.offset_data : member.offset_data + member.size] for member in tar if member.isreg()}
+            spans = {member.name: (member.offset_data, member.size) for member in tar if member.isreg()}
     except (OSError, tarfile.TarError):
         return
+    members = {name: data[offset : offset + size] for name, (offset, size) in spans.items()}
     for name, text in members.items():
         key, _, kind = name.partition(".")
         if kind != "json" or f"{key}.jpg" not in members:

@@ -29,16 +29,27 @@ def cores() -> int:
 @click.option("--labels", type=FOLDER, help="A table of grades, where it is not in SRC or has unusual columns.")
 @click.option("--id-column", help="Column of that table that names the photograph.")
 @click.option("--grade-column", help="Column of that table that has the grade, 0..4.")
-@click.option("--split", type=click.Choice(["auto", "patient"]), default="auto",
-              help="auto: train/val/test as the layout has them, else drawn. patient: always drawn by patient, 70/10/20.")  # fmt: skip
+@click.option(
+    "--split",
+    type=click.Choice(["auto", "patient"]),
+    default="auto",
+    help="auto: train/val/test as the layout has them, else as patient. patient: drawn by patient, 70/10/20.",
+)
 @click.option("--split-seed", type=int, default=0, help="Another seed draws other patients.")
-@click.option("--patient-pattern", help="Regular expression; its group `patient` (or first) is the patient, `eye` the "
-              "eye.  [default: the text before _left or _right]")  # fmt: skip
+@click.option(
+    "--patient-pattern",
+    help="Regular expression: its group `patient` (or its first) is the patient, `eye` the eye.  "
+    "[default: the text before _left or _right]",
+)
 @click.option("--keep-blank", is_flag=True, help="Let near-black and featureless photographs take part.")
 @click.option("--workers", type=click.IntRange(1), default=cores, show_default="all cores", help="Processes.")
 @click.option("--strict", is_flag=True, help="Stop at the first photograph or row that is refused.")
-@click.option("--max-rejects", type=click.FloatRange(0, 1), default=0.01,
-              help="Stop when more than this part of the photographs (and over 100) is refused.")  # fmt: skip
+@click.option(
+    "--max-rejects",
+    type=click.FloatRange(0, 1),
+    default=0.01,
+    help="Stop when more than this part of the photographs (and over 100) is refused.",
+)
 def preprocess(
     src: Path,
     out: Path,
@@ -78,9 +89,7 @@ def preprocess(
     listing = list_source(src, labels, id_column, grade_column)
     say_listing(listing)
     recipe = Recipe(size, quality, enhance)
-    settings = Settings(
-        split, split_seed, patient_pattern or PATIENT_PATTERN, keep_blank, workers, strict, max_rejects
-    )
+    settings = Settings(split, split_seed, patient_pattern or PATIENT_PATTERN, keep_blank, workers, strict, max_rejects)
     with photographs_bar() as progress:
         outcome = bring_up_to_date(listing, out, recipe, settings, progress)
     say_outcome(listing, outcome, out)

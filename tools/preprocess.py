@@ -6,7 +6,6 @@ cache came about: what is wanted is worked out, what is there and still right is
 
 import math
 import os
-import re
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -21,12 +20,12 @@ from typing import Final
 from pipeline.cache import INDEX, MANIFEST, REJECTS, SHARDS, CacheIndex, ShardRecord, claim, sweep
 from pipeline.errors import CacheError, SourceError
 from pipeline.files import write_whole
-from pipeline.grades import UNKNOWN
-from pipeline.manifest import PATIENT_PATTERN, SHARES, Row, draw_sides, manifest_csv, parse_patient, to_csv
+from pipeline.manifest import PATIENT_PATTERN, Row, manifest_csv, to_csv
 from pipeline.recipe import Recipe
 from pipeline.shards import Indexed, shard_count, shard_of, sort_key
 from tools.build import CLOCK_SLACK_NS, Built, Group, Signals, build_group, start_worker
 from tools.previous import Previous
+from tools.sides import place
 from tools.sources import Listing, Refusal, Sample
 
 MANY_REFUSED: Final = 100
@@ -91,8 +90,10 @@ def preprocess(listing: Listing, out: Path, recipe: Recipe, settings: Settings, 
         refused = [Refusal(source, reason) for source, reason in still_refused.items() if source in in_kept]
         refused = sorted(listing.refused + refused + [refusal for part in built for refusal in part.refused])
         if not rows:
-            raise SourceError(f"{listing.root}: every photograph is refused, e.g. {refused[0].source}: {refused[0].reason}")
-        rows = _place(rows, samples, settings, previous.sides(settings.split, settings.split_seed))
+            raise SourceError(
+                f"{listing.root}: every photograph is refused, e.g. {refused[0].source}: {refused[0].reason}"
+            )
+        rows = _place(rows, samples, settings, previous)
 
         index = CacheIndex(
             recipe, settings.split, settings.split_seed, tuple(records[shard] for shard in range(count)), "", ""
@@ -128,8 +129,9 @@ def _group(
         shards = {shard: wanted[shard] for shard in range(len(wanted) - modulus + remainder, -1, -modulus)}
         shards = {shard: samples for shard, samples in shards.items() if shard not in kept}
         if shards:
-            known = {s.found.source: mtimes[s.found.source] for part in shards.values() for s in part if s.found.source in mtimes}
-            refused = {s.found.source: still_refused[s.found.source] for part in shards.values() for s in part if s.found.source in still_refused}
+            sources = {sample.found.source for samples in shards.values() for sample in samples}
+            refused = {source: still_refused[source] for source in sources & still_refused.keys()}
+            known = {source: mtimes[source] for source in sources & mtimes.keys()}
             groups.append(Group(root, out / SHARDS, recipe, shards, files[remainder], refused, known, threads=1))
     return groups
 
@@ -185,42 +187,27 @@ def _row(sample: Sample, shard: int, entry: Indexed) -> Row:
     where = (shard, entry.offset, entry.nbytes, entry.crc32)
     geometry = (meta["width"], meta["height"], cx, cy, radius)
     found = sample.found
-    return Row(sample.id, "", "", sample.grade, "", found.source, found.nbytes, found.mtime_ns, *geometry, flags, *where)
+    return Row(
+        sample.id, "", "", sample.grade, "", found.source, found.nbytes, found.mtime_ns, *geometry, flags, *where
+    )
 
 
-def _place(rows: list[Row], samples: dict[str, Sample], settings: Settings, recorded: list[tuple[str, str]]) -> list[Row]:
-    """Patients, eyes and splits. Blank photographs take no part unless asked for, nor do those without a grade."""
-    pattern = re.compile(settings.patient_pattern)
-    layout = {id: sample.split for id, sample in samples.items()} if settings.split == "auto" else {}
-    drawn = _draw([row for row in rows if row.grade != UNKNOWN], layout, pattern, settings.split_seed, recorded)
+def _place(rows: list[Row], samples: dict[str, Sample], settings: Settings, previous: Previous) -> list[Row]:
+    """Patients, eyes and splits of the rows, sorted by id. Blank photographs take no part unless asked for."""
+    places = place(
+        [samples[row.id] for row in rows],
+        keep_layout=settings.split == "auto",
+        patient_pattern=settings.patient_pattern,
+        seed=settings.split_seed,
+        recorded=previous.sides(settings.split, settings.split_seed),
+    )
     placed = []
     for row in sorted(rows, key=lambda row: row.id):
-        patient, eye = parse_patient(row.id, pattern)
-        split = layout.get(row.id, "")
-        if split in ("", "train"):  # the layout leaves it to us, or brings no validation part
-            split = drawn.get(patient, split)
-        if row.grade == UNKNOWN or ("blank" in row.flags.split() and not settings.keep_blank):
-            split = ""
-        placed.append(row._replace(patient=patient, eye=eye, split=split, grade=samples[row.id].grade))
+        it = places[row.id]
+        takes_part = settings.keep_blank or "blank" not in row.flags.split()
+        grade, split = samples[row.id].grade, it.split if takes_part else ""
+        placed.append(row._replace(patient=it.patient, eye=it.eye, grade=grade, split=split))
     return placed
-
-
-def _draw(
-    rows: list[Row], layout: dict[str, str], pattern: re.Pattern[str], seed: int, recorded: list[tuple[str, str]]
-) -> dict[str, str]:
-    """Patient -> side for those whom the layout does not place: all of them, or, where it brings train and no val,
-    those in train, to take the validation part from."""
-    brings = {layout.get(row.id, "") for row in rows} - {""}
-    if brings and ("val" in brings or "train" not in brings):
-        return {}
-    within = {"train": SHARES["train"], "val": SHARES["val"]} if brings else SHARES
-    shares = {side: share / sum(within.values()) for side, share in within.items()}
-    strata: dict[str, int] = {}
-    for row in rows:
-        if layout.get(row.id, "") == ("train" if brings else ""):
-            patient, _ = parse_patient(row.id, pattern)
-            strata[patient] = max(row.grade, strata.get(patient, 0))
-    return draw_sides(strata, shares, seed, {patient: side for patient, side in recorded if side in shares})
 
 
 def _finish(
@@ -231,15 +218,15 @@ def _finish(
     digests = {name: sha256(data).hexdigest() for name, data in files.items()}
     index = replace(index, manifest=digests[MANIFEST], rejects=digests[REJECTS])
     stale = [name for name, data in files.items() if not (out / name).is_file() or (out / name).read_bytes() != data]
-    fresh = not stale and (out / INDEX).is_file() and (out / INDEX).read_bytes() == index.to_json()
+    fresh = previous.complete and previous.index == index and not stale
     if not fresh:
         previous.mark_incomplete(index.recipe, index.split, index.split_seed)
     for name in stale:
         with write_whole(out / name, began_ns) as file:
             file.write(files[name])
-    sweep(out, len(index.shards))
     if not fresh:
         index.write(out)
-    elif previous.verified:
+    sweep(out, len(index.shards))
+    if fresh and previous.verified:
         os.utime(out / INDEX)  # newer than the shards again: the next run need not read them
     return not fresh

@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
-from pipeline.cache import INDEX, MANIFEST, REJECTS, SHARDS, CacheIndex, ShardRecord, sha256_of
+from pipeline.cache import INDEX, MANIFEST, REJECTS, SHARDS, UNFINISHED, CacheIndex, ShardRecord, sha256_of
 from pipeline.errors import CacheError
 from pipeline.files import sync_folder
 from pipeline.manifest import Row, read_manifest
@@ -27,6 +28,7 @@ class Previous:
 
     folder: Path
     index: CacheIndex | None = None
+    complete: bool = False
     rows: dict[str, Row] = field(default_factory=dict)  # by id
     refused: dict[str, str] = field(default_factory=dict)  # source -> reason
     verified: bool = False  # a shard had to be read whole to be believed
@@ -34,19 +36,17 @@ class Previous:
     @classmethod
     def read(cls, folder: Path) -> "Previous":
         previous = cls(folder)
-        try:
-            previous.index = CacheIndex.read(folder)
-        except CacheError:
-            pass
+        for name in (UNFINISHED, INDEX):
+            with suppress(CacheError):
+                previous.index = CacheIndex.read(folder, name)
+                previous.complete = name == INDEX
         index = previous.index
         # A complete cache vouches for its tables; an interrupted run leaves the older manifest, or the newer, whole.
-        if index is None or not index.complete or sha256_of(folder / MANIFEST) == index.manifest:
-            try:
+        if index is None or not previous.complete or sha256_of(folder / MANIFEST) == index.manifest:
+            with suppress(CacheError):
                 table = read_manifest(folder / MANIFEST)
                 previous.rows = {row[0]: Row(*row) for row in table.itertuples(index=False, name=None)}
-            except CacheError:
-                pass
-        if index and index.complete and sha256_of(folder / REJECTS) == index.rejects:
+        if index and previous.complete and sha256_of(folder / REJECTS) == index.rejects:
             table = pd.read_csv(folder / REJECTS, dtype=str, na_filter=False, encoding_errors="surrogateescape")
             previous.refused = dict(zip(table["source"], table["reason"], strict=True))
         return previous
@@ -79,7 +79,7 @@ class Previous:
     ) -> dict[int, ShardRecord]:
         """The shards that hold what is wanted already: their records."""
         index = self.index
-        if index is None or not index.complete or index.recipe != recipe or len(index.shards) != len(wanted):
+        if index is None or not self.complete or index.recipe != recipe or len(index.shards) != len(wanted):
             return {}
         held = [0] * len(index.shards)
         for row in self.rows.values():
@@ -99,9 +99,12 @@ class Previous:
 
     def mark_incomplete(self, recipe: Recipe, split: str, seed: int) -> None:
         """From now on, until cache.json is written again, nobody opens this cache."""
-        if self.index is None or self.index.complete:
-            marked = self.index or CacheIndex(recipe, split, seed, (), "", "")
-            replace(marked, complete=False).write(self.folder)
+        if self.complete:
+            os.replace(self.folder / INDEX, self.folder / UNFINISHED)
+        elif self.index is None:
+            CacheIndex(recipe, split, seed, (), "", "").write(self.folder, UNFINISHED)
+            (self.folder / INDEX).unlink(missing_ok=True)
+        self.complete = False
         (self.folder / SHARDS).mkdir(exist_ok=True)
         sync_folder(self.folder)
 

@@ -17,12 +17,14 @@ import numpy as np
 from pipeline.cache import INDEX, SHARDS
 from pipeline.errors import SourceError
 from pipeline.grades import N_GRADES, UNKNOWN, parse_grade
+from pipeline.manifest import SPLITS
 from pipeline.photo import SUFFIXES, sniff
 from tools.tables import LabelRow, Table, read_column, read_table
 
 COURSE_TABLES: Final = ("train_img.csv", "train_label.csv", "test_img.csv", "test_label.csv")
 SPLIT_NAMES: Final = {
-    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test", "testing": "test",
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
+    "testing": "test",
 }  # fmt: skip
 _UNFINISHED: Final = (".part", ".crdownload", ".download", ".tmp", ".partial")
 _JUNK: Final = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
@@ -85,25 +87,24 @@ def list_source(
     if labels is not None:
         table = read_table(labels, id_column, grade_column)
         if table is None:
-            raise SourceError(f"{labels}: no columns of photographs and grades; name them with --id-column and --grade-column")
-        listing = _tables(src, photographs, [table])
-    elif (course := _course_tables(src)) is not None:
-        listing = _course(src, photographs, course)
-    elif photographs and any(_grade_folder(found.source) for found in photographs):
+            raise SourceError(f"{labels}: which columns name photograph and grade? give --id-column and --grade-column")
+        listing = _match(src, photographs, _rows_of([table]))
+    elif any(_grade_folder(found.source) for found in photographs) and not has_course_tables(src):
         listing = _grade_folders(src, photographs)
-    elif tables := _find_tables(src):
-        listing = _tables(src, photographs, tables)
+    elif (rows := find_rows(src)) is not None:
+        listing = _match(src, photographs, rows)
     elif not photographs and len(archives := sorted(src.glob("*.npz"))) == 1:
         listing = _medmnist(archives[0])
     else:
-        listing = Listing(src, "a folder of photographs without grades (no table of grades found; name one with --labels)")
+        listing = Listing(src, "photographs without grades (no table of grades found; name one with --labels)")
         listing.samples = _samples((_plain_id(found), found, UNKNOWN, "") for found in photographs)
     listing.refused = refused + listing.refused
     if not listing.found:
-        raise SourceError(f"{src}: no photographs below it (looked for {' '.join(sorted(SUFFIXES))} and for image files by content)")
+        wanted = " ".join(sorted(SUFFIXES))
+        raise SourceError(f"{src}: no photographs below it (looked for {wanted}, and for images by content)")
     if not listing.samples:
-        worst = (listing.refused + listing.rows + listing.ignored)[0]
-        raise SourceError(f"{src}: {listing.layout}: nothing to prepare among {listing.found} photographs, e.g. {worst.source}: {worst.reason}")
+        first = (listing.refused + listing.rows + listing.ignored)[0]
+        raise SourceError(f"{src}: nothing to prepare ({listing.layout}); e.g. {first.source}: {first.reason}")
     return listing
 
 
@@ -132,13 +133,18 @@ def walk(src: Path) -> tuple[list[Found], list[Refusal]]:
             named = os.path.splitext(entry.name)[1].lower() in SUFFIXES
             if entry.is_symlink() and not Path(os.path.realpath(entry.path)).is_relative_to(root):
                 refused.append(Refusal(source, f"a link that leads out of {src}"))
-            elif entry.is_dir():
+                continue
+            try:
+                about = entry.stat()
+            except OSError as error:
+                refused.append(Refusal(source, f"cannot be read ({error.strerror})"))
+                continue
+            if stat.S_ISDIR(about.st_mode):
                 if entry.is_symlink():
                     refused.append(Refusal(source, "a link to a folder is not followed"))
                 else:
                     visit(Path(entry.path), f"{source}/")
-            elif entry.is_file() and (named or _looks_like_image(entry.path)):
-                about = entry.stat()
+            elif stat.S_ISREG(about.st_mode) and (named or _looks_like_image(entry.path)):
                 photographs.append(Found(source, about.st_size, about.st_mtime_ns, about.st_ctime_ns))
             elif named:
                 refused.append(Refusal(source, "not a regular file"))
@@ -175,17 +181,30 @@ def _looks_like_image(path: str) -> bool:
 # --- layouts
 
 
-def _tables(src: Path, photographs: list[Found], tables: list[Table]) -> Listing:
+class Rows(NamedTuple):
+    """What the tables of a layout say."""
+
+    layout: str
+    rows: list[tuple[LabelRow, str]]  # (row, the split that its table brings or "")
+
+
+def find_rows(src: Path) -> Rows | None:
+    """The rows of the tables of grades: the course's four, in SRC or beside it, else those with a known header."""
+    if (folder := has_course_tables(src)) is not None:
+        return Rows(f"the course's four tables without header in {folder}", _course_rows(folder))
+    tables = _find_tables(src)
+    return _rows_of(tables) if tables else None
+
+
+def _rows_of(tables: list[Table]) -> Rows:
     names = ", ".join(f"{table.path.name} ({table.about})" for table in tables)
     splits = [_split_in_name(table.path.stem) for table in tables]
     if len(tables) == 1 or not all(splits):
         splits = [""] * len(tables)
-    listing = Listing(src, f"table {names}" if len(tables) == 1 else f"tables {names}")
     rows = [(row, split) for table, split in zip(tables, splits, strict=True) for row in table.rows]
     if not rows:
         raise SourceError(f"{tables[0].path}: a header and no rows")
-    _match(listing, photographs, rows)
-    return listing
+    return Rows(f"table {names}" if len(tables) == 1 else f"tables {names}", rows)
 
 
 def _find_tables(src: Path) -> list[Table]:
@@ -193,7 +212,9 @@ def _find_tables(src: Path) -> list[Table]:
     folders = [src]
     while folders:
         below = [entry for folder in folders for entry in sorted(folder.iterdir())]
-        paths = [path for path in below if path.suffix.lower() == ".csv" and path.is_file() and not path.name.startswith(".")]
+        paths = [
+            path for path in below if path.suffix.lower() == ".csv" and path.is_file() and not path.name.startswith(".")
+        ]
         tables = [read_table(path) for path in paths if "submission" not in path.name.casefold()]
         found = [table for table in tables if table is not None]
         if found:
@@ -202,7 +223,7 @@ def _find_tables(src: Path) -> list[Table]:
     return []
 
 
-def _course_tables(src: Path) -> Path | None:
+def has_course_tables(src: Path) -> Path | None:
     """The folder, SRC or the one it lies in, that has the course's four tables."""
     for folder in (src, src.resolve().parent):
         if all((folder / name).is_file() for name in COURSE_TABLES):
@@ -210,7 +231,7 @@ def _course_tables(src: Path) -> Path | None:
     return None
 
 
-def course_rows(folder: Path) -> list[tuple[LabelRow, str]]:
+def _course_rows(folder: Path) -> list[tuple[LabelRow, str]]:
     """(row, split) of the course's four tables, which have no header: their first row is a sample."""
     rows = []
     for split in ("train", "test"):
@@ -221,12 +242,6 @@ def course_rows(folder: Path) -> list[tuple[LabelRow, str]]:
         pairs = zip(images, labels, strict=True)
         rows += [(LabelRow(name, grade, f"{where}, {at}"), split) for (name, where), (grade, at) in pairs]
     return rows
-
-
-def _course(src: Path, photographs: list[Found], folder: Path) -> Listing:
-    listing = Listing(src, f"the course's four tables without header in {folder}")
-    _match(listing, photographs, course_rows(folder))
-    return listing
 
 
 def _grade_folder(source: str) -> tuple[str, str] | None:
@@ -242,12 +257,18 @@ def _grade_folders(src: Path, photographs: list[Found]) -> Listing:
     bring_splits = any(place and place[0] not in ("", "?") for _, place in places)
     splits = set(SPLIT_NAMES.values()) if bring_splits else {"", "?"}
     grades = sorted({place[1] for _, place in places if place})
-    where = " under " + ", ".join(sorted({place[0] for _, place in places if place and place[0] in splits})) if bring_splits else ""
+    where = (
+        " under " + ", ".join(sorted({place[0] for _, place in places if place and place[0] in splits}))
+        if bring_splits
+        else ""
+    )
     listing = Listing(src, f"a folder per grade ({', '.join(grades)}){where}")
     samples = []
     for found, place in places:
         if place is None or place[0] not in splits:
-            reason = "not in a folder named 0..4" if place is None else "its folder of grades is not in train, val or test"
+            reason = (
+                "not in a folder named 0..4" if place is None else "its folder of grades is not in train, val or test"
+            )
             listing.ignored.append(Refusal(found.source, reason))
         else:
             samples.append((PurePosixPath(found.source).stem, found, int(place[1]), place[0] if bring_splits else ""))
@@ -259,10 +280,12 @@ def _medmnist(path: Path) -> Listing:
     arrays = _archive(str(path))
     listing = Listing(path.parent, f"a MedMNIST file, {path.name}")
     about = path.stat()
-    for split in SPLIT_NAMES.values():
+    for split in SPLITS:
         images, labels = arrays.get(f"{split}_images"), arrays.get(f"{split}_labels")
         if images is None or labels is None or len(images) != len(labels) or images.dtype != np.uint8:
-            raise SourceError(f"{path}: expected {split}_images (uint8) and as many {split}_labels, as MedMNIST has them")
+            raise SourceError(
+                f"{path}: expected {split}_images (uint8) and as many {split}_labels, as MedMNIST has them"
+            )
         for number, label in enumerate(labels.reshape(len(labels), -1)[:, 0]):
             source = f"{path.name}#{split}/{number}"
             if not 0 <= int(label) < N_GRADES:
@@ -290,11 +313,12 @@ def _archive(path: str) -> dict[str, np.ndarray]:
 # --- matching rows and photographs
 
 
-def _match(listing: Listing, photographs: list[Found], rows: list[tuple[LabelRow, str]]) -> None:
+def _match(src: Path, photographs: list[Found], rows: Rows) -> Listing:
     """Gives each photograph the grade of its row, and accounts for every row and photograph that has no partner."""
+    listing = Listing(src, rows.layout)
     find = _finder(photographs)
     claims: dict[str, list[tuple[str, LabelRow, str]]] = defaultdict(list)  # source -> (id, row, split)
-    for row, split in rows:
+    for row, split in rows.rows:
         try:
             id, sources = find(row.name)
         except ValueError as error:
@@ -314,7 +338,7 @@ def _match(listing: Listing, photographs: list[Found], rows: list[tuple[LabelRow
         try:
             grades = {parse_grade(row.grade) for _, row, _ in claimed}
         except ValueError as error:
-            listing.refused.append(Refusal(found.source, f"{wheres}: grade {error}"))
+            listing.refused.append(Refusal(found.source, f"{wheres}: {error}"))
             continue
         splits = {split for _, _, split in claimed}
         if len(grades) > 1 or len(splits) > 1:
@@ -325,6 +349,7 @@ def _match(listing: Listing, photographs: list[Found], rows: list[tuple[LabelRow
             listing.notes.append(f"{wheres}: the same row {len(claimed)} times, used once")
         samples.append((claimed[0][0], found, grades.pop(), splits.pop()))
     listing.samples = _samples(samples)
+    return listing
 
 
 def _finder(photographs: list[Found]) -> Callable[[str], tuple[str, list[str]]]:
@@ -350,7 +375,9 @@ def _finder(photographs: list[Found]) -> Callable[[str], tuple[str, list[str]]]:
         *folders, last = parts
         stem = last[: -len(suffix)] if (suffix := PurePosixPath(last).suffix).lower() in SUFFIXES else last
         for candidates in (by_name.get(last), by_name.get(f"{last}."), by_name.get(f"{stem}.")):
-            fitting = [source for source in candidates or () if _ends_alike(PurePosixPath(source).parent.parts, folders)]
+            fitting = [
+                source for source in candidates or () if _ends_alike(PurePosixPath(source).parent.parts, folders)
+            ]
             if len({PurePosixPath(source).parent for source in fitting}) > 1:
                 raise ValueError(f"fits photographs in several folders, write the folder too: {', '.join(fitting)}")
             if fitting:
@@ -369,11 +396,14 @@ def _ends_alike(a: tuple[str, ...], b: list[str]) -> bool:
 def _samples(candidates: Iterable[tuple[str, Found, int, str]]) -> list[Sample]:
     """Samples with ids that are unique: where several photographs would share one, it grows by the suffix, then by the
     whole path."""
-    samples = list(candidates)
-    for longer in (lambda id, source: id + PurePosixPath(source).suffix, lambda _, source: source):
-        often = Counter(id for id, *_ in samples)
-        samples = [(longer(id, found.source) if often[id] > 1 else id, found, *rest) for id, found, *rest in samples]
-    return [Sample(*sample) for sample in samples]
+    samples = [Sample(*candidate) for candidate in candidates]
+
+    def lengthen(longer: Callable[[Sample], str]) -> list[Sample]:
+        often = Counter(sample.id for sample in samples)
+        return [sample._replace(id=longer(sample)) if often[sample.id] > 1 else sample for sample in samples]
+
+    samples = lengthen(lambda sample: sample.id + PurePosixPath(sample.found.source).suffix)
+    return lengthen(lambda sample: sample.found.source)
 
 
 def _plain_id(found: Found) -> str:

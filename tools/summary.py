@@ -31,51 +31,47 @@ def say_outcome(listing: Listing, outcome: Outcome, out: Path) -> None:
     table = pd.DataFrame(outcome.rows, columns=list(COLUMNS))
     if (table["grade"] != UNKNOWN).any():
         click.echo(grades_by_split(table))
-    flags = table["flags"].str.split().explode().value_counts()
-    for flag, count in sorted(flags.items()):
-        says = "; left out of every split, --keep-blank keeps them" if flag == "blank" and not (
-            table.loc[table["flags"].str.contains("blank"), "split"] != ""
-        ).any() else ""
-        click.echo(f"flagged {flag}: {count}{says}")
-    say_leak(table)
+    for flag, count in table["flags"].str.split().explode().value_counts().sort_index().items():
+        left_out = flag == "blank" and (table.loc[table["flags"].str.contains("blank"), "split"] == "").all()
+        note = ", left out of every split (--keep-blank keeps them)" if left_out else ""
+        click.echo(f"flagged {flag}: {count}{note}")
+    if line := leak_line(table):
+        click.secho(line, fg="red" if line.startswith("LEAK") else None)
     if outcome.changed:
         rate = listing.found / outcome.seconds
         click.echo(f"{out}: {outcome.encoded} encoded in {outcome.seconds:.1f} s ({rate:.1f} photographs/s)")
     else:
         click.echo(f"{out}: up to date, nothing written ({outcome.seconds:.1f} s)")
     if refused or listing.rows:
-        click.echo(f"done with skips: {refused} photographs and {len(listing.rows)} rows, listed in {out / 'rejects.csv'}")
+        click.echo(f"done with skips (photographs: {refused}, rows: {len(listing.rows)}), see {out / 'rejects.csv'}")
 
 
 def grades_by_split(table: pd.DataFrame) -> str:
     """A small table: how many photographs of each grade are in each split."""
-    names = {**dict(enumerate(GRADES)), UNKNOWN: "ungraded"}
+    names = {**{grade: f"{grade} {name}" for grade, name in enumerate(GRADES)}, UNKNOWN: "ungraded"}
     counts = pd.crosstab(table["split"].replace("", "none"), table["grade"])
-    splits = [split for split in (*SPLITS, "none") if split in counts.index]
-    grades = [grade for grade in names if grade in counts.columns or grade != UNKNOWN]
-    lines = ["split".ljust(8) + "".join(f"{f'{grade} {names[grade]}' if grade >= 0 else names[grade]:>16}" for grade in grades) + f"{'all':>9}"]
-    for split in splits:
-        row = [int(counts.loc[split].get(grade, 0)) for grade in grades]
-        lines.append(split.ljust(8) + "".join(f"{count:>16}" for count in row) + f"{sum(row):>9}")
-    return "\n".join(lines)
+    grades = [grade for grade in names if grade in counts or grade != UNKNOWN]
+    lines = [["split", *(names[grade] for grade in grades), "all"]]
+    for split in (*SPLITS, "none"):
+        if split in counts.index:
+            row = [int(counts[grade][split]) if grade in counts else 0 for grade in grades]
+            lines.append([split, *map(str, row), str(sum(row))])
+    return "\n".join(f"{line[0]:8}" + "".join(f"{cell:>17}" for cell in line[1:]) for line in lines)
 
 
-def say_leak(table: pd.DataFrame) -> None:
-    """Whether test photographs have a patient whom the net has seen; nothing where there is no test."""
+def leak_line(table: pd.DataFrame) -> str:
+    """Whether test photographs have a patient whom the net has seen; "" where there is no test."""
     tested, leaks = int((table["split"] == "test").sum()), int(leaked(table).sum())
     if not tested:
-        return
+        return ""
     if (table["eye"] == "").all():
-        click.echo("leak: the names tell no patients (see --patient-pattern), so leaks between splits cannot be seen")
-    elif leaks:
-        click.secho(
-            f"LEAK: {leaks} of {tested} test photographs ({leaks / tested:.0%}) have a patient who is also in train; "
-            "accuracy on them says little. Cure: --split patient",
-            fg="red",
-            bold=True,
-        )
-    else:
-        click.echo(f"leak: none, no patient of the {tested} test photographs is in train")
+        return "leak: the names tell no patients (see --patient-pattern), so leaks between splits cannot be seen"
+    if not leaks:
+        return f"leak: none, no patient of the {tested:,} test photographs is in train"
+    return (
+        f"LEAK: {leaks:,} of {tested:,} test photographs ({leaks / tested:.0%}) have a patient who is also in train; "
+        "accuracy on them says little. Cure: --split patient"
+    )
 
 
 def _say_some(title: str, refusals: Sequence[Refusal]) -> None:

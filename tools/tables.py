@@ -37,7 +37,9 @@ def read_table(path: Path, id_column: str | None = None, grade_column: str | Non
     """A table of grades, or None where the file's first row shows that it is something else.
 
     The columns are those named, else known ones of the header; a first row of two cells whose second is a grade is a
-    sample, not a header. Raises SourceError for a column that is not there, and for a row with too many or too few cells.
+    sample, not a header.
+
+    Raises SourceError for a column that is not there, and for a row with too many or too few cells.
     """
     lines = list(_lines(path))
     if not lines:
@@ -76,10 +78,7 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
         data = path.read_bytes()
     except OSError as error:
         raise SourceError(f"{path}: cannot be read ({error.strerror})") from error
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        encoding = "utf-16"
-    else:
-        encoding = "utf-8-sig"
+    encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError:

@@ -1,0 +1,118 @@
+import csv
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.stats import chi2_contingency
+
+from pipeline.errors import SourceError
+from tools.phantom import CAMERAS, PREVALENCE, draw_patient, write_phantoms
+from tools.phantom_eye import Camera, draw_eye
+
+PIGMENT = (0.8, 0.4, 0.2)
+
+
+def read_labels(folder: Path) -> dict[str, int]:
+    with open(folder / "trainLabels.csv", newline="") as file:
+        return {row["image"]: int(row["level"]) for row in csv.DictReader(file)}
+
+
+def eye_of(grade: int, seed: int, camera: Camera = CAMERAS[0], eye: str = "right") -> np.ndarray:
+    return draw_eye(np.random.default_rng(seed), grade, eye, camera, PIGMENT)
+
+
+def test_a_set_has_kaggles_layout_and_both_eyes_of_each_patient(tmp_path: Path) -> None:
+    summary = write_phantoms(tmp_path / "eyes", 5)
+
+    labels = read_labels(tmp_path / "eyes")
+    assert list(labels) == ["1_left", "1_right", "2_left", "2_right", "3_left"]
+    assert {file.name for file in (tmp_path / "eyes").rglob("*.*")} == {
+        "trainLabels.csv",
+        *(f"{id}.jpeg" for id in labels),
+    }
+    for id in labels:
+        with Image.open(tmp_path / "eyes" / "train" / f"{id}.jpeg") as photo:
+            assert (photo.format, photo.mode) == ("JPEG", "RGB")
+            assert photo.size in {(camera.width, camera.height) for camera in CAMERAS}
+    assert (summary.eyes, summary.patients) == (5, 3)
+    assert summary.grades == tuple(list(labels.values()).count(grade) for grade in range(5))
+    assert str(summary).startswith("5 eyes of 3 patients: ")
+
+
+def test_a_larger_set_begins_with_the_smaller_one_and_a_seed_draws_other_eyes(tmp_path: Path) -> None:
+    for name, eyes, seed in (("small", 3, 7), ("large", 6, 7), ("other", 3, 8)):
+        write_phantoms(tmp_path / name, eyes, seed)
+
+    def jpegs(name: str) -> dict[str, bytes]:
+        return {file.name: file.read_bytes() for file in (tmp_path / name / "train").iterdir()}
+
+    assert jpegs("small").items() <= jpegs("large").items()
+    assert read_labels(tmp_path / "small").items() <= read_labels(tmp_path / "large").items()
+    assert not jpegs("small").items() & jpegs("other").items()
+    assert len(set(jpegs("large").values())) == 6
+
+
+def test_nothing_is_written_where_something_is(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("keep")
+
+    with pytest.raises(SourceError, match="not empty"):
+        write_phantoms(tmp_path, 2)
+    with pytest.raises(SourceError, match=r"mine\.txt"):
+        write_phantoms(tmp_path / "mine.txt", 2)
+    assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_grades_are_as_frequent_as_stated_alike_in_fellow_eyes_and_independent_of_the_camera() -> None:
+    patients = [draw_patient(0, number) for number in range(1, 3001)]
+    grades = np.array([[patient.grades["left"], patient.grades["right"]] for patient in patients])
+
+    for eye in grades.T:
+        np.testing.assert_allclose(np.bincount(eye, minlength=5) / len(eye), PREVALENCE, atol=0.025)
+    apart = np.abs(grades[:, 0] - grades[:, 1])
+    assert 0.75 < np.mean(apart == 0) < 0.8
+    assert np.mean(apart[apart > 0] == 1) > 0.8
+
+    cameras = np.array([CAMERAS.index(patient.camera) for patient in patients])
+    table = np.zeros((len(CAMERAS), 5))
+    np.add.at(table, (cameras, grades[:, 0]), 1)
+    assert chi2_contingency(table).pvalue > 0.01
+
+
+@pytest.mark.parametrize("camera", CAMERAS)
+def test_the_retina_is_a_disc_on_black_as_the_camera_frames_it(camera: Camera) -> None:
+    picture = eye_of(0, seed=1, camera=camera)
+
+    assert picture.shape == (camera.height, camera.width, 3)
+    assert picture.dtype == np.uint8
+    y, x = np.mgrid[: camera.height, : camera.width]
+    distance = np.hypot(x + 0.5 - camera.width / 2, y + 0.5 - camera.height / 2) / camera.radius
+    tab = camera.notch & (x > 0.6 * camera.width) & (y < 0.4 * camera.height)
+    assert picture[(distance > 1.01) & ~tab].max() == 0
+    assert (picture[distance < 0.97].max(axis=1) > 20).mean() > 0.999
+    assert camera.notch == bool(picture[(distance > 1.03) & tab].max(initial=0) > 20)
+
+
+@pytest.mark.parametrize(("eye", "side"), [("left", -1), ("right", 1)])
+def test_the_optic_disc_lies_on_the_nasal_side(eye: str, side: int) -> None:
+    """A right eye's photograph has it on the right."""
+    for seed in range(4):
+        green = cv2.GaussianBlur(eye_of(0, seed, eye=eye)[..., 1], (0, 0), 12)
+        column = np.unravel_index(green.argmax(), green.shape)[1]
+        assert 0.35 < side * (column - CAMERAS[0].width / 2) / CAMERAS[0].radius < 0.75
+
+
+def test_worse_grades_bleed_more_and_exudates_begin_at_moderate() -> None:
+    bleeding, yellow = [], []
+    for grade in range(5):
+        maculas = [eye_of(grade, seed)[60:-60, 120:380].astype(np.int16) for seed in range(8)]
+        # Green light that is missing over at least 7 pixels: lesions are as wide as that, most vessels are not.
+        spots = [cv2.morphologyEx(macula[..., 1], cv2.MORPH_CLOSE, np.ones((7, 7), np.uint8)) for macula in maculas]
+        around = [cv2.morphologyEx(macula[..., 1], cv2.MORPH_CLOSE, np.ones((41, 41), np.uint8)) for macula in maculas]
+        bleeding.append(np.mean(np.array(spots) < 0.6 * np.array(around)))
+        yellow.append([np.sum((macula[..., 1] > 170) & (macula[..., 2] < 150)) for macula in maculas])
+
+    assert bleeding[0] < bleeding[1] < bleeding[2] < min(bleeding[3:])
+    assert max(map(max, yellow[:2])) == 0
+    assert min(map(min, yellow[2:])) > 20

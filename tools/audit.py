@@ -1,0 +1,179 @@
+"""`tools audit`: what tables and a glance at the photographs tell before any network is trained."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import cv2
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipeline.baselines import Baseline, no_image_baselines
+from pipeline.cache import INDEX, SHARDS, open_cache
+from pipeline.errors import PhotoError, SourceError
+from pipeline.grades import UNKNOWN, parse_grade
+from pipeline.photo import read_photo
+from pipeline.recipe import Recipe, prepare
+from pipeline.shards import scan_shard, shard_name
+from tools.sides import Place, place
+from tools.sources import Found, Listing, Rows, Sample, find_rows, list_source, read_source, walk
+from tools.summary import SHOWN, grades_by_split, leak_line
+
+SIDE: Final = 64  # of a fingerprint, pixels
+ALIKE: Final = 0.7
+"""Correlation of two fingerprints from which on two photographs are taken for copies of one. Among 420 EyePACS
+photographs the most alike that are no copies have 0.58 (the same dust on the lens); 99 % of copies at half the size and
+JPEG quality 75, or at quality 50, have more than 0.84."""
+BLOCK: Final = 2048  # fingerprints compared at a time; 35,000 photographs need 0.6 GB and a quarter of a minute
+
+
+class Glance(NamedTuple):
+    """What is kept of a photograph: the sha256 of the original, and a fingerprint of its vessels, unit length."""
+
+    sha256: str
+    fingerprint: NDArray[np.float32]  # (SIDE * SIDE,)
+
+
+def audit(target: Path) -> str:
+    """The report, ready to print, on a cache, on a folder of photographs, or on tables alone.
+
+    Raises SourceError or CacheError for what is none of these.
+    """
+    glances: dict[str, Glance] = {}
+    if (target / INDEX).is_file():
+        with open_cache(target) as cache:
+            table, lines = cache.manifest, [f"cache {target}: {len(cache.manifest):,} photographs"]
+            for shard in range(len(cache.index.shards)):
+                for entry in scan_shard(target / SHARDS / shard_name(shard)):
+                    glances[entry.id] = Glance(entry.meta.get("source_sha256", ""), fingerprint(entry.jpeg))
+    elif not target.is_dir() or walk(target)[0] or (rows := find_rows(target)) is None:
+        listing = list_source(target)
+        table = _table(listing.samples, place(listing.samples))
+        lines = [f"layout: {listing.layout}; splits as `tools preprocess` would place them", *_contradictions(listing)]
+        glances = _glances(listing)
+    else:
+        table, lines = _of_rows(rows)
+    if (table["grade"] != UNKNOWN).any():
+        lines.append(grades_by_split(table))
+    lines += [line for line in [leak_line(table)] if line]
+    if glances:
+        lines += _duplicates(table, glances)
+    return "\n".join([*lines, *_baselines(table)])
+
+
+def fingerprint(data: bytes) -> NDArray[np.float32]:
+    """The fine structure of a square photograph's retina, (SIDE * SIDE,), unit length.
+
+    Brightness and contrast around each pixel are taken away: retinas share them, cameras and exposures change them.
+    What is left is vessels and lesions, which no two eyes share.
+    """
+    grey = read_photo(data, cover=SIDE).image.mean(axis=2, dtype=np.float32)
+    small = cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    fine = small - cv2.GaussianBlur(small, (0, 0), SIDE / 32)
+    fine /= np.sqrt(cv2.GaussianBlur(fine * fine, (0, 0), SIDE / 16)) + 1.0
+    y, x = np.ogrid[:SIDE, :SIDE]
+    fine[np.hypot(x - SIDE / 2 + 0.5, y - SIDE / 2 + 0.5) > 0.36 * SIDE] = 0  # all discs share their edges
+    return np.asarray(fine / max(float(np.linalg.norm(fine)), 1e-6), np.float32).ravel()
+
+
+def near_duplicates(fingerprints: NDArray[np.float32]) -> Iterator[tuple[int, int, float]]:
+    """(i, j, correlation) of the rows of (n, SIDE * SIDE) that look like copies of one photograph, i < j."""
+    for start in range(0, len(fingerprints), BLOCK):
+        block = fingerprints[start : start + BLOCK]
+        for other in range(start, len(fingerprints), BLOCK):
+            alike = block @ fingerprints[other : other + BLOCK].T
+            for i, j in np.argwhere(alike > ALIKE):
+                if start + i < other + j:
+                    yield start + int(i), other + int(j), float(alike[i, j])
+
+
+def _glances(listing: Listing) -> dict[str, Glance]:
+    recipe = Recipe(4 * SIDE)  # cropped as a cache's photographs are: copies may have other borders
+
+    def glance(sample: Sample) -> tuple[str, Glance] | None:
+        try:
+            data = read_source(listing.root, sample.found.source)
+            return sample.id, Glance(hashlib.sha256(data).hexdigest(), fingerprint(prepare(data, recipe).jpeg))
+        except (OSError, PhotoError):
+            return None  # preprocess names what cannot be read
+
+    with ThreadPoolExecutor() as pool:
+        return dict(filter(None, pool.map(glance, listing.samples)))
+
+
+def _of_rows(rows: Rows) -> tuple[pd.DataFrame, list[str]]:
+    samples = []
+    for row, split in rows.rows:
+        try:
+            samples.append(Sample(row.name, Found(row.name, 0, 0, 0), parse_grade(row.grade), split))
+        except ValueError as error:
+            raise SourceError(f"{row.where}: {error}") from error
+    places = {sample.id: place for sample, place in zip(samples, _as_they_stand(samples), strict=True)}
+    table = _table(samples, places)
+    contradicting = int((table.groupby("id")["grade"].nunique() > 1).sum())
+    return table, [
+        f"layout: {rows.layout}; no photographs, so the tables alone",
+        f"rows: {len(table):,}, of them doubled {int(table['id'].duplicated().sum())}, contradicting {contradicting}",
+    ]
+
+
+def _as_they_stand(samples: list[Sample]) -> Iterator[Place]:
+    """Places without a validation part drawn from train: the tables are judged as their author would use them."""
+    drawn = place(samples)
+    return (drawn[sample.id]._replace(split=sample.split or drawn[sample.id].split) for sample in samples)
+
+
+def _table(samples: list[Sample], places: dict[str, Place]) -> pd.DataFrame:
+    rows = [(sample.id, *places[sample.id], sample.grade) for sample in samples]
+    return pd.DataFrame(rows, columns=["id", "patient", "eye", "split", "grade"])
+
+
+def _contradictions(listing: Listing) -> list[str]:
+    found = [refusal for refusal in listing.refused if "contradict" in refusal.reason]
+    return [f"contradicting rows: {len(found)}"] + [
+        f"  {refusal.source}: {refusal.reason}" for refusal in found[:SHOWN]
+    ]
+
+
+def _duplicates(table: pd.DataFrame, glances: dict[str, Glance]) -> list[str]:
+    """Photographs that are there twice, by content and by looks, and what that does to grades and splits."""
+    ids = [id for id in table["id"] if id in glances]
+    grade, split = (dict(zip(table["id"], table[column], strict=True)) for column in ("grade", "split"))
+    same: dict[str, list[str]] = defaultdict(list)
+    for id in ids:
+        same[glances[id].sha256].append(id)
+    copies = {(first, id): 1.0 for first, *rest in same.values() for id in rest}
+    alike = {
+        (ids[i], ids[j]): value
+        for i, j, value in near_duplicates(np.stack([glances[id].fingerprint for id in ids]))
+        if glances[ids[i]].sha256 != glances[ids[j]].sha256
+    }
+    lines = []
+    for title, pairs in (("same file", copies), ("near-duplicates", alike)):
+        grades = sum(grade[a] != grade[b] for a, b in pairs)
+        splits = sum(split[a] != split[b] for a, b in pairs)
+        lines.append(f"{title}: {len(pairs)} pairs, {grades} with contradicting grades, {splits} across splits")
+        for (a, b), value in sorted(pairs.items(), key=lambda pair: -pair[1])[:SHOWN]:
+            about = [f"{id} (grade {grade[id]}, {split[id] or 'no split'})" for id in (a, b)]
+            lines.append(f"  {about[0]} = {about[1]}" + (f", correlation {value:.3f}" if value < 1 else ""))
+        if len(pairs) > SHOWN:
+            lines.append(f"  and {len(pairs) - SHOWN} more")
+    return lines
+
+
+def _baselines(table: pd.DataFrame) -> list[str]:
+    found = no_image_baselines(table)
+    if found is None:
+        return ["no-image baselines: none, for train or test has no graded photograph"]
+
+    def lines(baseline: Baseline) -> list[str]:
+        matrix = ["  ".join(f"{count:6d}" for count in row) for row in baseline.counts]
+        about = f"accuracy {baseline.accuracy:.2%}, quadratic weighted kappa {baseline.kappa:.3f}"
+        return [f"  {baseline.name}: {about}", *(f"    true {grade}: {row}" for grade, row in enumerate(matrix))]
+
+    title = f"no-image baselines on {found.photographs:,} test photographs (columns: predicted grade 0..4)"
+    return [title, *lines(found.majority), *lines(found.fellow_eye)]

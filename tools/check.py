@@ -1,0 +1,38 @@
+"""`tools check`: is a cache, byte for byte, what `tools preprocess` wrote?"""
+
+from pathlib import Path
+
+from pipeline.cache import SHARDS, CacheIndex, open_cache, verify_files
+from pipeline.errors import CacheError, PhotoError
+from pipeline.photo import read_photo
+from pipeline.shards import scan_shard, shard_name
+
+
+def check_cache(path: Path) -> tuple[list[str], int]:
+    """(what is wrong, one line each; how many photographs were looked at).
+
+    Every file against its checksum in cache.json; every row of the manifest against its entry: CRC,
+    decoding, size, grade.
+    Raises CacheError for a folder that is no cache or was left incomplete.
+    """
+    index = CacheIndex.read(path)
+    problems = verify_files(path, index)
+    try:
+        cache = open_cache(path)
+    except CacheError:
+        return problems, 0  # the damaged manifest is named already
+    grades: dict[str, int] = {}
+    for shard in range(len(index.shards)):
+        grades |= {entry.id: entry.grade for entry in scan_shard(path / SHARDS / shard_name(shard))}
+    size = index.recipe.size
+    for row, (id, grade) in enumerate(zip(cache.manifest["id"], cache.grades.tolist(), strict=True)):
+        try:
+            photo = read_photo(cache.read(row))
+        except (CacheError, PhotoError) as error:
+            problems.append(f"{id}: {error.message}")
+            continue
+        if photo.image.shape != (size, size, 3):
+            problems.append(f"{id}: {photo.width} x {photo.height} pixels, expected {size} x {size}")
+        if grades.get(id) != grade:
+            problems.append(f"{id}: grade {grade} in the manifest, {grades.get(id)} in its shard (-1: none)")
+    return problems, len(cache.manifest)

@@ -1,0 +1,273 @@
+"""One drawn fundus photograph of a given grade.
+
+Lengths and places are in units of the retina's radius, from the centre of the picture, x to the right and y down, of a
+right eye (optic disc on the right); a left eye is its mirror image. Colours are shares of red, green and blue, 0-1.
+"""
+
+from functools import cache
+from typing import Final, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Places = NDArray[np.float64]
+Picture = NDArray[np.uint8]
+Colour = tuple[float, float, float]
+
+
+class Camera(NamedTuple):
+    width: int  # of the frame, pixels
+    height: int
+    radius: int  # of the retina's disc, pixels; above half the height the frame cuts it at top and bottom
+    notch: bool  # a tab on the rim, there to tell which way up the picture is
+    cast: Colour  # gain of each colour
+    quality: int  # JPEG
+
+
+class Lesions(NamedTuple):
+    """What an eye of a grade shows; pairs are the least and the greatest number."""
+
+    microaneurysms: tuple[int, int] = (0, 0)
+    haemorrhages: tuple[int, int] = (0, 0)
+    exudates: tuple[int, int] = (0, 0)  # clusters
+    cotton_wool: tuple[int, int] = (0, 0)
+    beading: bool = False  # of the veins
+    proliferative: bool = False  # new vessels, preretinal blood or both
+
+
+LESIONS: Final = (
+    Lesions(),
+    Lesions((7, 11)),
+    Lesions((9, 14), (2, 5), (1, 3)),
+    Lesions((9, 14), (20, 29), (1, 3), (3, 6), beading=True),
+    Lesions((9, 14), (10, 17), (1, 3), (3, 6), beading=True, proliferative=True),
+)
+"""By grade, after the International Clinical Diabetic Retinopathy scale. Small lesions are three to four times larger
+than life: at 96 pixels a microaneurysm is two pixels wide, and a network learns from scratch in minutes."""
+
+# What passes through.
+_VEIN: Final = (0.64, 0.36, 0.42)
+_ARTERY: Final = (0.84, 0.52, 0.52)
+_NEW_VESSEL: Final = (0.8, 0.3, 0.36)
+_BLOOD: Final = (0.48, 0.14, 0.16)
+# What comes back.
+_NERVE: Final = (0.96, 0.76, 0.52)
+_EXUDATE: Final = (0.98, 0.9, 0.5)
+_COTTON_WOOL: Final = (0.94, 0.88, 0.75)
+
+_STEP: Final = 0.02  # of a vessel's path
+_TAPER: Final = 0.67  # of its width that a vessel loses on its way
+_BITS: Final = 4  # OpenCV draws at sixteenths of a pixel
+
+
+class Vessel(NamedTuple):
+    path: Places  # (n, 2), away from the optic disc
+    width: float  # at the start
+    artery: bool
+
+
+def draw_eye(rng: np.random.Generator, grade: int, eye: str, camera: Camera, pigment: Colour) -> Picture:
+    """One photograph, uint8 RGB of shape (camera.height, camera.width, 3).
+
+    `eye` is "left" or "right", `pigment` what the background sends back of the light.
+    """
+
+    def some(bounds: tuple[int, int]) -> int:
+        return int(rng.integers(*bounds, endpoint=True))
+
+    lesions = LESIONS[grade]
+    drawing = _Drawing(rng, eye, camera)
+    vessels = grow_vessels(rng, drawing.disc, drawing.fovea)
+    drawing.add_vessels(vessels)
+    if lesions.beading:
+        drawing.add_beads([vessel for vessel in vessels if not vessel.artery and vessel.width > 0.02])
+    drawing.add_microaneurysms(some(lesions.microaneurysms))
+    drawing.add_haemorrhages(some(lesions.haemorrhages))
+    if lesions.proliferative:
+        signs = rng.choice(["new vessels", "blood", "both"], p=[0.2, 0.2, 0.6])
+        if signs != "blood":
+            drawing.add_new_vessels(elsewhere=some((1, 2)))
+        if signs != "new vessels":
+            drawing.add_preretinal_blood()
+    drawing.paint_background(pigment, some(lesions.cotton_wool))
+    drawing.paint_exudates(some(lesions.exudates))
+    return drawing.photograph()
+
+
+def grow_vessels(rng: np.random.Generator, disc: Places, fovea: Places) -> list[Vessel]:
+    """Veins, then arteries: arcades around the macula, nasal and macular trunks, and their branches."""
+    vessels: list[Vessel] = []
+
+    def grow(start: Places, heading: float, turn: float, length: float, width: float, artery: bool, up: int) -> None:
+        """`heading` (radians) counts from the temporal side towards the top (`up` -1) or the bottom (1)."""
+        n = int(length / _STEP)
+        angle = heading + turn * _STEP * np.arange(n) + np.cumsum(rng.normal(0, 0.06, n))
+        path = start + np.cumsum(_STEP * np.stack([-np.cos(angle), up * np.sin(angle)], axis=1), axis=0)
+        reached = np.hypot(*(path - fovea).T) < 0.17  # the fovea has no vessels
+        n = int(reached.argmax()) if reached.any() else n
+        if n < 4:
+            return
+        vessels.append(Vessel(path[:n], width, artery))
+        side = rng.choice([-1, 1])
+        for k in range(rng.integers(9, 16), n - 4, rng.integers(10, 15)):
+            branch = width * (1 - _TAPER * k / n) * rng.uniform(0.55, 0.75)
+            if branch > 0.006:
+                fork = side * rng.uniform(0.5, 0.9)
+                grow(path[k], angle[k] + fork, -fork, length * rng.uniform(0.3, 0.5), branch, artery, up)
+            side = -side
+
+    for artery in (False, True):
+        width = 0.018 if artery else 0.024
+        for up in (-1, 1):
+            start = disc + np.array([rng.normal(0, 0.015), up * 0.02])
+            bend = rng.uniform(-0.15, 0.15) + (0.15 if artery else 0)
+            grow(start, 1.8 - bend, -1.45 + 0.5 * bend, 1.8, width * rng.uniform(0.9, 1.1), artery, up)
+            grow(start, 2.3 + 2 * bend, 0.3, 0.8, 0.6 * width, artery, up)
+            grow(start, 0.6 + bend, -0.9, 0.5, 0.3 * width, artery, up)
+    return vessels
+
+
+class _Drawing:
+    """Two layers: light that the background sends back, painted, and what lets it `through`, added; multiplied last."""
+
+    def __init__(self, rng: np.random.Generator, eye: str, camera: Camera) -> None:
+        self.rng, self.camera = rng, camera
+        self.mirror = np.array([1 if eye == "right" else -1, 1])
+        self.disc = np.array([0.55, -0.03]) + rng.normal(0, 0.03, 2)
+        self.fovea = self.disc + np.array([-0.6, 0.06]) + rng.normal(0, 0.015, 2)
+        self.through: Picture = np.full((camera.height, camera.width, 3), 255, np.uint8)
+        self.light: Picture = np.zeros_like(self.through)
+
+    def add_vessels(self, vessels: list[Vessel]) -> None:
+        for path, full_width, artery in vessels:
+            pixels = self._pixels(path)
+            pieces = max(2, len(pixels) // 10)
+            for k, width in enumerate(full_width * np.linspace(1, 1 - _TAPER, pieces)):
+                piece = pixels[max(0, k * len(pixels) // pieces - 1) : (k + 1) * len(pixels) // pieces]
+                self._line(piece, width, _levels(_ARTERY if artery else _VEIN, min(1, 0.35 + width / 0.02)))
+
+    def add_beads(self, veins: list[Vessel]) -> None:
+        for path, width, _ in veins:
+            for k in range(6, len(path), 5):
+                self._dot(self.through, path[k], width * (1 - _TAPER * k / len(path)), _levels(_VEIN))
+
+    def add_microaneurysms(self, number: int) -> None:
+        for place in self._scatter(number, 0.12, 0.75):
+            self._dot(self.through, place, self.rng.uniform(0.021, 0.028), _levels(_BLOOD, 0.8))
+
+    def add_haemorrhages(self, number: int) -> None:
+        for place in self._scatter(number, 0.2, 0.85):
+            blot = place + self._ring(self.rng.uniform(0.022, 0.045), unevenness=0.15)
+            self._area(blot, _levels(_BLOOD, self.rng.uniform(0.5, 0.9)))
+
+    def add_new_vessels(self, elsewhere: int) -> None:
+        """Tangles of fine loops, at the optic disc and elsewhere."""
+        for place in (self.disc, *self._scatter(elsewhere, 0.4, 0.7)):
+            for size in self.rng.uniform(0.03, 0.11, self.rng.integers(10, 16)):
+                loop = place + self.rng.normal(0, 0.05, 2) + self._ring(size, unevenness=0.3)
+                self._line(self._pixels(loop), 0.005, _levels(_NEW_VESSEL))
+
+    def add_preretinal_blood(self) -> None:
+        """Blood in front of the retina sinks to a boat with a level upper edge."""
+        (place,) = self._scatter(1, 0.35, 0.55)
+        turn = np.linspace(0, np.pi, 24)
+        hull = np.stack([np.cos(turn), self.rng.uniform(0.6, 0.9) * np.sin(turn)], axis=1)
+        self._area(place + self.rng.uniform(0.22, 0.34) * hull, _levels(_BLOOD, 0.75))
+
+    def paint_background(self, pigment: Colour, cotton_wool: int) -> None:
+        """Choroid, macula, optic disc and cotton wool: all soft, so painted at a quarter of the size."""
+        rng, camera = self.rng, self.camera
+        size = (camera.width // 4, camera.height // 4)
+        x = ((np.arange(size[0]) * 4 + 2 - camera.width / 2) / camera.radius * self.mirror[0])[:, None]
+        y = ((np.arange(size[1]) * 4 + 2 - camera.height / 2) / camera.radius)[:, None, None]
+
+        def bump(place: Places, width: float) -> NDArray[np.float64]:
+            across, down = (np.exp(-(((axis - at) / width) ** 2) / 2) for axis, at in zip((x, y), place, strict=True))
+            return np.asarray(across * down)
+
+        shade = 1.06 - 0.4 * ((x - rng.normal(0, 0.12)) ** 2 + (y - rng.normal(0, 0.12)) ** 2)
+        for cells, strength in ((5, 0.05), (24, 0.02)):
+            blotches = cv2.resize(rng.normal(0, strength, (cells, cells)), size, interpolation=cv2.INTER_CUBIC)
+            shade += blotches[..., None]
+        shade *= 1 - 0.28 * bump(self.fovea, 0.14) - 0.22 * bump(self.fovea, 0.05)
+        shade += 0.12 * bump(self.disc, 0.25)
+        field = shade * pigment
+        edge = 14 * (np.hypot((x - self.disc[0]) / 0.13, (y - self.disc[1]) / 0.145) - 1)
+        field += 0.85 / (1 + np.exp(edge)) * (_NERVE - field)
+        field += bump(self.disc, 0.05) * (0.02, 0.12, 0.16)  # the cup
+        for place in self._scatter(cotton_wool, 0.35, 0.7):
+            field += 0.75 * bump(place, rng.uniform(0.03, 0.045)) * (_COTTON_WOOL - field)
+        small = (255 * np.clip(field * camera.cast, 0, 1)).astype(np.uint8)
+        cv2.resize(small, (camera.width, camera.height), self.light, interpolation=cv2.INTER_CUBIC)
+
+    def paint_exudates(self, clusters: int) -> None:
+        for angle in self.rng.uniform(0, 2 * np.pi, clusters):
+            middle = self.fovea + self.rng.uniform(0.16, 0.34) * np.array([np.cos(angle), np.sin(angle)])
+            for place in self.rng.normal(middle, 0.06, (self.rng.integers(10, 22), 2)):
+                colour = _levels(_EXUDATE, self.rng.uniform(0.6, 1.4))
+                self._dot(self.light, place, self.rng.uniform(0.08, 0.14) ** 2, colour)
+
+    def photograph(self) -> Picture:
+        """What the camera makes of the layers: a little blur, grain, and the black around the disc."""
+        picture = cv2.multiply(self.light, self.through, scale=1 / 255)
+        picture = cv2.GaussianBlur(picture, (5, 5), self.rng.uniform(0.002, 0.004) * self.camera.radius)
+        grain = np.frombuffer(self.rng.bytes(picture.size), np.uint8).reshape(picture.shape)
+        picture = cv2.addWeighted(picture, 1, grain, 0.05, -6.4)
+        return np.asarray(cv2.multiply(picture, _aperture(self.camera), scale=1 / 255), np.uint8)
+
+    def _scatter(self, number: int, nearest: float, farthest: float) -> Places:
+        """Places (number, 2) in all directions, so far from the centre, inside the frame and off the optic disc."""
+        turn = (np.arange(number) + self.rng.uniform(0, 1, number)) / max(number, 1) + self.rng.uniform()
+        across, down = np.cos(2 * np.pi * turn), np.sin(2 * np.pi * turn)
+        inside = 0.45 * self.camera.height / self.camera.radius / np.maximum(np.abs(down), 1e-9)
+        farthest_inside = np.minimum(farthest, inside)
+        distance = nearest + (farthest_inside - nearest) * np.sqrt(self.rng.uniform(0, 1, number))
+        places = np.stack([distance * across, distance * down], axis=1)
+        places[np.hypot(*(places - self.disc).T) < 0.2, 0] *= -1
+        return places
+
+    def _ring(self, size: float, unevenness: float) -> Places:
+        """A closed line (37, 2) around the origin."""
+        turn = np.linspace(0, 2 * np.pi, 37)
+        wave, fold = self.rng.uniform(0, 2 * np.pi, 2)
+        reach = size * (1 + unevenness * (np.sin(2 * turn + wave) + np.sin(3 * turn + fold)))
+        return np.stack([reach * np.cos(turn), reach * np.sin(turn)], axis=1)
+
+    def _line(self, pixels: NDArray[np.int32], width: float, levels: Colour) -> None:
+        thickness = max(1, round(width * self.camera.radius))
+        cv2.polylines(self.through, [pixels], False, levels, thickness, cv2.LINE_AA, _BITS)
+
+    def _area(self, outline: Places, levels: Colour) -> None:
+        cv2.fillPoly(self.through, [self._pixels(outline)], levels, cv2.LINE_AA, _BITS)
+
+    def _dot(self, layer: Picture, place: Places, radius: float, levels: Colour) -> None:
+        size = round(radius * self.camera.radius * 2**_BITS)
+        cv2.circle(layer, self._pixels(place).tolist(), size, levels, -1, cv2.LINE_AA, _BITS)
+
+    def _pixels(self, places: Places) -> NDArray[np.int32]:
+        return _fixed(self.camera, self.mirror * places)
+
+
+@cache
+def _aperture(camera: Camera) -> Picture:
+    """255 where a camera shows the retina, 0 around it."""
+    mask = np.zeros((camera.height, camera.width, 3), np.uint8)
+    centre = _fixed(camera, np.zeros(2)).tolist()
+    cv2.circle(mask, centre, camera.radius << _BITS, (255, 255, 255), -1, cv2.LINE_AA, _BITS)
+    if camera.notch:
+        tab = np.array([[0.63, -0.69], [0.72, -0.78], [0.78, -0.72], [0.69, -0.63]])
+        cv2.fillPoly(mask, [_fixed(camera, tab)], (255, 255, 255), cv2.LINE_AA, _BITS)
+    return mask
+
+
+def _fixed(camera: Camera, places: Places) -> NDArray[np.int32]:
+    """Pixels of the frame in OpenCV's fixed point."""
+    pixels = np.array([camera.width, camera.height]) / 2 + camera.radius * places
+    return np.round(pixels * 2**_BITS).astype(np.int32)
+
+
+def _levels(colour: Colour, depth: float = 1) -> Colour:
+    """0-255; light fades exponentially with the depth of what it passes."""
+    red, green, blue = colour
+    return 255 * red**depth, 255 * green**depth, 255 * blue**depth

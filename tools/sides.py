@@ -1,0 +1,53 @@
+"""On which side, train, val or test, each photograph stands."""
+
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from pipeline.grades import UNKNOWN
+from pipeline.manifest import PATIENT_PATTERN, SHARES, draw_sides, parse_patient
+from tools.sources import Sample
+
+
+class Place(NamedTuple):
+    patient: str
+    eye: str
+    split: str  # "" where the photograph takes no part
+
+
+def place(
+    samples: Iterable[Sample],
+    *,
+    keep_layout: bool = True,
+    patient_pattern: str = PATIENT_PATTERN,
+    seed: int = 0,
+    recorded: Iterable[tuple[str, str]] = (),
+) -> dict[str, Place]:
+    """id -> its place.
+
+    The layout's splits stand where it brings them (unless `keep_layout` is false). Otherwise patients are drawn,
+    70/10/20; where the layout has a train part and no val, an eighth of the patients in train is drawn for it.
+    `recorded` are the (patient, side) of earlier times, which stay. Photographs without a grade take no part.
+    """
+    pattern = re.compile(patient_pattern)
+    graded, places = [], {}
+    for sample in samples:
+        patient, eye = parse_patient(sample.id, pattern)
+        split = sample.split if keep_layout and sample.grade != UNKNOWN else ""
+        places[sample.id] = Place(patient, eye, split)
+        if sample.grade != UNKNOWN:
+            graded.append(sample)
+    brings = {places[sample.id].split for sample in graded} - {""}
+    if brings and ("val" in brings or "train" not in brings):
+        return places
+    within = {"train": SHARES["train"], "val": SHARES["val"]} if brings else SHARES
+    shares = {side: share / sum(within.values()) for side, share in within.items()}
+    open_to_draw = [sample for sample in graded if places[sample.id].split == ("train" if brings else "")]
+    worst: dict[str, int] = {}
+    for sample in open_to_draw:
+        patient = places[sample.id].patient
+        worst[patient] = max(sample.grade, worst.get(patient, 0))
+    drawn = draw_sides(worst, shares, seed, {patient: side for patient, side in recorded if side in shares})
+    for sample in open_to_draw:
+        places[sample.id] = places[sample.id]._replace(split=drawn[places[sample.id].patient])
+    return places
