@@ -42,7 +42,9 @@ _UPRIGHT: Final = {
     8: Image.Transpose.ROTATE_90,
 }
 _16_TO_8: Final = np.round(np.arange(65536) / 257).astype(np.uint8)
-_PILLOW: Final = ("ignore", None, UserWarning, re.compile(r"PIL\."), 0)
+# Pillow warns of odd metadata, which is no concern of ours. The filter stays: warnings.catch_warnings, which would take
+# it away again, is not safe among threads.
+_METADATA_WARNINGS: Final = ("ignore", None, UserWarning, re.compile(r"PIL\."), 0)
 
 
 class Photo(NamedTuple):
@@ -63,8 +65,8 @@ def sniff(head: bytes | memoryview) -> str | None:
         return "PNG"
     if head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
         return "TIFF"
-    # Two letters are too few to tell a bitmap from a text: its reserved zeros and the size of its header are asked too.
-    if head.startswith(b"BM") and head[6:10] == bytes(4) and head[14:] in (b"\x0c\0", b"\x28\0", b"\x6c\0", b"\x7c\0"):
+    # Two letters are too few to tell a bitmap from a text, so the size of the header that follows is asked too.
+    if head.startswith(b"BM") and int.from_bytes(head[14:], "little") in (12, 16, 40, 52, 56, 64, 108, 124):
         return "BMP"
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
         return "WEBP"
@@ -72,25 +74,26 @@ def sniff(head: bytes | memoryview) -> str | None:
 
 
 def read_photo(data: bytes | memoryview, *, cover: int | None = None) -> Photo:
-    """Decode a JPEG (MPO: its first picture), PNG, TIFF, BMP or WebP to RGB.
+    """Decode a photograph of any size, depth and colour model to RGB.
 
-    With `cover`, the image comes at the largest scale (of 1, 2, 4, 8) that leaves at least `cover` pixels on its
-    shorter side. A JPEG is then decoded at that scale (a quarter of the time or less); other formats are averaged, with
-    twice the pixels left because an average is a poorer filter.
+    With `cover`, it comes at the smallest scale of 1, 1/2, 1/4 and 1/8 that leaves its shorter side at least `cover`
+    pixels. JPEGs are then decoded at that scale, several times faster; other formats are averaged after decoding, and
+    keep twice `cover`, because an average is the poorer filter.
 
-    16-bit grey is scaled v / 257, 16-bit colour keeps its upper byte (at most one level apart). Transparency is
-    composited on black. CMYK JPEGs are read inverted, as Adobe writes them, with or without Adobe's marker, as browsers
-    do. An EXIF orientation that is no orientation is ignored.
+    * 16-bit grey is scaled v / 257; of 16-bit colour the upper byte is taken, which differs by one level at most.
+    * Transparency is composited on black.
+    * CMYK JPEGs are inverted, as Adobe writes them, whether or not they carry Adobe's marker: so do browsers.
+    * An EXIF orientation is applied; one that makes no sense is ignored.
+    * Of several pictures in a file (MPO, TIFF) the first is taken.
+    * A file cut off anywhere is refused, a JPEG that lacks nothing but its end marker included: whether only the marker
+      is missing or also some of the picture cannot be told for certain.
 
-    A photograph cut off anywhere is refused.
-
-    Raises PhotoError with the reason, in one line, for anything else. Safe to call from several threads.
+    Raises PhotoError with the reason. Safe to call from several threads.
     """
     kind = sniff(data)
     if kind is None:
-        raise PhotoError(_not_an_image(bytes(data[:512])))
-    if _PILLOW not in warnings.filters:
-        # Oddities of metadata are no concern of ours; catch_warnings would not be safe among threads.
+        raise PhotoError(_why_no_photo(bytes(data[:512])))
+    if _METADATA_WARNINGS not in warnings.filters:
         warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     try:
         picture = _OPENERS[kind](BytesIO(data))
@@ -98,21 +101,20 @@ def read_photo(data: bytes | memoryview, *, cover: int | None = None) -> Photo:
         if width * height > MAX_PIXELS:
             raise PhotoError(f"{width} x {height} pixels, more than the {MAX_PIXELS:,} allowed")
         scale = _scale(min(width, height), cover if cover is None or kind == "JPEG" else 2 * cover)
-        if kind == "JPEG":
+        if isinstance(picture, JpegImageFile):
             picture.draft(None, (width // scale, height // scale))
         picture.load()
         turn = _UPRIGHT.get(_orientation(picture))
         rgb = _rgb(picture, 1 if kind == "JPEG" else scale)
-        if turn is not None:
-            rgb = rgb.transpose(turn)
-            if turn.name in ("TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"):
-                width, height = height, width
-        return Photo(np.asarray(rgb), width, height, scale)
     except PhotoError:
         raise
-    except Exception as error:  # damaged files make Pillow raise a dozen kinds of exception
-        cut = "truncated" in str(error)
-        raise PhotoError(f"cut off: {error}" if cut else f"damaged {kind}: {error}") from error
+    except Exception as error:  # Pillow raises a dozen kinds of exception on damaged files
+        verdict = "cut off" if "truncated" in str(error).lower() else f"damaged {kind}"
+        raise PhotoError(f"{verdict}: {str(error) or type(error).__name__}") from error
+    upright = rgb if turn is None else rgb.transpose(turn)
+    if upright.width != rgb.width:
+        width, height = height, width
+    return Photo(np.asarray(upright), width, height, scale)
 
 
 def _scale(short: int, cover: int | None) -> int:
@@ -121,18 +123,19 @@ def _scale(short: int, cover: int | None) -> int:
     return next((scale for scale in (8, 4, 2) if short >= scale * cover), 1)
 
 
-def _orientation(picture: Image.Image) -> object:
+def _orientation(picture: Image.Image) -> int:
     try:
-        return picture.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # junk where EXIF should be does not spoil the photograph
-        return None
+        return int(picture.getexif()[ExifTags.Base.Orientation])
+    except Exception:  # no EXIF, or junk in its place, which does not spoil the picture
+        return 1
 
 
 def _rgb(picture: Image.Image, factor: int) -> Image.Image:
-    if picture.mode.startswith("I"):
-        picture = Image.fromarray(_16_TO_8[np.asarray(picture)])
-    elif picture.mode == "F":
-        raise PhotoError("its pixels are floating-point numbers; save it with 8 or 16 bits a channel")
+    if picture.mode.startswith(("I", "F")):
+        values = np.asarray(picture)
+        if picture.mode == "F" or values.min() < 0 or values.max() > 65535:
+            raise PhotoError("its pixels are 32-bit numbers: save it with 8 or 16 bits a channel")
+        picture = Image.fromarray(_16_TO_8[values])
     elif picture.has_transparency_data:
         picture = picture.convert("RGBA")
     elif picture.mode not in ("L", "RGB"):
@@ -146,13 +149,13 @@ def _rgb(picture: Image.Image, factor: int) -> Image.Image:
     return picture.convert("RGB")
 
 
-def _not_an_image(head: bytes) -> str:
+def _why_no_photo(head: bytes) -> str:
     if not head:
         return "empty file"
     if head.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer, not the photograph; run `git lfs pull`"
-    if re.match(rb"\s*<(!doctype html|html|\?xml|head|body)", head, re.IGNORECASE):
+        return "a Git LFS pointer, not the photograph: run `git lfs pull`"
+    if re.match(rb"\s*<(!doctype html|html|head|body)", head, re.IGNORECASE):
         return "not an image: HTML text"
-    if head.isascii() and head.decode().isprintable():
+    if len(head) > 1 and head.isascii() and b"\0" not in head:
         return "not an image: text"
-    return "not an image: no JPEG, PNG, TIFF, BMP or WebP"
+    return "not a JPEG, PNG, TIFF, BMP or WebP"

@@ -10,10 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 SEARCH_SIDE: Final = 256
-"""Longer side of the copy that is searched, pixels. A disc's radius is then found to about 0.3 %."""
+"""Longer side of the copy that is searched, about, pixels: enough to place the disc to 0.5 % of its radius."""
+RIM: Final = 0.2
+"""Where the retina begins, on the way from the background's level (0) to its own (1): higher loses dim rims, lower
+takes in the glow around bright ones."""
+FAINT: Final = 0.1
+"""Where light begins that must not be cut away; below RIM, to err on the safe side."""
+MIN_CONTRAST: Final = 5
+"""Levels between background and retina below which the rim drowns in noise."""
 TRIALS: Final = 256
-TOLERANCE: Final = 1.5  # pixels of the small copy between a point and the circle it supports
-SECTORS: Final = 64  # of the circle, to count how much of it the points support
+TOLERANCE: Final = 1.5
+"""Pixels of the small copy between the circle and the points that support it."""
+SECTORS: Final = 64
+"""Of the circle, in which support is counted."""
 
 
 class Disc(NamedTuple):
@@ -38,54 +47,67 @@ class Square(NamedTuple):
         return Square(self.left * factor, self.top * factor, self.side * factor)
 
 
-def small_copy(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """`image` (h, w, 3), averaged down until its longer side has SEARCH_SIDE pixels; as it is where it has no more."""
-    height, width = image.shape[:2]
-    factor = SEARCH_SIDE / max(height, width)
-    if factor >= 1:
-        return image
-    size = max(1, round(width * factor)), max(1, round(height * factor))
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+def small_copy(image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], int]:
+    """The RGB image (h, w, 3) averaged over blocks of step x step pixels, and the step.
+
+    The longer side comes near SEARCH_SIDE; a smaller image comes back as it is. What is left over at the right and
+    lower border, less than a block, is left out. A whole step makes the averaging three times as fast.
+    """
+    step = max(1, round(max(image.shape[:2]) / SEARCH_SIDE))
+    height, width = image.shape[0] // step, image.shape[1] // step
+    whole = image[: height * step, : width * step]
+    return np.asarray(cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8), step
 
 
 def is_blank(image: NDArray[np.uint8]) -> bool:
-    """Whether a small RGB image (h, w, 3) is featureless: black, white or flat, apart from noise."""
-    low, high = _levels(cv2.GaussianBlur(_light(image), (0, 0), 3), 0.01, 0.99)
-    return high - low < 4
+    """Whether a small RGB image (h, w, 3) is featureless: black, white or flat, apart from noise.
+
+    The blur leaves a tenth of pixel noise; a retina at 3 % of its usual brightness still spans 6 levels.
+    """
+    histogram = np.bincount(cv2.GaussianBlur(_light(image), (0, 0), 3).ravel(), minlength=256)
+    return _level(histogram, 0.99) - _level(histogram, 0.01) < 4
 
 
 def find_disc(image: NDArray[np.uint8]) -> Disc | None:
     """The retina's disc in a small RGB image (h, w, 3), in its pixels, or None where none can be made out.
 
-    The outermost lit pixels of every row and column are the points; the circle that most of them support wins (RANSAC,
-    Fischler and Bolles 1981, with a fixed seed), and is fitted to its supporters by least squares (Kasa 1976).
+    The outermost lit pixels of every row and column are the points. The circle that most of them support wins (RANSAC,
+    Fischler and Bolles 1981, with a fixed seed) and is fitted to its supporters' distances by least squares
+    (Gauss-Newton; the algebraic fits make circles of which little is seen too small).
     """
     light = _light(image)
-    for share in (0.15, 0.06, 0.4):  # the later ones for flare in a dark eye, and for a lit background
-        points = _outline(_lit(light, share))
-        disc = _circle(points, light.shape[1], light.shape[0])
+    background, retina = _levels(light)
+    if retina - background < MIN_CONTRAST:
+        return None
+    height, width = light.shape
+    # The second level is for a dark eye with a flare in it, the third for a background that is not black everywhere.
+    for share in (RIM, RIM / 3, 2 * RIM):
+        disc = _circle(_outline(light > background + max(2.0, share * (retina - background))), width, height)
         if disc is not None:
             return disc
     return None
 
 
-def crop_square(image: NDArray[np.uint8], disc: Disc | None) -> Square:
-    """The square around a small image's disc, or around the whole frame where there is none.
+def crop_square(image: NDArray[np.uint8], disc: Disc) -> Square:
+    """The square around the disc of a small RGB image (h, w, 3), in its pixels.
 
-    Retina is never cut away: where more than 1 % of the lit pixels lay outside, the square grows to cover them.
+    Retina is never cut away: where more than 1 % of the lit pixels lay outside, the square grows to cover them all.
     """
-    height, width = image.shape[:2]
-    left, top, right, bottom = 0.0, 0.0, float(width), float(height)
-    if disc is not None:
-        x0, y0, x1, y1 = disc.cx - disc.radius, disc.cy - disc.radius, disc.cx + disc.radius, disc.cy + disc.radius
-        lit = _lit(_light(image), 0.15)
-        inside = lit[max(0, round(y0)) : max(0, round(y1)), max(0, round(x0)) : max(0, round(x1))].sum()
-        if inside >= 0.99 * lit.sum():
-            return Square(x0, y0, 2 * disc.radius)
-        rows, columns = np.flatnonzero(lit.any(axis=1)), np.flatnonzero(lit.any(axis=0))
-        left, right = min(x0, float(columns[0])), max(x1, float(columns[-1] + 1))
-        top, bottom = min(y0, float(rows[0])), max(y1, float(rows[-1] + 1))
-    side = max(right - left, bottom - top)
+    x0, y0, x1, y1 = disc.cx - disc.radius, disc.cy - disc.radius, disc.cx + disc.radius, disc.cy + disc.radius
+    light = _light(image)
+    background, retina = _levels(light)
+    y, x = np.nonzero(light > background + max(2.0, FAINT * (retina - background)))
+    outside = (x + 0.5 < x0) | (x + 0.5 > x1) | (y + 0.5 < y0) | (y + 0.5 > y1)
+    if outside.sum() <= 0.01 * len(outside):
+        return covering(x0, y0, x1, y1)
+    x0, x1 = min(x0, float(x.min())), max(x1, float(x.max() + 1))
+    y0, y1 = min(y0, float(y.min())), max(y1, float(y.max() + 1))
+    return covering(x0, y0, x1, y1)
+
+
+def covering(left: float, top: float, right: float, bottom: float) -> Square:
+    """The smallest square about the centre of a rectangle that covers it."""
+    side = float(max(right - left, bottom - top))
     return Square((left + right - side) / 2, (top + bottom - side) / 2, side)
 
 
@@ -95,16 +117,22 @@ def _light(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(cv2.medianBlur(cv2.max(cv2.max(red, green), blue), 3), dtype=np.uint8)
 
 
-def _levels(light: NDArray[np.uint8], *shares: float) -> list[int]:
-    """The levels that these shares of the pixels do not exceed."""
-    cumulative = np.bincount(light.ravel(), minlength=256).cumsum()
-    return [int(np.searchsorted(cumulative, share * light.size)) for share in shares]
+def _level(histogram: NDArray[np.int64], share: float) -> int:
+    """The level that this share of the pixels does not exceed."""
+    return int(np.searchsorted(histogram.cumsum(), share * histogram.sum()))
 
 
-def _lit(light: NDArray[np.uint8], share: float) -> NDArray[np.bool_]:
-    """Where the light is more than `share` of the way from the background to the retina."""
-    background, retina = _levels(light, 0.01, 0.9)
-    return light > background + max(2.0, share * (retina - background))
+def _levels(light: NDArray[np.uint8]) -> tuple[int, int]:
+    """The levels of the background and of the retina.
+
+    The retina's is the upper quartile of what is not background, so neither the size of the disc matters nor a flare
+    that covers less than a quarter of it.
+    """
+    histogram = np.bincount(light.ravel(), minlength=256)
+    background = _level(histogram, 0.01)
+    faint = background + max(2, (_level(histogram, 0.99) - background) // 16)
+    histogram[: faint + 1] = 0
+    return background, _level(histogram, 0.75)
 
 
 def _outline(lit: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -117,27 +145,31 @@ def _outline(lit: NDArray[np.bool_]) -> NDArray[np.float64]:
         (columns + 0.5, lit[:, columns].argmax(axis=0)),
         (columns + 0.5, height - lit[::-1, columns].argmax(axis=0)),
     )
-    x, y = np.concatenate(ends, axis=1)
-    return np.stack([x, y], axis=1)[(x > 0) & (x < width) & (y > 0) & (y < height)]
+    points = np.concatenate(ends, axis=1).T
+    return points[((points > 0) & (points < (width, height))).all(axis=1)]
 
 
 def _circle(points: NDArray[np.float64], width: int, height: int) -> Disc | None:
     if len(points) < 16:
         return None
     circles = _circumcircles(points[np.random.default_rng(0).integers(len(points), size=(TRIALS, 3))])
-    # A disc smaller than this is a reflex or the optic disc, a larger one the straight edge of a notch or of a mask.
+    # A smaller disc is a reflex or the optic disc, a larger one the straight edge of a notch or of a mask.
     longer = max(width, height)
-    circles = circles[(circles[:, 2] > 0.1 * longer) & (circles[:, 2] < 0.75 * longer)]
+    circles = circles[(circles[:, 2] > max(4, 0.1 * longer)) & (circles[:, 2] < 0.75 * longer)]
     if len(circles) == 0:
         return None
     some = points[:: max(1, len(points) // 200)]
     cx, cy, radius = circles.T[:, :, None]
     support = (np.abs(np.hypot(some[:, 0] - cx, some[:, 1] - cy) - radius) < TOLERANCE).sum(axis=1)
-    disc = Disc(*circles[support.argmax()])
-    for _ in range(2):
-        supporters = points[np.abs(np.hypot(points[:, 0] - disc.cx, points[:, 1] - disc.cy) - disc.radius) < TOLERANCE]
-        disc = _least_squares(supporters)
-    return disc if _supported(disc, supporters, width, height) else None
+    circle = circles[support.argmax()]
+    for _ in range(4):
+        arms = points - circle[:2]
+        near = np.abs(np.hypot(*arms.T) - circle[2]) < TOLERANCE
+        distance = np.hypot(*arms[near].T)
+        directions = np.column_stack([arms[near] / distance[:, None], np.ones_like(distance)])
+        circle = circle + np.linalg.lstsq(directions, distance - circle[2], rcond=None)[0]
+    disc = Disc(*circle.tolist())
+    return disc if _supported(disc, points[near], width, height) else None
 
 
 def _circumcircles(triples: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -148,12 +180,6 @@ def _circumcircles(triples: NDArray[np.float64]) -> NDArray[np.float64]:
         b2, c2, double = bx**2 + by**2, cx**2 + cy**2, 2 * (bx * cy - by * cx)
         x, y = (cy * b2 - by * c2) / double, (bx * c2 - cx * b2) / double
     return np.stack([a[:, 0] + x, a[:, 1] + y, np.hypot(x, y)], axis=1)
-
-
-def _least_squares(points: NDArray[np.float64]) -> Disc:
-    x, y = points.T
-    a, b, c = np.linalg.lstsq(np.stack([x, y, np.ones_like(x)], axis=1), x**2 + y**2, rcond=None)[0]
-    return Disc(float(a / 2), float(b / 2), float(np.sqrt(max(0.0, c + (a**2 + b**2) / 4))))
 
 
 def _supported(disc: Disc, points: NDArray[np.float64], width: int, height: int) -> bool:
