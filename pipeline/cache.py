@@ -220,8 +220,11 @@ def claim(path: Path) -> int:
     """
     import fcntl  # not on Windows, where nothing but this needs it
 
-    path.mkdir(parents=True, exist_ok=True)
-    strangers = [name for name in os.listdir(path) if not name.endswith(TMP_SUFFIX)]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        strangers = [name for name in os.listdir(path) if not name.endswith(TMP_SUFFIX)]
+    except OSError as error:
+        raise CacheError(f"{path}: no folder to write a cache into ({error.strerror})") from error
     if strangers and not {INDEX, UNFINISHED} & set(strangers):
         raise CacheError(f"{path} holds {strangers[0]!r} and is no cache; choose another folder with --out")
     descriptor = os.open(path, os.O_RDONLY)

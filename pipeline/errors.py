@@ -5,7 +5,7 @@
       PhotoError                    one photograph cannot be read; the message is the reason that rejects.csv keeps
       CacheError                    a cache folder is missing, incomplete, foreign or damaged
       RunError                      a run folder, checkpoint or weight file cannot be used
-      LoaderMissing        exit 3   the loader asked for is not installed; the message ends in the command that installs it
+      LoaderMissing        exit 3   the loader asked for is not installed; the message ends in its `pip install` line
 
 Wrong usage (exit 2) is click's own `UsageError`. Foreign exceptions are caught where they arise and raised again as
 one of these, `from` their cause.

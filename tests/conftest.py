@@ -67,11 +67,8 @@ def write_cache(
     return folder
 
 
-MakeCache = Callable[..., Path]
-
-
 @pytest.fixture
-def make_cache(tmp_path: Path) -> MakeCache:
+def make_cache(tmp_path: Path) -> Callable[..., Path]:
     """make_cache(pictures, grades=None, splits=None) -> a cache folder; see `write_cache`."""
 
     def make(

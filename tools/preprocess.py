@@ -101,6 +101,8 @@ def preprocess(listing: Listing, out: Path, recipe: Recipe, settings: Settings, 
         changed = _finish(out, index, rows, refused + listing.rows, previous, began_ns) or bool(groups)
         encoded = sum(part.encoded for part in built)
         return Outcome(rows, refused, encoded, time.perf_counter() - began, changed)
+    except OSError as error:
+        raise CacheError(f"{out}: cannot be written ({error.strerror}); the same command goes on from there") from error
     finally:
         os.close(lock)
 
