@@ -1,11 +1,11 @@
 """The `tools` command. Bodies import what they need when they run: `--help` answers at once."""
 
-import os
 from pathlib import Path
 
 import click
 
 from pipeline.errors import FundusError
+from pipeline.machine import usable_cores
 
 FOLDER = click.Path(path_type=Path)
 
@@ -13,11 +13,6 @@ FOLDER = click.Path(path_type=Path)
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 def main() -> None:
     """Prepare, check and look at caches of fundus photographs."""
-
-
-def cores() -> int:
-    """Those this process may use; a container or a scheduler may give fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @main.command()
@@ -42,7 +37,7 @@ def cores() -> int:
     "[default: the text before _left or _right]",
 )
 @click.option("--keep-blank", is_flag=True, help="Let near-black and featureless photographs take part.")
-@click.option("--workers", type=click.IntRange(1), default=cores, show_default="all cores", help="Processes.")
+@click.option("--workers", type=click.IntRange(1), default=usable_cores, show_default="all cores", help="Processes.")
 @click.option("--strict", is_flag=True, help="Stop at the first photograph or row that is refused.")
 @click.option(
     "--max-rejects",

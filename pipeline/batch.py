@@ -1,0 +1,71 @@
+"""What a loader gives, and what a loader is. The trainer knows nothing else of them."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, NamedTuple, Protocol, Self, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Batch(NamedTuple):
+    images: Tensor  # uint8 (n, 3, size, size), RGB 0-255, on the loader's device, channels-last strides
+    grades: Tensor  # int64 (n,), 0-4, -1 where unknown, on the loader's device
+    rows: Tensor  # int64 (n,), row in the manifest, on the CPU
+
+
+class Loader(Protocol):
+    """Renders the plan of an epoch into batches.
+
+    Epochs may be begun, left half-way and taken up again in any order; none changes another. A batch may be kept after
+    the next is asked for. A photograph that cannot be read raises CacheError with its id when its batch's turn comes;
+    the loader stays usable. For one consumer: not to be iterated from several threads at once.
+    """
+
+    def __len__(self) -> int:
+        """Batches in an epoch, the short last one included."""
+        ...
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from batch `start` on. Same number, same batches."""
+        ...
+
+    def close(self) -> None:
+        """Ends the loader's threads; may be called twice. Leaving a `with` block does it too."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def to_batch(images: Tensor, rows: NDArray[np.int64], grades: NDArray[np.int64]) -> Batch:
+    """images: uint8 (n, 3, size, size); rows: (n,); grades: of the whole manifest."""
+    return Batch(images, torch.from_numpy(grades[rows]).to(images.device, non_blocking=True), torch.from_numpy(rows))
+
+
+AHEAD: Final = 2
+"""Batches under way beside the one that is asked for: 50 MB each at 64 photographs of 512 px."""
+
+
+def ahead(begin: Callable[[T], R], items: Iterable[T], depth: int = AHEAD) -> Iterator[R]:
+    """begin(item) for every item, in order, each begun `depth` items before it is handed out.
+
+    >>> beginnings = ahead(lambda item: print(f"begin {item}") or item, "abcd", depth=1)
+    >>> next(beginnings)
+    begin a
+    begin b
+    'a'
+    """
+    begun: deque[R] = deque()
+    for item in items:
+        begun.append(begin(item))
+        if len(begun) > depth:
+            yield begun.popleft()
+    while begun:
+        yield begun.popleft()

@@ -1,0 +1,78 @@
+"""From a name to a loader. Neither torch nor DALI is imported before a loader is asked for."""
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from pipeline.cache import Cache
+from pipeline.errors import CacheError, LoaderMissing
+from pipeline.machine import usable_cores
+from pipeline.plan import NO_AUGMENT, Augment, Schedule
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.batch import Loader
+
+LOADERS: Final = ("auto", "dali", "torchvision")
+
+
+def open_loader(
+    name: str,
+    cache: Cache,
+    *,
+    split: str,
+    batch_size: int,
+    augment: Augment = NO_AUGMENT,
+    shuffle: bool = False,
+    size: int | None = None,
+    seed: int = 0,
+    device: "str | torch.device" = "cpu",
+    workers: int | None = None,
+    shard: tuple[int, int] = (0, 1),
+) -> "Loader":
+    """A loader of a split's photographs; which one it is does not change what comes out of it.
+
+    name: "dali", "torchvision", or "auto": DALI on a CUDA device where it is installed, else torchvision.
+    split: "train", "val", "test", or "all".
+    size: side of the pictures, pixels; the cache's own where None, never more.
+    device: where batches shall lie.
+    workers: threads, at least 1; one for each core this process may use where None.
+    shard: (rank, world), this process's part of an epoch (see `plan_epoch`).
+
+    Raises LoaderMissing where DALI is asked for and not installed, CacheError for an empty split, UsageError for a
+    value that cannot be.
+    """
+    if name not in LOADERS:
+        raise click.UsageError(f"loader {name!r}: choose one of {', '.join(LOADERS)}")
+    if workers is not None and workers < 1:
+        raise click.UsageError(f"workers must be at least 1, got {workers}")
+    rows = cache.rows(split)
+    if not len(rows):
+        raise CacheError(f"{cache.path}: no photograph is in the split {split!r}")
+    source_size = cache.recipe.size
+    size = source_size if size is None else size
+    try:
+        schedule = Schedule(rows, augment, source_size, size, batch_size, shuffle, seed, shard)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    workers = workers or usable_cores()
+    kind = str(device).partition(":")[0]
+    if name == "auto":
+        name = "dali" if kind == "cuda" and dali_installed() else "torchvision"
+    if name == "torchvision":
+        from pipeline.torchvision_loader import TorchvisionLoader
+
+        return TorchvisionLoader(cache, schedule, device=device, workers=workers)
+    if kind not in ("cpu", "cuda"):
+        raise click.UsageError(f"DALI knows no device {device}; the torchvision loader does")
+    try:
+        from pipeline.dali_loader import DaliLoader
+    except ImportError as error:
+        raise LoaderMissing(f"DALI is not installed ({error}): pip install 'fundus-grading[dali]'") from error
+    return DaliLoader(cache, schedule, device=device, workers=workers)
+
+
+def dali_installed() -> bool:
+    return find_spec("nvidia") is not None and find_spec("nvidia.dali") is not None

@@ -1,0 +1,187 @@
+"""An epoch is a table: which photograph comes at which place, and how it is flipped and turned.
+
+The table is made before any pixel is read, and a loader only renders it. So batch size, number of workers, loader and
+number of processes cannot change a pixel, and resuming in the middle of an epoch is starting at a later row.
+"""
+
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Augment:
+    """How photographs are varied while training: a retina has no up or down, and left eyes mirror right ones.
+
+    hflip, vflip: probability, 0 to 1, of mirroring left-right and top-bottom.
+    degrees: the angle is uniform in [-degrees, degrees], 0 to 180.
+    """
+
+    hflip: float = 0.5
+    vflip: float = 0.5
+    degrees: float = 180
+
+    def __post_init__(self) -> None:
+        for name, probability in (("hflip", self.hflip), ("vflip", self.vflip)):
+            if not 0 <= probability <= 1:
+                raise ValueError(f"{name} is a probability, 0 to 1, got {probability}")
+        if not 0 <= self.degrees <= 180:
+            raise ValueError(f"degrees must be 0 to 180, got {self.degrees}")
+
+
+NO_AUGMENT: Final = Augment(hflip=0, vflip=0, degrees=0)
+
+
+class EpochPlan(NamedTuple):
+    """An epoch, or a batch of it."""
+
+    rows: NDArray[np.int64]  # (n,) rows of the manifest, in order of appearance
+    matrices: NDArray[np.float32]  # (n, 2, 3) output pixel centre (x + .5, y + .5) -> source coordinates
+
+
+def plan_epoch(
+    rows: NDArray[np.int64],
+    augment: Augment,
+    *,
+    source_size: int,
+    size: int,
+    shuffle: bool,
+    seed: int,
+    epoch: int,
+    shard: tuple[int, int] = (0, 1),
+) -> EpochPlan:
+    """The table of an epoch.
+
+    Everything random about a row is a function of (seed, epoch, row) alone. The order of a shuffled epoch depends on
+    the set of rows, not on how they are listed. Shard (rank, world) takes every world-th place beginning at rank, so
+    that `world` processes with batches of n see at each step what one process with batches of world * n sees.
+
+    rows: int64 (n,), none negative. source_size, size: sides, in pixels, of the cached and of the rendered pictures.
+    Raises ValueError for a seed or epoch outside 0 to 2**64 - 1, an impossible shard, a size below 1.
+    """
+    _check_shard(shard)
+    _check_size(size, source_size)
+    words = _random_words(rows, seed, epoch)
+    order = np.argsort(words[:, 0], kind="stable") if shuffle else np.arange(len(rows))
+    order = order[shard[0] :: shard[1]]
+    uniform = (words[order, 1:] >> np.uint64(11)) * 2.0**-53  # the top 53 bits, a double in [0, 1)
+    matrices = affine(
+        hflip=uniform[:, 0] < augment.hflip,
+        vflip=uniform[:, 1] < augment.vflip,
+        degrees=augment.degrees * (2 * uniform[:, 2] - 1),
+        source_size=source_size,
+        size=size,
+    )
+    return EpochPlan(rows[order], matrices)
+
+
+def affine(
+    *, hflip: NDArray[np.bool_], vflip: NDArray[np.bool_], degrees: NDArray[np.floating], source_size: int, size: int
+) -> NDArray[np.float32]:
+    """(n, 2, 3) matrices that flip, then turn about the centre, then scale a square picture.
+
+    They map the centre (x + .5, y + .5) of an output pixel to where it lies in the source, whose pixels are unit
+    squares with (0, 0) at the outer corner of the first. A positive angle turns the picture counter-clockwise, as in
+    Pillow and torchvision: the same as `rotate(hflip(picture), degrees)`.
+    """
+    angle, scale = np.radians(degrees), source_size / size
+    cos, sin = np.cos(angle) * scale, np.sin(angle) * scale
+    x, y = np.where(hflip, -1.0, 1.0), np.where(vflip, -1.0, 1.0)
+    # Backwards, from output to source: undo the scale, then the turn, then the flips. The centre goes to the centre.
+    matrices = np.empty((len(degrees), 2, 3), np.float32)
+    for i, (along_x, along_y) in enumerate([(x * cos, -x * sin), (y * sin, y * cos)]):
+        matrices[:, i, 0] = along_x
+        matrices[:, i, 1] = along_y
+        matrices[:, i, 2] = source_size / 2 - (along_x + along_y) * (size / 2)
+    return matrices
+
+
+def halvings(source_size: int, size: int) -> int:
+    """How often a picture is halved, by the mean of 2 x 2 pixels, before it is warped to `size`.
+
+    Bilinear interpolation looks at two pixels each way: beyond a ratio of 2 it would skip some, and small bright or
+    dark dots would come and go with the angle. The rest of the way is below 2, or 2 where the side is odd.
+
+    >>> halvings(512, 224), halvings(512, 512)
+    (1, 0)
+    """
+    count = 0
+    while source_size % 2 == 0 and source_size // 2 >= size:
+        source_size //= 2
+        count += 1
+    return count
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """The batches of every epoch: what a loader renders.
+
+    Raises ValueError, quoting the bad value, for what no epoch could be planned with.
+    """
+
+    rows: NDArray[np.int64] = field(repr=False)
+    augment: Augment
+    source_size: int
+    size: int
+    batch_size: int
+    shuffle: bool = False
+    seed: int = 0
+    shard: tuple[int, int] = (0, 1)
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        _check_size(self.size, self.source_size)
+        _check_shard(self.shard)
+        _check_word("seed", self.seed)
+
+    def __len__(self) -> int:
+        """Batches in an epoch, the short last one included."""
+        return -(-len(range(self.shard[0], len(self.rows), self.shard[1])) // self.batch_size)
+
+    def batches(self, epoch: int, start: int = 0) -> list[EpochPlan]:
+        """The batches of an epoch from batch `start` on; none where start is their number."""
+        if not 0 <= start <= len(self):
+            raise ValueError(f"start must be 0 to {len(self)}, the batches of an epoch, got {start}")
+        rows, matrices = plan_epoch(
+            self.rows,
+            self.augment,
+            source_size=self.source_size,
+            size=self.size,
+            shuffle=self.shuffle,
+            seed=self.seed,
+            epoch=epoch,
+            shard=self.shard,
+        )
+        firsts = range(start * self.batch_size, len(rows), self.batch_size)
+        return [EpochPlan(rows[i : i + self.batch_size], matrices[i : i + self.batch_size]) for i in firsts]
+
+
+def _random_words(rows: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.uint64]:
+    """(n, 4) random words: row r owns block r of the Philox stream with the key (seed, epoch).
+
+    Raw words, because numpy keeps them the same for ever and makes no such promise for its distributions.
+    """
+    _check_word("seed", seed)
+    _check_word("epoch", epoch)
+    stream = np.random.Philox(key=np.array([seed, epoch], np.uint64))
+    blocks = int(rows.max(initial=-1)) + 1
+    return stream.random_raw(4 * blocks).reshape(blocks, 4)[rows]
+
+
+def _check_word(name: str, value: int) -> None:
+    if not 0 <= value < 2**64:
+        raise ValueError(f"{name} must be 0 to 2**64 - 1, got {value}")
+
+
+def _check_shard(shard: tuple[int, int]) -> None:
+    rank, world = shard
+    if not 0 <= rank < world:
+        raise ValueError(f"shard is (rank, world) with 0 <= rank < world, got {shard}")
+
+
+def _check_size(size: int, source_size: int) -> None:
+    if not 1 <= size <= source_size:
+        raise ValueError(f"size must be 1 to {source_size}, the cache's own, got {size}")

@@ -1,0 +1,159 @@
+"""Both loaders against each other, and each against Pillow and torchvision, on real photographs."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as F
+
+from pipeline.batch import Loader
+from pipeline.cache import Cache, open_cache
+from pipeline.loaders import open_loader
+from pipeline.plan import NO_AUGMENT, Augment, EpochPlan, Schedule, affine
+from pipeline.torchvision_loader import Scratch, TorchvisionLoader, warp, warp_batch
+
+LOADERS = ["torchvision", "dali"]
+
+
+@pytest.fixture(scope="module")
+def cache(eyepacs_cache: Path) -> Cache:
+    return open_cache(eyepacs_cache)
+
+
+def dali_loader() -> Callable[..., Loader]:
+    pytest.importorskip("nvidia.dali", reason="DALI is not installed")
+    from pipeline.dali_loader import DaliLoader
+
+    return DaliLoader
+
+
+def render(name: str, cache: Cache, number: int = 0, **settings: object) -> torch.Tensor:
+    if name == "dali":
+        dali_loader()
+    with open_loader(name, cache, split="all", batch_size=16, **settings) as loader:  # type: ignore[arg-type]
+        return torch.cat([batch.images for batch in loader.epoch(number)])
+
+
+def differences(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return (a.cpu().int() - b.cpu().int()).abs()
+
+
+def assert_alike(a: torch.Tensor, b: torch.Tensor) -> None:
+    """One grey level at most on 99.9 % of the values, three nowhere exceeded."""
+    difference = differences(a, b)
+    assert (difference <= 1).float().mean() >= 0.999
+    assert difference.max() <= 3
+
+
+@pytest.mark.parametrize("size", [512, 384, 256, 224, 128])
+def test_dali_and_torchvision_give_the_same_pixels(cache: Cache, size: int) -> None:
+    settings = {"augment": Augment(), "shuffle": True, "size": size}
+    assert_alike(render("dali", cache, **settings), render("torchvision", cache, **settings))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("size", [512, 224])
+@pytest.mark.parametrize(("name", "tolerance"), [("torchvision", 1), ("dali", 4)])
+def test_a_gpu_gives_the_same_pixels(cache: Cache, name: str, tolerance: int, size: int) -> None:
+    """nvJPEG rounds its transforms and colours in its own way, so DALI is allowed more there."""
+    settings = {"augment": Augment(), "shuffle": True, "size": size}
+    difference = differences(
+        render(name, cache, device="cuda", **settings), render("torchvision", cache, device="cpu", **settings)
+    )
+    assert difference.float().mean() <= 0.5
+    assert (difference <= tolerance).float().mean() >= 0.999
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", LOADERS)
+def test_a_kept_batch_stays_on_a_gpu(cache: Cache, name: str) -> None:
+    with open_loader(name, cache, split="all", batch_size=16, augment=Augment(), device="cuda") as loader:
+        kept = [(batch.images, batch.images.clone()) for batch in loader.epoch(0)]
+        for number in range(1, 10):
+            for _ in loader.epoch(number):
+                pass
+        assert all(torch.equal(images, copy) for images, copy in kept)
+        assert all(images.is_contiguous(memory_format=torch.channels_last) for images, _ in kept)
+
+
+@dataclass(frozen=True, eq=False)
+class Turned(Schedule):
+    """Every photograph flipped and turned as told."""
+
+    hflip: bool = False
+    vflip: bool = False
+    degrees: float = 0
+
+    def batches(self, epoch: int, start: int = 0) -> list[EpochPlan]:
+        n = len(self.rows)
+        matrices = affine(
+            hflip=np.full(n, self.hflip),
+            vflip=np.full(n, self.vflip),
+            degrees=np.full(n, self.degrees),
+            source_size=self.source_size,
+            size=self.size,
+        )
+        return [EpochPlan(self.rows, matrices)]
+
+
+def reference(cache: Cache, rows: Iterable[int], hflip: bool, vflip: bool, degrees: float) -> torch.Tensor:
+    """Pillow's pixels, flipped and turned by torchvision, which hands Pillow images to Pillow."""
+    turned = []
+    for row in rows:
+        image = Image.open(BytesIO(cache.read(row)))
+        image = F.hflip(image) if hflip else image
+        image = F.vflip(image) if vflip else image
+        turned.append(F.pil_to_tensor(F.rotate(image, degrees, InterpolationMode.BILINEAR)))
+    return torch.stack(turned)
+
+
+@pytest.mark.parametrize("name", LOADERS)
+@pytest.mark.parametrize("degrees", [0, 90, 180, -90, 33.3, -117.25])
+@pytest.mark.parametrize(("hflip", "vflip"), [(False, False), (True, False), (False, True)])
+def test_flips_and_turns_are_those_of_pillow(cache: Cache, name: str, hflip: bool, vflip: bool, degrees: float) -> None:
+    rows = np.arange(8)
+    schedule = Turned(rows, NO_AUGMENT, 512, 512, len(rows), hflip=hflip, vflip=vflip, degrees=degrees)
+    renderer = TorchvisionLoader if name == "torchvision" else dali_loader()
+    with renderer(cache, schedule, device="cpu", workers=2) as loader:
+        (batch,) = loader.epoch(0)
+    expected = reference(cache, rows, hflip, vflip, degrees)
+    if degrees % 90:
+        assert_alike(batch.images, expected)
+    else:
+        assert torch.equal(batch.images, expected)
+
+
+@pytest.mark.parametrize("size", [512, 300])
+def test_the_warp_for_gpus_is_the_warp_for_cpus(cache: Cache, size: int) -> None:
+    n = 8
+    (plan,) = Schedule(np.arange(n), Augment(), 512, size, batch_size=n).batches(0)
+    pictures = np.stack([np.array(Image.open(BytesIO(cache.read(row)))) for row in plan.rows])
+    expected = np.empty((n, size, size, 3), np.uint8)
+    for picture, matrix, out in zip(pictures, plan.matrices, expected, strict=True):
+        warp(picture, matrix, out, Scratch(512, size))
+    images = torch.from_numpy(pictures).permute(0, 3, 1, 2)
+    warped = warp_batch(images, torch.from_numpy(plan.matrices), size)
+    assert warped.is_contiguous(memory_format=torch.channels_last)
+    assert differences(warped, torch.from_numpy(expected).permute(0, 3, 1, 2)).max() <= 1
+
+
+@pytest.mark.parametrize("size", [224, 128])
+def test_a_smaller_size_blurs_what_it_cannot_show(shared: Path, make_cache: Callable[..., Path], size: int) -> None:
+    """B45: a zone plate turns grey where its rings are finer than the pixels; made up rings would give a std of 60."""
+    pictures = {}
+    for name in ("zone", "fundus"):
+        image = Image.open(shared / f"cases/B45/data/train/{name}.png").convert("RGB")
+        pictures[name] = np.array(image.resize((512, 512), Image.Resampling.LANCZOS))
+    cache = open_cache(make_cache(pictures))
+    fundus, zone = render("torchvision", cache, size=size)
+    assert zone.float().std() < 20
+    other_fundus, other_zone = render("dali", cache, size=size)
+    assert differences(fundus, other_fundus).max() <= 2
+    assert differences(fundus, other_fundus).float().mean() <= 0.5
+    assert differences(zone, other_zone).float().mean() <= 0.5

@@ -1,0 +1,198 @@
+"""What an epoch's table promises, whoever renders it."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.plan import NO_AUGMENT, Augment, EpochPlan, Schedule, affine, halvings, plan_epoch
+
+ROWS = np.array([3, 4, 8, 20, 21, 22, 40, 41, 55, 70, 71, 90, 99])
+ALWAYS = Augment()
+
+
+def plan(rows: np.ndarray = ROWS, augment: Augment = ALWAYS, **changes: object) -> EpochPlan:
+    settings = {"source_size": 512, "size": 224, "shuffle": True, "seed": 7, "epoch": 3}
+    return plan_epoch(rows, augment, **(settings | changes))  # type: ignore[arg-type]
+
+
+def by_row(plan: EpochPlan) -> dict[int, bytes]:
+    return {int(row): matrix.tobytes() for row, matrix in zip(*plan, strict=True)}
+
+
+def angles(matrices: np.ndarray) -> np.ndarray:
+    """Degrees, of matrices without flips."""
+    return np.degrees(np.arctan2(matrices[:, 1, 0], matrices[:, 0, 0]))
+
+
+def test_shapes_and_types() -> None:
+    rows, matrices = plan()
+    assert (rows.dtype, rows.shape) == (np.int64, (13,))
+    assert (matrices.dtype, matrices.shape) == (np.float32, (13, 2, 3))
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("world", [1, 2, 3, 4, 13, 20])
+def test_shards_share_out_every_row_once(world: int, shuffle: bool) -> None:
+    shards = [plan(shuffle=shuffle, shard=(rank, world)) for rank in range(world)]
+    assert sorted(np.concatenate([shard.rows for shard in shards])) == sorted(ROWS)
+    assert max(len(shard.rows) for shard in shards) - min(len(shard.rows) for shard in shards) <= 1
+
+
+def test_a_step_of_two_processes_is_a_step_of_one() -> None:
+    def batches(batch_size: int, shard: tuple[int, int]) -> list[EpochPlan]:
+        return Schedule(ROWS[:12], Augment(), 512, 512, batch_size, shuffle=True, shard=shard).batches(5)
+
+    halves = zip(batches(3, (0, 2)), batches(3, (1, 2)), strict=True)
+    for whole, (left, right) in zip(batches(6, (0, 1)), halves, strict=True):
+        assert by_row(whole) == by_row(left) | by_row(right)
+
+
+def test_without_shuffling_rows_come_as_they_are_given() -> None:
+    assert plan(ROWS[::-1], shuffle=False).rows.tolist() == ROWS[::-1].tolist()
+
+
+def test_the_order_depends_on_the_set_of_rows_only() -> None:
+    assert plan(ROWS[::-1]).rows.tolist() == plan(ROWS).rows.tolist()
+
+
+def test_the_draw_of_a_row_depends_on_nothing_around_it() -> None:
+    everything = by_row(plan())
+    for other in (plan(ROWS[4:9]), plan(ROWS[::-1], shuffle=False), plan(shard=(1, 3)), plan(np.arange(100))):
+        assert {row: matrix for row, matrix in by_row(other).items() if row in everything}.items() <= everything.items()
+
+
+@pytest.mark.parametrize("change", [{"epoch": 4}, {"seed": 8}, {"seed": 3, "epoch": 7}])
+def test_another_epoch_or_seed_is_another_order_and_other_draws(change: dict[str, int]) -> None:
+    assert plan(**change).rows.tolist() != plan().rows.tolist()
+    assert not set(by_row(plan(**change)).values()) & set(by_row(plan()).values())
+
+
+def test_the_draws_never_change() -> None:
+    """An epoch begun with one release of numpy, Python or this program is resumed with another."""
+    rows, matrices = plan(np.arange(8), Augment(hflip=0, vflip=0, degrees=180), seed=1, epoch=2)
+    assert rows.tolist() == [1, 4, 0, 2, 3, 7, 5, 6]
+    expected = [85.984, -153.423, 166.285, -172.059, 48.091, 85.514, -17.280, -167.882]
+    assert angles(matrices) == pytest.approx(expected, abs=1e-3)
+
+
+def test_draws_are_spread_as_asked() -> None:
+    """10,000 rows: a share strays by 0.005 (one sigma), so 0.02 is four."""
+    matrices = plan(np.arange(10_000), Augment(hflip=0.3, vflip=0, degrees=0)).matrices
+    assert abs((matrices[:, 0, 0] < 0).mean() - 0.3) < 0.02
+    matrices = plan(np.arange(10_000), Augment(hflip=0, vflip=0.8, degrees=0)).matrices
+    assert abs((matrices[:, 1, 1] < 0).mean() - 0.8) < 0.02
+    turned = angles(plan(np.arange(10_000), Augment(hflip=0, vflip=0, degrees=40)).matrices)
+    assert np.histogram(turned, 4, (-40, 40))[0] == pytest.approx([2500] * 4, rel=0.08)
+    assert abs(turned).max() <= 40 + 1e-4
+
+
+def test_evaluation_leaves_a_photograph_as_it_is() -> None:
+    matrices = plan(augment=NO_AUGMENT, size=512).matrices
+    assert (matrices == [[1, 0, 0], [0, 1, 0]]).all()
+
+
+def one(hflip: bool, vflip: bool, degrees: float, source_size: int, size: int) -> np.ndarray:
+    return affine(
+        hflip=np.array([hflip]),
+        vflip=np.array([vflip]),
+        degrees=np.array([degrees]),
+        source_size=source_size,
+        size=size,
+    )[0]
+
+
+@pytest.mark.parametrize(
+    ("flips_and_degrees", "source_of_top_left"),  # of a picture of 8 x 8 at its own size: (.5, .5) comes from where?
+    [
+        ((False, False, 0), (0.5, 0.5)),
+        ((True, False, 0), (7.5, 0.5)),
+        ((False, True, 0), (0.5, 7.5)),
+        ((False, False, 90), (7.5, 0.5)),  # counter-clockwise: the top right corner comes to the top left
+        ((False, False, -90), (0.5, 7.5)),
+        ((False, False, 180), (7.5, 7.5)),
+        ((True, False, 90), (0.5, 0.5)),  # flipped first: what lies top left goes to the right, and from there up
+    ],
+)
+def test_where_the_top_left_pixel_comes_from(
+    flips_and_degrees: tuple[bool, bool, float], source_of_top_left: tuple[float, float]
+) -> None:
+    assert one(*flips_and_degrees, 8, 8) @ [0.5, 0.5, 1] == pytest.approx(source_of_top_left, abs=1e-5)
+
+
+@given(st.booleans(), st.booleans(), st.floats(-180, 180), st.integers(32, 1024), st.integers(16, 1024))
+def test_the_centre_stays_and_distances_scale(
+    hflip: bool, vflip: bool, degrees: float, source_size: int, size: int
+) -> None:
+    matrix = one(hflip, vflip, degrees, source_size, size)
+    assert matrix @ [size / 2, size / 2, 1] == pytest.approx([source_size / 2] * 2, abs=1e-3)
+    linear = matrix[:, :2] * (size / source_size)
+    assert linear @ linear.T == pytest.approx(np.eye(2), abs=1e-5)
+    assert np.linalg.det(linear) == pytest.approx(-1 if hflip != vflip else 1, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("source_size", "size", "count"),
+    [
+        (512, 512, 0),
+        (512, 257, 0),  # half of it would not cover the target
+        (512, 256, 1),
+        (512, 224, 1),
+        (512, 128, 2),
+        (512, 100, 2),
+        (510, 100, 1),  # 255 is odd
+        (56, 28, 1),
+    ],
+)
+def test_halvings(source_size: int, size: int, count: int) -> None:
+    assert halvings(source_size, size) == count
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"hflip": 1.5}, "hflip .* 1.5"),
+        ({"vflip": -0.1}, "vflip .* -0.1"),
+        ({"hflip": float("nan")}, "hflip .* nan"),
+        ({"degrees": 181}, "degrees .* 181"),
+        ({"degrees": -1}, "degrees .* -1"),
+    ],
+)
+def test_an_impossible_augmentation_is_refused(bad: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Augment(**bad)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"seed": -1}, "seed .* -1"),
+        ({"epoch": -2}, "epoch .* -2"),
+        ({"seed": 2**64}, "seed .* 18446744073709551616"),
+        ({"shard": (2, 2)}, r"\(2, 2\)"),
+        ({"shard": (-1, 2)}, r"\(-1, 2\)"),
+        ({"size": 0}, "got 0"),
+        ({"size": 513}, "512, .* got 513"),
+    ],
+)
+def test_an_impossible_epoch_is_refused(bad: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plan(**bad)
+
+
+def test_start_counts_batches() -> None:
+    schedule = Schedule(ROWS, Augment(), 512, 512, batch_size=4, shuffle=True)
+    batches = schedule.batches(2)
+    assert [len(batch.rows) for batch in batches] == [4, 4, 4, 1]
+    assert len(schedule) == 4
+    for start in range(5):
+        rest = schedule.batches(2, start)
+        assert [batch.rows.tolist() for batch in rest] == [batch.rows.tolist() for batch in batches[start:]]
+    with pytest.raises(ValueError, match=r"0 to 4.* got 5"):
+        schedule.batches(2, 5)
+
+
+def test_a_shard_beyond_the_last_photograph_has_no_batches() -> None:
+    schedule = Schedule(ROWS[:2], Augment(), 512, 512, batch_size=4, shard=(2, 3))
+    assert len(schedule) == 0
+    assert schedule.batches(0) == []
