@@ -6,7 +6,7 @@ the measured split, and then a network that recognises patients scores it too.
 """
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -54,6 +54,9 @@ class Baseline:
     def kappa(self) -> float:
         return quadratic_kappa(self.counts)
 
+    def as_dict(self) -> dict[str, float]:
+        return {"accuracy": self.accuracy, "kappa": self.kappa}
+
 
 @dataclass(frozen=True, eq=False)
 class Baselines:
@@ -65,6 +68,15 @@ class Baselines:
     majority: Baseline
     fellow_eye: Baseline
     """Equal to `majority` where nothing leaks."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain JSON, without the counts."""
+        return {
+            "leaked": self.leaked,
+            "majority_grade": self.majority_grade,
+            "majority": self.majority.as_dict(),
+            "fellow_eye": self.fellow_eye.as_dict(),
+        }
 
 
 def no_image_baselines(table: pd.DataFrame, split: str = "test") -> Baselines | None:

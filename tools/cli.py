@@ -1,11 +1,15 @@
 """The `tools` command. Bodies import what they need when they run: `--help` answers at once."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from pipeline.errors import FundusError
 from pipeline.machine import usable_cores
+
+if TYPE_CHECKING:
+    from tools.sheet import Grouping
 
 FOLDER = click.Path(path_type=Path)
 
@@ -109,7 +113,7 @@ def check(cache: Path) -> None:
 @click.argument("out", type=FOLDER)
 @click.option("--by", type=click.Choice(["grade", "split", "flag"]), default="grade", help="What makes a row.")
 @click.option("--each", type=click.IntRange(1, 200), default=12, help="Photographs a row.")
-def sheet(cache: Path, out: Path, by: str, each: int) -> None:
+def sheet(cache: Path, out: Path, by: "Grouping", each: int) -> None:
     """Draw a contact sheet of CACHE into OUT, a PNG."""
     from pipeline.cache import open_cache
     from tools.sheet import sheet_of_cache

@@ -1,0 +1,103 @@
+"""A tiny cache that a ResNet learns in seconds, and how to run `trainer` on it."""
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from tests.conftest import write_cache
+from trainer.cli import main
+
+FAST = ("--weights", "none", "--epochs", 2, "--batch", 8, "--device", "cpu", "--loader", "torchvision")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    torch.set_num_threads(1)  # tiny tensors: a second thread only waits
+
+
+@pytest.fixture(autouse=True)
+def _below_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # runs/ and compare.png go there
+
+
+def invoke(*arguments: object, exit: int = 0) -> Result:
+    """Runs `trainer`, which must end with that exit code and no traceback."""
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == exit, result.output
+    return result
+
+
+@pytest.fixture
+def trainer() -> Callable[..., Result]:
+    """trainer("evaluate", "run", exit=1) runs the command, which must end with that exit code and no traceback."""
+    return invoke
+
+
+@pytest.fixture
+def fit() -> Callable[..., Result]:
+    """fit(cache, "--lr", 1) trains for a second or two: two epochs from scratch unless the options say otherwise."""
+
+    def run(cache: Path, *options: object, exit: int = 0) -> Result:
+        return invoke("fit", "--cache", cache, *FAST, *options, exit=exit)
+
+    return run
+
+
+def write_tiny_cache(
+    folder: Path,
+    train: Sequence[int] = (0, 1, 2, 3, 4) * 4,
+    val: Sequence[int] = (0, 1, 2, 3, 4),
+    test: Sequence[int] = (0, 1, 2, 3, 4),
+    leaky: bool = False,
+) -> Path:
+    """Photographs of these grades at 32 px, the redder the higher; -1 is one without a grade.
+
+    Each shows another patient, unless `leaky`: then the n-th test photograph is the right eye of the n-th patient of
+    train.
+    """
+    random = np.random.default_rng(0)
+    pictures, grades, splits = {}, {}, {}
+    for split, its_grades in (("train", train), ("val", val), ("test", test)):
+        for number, grade in enumerate(its_grades):
+            patient = f"train{number}" if leaky and split == "test" else f"{split}{number}"
+            id = f"{patient}_{'right' if split == 'test' else 'left'}"
+            pictures[id] = random.integers(0, 40, (32, 32, 3), np.uint8)
+            pictures[id][..., 0] += np.uint8(50 * max(grade, 0))
+            splits[id] = split
+            if grade >= 0:
+                grades[id] = grade
+    return write_cache(folder, pictures, grades, splits)
+
+
+@pytest.fixture
+def tiny_cache(tmp_path: Path) -> Callable[..., Path]:
+    """tiny_cache(train=[grade, ...], val=[...], test=[...], leaky=False, name="cache"); see `write_tiny_cache`."""
+
+    def make(*, name: str = "cache", **settings: Sequence[int]) -> Path:
+        return write_tiny_cache(tmp_path / name, **settings)  # type: ignore[arg-type]
+
+    return make
+
+
+class Trained:
+    """Two epochs on a tiny cache, once a session; tests that change the run take a copy."""
+
+    def __init__(self, folder: Path) -> None:
+        self.cache = write_tiny_cache(folder / "cache")
+        self.run = folder / "run"
+        self.output = invoke("fit", "--cache", self.cache, *FAST, "--run", self.run).output
+
+    def copy(self, to: Path | str) -> Path:
+        return Path(shutil.copytree(self.run, to))
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, _one_thread: None) -> Trained:
+    return Trained(tmp_path_factory.mktemp("trained"))

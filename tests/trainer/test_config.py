@@ -1,0 +1,37 @@
+import pytest
+
+from trainer.config import FitConfig
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("model", "alexnet"),
+        ("class_weights", "some"),
+        ("loader", "webdataset"),
+        ("device", "tpu"),
+        ("batch", 0),
+        ("size", 16),
+        ("lr", 0.0),
+        ("lr", float("nan")),
+        ("momentum", 1.0),
+        ("weight_decay", -1e-4),
+        ("seed", -1),
+        ("workers", 0),
+        ("head_epochs", -1),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused_with_its_value(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be .*got {value!r}"):
+        FitConfig(**{name: value})  # type: ignore[arg-type]
+
+
+def test_a_run_of_no_epochs_is_refused() -> None:
+    for weights, head_epochs in (("imagenet", 0), ("none", 3)):
+        with pytest.raises(ValueError, match="epochs must be at least 1"):
+            FitConfig(weights=weights, head_epochs=head_epochs, epochs=0)
+
+
+def test_the_head_comes_first_then_everything() -> None:
+    config = FitConfig(head_epochs=2, epochs=1)
+    assert [config.phase(epoch) for epoch in range(config.total_epochs)] == ["head", "head", "finetune"]

@@ -1,0 +1,228 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torchvision
+from click.testing import Result
+from safetensors.torch import load_file
+from sklearn.metrics import accuracy_score, cohen_kappa_score, confusion_matrix
+
+from tests.trainer.conftest import Trained
+from trainer.about import read_about
+from trainer.fit import learning_rate, set_phase
+from trainer.model import Grader
+from trainer.run import ACCURACY_COLUMNS
+
+Fit = Callable[..., Result]
+Cache = Callable[..., Path]
+
+
+def test_the_run_folder_holds_what_the_readme_promises(trained: Trained) -> None:
+    run = trained.run
+    assert {file.name for file in run.iterdir()} == {
+        *("config.json", "accuracy.csv", "accuracy.png", "last.pt", "model.safetensors", "summary.json"),
+        *(f"{name}_{split}.csv" for name in ("predictions", "confusion") for split in ("val", "test")),
+        *(f"confusion_{split}_counts.csv" for split in ("val", "test")),
+        *(f"confusion_{split}.png" for split in ("val", "test")),
+        *(f"metrics_{split}.json" for split in ("val", "test")),
+    }
+    config = json.loads((run / "config.json").read_text())
+    assert config["asked"]["size"] is None
+    assert config["resolved"]["size"] == 32
+    assert config["photographs"] == {"train": 20, "val": 5, "test": 5}
+    accuracy = pd.read_csv(run / "accuracy.csv")
+    assert tuple(accuracy.columns) == ACCURACY_COLUMNS
+    assert accuracy["epoch"].tolist() == [1, 2]
+    assert accuracy["acc_test"].isna().all()
+    assert "majority grade, no image" in trained.output
+
+
+def test_predictions_metrics_and_matrices_are_about_the_same_photographs(trained: Trained) -> None:
+    predictions = pd.read_csv(trained.run / "predictions_test.csv")
+    assert list(predictions.columns) == ["id", "grade", "predicted", "p0", "p1", "p2", "p3", "p4"]
+    assert predictions["id"].tolist() == [f"test{number}_right" for number in range(5)]
+    probabilities = predictions[["p0", "p1", "p2", "p3", "p4"]].to_numpy()
+    assert probabilities.sum(axis=1) == pytest.approx(1)
+    assert (probabilities.argmax(axis=1) == predictions["predicted"]).all()
+    metrics = json.loads((trained.run / "metrics_test.json").read_text())
+    assert metrics["no_image"]["majority"] == {"accuracy": 0.2, "kappa": 0}
+    assert metrics["accuracy"] == accuracy_score(predictions["grade"], predictions["predicted"])
+    counts = pd.read_csv(trained.run / "confusion_test_counts.csv", index_col=0).to_numpy()
+    assert (counts == confusion_matrix(predictions["grade"], predictions["predicted"], labels=range(5))).all()
+
+
+def test_the_saved_weights_are_those_of_the_epoch_with_the_best_kappa(trained: Trained) -> None:
+    accuracy = pd.read_csv(trained.run / "accuracy.csv")
+    best = accuracy.sort_values(["kappa_val", "loss_val"], ascending=[False, True]).iloc[0]
+    assert read_about(trained.run / "model.safetensors").epoch == best["epoch"]
+    predictions = pd.read_csv(trained.run / "predictions_val.csv")
+    kappa = cohen_kappa_score(predictions["grade"], predictions["predicted"], weights="quadratic", labels=range(5))
+    assert best["kappa_val"] == pytest.approx(kappa, abs=1e-6)
+
+
+def test_it_learns_what_can_be_learnt(fit: Fit, tiny_cache: Cache, tmp_path: Path) -> None:
+    fit(tiny_cache(train=(0, 4) * 16, val=(0, 4) * 4, test=(0, 4) * 8), "--run", "run", "--epochs", 4)
+    assert json.loads((tmp_path / "run" / "metrics_test.json").read_text())["accuracy"] == 1
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(trained: Trained, fit: Fit) -> None:
+    fit(trained.cache, "--run", "again")
+    fit(trained.cache, "--run", "other", "--seed", 1)
+    weights = (trained.run / "model.safetensors").read_bytes()
+    assert Path("again/model.safetensors").read_bytes() == weights
+    assert Path("other/model.safetensors").read_bytes() != weights
+
+
+def test_the_training_columns_are_pooled_over_photographs_not_batches(
+    fit: Fit, tiny_cache: Cache, tmp_path: Path
+) -> None:
+    # 9 photographs in batches of 8: the mean of the two batches' accuracies could not be a multiple of 1/9.
+    fit(tiny_cache(train=[0, 1, 2, 3, 4, 0, 1, 2, 3]), "--run", "run", "--epochs", 1)
+    right = pd.read_csv(tmp_path / "run" / "accuracy.csv")["acc_train"][0] / 100 * 9
+    assert right == pytest.approx(round(right), abs=1e-4)
+
+
+@pytest.mark.parametrize("photographs", [1, 9])
+def test_a_last_batch_of_one_photograph_is_trained_on(
+    photographs: int, fit: Fit, tiny_cache: Cache, tmp_path: Path
+) -> None:
+    fit(tiny_cache(train=[2] * photographs, val=[2], test=[2]), "--run", "run", "--epochs", 1)
+    metrics = json.loads((tmp_path / "run" / "metrics_test.json").read_text())
+    assert (metrics["photographs"], metrics["kappa"], metrics["auc"]) == (1, 0, None)
+
+
+def test_the_head_phase_leaves_the_backbone_as_it_was(fit: Fit, tiny_cache: Cache, tmp_path: Path) -> None:
+    pretrained = torchvision.models.resnet18()
+    torch.save(pretrained.state_dict(), tmp_path / "weights.pth")
+    fit(tiny_cache(), "--run", "run", "--weights", "weights.pth", "--head-epochs", 2, "--epochs", 0)
+    weights = load_file(tmp_path / "run" / "model.safetensors")
+    for name, tensor in pretrained.state_dict().items():  # BatchNorm's running statistics are among them
+        if not name.startswith("fc."):
+            assert torch.equal(weights[f"backbone.{name}"], tensor), name
+    assert pd.read_csv(tmp_path / "run" / "accuracy.csv")["phase"].tolist() == ["head", "head"]
+
+
+def test_after_the_head_everything_is_trained_with_a_schedule_of_its_own(
+    fit: Fit, tiny_cache: Cache, tmp_path: Path
+) -> None:
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "weights.pth")
+    fit(tiny_cache(), "--run", "run", "--weights", "weights.pth", "--head-epochs", 1, "--epochs", 2, "--lr", 0.02)
+    accuracy = pd.read_csv(tmp_path / "run" / "accuracy.csv")
+    assert accuracy["phase"].tolist() == ["head", "finetune", "finetune"]
+    head, second, third = accuracy["lr"]  # of the last of 3 steps
+    assert head == pytest.approx(learning_rate(2, 3, 0.02), rel=1e-3)
+    assert [second, third] == pytest.approx([learning_rate(2, 6, 0.02), learning_rate(5, 6, 0.02)], rel=1e-3)
+
+
+def test_without_pretrained_weights_there_is_no_head_phase(fit: Fit, tiny_cache: Cache, tmp_path: Path) -> None:
+    fit(tiny_cache(), "--run", "run", "--head-epochs", 5, "--epochs", 1)
+    assert pd.read_csv(tmp_path / "run" / "accuracy.csv")["phase"].tolist() == ["finetune"]
+
+
+def test_a_frozen_backbone_does_not_follow_its_batches() -> None:
+    model = Grader("resnet18")
+    set_phase(model, "head")
+    before = {name: tensor.clone() for name, tensor in model.backbone.state_dict().items()}
+    model(torch.full((4, 3, 32, 32), 255, dtype=torch.uint8)).sum().backward()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.backbone.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.backbone.parameters())
+    assert model.head.weight.grad is not None
+
+
+def test_the_schedule_is_torchs_warm_up_and_cosine() -> None:
+    steps, peak = 50, 0.1
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=peak)
+    warm_up = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=1 / 5, total_iters=4)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=45)
+    scheduler = torch.optim.lr_scheduler.SequentialLR(optimizer, [warm_up, cosine], milestones=[5])
+    expected = []
+    for _ in range(steps):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert [learning_rate(step, steps, peak) for step in range(steps)] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_even_the_shortest_phase_has_a_learning_rate(steps: int) -> None:
+    assert all(0 < learning_rate(step, steps, 0.1) <= 0.1 for step in range(steps))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_step_and_rate(
+    fit: Fit, tiny_cache: Cache, tmp_path: Path
+) -> None:
+    result = fit(tiny_cache(), "--run", "run", "--lr", "1e38", exit=1)
+    assert "the loss is not finite at step 2 of epoch 1 (learning rate" in result.stderr
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_test_accuracy_is_tracked_only_where_asked_for(fit: Fit, tiny_cache: Cache, tmp_path: Path) -> None:
+    fit(tiny_cache(), "--run", "run", "--track-test")
+    tracked = pd.read_csv(tmp_path / "run" / "accuracy.csv")["acc_test"]
+    assert np.isin(tracked, [0, 20, 40, 60, 80, 100]).all()
+
+
+def test_a_model_that_gives_every_eye_one_grade_is_said_to_do_so(fit: Fit, tiny_cache: Cache) -> None:
+    result = fit(tiny_cache(train=[2] * 16, val=[2, 2], test=[2, 2, 1, 2]), "--run", "run", "--lr", 0.001)
+    assert "the model gives grade 2 to every photograph of test: accuracy 75.0 %" in result.stderr
+    assert "giving all of them grade 2, the commonest of train, makes 75.0 %" in result.stderr
+
+
+def test_leaks_are_said_aloud_with_their_cure_and_the_fellow_eye_is_scored(fit: Fit, tiny_cache: Cache) -> None:
+    result = fit(tiny_cache(leaky=True), "--run", "run", "--epochs", 1)
+    assert "5 of 5 test photographs show patients who are in train" in result.stderr
+    assert "tools preprocess --split patient" in result.stderr
+    assert "fellow eye's grade, no image" in result.output
+    assert "100.0 %" in result.output
+
+
+@pytest.mark.parametrize(
+    ("splits", "problem"),
+    [
+        ({"val": []}, "has no val photographs to choose the best epoch by"),
+        ({"train": []}, "has no train photographs to train on"),
+        ({"train": [0, 1, -1, -1]}, "2 of 4 train photographs have no grade, train2_left first"),
+        ({"val": [-1]}, "1 of 1 val photographs have no grade"),
+    ],
+)
+def test_a_cache_that_cannot_be_trained_on_is_refused_in_one_line(
+    splits: dict[str, list[int]], problem: str, fit: Fit, tiny_cache: Cache, tmp_path: Path
+) -> None:
+    result = fit(tiny_cache(**splits), "--run", "run", exit=1)
+    assert problem in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("test", "problem"), [([], "it has no photographs"), ([-1], "its photographs have no grades")])
+def test_without_a_graded_test_split_the_run_ends_at_validation(
+    test: list[int], problem: str, fit: Fit, tiny_cache: Cache, tmp_path: Path
+) -> None:
+    result = fit(tiny_cache(test=test), "--run", "run", "--epochs", 1)
+    assert f"test cannot be measured, {problem}" in result.stderr
+    assert (tmp_path / "run" / "summary.json").exists()
+    assert not (tmp_path / "run" / "metrics_test.json").exists()
+
+
+def test_weights_imagenet_insists_and_auto_says_that_it_trains_from_scratch(
+    fit: Fit, tiny_cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nobody answers there
+    cache = tiny_cache()
+    insisted = fit(cache, "--run", "a", "--weights", "imagenet", exit=1)
+    assert "resnet18-f37072fd.pth" in insisted.stderr
+    assert not (tmp_path / "a").exists()
+    automatic = fit(cache, "--run", "b", "--weights", "auto", "--epochs", 1)
+    assert automatic.stderr.splitlines()[0].startswith("WARNING: TRAINING FROM SCRATCH: ImageNet weights")
+    assert json.loads((tmp_path / "b" / "config.json").read_text())["resolved"]["weights"] == "none"
+
+
+def test_a_size_above_the_caches_is_wrong_usage(fit: Fit, tiny_cache: Cache, tmp_path: Path) -> None:
+    result = fit(tiny_cache(), "--run", "run", "--size", 64, exit=2)
+    assert "64" in result.stderr
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,155 @@
+"""A run that was killed and resumed is the run that was not."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import torchvision
+from click.testing import Result
+from safetensors.torch import load_file
+
+from tests.trainer.conftest import Trained
+from trainer.about import read_about
+from trainer.run import create_run
+
+Fit = Callable[..., Result]
+Trainer = Callable[..., Result]
+Cache = Callable[..., Path]
+
+
+def start(cache: Path, run: Path, *options: str) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "trainer", "fit", "--cache", str(cache), "--run", str(run), "--batch", "4"]
+    fast = ["--epochs", "3", "--device", "cpu", "--loader", "torchvision", "--workers", "1"]
+    return subprocess.Popen([*command, *fast, *options], env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+def wait_for_rows(accuracy: Path, rows: int, process: "subprocess.Popen[bytes]") -> None:
+    while not accuracy.exists() or len(accuracy.read_text().splitlines()) <= rows:
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.001)
+
+
+def results(run: Path) -> tuple[pd.DataFrame, bytes, str]:
+    table = pd.read_csv(run / "accuracy.csv", dtype=str).drop(columns=["seconds", "images_per_second"])
+    return table, (run / "model.safetensors").read_bytes(), (run / "predictions_test.csv").read_text()
+
+
+def same(one: Path, other: Path) -> None:
+    tables, weights, predictions = zip(results(one), results(other), strict=True)
+    pd.testing.assert_frame_equal(*tables)
+    assert weights[0] == weights[1]
+    assert predictions[0] == predictions[1]
+
+
+def test_killed_between_epochs_and_resumed_it_is_the_undisturbed_run(tiny_cache: Cache, tmp_path: Path) -> None:
+    cache = tiny_cache()
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "weights.pth")
+    options = ("--weights", str(tmp_path / "weights.pth"), "--head-epochs", "2")
+    undisturbed = start(cache, tmp_path / "whole", *options)
+    killed = start(cache, tmp_path / "killed", *options)
+    wait_for_rows(tmp_path / "killed" / "accuracy.csv", 1, killed)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert not (tmp_path / "killed" / "summary.json").exists()
+    assert undisturbed.wait() == 0
+    assert start(cache, tmp_path / "killed", *options, "--resume").wait() == 0
+    same(tmp_path / "whole", tmp_path / "killed")
+
+
+@pytest.fixture
+def after_training(trained: Trained, tmp_path: Path) -> Path:
+    """A run that was killed when its last epoch was done."""
+    run = trained.copy(tmp_path / "run")
+    for file in [*run.glob("*_val*"), *run.glob("*_test*"), run / "accuracy.csv", run / "summary.json"]:
+        file.unlink()
+    return run
+
+
+def test_killed_after_training_it_only_measures(after_training: Path, trained: Trained, trainer: Trainer) -> None:
+    output = trainer("fit", "--run", after_training, "--resume").output
+    assert "resuming after epoch 2 of 2" in output
+    same(trained.run, after_training)
+
+
+def test_killed_before_its_first_checkpoint_it_begins_again(
+    after_training: Path, trained: Trained, trainer: Trainer
+) -> None:
+    for name in ("last.pt", "model.safetensors"):
+        (after_training / name).unlink()
+    trainer("fit", "--run", after_training, "--resume")
+    same(trained.run, after_training)
+
+
+def test_killed_between_checkpoint_and_best_weights_these_are_written(after_training: Path, trainer: Trainer) -> None:
+    checkpoint = torch.load(after_training / "last.pt", weights_only=True)
+    checkpoint["history"][-1]["kappa_val"] = 2.0  # so that the last epoch is the best, whatever it was
+    torch.save(checkpoint, after_training / "last.pt")
+    (after_training / "model.safetensors").unlink()
+    trainer("fit", "--run", after_training, "--resume")
+    assert read_about(after_training / "model.safetensors").epoch == 2
+    saved = load_file(after_training / "model.safetensors")
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in checkpoint["model"].items())
+
+
+def test_a_finished_run_has_nothing_to_resume(trained: Trained, trainer: Trainer) -> None:
+    before = (trained.run / "summary.json").stat()
+    assert "run is finished" in trainer("fit", "--run", trained.run, "--resume").output
+    assert (trained.run / "summary.json").stat() == before
+
+
+def test_resume_without_a_name_takes_the_newest_unfinished_run(trained: Trained, trainer: Trainer) -> None:
+    for name in ("finished", "older", "newer"):
+        trained.copy(f"runs/{name}")
+    for seconds, name in enumerate(("older", "newer")):
+        Path("runs", name, "summary.json").unlink()
+        os.utime(Path("runs", name, "config.json"), (seconds, seconds))
+    assert "runs/newer: resuming" in trainer("fit", "--resume").output
+    assert "runs/older: resuming" in trainer("fit", "--resume").output
+    assert "no unfinished run below runs/" in trainer("fit", "--resume", exit=1).stderr
+
+
+def test_resume_into_a_new_folder_starts_the_run(fit: Fit, tiny_cache: Cache, tmp_path: Path) -> None:
+    fit(tiny_cache(), "--run", "run", "--epochs", 1, "--resume")  # what a scheduler's first attempt looks like
+    assert (tmp_path / "run" / "summary.json").exists()
+
+
+def test_a_run_is_never_overwritten(trained: Trained, fit: Fit, tmp_path: Path) -> None:
+    before = {file.name: file.stat() for file in trained.run.iterdir()}
+    refused = fit(trained.cache, "--run", trained.run, "--seed", 1, exit=1)
+    assert "run exists and is never overwritten; --resume continues it" in refused.stderr
+    assert {file.name: file.stat() for file in trained.run.iterdir()} == before
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").touch()
+    assert "notes exists and is never overwritten" in fit(trained.cache, "--run", "notes", exit=1).stderr
+
+
+def test_runs_without_a_name_get_one_of_their_own() -> None:
+    names = [create_run(None, "resnet18-none-32px-dali").path.as_posix() for _ in range(3)]
+    assert names == [f"runs/resnet18-none-32px-dali{suffix}" for suffix in ("", "-2", "-3")]
+
+
+def test_resume_does_not_mix_settings_or_caches(after_training: Path, trainer: Trainer, tiny_cache: Cache) -> None:
+    refused = trainer("fit", "--run", after_training, "--resume", "--seed", 7, exit=1)
+    assert "was started with seed 0, not 7" in refused.stderr
+    other = tiny_cache(train=[0, 1, 2, 3, 4], name="other")
+    refused = trainer("fit", "--run", after_training, "--resume", "--cache", other, exit=1)
+    assert "other is not as it was when the run was started" in refused.stderr
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "noise", "canary_pickle", "canary_zip", "wrong_arch"])
+def test_a_damaged_or_foreign_checkpoint_is_named_and_never_run(
+    damage: str, after_training: Path, trainer: Trainer, shared: Path, tmp_path: Path
+) -> None:
+    shutil.copyfile(shared / f"cases/B49/checkpoints/{damage}.pt", after_training / "last.pt")
+    stderr = trainer("fit", "--run", after_training, "--resume", exit=1).stderr
+    assert "run/last.pt is" in stderr
+    assert stderr.count("\n") == 1
+    assert not list(tmp_path.rglob("*CANARY*"))

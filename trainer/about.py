@@ -1,0 +1,63 @@
+"""What weights say about themselves: enough to use them without the run that made them. Imports no torch."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pipeline.errors import RunError
+from pipeline.grades import GRADES
+from pipeline.recipe import Recipe
+
+MEAN: Final = (0.485, 0.456, 0.406)
+STD: Final = (0.229, 0.224, 0.225)
+"""Of ImageNet's RGB values in 0..1, which torchvision's pretrained ResNets expect."""
+
+_KEY: Final = "fundus_grading"
+
+
+@dataclass(frozen=True)
+class About:
+    model: str
+    """One of trainer.config.MODELS."""
+    size: int
+    """Side of the images it was trained on, pixels."""
+    recipe: Recipe
+    """How photographs became those images."""
+    epoch: int
+    """The epoch the weights are from, counted from 1."""
+    mean: tuple[float, ...] = MEAN
+    std: tuple[float, ...] = STD
+    grades: tuple[str, ...] = GRADES
+
+    def as_metadata(self) -> dict[str, str]:
+        """For the header of a safetensors file. One entry, because safetensors writes several in random order, and
+        equal weights should be equal files."""
+        return {_KEY: json.dumps({**asdict(self), "recipe": self.recipe.as_dict()}, sort_keys=True)}
+
+    @classmethod
+    def from_metadata(cls, metadata: dict[str, str]) -> "About":
+        """Raises ValueError where the metadata is not ours."""
+        try:
+            fields: dict[str, Any] = json.loads(metadata[_KEY])
+            fields["recipe"] = Recipe.from_dict(fields["recipe"])
+            fields |= {name: tuple(fields[name]) for name in ("mean", "std", "grades")}
+            about = cls(**fields)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError("it does not say which model it is") from error
+        if about.grades != GRADES:
+            raise ValueError(f"it predicts other grades: {', '.join(map(str, about.grades))}")
+        return about
+
+
+def read_about(path: Path) -> About:
+    """Reads a safetensors file's header. Raises RunError where it is missing, damaged or not ours."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return About.from_metadata(file.metadata() or {})
+    except FileNotFoundError as error:
+        raise RunError(f"{path} does not exist") from error
+    except (OSError, SafetensorError, ValueError) as error:
+        raise RunError(f"{path} is damaged or not a model of ours: {error}") from error

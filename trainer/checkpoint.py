@@ -1,0 +1,88 @@
+"""What a run is at one moment, and last.pt, which keeps it for --resume."""
+
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import RunError
+from pipeline.files import write_whole
+
+
+@dataclass
+class Progress:
+    """Where training stands: in `epoch` (from 0 over both phases), after as many steps as `steps` has rows."""
+
+    epoch: int = 0
+    steps: list[Tensor] = field(default_factory=list)
+    """Of the epoch under way, a step each: float32 (3,), summed loss, photographs graded right, photographs."""
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """The rows of accuracy.csv so far."""
+
+    def sums(self) -> tuple[float, float, float]:
+        """`steps` added up over the epoch so far."""
+        loss, right, photographs = torch.stack(self.steps).cpu().double().sum(dim=0).tolist()
+        return loss, right, photographs
+
+    @property
+    def best(self) -> int:
+        """Index in `history` of the epoch with the highest kappa on validation; of equals, the lowest loss there."""
+        ranks = [(row["kappa_val"], -row["loss_val"]) for row in self.history]
+        return max(range(len(ranks)), key=ranks.__getitem__)
+
+
+def save_checkpoint(
+    path: Path, progress: Progress, model: dict[str, Any], optimizer: dict[str, Any], phase: str
+) -> None:
+    """`optimizer` is the state of `phase`'s; the learning rate needs none, it follows from the step's number."""
+    with write_whole(path) as file:
+        torch.save(
+            {
+                "format": 1,
+                "phase": phase,
+                "epoch": progress.epoch,
+                "steps": torch.stack(progress.steps) if progress.steps else torch.empty(0, 3),
+                "history": progress.history,
+                "model": model,
+                "optimizer": optimizer,
+            },
+            file,
+        )
+
+
+def read_torch(path: Path, device: torch.device) -> Any:
+    """What torch.save wrote, as long as it is tensors and plain values: pickled code is never run.
+
+    Raises RunError where the file is missing, damaged, or holds more than that.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's doubts about a file it is going to refuse
+            return torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError as error:
+        raise RunError(f"{path} does not exist") from error
+    except (OSError, EOFError, RuntimeError, UnpicklingError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"{path} is damaged or holds more than weights; nothing of it was run") from error
+
+
+def read_checkpoint(path: Path, device: torch.device) -> tuple[Progress, dict[str, Any]]:
+    """The progress, and the file's table with "model", "optimizer" and "phase".
+
+    Raises RunError where the file is damaged or not a checkpoint of ours.
+    """
+    match read_torch(path, device):
+        case {
+            "format": 1,
+            "phase": str(),
+            "epoch": int(epoch),
+            "steps": Tensor() as steps,
+            "history": list(history),
+            "model": dict(),
+            "optimizer": dict(),
+        } as state:
+            return Progress(epoch, list(steps), history), state
+    raise RunError(f"{path} is not a checkpoint of `trainer fit`")

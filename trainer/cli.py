@@ -1,0 +1,97 @@
+"""The `trainer` command. Bodies import what they need when they run: `--help` answers at once."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from trainer.config import CLASS_WEIGHTS, DEVICES, LOADERS, MODELS, FitConfig
+
+FOLDER = click.Path(path_type=Path)
+DEFAULT = FitConfig()
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+def main() -> None:
+    """Train ResNets to grade diabetic retinopathy, and measure them."""
+    # Read when torch is first imported. Its threads otherwise spin while they wait for one another, on cores that the
+    # loader's threads need: with two other processes on two cores, 7 images/s became 42.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+@main.command()
+@click.option("--cache", default=DEFAULT.cache, help="A cache that `tools preprocess` made.")
+@click.option(
+    "--loader", type=click.Choice(LOADERS), default=DEFAULT.loader, help="auto: dali on a GPU where it is installed."
+)
+@click.option("--model", type=click.Choice(MODELS), default=DEFAULT.model, help="A ResNet of torchvision.")
+@click.option("--weights", default=DEFAULT.weights, metavar="auto|imagenet|none|FILE",
+              help="auto: ImageNet's if they can be had. FILE: torchvision's .pth or a model.safetensors.")  # fmt: skip
+@click.option("--head-epochs", type=click.IntRange(0), default=DEFAULT.head_epochs,
+              help="Epochs for the last layer alone, where weights are pretrained.")  # fmt: skip
+@click.option("--epochs", type=click.IntRange(0), default=DEFAULT.epochs, help="Epochs for all layers, after those.")
+@click.option("--batch", type=click.IntRange(1), default=DEFAULT.batch, help="Photographs a step.")
+@click.option("--size", type=click.IntRange(32), help="Side of the training images, pixels.  [default: as cached]")
+@click.option(
+    "--lr", type=float, default=DEFAULT.lr, help="Highest learning rate, after warm-up; then half a cosine to 0."
+)
+@click.option("--momentum", type=float, default=DEFAULT.momentum, help="Of SGD.")
+@click.option(
+    "--weight-decay", type=float, default=DEFAULT.weight_decay, help="Of SGD; biases and BatchNorm have none."
+)
+@click.option("--class-weights", type=click.Choice(CLASS_WEIGHTS), default=DEFAULT.class_weights,
+              help="What a grade counts in the loss: the same, more the rarer, or so by effective number.")  # fmt: skip
+@click.option(
+    "--seed", type=click.IntRange(0), default=DEFAULT.seed, help="Of the first weights, order and augmentation."
+)
+@click.option("--device", type=click.Choice(DEVICES), default=DEFAULT.device, help="auto: the fastest there is.")
+@click.option("--workers", type=click.IntRange(1), help="Threads of the loader.  [default: the loader's choice]")
+@click.option("--track-test", is_flag=True, help="Measure test after each epoch too, for the curve; never to choose.")
+@click.option("--run", type=FOLDER, help="Folder of the run.  [default: runs/MODEL-WEIGHTS-SIZEpx-LOADER]")
+@click.option("--resume", is_flag=True, help="Continue --run, or else the newest unfinished run, as it was started.")
+@click.pass_context
+def fit(context: click.Context, /, run: Path | None, resume: bool, **settings: Any) -> None:
+    """Train on a cache, choose the best epoch on validation, measure it on test."""
+    try:
+        asked = FitConfig(**settings)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+
+    from trainer import launch
+    from trainer.run import RunFolder
+
+    if resume and (run is None or RunFolder(run).started):
+        given = {name: value for name, value in settings.items()
+                 if context.get_parameter_source(name) is not ParameterSource.DEFAULT}  # fmt: skip
+        finished = launch.resume(run, given)
+    else:
+        finished = launch.start(asked, run)
+    click.echo(
+        f"results: {finished.path}/ ({finished.accuracy_figure.name}, {finished.confusion_figure('test').name}, ...)"
+    )
+
+
+@main.command()
+@click.argument("run", type=FOLDER)
+@click.option("--split", type=click.Choice(["train", "val", "test"]), default="test", help="Which photographs.")
+@click.option("--cache", type=FOLDER, help="Another cache than the run's own.")
+@click.option("--loader", type=click.Choice(LOADERS), default="auto", help="auto: dali on a GPU where it is installed.")
+@click.option("--device", type=click.Choice(DEVICES), default="auto", help="auto: the fastest there is.")
+@click.option("--workers", type=click.IntRange(1), help="Threads of the loader.  [default: the loader's choice]")
+def evaluate(run: Path, split: str, cache: Path | None, loader: str, device: str, workers: int | None) -> None:
+    """Measure RUN's best weights on a split; rewrites the split's predictions, metrics and confusion matrix there."""
+    from trainer.evaluate import evaluate as measure
+
+    measure(run, split, cache, loader, device, workers)
+
+
+@main.command()
+@click.argument("runs", nargs=-1, required=True, type=FOLDER, metavar="RUN...")
+@click.option("--out", type=FOLDER, default=Path("compare"), help="Writes OUT.png and OUT.csv.")
+def compare(runs: tuple[Path, ...], out: Path) -> None:
+    """Draw RUNs' accuracy by epoch, a panel a model, with and without pretraining, and list their results."""
+    from trainer.compare import compare as draw
+
+    draw(runs, out)

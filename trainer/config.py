@@ -1,0 +1,106 @@
+"""What a run was asked to do."""
+
+from dataclasses import asdict, dataclass
+from math import isfinite
+from typing import Any, Final, Literal
+
+MODELS: Final = (
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+    "resnext50_32x4d",
+    "resnext101_32x8d",
+    "resnext101_64x4d",
+    "wide_resnet50_2",
+    "wide_resnet101_2",
+)
+"""torchvision's ResNets, listed here because importing torchvision takes seconds and `--help` must not."""
+CLASS_WEIGHTS: Final = ("none", "inverse", "effective")
+LOADERS: Final = ("auto", "dali", "torchvision")
+DEVICES: Final = ("auto", "cpu", "cuda", "mps")
+
+Phase = Literal["head", "finetune"]
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """The settings of `trainer fit`, as asked for or, without "auto", as resolved: config.json keeps both.
+
+    Raises ValueError, quoting the value, for settings that cannot be.
+    """
+
+    cache: str = "cache"
+    loader: str = "auto"
+    model: str = "resnet18"
+    weights: str = "auto"  # "auto", "imagenet", "none", or a file
+    head_epochs: int = 3  # on a frozen backbone; none without pretrained weights
+    epochs: int = 20  # of fine-tuning everything
+    batch: int = 32
+    size: int | None = None  # pixels; None: as cached
+    lr: float = 0.01  # the highest of the schedule
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    class_weights: str = "effective"
+    seed: int = 0
+    device: str = "auto"
+    workers: int | None = None  # None: the loader's own choice
+    track_test: bool = False
+
+    def __post_init__(self) -> None:
+        def check(ok: bool, name: str, wanted: str) -> None:
+            if not ok:
+                raise ValueError(f"{name} must be {wanted}, got {getattr(self, name)!r}")
+
+        check(self.model in MODELS, "model", f"one of {', '.join(MODELS)}")
+        check(self.class_weights in CLASS_WEIGHTS, "class_weights", f"one of {', '.join(CLASS_WEIGHTS)}")
+        check(self.loader in LOADERS, "loader", f"one of {', '.join(LOADERS)}")
+        check(self.device in DEVICES, "device", f"one of {', '.join(DEVICES)}")
+        check(self.head_epochs >= 0, "head_epochs", "0 or more")
+        check(self.epochs >= 0, "epochs", "0 or more")
+        head = self.head_epochs > 0 and self.weights != "none"
+        check(head or self.epochs > 0, "epochs", "at least 1 where no pretrained weights get head epochs")
+        check(self.batch >= 1, "batch", "at least 1")
+        check(self.size is None or self.size >= 32, "size", "at least 32 pixels")
+        check(isfinite(self.lr) and self.lr > 0, "lr", "positive")
+        check(0 <= self.momentum < 1, "momentum", "at least 0 and less than 1")
+        check(isfinite(self.weight_decay) and self.weight_decay >= 0, "weight_decay", "0 or more")
+        check(self.seed >= 0, "seed", "0 or more")
+        check(self.workers is None or self.workers >= 1, "workers", "at least 1")
+
+    @property
+    def total_epochs(self) -> int:
+        return self.head_epochs + self.epochs
+
+    def phase(self, epoch: int) -> Phase:
+        """Which phase an epoch, counted from 0 over both, belongs to."""
+        return "head" if epoch < self.head_epochs else "finetune"
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What config.json holds."""
+
+    asked: FitConfig
+    resolved: FitConfig
+    cache: str
+    """Absolute path of the cache."""
+    cache_digest: str
+    recipe: dict[str, Any]
+    """How the cache's photographs were prepared."""
+    photographs: dict[str, int]
+    """By split."""
+    versions: dict[str, str]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> "RunConfig":
+        """Raises ValueError where the fields are not those of a config.json."""
+        try:
+            settings = {name: FitConfig(**fields[name]) for name in ("asked", "resolved")}
+            return cls(**(fields | settings))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a run's settings: {error}") from error

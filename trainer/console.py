@@ -1,0 +1,84 @@
+"""What `trainer` says: plain lines that a program can read, and a live bar on a terminal."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from pipeline.baselines import Baselines
+from pipeline.grades import GRADES
+from trainer.metrics import Metrics
+
+Item = TypeVar("Item")
+
+
+def warn(line: str) -> None:
+    """One prominent line on stderr."""
+    click.secho(f"WARNING: {line}", fg="yellow", bold=True, err=True)
+
+
+def track(items: Iterable[Item], total: int, description: str) -> Iterator[Item]:
+    """The items, with a bar on stderr while they last if that is a terminal."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield from items
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        yield from progress.track(items, total=total, description=description)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Aligned columns, the first to the left and numbers to the right."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = 1000  # whoever reads a pipe wants whole words; lines end after their last column anyway
+    console.print(table)
+
+
+def print_class_weights(photographs: Sequence[int], weights: Sequence[float]) -> None:
+    rows = zip(GRADES, photographs, weights, strict=True)
+    print_table(
+        ["grade", "training photographs", "weight"], [(name, str(n), f"{weight:.3f}") for name, n, weight in rows]
+    )
+
+
+def epoch_line(row: Mapping[str, Any], epochs: int) -> str:
+    """A row of accuracy.csv to read while training."""
+    test = "" if row["acc_test"] is None else f" test {row['acc_test']:.1f}"
+    return (
+        f"epoch {row['epoch']}/{epochs} {row['phase']}: lr {row['lr']:.2e}, "
+        f"loss {row['loss_train']:.4f} val {row['loss_val']:.4f}, "
+        f"accuracy {row['acc_train']:.1f} val {row['acc_val']:.1f}{test} %, kappa val {row['kappa_val']:.3f}, "
+        f"{row['seconds']:.1f} s, {row['images_per_second']:.0f} images/s"
+    )
+
+
+def print_results(measured: Mapping[str, tuple[Metrics, Baselines | None]]) -> None:
+    """A line for each split's metrics, and under it what is scored there without looking at a photograph."""
+    rows: list[Sequence[str]] = []
+    for split, (metrics, baselines) in measured.items():
+        shares = (metrics.accuracy, metrics.balanced_accuracy, metrics.sensitivity, metrics.specificity)
+        accuracy, balanced, sensitivity, specificity = map(_percent, shares)
+        auc = "-" if metrics.auc is None else f"{metrics.auc:.3f}"
+        rows.append(
+            (split, str(metrics.photographs), accuracy, balanced, f"{metrics.kappa:.3f}", auc, sensitivity, specificity)
+        )
+        if baselines:
+            shown = [baselines.majority, *([baselines.fellow_eye] if baselines.leaked else [])]
+            for each in shown:
+                rows.append((f"  {each.name}, no image", "", _percent(each.accuracy), "", f"{each.kappa:.3f}"))
+    columns = ["split", "photographs", "accuracy", "balanced", "kappa", "AUC", "sensitivity", "specificity"]
+    print_table(columns, rows)
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f} %"

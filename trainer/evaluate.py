@@ -1,0 +1,165 @@
+"""Running a model over a split, and the files that say how it did."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.baselines import Baselines, no_image_baselines
+from pipeline.batch import Loader
+from pipeline.cache import Cache, open_cache
+from pipeline.errors import CacheError, RunError
+from pipeline.grades import UNKNOWN
+from pipeline.loaders import open_loader
+from trainer.config import FitConfig
+from trainer.console import print_results, track, warn
+from trainer.device import autocast, choose_device, to_device
+from trainer.figures import draw_accuracy, draw_confusion
+from trainer.metrics import (
+    Metrics,
+    confusion,
+    confusion_table,
+    graded,
+    measure,
+    only_grade,
+    predictions_table,
+    row_shares,
+)
+from trainer.model import Grader, load_model
+from trainer.run import RunFolder, write_csv, write_json
+
+
+class Outputs(NamedTuple):
+    """What a model says of n photographs."""
+
+    rows: NDArray[np.int64]  # (n,) in the cache's manifest
+    grades: Tensor  # int64 (n,), on the CPU
+    logits: Tensor  # float32 (n, 5), on the CPU
+
+
+def run_model(model: Grader, loader: Loader, device: torch.device, what: str) -> Outputs:
+    """One pass over a loader's photographs, in its order. Raises RunError where a logit is not finite."""
+    model.eval()
+    rows, grades, logits = [], [], []
+    with torch.inference_mode(), autocast(device):
+        for batch in track(loader.epoch(0), len(loader), what):
+            rows.append(batch.rows)
+            grades.append(batch.grades)
+            logits.append(model(batch.images).float())
+    outputs = Outputs(torch.cat(rows).numpy(), torch.cat(grades).cpu(), torch.cat(logits).cpu())
+    if not outputs.logits.isfinite().all():
+        raise RunError(f"the model's output for {what} is not finite; a lower --lr may help")
+    return outputs
+
+
+def evaluate(
+    path: Path, split: str, cache_path: Path | None, loader: str, device_name: str, workers: int | None
+) -> Metrics:
+    """Measures a run's best weights on a split of its cache, or of another, and rewrites that split's files."""
+    run = RunFolder(path)
+    config = run.read_config()
+    model, about = load_model(run.model)
+    cache = open_cache(cache_path or config.cache)
+    if cache.digest != config.cache_digest:
+        warn(f"{cache.path} is not as it was when {path} was trained; {path.name}'s {split} files will be about it")
+    if cache.recipe != about.recipe:
+        warn(f"{cache.path} was made by another recipe ({cache.recipe}) than the training photographs ({about.recipe})")
+    device = torch.device(choose_device(device_name))
+    to_device(model, device)
+    check_measurable(cache, split)
+    batch = 2 * config.resolved.batch
+    with open_loader(
+        loader, cache, split=split, batch_size=batch, size=about.size, device=device, workers=workers
+    ) as batches:
+        outputs = run_model(model, batches, device, split)
+    metrics, baselines = write_split(run, cache, split, outputs)
+    print_results({split: (metrics, baselines)})
+    return metrics
+
+
+def finish(config: FitConfig, cache: Cache, run: RunFolder) -> None:
+    """Measures the best weights on val and, for the first time, on test; draws the figures and writes the summary."""
+    model, about = load_model(run.model)
+    device = torch.device(config.device)
+    to_device(model, device)
+    measured = {}
+    for split in ("val", "test"):
+        try:
+            check_measurable(cache, split)
+        except CacheError as error:
+            warn(error.message)
+            continue
+        with open_loader(
+            config.loader,
+            cache,
+            split=split,
+            batch_size=2 * config.batch,
+            size=config.size,
+            device=device,
+            workers=config.workers,
+        ) as loader:
+            measured[split] = write_split(run, cache, split, run_model(model, loader, device, split))
+    table = run.read_accuracy()
+    baselines = measured["val"][1]
+    majority = 100 * baselines.majority.accuracy if baselines else None
+    draw_accuracy(run.accuracy_figure, table, title=run.path.name, best=about.epoch, majority=majority)
+    click.echo(f"best of {len(table)} epochs by kappa on validation: {about.epoch}")
+    print_results(measured)
+    write_json(
+        run.summary,
+        {
+            "best_epoch": about.epoch,
+            "epochs": len(table),
+            "seconds": round(float(table["seconds"].sum()), 1),
+            **{split: metrics.as_dict() for split, (metrics, _) in measured.items()},
+        },
+    )
+
+
+def check_measurable(cache: Cache, split: str) -> None:
+    """Raises CacheError where a split has no graded photograph."""
+    rows = cache.rows(split)
+    if not (cache.manifest["grade"].to_numpy()[rows] != UNKNOWN).any():
+        what = "its photographs have no grades" if len(rows) else "it has no photographs"
+        raise CacheError(f"{cache.path}: {split} cannot be measured, {what}")
+
+
+def write_split(run: RunFolder, cache: Cache, split: str, outputs: Outputs) -> tuple[Metrics, Baselines | None]:
+    """Writes the predictions, metrics and confusion matrices of a split, and returns what they were measured to be."""
+    manifest = cache.manifest
+    probabilities = torch.softmax(outputs.logits.double(), dim=1).float().numpy()
+    predictions = predictions_table(manifest["id"].iloc[outputs.rows], outputs.grades.numpy(), probabilities)
+    metrics = measure(predictions)
+    baselines = no_image_baselines(manifest, split)
+    counts = confusion(predictions)
+
+    written = predictions.astype({"grade": "Int64"})
+    write_csv(run.predictions(split), written.assign(grade=written["grade"].mask(written["grade"] == UNKNOWN)))
+    write_csv(run.confusion_counts(split), confusion_table(counts), index=True)
+    write_csv(run.confusion(split), confusion_table(row_shares(counts)), index=True)
+    draw_confusion(run.confusion_figure(split), counts, title=f"{run.path.name}, {split}")
+    write_json(
+        run.metrics(split),
+        {"split": split, "cache": cache.digest, **metrics.as_dict(), "no_image": baselines and baselines.as_dict()},
+    )
+
+    warn_of_defects(split, predictions, metrics, baselines)
+    return metrics, baselines
+
+
+def warn_of_defects(split: str, predictions: pd.DataFrame, metrics: Metrics, baselines: Baselines | None) -> None:
+    left_out = len(predictions) - metrics.photographs
+    if left_out:
+        warn(f"{left_out} of {len(predictions)} photographs of {split} have no grade; the metrics leave them out")
+    grade = only_grade(graded(predictions))
+    if grade is not None and metrics.photographs > 1:
+        line = f"the model gives grade {grade} to every photograph of {split}: accuracy {100 * metrics.accuracy:.1f} %"
+        if baselines:
+            line += f", where giving all of them grade {baselines.majority_grade}, the commonest of train, "
+            line += f"makes {100 * baselines.majority.accuracy:.1f} %"
+        warn(line)

@@ -1,0 +1,149 @@
+"""Figures, in one style: large enough for a slide, and told apart by the colour-blind."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from matplotlib import style
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from pipeline.baselines import Counts, quadratic_kappa
+from pipeline.files import write_whole
+from pipeline.grades import GRADES, N_GRADES
+from trainer.metrics import row_shares
+
+BLUE, ORANGE, GREEN, PURPLE, BLACK = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#333333"
+"""From Okabe and Ito's palette."""
+PRETRAINED: Final = (BLUE, "#56B4E9", GREEN)
+SCRATCH: Final = (ORANGE, "#E69F00", PURPLE)
+LINES: Final = {"train": ":", "val": "--", "test": "-"}
+NAMES: Final = {"train": "train (augmented)", "val": "validation", "test": "test"}
+BESIDE: Final[dict[str, Any]] = {
+    "xycoords": ("data", "axes fraction"),
+    "textcoords": "offset points",
+    "color": "#666666",
+}
+"""Of small words beside an epoch, at the edge of the axes."""
+STYLE: Final[dict[str, Any]] = {
+    "font.size": 13,
+    "axes.titlesize": 15,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E3E3E3",
+    "lines.linewidth": 2.2,
+    "legend.edgecolor": "white",
+    "legend.framealpha": 0.85,
+    "savefig.dpi": 150,
+    "figure.constrained_layout.use": True,
+}
+
+
+@contextmanager
+def new_figure(path: Path, width: float, height: float) -> Iterator[Figure]:
+    """A figure of that size in inches, written to `path` as PNG when the block ends."""
+    with style.context(STYLE):
+        figure = Figure(figsize=(width, height))
+        yield figure
+        with write_whole(path) as file:
+            figure.savefig(file, format="png")
+
+
+def draw_accuracy(path: Path, table: pd.DataFrame, *, title: str, best: int, majority: float | None) -> None:
+    """Accuracy and kappa by epoch from a run's accuracy.csv; `best` is an epoch from 1, `majority` in percent."""
+    with new_figure(path, 9, 8) as figure:
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+        epochs, point = table["epoch"], {"markersize": 5}
+        upper.plot(epochs, table["acc_train"], "o-", color=BLUE, label="train (augmented)", **point)
+        upper.plot(epochs, table["acc_val"], "s-", color=ORANGE, label="validation", **point)
+        if table["acc_test"].notna().any():
+            upper.plot(epochs, table["acc_test"], "^-", color=GREEN, label="test (not used to choose)", **point)
+        if majority is not None:
+            label = f"majority grade ({majority:.1f} % of validation)"
+            upper.axhline(majority, color=BLACK, linewidth=1.6, linestyle=":", label=label)
+        lower.plot(epochs, table["kappa_val"], "s-", color=ORANGE, **point)
+        head = int((table["phase"] == "head").sum())
+        for axes in (upper, lower):
+            axes.axvspan(0.5, head + 0.5, color="#F0F0F0", zorder=0)
+            axes.axvline(best, color="#999999", linewidth=1.2, linestyle="--")
+        left = best > len(table) / 2  # so that the words stay inside
+        lower.annotate(
+            f"best: epoch {best}", (best, 0), (-5 if left else 5, 5), **BESIDE, ha="right" if left else "left"
+        )
+        if head:
+            upper.annotate("head", (0.5, 1), (5, -5), **BESIDE, va="top")
+        upper.set(title=title, ylabel="accuracy (%)")
+        upper.legend(loc="best")
+        lower.set(xlabel="epoch", ylabel="validation kappa\n(quadratic weights)", xlim=(0.5, len(table) + 0.5))
+        lower.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def draw_confusion(path: Path, counts: Counts, *, title: str) -> None:
+    """A confusion matrix: colour and percentage by true grade, photographs below them."""
+    shares = row_shares(counts)
+    n = int(counts.sum())
+    with new_figure(path, 8.6, 7.6) as figure:
+        axes = figure.subplots()
+        axes.grid(visible=False)
+        image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        for row, column in np.ndindex(N_GRADES, N_GRADES):
+            share, count = shares[row, column], counts[row, column]
+            text = "" if np.isnan(share) else f"{100 * share:.0f} %\n{count:,}"
+            axes.text(column, row, text, ha="center", va="center", color="white" if share > 0.65 else "#222222")
+        totals = [f"{name}\n(n = {total:,})" for name, total in zip(GRADES, counts.sum(axis=1), strict=True)]
+        axes.set_xticks(range(N_GRADES), GRADES, rotation=25, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(N_GRADES), totals)
+        axes.set(xlabel="predicted grade", ylabel="true grade")
+        accuracy = f"accuracy {100 * np.trace(counts) / n:.1f} %, kappa {quadratic_kappa(counts):.3f}"
+        axes.set_title(f"{title}\n{n:,} photographs, {accuracy}")
+        axes.spines[:].set_visible(False)
+        axes.set_xticks(np.arange(1, N_GRADES) - 0.5, minor=True)
+        axes.set_yticks(np.arange(1, N_GRADES) - 0.5, minor=True)
+        axes.grid(which="minor", color="white", linewidth=2)
+        axes.tick_params(which="both", length=0)
+        bar = figure.colorbar(
+            image, ax=axes, shrink=0.8, label="share of the true grade", format=lambda share, _: f"{100 * share:.0f} %"
+        )
+        bar.outline.set_visible(False)
+
+
+def draw_comparison(path: Path, runs: Mapping[str, tuple[str, bool, pd.DataFrame]]) -> None:
+    """Accuracy by epoch, a panel a model. `runs`: name -> (model, whether pretrained, accuracy.csv).
+
+    Test is drawn where a run tracked it, else validation.
+    """
+    models = list(dict.fromkeys(model for model, _, _ in runs.values()))
+    columns = min(3, len(models))
+    rows = -(-len(models) // columns)
+    with new_figure(path, 3 + 6 * columns, 1 + 5.2 * rows) as figure:
+        panels = figure.subplots(rows, columns, sharey=True, squeeze=False).flatten()
+        for panel in panels[len(models) :]:
+            panel.set_visible(False)
+        for panel, model in zip(panels, models, strict=False):
+            colours = {True: iter(PRETRAINED * len(runs)), False: iter(SCRATCH * len(runs))}
+            drawn = set()
+            for name, (its_model, pretrained, table) in runs.items():
+                if its_model != model:
+                    continue
+                measured = "test" if table["acc_test"].notna().any() else "val"
+                drawn |= {"train", measured}
+                colour = next(colours[pretrained])
+                label = f"{name}, {'pretrained' if pretrained else 'from scratch'}"
+                panel.plot([], [], color=colour, linewidth=5, label=label)
+                for split in ("train", measured):
+                    panel.plot(table["epoch"], table[f"acc_{split}"], color=colour, linestyle=LINES[split])
+            for split in [split for split in LINES if split in drawn]:
+                panel.plot([], [], color=BLACK, linestyle=LINES[split], label=NAMES[split])
+            panel.set(title=model, xlabel="epoch")
+            panel.set_xlim(left=0.5)
+            panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+            panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13))
+        for panel in panels[::columns]:
+            panel.set_ylabel("accuracy (%)")

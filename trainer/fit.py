@@ -1,0 +1,207 @@
+"""Training, from the first step to the last: what happens in an epoch and between epochs."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import partial
+from math import cos, pi
+from time import perf_counter
+from typing import Any, Final
+
+import click
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.baselines import confusion_counts, quadratic_kappa
+from pipeline.batch import Loader
+from pipeline.cache import Cache
+from pipeline.errors import RunError
+from pipeline.grades import UNKNOWN
+from pipeline.loaders import open_loader
+from pipeline.plan import Augment
+from trainer.about import About
+from trainer.checkpoint import Progress, save_checkpoint
+from trainer.config import FitConfig, Phase
+from trainer.console import epoch_line, track
+from trainer.device import autocast
+from trainer.evaluate import Outputs, run_model
+from trainer.model import Grader, save_model
+from trainer.run import RunFolder
+
+AUGMENT: Final = Augment(hflip=0.5, vflip=0.5, degrees=180)
+"""A retina has no upright: any flip and turn of it is another eye."""
+WARM_UP: Final = 0.1
+"""Share of a phase's steps over which the learning rate rises."""
+CLIP_NORM: Final = 5.0
+"""Longest gradient that is applied in full; ordinary ones here are about 1, so only outbursts are cut."""
+CHECK_EVERY: Final = 100
+"""Steps between looks at the losses: each look makes the host wait for the GPU."""
+
+
+def learning_rate(step: int, steps: int, peak: float) -> float:
+    """Linear warm-up to `peak`, then half a cosine towards 0, for a step counted from 0 of a phase of `steps`.
+
+    A function of the step alone, so that a resumed run needs no scheduler's state.
+    """
+    warm_up = max(1, round(WARM_UP * steps))
+    if step < warm_up:
+        return peak * (step + 1) / warm_up
+    return peak * (1 + cos(pi * (step - warm_up) / (steps - warm_up))) / 2
+
+
+def scheduled_lr(config: FitConfig, epoch: int, step: int, steps: int) -> float:
+    """The learning rate of a step of an epoch that has `steps` of them; each phase has a schedule of its own."""
+    first, epochs = (0, config.head_epochs) if config.phase(epoch) == "head" else (config.head_epochs, config.epochs)
+    return learning_rate((epoch - first) * steps + step, epochs * steps, config.lr)
+
+
+def set_phase(model: Grader, phase: Phase) -> None:
+    """Training mode. In the head phase the backbone is frozen whole: BatchNorm's running statistics must not drift."""
+    model.train()
+    model.backbone.train(phase == "finetune")
+    model.backbone.requires_grad_(phase == "finetune")
+
+
+def make_optimizer(model: Grader, config: FitConfig, device: torch.device) -> torch.optim.SGD:
+    """SGD over what the phase trains; biases and BatchNorm (one dimension) do not decay."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [parameter for parameter in trained if parameter.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [parameter for parameter in trained if parameter.ndim == 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(groups, lr=0.0, momentum=config.momentum, fused=device.type == "cuda")
+
+
+def train_epoch(
+    model: Grader, loader: Loader, optimizer: torch.optim.SGD, weights: Tensor, config: FitConfig, progress: Progress
+) -> None:
+    """Trains through what is left of the epoch under way, adding a row a step to `progress.steps`.
+
+    `weights` (5,) by grade, on the model's device. Raises RunError where a loss is not finite.
+    """
+    epoch, phase = progress.epoch, config.phase(progress.epoch)
+    set_phase(model, phase)
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    done = len(progress.steps)
+    for images, grades, _ in track(loader.epoch(epoch, start=done), len(loader) - done, f"epoch {epoch + 1} {phase}"):
+        for group in optimizer.param_groups:
+            group["lr"] = scheduled_lr(config, epoch, len(progress.steps), len(loader))
+        if len(images) == 1:  # BatchNorm cannot take statistics of one photograph; it uses the running ones
+            model.backbone.eval()
+        with autocast(weights.device):
+            logits = model(images)
+        loss = F.cross_entropy(logits.float(), grades, weights, reduction="sum")
+        optimizer.zero_grad()
+        (loss / len(images)).backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(trained, CLIP_NORM)
+        optimizer.step()
+        right = (logits.argmax(dim=1) == grades).sum()
+        progress.steps.append(torch.stack([loss.detach(), right.float(), torch.full_like(loss, len(images))]))
+        if len(progress.steps) % CHECK_EVERY == 0:
+            check_finite(progress, config, len(loader))
+    check_finite(progress, config, len(loader))
+
+
+def check_finite(progress: Progress, config: FitConfig, steps: int) -> None:
+    """Raises RunError naming the first step of the epoch whose loss is not finite."""
+    finite = torch.stack(progress.steps)[:, 0].isfinite().tolist()
+    if not all(finite):
+        step = finite.index(False)
+        lr = scheduled_lr(config, progress.epoch, step, steps)
+        raise RunError(
+            f"the loss is not finite at step {step + 1} of epoch {progress.epoch + 1} (learning rate {lr:.2e}); "
+            "start another run with a lower --lr"
+        )
+
+
+def fit(
+    config: FitConfig,
+    about: About,
+    loaders: Mapping[str, Loader],
+    run: RunFolder,
+    model: Grader,
+    weights: Tensor,
+    progress: Progress,
+    resumed: Mapping[str, Any] | None = None,
+) -> None:
+    """Trains from `progress` to the end, leaving after each epoch a checkpoint, accuracy.csv and the best weights.
+
+    `config` is resolved, `about` is what the weights shall say of themselves, `model` and `weights` (5,) by grade lie
+    on the device, `resumed` is the checkpoint that model and progress come from.
+    """
+    publish(about, run, model, progress)
+    phase, optimizer = None, None
+    for epoch in range(progress.epoch, config.total_epochs):
+        began = perf_counter()
+        if optimizer is None or phase != config.phase(epoch):
+            phase = config.phase(epoch)
+            set_phase(model, phase)
+            optimizer = make_optimizer(model, config, weights.device)
+            if resumed and resumed["phase"] == phase:
+                optimizer.load_state_dict(resumed["optimizer"])
+        train_epoch(model, loaders["train"], optimizer, weights, config, progress)
+        trained = perf_counter() - began
+        row = epoch_row(config, loaders, model, weights, progress)
+        row["seconds"] = round(perf_counter() - began, 2)
+        row["images_per_second"] = round(progress.sums()[2] / trained, 1)
+        progress = Progress(epoch + 1, [], [*progress.history, row])
+        save_checkpoint(run.checkpoint, progress, model.state_dict(), optimizer.state_dict(), phase)
+        publish(about, run, model, progress)
+        click.echo(epoch_line(row, config.total_epochs))
+
+
+@contextmanager
+def open_loaders(config: FitConfig, cache: Cache) -> Iterator[dict[str, Loader]]:
+    """Loaders by split: "train", shuffled and augmented, "val", and "test" where it is to be tracked."""
+    opened = partial(open_loader, config.loader, cache, size=config.size, device=config.device, workers=config.workers)
+    with ExitStack() as stack:
+        train = opened(split="train", batch_size=config.batch, augment=AUGMENT, shuffle=True, seed=config.seed)
+        loaders = {"train": stack.enter_context(train)}
+        for split in ("val", "test") if config.track_test else ("val",):
+            loaders[split] = stack.enter_context(opened(split=split, batch_size=2 * config.batch))
+        yield loaders
+
+
+def epoch_row(
+    config: FitConfig, loaders: Mapping[str, Loader], model: Grader, weights: Tensor, progress: Progress
+) -> dict[str, Any]:
+    """The row of accuracy.csv, but for the times, of an epoch whose steps are done."""
+    loss, right, photographs = progress.sums()
+    val = run_model(model, loaders["val"], weights.device, "val")
+    val_loss = F.cross_entropy(val.logits, val.grades, weights.cpu(), reduction="sum") / len(val.grades)
+    val_counts = confusion_counts(val.grades, val.logits.argmax(dim=1))
+    acc_test = None
+    if config.track_test:
+        test = run_model(model, loaders["test"], weights.device, "test")
+        acc_test = round(accuracy(test), 4)
+    return {
+        "epoch": progress.epoch + 1,
+        "phase": config.phase(progress.epoch),
+        "lr": float(f"{scheduled_lr(config, progress.epoch, len(progress.steps) - 1, len(progress.steps)):.4g}"),
+        "loss_train": round(loss / photographs, 6),
+        "acc_train": round(100 * right / photographs, 4),
+        "loss_val": round(val_loss.item(), 6),
+        "acc_val": round(accuracy(val), 4),
+        "kappa_val": round(quadratic_kappa(val_counts), 6),
+        "acc_test": acc_test,
+    }
+
+
+def accuracy(outputs: Outputs) -> float:
+    """Percent of the graded photographs."""
+    graded = outputs.grades != UNKNOWN
+    right = outputs.logits.argmax(dim=1) == outputs.grades
+    return 100 * right[graded].double().mean().item()
+
+
+def publish(about: About, run: RunFolder, model: Grader, progress: Progress) -> None:
+    """Writes accuracy.csv, and the model's weights where the epoch that just ended is the best so far.
+
+    Called once the checkpoint is safe and again on resuming, so a run killed between the two loses nothing.
+    """
+    if not progress.history:
+        return
+    run.write_accuracy(progress.history)
+    if not progress.steps and progress.best == len(progress.history) - 1:
+        save_model(run.model, model, replace(about, epoch=len(progress.history)))

@@ -1,0 +1,170 @@
+"""From what was asked for to a finished run: resolve, start or resume, train, measure."""
+
+import platform
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import numpy as np
+import torch
+
+from pipeline.baselines import no_image_baselines
+from pipeline.batch import Loader
+from pipeline.cache import Cache, open_cache
+from pipeline.errors import CacheError, RunError
+from pipeline.grades import N_GRADES, UNKNOWN
+from pipeline.loaders import dali_installed
+from trainer.about import About
+from trainer.checkpoint import Progress, read_checkpoint
+from trainer.config import FitConfig, RunConfig
+from trainer.console import print_class_weights, warn
+from trainer.device import choose_device, to_device
+from trainer.evaluate import check_measurable, finish
+from trainer.fit import fit, open_loaders
+from trainer.loss import class_weights
+from trainer.model import Grader, load_state
+from trainer.run import RunFolder, create_run, newest_unfinished, write_json
+from trainer.weights import pretrain
+
+MAY_CHANGE: Final = frozenset({"cache", "device", "workers"})
+"""Settings that --resume takes anew: where things are, not what is computed. The cache's digest is checked instead."""
+
+
+def start(asked: FitConfig, path: Path | None) -> RunFolder:
+    """A new run, trained and measured. `path`: the run folder, made here; None: a name of its own below runs/.
+
+    Nothing is written before all that can be checked beforehand has been.
+    """
+    cache = open_cache(asked.cache)
+    check_cache(cache)
+    if asked.track_test:
+        check_measurable(cache, "test")
+    device = choose_device(asked.device)
+    loader = choose_loader(asked.loader, device)
+    torch.manual_seed(asked.seed)
+    model = Grader(asked.model)
+    weights = pretrain(model, asked.weights)
+    head_epochs = 0 if weights == "none" else asked.head_epochs
+    size = asked.size or cache.recipe.size
+    try:
+        config = replace(asked, device=device, loader=loader, weights=weights, head_epochs=head_epochs, size=size)
+    except ValueError as error:  # --weights auto --epochs 0, and no weights to be had
+        raise RunError(str(error)) from error
+
+    with open_loaders(config, cache) as loaders:
+        run = create_run(path, f"{config.model}-{Path(weights).stem}-{size}px-{loader}")
+        write_json(run.config, describe(asked, config, cache).as_dict())
+        train(config, cache, loaders, run, model, Progress())
+    finish(config, cache, run)
+    return run
+
+
+def resume(path: Path | None, given: Mapping[str, Any]) -> RunFolder:
+    """Continues a run as it was asked for; None: the newest unfinished one below runs/.
+
+    `given` are the settings asked for this time. Those in MAY_CHANGE replace the run's; raises RunError where another
+    one differs from what the run was started with.
+    """
+    run = RunFolder(path) if path else newest_unfinished()
+    recorded = run.read_config()
+    asked, config = recorded.asked, recorded.resolved
+    if run.finished:
+        click.echo(f"{run.path} is finished")
+        return run
+    for name, value in given.items():
+        if name not in MAY_CHANGE and value != getattr(asked, name):
+            raise RunError(
+                f"{run.path} was started with {name} {getattr(asked, name)}, not {value}; leave it out to resume"
+            )
+    config = replace(config, **{name: value for name, value in given.items() if name in MAY_CHANGE})
+    config = replace(config, device=choose_device(config.device))
+    cache = open_cache(config.cache)
+    if cache.digest != recorded.cache_digest:
+        raise RunError(f"{run.path} cannot resume: {cache.path} is not as it was when the run was started")
+
+    torch.manual_seed(config.seed)
+    model = Grader(config.model)
+    progress, checkpoint = Progress(), None
+    if run.checkpoint.exists():
+        progress, checkpoint = read_checkpoint(run.checkpoint, torch.device(config.device))
+        load_state(model, checkpoint["model"], f"checkpoint {run.checkpoint}")
+    else:
+        pretrain(model, config.weights)
+    click.echo(f"{run.path}: resuming after epoch {progress.epoch} of {config.total_epochs}")
+    with open_loaders(config, cache) as loaders:
+        train(config, cache, loaders, run, model, progress, checkpoint)
+    finish(config, cache, run)
+    return run
+
+
+def choose_loader(name: str, device: str) -> str:
+    """What `open_loader` takes for "auto", by name."""
+    if name != "auto":
+        return name
+    return "dali" if device == "cuda" and dali_installed() else "torchvision"
+
+
+def check_cache(cache: Cache) -> None:
+    """Raises CacheError where there is nothing to train on or to choose the best epoch by; warns of leaks."""
+    grades = cache.manifest["grade"].to_numpy()
+    for split, purpose in (("train", "to train on"), ("val", "to choose the best epoch by")):
+        rows = cache.rows(split)
+        if not len(rows):
+            raise CacheError(
+                f"{cache.path} has no {split} photographs {purpose}; `tools preprocess` splits graded ones"
+            )
+        ungraded = rows[grades[rows] == UNKNOWN]
+        if len(ungraded):
+            first = cache.manifest["id"].iloc[ungraded[0]]
+            raise CacheError(
+                f"{cache.path}: {len(ungraded)} of {len(rows)} {split} photographs have no grade, {first} first"
+            )
+    for split in ("val", "test"):
+        baselines = no_image_baselines(cache.manifest, split)
+        if baselines and baselines.leaked:
+            warn(
+                f"{baselines.leaked} of {baselines.photographs} {split} photographs show patients who are in train, so "
+                f"{split} flatters: `tools preprocess --split patient` keeps each patient on one side"
+            )
+
+
+def describe(asked: FitConfig, config: FitConfig, cache: Cache) -> RunConfig:
+    packages = ("fundus-grading", "torch", "torchvision", "numpy", "pillow", "opencv-python-headless")
+    return RunConfig(
+        asked,
+        config,
+        cache=str(cache.path.resolve()),
+        cache_digest=cache.digest,
+        recipe=cache.recipe.as_dict(),
+        photographs={split: len(cache.rows(split)) for split in ("train", "val", "test")},
+        versions={"python": platform.python_version(), **{name: version(name) for name in packages}},
+    )
+
+
+def train(
+    config: FitConfig,
+    cache: Cache,
+    loaders: Mapping[str, Loader],
+    run: RunFolder,
+    model: Grader,
+    progress: Progress,
+    checkpoint: Mapping[str, Any] | None = None,
+) -> None:
+    """Trains what is left of a run, and says what it trains on what."""
+    device = torch.device(config.device)
+    to_device(model, device)
+    photographs = np.bincount(cache.grades[cache.rows("train")], minlength=N_GRADES)
+    weights = class_weights(config.class_weights, photographs)
+    parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    splits = ", ".join(f"{split} {len(cache.rows(split))}" for split in ("train", "val", "test"))
+    click.echo(f"run {run.path}: {config.model} ({parameters:.1f} M parameters), weights {config.weights}")
+    click.echo(
+        f"cache {cache.path}: {splits} photographs at {config.size} px; loader {config.loader}, device {config.device}"
+    )
+    print_class_weights(photographs.tolist(), weights.tolist())
+    by_grade = torch.tensor(weights, dtype=torch.float32, device=device)
+    about = About(config.model, config.size or cache.recipe.size, cache.recipe, epoch=0)
+    fit(config, about, loaders, run, model, by_grade, progress, checkpoint)

@@ -1,0 +1,183 @@
+"""The run folder: every file name of it lives here. Imports no torch.
+
+Files are written whole or not at all, so a reader may look at any moment, and a killed run is a shorter one.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from pipeline.errors import RunError
+from pipeline.files import TMP_SUFFIX, write_whole
+from trainer.config import RunConfig
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RUNS: Final = Path("runs")
+
+ACCURACY_COLUMNS: Final = (
+    "epoch",
+    "phase",
+    "lr",
+    "loss_train",
+    "acc_train",
+    "loss_val",
+    "acc_val",
+    "kappa_val",
+    "acc_test",
+    "seconds",
+    "images_per_second",
+)
+"""Of accuracy.csv: epochs from 1, accuracies in percent, seconds of the whole epoch, images trained on a second."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """What was asked for, what it was resolved to, versions, and the cache's digest."""
+        return self.path / "config.json"
+
+    @property
+    def accuracy(self) -> Path:
+        return self.path / "accuracy.csv"
+
+    @property
+    def accuracy_figure(self) -> Path:
+        return self.path / "accuracy.png"
+
+    @property
+    def model(self) -> Path:
+        """The best weights so far."""
+        return self.path / "model.safetensors"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The state that --resume continues from."""
+        return self.path / "last.pt"
+
+    @property
+    def summary(self) -> Path:
+        """The result in a few numbers; written last, so that it marks a finished run."""
+        return self.path / "summary.json"
+
+    def predictions(self, split: str) -> Path:
+        return self.path / f"predictions_{split}.csv"
+
+    def metrics(self, split: str) -> Path:
+        return self.path / f"metrics_{split}.json"
+
+    def confusion(self, split: str) -> Path:
+        """Shares of each true grade."""
+        return self.path / f"confusion_{split}.csv"
+
+    def confusion_counts(self, split: str) -> Path:
+        return self.path / f"confusion_{split}_counts.csv"
+
+    def confusion_figure(self, split: str) -> Path:
+        return self.path / f"confusion_{split}.png"
+
+    @property
+    def started(self) -> bool:
+        return self.config.exists()
+
+    @property
+    def finished(self) -> bool:
+        return self.summary.exists()
+
+    def read_config(self) -> RunConfig:
+        """Raises RunError where the folder is no run or its config.json is damaged."""
+        if not self.started:
+            what = "is not a run (it has no config.json)" if self.path.exists() else "does not exist"
+            raise RunError(f"{self.path} {what}; `trainer fit` makes one")
+        try:
+            return RunConfig.from_dict(self.read_json(self.config))
+        except ValueError as error:
+            raise RunError(f"{self.config} is damaged; start another run") from error
+
+    def read_json(self, path: Path) -> dict[str, Any]:
+        """Raises RunError where a file of the run is missing or damaged."""
+        try:
+            fields = json.loads(path.read_bytes())
+        except FileNotFoundError as error:
+            raise RunError(f"{path} is missing; {self._cure()}") from error
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path} is damaged; {self._cure()}") from error
+        if not isinstance(fields, dict):
+            raise RunError(f"{path} is damaged; {self._cure()}")
+        return fields
+
+    def read_accuracy(self) -> "pd.DataFrame":
+        """accuracy.csv with its columns checked. Raises RunError where it is missing, damaged or empty."""
+        import pandas as pd
+
+        try:
+            table = pd.read_csv(self.accuracy)
+        except FileNotFoundError as error:
+            raise RunError(f"{self.accuracy} is missing: no epoch was finished; {self._cure()}") from error
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self.accuracy} is damaged; {self._cure()}") from error
+        numbers = table.drop(columns="phase", errors="ignore")
+        if tuple(table.columns) != ACCURACY_COLUMNS or table.empty or numbers.select_dtypes(exclude="number").size:
+            raise RunError(f"{self.accuracy} is damaged; {self._cure()}")
+        return table
+
+    def write_accuracy(self, history: Sequence[Mapping[str, Any]]) -> None:
+        import pandas as pd
+
+        write_csv(self.accuracy, pd.DataFrame(history, columns=list(ACCURACY_COLUMNS)))
+
+    def _cure(self) -> str:
+        return f"`trainer fit --run {self.path} --resume` continues an unfinished run"
+
+
+def create_run(path: Path | None, default_name: str) -> RunFolder:
+    """A new folder, empty so far: `path`, or `default_name` below runs/, with -2, -3, ... where that is taken.
+
+    Raises RunError rather than write into a folder that holds anything.
+    """
+    if path is not None:
+        if path.exists() and not _is_empty_folder(path):
+            cure = "--resume continues it, or choose" if RunFolder(path).started else "choose"
+            raise RunError(f"{path} exists and is never overwritten; {cure} another --run")
+        path.mkdir(parents=True, exist_ok=True)
+        return RunFolder(path)
+    RUNS.mkdir(exist_ok=True)
+    number = 1
+    while True:
+        path = RUNS / (default_name if number == 1 else f"{default_name}-{number}")
+        try:
+            path.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return RunFolder(path)
+
+
+def _is_empty_folder(path: Path) -> bool:
+    """Half-written files of a killed run do not count."""
+    return path.is_dir() and all(file.name.endswith(TMP_SUFFIX) for file in path.iterdir())
+
+
+def newest_unfinished() -> RunFolder:
+    """The run below runs/ that was started last and has not finished. Raises RunError where there is none."""
+    unfinished = [run for path in RUNS.glob("*") if (run := RunFolder(path)).started and not run.finished]
+    if not unfinished:
+        raise RunError(f"no unfinished run below {RUNS}/; name one with --run")
+    return max(unfinished, key=lambda run: run.config.stat().st_mtime_ns)
+
+
+def write_json(path: Path, fields: Mapping[str, Any]) -> None:
+    with write_whole(path) as file:
+        file.write((json.dumps(fields, indent=1, allow_nan=False) + "\n").encode())
+
+
+def write_csv(path: Path, table: "pd.DataFrame", *, index: bool = False) -> None:
+    """UTF-8; what is not known is an empty cell."""
+    with write_whole(path) as file:
+        table.to_csv(file, index=index, lineterminator="\n", encoding="utf-8", errors="surrogateescape")
