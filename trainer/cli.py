@@ -42,7 +42,7 @@ def main() -> None:
     "--weight-decay", type=float, default=DEFAULT.weight_decay, help="Of SGD; biases and BatchNorm have none."
 )
 @click.option("--class-weights", type=click.Choice(CLASS_WEIGHTS), default=DEFAULT.class_weights,
-              help="What a grade counts in the loss: the same, more the rarer, or so by effective number.")  # fmt: skip
+              help="Whether rare grades count more, by their number or their effective number.")  # fmt: skip
 @click.option(
     "--seed", type=click.IntRange(0), default=DEFAULT.seed, help="Of the first weights, order and augmentation."
 )

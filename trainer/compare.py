@@ -38,7 +38,7 @@ def compare(paths: Sequence[Path], out: Path) -> None:
     runs = list(read_runs(paths))
     if not runs:
         raise RunError("none of these can be compared; `trainer fit` makes runs")
-    table = pd.DataFrame([table_row(run) for run in runs])
+    table = pd.DataFrame([table_row(run) for run in runs]).astype({"best_epoch": "Int64"})
     out.parent.mkdir(parents=True, exist_ok=True)
     figure, csv = out.with_name(f"{out.name}.png"), out.with_name(f"{out.name}.csv")
     draw_comparison(figure, {run.name: (run.config.model, run.config.weights != "none", run.accuracy) for run in runs})
@@ -83,5 +83,5 @@ def _cell(value: Any) -> str:
     if pd.isna(value):
         return "-"
     if isinstance(value, float):
-        return f"{value:g}" if value.is_integer() else f"{value:.3f}"
+        return f"{value:.3f}"
     return "/".join(Path(str(value)).parts[-2:])

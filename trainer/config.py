@@ -42,7 +42,7 @@ class FitConfig:
     lr: float = 0.01  # the highest of the schedule
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    class_weights: str = "effective"
+    class_weights: str = "none"
     seed: int = 0
     device: str = "auto"
     workers: int | None = None  # None: the loader's own choice

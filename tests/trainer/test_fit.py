@@ -65,8 +65,8 @@ def test_the_saved_weights_are_those_of_the_epoch_with_the_best_kappa(trained: T
 
 
 def test_it_learns_what_can_be_learnt(fit: Fit, tiny_cache: Cache, tmp_path: Path) -> None:
-    fit(tiny_cache(train=(0, 4) * 16, val=(0, 4) * 4, test=(0, 4) * 8), "--run", "run", "--epochs", 4)
-    assert json.loads((tmp_path / "run" / "metrics_test.json").read_text())["accuracy"] == 1
+    fit(tiny_cache(train=(0, 4) * 16, val=(0, 4) * 4, test=(0, 4) * 8), "--run", "run", "--epochs", 8)
+    assert json.loads((tmp_path / "run" / "metrics_test.json").read_text())["accuracy"] >= 0.9  # guessing: 0.5
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(trained: Trained, fit: Fit) -> None:

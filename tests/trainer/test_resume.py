@@ -27,7 +27,7 @@ Cache = Callable[..., Path]
 
 def start(cache: Path, run: Path, *options: str) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "trainer", "fit", "--cache", str(cache), "--run", str(run), "--batch", "4"]
-    fast = ["--epochs", "3", "--device", "cpu", "--loader", "torchvision", "--workers", "1"]
+    fast = ["--epochs", "2", "--device", "cpu", "--loader", "torchvision", "--workers", "1"]
     return subprocess.Popen([*command, *fast, *options], env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
@@ -52,10 +52,10 @@ def same(one: Path, other: Path) -> None:
 def test_killed_between_epochs_and_resumed_it_is_the_undisturbed_run(tiny_cache: Cache, tmp_path: Path) -> None:
     cache = tiny_cache()
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "weights.pth")
-    options = ("--weights", str(tmp_path / "weights.pth"), "--head-epochs", "2")
+    options = ("--weights", str(tmp_path / "weights.pth"), "--head-epochs", "1")
     undisturbed = start(cache, tmp_path / "whole", *options)
     killed = start(cache, tmp_path / "killed", *options)
-    wait_for_rows(tmp_path / "killed" / "accuracy.csv", 1, killed)
+    wait_for_rows(tmp_path / "killed" / "accuracy.csv", 2, killed)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     assert not (tmp_path / "killed" / "summary.json").exists()
