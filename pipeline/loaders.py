@@ -58,14 +58,11 @@ def open_loader(
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     workers = workers or usable_cores()
-    kind = str(device).partition(":")[0]
-    if name == "auto":
-        name = "dali" if kind == "cuda" and dali_installed() else "torchvision"
-    if name == "torchvision":
+    if choose_loader(name, device) == "torchvision":
         from pipeline.torchvision_loader import TorchvisionLoader
 
         return TorchvisionLoader(cache, schedule, device=device, workers=workers)
-    if kind not in ("cpu", "cuda"):
+    if _kind(device) not in ("cpu", "cuda"):
         raise click.UsageError(f"DALI knows no device {device}; the torchvision loader does")
     try:
         from pipeline.dali_loader import DaliLoader
@@ -74,5 +71,17 @@ def open_loader(
     return DaliLoader(cache, schedule, device=device, workers=workers)
 
 
+def choose_loader(name: str, device: "str | torch.device") -> str:
+    """What "auto" stands for: DALI on a CUDA device where it is installed, else torchvision. Other names stay."""
+    if name != "auto":
+        return name
+    return "dali" if _kind(device) == "cuda" and dali_installed() else "torchvision"
+
+
 def dali_installed() -> bool:
     return find_spec("nvidia") is not None and find_spec("nvidia.dali") is not None
+
+
+def _kind(device: "str | torch.device") -> str:
+    """"cuda" of "cuda:1"."""
+    return str(device).partition(":")[0]

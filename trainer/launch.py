@@ -16,7 +16,7 @@ from pipeline.batch import Loader
 from pipeline.cache import Cache, open_cache
 from pipeline.errors import CacheError, RunError
 from pipeline.grades import N_GRADES, UNKNOWN
-from pipeline.loaders import dali_installed
+from pipeline.loaders import choose_loader
 from trainer.about import About
 from trainer.checkpoint import Progress, read_checkpoint
 from trainer.config import FitConfig, RunConfig
@@ -98,13 +98,6 @@ def resume(path: Path | None, given: Mapping[str, Any]) -> RunFolder:
         train(config, cache, loaders, run, model, progress, checkpoint)
     finish(config, cache, run)
     return run
-
-
-def choose_loader(name: str, device: str) -> str:
-    """What `open_loader` takes for "auto", by name."""
-    if name != "auto":
-        return name
-    return "dali" if device == "cuda" and dali_installed() else "torchvision"
 
 
 def check_cache(cache: Cache) -> None:
