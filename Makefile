@@ -14,7 +14,7 @@ demo: .venv/installed ## synthetic eyes -> cache -> a short fit -> confusion mat
 	$(BIN)/tools phantom demo/eyes --eyes 800
 	$(BIN)/tools preprocess demo/eyes --out demo/cache --size 128
 	$(BIN)/tools sheet demo/cache demo/sheet.png
-	$(BIN)/trainer fit --cache demo/cache --run demo/run --weights none --size 96 --epochs 6 --batch 32
+	$(BIN)/trainer fit --cache demo/cache --run demo/run --weights none --size 96 --epochs 8 --lr 0.05
 	@echo "pictures: demo/sheet.png demo/run/accuracy.png demo/run/confusion_test.png"
 
 check: .venv/installed ## ruff and mypy
