@@ -83,5 +83,5 @@ def dali_installed() -> bool:
 
 
 def _kind(device: "str | torch.device") -> str:
-    """"cuda" of "cuda:1"."""
+    """Of "cuda:1": cuda."""
     return str(device).partition(":")[0]

@@ -31,6 +31,8 @@ def main() -> None:
               help="auto: ImageNet's if they can be had. FILE: torchvision's .pth or a model.safetensors.")  # fmt: skip
 @click.option("--head-epochs", type=click.IntRange(0), default=DEFAULT.head_epochs,
               help="Epochs for the last layer alone, where weights are pretrained.")  # fmt: skip
+@click.option("--views", type=click.IntRange(1), default=DEFAULT.views,
+              help="Augmented views of a photograph that those epochs alternate; each costs a pass.")  # fmt: skip
 @click.option("--epochs", type=click.IntRange(0), default=DEFAULT.epochs, help="Epochs for all layers, after those.")
 @click.option("--batch", type=click.IntRange(1), default=DEFAULT.batch, help="Photographs a step.")
 @click.option("--size", type=click.IntRange(32), help="Side of the training images, pixels.  [default: as cached]")

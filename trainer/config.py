@@ -36,6 +36,7 @@ class FitConfig:
     model: str = "resnet18"
     weights: str = "auto"  # "auto", "imagenet", "none", or a file
     head_epochs: int = 3  # on a frozen backbone; none without pretrained weights
+    views: int = 1  # augmented views of each photograph that the head is trained on
     epochs: int = 20  # of fine-tuning everything
     batch: int = 32
     size: int | None = None  # pixels; None: as cached
@@ -58,6 +59,7 @@ class FitConfig:
         check(self.loader in LOADERS, "loader", f"one of {', '.join(LOADERS)}")
         check(self.device in DEVICES, "device", f"one of {', '.join(DEVICES)}")
         check(self.head_epochs >= 0, "head_epochs", "0 or more")
+        check(self.views >= 1, "views", "at least 1")
         check(self.epochs >= 0, "epochs", "0 or more")
         head = self.head_epochs > 0 and self.weights != "none"
         check(head or self.epochs > 0, "epochs", "at least 1 where no pretrained weights get head epochs")

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.baselines import Baselines, no_image_baselines
 from pipeline.batch import Loader
@@ -30,7 +30,7 @@ from trainer.metrics import (
     predictions_table,
     row_shares,
 )
-from trainer.model import Grader, load_model
+from trainer.model import load_model
 from trainer.run import RunFolder, write_csv, write_json
 
 
@@ -42,7 +42,7 @@ class Outputs(NamedTuple):
     logits: Tensor  # float32 (n, 5), on the CPU
 
 
-def run_model(model: Grader, loader: Loader, device: torch.device, what: str) -> Outputs:
+def run_model(model: nn.Module, loader: Loader, device: torch.device, what: str) -> Outputs:
     """One pass over a loader's photographs, in its order. Raises RunError where a logit is not finite."""
     model.eval()
     rows, grades, logits = [], [], []

@@ -26,6 +26,7 @@ from trainer.config import FitConfig, Phase
 from trainer.console import epoch_line, track
 from trainer.device import autocast
 from trainer.evaluate import Outputs, run_model
+from trainer.features import feature_loaders
 from trainer.model import Grader, save_model
 from trainer.run import RunFolder
 
@@ -75,9 +76,17 @@ def make_optimizer(model: Grader, config: FitConfig, device: torch.device) -> to
 
 
 def train_epoch(
-    model: Grader, loader: Loader, optimizer: torch.optim.SGD, weights: Tensor, config: FitConfig, progress: Progress
+    model: Grader,
+    net: nn.Module,
+    loader: Loader,
+    optimizer: torch.optim.SGD,
+    weights: Tensor,
+    config: FitConfig,
+    progress: Progress,
 ) -> None:
     """Trains through what is left of the epoch under way, adding a row a step to `progress.steps`.
+
+    `net` is what the loader's batches are for: the model, or its head where they are features.
 
     `weights` (5,) by grade, on the model's device. Raises RunError where a loss is not finite.
     """
@@ -91,7 +100,7 @@ def train_epoch(
         if len(images) == 1:  # BatchNorm cannot take statistics of one photograph; it uses the running ones
             model.backbone.eval()
         with autocast(weights.device):
-            logits = model(images)
+            logits = net(images)
         loss = F.cross_entropy(logits.float(), grades, weights, reduction="sum")
         optimizer.zero_grad()
         (loss / len(images)).backward()  # type: ignore[no-untyped-call]
@@ -119,6 +128,7 @@ def check_finite(progress: Progress, config: FitConfig, steps: int) -> None:
 def fit(
     config: FitConfig,
     about: About,
+    cache: Cache,
     loaders: Mapping[str, Loader],
     run: RunFolder,
     model: Grader,
@@ -133,6 +143,8 @@ def fit(
     """
     publish(about, run, model, progress)
     phase, optimizer = None, None
+    net: nn.Module = model
+    batches = loaders
     for epoch in range(progress.epoch, config.total_epochs):
         began = perf_counter()
         if optimizer is None or phase != config.phase(epoch):
@@ -141,9 +153,12 @@ def fit(
             optimizer = make_optimizer(model, config, weights.device)
             if resumed and resumed["phase"] == phase:
                 optimizer.load_state_dict(resumed["optimizer"])
-        train_epoch(model, loaders["train"], optimizer, weights, config, progress)
+            net, batches = model, loaders
+            if phase == "head":
+                net, batches = model.head, feature_loaders(config, cache, loaders, model, AUGMENT, weights.device)
+        train_epoch(model, net, batches["train"], optimizer, weights, config, progress)
         trained = perf_counter() - began
-        row = epoch_row(config, loaders, model, weights, progress)
+        row = epoch_row(config, batches, net, weights, progress)
         row["seconds"] = round(perf_counter() - began, 2)
         row["images_per_second"] = round(progress.sums()[2] / trained, 1)
         progress = Progress(epoch + 1, [], [*progress.history, row])
@@ -165,16 +180,16 @@ def open_loaders(config: FitConfig, cache: Cache) -> Iterator[dict[str, Loader]]
 
 
 def epoch_row(
-    config: FitConfig, loaders: Mapping[str, Loader], model: Grader, weights: Tensor, progress: Progress
+    config: FitConfig, loaders: Mapping[str, Loader], net: nn.Module, weights: Tensor, progress: Progress
 ) -> dict[str, Any]:
     """The row of accuracy.csv, but for the times, of an epoch whose steps are done."""
     loss, right, photographs = progress.sums()
-    val = run_model(model, loaders["val"], weights.device, "val")
+    val = run_model(net, loaders["val"], weights.device, "val")
     val_loss = F.cross_entropy(val.logits, val.grades, weights.cpu(), reduction="sum") / len(val.grades)
     val_counts = confusion_counts(val.grades, val.logits.argmax(dim=1))
     acc_test = None
     if config.track_test:
-        test = run_model(model, loaders["test"], weights.device, "test")
+        test = run_model(net, loaders["test"], weights.device, "test")
         acc_test = round(accuracy(test), 4)
     return {
         "epoch": progress.epoch + 1,

@@ -160,4 +160,4 @@ def train(
     print_class_weights(photographs.tolist(), weights.tolist())
     by_grade = torch.tensor(weights, dtype=torch.float32, device=device)
     about = About(config.model, config.size or cache.recipe.size, cache.recipe, epoch=0)
-    fit(config, about, loaders, run, model, by_grade, progress, checkpoint)
+    fit(config, about, cache, loaders, run, model, by_grade, progress, checkpoint)
