@@ -88,6 +88,19 @@ def find_disc(image: NDArray[np.uint8]) -> Disc | None:
     return None
 
 
+def is_near_black(image: NDArray[np.uint8], disc: Disc) -> bool:
+    """Whether half of the disc of a small RGB image (h, w, 3) lies below the fifth of 256 levels.
+
+    So few levels hold no vessel and no lesion. Of 420 EyePACS photographs 766_left has a median of 4 there and the
+    scrambled 492_right 0; the next darkest has 28.
+    """
+    light = _light(image)
+    height, width = light.shape
+    y, x = np.ogrid[:height, :width]
+    inside = np.hypot(x + 0.5 - disc.cx, y + 0.5 - disc.cy) < 0.9 * disc.radius
+    return bool(np.median(light[inside]) < 5)
+
+
 def crop_square(image: NDArray[np.uint8], disc: Disc) -> Square:
     """The square around the disc of a small RGB image (h, w, 3), in its pixels.
 

@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from pipeline.photo import read_photo
-from pipeline.retina import SEARCH_SIDE, Disc, crop_square, find_disc, is_blank, small_copy
+from pipeline.retina import SEARCH_SIDE, Disc, crop_square, find_disc, is_blank, is_near_black, small_copy
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 Image = NDArray[np.uint8]
@@ -117,6 +117,14 @@ def test_featureless_frames_are_blank_and_have_no_disc(image: Image) -> None:
 @pytest.mark.parametrize("level", [200, 40, 10])
 def test_an_eye_is_not_blank_however_dim(level: float) -> None:
     assert not is_blank(eye(256, 192, Disc(128, 96, 85), level, noise=1))
+
+
+@pytest.mark.parametrize(("level", "near_black"), [(200, False), (10, False), (8, False), (4, True)])
+def test_an_eye_of_which_hardly_a_level_is_left_is_near_black(level: float, near_black: bool) -> None:
+    disc = Disc(128, 96, 85)
+    image = eye(256, 192, disc, level, noise=0)
+    image[20:30, 120:140] = 250  # a reflex is no retina
+    assert is_near_black(image, disc) == near_black
 
 
 def test_a_frame_full_of_retina_has_no_disc() -> None:
