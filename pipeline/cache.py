@@ -67,20 +67,20 @@ class CacheIndex:
             **asdict(self),
             "recipe": self.recipe.as_dict(),
         }
-        seal = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
-        return (json.dumps({**fields, "seal": seal}, indent=1, sort_keys=True) + "\n").encode()
+        return (json.dumps({**fields, "seal": _seal(fields)}, indent=1, sort_keys=True) + "\n").encode()
 
     @classmethod
     def read(cls, folder: Path, name: str = INDEX) -> "CacheIndex":
-        """Raises CacheError where cache.json is missing, damaged, or of another format."""
+        """Raises CacheError where cache.json is missing, damaged, or made by another version of this program."""
         path = folder / name
         try:
             data = path.read_bytes()
             fields: dict[str, Any] = json.loads(data)
-            format = fields.pop("format")
-            del fields["source_digest"], fields["seal"]
-            if format != FORMAT:
-                raise CacheError(f"{path}: format {format}, this program reads {FORMAT}; run `tools preprocess` again")
+            if fields.pop("seal") != _seal(fields):
+                raise ValueError("broken seal")
+            if fields.pop("format") != FORMAT or fields["recipe"]["version"] != Recipe.VERSION:
+                raise CacheError(f"{folder} was made by another version of this program; run `tools preprocess` again")
+            del fields["source_digest"]
             fields["recipe"] = Recipe.from_dict(fields["recipe"])
             fields["shards"] = tuple(ShardRecord(**record) for record in fields["shards"])
             index = cls(**fields)
@@ -98,6 +98,10 @@ class CacheIndex:
     def write(self, folder: Path, name: str = INDEX) -> None:
         with write_whole(folder / name) as file:
             file.write(self.to_json())
+
+
+def _seal(fields: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(eq=False)
@@ -207,9 +211,17 @@ def sha256_of(path: Path) -> str | None:
 def sweep(path: Path, shards: int) -> None:
     """Removes what a killed run left behind, and shards beyond the number that a finished cache has now."""
     keep = {shard_name(number) for number in range(shards)}
-    for file in [*path.glob(f"*{TMP_SUFFIX}"), *path.glob(UNFINISHED), *(path / SHARDS).glob("*")]:
+    sweep_unfinished(path)
+    for file in [*path.glob(UNFINISHED), *(path / SHARDS).glob("*")]:
         if file.name not in keep:
             file.unlink()
+
+
+def sweep_unfinished(path: Path) -> None:
+    """Removes half-written files, which only the owner of the lock may do."""
+    for folder in (path, path / SHARDS):
+        for file in folder.glob(f"*{TMP_SUFFIX}"):
+            file.unlink(missing_ok=True)
 
 
 def claim(path: Path) -> int:
@@ -230,7 +242,9 @@ def claim(path: Path) -> int:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+    except OSError as error:
         os.close(descriptor)
-        raise CacheError(f"{path} is being written by another `tools preprocess`; wait until it ends") from error
+        if isinstance(error, BlockingIOError):
+            raise CacheError(f"{path} is being written by another `tools preprocess`; wait until it ends") from error
+        raise CacheError(f"{path}: cannot be locked ({error.strerror}); choose another file system") from error
     return descriptor

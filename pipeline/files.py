@@ -1,5 +1,6 @@
 """Files that are either whole or not there."""
 
+import filecmp
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,8 @@ def write_whole(path: Path, mtime_ns: int | None = None) -> Iterator[IO[bytes]]:
     """A file opened beside `path`, synced to the disk and renamed over it when the block ends well.
 
     Killed at any moment, `path` holds the old bytes or the new ones, never a part. An exception in the block removes
-    the unfinished file. `mtime_ns` sets the modification time, in nanoseconds.
+    the unfinished file. `mtime_ns` sets the modification time, in nanoseconds. A file that holds these very bytes
+    already is left as it is.
     """
     unfinished = path.with_name(path.name + TMP_SUFFIX)
     try:
@@ -23,6 +25,9 @@ def write_whole(path: Path, mtime_ns: int | None = None) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        if path.is_file() and filecmp.cmp(unfinished, path, shallow=False):
+            unfinished.unlink()
+            return
         if mtime_ns is not None:
             os.utime(unfinished, ns=(mtime_ns, mtime_ns))
         os.replace(unfinished, path)

@@ -7,6 +7,7 @@ from io import BytesIO
 from typing import Final, NamedTuple
 
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile
 from PIL.BmpImagePlugin import BmpImageFile
@@ -54,6 +55,7 @@ class Photo(NamedTuple):
     width: int  # of the whole photograph, upright, pixels
     height: int
     scale: int  # 1, 2, 4 or 8 pixels of the photograph to one of `image`
+    damaged: bool  # a JPEG that decodes, but with warnings of corrupt data
 
 
 def sniff(head: bytes | memoryview) -> str | None:
@@ -87,6 +89,8 @@ def read_photo(data: bytes | memoryview, *, cover: int | None = None) -> Photo:
     * Of several pictures in a file (MPO, TIFF) the first is taken.
     * A file cut off anywhere is refused, a JPEG that lacks nothing but its end marker included: whether only the marker
       is missing or also some of the picture cannot be told for certain.
+    * A JPEG whose damage libjpeg gets over with a warning (a bad code, bytes too many or too few) is decoded and called
+      damaged: how much of the picture is hurt, a few bytes behind it or half of it, the warning does not say.
 
     Raises PhotoError with the reason. Safe to call from several threads.
     """
@@ -101,12 +105,16 @@ def read_photo(data: bytes | memoryview, *, cover: int | None = None) -> Photo:
         if width * height > MAX_PIXELS:
             raise PhotoError(f"{width} x {height} pixels, more than the {MAX_PIXELS:,} allowed")
         scale = _scale(min(width, height), cover if cover is None or kind == "JPEG" else 2 * cover)
+        damaged = False
         if isinstance(picture, JpegImageFile):
             picture.draft(None, (width // scale, height // scale))
-        picture.load()
-        turn = _UPRIGHT.get(_orientation(picture))
-        rgb = _rgb(picture, 1 if kind == "JPEG" else scale)
-    except PhotoError:
+            intact = _decode_intact(data, picture)
+            damaged = intact is None
+            rgb = intact or _rgb(picture, 1)
+        else:
+            rgb = _rgb(picture, scale)
+        turn = _UPRIGHT.get(_orientation(picture))  # TIFFs are turned by Pillow, and then say so no longer
+    except (PhotoError, MemoryError):
         raise
     except Exception as error:  # Pillow raises a dozen kinds of exception on damaged files
         verdict = "cut off" if "truncated" in str(error).lower() else f"damaged {kind}"
@@ -114,13 +122,26 @@ def read_photo(data: bytes | memoryview, *, cover: int | None = None) -> Photo:
     upright = rgb if turn is None else rgb.transpose(turn)
     if upright.width != rgb.width:
         width, height = height, width
-    return Photo(np.asarray(upright), width, height, scale)
+    return Photo(np.asarray(upright), width, height, scale, damaged)
 
 
 def _scale(short: int, cover: int | None) -> int:
     if cover is None:
         return 1
     return next((scale for scale in (8, 4, 2) if short >= scale * cover), 1)
+
+
+def _decode_intact(data: bytes | memoryview, picture: JpegImageFile) -> Image.Image | None:
+    """The JPEG in RGB, of the size that was drafted; None where libjpeg warns of corrupt data.
+
+    Pillow decodes to the same pixels, more slowly, and keeps the warnings to itself.
+    """
+    colours = "CMYK" if picture.mode == "CMYK" else "RGB"
+    try:
+        pixels = simplejpeg.decode_jpeg(data, colours, min_height=picture.height, min_width=picture.width)
+    except ValueError:
+        return None
+    return _rgb(picture, 1) if colours == "CMYK" else Image.fromarray(pixels)
 
 
 def _orientation(picture: Image.Image) -> int:
@@ -131,6 +152,7 @@ def _orientation(picture: Image.Image) -> int:
 
 
 def _rgb(picture: Image.Image, factor: int) -> Image.Image:
+    picture.load()
     if picture.mode.startswith(("I", "F")):
         values = np.asarray(picture)
         if picture.mode == "F" or values.min() < 0 or values.max() > 65535:

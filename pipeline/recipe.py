@@ -18,7 +18,7 @@ from PIL import Image
 
 from pipeline.errors import PhotoError
 from pipeline.photo import Photo, read_photo
-from pipeline.retina import Disc, Square, covering, crop_square, find_disc, is_blank, small_copy
+from pipeline.retina import Disc, Square, covering, crop_square, find_disc, is_blank, is_near_black, small_copy
 
 ENHANCEMENTS: Final = ("none", "graham", "clahe")
 MAX_ASPECT: Final = 16
@@ -74,7 +74,9 @@ class Prepared(NamedTuple):
     width, height: of the photograph, upright, in pixels.
     disc: the retina's circle, in pixels of the upright photograph; None where none was found.
     flags: sorted, of
-        "blank"    black, white or flat: nothing to grade. No disc is looked for.
+        "blank"    black, white, flat, or so dark that nothing can be graded.
+        "damaged"  a JPEG that decodes, but with warnings of corrupt data; it takes part, for it may be whole but for
+                   some stray bytes.
         "no_disc"  no disc was found, so the whole frame was kept.
         "widened"  more than 1 % of the light lay outside the disc's square (a stamp, a reflex, a wrong disc), so the
                    square was widened to keep it.
@@ -110,6 +112,7 @@ def prepare(data: bytes | memoryview, recipe: Recipe) -> Prepared:
     disc = None if blank else find_disc(small)
     square, widened = covering(0, 0, photo.width, photo.height), False
     if disc is not None:
+        blank = is_near_black(small, disc)
         square, disc = crop_square(small, disc).scaled(step * photo.scale), disc.scaled(step * photo.scale)
         widened = square.side > 2.001 * disc.radius
     if photo.scale > 1 and photo.scale * recipe.size > square.side:  # a small disc in a large frame: decode it finer
@@ -124,8 +127,9 @@ def prepare(data: bytes | memoryview, recipe: Recipe) -> Prepared:
     pixels[:, [0, -1]] = 0
     jpeg = BytesIO()
     Image.fromarray(pixels).save(jpeg, "JPEG", quality=recipe.quality, subsampling=0)
-    flags = [flag for flag, raised in (("blank", blank), ("no_disc", disc is None), ("widened", widened)) if raised]
-    return Prepared(jpeg.getvalue(), photo.width, photo.height, disc, tuple(flags))
+    flags = {"blank": blank, "damaged": photo.damaged, "no_disc": disc is None, "widened": widened}
+    raised = tuple(flag for flag, is_raised in flags.items() if is_raised)
+    return Prepared(jpeg.getvalue(), photo.width, photo.height, disc, raised)
 
 
 def _crop(photo: Photo, square: Square, size: int) -> NDArray[np.uint8]:

@@ -11,16 +11,16 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from ctypes import c_int64
+from ctypes import c_bool, c_int64
 from multiprocessing import get_context, parent_process
-from multiprocessing.sharedctypes import Synchronized
+from multiprocessing.sharedctypes import RawValue, Synchronized
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import cv2
 
 from pipeline.cache import ShardRecord
-from pipeline.errors import PhotoError
+from pipeline.errors import PhotoError, SourceError
 from pipeline.recipe import Recipe, prepare
 from pipeline.shards import Entry, Indexed, scan_shard, shard_name, write_shard
 from tools.sources import Refusal, Sample, read_source
@@ -40,6 +40,7 @@ class Group(NamedTuple):
     predecessors: list[Path]  # shards to copy unchanged entries from
     refused: dict[str, str]  # source -> reason, of photographs refused before and not touched since
     mtimes: dict[str, int]  # source -> modification time when it was cached, ns, where that is known
+    in_a_row: int  # so many photographs refused on end stop the run; 0: any number is fine
     threads: int
 
 
@@ -57,15 +58,21 @@ class Stopped(Exception):
 
 
 class Signals(NamedTuple):
-    """Shared by the main process and the workers."""
+    """Shared by the main process and the workers.
+
+    The main process reads and writes without a lock: a worker may have been killed while it held one.
+    """
 
     done: "Synchronized[int]"  # photographs looked at so far
-    stop: "Synchronized[int]"  # not 0: end at the next photograph
+    stop: c_bool  # end at the next photograph
 
     @classmethod
     def make(cls) -> "Signals":
-        context = get_context("spawn")
-        return cls(context.Value(c_int64, 0), context.Value(c_int64, 0))
+        return cls(get_context("spawn").Value(c_int64, 0), RawValue(c_bool, False))
+
+    @property
+    def photographs(self) -> int:
+        return self.done.get_obj().value
 
 
 _signals: Signals
@@ -78,7 +85,7 @@ def start_worker(signals: Signals) -> None:
     cv2.setNumThreads(1)  # the workers are the threads
     parent = parent_process()
     if parent is not None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process hears Ctrl-C and says stop
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # Ctrl-C stays blocked: the main process hears it
 
         def die_with_parent() -> None:
             parent.join()
@@ -95,11 +102,12 @@ class _Old(NamedTuple):
 
 class _Made(NamedTuple):
     entry: Entry | Refusal
-    encoded: bool
+    read: bool = False  # an entry's photograph was opened, not only its date looked at
+    encoded: bool = False
 
 
 def build_group(group: Group) -> Built:
-    """Builds a group's shards. Raises Stopped when told to end."""
+    """Builds a group's shards. Raises Stopped when told to end, SourceError for too many refusals in a row."""
     began = time.time_ns() - CLOCK_SLACK_NS
     old = {
         entry.id: _Old(entry.jpeg, entry.meta, path.stat().st_mtime_ns)
@@ -108,20 +116,30 @@ def build_group(group: Group) -> Built:
         if entry.meta.get("recipe") == group.recipe.digest
     }
     built = Built({}, {}, [], 0)
-    encoded = 0
+    encoded = in_a_row = read = 0
     with ThreadPoolExecutor(group.threads) as pool:
         for shard, samples in group.shards.items():
 
             def entries(samples: list[Sample] = samples) -> Iterator[Entry]:
-                nonlocal encoded
+                nonlocal encoded, in_a_row, read
                 for made in pool.map(lambda sample: _make(group, sample, old.get(sample.id)), samples):
                     encoded += made.encoded
-                    if isinstance(made.entry, Refusal):
-                        built.refused.append(made.entry)
-                    else:
+                    read += made.read
+                    if isinstance(made.entry, Entry):
+                        in_a_row = 0
                         yield made.entry
+                        continue
+                    built.refused.append(made.entry)
+                    in_a_row += 1
+                    if in_a_row == group.in_a_row:
+                        raise SourceError(
+                            f"{in_a_row} photographs in a row are refused; is the disk ill? the last one: "
+                            f"{made.entry.source}: {made.entry.reason}"
+                        )
 
             index, digest, nbytes = write_shard(group.folder / shard_name(shard), entries(), began)
+            if read:  # a shard that came out as it was keeps its old date otherwise
+                os.utime(group.folder / shard_name(shard), ns=(began, began))
             built.entries[shard] = index
             sources = "".join(f"{row.id}\0{row.meta['source_sha256']}\n" for row in index)
             built.records[shard] = ShardRecord(nbytes, digest, _sha256(sources.encode("utf-8", "surrogateescape")))
@@ -135,21 +153,21 @@ def _make(group: Group, sample: Sample, old: _Old | None) -> _Made:
     found = sample.found
     try:
         if found.source in group.refused:
-            return _Made(Refusal(found.source, group.refused[found.source]), False)
+            return _Made(Refusal(found.source, group.refused[found.source]))
         if old is not None and _untouched(group, sample, old):
-            return _Made(Entry(sample.id, old.jpeg, old.meta, sample.grade), False)
+            return _Made(Entry(sample.id, old.jpeg, old.meta, sample.grade))
         try:
             data = read_source(group.root, found.source)
         except OSError as error:
-            return _Made(Refusal(found.source, f"cannot be read ({error.strerror or error})"), False)
+            return _Made(Refusal(found.source, f"cannot be read ({error.strerror or error})"))
         digest = _sha256(data)
         if old is not None and old.meta["source_sha256"] == digest:
             meta = {**old.meta, "source": found.source}
-            return _Made(Entry(sample.id, old.jpeg, meta, sample.grade), False)
+            return _Made(Entry(sample.id, old.jpeg, meta, sample.grade), read=True)
         try:
             prepared = prepare(data, group.recipe)
         except PhotoError as error:
-            return _Made(Refusal(found.source, error.message), True)
+            return _Made(Refusal(found.source, error.message))
         disc = None if prepared.disc is None else [round(value, 1) for value in prepared.disc]
         meta = {
             "source": found.source,
@@ -161,7 +179,7 @@ def _make(group: Group, sample: Sample, old: _Old | None) -> _Made:
             "flags": list(prepared.flags),
             "recipe": group.recipe.digest,
         }
-        return _Made(Entry(sample.id, prepared.jpeg, meta, sample.grade), True)
+        return _Made(Entry(sample.id, prepared.jpeg, meta, sample.grade), read=True, encoded=True)
     finally:
         with _signals.done.get_lock():
             _signals.done.value += 1

@@ -1,5 +1,9 @@
 """The `tools` command. Bodies import what they need when they run: `--help` answers at once."""
 
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +21,16 @@ FOLDER = click.Path(path_type=Path)
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 def main() -> None:
     """Prepare, check and look at caches of fundus photographs."""
+
+
+@contextmanager
+def _exit_at_sigterm() -> Iterator[None]:
+    """SIGTERM, by which schedulers end a job, leaves through the `finally`s, so that workers end too; exit code 143."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @main.command()
@@ -49,6 +63,7 @@ def main() -> None:
     default=0.01,
     help="Stop when more than this part of the photographs (and over 100) is refused.",
 )
+@_exit_at_sigterm()
 def preprocess(
     src: Path,
     out: Path,
@@ -92,6 +107,8 @@ def preprocess(
     with photographs_bar() as progress:
         outcome = bring_up_to_date(listing, out, recipe, settings, progress)
     say_outcome(listing, outcome, out)
+    for note in outcome.notes:
+        click.secho(note, fg="red")
 
 
 @main.command()
@@ -144,3 +161,31 @@ def phantom(out: Path, eyes: int, seed: int) -> None:
     from tools.phantom import write_phantoms
 
     click.echo(write_phantoms(out, eyes, seed))
+
+
+@main.command()
+@click.argument("cache", type=FOLDER, required=False)
+@click.option("--size", type=click.IntRange(32), help="Side of the pictures, pixels.  [default: as cached]")
+@click.option("--batch", type=click.IntRange(1), help="Photographs a batch.  [default: 64 on a GPU, 8 on the CPU]")
+@click.option("--workers", type=click.IntRange(1), default=usable_cores, show_default="all cores", help="Loading.")
+@click.option("--seconds", type=click.FloatRange(0, min_open=True), default=1.5, help="For each row in each round.")
+@click.option("--json", "out", type=FOLDER, help="Write the figures there too.")
+def bench(
+    cache: Path | None, size: int | None, batch: int | None, workers: int, seconds: float, out: Path | None
+) -> None:
+    """How fast this machine decodes, loads and trains on CACHE (or on phantoms), and what to do about the slowest."""
+    import json
+
+    from rich.console import Console
+
+    from pipeline.files import write_whole
+    from tools.bench import Settings
+    from tools.bench import bench as measure
+
+    with Console(stderr=True).status("") as status:
+        report = measure(cache, Settings(size, batch, workers, seconds), status.update)
+    Console(width=None if Console().is_terminal else 120).print(report.table())
+    if out:
+        with write_whole(out) as file:
+            file.write((json.dumps(report.as_dict(), indent=1) + "\n").encode())
+    click.echo(report.verdict())

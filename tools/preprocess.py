@@ -6,18 +6,20 @@ cache came about: what is wanted is worked out, what is there and still right is
 
 import math
 import os
+import signal
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Final
 
-from pipeline.cache import INDEX, MANIFEST, REJECTS, SHARDS, CacheIndex, ShardRecord, claim, sweep
+from pipeline.cache import INDEX, MANIFEST, REJECTS, SHARDS, CacheIndex, ShardRecord, claim, sweep, sweep_unfinished
 from pipeline.errors import CacheError, SourceError
 from pipeline.files import write_whole
 from pipeline.manifest import PATIENT_PATTERN, Row, manifest_csv, to_csv
@@ -29,7 +31,8 @@ from tools.sides import place
 from tools.sources import Listing, Refusal, Sample
 
 MANY_REFUSED: Final = 100
-"""Fewer unreadable photographs than this never stop a run: a small set may have its share of bad files."""
+"""Fewer refused photographs than this never stop a run: a small set may have its share of bad files. So many in a row
+always do, unless every photograph may be refused."""
 
 Progress = Callable[[int, int], None]  # (photographs done, of how many)
 
@@ -56,6 +59,7 @@ class Outcome:
     encoded: int
     seconds: float
     changed: bool  # False: everything was there already, nothing was written
+    notes: list[str]
 
 
 def preprocess(listing: Listing, out: Path, recipe: Recipe, settings: Settings, progress: Progress) -> Outcome:
@@ -75,10 +79,14 @@ def preprocess(listing: Listing, out: Path, recipe: Recipe, settings: Settings, 
             wanted[shard_of(sample.id, count)].append(sample)
         still_refused = previous.still_refused(listing.samples, recipe)
         kept = previous.untouched(wanted, still_refused, recipe)
-        groups = _group(listing.root, out, recipe, wanted, kept, previous, still_refused)
+        in_kept = {sample.found.source for shard in kept for sample in wanted[shard]}
+        refused = [Refusal(source, reason) for source, reason in still_refused.items() if source in in_kept]
+        _stop_if_many(refused, listing, settings)
+        in_a_row = MANY_REFUSED if settings.max_rejects < 1 else 0
+        groups = _group(listing.root, out, recipe, wanted, kept, previous, still_refused, in_a_row)
         if groups:
             previous.mark_incomplete(recipe, settings.split, settings.split_seed)
-        built = _run(groups, listing, settings, progress)
+        built = _run(groups, refused, listing, settings, progress)
 
         records = dict(kept)
         rows = [row for row in previous.rows.values() if row.shard in kept]
@@ -86,24 +94,28 @@ def preprocess(listing: Listing, out: Path, recipe: Recipe, settings: Settings, 
         for part in built:
             records |= part.records
             rows += [_row(samples[entry.id], shard, entry) for shard, index in part.entries.items() for entry in index]
-        in_kept = {sample.found.source for shard in kept for sample in wanted[shard]}
-        refused = [Refusal(source, reason) for source, reason in still_refused.items() if source in in_kept]
         refused = sorted(listing.refused + refused + [refusal for part in built for refusal in part.refused])
         if not rows:
             raise SourceError(
                 f"{listing.root}: every photograph is refused, e.g. {refused[0].source}: {refused[0].reason}"
             )
-        rows = _place(rows, samples, settings, previous)
+        rows, notes = _place(rows, samples, settings, previous)
 
         index = CacheIndex(
             recipe, settings.split, settings.split_seed, tuple(records[shard] for shard in range(count)), "", ""
         )
         changed = _finish(out, index, rows, refused + listing.rows, previous, began_ns) or bool(groups)
         encoded = sum(part.encoded for part in built)
-        return Outcome(rows, refused, encoded, time.perf_counter() - began, changed)
+        return Outcome(rows, refused, encoded, time.perf_counter() - began, changed, notes)
+    except (BrokenProcessPool, MemoryError) as error:
+        raise CacheError(
+            "a worker was killed, most likely for want of memory; the same command goes on, try fewer --workers"
+        ) from error
     except OSError as error:
         raise CacheError(f"{out}: cannot be written ({error.strerror}); the same command goes on from there") from error
     finally:
+        with suppress(OSError):
+            sweep_unfinished(out)
         os.close(lock)
 
 
@@ -115,6 +127,7 @@ def _group(
     kept: dict[int, ShardRecord],
     previous: Previous,
     still_refused: dict[str, str],
+    in_a_row: int,
 ) -> list[Group]:
     """The work: shards that must be built, together where they share predecessors.
 
@@ -134,44 +147,69 @@ def _group(
             sources = {sample.found.source for samples in shards.values() for sample in samples}
             refused = {source: still_refused[source] for source in sources & still_refused.keys()}
             known = {source: mtimes[source] for source in sources & mtimes.keys()}
-            groups.append(Group(root, out / SHARDS, recipe, shards, files[remainder], refused, known, threads=1))
+            folder = out / SHARDS
+            groups.append(Group(root, folder, recipe, shards, files[remainder], refused, known, in_a_row, threads=1))
     return groups
 
 
-def _run(groups: list[Group], listing: Listing, settings: Settings, progress: Progress) -> list[Built]:
+def _run(
+    groups: list[Group], refused: list[Refusal], listing: Listing, settings: Settings, progress: Progress
+) -> list[Built]:
     """Builds the groups: a worker process takes a group; where there are fewer groups than workers, each gets threads
     (decoding, resizing and encoding release the GIL)."""
     if not groups:
         return []
     total = sum(len(samples) for group in groups for samples in group.shards.values())
-    limit = max(MANY_REFUSED, int(settings.max_rejects * listing.found))
     processes = min(settings.workers, len(groups))
     threads = math.ceil(settings.workers / processes)
     signals = Signals.make()
     built: list[Built] = []
     with _executor(processes, signals) as executor:
         try:
-            pending = {executor.submit(build_group, group._replace(threads=threads)) for group in groups}
+            with _undisturbed():
+                pending = {executor.submit(build_group, group._replace(threads=threads)) for group in groups}
             while pending:
                 finished, pending = wait(pending, timeout=0.25, return_when=FIRST_COMPLETED)
                 built += [future.result() for future in finished]
-                progress(signals.done.value, total)
-                refused = [refusal for part in built for refusal in part.refused]
-                if refused and settings.strict:
-                    raise SourceError(f"--strict: {refused[0].source}: {refused[0].reason}")
-                if len(refused) > limit:
-                    raise SourceError(
-                        f"{len(refused)} of {listing.found} photographs are refused, more than --max-rejects allows; "
-                        f"is the disk ill? e.g. {refused[0].source}: {refused[0].reason}"
-                    )
-        except BrokenProcessPool as error:
-            raise CacheError(
-                "a worker was killed, most likely for want of memory; the same command goes on, try fewer --workers"
-            ) from error
+                progress(signals.photographs, total)
+                _stop_if_many(refused + [refusal for part in built for refusal in part.refused], listing, settings)
+        except BaseException:
+            for worker in active_children():
+                worker.kill()  # it leaves a .tmp at most; one that is still starting would take its time
+            raise
         finally:
-            signals.stop.value = 1
-            executor.shutdown(wait=False, cancel_futures=True)
+            signals.stop.value = True
+            executor.shutdown(cancel_futures=True)
     return built
+
+
+def _stop_if_many(refused: list[Refusal], listing: Listing, settings: Settings) -> None:
+    """Raises SourceError where more photographs could not be read than the settings allow."""
+    if refused and settings.strict:
+        raise SourceError(f"--strict: {refused[0].source}: {refused[0].reason}")
+    if len(refused) > max(MANY_REFUSED, settings.max_rejects * listing.found):
+        raise SourceError(
+            f"{len(refused)} of {listing.found} photographs are refused, more than --max-rejects allows; "
+            f"is the disk ill? e.g. {refused[0].source}: {refused[0].reason}"
+        )
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """SIGINT and SIGTERM come when the block has ended. Processes started within never hear them before they say so:
+    Ctrl-C goes to the whole group, and would end each in a traceback."""
+    ends = (signal.SIGINT, signal.SIGTERM)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ends)  # which the processes inherit
+    came: list[int] = []  # blocked here, a signal finds another thread (numpy has some), and Python hears it after all
+    handlers = {number: signal.signal(number, lambda number, _: came.append(number)) for number in ends}
+    try:
+        yield
+    finally:
+        for end, handler in handlers.items():
+            signal.signal(end, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number in came:
+            signal.raise_signal(number)
 
 
 def _executor(processes: int, signals: Signals) -> Executor:
@@ -194,14 +232,31 @@ def _row(sample: Sample, shard: int, entry: Indexed) -> Row:
     )
 
 
-def _place(rows: list[Row], samples: dict[str, Sample], settings: Settings, previous: Previous) -> list[Row]:
-    """Patients, eyes and splits of the rows, sorted by id. Blank photographs take no part unless asked for."""
+def _place(
+    rows: list[Row], samples: dict[str, Sample], settings: Settings, previous: Previous
+) -> tuple[list[Row], list[str]]:
+    """The rows with patients, eyes and splits, sorted by id; and what is to be said of it.
+
+    A damaged manifest is made anew; if that is not what it was, some sides had a history, of which its remains tell.
+    """
+    if previous.remains and previous.index:
+        anew = _placed(rows, samples, settings, [])
+        if sha256(manifest_csv(anew)).hexdigest() == previous.index.manifest:
+            return anew, []
+    placed = _placed(rows, samples, settings, previous.sides(settings.split, settings.split_seed))
+    return placed, previous.losses()
+
+
+def _placed(
+    rows: list[Row], samples: dict[str, Sample], settings: Settings, recorded: list[tuple[str, str]]
+) -> list[Row]:
+    """Blank photographs take no part unless asked for."""
     places = place(
         [samples[row.id] for row in rows],
         keep_layout=settings.split == "auto",
         patient_pattern=settings.patient_pattern,
         seed=settings.split_seed,
-        recorded=previous.sides(settings.split, settings.split_seed),
+        recorded=recorded,
     )
     placed = []
     for row in sorted(rows, key=lambda row: row.id):

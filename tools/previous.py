@@ -1,5 +1,6 @@
 """What an earlier `tools preprocess` left in a folder, as far as it can be believed."""
 
+import csv
 import os
 from collections.abc import Iterable
 from contextlib import suppress
@@ -11,7 +12,7 @@ import pandas as pd
 from pipeline.cache import INDEX, MANIFEST, REJECTS, SHARDS, UNFINISHED, CacheIndex, ShardRecord, sha256_of
 from pipeline.errors import CacheError
 from pipeline.files import sync_folder
-from pipeline.manifest import Row, read_manifest
+from pipeline.manifest import COLUMNS, SPLITS, Row, read_manifest
 from pipeline.recipe import Recipe
 from pipeline.shards import shard_name
 from tools.sources import Sample
@@ -31,6 +32,8 @@ class Previous:
     complete: bool = False
     rows: dict[str, Row] = field(default_factory=dict)  # by id
     refused: dict[str, str] = field(default_factory=dict)  # source -> reason
+    remains: list[tuple[str, str]] = field(default_factory=list)  # (patient, side) in a manifest without index
+    damaged: bool = False  # the manifest was
     verified: bool = False  # a shard had to be read whole to be believed
 
     @classmethod
@@ -41,11 +44,12 @@ class Previous:
                 previous.index = CacheIndex.read(folder, name)
                 previous.complete = name == INDEX
         index = previous.index
-        # A complete cache vouches for its tables; an interrupted run leaves the older manifest, or the newer, whole.
-        if index is None or not previous.complete or sha256_of(folder / MANIFEST) == index.manifest:
-            with suppress(CacheError):
-                table = read_manifest(folder / MANIFEST)
-                previous.rows = {row[0]: Row(*row) for row in table.itertuples(index=False, name=None)}
+        if index and sha256_of(folder / MANIFEST) == index.manifest:
+            table = read_manifest(folder / MANIFEST)
+            previous.rows = {row[0]: Row(*row) for row in table.itertuples(index=False, name=None)}
+        else:  # damaged, or newer than an index that an interrupted run did not come to write
+            previous.damaged = previous.complete
+            previous.remains = _remains(folder / MANIFEST)
         if index and previous.complete and sha256_of(folder / REJECTS) == index.rejects:
             table = pd.read_csv(folder / REJECTS, dtype=str, na_filter=False, encoding_errors="surrogateescape")
             previous.refused = dict(zip(table["source"], table["reason"], strict=True))
@@ -64,7 +68,16 @@ class Previous:
         """(patient, side) as recorded, nothing where the sides were drawn by another rule."""
         if self.index and (self.index.split, self.index.split_seed) != (split, seed):
             return []
-        return [(row.patient, row.split) for row in self.rows.values() if row.split]
+        return [(row.patient, row.split) for row in self.rows.values() if row.split] or self.remains
+
+    def losses(self) -> list[str]:
+        """What a manifest that cannot be made anew has lost, if anything."""
+        if not self.damaged:
+            return []
+        return [
+            f"{MANIFEST} was damaged: {len(dict(self.remains))} patients keep the side it still tells; others were "
+            "drawn anew, and one of them may have changed sides"
+        ]
 
     def still_refused(self, samples: Iterable[Sample], recipe: Recipe) -> dict[str, str]:
         """source -> reason of the photographs that could not be read and have not changed since."""
@@ -126,3 +139,14 @@ class Previous:
             return True
         self.verified = True
         return sha256_of(path) == record.sha256
+
+
+def _remains(manifest: Path) -> list[tuple[str, str]]:
+    """(patient, side) of the rows of a damaged manifest that still read like rows."""
+    try:
+        lines = manifest.read_bytes().decode("utf-8", "surrogateescape").splitlines()
+        rows = [next(csv.reader([line]), []) for line in lines]
+    except (OSError, csv.Error):
+        return []
+    patient, split = COLUMNS.index("patient"), COLUMNS.index("split")
+    return [(row[patient], row[split]) for row in rows if len(row) == len(COLUMNS) and row[split] in SPLITS]

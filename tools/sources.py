@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from pipeline.cache import INDEX, SHARDS
+from pipeline.cache import INDEX, SHARDS, UNFINISHED
 from pipeline.errors import SourceError
 from pipeline.grades import N_GRADES, UNKNOWN, parse_grade
 from pipeline.manifest import SPLITS
@@ -79,9 +79,9 @@ def list_source(
 
     Raises SourceError where there is nothing to do: no such folder, no photographs, no row that fits one.
     """
-    if src.is_file() and src.suffix.lower() == ".npz":
+    if os.path.isfile(src) and src.suffix.lower() == ".npz":
         return _medmnist(src)
-    if not src.is_dir():
+    if not os.path.isdir(src):  # pathlib's is_dir raises where a name is too long
         raise SourceError(f"{src}: no such folder")
     photographs, refused = walk(src)
     if labels is not None:
@@ -116,22 +116,20 @@ def walk(src: Path) -> tuple[list[Found], list[Refusal]]:
     """
     photographs: list[Found] = []
     refused: list[Refusal] = []
-    root = os.path.realpath(src)
 
     def visit(folder: Path, below: str) -> None:
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError as error:
             raise SourceError(f"{folder}: cannot be listed ({error.strerror})") from error
-        names = {entry.name for entry in entries}
-        if INDEX in names and SHARDS in names:
+        if _is_cache({entry.name for entry in entries}):
             return
         for entry in entries:
             source = f"{below}{entry.name}"
             if entry.name.startswith(".") or entry.name in _JUNK or entry.name.endswith(_UNFINISHED):
                 continue
             named = os.path.splitext(entry.name)[1].lower() in SUFFIXES
-            if entry.is_symlink() and not Path(os.path.realpath(entry.path)).is_relative_to(root):
+            if entry.is_symlink() and _leads_out(entry.path, src):
                 refused.append(Refusal(source, f"a link that leads out of {src}"))
                 continue
             try:
@@ -168,6 +166,21 @@ def read_source(root: Path, source: str) -> bytes:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError("not a regular file")
         return file.read()
+
+
+def _leads_out(path: str | Path, src: Path) -> bool:
+    return not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(src))
+
+
+def _check_inside(table: Path, folder: Path) -> None:
+    """Raises SourceError for a table found in a folder that is a link out of it: only names given by hand lead out."""
+    if _leads_out(table, folder):
+        raise SourceError(f"{table}: a link that leads out of {folder}; name it with --labels")
+
+
+def _is_cache(names: set[str]) -> bool:
+    """Whether a folder that holds these is a cache of ours, finished or not."""
+    return SHARDS in names and not names.isdisjoint({INDEX, UNFINISHED})
 
 
 def _looks_like_image(path: str) -> bool:
@@ -211,10 +224,13 @@ def _find_tables(src: Path) -> list[Table]:
     """The tables of grades at the shallowest depth that has any; those of Kaggle's sample submissions are none."""
     folders = [src]
     while folders:
-        below = [entry for folder in folders for entry in sorted(folder.iterdir())]
+        inside = [sorted(folder.iterdir()) for folder in folders]
+        below = [path for paths in inside if not _is_cache({path.name for path in paths}) for path in paths]
         paths = [
             path for path in below if path.suffix.lower() == ".csv" and path.is_file() and not path.name.startswith(".")
         ]
+        for path in paths:
+            _check_inside(path, src)
         tables = [read_table(path) for path in paths if "submission" not in path.name.casefold()]
         found = [table for table in tables if table is not None]
         if found:
@@ -226,7 +242,10 @@ def _find_tables(src: Path) -> list[Table]:
 def has_course_tables(src: Path) -> Path | None:
     """The folder, SRC or the one it lies in, that has the course's four tables."""
     for folder in (src, src.resolve().parent):
-        if all((folder / name).is_file() for name in COURSE_TABLES):
+        tables = [folder / name for name in COURSE_TABLES]
+        if all(table.is_file() for table in tables):
+            for table in tables:
+                _check_inside(table, folder)
             return folder
     return None
 

@@ -1,0 +1,116 @@
+"""What was cached under other circumstances is never served."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import Result
+
+from pipeline.cache import open_cache
+from pipeline.recipe import Recipe
+
+Tools = Callable[..., Result]
+Trees = Callable[[Path], dict[str, bytes]]
+SIZE = ("--size", 64, "--workers", 1)
+
+
+def sides(out: Path) -> dict[str, str]:
+    with open_cache(out) as cache:
+        return dict(zip(cache.manifest["patient"], cache.manifest["split"], strict=True))
+
+
+@pytest.fixture
+def grown(eyes: Path, tmp_path: Path, tools: Tools) -> Path:
+    """A cache whose sides have a history: most photographs were added later."""
+    away = sorted(eyes.glob("1*.jpeg"))
+    for path in away:
+        path.rename(tmp_path / path.name)
+    assert tools("preprocess", eyes, "--out", tmp_path / "c", *SIZE).exit_code == 0
+    for path in away:
+        (tmp_path / path.name).rename(path)
+    assert tools("preprocess", eyes, "--out", tmp_path / "c", *SIZE).exit_code == 0
+    return tmp_path / "c"
+
+
+def test_another_version_of_the_recipe_encodes_anew_and_moves_no_patient(
+    eyes: Path, grown: Path, tmp_path: Path, tools: Tools, tree: Trees, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, first = sides(grown), tree(grown)
+    monkeypatch.setattr(Recipe, "VERSION", Recipe.VERSION + 1)
+    for command in (("check", grown), ("sheet", grown, tmp_path / "sheet.png")):
+        result = tools(*command)
+        assert result.exit_code == 1
+        assert f"{grown} was made by another version of this program; run `tools preprocess` again" in result.output
+    result = tools("preprocess", eyes, "--out", grown, *SIZE)
+    assert result.exit_code == 0
+    assert "24 encoded" in result.output
+    assert sides(grown) == before
+    assert tools("check", grown).exit_code == 0
+    monkeypatch.undo()
+    assert "24 encoded" in tools("preprocess", eyes, "--out", grown, *SIZE).output
+    assert tree(grown) == first
+
+
+def test_killed_between_two_versions_it_still_moves_no_patient(
+    eyes: Path, grown: Path, tools: Tools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = sides(grown)
+    monkeypatch.setattr(Recipe, "VERSION", Recipe.VERSION + 1)
+    with monkeypatch.context() as patch:
+        patch.setattr("tools.build.prepare", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        assert tools("preprocess", eyes, "--out", grown, *SIZE).exit_code == 1
+    assert (grown / "unfinished.json").exists()
+    assert tools("preprocess", eyes, "--out", grown, *SIZE).exit_code == 0
+    assert sides(grown) == before
+
+
+def test_another_format_is_called_so(grown: Path, eyes: Path, tools: Tools, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = sides(grown)
+    monkeypatch.setattr("pipeline.cache.FORMAT", 2)
+    assert "made by another version of this program" in tools("check", grown).output
+    assert tools("preprocess", eyes, "--out", grown, *SIZE).exit_code == 0
+    assert sides(grown) == before
+    assert json.loads((grown / "cache.json").read_text())["format"] == 2
+
+
+@pytest.mark.parametrize("other", [("--size", 96), ("--quality", 80), ("--enhance", "graham")])
+def test_other_settings_are_never_served_from_the_old_cache_and_there_is_a_way_back(
+    eyes: Path, tmp_path: Path, tools: Tools, tree: Trees, other: tuple[object, ...]
+) -> None:
+    out = tmp_path / "c"
+    assert tools("preprocess", eyes, "--out", out, *SIZE).exit_code == 0
+    first = tree(out)
+    assert "24 encoded" in tools("preprocess", eyes, "--out", out, *SIZE, *other).output
+    assert tools("preprocess", eyes, "--out", tmp_path / "d", *SIZE, *other).exit_code == 0
+    assert tree(out) == tree(tmp_path / "d") != first
+    assert tools("preprocess", eyes, "--out", out, *SIZE).exit_code == 0
+    assert tree(out) == first
+
+
+def test_the_stale_cache_of_the_cases(shared: Path, tmp_path: Path, tools: Tools) -> None:
+    """B36: same name, same length, same modification time, other bytes; then it is gone."""
+    source, out = tmp_path / "src", tmp_path / "c"
+    shutil.copytree(shared / "cases/B36/data", source, copy_function=shutil.copyfile)
+    photograph = source / "train/360_right.jpeg"
+    assert tools("preprocess", source, "--out", out, *SIZE).exit_code == 0
+
+    def picture() -> bytes:
+        with open_cache(out) as cache:
+            return bytes(cache.read(int(np.flatnonzero(cache.manifest["id"] == "360_right")[0])))
+
+    before, about = picture(), photograph.stat()
+    other = (shared / "cases/B36/v2/360_right.jpeg").read_bytes()
+    photograph.chmod(0o644)
+    photograph.write_bytes(other.ljust(about.st_size, b"\0")[: max(about.st_size, len(other))])
+    os.utime(photograph, ns=(about.st_atime_ns, about.st_mtime_ns))
+    assert photograph.stat().st_mtime_ns == about.st_mtime_ns
+    assert "1 encoded" in tools("preprocess", source, "--out", out, *SIZE).output
+    assert picture() != before
+    photograph.unlink()
+    tools("preprocess", source, "--out", out, *SIZE)
+    with open_cache(out) as cache:
+        assert "360_right" not in set(cache.manifest["id"])

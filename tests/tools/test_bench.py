@@ -1,0 +1,154 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from torchvision.transforms.functional import normalize, to_tensor
+
+from pipeline.loaders import dali_installed
+from tools.bench import measure
+from tools.bench_report import Report
+from tools.bench_rows import DECODE, MEAN, PLAIN, STD, STEP, fed, normalise, uint8
+from tools.cli import main
+
+LOADERS = ["torchvision", "dali"] if dali_installed() else ["torchvision"]
+TINY = ["--batch", "2", "--workers", "1", "--seconds", "0.01"]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bench")
+    assert CliRunner().invoke(main, ["phantom", str(folder / "eyes"), "--eyes", "6"]).exit_code == 0
+    arguments = ["preprocess", str(folder / "eyes"), "--out", str(folder / "cache"), "--size", "96", "--workers", "1"]
+    assert CliRunner().invoke(main, arguments).exit_code == 0
+    return folder / "cache"
+
+
+@pytest.fixture(scope="module")
+def run(cache: Path) -> tuple[Result, dict[str, Any]]:
+    """A whole bench: what it printed, and what it wrote."""
+    file = cache.parent / "bench.json"
+    done = CliRunner().invoke(main, ["bench", str(cache), "--json", str(file), "--size", "64", *TINY])
+    assert done.exit_code == 0, done.output
+    return done, json.loads(file.read_text())
+
+
+def test_every_row_that_applies_is_measured_in_every_round(run: tuple[Result, dict[str, Any]]) -> None:
+    rows = {row["name"]: row for row in run[1]["rows"]}
+
+    loaders = {f"{loader} {kind}" for loader in LOADERS for kind in ("uint8", "float32")}
+    assert rows.keys() >= {DECODE, PLAIN, STEP, uint8("torchvision", 64), *loaders, *map(fed, LOADERS)}
+    for row in rows.values():
+        rates, summary = row["rounds"], row["images_per_second"]
+        assert len(rates) == run[1]["settings"]["rounds"] >= 3
+        assert all(rate > 0 for rate in rates)
+        assert (summary["min"], summary["median"], summary["max"]) == (min(rates), np.median(rates), max(rates))
+
+
+def test_ratios_are_those_of_the_rounds(run: tuple[Result, dict[str, Any]]) -> None:
+    rows = {row["name"]: row for row in run[1]["rows"]}
+
+    assert rows["torchvision uint8"]["times_as_fast_as"].keys() == {DECODE, PLAIN}
+    assert rows[fed("torchvision")]["times_as_fast_as"].keys() == {STEP}
+    for row in rows.values():
+        for base, ratio in row["times_as_fast_as"].items():
+            pairs = np.divide(row["rounds"], rows[base]["rounds"])
+            assert ratio == pytest.approx(np.median(pairs))
+
+
+def test_says_on_what_and_how_it_was_measured(run: tuple[Result, dict[str, Any]]) -> None:
+    hardware, settings = run[1]["hardware"], run[1]["settings"]
+
+    assert hardware["cores"] >= 1
+    assert hardware["cpu"]
+    assert hardware["torch"] == torch.__version__.partition("+")[0]
+    assert ("dali" in hardware) == dali_installed()
+    assert settings.items() >= {"size": 64, "cache_size": 96, "batch": 2, "workers": 1, "seconds": 0.01}.items()
+
+
+def test_prints_the_rows_and_the_verdict(run: tuple[Result, dict[str, Any]]) -> None:
+    for row in run[1]["rows"]:
+        assert row["name"] in run[0].output
+    assert run[0].stdout.splitlines()[-1] == run[1]["verdict"]
+
+
+def test_more_pixels_than_the_cache_has_are_refused(cache: Path) -> None:
+    done = CliRunner().invoke(main, ["bench", str(cache), "--size", "128", *TINY])
+
+    assert done.exit_code == 2
+    assert "--size 128" in done.output
+    assert "96" in done.output
+
+
+def test_a_folder_that_is_no_cache_is_refused(tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["bench", str(tmp_path), *TINY])
+
+    assert done.exit_code == 1
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_rows_are_measured_in_turn_and_counted_in_photographs(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, turns = 0.0, list[str]()
+
+    def takes(row: str, seconds: float) -> Callable[[int], None]:
+        def run(batches: int) -> None:
+            nonlocal now
+            now += seconds * batches
+            turns.append(row)
+
+        return run
+
+    monkeypatch.setattr("tools.bench.perf_counter", lambda: now)
+    runs = {"quick": takes("quick", 0.25), "slow": takes("slow", 5.0)}
+    rates = measure(runs, batch=8, seconds=1, rounds=3, say=lambda text: None)
+
+    assert turns[-6:] == ["quick", "slow"] * 3
+    assert rates == {"quick": [32.0] * 3, "slow": [1.6] * 3}  # 8 photographs in 0.25 s, and in 5 s
+
+
+def report(loader: float, step: float, fed_by_it: float, size: int = 256) -> Report:
+    """Made up, of one loader: images per second by itself, of the step by itself, and of both together."""
+    rates = {DECODE: 500.0, PLAIN: 50.0, "torchvision uint8": loader, uint8("torchvision", 256): 900.0, STEP: step}
+    rates[fed("torchvision")] = fed_by_it
+    settings = {"size": size, "cache_size": 512, "workers": 8}
+    return Report({row: [rate] * 3 for row, rate in rates.items()}, ["torchvision"], 256, settings, {})
+
+
+def test_a_network_that_is_slower_than_the_loader_is_named_with_the_workers_it_needs() -> None:
+    verdict = report(loader=400, step=100, fed_by_it=98).verdict()
+
+    # 8 workers give 400, so 50 each; the network takes 100, with half as much to spare 150.
+    assert verdict.startswith("The network is the bottleneck")
+    assert "98%" in verdict
+    assert "--loader torchvision --workers 3 " in verdict
+    assert "512 px" in verdict
+
+
+def test_a_loader_that_is_slower_than_the_network_is_named_with_the_smaller_cache() -> None:
+    verdict = report(loader=300, step=2000, fed_by_it=290).verdict()
+
+    assert verdict.startswith("Loading is the bottleneck")
+    assert "14%" in verdict  # 290 of 2000
+    assert "--loader torchvision --workers 8 " in verdict
+    assert "from a cache at 256 px torchvision gives 900 images/s instead of 300" in verdict
+
+
+def test_of_loaders_that_feed_equally_well_the_faster_one_is_named() -> None:
+    one = report(loader=300, step=100, fed_by_it=100)
+    more = {"dali uint8": [900.0] * 3, fed("dali"): [99.0] * 3}
+    both = Report({**one.rates, **more}, ["torchvision", "dali"], 256, one.settings, {})
+
+    assert "--loader dali " in both.verdict()
+
+
+def test_normalises_as_torchvision_does() -> None:
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 33, 33, 3), np.uint8)
+    ours = normalise(torch.from_numpy(pictures).permute(0, 3, 1, 2))
+
+    theirs = torch.stack([normalize(to_tensor(picture), MEAN, STD) for picture in pictures])
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+    assert ours.is_contiguous(memory_format=torch.channels_last)

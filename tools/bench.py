@@ -1,0 +1,154 @@
+"""`tools bench`: how fast this machine decodes, loads and trains, and what to do about the slowest of these.
+
+All rows are measured in turn, several rounds of them: a machine's speed wanders within minutes, and what a round has in
+common drops out of its ratios.
+"""
+
+import platform
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Any, Final
+
+import click
+import numpy as np
+import torch
+
+from pipeline.cache import Cache, open_cache
+from pipeline.machine import usable_cores
+from pipeline.recipe import Recipe
+from tools.bench_report import Report
+from tools.bench_rows import Rows, Run, uint8
+from tools.phantom import write_phantoms
+from tools.preprocess import Settings as PreprocessSettings
+from tools.preprocess import preprocess
+from tools.sources import list_source
+
+PHANTOMS: Final = 200
+SAMPLE: Final = 512
+"""Photographs of the cache that are used, over and over: so few stay in memory, and the disk is not measured."""
+LONGEST: Final = 8192
+"""Photographs in the longest turn."""
+PACKAGES: Final = {
+    "torch": "torch",
+    "torchvision": "torchvision",
+    "nvidia-dali-cuda130": "dali",
+    "nvidia-dali-cuda120": "dali",
+    "opencv-python-headless": "opencv",
+    "pillow": "pillow",
+}
+"""Those that matter for speed: distribution -> what it is called here."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """size: side of the pictures, pixels, the cache's own where None. batch: 64 on a GPU and 8 on the CPU where None.
+    workers: threads or processes that load. seconds: about how long a row is measured in each of the rounds.
+    """
+
+    size: int | None = None
+    batch: int | None = None
+    workers: int = 1
+    seconds: float = 1.5
+    rounds: int = 3
+
+
+def bench(path: Path | None, settings: Settings, say: Callable[[str], None]) -> Report:
+    """Measures on a cache, or on phantoms at 512 px where None. `say` is told what is going on.
+
+    Raises CacheError for a folder that is no cache, UsageError for a size beyond the cache's.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    batch = settings.batch or (64 if device.type == "cuda" else 8)
+    with TemporaryDirectory(prefix="bench-") as name, ExitStack() as stack:
+        folder = Path(name)
+        if path is None:
+            say(f"drawing {PHANTOMS} phantoms")
+            write_phantoms(folder / "eyes", PHANTOMS)
+            path = make_cache(folder / "eyes", folder / "cache", 512, settings.workers)
+        cache = stack.enter_context(sample_of(stack.enter_context(open_cache(path)), batch))
+        cache_size = cache.recipe.size
+        size = settings.size or cache_size
+        if size > cache_size:
+            raise click.UsageError(f"--size {size} is more than the {cache_size} px of {path}")
+        small = size if size < cache_size else max(32, size // 2)
+        say(f"making the cache smaller: {small} px")
+        smaller = stack.enter_context(open_cache(shrunk(cache, folder, small, settings.workers)))
+        rows = Rows(cache, size, batch, settings.workers, device, stack)
+        runs = rows.all(stack.enter_context(sample_of(smaller, batch)))
+        rates = measure(runs, batch, settings.seconds, settings.rounds, say)
+    about = {**asdict(settings), "size": size, "batch": batch, "cache_size": cache_size, "device": device.type}
+    loaders = [loader for loader in ("torchvision", "dali") if uint8(loader) in rates]
+    return Report(rates, loaders, small, about, hardware())
+
+
+def measure(
+    runs: Mapping[str, Run], batch: int, seconds: float, rounds: int, say: Callable[[str], None]
+) -> dict[str, list[float]]:
+    """Images per second of each run in each round; a turn is as many batches as take about `seconds`, at least one."""
+
+    def timed(row: str, batches: int) -> float:
+        began = perf_counter()
+        runs[row](batches)
+        return perf_counter() - began
+
+    lengths, rates = {}, {}
+    for row in runs:
+        say(f"warm-up: {row}")
+        lengths[row], rates[row] = 1, list[float]()
+        most, elapsed = LONGEST // batch, timed(row, 1)
+        while elapsed < seconds / 2 and lengths[row] < most:
+            lengths[row] = min(2 * lengths[row], most)
+            elapsed = timed(row, lengths[row])
+    for number in range(rounds):
+        for row in runs:
+            say(f"round {number + 1} of {rounds}: {row}")
+            rates[row].append(batch * lengths[row] / timed(row, lengths[row]))
+    return rates
+
+
+def sample_of(cache: Cache, batch: int) -> Cache:
+    """Some photographs of a cache, evenly spread, over and over until there are LONGEST, in whole batches."""
+    picked = np.linspace(0, len(cache.manifest) - 1, min(SAMPLE, len(cache.manifest))).astype(int)
+    length = max(1, LONGEST // batch) * batch
+    rows = np.resize(picked, length)
+    return Cache(cache.path, cache.index, cache.manifest.iloc[rows].reset_index(drop=True))
+
+
+def shrunk(cache: Cache, folder: Path, size: int, workers: int) -> Path:
+    """The photographs of a sample as a cache at another size."""
+    (folder / "photographs").mkdir()
+    first = ~cache.manifest["id"].duplicated().to_numpy()
+    for row in np.flatnonzero(first):
+        (folder / "photographs" / f"{row}.jpeg").write_bytes(cache.read(int(row)))
+    return make_cache(folder / "photographs", folder / "smaller", size, workers)
+
+
+def make_cache(source: Path, out: Path, size: int, workers: int) -> Path:
+    preprocess(list_source(source), out, Recipe(size), PreprocessSettings(workers=workers), lambda done, total: None)
+    return out
+
+
+def hardware() -> dict[str, Any]:
+    """Processor, cores this process may use, graphics card, and the versions that matter for speed."""
+    found: dict[str, Any] = {"cpu": _cpu(), "cores": usable_cores()}
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+    found["python"] = platform.python_version()
+    for distribution, name in PACKAGES.items():
+        with suppress(PackageNotFoundError):
+            found[name] = version(distribution)
+    return found
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,0 +1,101 @@
+"""What a bench found: the figures, their ratios, a table and a verdict."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, Final
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from tools.bench_rows import DECODE, PLAIN, STEP, fed, uint8
+
+KEEPS_UP: Final = 0.95
+"""Of the step's own rate: a loader that lets the network run this fast is no bottleneck."""
+SPARE: Final = 1.5
+"""Times the step's rate that the recommended workers load at."""
+
+
+@dataclass(frozen=True)
+class Report:
+    rates: Mapping[str, Sequence[float]]  # row -> images per second in each round
+    loaders: Sequence[str]
+    smaller: int  # side of the smaller cache, pixels
+    settings: Mapping[str, Any]
+    hardware: Mapping[str, Any]
+
+    def ratio(self, row: str, base: str) -> float:
+        """How many times as fast a row is as another: the median over the rounds."""
+        return median(a / b for a, b in zip(self.rates[row], self.rates[base], strict=True))
+
+    def ratios(self, row: str) -> dict[str, float]:
+        """Against the limit, the plain way, and for rows that train against the step alone."""
+        bases = [STEP] if row in [STEP, *map(fed, self.loaders)] else [DECODE, PLAIN]
+        return {base: self.ratio(row, base) for base in bases}
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain JSON."""
+        rows = [
+            {
+                "name": row,
+                "images_per_second": {"median": median(rates), "min": min(rates), "max": max(rates)},
+                "rounds": list(rates),
+                "times_as_fast_as": self.ratios(row),
+            }
+            for row, rates in self.rates.items()
+        ]
+        return {"hardware": self.hardware, "settings": self.settings, "rows": rows, "verdict": self.verdict()}
+
+    def table(self) -> Table:
+        """For a terminal."""
+        table = Table(title=_listed(self.hardware), caption=_listed(self.settings), box=SIMPLE_HEAD, pad_edge=False)
+        table.add_column("", no_wrap=True)
+        for heading in ("images/s", "min - max", "/decode", "/plain", "/step"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for row, rates in self.rates.items():
+            ratios = self.ratios(row)
+            table.add_row(
+                row,
+                _figures(median(rates)),
+                f"{_figures(min(rates))}-{_figures(max(rates))}",
+                *(f"{ratios[base]:.2f}" if base in ratios else "" for base in (DECODE, PLAIN, STEP)),
+            )
+        return table
+
+    def verdict(self) -> str:
+        """The bottleneck, and the loader, workers and cache size to take."""
+        rate = {row: median(rates) for row, rates in self.rates.items()}
+        fastest = max(rate[fed(name)] for name in self.loaders)
+        # Where several feed the network equally well, the faster one leaves more room.
+        good = [name for name in self.loaders if rate[fed(name)] >= KEEPS_UP * fastest]
+        loader = max(good, key=lambda name: rate[uint8(name)])
+        size, cache_size, workers = (self.settings[name] for name in ("size", "cache_size", "workers"))
+        alone, loaded, share = rate[STEP], rate[uint8(loader)], self.ratio(fed(loader), STEP)
+        trains = (
+            f"a ResNet-18 at {size} px trains on {_figures(alone)} images/s by itself and keeps {min(share, 1):.0%} of "
+            f"that fed by {loader}, which alone gives {_figures(loaded)}"
+        )
+        small = (
+            f"from a cache at {self.smaller} px torchvision gives {_figures(rate[uint8('torchvision', self.smaller)])} "
+            f"images/s instead of {_figures(rate[uint8('torchvision')])}"
+        )
+        if share >= KEEPS_UP:
+            enough = min(workers, math.ceil(SPARE * workers * alone / loaded))
+            return (
+                f"The network is the bottleneck: {trains}; take --loader {loader} --workers {enough} and keep the "
+                f"cache at {cache_size} px ({small}, which the network could not use)."
+            )
+        return (
+            f"Loading is the bottleneck: {trains}; take --loader {loader} --workers {workers} and, if {self.smaller} "
+            f"px are all you train on, a cache of that size ({small})."
+        )
+
+
+def _listed(items: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in items.items())
+
+
+def _figures(value: float) -> str:
+    """Three figures are all that such a measurement holds."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -1,0 +1,221 @@
+"""What `tools bench` measures: each row is a function that works through so many batches, from the first to the last.
+
+Nothing is under way when it begins, and nothing when it ends: what one row left running would slow the next.
+"""
+
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from io import BytesIO
+from typing import Any, Final, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+import torchvision
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from pipeline.batch import Loader
+from pipeline.cache import Cache
+from pipeline.errors import FundusError
+from pipeline.grades import N_GRADES
+from pipeline.loaders import dali_installed, open_loader
+from pipeline.plan import Augment
+
+Run = Callable[[int], None]  # of a number of batches
+
+AUGMENT: Final = Augment()
+_PRESET: Final = torchvision.models.ResNet18_Weights.DEFAULT.transforms()
+MEAN: Final[list[float]] = _PRESET.mean
+STD: Final[list[float]] = _PRESET.std
+
+DECODE: Final = "decoding alone"
+PLAIN: Final = "plain DataLoader float32"
+STEP: Final = "step alone"
+
+
+class Rows(NamedTuple):
+    """Opens the rows of one bench; what they hold is released with `stack`."""
+
+    cache: Cache  # its manifest is a whole number of batches, as long as the longest run
+    size: int
+    batch: int
+    workers: int
+    device: torch.device
+    stack: ExitStack
+
+    def all(self, smaller: Cache) -> dict[str, Run]:
+        """Every row that applies to this machine, by name; `smaller` is the same cache at a smaller size."""
+        names = ["torchvision", "dali"] if dali_installed() else ["torchvision"]
+        loaders = {name: self._open(name, self.cache, self.size) for name in names}
+        small = smaller.recipe.size
+        step = Step(self.device)
+        runs = {DECODE: self._decode()}
+        if self.device.type == "cuda":
+            runs[f"{DECODE}, nvJPEG"] = self._decode_on_gpu()
+        runs[PLAIN] = self._plain()
+        for name, loader in loaders.items():
+            runs[uint8(name)] = self._render(loader, lambda images, _: images)
+            runs[f"{name} float32"] = self._render(loader, lambda images, _: normalise(images))
+        runs[uint8("torchvision", small)] = self._render(
+            self._open("torchvision", smaller, min(self.size, small)), lambda images, _: images
+        )
+        images, grades, _ = next(iter(loaders["torchvision"].epoch(0, start=len(loaders["torchvision"]) - 1)))
+        runs[STEP] = self._repeat(lambda: step(images, grades))
+        for name, loader in loaders.items():
+            runs[fed(name)] = self._render(loader, step)
+        return runs
+
+    def _open(self, name: str, cache: Cache, size: int) -> Loader:
+        return self.stack.enter_context(
+            open_loader(
+                name,
+                cache,
+                split="all",
+                batch_size=self.batch,
+                augment=AUGMENT,
+                shuffle=True,
+                size=size,
+                device=self.device,
+                workers=self.workers,
+            )
+        )
+
+    def _render(self, loader: Loader, use: Callable[[Tensor, Tensor], object]) -> Run:
+        def run(batches: int) -> None:
+            for images, grades, _ in loader.epoch(0, start=len(loader) - batches):
+                use(images, grades)
+            self._wait()
+
+        return run
+
+    def _repeat(self, work: Callable[[], object]) -> Run:
+        def run(batches: int) -> None:
+            for _ in range(batches):
+                work()
+            self._wait()
+
+        return run
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def _decode(self) -> Run:
+        pool = self.stack.enter_context(ThreadPoolExecutor(self.workers))
+
+        def decode(row: int) -> None:
+            cv2.imdecode(np.frombuffer(self.cache.read(row), np.uint8), cv2.IMREAD_COLOR_RGB)
+
+        def run(batches: int) -> None:
+            for _ in pool.map(decode, range(batches * self.batch)):
+                pass
+
+        return run
+
+    def _decode_on_gpu(self) -> Run:
+        def run(batches: int) -> None:
+            for first in range(0, batches * self.batch, self.batch):
+                rows = range(first, first + self.batch)
+                jpegs = [torch.from_numpy(np.frombuffer(self.cache.read(row), np.uint8).copy()) for row in rows]
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", DeprecationWarning)  # only nvJPEG's speed is asked for
+                    torchvision.io.decode_jpeg(jpegs, torchvision.io.ImageReadMode.RGB, device=self.device)
+            self._wait()
+
+        return run
+
+    def _plain(self) -> Run:
+        batches_to_do: list[list[int]] = []
+        loader = DataLoader(
+            PlainPhotos(self.cache, self.size),
+            batch_sampler=batches_to_do,
+            num_workers=self.workers,
+            persistent_workers=True,
+            multiprocessing_context="spawn",  # this process has threads: a fork might inherit their locks held
+        )
+
+        def run(batches: int) -> None:
+            batches_to_do[:] = [list(range(i * self.batch, (i + 1) * self.batch)) for i in range(batches)]
+            try:
+                for images, _ in loader:
+                    images.to(self.device)
+            except RuntimeError as error:
+                raise FundusError(
+                    f"the plain DataLoader's processes fail ({error}); if they lack shared memory, as in a container, "
+                    "give it more (docker run --shm-size 2g) or take a smaller --batch"
+                ) from error
+            self._wait()
+
+        return run
+
+
+class PlainPhotos(Dataset[tuple[Tensor, int]]):
+    """A photograph at a time, as most repositories read them: Pillow, then torchvision's transforms, in a process.
+
+    The bytes come from the cache: files of their own would be a little slower.
+    """
+
+    def __init__(self, cache: Cache, size: int) -> None:
+        self.cache = Cache(cache.path, cache.index, cache.manifest)  # without maps, which do not go to other processes
+        self.grades = cache.grades
+        resize = [transforms.Resize(size)] if size != cache.recipe.size else []
+        self.transform = transforms.Compose(
+            [
+                transforms.RandomHorizontalFlip(AUGMENT.hflip),
+                transforms.RandomVerticalFlip(AUGMENT.vflip),
+                transforms.RandomRotation(AUGMENT.degrees, transforms.InterpolationMode.BILINEAR),
+                *resize,
+                transforms.ToTensor(),
+                transforms.Normalize(MEAN, STD),
+            ]
+        )
+
+    def __getitem__(self, row: int) -> tuple[Tensor, int]:
+        picture = Image.open(BytesIO(self.cache.read(row))).convert("RGB")
+        return self.transform(picture), int(self.grades[row])
+
+
+class Step:
+    """A training step of a ResNet-18 as `trainer fit` takes it: channels-last, SGD; bfloat16 on CUDA."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.model = torchvision.models.resnet18(num_classes=N_GRADES).to(device, memory_format=torch.channels_last)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01, momentum=0.9, fused=device.type == "cuda")
+
+    def __call__(self, images: Tensor, grades: Tensor) -> None:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            logits = self.model(normalise(images))
+        loss: Any = F.cross_entropy(logits.float(), grades.clamp(min=0))  # ungraded photographs cost the same
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+
+
+def normalise(images: Tensor) -> Tensor:
+    """uint8 (n, 3, s, s), channels-last, to float32 with ImageNet's mean and deviation taken out.
+
+    Row by row, with constants as long as a row: broadcasting them over three channels a pixel is four times slower on
+    a CPU (1.5 ms for a picture of 512 px instead of 0.4).
+    """
+    width = images.shape[3]
+    mean, std = (torch.tensor(values, device=images.device).repeat(width) for values in (MEAN, STD))
+    pixels = images.permute(0, 2, 3, 1).flatten(2).float()  # (n, s, 3 s)
+    torch.addcmul(-mean / std, pixels, 1 / (255 * std), out=pixels)
+    return pixels.view(*pixels.shape[:2], width, 3).permute(0, 3, 1, 2)
+
+
+def uint8(loader: str, small: int | None = None) -> str:
+    """The name of the row of a loader's batches as they come; from a smaller cache where its size is given."""
+    return f"{loader}, {small} px cache" if small else f"{loader} uint8"
+
+
+def fed(loader: str) -> str:
+    """The name of the row of a step that a loader feeds."""
+    return f"step fed by {loader}"
