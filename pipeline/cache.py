@@ -22,7 +22,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.errors import CacheError
-from pipeline.files import TMP_SUFFIX, write_whole
+from pipeline.files import TMP_SUFFIX, lock_folder, write_whole
 from pipeline.manifest import SPLITS, read_manifest
 from pipeline.recipe import Recipe
 from pipeline.shards import shard_name
@@ -227,11 +227,9 @@ def sweep_unfinished(path: Path) -> None:
 def claim(path: Path) -> int:
     """Makes the folder if need be and locks it for one writer; returns the descriptor that holds the lock.
 
-    The lock is the kernel's and dies with its owner. Raises CacheError for a folder that is somebody else's: not
-    empty, and neither a cache nor the beginning of one.
+    Raises CacheError for a folder that is somebody else's: not empty, and neither a cache nor the beginning of one; and
+    while another process writes it.
     """
-    import fcntl  # not on Windows, where nothing but this needs it
-
     try:
         path.mkdir(parents=True, exist_ok=True)
         strangers = [name for name in os.listdir(path) if not name.endswith(TMP_SUFFIX)]
@@ -239,12 +237,9 @@ def claim(path: Path) -> int:
         raise CacheError(f"{path}: no folder to write a cache into ({error.strerror})") from error
     if strangers and not {INDEX, UNFINISHED} & set(strangers):
         raise CacheError(f"{path} holds {strangers[0]!r} and is no cache; choose another folder with --out")
-    descriptor = os.open(path, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return lock_folder(path)
+    except BlockingIOError as error:
+        raise CacheError(f"{path} is being written by another `tools preprocess`; wait until it ends") from error
     except OSError as error:
-        os.close(descriptor)
-        if isinstance(error, BlockingIOError):
-            raise CacheError(f"{path} is being written by another `tools preprocess`; wait until it ends") from error
         raise CacheError(f"{path}: cannot be locked ({error.strerror}); choose another file system") from error
-    return descriptor

@@ -37,6 +37,23 @@ def write_whole(path: Path, mtime_ns: int | None = None) -> Iterator[IO[bytes]]:
     sync_folder(path.parent)
 
 
+def lock_folder(path: Path) -> int:
+    """Locks a folder for one writer; returns the descriptor that holds the lock until it is closed.
+
+    The lock is the kernel's and dies with its owner. Raises BlockingIOError while another process holds it, another
+    OSError where the file system knows no locks.
+    """
+    import fcntl  # not on Windows, where nothing but this needs it
+
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
 def sync_folder(path: Path) -> None:
     """Makes renames and removals inside a folder survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -1,7 +1,9 @@
 """What a run is at one moment, and last.pt, which keeps it for --resume."""
 
+import os
 import warnings
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -11,6 +13,8 @@ from torch import Tensor
 
 from pipeline.errors import RunError
 from pipeline.files import write_whole
+from trainer.console import warn
+from trainer.run import RunFolder
 
 
 @dataclass
@@ -36,22 +40,27 @@ class Progress:
 
 
 def save_checkpoint(
-    path: Path, progress: Progress, model: dict[str, Any], optimizer: dict[str, Any], phase: str
+    run: RunFolder, progress: Progress, model: dict[str, Any], optimizer: dict[str, Any], phase: str
 ) -> None:
-    """`optimizer` is the state of `phase`'s; the learning rate needs none, it follows from the step's number."""
-    with write_whole(path) as file:
-        torch.save(
-            {
-                "format": 1,
-                "phase": phase,
-                "epoch": progress.epoch,
-                "steps": torch.stack(progress.steps) if progress.steps else torch.empty(0, 3),
-                "history": progress.history,
-                "model": model,
-                "optimizer": optimizer,
-            },
-            file,
-        )
+    """Writes last.pt, what it was before becomes previous.pt: at any moment one of the two is whole.
+
+    `optimizer` is the state of `phase`'s; the learning rate needs none, it follows from the step's number.
+    """
+    state = {
+        "format": 1,
+        "phase": phase,
+        "epoch": progress.epoch,
+        "steps": torch.stack(progress.steps) if progress.steps else torch.empty(0, 3),
+        "history": progress.history,
+        "model": model,
+        "optimizer": optimizer,
+    }
+    packed = BytesIO()  # torch.save to a full disk raises RuntimeErrors of its own
+    torch.save(state, packed)
+    if run.checkpoint.exists():
+        os.replace(run.checkpoint, run.previous)
+    with write_whole(run.checkpoint) as file:
+        file.write(packed.getbuffer())
 
 
 def read_torch(path: Path, device: torch.device) -> Any:
@@ -67,6 +76,22 @@ def read_torch(path: Path, device: torch.device) -> Any:
         raise RunError(f"{path} does not exist") from error
     except (OSError, EOFError, RuntimeError, UnpicklingError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{path} is damaged or holds more than weights; nothing of it was run") from error
+
+
+def newest_checkpoint(run: RunFolder, device: torch.device) -> tuple[Progress, dict[str, Any]] | None:
+    """last.pt, or previous.pt where that is missing or (it warns) damaged; None where neither is there.
+
+    Raises RunError where all there is is damaged.
+    """
+    paths = [path for path in (run.checkpoint, run.previous) if path.exists()]
+    for path in paths:
+        try:
+            return read_checkpoint(path, device)
+        except RunError as error:
+            if path == paths[-1]:
+                raise
+            warn(f"{error.message}; going on from the one before, {paths[-1].name}")
+    return None
 
 
 def read_checkpoint(path: Path, device: torch.device) -> tuple[Progress, dict[str, Any]]:

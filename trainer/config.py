@@ -48,6 +48,7 @@ class FitConfig:
     device: str = "auto"
     workers: int | None = None  # None: the loader's own choice
     track_test: bool = False
+    checkpoint_minutes: float = 10  # between checkpoints within an epoch
 
     def __post_init__(self) -> None:
         def check(ok: bool, name: str, wanted: str) -> None:
@@ -69,6 +70,7 @@ class FitConfig:
         check(0 <= self.momentum < 1, "momentum", "at least 0 and less than 1")
         check(isfinite(self.weight_decay) and self.weight_decay >= 0, "weight_decay", "0 or more")
         check(self.seed >= 0, "seed", "0 or more")
+        check(self.checkpoint_minutes >= 0, "checkpoint_minutes", "0 or more")
         check(self.workers is None or self.workers >= 1, "workers", "at least 1")
 
     @property

@@ -29,6 +29,7 @@ from trainer.evaluate import Outputs, run_model
 from trainer.features import feature_loaders
 from trainer.model import Grader, save_model
 from trainer.run import RunFolder
+from trainer.stopping import Stopped, Stopper
 
 AUGMENT: Final = Augment(hflip=0.5, vflip=0.5, degrees=180)
 """A retina has no upright: any flip and turn of it is another eye."""
@@ -83,46 +84,50 @@ def train_epoch(
     weights: Tensor,
     config: FitConfig,
     progress: Progress,
-) -> None:
-    """Trains through what is left of the epoch under way, adding a row a step to `progress.steps`.
+    stopper: Stopper,
+) -> Iterator[None]:
+    """Trains through what is left of the epoch under way; each step adds a row to `progress.steps`, then yields.
 
-    `net` is what the loader's batches are for: the model, or its head where they are features.
-
-    `weights` (5,) by grade, on the model's device. Raises RunError where a loss is not finite.
+    `net` is what the loader's batches are for: the model, or its head where they are features. `weights` (5,) by grade,
+    on the model's device. Raises NotFinite where a loss is not finite, Stopped between steps.
     """
     epoch, phase = progress.epoch, config.phase(progress.epoch)
     set_phase(model, phase)
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     done = len(progress.steps)
     for images, grades, _ in track(loader.epoch(epoch, start=done), len(loader) - done, f"epoch {epoch + 1} {phase}"):
-        for group in optimizer.param_groups:
-            group["lr"] = scheduled_lr(config, epoch, len(progress.steps), len(loader))
-        if len(images) == 1:  # BatchNorm cannot take statistics of one photograph; it uses the running ones
-            model.backbone.eval()
-        with autocast(weights.device):
-            logits = net(images)
-        loss = F.cross_entropy(logits.float(), grades, weights, reduction="sum")
-        optimizer.zero_grad()
-        (loss / len(images)).backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(trained, CLIP_NORM)
-        optimizer.step()
-        right = (logits.argmax(dim=1) == grades).sum()
-        progress.steps.append(torch.stack([loss.detach(), right.float(), torch.full_like(loss, len(images))]))
+        with stopper.step():
+            for group in optimizer.param_groups:
+                group["lr"] = scheduled_lr(config, epoch, len(progress.steps), len(loader))
+            if len(images) == 1:  # BatchNorm cannot take statistics of one photograph; it uses the running ones
+                model.backbone.eval()
+            with autocast(weights.device):
+                logits = net(images)
+            loss = F.cross_entropy(logits.float(), grades, weights, reduction="sum")
+            optimizer.zero_grad()
+            (loss / len(images)).backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(trained, CLIP_NORM)
+            optimizer.step()
+            right = (logits.argmax(dim=1) == grades).sum()
+            progress.steps.append(torch.stack([loss.detach(), right.float(), torch.full_like(loss, len(images))]))
         if len(progress.steps) % CHECK_EVERY == 0:
-            check_finite(progress, config, len(loader))
-    check_finite(progress, config, len(loader))
+            check_finite(progress)
+        yield
+    check_finite(progress)
 
 
-def check_finite(progress: Progress, config: FitConfig, steps: int) -> None:
-    """Raises RunError naming the first step of the epoch whose loss is not finite."""
-    finite = torch.stack(progress.steps)[:, 0].isfinite().tolist()
+class NotFinite(Exception):
+    """`step`, counted from 0, is the first of its epoch whose loss is not finite."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+
+def check_finite(progress: Progress) -> None:
+    """Raises NotFinite naming the first step of the epoch whose loss is not finite."""
+    finite = torch.stack(progress.steps)[:, 0].isfinite().tolist() if progress.steps else []
     if not all(finite):
-        step = finite.index(False)
-        lr = scheduled_lr(config, progress.epoch, step, steps)
-        raise RunError(
-            f"the loss is not finite at step {step + 1} of epoch {progress.epoch + 1} (learning rate {lr:.2e}); "
-            "start another run with a lower --lr"
-        )
+        raise NotFinite(finite.index(False))
 
 
 def fit(
@@ -134,37 +139,64 @@ def fit(
     model: Grader,
     weights: Tensor,
     progress: Progress,
+    stopper: Stopper,
     resumed: Mapping[str, Any] | None = None,
 ) -> None:
     """Trains from `progress` to the end, leaving after each epoch a checkpoint, accuracy.csv and the best weights.
 
     `config` is resolved, `about` is what the weights shall say of themselves, `model` and `weights` (5,) by grade lie
-    on the device, `resumed` is the checkpoint that model and progress come from.
+    on the device, `resumed` is the checkpoint that model and progress come from. Stopped, it leaves a checkpoint.
     """
     publish(about, run, model, progress)
-    phase, optimizer = None, None
-    net: nn.Module = model
-    batches = loaders
-    for epoch in range(progress.epoch, config.total_epochs):
-        began = perf_counter()
-        if optimizer is None or phase != config.phase(epoch):
-            phase = config.phase(epoch)
-            set_phase(model, phase)
-            optimizer = make_optimizer(model, config, weights.device)
-            if resumed and resumed["phase"] == phase:
-                optimizer.load_state_dict(resumed["optimizer"])
-            net, batches = model, loaders
-            if phase == "head":
-                net, batches = model.head, feature_loaders(config, cache, loaders, model, AUGMENT, weights.device)
-        train_epoch(model, net, batches["train"], optimizer, weights, config, progress)
-        trained = perf_counter() - began
-        row = epoch_row(config, batches, net, weights, progress)
-        row["seconds"] = round(perf_counter() - began, 2)
-        row["images_per_second"] = round(progress.sums()[2] / trained, 1)
-        progress = Progress(epoch + 1, [], [*progress.history, row])
-        save_checkpoint(run.checkpoint, progress, model.state_dict(), optimizer.state_dict(), phase)
-        publish(about, run, model, progress)
-        click.echo(epoch_line(row, config.total_epochs))
+    phase = config.phase(progress.epoch)
+    net, batches, optimizer = open_phase(config, cache, loaders, model, weights.device, phase)
+    if resumed and resumed["phase"] == phase:
+        optimizer.load_state_dict(resumed["optimizer"])
+
+    def save() -> None:
+        check_finite(progress)  # a sick state is never kept
+        save_checkpoint(run, progress, model.state_dict(), optimizer.state_dict(), phase)
+
+    try:
+        for epoch in range(progress.epoch, config.total_epochs):
+            if phase != config.phase(epoch):
+                phase = config.phase(epoch)
+                net, batches, optimizer = open_phase(config, cache, loaders, model, weights.device, phase)
+            began = saved = perf_counter()
+            for _ in train_epoch(model, net, batches["train"], optimizer, weights, config, progress, stopper):
+                if perf_counter() - saved >= 60 * config.checkpoint_minutes:
+                    save()
+                    saved = perf_counter()
+            trained = perf_counter() - began
+            row = epoch_row(config, batches, net, weights, progress)
+            row["seconds"] = round(perf_counter() - began, 2)
+            row["images_per_second"] = round(progress.sums()[2] / trained, 1)
+            with stopper.step():
+                progress = Progress(epoch + 1, [], [*progress.history, row])
+                save()
+                publish(about, run, model, progress)
+            click.echo(epoch_line(row, config.total_epochs))
+    except Stopped:
+        save()
+        raise
+    except NotFinite as sick:
+        lr = scheduled_lr(config, progress.epoch, sick.step, len(batches["train"]))
+        rows = next(batches["train"].epoch(progress.epoch, start=sick.step)).rows
+        raise RunError(
+            f"the loss is not finite at step {sick.step + 1} of epoch {progress.epoch + 1} (learning rate {lr:.2e}, "
+            f"photographs {', '.join(cache.manifest['id'].iloc[rows.numpy()])}); start another run with a lower --lr"
+        ) from sick
+
+
+def open_phase(
+    config: FitConfig, cache: Cache, loaders: Mapping[str, Loader], model: Grader, device: torch.device, phase: Phase
+) -> tuple[nn.Module, Mapping[str, Loader], torch.optim.SGD]:
+    """What a phase trains, on the batches of which loaders, and its optimizer."""
+    set_phase(model, phase)
+    optimizer = make_optimizer(model, config, device)
+    if phase == "head":
+        return model.head, feature_loaders(config, cache, loaders, model, AUGMENT, device), optimizer
+    return model, loaders, optimizer
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from pipeline.errors import CacheError, RunError
 from pipeline.grades import N_GRADES, UNKNOWN
 from pipeline.loaders import choose_loader
 from trainer.about import About
-from trainer.checkpoint import Progress, read_checkpoint
+from trainer.checkpoint import Progress, newest_checkpoint
 from trainer.config import FitConfig, RunConfig
 from trainer.console import print_class_weights, warn
 from trainer.device import choose_device, to_device
@@ -27,9 +27,10 @@ from trainer.fit import fit, open_loaders
 from trainer.loss import class_weights
 from trainer.model import Grader, load_state
 from trainer.run import RunFolder, create_run, newest_unfinished, write_json
+from trainer.stopping import Stopped, Stopper
 from trainer.weights import pretrain
 
-MAY_CHANGE: Final = frozenset({"cache", "device", "workers"})
+MAY_CHANGE: Final = frozenset({"cache", "checkpoint_minutes", "device", "workers"})
 """Settings that --resume takes anew: where things are, not what is computed. The cache's digest is checked instead."""
 
 
@@ -56,9 +57,9 @@ def start(asked: FitConfig, path: Path | None) -> RunFolder:
 
     with open_loaders(config, cache) as loaders:
         run = create_run(path, f"{config.model}-{Path(weights).stem}-{size}px-{loader}")
-        write_json(run.config, describe(asked, config, cache).as_dict())
-        train(config, cache, loaders, run, model, Progress())
-    finish(config, cache, run)
+        with run.held():
+            write_json(run.config, describe(asked, config, cache).as_dict())
+            carry_out(config, cache, loaders, run, model, Progress())
     return run
 
 
@@ -87,17 +88,42 @@ def resume(path: Path | None, given: Mapping[str, Any]) -> RunFolder:
 
     torch.manual_seed(config.seed)
     model = Grader(config.model)
-    progress, checkpoint = Progress(), None
-    if run.checkpoint.exists():
-        progress, checkpoint = read_checkpoint(run.checkpoint, torch.device(config.device))
-        load_state(model, checkpoint["model"], f"checkpoint {run.checkpoint}")
-    else:
-        pretrain(model, config.weights)
-    click.echo(f"{run.path}: resuming after epoch {progress.epoch} of {config.total_epochs}")
-    with open_loaders(config, cache) as loaders:
-        train(config, cache, loaders, run, model, progress, checkpoint)
-    finish(config, cache, run)
+    with run.held():
+        progress, checkpoint = newest_checkpoint(run, torch.device(config.device)) or (Progress(), None)
+        if checkpoint:
+            load_state(model, checkpoint["model"], f"checkpoint of {run.path}")
+        else:
+            pretrain(model, config.weights)
+        where = (
+            f"step {len(progress.steps)} of epoch {progress.epoch + 1}" if progress.steps else f"epoch {progress.epoch}"
+        )
+        click.echo(f"{run.path}: resuming after {where} of {config.total_epochs}")
+        with open_loaders(config, cache) as loaders:
+            carry_out(config, cache, loaders, run, model, progress, checkpoint)
     return run
+
+
+def carry_out(
+    config: FitConfig,
+    cache: Cache,
+    loaders: Mapping[str, Loader],
+    run: RunFolder,
+    model: Grader,
+    progress: Progress,
+    checkpoint: Mapping[str, Any] | None = None,
+) -> None:
+    """Trains and measures what is left of a run. Told to stop by a signal, exits with 128 + its number."""
+    try:
+        with Stopper.listening() as stopper:
+            train(config, cache, loaders, run, model, progress, stopper, checkpoint)
+            finish(config, cache, run)
+    except Stopped as stopped:
+        click.echo(f"stopped by {stopped.signal.name}; `trainer fit --run {run.path} --resume` goes on", err=True)
+        raise SystemExit(128 + stopped.signal) from None
+    except OSError as error:
+        raise RunError(
+            f"{run.path}: cannot be written ({error.strerror}); `trainer fit --run {run.path} --resume` goes on"
+        ) from error
 
 
 def check_cache(cache: Cache) -> None:
@@ -144,7 +170,8 @@ def train(
     run: RunFolder,
     model: Grader,
     progress: Progress,
-    checkpoint: Mapping[str, Any] | None = None,
+    stopper: Stopper,
+    checkpoint: Mapping[str, Any] | None,
 ) -> None:
     """Trains what is left of a run, and says what it trains on what."""
     device = torch.device(config.device)
@@ -160,4 +187,4 @@ def train(
     print_class_weights(photographs.tolist(), weights.tolist())
     by_grade = torch.tensor(weights, dtype=torch.float32, device=device)
     about = About(config.model, config.size or cache.recipe.size, cache.recipe, epoch=0)
-    fit(config, about, cache, loaders, run, model, by_grade, progress, checkpoint)
+    fit(config, about, cache, loaders, run, model, by_grade, progress, stopper, checkpoint)

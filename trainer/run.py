@@ -4,13 +4,15 @@ Files are written whole or not at all, so a reader may look at any moment, and a
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pipeline.errors import RunError
-from pipeline.files import TMP_SUFFIX, write_whole
+from pipeline.files import TMP_SUFFIX, lock_folder, write_whole
 from trainer.config import RunConfig
 
 if TYPE_CHECKING:
@@ -62,6 +64,11 @@ class RunFolder:
         return self.path / "last.pt"
 
     @property
+    def previous(self) -> Path:
+        """The checkpoint before the last, in case that one is damaged."""
+        return self.path / "previous.pt"
+
+    @property
     def summary(self) -> Path:
         """The result in a few numbers; written last, so that it marks a finished run."""
         return self.path / "summary.json"
@@ -81,6 +88,20 @@ class RunFolder:
 
     def confusion_figure(self, split: str) -> Path:
         return self.path / f"confusion_{split}.png"
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keeps the run for this process. Raises RunError while another one trains it."""
+        try:
+            lock = lock_folder(self.path)
+        except BlockingIOError as error:
+            raise RunError(f"{self.path} is being trained by another process; wait until it ends") from error
+        except OSError as error:
+            raise RunError(f"{self.path}: cannot be locked ({error.strerror}); choose another --run") from error
+        try:
+            yield
+        finally:
+            os.close(lock)
 
     @property
     def started(self) -> bool:
