@@ -1,5 +1,6 @@
 """Both loaders on the CPU at 512 px with flips and free rotation, two threads, batches of 64, beside what a user would
-write otherwise with as many workers, and beside decoding alone (Pillow's limit and OpenCV's: the same libjpeg-turbo)."""
+write otherwise with as many workers, and beside decoding alone (Pillow's limit and OpenCV's: the same
+libjpeg-turbo)."""
 
 import tempfile
 import time
