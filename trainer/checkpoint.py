@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, Final
+from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import torch
 from torch import Tensor
@@ -15,6 +16,19 @@ from pipeline.errors import RunError
 from pipeline.files import write_whole
 from trainer.console import warn
 from trainer.run import RunFolder
+
+DAMAGE: Final = (
+    OSError,
+    EOFError,
+    RuntimeError,
+    UnpicklingError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    BadZipFile,
+)
+"""What torch.load and zipfile raise at files that are cut, flipped, or something else."""
 
 
 @dataclass
@@ -69,12 +83,16 @@ def read_torch(path: Path, device: torch.device) -> Any:
     Raises RunError where the file is missing, damaged, or holds more than that.
     """
     try:
+        if is_zipfile(path):  # as torch.save writes since 1.6; torch.load looks at no checksum
+            with ZipFile(path) as records:
+                if damaged := records.testzip():
+                    raise BadZipFile(damaged)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's doubts about a file it is going to refuse
             return torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError as error:
         raise RunError(f"{path} does not exist") from error
-    except (OSError, EOFError, RuntimeError, UnpicklingError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except DAMAGE as error:
         raise RunError(f"{path} is damaged or holds more than weights; nothing of it was run") from error
 
 

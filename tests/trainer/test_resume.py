@@ -144,12 +144,25 @@ def test_resume_does_not_mix_settings_or_caches(after_training: Path, trainer: T
     assert "other is not as it was when the run was started" in refused.stderr
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "noise", "canary_pickle", "canary_zip", "wrong_arch"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "noise", "canary_pickle", "canary_zip", "wrong_arch", "flipped"])
 def test_a_damaged_or_foreign_checkpoint_is_named_and_never_run(
-    damage: str, after_training: Path, trainer: Trainer, shared: Path, tmp_path: Path
+    damage: str, trained: Trained, after_training: Path, trainer: Trainer, shared: Path, tmp_path: Path
 ) -> None:
-    shutil.copyfile(shared / f"cases/B49/checkpoints/{damage}.pt", after_training / "last.pt")
+    if damage == "flipped":
+        data = bytearray((after_training / "last.pt").read_bytes())
+        data[len(data) // 2] ^= 4  # amid the weights, where torch looks at no checksum
+        (after_training / "last.pt").write_bytes(data)
+    else:
+        shutil.copyfile(shared / f"cases/B49/checkpoints/{damage}.pt", after_training / "last.pt")
+    resumed = trainer("fit", "--run", after_training, "--resume")
+    warning = resumed.stderr.splitlines()[0]
+    assert "run/last.pt is" in warning
+    assert warning.endswith("going on from the one before, previous.pt")
+    same(trained.run, after_training)
+    (after_training / "summary.json").unlink()
+    for name in ("last.pt", "previous.pt"):
+        shutil.copyfile(shared / "cases/B49/checkpoints/canary_zip.pt", after_training / name)
     stderr = trainer("fit", "--run", after_training, "--resume", exit=1).stderr
-    assert "run/last.pt is" in stderr
-    assert stderr.count("\n") == 1
+    assert [line.split(":")[0] for line in stderr.splitlines()] == ["WARNING", "Error"]
+    assert "run/previous.pt is damaged" in stderr
     assert not list(tmp_path.rglob("*CANARY*"))
