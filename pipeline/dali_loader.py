@@ -4,6 +4,7 @@ DALI only decodes and warps here: what comes when, and how it is turned, is the 
 that it is known what is under way; one pipeline, built once, serves all epochs.
 """
 
+import ctypes
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -55,6 +56,7 @@ class DaliLoader(AbstractContextManager["DaliLoader"]):
         batches = self._schedule.batches(number, start)
         jobs = ahead(self._feed, ahead(self._read, batches))
         self._drain()
+        _give_back_memory()
         self._turn = turn = object()
         for done in range(len(batches)):
             if self._turn is not turn:  # another epoch was begun meanwhile, and drained the pipeline
@@ -159,3 +161,9 @@ class DaliLoader(AbstractContextManager["DaliLoader"]):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _give_back_memory() -> None:
+    """Returns freed pages to the system: the C library keeps those between buffers that are in use, and batches of
+    32 photographs of 512 px made a process of 1.1 GB grow by 250 MB within 60 epochs."""
+    ctypes.CDLL(None).malloc_trim(0)  # DALI is made for glibc only
