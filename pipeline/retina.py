@@ -196,7 +196,9 @@ def _circumcircles(triples: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _supported(disc: Disc, points: NDArray[np.float64], width: int, height: int) -> bool:
-    """Whether the points stand on enough of that part of the circle which lies inside the frame."""
+    """Whether the points stand on enough of that part of the circle which lies inside the frame, its centre there."""
+    if not (0 <= disc.cx <= width and 0 <= disc.cy <= height):
+        return False  # such circles come of stray edges, and may cover no pixel at all
     angles = (np.arange(SECTORS) + 0.5) * (2 * np.pi / SECTORS)
     x, y = disc.cx + disc.radius * np.cos(angles), disc.cy + disc.radius * np.sin(angles)
     visible = (x > 2) & (x < width - 2) & (y > 2) & (y < height - 2)

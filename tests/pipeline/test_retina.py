@@ -150,6 +150,11 @@ def test_the_square_lies_around_the_disc() -> None:
     assert crop_square(eye(256, 192, disc), disc) == (43, 11, 170)
 
 
+def test_a_disc_with_its_centre_outside_the_frame_is_none() -> None:
+    corner = eye(300, 200, Disc(-30, -30, 150))
+    assert find_disc(corner) is None
+
+
 def test_the_square_grows_rather_than_cut_light_away() -> None:
     image = eye(256, 192, Disc(128, 96, 85))
     left, top, side = crop_square(image, Disc(128, 96, 60))
