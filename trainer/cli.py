@@ -51,6 +51,8 @@ def main() -> None:
 @click.option("--device", type=click.Choice(DEVICES), default=DEFAULT.device, help="auto: the fastest there is.")
 @click.option("--workers", type=click.IntRange(1), help="Threads of the loader.  [default: the loader's choice]")
 @click.option("--track-test", is_flag=True, help="Measure test after each epoch too, for the curve; never to choose.")
+@click.option("--compile", is_flag=True,
+              help="Compile the network by torch.compile: minutes at the start, then faster steps.")  # fmt: skip
 @click.option("--checkpoint-minutes", type=click.FloatRange(0), default=DEFAULT.checkpoint_minutes,
               help="Between checkpoints; there is one after each epoch and at SIGTERM too.")  # fmt: skip
 @click.option("--run", type=FOLDER, help="Folder of the run.  [default: runs/MODEL-WEIGHTS-SIZEpx-LOADER]")

@@ -48,6 +48,7 @@ class FitConfig:
     device: str = "auto"
     workers: int | None = None  # None: the loader's own choice
     track_test: bool = False
+    compile: bool = False  # the network, for training steps
     checkpoint_minutes: float = 10  # between checkpoints within an epoch
 
     def __post_init__(self) -> None:

@@ -1,6 +1,6 @@
 """Training, from the first step to the last: what happens in an epoch and between epochs."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -27,7 +27,7 @@ from trainer.console import epoch_line, track
 from trainer.device import autocast
 from trainer.evaluate import Outputs, run_model
 from trainer.features import feature_loaders
-from trainer.model import Grader, save_model
+from trainer.model import Grader, compiled, save_model
 from trainer.run import RunFolder
 from trainer.stopping import Stopped, Stopper
 
@@ -78,7 +78,7 @@ def make_optimizer(model: Grader, config: FitConfig, device: torch.device) -> to
 
 def train_epoch(
     model: Grader,
-    net: nn.Module,
+    net: Callable[[Tensor], Tensor],
     loader: Loader,
     optimizer: torch.optim.SGD,
     weights: Tensor,
@@ -88,7 +88,7 @@ def train_epoch(
 ) -> Iterator[None]:
     """Trains through what is left of the epoch under way; each step adds a row to `progress.steps`, then yields.
 
-    `net` is what the loader's batches are for: the model, or its head where they are features. `weights` (5,) by grade,
+    `net` takes the loader's batches: it is the model, or its head where they are features. `weights` (5,) by grade,
     on the model's device. Raises NotFinite where a loss is not finite, Stopped between steps.
     """
     epoch, phase = progress.epoch, config.phase(progress.epoch)
@@ -148,6 +148,7 @@ def fit(
     on the device, `resumed` is the checkpoint that model and progress come from. Stopped, it leaves a checkpoint.
     """
     publish(about, run, model, progress)
+    fast = compiled(model, config.batch) if config.compile else model
     phase = config.phase(progress.epoch)
     net, batches, optimizer = open_phase(config, cache, loaders, model, weights.device, phase)
     if resumed and resumed["phase"] == phase:
@@ -162,8 +163,9 @@ def fit(
             if phase != config.phase(epoch):
                 phase = config.phase(epoch)
                 net, batches, optimizer = open_phase(config, cache, loaders, model, weights.device, phase)
+            forward = fast if phase == "finetune" else net
             began = saved = perf_counter()
-            for _ in train_epoch(model, net, batches["train"], optimizer, weights, config, progress, stopper):
+            for _ in train_epoch(model, forward, batches["train"], optimizer, weights, config, progress, stopper):
                 if perf_counter() - saved >= 60 * config.checkpoint_minutes:
                     save()
                     saved = perf_counter()

@@ -1,6 +1,6 @@
 """A torchvision ResNet that takes raw photographs and gives five grades."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -48,6 +48,26 @@ class Grader(nn.Module):
         """Logits (n, 5) of images uint8 (n, 3, s, s), RGB."""
         logits: Tensor = self.head(self.backbone(self.normalise(images)))
         return logits
+
+
+def compiled(model: Grader, batch: int) -> Callable[[Tensor], Tensor]:
+    """The model's forward and backward pass, compiled for whole batches; the short one at an epoch's end, which would
+    be compiled anew, goes the plain way. Raises RunError, at the first batch, where there is no working compiler."""
+    from torch._dynamo.exc import TorchDynamoException  # half a second to import
+
+    fast: Callable[[Tensor], Tensor] = torch.compile(model, dynamic=False)
+
+    def forward(images: Tensor) -> Tensor:
+        if len(images) != batch:
+            logits: Tensor = model(images)
+            return logits
+        try:
+            return fast(images)
+        except TorchDynamoException as error:
+            reason = str(error).strip().splitlines()[0]
+            raise RunError(f"torch.compile fails ({reason}); leave out --compile") from error
+
+    return forward
 
 
 def save_model(path: Path, model: Grader, about: About) -> None:

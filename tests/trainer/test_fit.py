@@ -227,3 +227,24 @@ def test_a_size_above_the_caches_is_wrong_usage(fit: Fit, tiny_cache: Cache, tmp
     result = fit(tiny_cache(), "--run", "run", "--size", 64, exit=2)
     assert "64" in result.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_compiled_steps_are_the_plain_ones(fit: Fit, tiny_cache: Cache, tmp_path: Path) -> None:
+    cache = tiny_cache(train=[0, 1, 2, 3, 4] * 2)  # batches of 4, 4 and 2
+    options = ("--epochs", 1, "--batch", 4, "--lr", 0.001)
+    fit(cache, *options, "--run", "plain")
+    fit(cache, *options, "--run", "compiled", "--compile")
+    plain, compiled = (pd.read_csv(tmp_path / run / "accuracy.csv") for run in ("plain", "compiled"))
+    assert compiled["loss_train"].item() == pytest.approx(plain["loss_train"].item(), abs=1e-3)
+
+
+@pytest.mark.slow
+def test_without_a_compiler_compile_is_refused_in_one_line(
+    fit: Fit, tiny_cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "/no/compiler")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "nothing compiled before"))
+    refused = fit(tiny_cache(), "--compile", exit=1)
+    assert refused.stderr.splitlines()[-1].startswith("Error: torch.compile fails (")
+    assert refused.stderr.splitlines()[-1].endswith("); leave out --compile")
