@@ -3,7 +3,7 @@
 The threshold is chosen on validation and then held fixed; it is never moved to suit the photographs it is measured on.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -58,8 +58,8 @@ def choose_operating(logits: Floats, grades: NDArray[np.int64]) -> Operating | N
     return Operating(temperature, threshold, wish.wanted, wish.level)
 
 
-def wished(run: RunFolder, operating: Operating, wish: Wish) -> Operating:
-    """The operating point with its threshold chosen anew, from the run's predictions for its validation photographs.
+def wished(run: RunFolder, temperature: float, wish: Wish) -> Operating:
+    """The operating point chosen anew, from the run's predictions, of that temperature, for its validation photographs.
 
     Raises RunError where these are missing, of another cache, or cannot tell.
     """
@@ -72,7 +72,7 @@ def wished(run: RunFolder, operating: Operating, wish: Wish) -> Operating:
         threshold = choose_threshold(scores, (val["grade"] >= REFERABLE).to_numpy(), wish)
     except ValueError as error:
         raise RunError(f"no operating point can be chosen on {run.predictions('val')}: {error}") from error
-    return replace(operating, threshold=threshold, wanted=wish.wanted, level=wish.level)
+    return Operating(temperature, threshold, wish.wanted, wish.level)
 
 
 def choose_threshold(scores: Floats, referable: NDArray[np.bool_], wish: Wish) -> float:
