@@ -85,7 +85,7 @@ def fit(context: click.Context, /, run: Path | None, resume: bool, **settings: A
 @click.option("--device", type=click.Choice(DEVICES), default="auto", help="auto: the fastest there is.")
 @click.option("--workers", type=click.IntRange(1), help="Threads of the loader.  [default: the loader's choice]")
 @click.option("--sensitivity", type=click.FloatRange(0, 1, min_open=True),
-              help="Wanted for referable DR; the threshold is chosen on validation.  [default: 0.9]")  # fmt: skip
+              help="Wanted for referable DR: a threshold chosen on val.  [default: the weights' own]")  # fmt: skip
 @click.option("--specificity", type=click.FloatRange(0, 1, min_open=True), help="Wanted instead of a sensitivity.")
 @click.option("--prevalence", type=click.FloatRange(0, 1), help="Of another population: its PPV and NPV too.")
 @click.option("--by", type=click.Choice(["photograph", "patient"]), default="photograph",

@@ -15,7 +15,7 @@ from trainer.sample import Sample
 
 @given(
     st.lists(st.tuples(st.integers(0, 8), st.booleans()), min_size=2, max_size=40),
-    st.sampled_from([0.01, 0.5, 0.8, 0.9, 1.0]),
+    st.sampled_from([1e-12, 0.5, 0.8, 0.9, 1.0]),
 )
 def test_validation_shows_what_was_wished_and_a_threshold_further_on_would_not(
     drawn: list[tuple[int, bool]], level: float
