@@ -8,6 +8,7 @@ from typing import Any, Final
 from pipeline.errors import RunError
 from pipeline.grades import GRADES
 from pipeline.recipe import Recipe
+from trainer.seen import Seen
 
 MEAN: Final = (0.485, 0.456, 0.406)
 STD: Final = (0.229, 0.224, 0.225)
@@ -29,6 +30,8 @@ class About:
     mean: tuple[float, ...] = MEAN
     std: tuple[float, ...] = STD
     grades: tuple[str, ...] = GRADES
+    seen: Seen | None = None
+    """What the training photographs look like; None in files from before this was kept."""
 
     def as_metadata(self) -> dict[str, str]:
         """For the header of a safetensors file. One entry, because safetensors writes several in random order, and
@@ -42,6 +45,7 @@ class About:
             fields: dict[str, Any] = json.loads(metadata[_KEY])
             fields["recipe"] = Recipe.from_dict(fields["recipe"])
             fields |= {name: tuple(fields[name]) for name in ("mean", "std", "grades")}
+            fields["seen"] = Seen.from_dict(fields["seen"]) if fields.get("seen") else None
             about = cls(**fields)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError("it does not say which model it is") from error
