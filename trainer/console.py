@@ -8,9 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from pipeline.baselines import Baselines
 from pipeline.grades import GRADES
-from trainer.metrics import Metrics
 
 Item = TypeVar("Item")
 
@@ -60,25 +58,3 @@ def epoch_line(row: Mapping[str, Any], epochs: int) -> str:
         f"accuracy {row['acc_train']:.1f} val {row['acc_val']:.1f}{test} %, kappa val {row['kappa_val']:.3f}, "
         f"{row['seconds']:.1f} s, {row['images_per_second']:.0f} images/s"
     )
-
-
-def print_results(measured: Mapping[str, tuple[Metrics, Baselines | None]]) -> None:
-    """A line for each split's metrics, and under it what is scored there without looking at a photograph."""
-    rows: list[Sequence[str]] = []
-    for split, (metrics, baselines) in measured.items():
-        shares = (metrics.accuracy, metrics.balanced_accuracy, metrics.sensitivity, metrics.specificity)
-        accuracy, balanced, sensitivity, specificity = map(_percent, shares)
-        auc = "-" if metrics.auc is None else f"{metrics.auc:.3f}"
-        rows.append(
-            (split, str(metrics.photographs), accuracy, balanced, f"{metrics.kappa:.3f}", auc, sensitivity, specificity)
-        )
-        if baselines:
-            shown = [baselines.majority, *([baselines.fellow_eye] if baselines.leaked else [])]
-            for each in shown:
-                rows.append((f"  {each.name}, no image", "", _percent(each.accuracy), "", f"{each.kappa:.3f}"))
-    columns = ["split", "photographs", "accuracy", "balanced", "kappa", "AUC", "sensitivity", "specificity"]
-    print_table(columns, rows)
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f} %"

@@ -6,21 +6,20 @@ None in Python and JSON and an empty cell in CSV, never NaN.
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.baselines import Counts, confusion_counts, quadratic_kappa
-from pipeline.grades import GRADES, N_GRADES, REFERABLE, UNKNOWN
-
-PROBABILITIES: Final = tuple(f"p{grade}" for grade in range(N_GRADES))
+from pipeline.baselines import Counts, confusion_counts
+from pipeline.grades import GRADES, N_GRADES, UNKNOWN
+from trainer.sample import PROBABILITIES, Sample, ratio
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """All but kappa (-1 to 1) lie between 0 and 1."""
+    """All but kappa (-1 to 1) lie between 0 and 1. `_by_grade`: that grade against the rest."""
 
     photographs: int
     """Graded ones; the others are not measured."""
@@ -28,17 +27,25 @@ class Metrics:
     """Photographs by true grade."""
     accuracy: float
     balanced_accuracy: float
-    """Mean recall over the grades that occur."""
+    """Mean of `sensitivity_by_grade` over the grades that occur."""
     kappa: float
     """Quadratic weighted; 0 where only one grade occurs."""
     auc: float | None
     """Mean of `auc_by_grade` over the grades that have one."""
     auc_by_grade: tuple[float | None, ...]
-    """One against the rest; None for a grade that no photograph, or every photograph, has."""
+    """None for a grade that no photograph, or every photograph, has."""
     sensitivity: float | None
     """For referable retinopathy (grade 2 or worse): how much of it is predicted as 2 or worse. None without any."""
     specificity: float | None
     """How many of the others are predicted as 0 or 1. None without any."""
+    sensitivity_by_grade: tuple[float | None, ...]
+    """How many of a grade's photographs are given it (recall)."""
+    specificity_by_grade: tuple[float | None, ...]
+    """How many of the others are not given it."""
+    precision_by_grade: tuple[float | None, ...]
+    """How many of those given a grade have it. None for a grade that none is given."""
+    referable_auc: float | None
+    """Of p2 + p3 + p4 for referable retinopathy. None where all or none have it."""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -64,32 +71,21 @@ def confusion(predictions: pd.DataFrame) -> Counts:
 
 def row_shares(counts: Counts) -> NDArray[np.float64]:
     """Each row of a confusion matrix divided by its sum; a row without photographs is NaN, to be written as empty."""
-    totals = counts.sum(axis=1, keepdims=True)
-    shares: NDArray[np.float64] = np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)
-    return shares
+    return ratio(counts.astype(np.float64), np.broadcast_to(counts.sum(axis=1, keepdims=True), counts.shape))
 
 
-def measure(predictions: pd.DataFrame) -> Metrics:
-    """Raises ValueError where no photograph is graded."""
-    known = graded(predictions)
-    if known.empty:
-        raise ValueError("none of the photographs has a grade to measure against")
-    counts = confusion(known)
-    by_grade = counts.sum(axis=1)
-    recalls = np.diag(row_shares(counts))
-    grade_aucs = _auc_by_grade(known)
-    aucs = [auc for auc in grade_aucs if auc is not None]
-    return Metrics(
-        photographs=len(known),
-        grades=tuple(by_grade.tolist()),
-        accuracy=float(np.trace(counts) / len(known)),
-        balanced_accuracy=float(recalls[by_grade > 0].mean()),
-        kappa=quadratic_kappa(counts),
-        auc=sum(aucs) / len(aucs) if aucs else None,
-        auc_by_grade=grade_aucs,
-        sensitivity=_share(counts[REFERABLE:, REFERABLE:], counts[REFERABLE:]),
-        specificity=_share(counts[:REFERABLE, :REFERABLE], counts[:REFERABLE]),
-    )
+def measure(sample: Sample) -> Metrics:
+    figures = sample.figures(sample.equal_weights)
+    plain = {name: plain_value(values[0]) for name, values in figures.items()}
+    by_grade = np.bincount(sample.grades, minlength=N_GRADES)
+    return Metrics(photographs=len(sample.grades), grades=tuple(by_grade.tolist()), **plain)
+
+
+def plain_value(value: Any) -> Any:
+    """A number, or a tuple of them, of Python's own; None for NaN."""
+    if np.ndim(value):
+        return tuple(plain_value(each) for each in value)
+    return None if np.isnan(value) else float(value)
 
 
 def only_grade(predictions: pd.DataFrame) -> int | None:
@@ -101,17 +97,3 @@ def only_grade(predictions: pd.DataFrame) -> int | None:
 def confusion_table(cells: NDArray[Any]) -> pd.DataFrame:
     """A (5, 5) matrix with the grades' names as labels, as confusion_*.csv has it."""
     return pd.DataFrame(cells, index=pd.Index(GRADES, name="grade"), columns=list(GRADES))
-
-
-def _auc_by_grade(known: pd.DataFrame) -> tuple[float | None, ...]:
-    from sklearn.metrics import roc_auc_score
-
-    def auc(grade: int) -> float | None:
-        hits = known["grade"] == grade
-        return float(roc_auc_score(hits, known[f"p{grade}"])) if 0 < hits.sum() < len(hits) else None
-
-    return tuple(auc(grade) for grade in range(N_GRADES))
-
-
-def _share(part: Counts, whole: Counts) -> float | None:
-    return float(part.sum() / whole.sum()) if whole.any() else None

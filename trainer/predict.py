@@ -13,20 +13,21 @@ from torch import Tensor
 
 from pipeline.errors import RunError, SourceError
 from pipeline.files import write_whole
-from pipeline.grades import GRADES, REFERABLE
+from pipeline.grades import GRADES
 from pipeline.manifest import csv_lines, to_csv
 from pipeline.walk import Refusal
 from trainer.about import About
+from trainer.calibration import probabilities as softmax
 from trainer.console import print_table, track, warn
 from trainer.device import autocast, choose_device, to_device
-from trainer.metrics import PROBABILITIES
 from trainer.model import Grader, load_model
 from trainer.photographs import BATCH, Photograph, Rendered, gather, render
 from trainer.run import weights_file
+from trainer.sample import PROBABILITIES, p_referable
 
 COLUMNS: Final = ("id", "source", "predicted", *PROBABILITIES, "referable", "p_referable", "flags")
 THRESHOLD: Final = 0.5
-"""Of p_referable, from which on a photograph is called referable."""
+"""Of p_referable, where the weights carry no operating point."""
 SHOWN: Final = 10
 """Refusals that are named; the file has all."""
 
@@ -44,13 +45,12 @@ class Prediction(NamedTuple):
         return int(self.probabilities.argmax())
 
     @property
-    def p_referable(self) -> np.float32:
+    def p_referable(self) -> float:
         """That the grade is 2 or worse."""
-        return np.float32(self.probabilities[REFERABLE:].sum(dtype=np.float64))
+        return float(p_referable(self.probabilities[None])[0])
 
-    @property
-    def referable(self) -> bool:
-        return bool(self.p_referable >= THRESHOLD)
+    def referable(self, threshold: float) -> bool:
+        return self.p_referable >= threshold
 
 
 class User:
@@ -62,6 +62,10 @@ class User:
         self.device = torch.device(choose_device(device_name))
         self._workers = workers
         to_device(self.model, self.device)
+        operating = self.about.operating
+        self.threshold: Final = operating.threshold if operating else THRESHOLD
+        if operating is None:
+            warn(f"{run} carries no operating point: probabilities are not calibrated, the threshold is {THRESHOLD}")
 
     def batches(self, photographs: Sequence[Photograph], what: str) -> Iterator[Rendered]:
         """The photographs rendered, with a bar on a terminal."""
@@ -80,19 +84,20 @@ class User:
 
 @torch.inference_mode()
 def probabilities(model: Grader, images: Tensor, about: About, *, tta: bool = False) -> NDArray[np.float32]:
-    """(n, 5) of images uint8 (n, 3, s, s), on the model's device.
+    """(n, 5), calibrated where the weights are, of images uint8 (n, 3, s, s), on the model's device.
 
     With `tta`, the mean over the eight symmetries of the square: a retina has no up or down, and left eyes mirror right
     ones.
     """
     model.eval()
-    softmaxes = []
+    temperature = about.operating.temperature if about.operating else 1.0
+    found = []
     for view in symmetries(images) if tta else [images]:
         with autocast(images.device):
             logits = model(view)
-        softmaxes.append(torch.softmax(logits.float().double().cpu(), dim=1))
-    mean: NDArray[np.float32] = torch.stack(softmaxes).mean(dim=0).float().numpy()
-    return mean
+        found.append(softmax(logits.float().cpu().double().numpy(), temperature))
+    mean: NDArray[np.float64] = np.mean(found, axis=0, dtype=np.float64)
+    return mean.astype(np.float32)  # of one view: itself
 
 
 def symmetries(images: Tensor) -> Iterator[Tensor]:
@@ -122,9 +127,9 @@ def predict(run: Path, paths: Sequence[Path], out: Path, *, tta: bool, device_na
             for batch in user.batches(photographs, "predicting"):
                 refused += batch.refused
                 predictions = user.predict(batch, tta=tta)
-                file.write(csv_lines(map(cells, predictions)))
+                file.write(csv_lines(cells(each, user.threshold) for each in predictions))
                 grades.update(each.grade for each in predictions)
-                referable += sum(each.referable for each in predictions)
+                referable += sum(each.referable(user.threshold) for each in predictions)
                 flags.update(flag for each in predictions for flag in each.flags)
             with write_whole(rejects) as rejected:
                 rejected.write(to_csv(sorted(refused), Refusal._fields))
@@ -137,16 +142,16 @@ def predict(run: Path, paths: Sequence[Path], out: Path, *, tta: bool, device_na
     print_table(
         ["grade", "photographs"], [(f"{grade} {name}", str(grades[grade])) for grade, name in enumerate(GRADES)]
     )
-    click.echo(f"referable (grade 2 or worse, p_referable at least {THRESHOLD}): {referable}")
+    click.echo(f"referable (grade 2 or worse, p_referable at least {user.threshold:.4g}): {referable}")
     for flag, count in sorted(flags.items()):
         click.echo(f"flagged {flag}: {count}")
     click.echo(f"predictions: {out}")
 
 
-def cells(prediction: Prediction) -> tuple[object, ...]:
+def cells(prediction: Prediction, threshold: float) -> tuple[object, ...]:
     """A row of predictions.csv."""
     photograph, p, flags = prediction
-    referable = int(prediction.referable), prediction.p_referable
+    referable = int(prediction.referable(threshold)), prediction.p_referable
     return (photograph.id, photograph.source, prediction.grade, *p, *referable, " ".join(flags))
 
 

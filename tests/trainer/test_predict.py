@@ -113,7 +113,9 @@ def test_a_table_says_what_it_must(real: Real) -> None:
     np.testing.assert_allclose(p.sum(axis=1), 1, atol=1e-6)
     assert (table["predicted"] == p.argmax(axis=1)).all()
     np.testing.assert_allclose(table["p_referable"], p[:, 2:].sum(axis=1), atol=1e-6)
-    assert (table["referable"] == (table["p_referable"] >= 0.5)).all()
+    operating = load_model(RunFolder(real.run).model)[1].operating
+    assert operating is not None
+    assert (table["referable"] == (table["p_referable"] >= operating.threshold)).all()
     assert all(Path(source).is_file() for source in table["source"])
 
 
@@ -127,7 +129,8 @@ def test_tta_is_the_mean_over_the_eight_symmetries(real: Real) -> None:
     views += [views[4].flip(3), views[4].flip(2), views[4].flip(2, 3)]
     assert {view.numpy().tobytes() for view in symmetries(images)} == {view.numpy().tobytes() for view in views}
     with torch.inference_mode():
-        mean = torch.stack([model(view).softmax(1) for view in views]).mean(0)
+        assert about.operating is not None
+        mean = torch.stack([(model(view) / about.operating.temperature).softmax(1) for view in views]).mean(0)
     np.testing.assert_allclose(probabilities(model, images, about, tta=True), mean.numpy(), atol=1e-6)
 
 
