@@ -142,3 +142,37 @@ def compare(runs: tuple[Path, ...], out: Path) -> None:
     from trainer.compare import compare as draw
 
     draw(runs, out)
+
+
+@main.command()
+@click.argument("run", type=FOLDER)
+@click.argument("photographs", nargs=-1, required=True, type=FOLDER, metavar="PHOTO|FOLDER|CACHE...")
+@click.option("--out", type=FOLDER, default=Path("predictions.csv"), help="Writes it, and beside it what is refused.")
+@click.option("--tta", is_flag=True, help="Mean over the eight flips and right angles; takes eight times as long.")
+@click.option("--device", type=click.Choice(DEVICES), default="auto", help="auto: the fastest there is.")
+@click.option("--workers", type=click.IntRange(1), help="Threads that read photographs.  [default: one a core]")
+def predict(run: Path, photographs: tuple[Path, ...], out: Path, tta: bool, device: str, workers: int | None) -> None:
+    """Grade photographs with RUN's best weights, or those of a model.safetensors.
+
+    They are prepared exactly as the training photographs were, whatever their format and size. One that cannot be read
+    is refused with the reason; one unlike all training photographs is graded and flagged.
+    """
+    from trainer.predict import predict as grade
+
+    grade(run, photographs, out, tta=tta, device_name=device, workers=workers)
+
+
+@main.command()
+@click.argument("run", type=FOLDER)
+@click.argument("photographs", nargs=-1, required=True, type=FOLDER, metavar="PHOTO|FOLDER|CACHE...")
+@click.option("--out", type=FOLDER, default=Path("explained"), help="Folder for the pictures.")
+@click.option("--grade", type=click.IntRange(0, 4), help="Which to explain.  [default: the predicted one]")
+@click.option("--device", type=click.Choice(DEVICES), default="auto", help="auto: the fastest there is.")
+@click.option("--workers", type=click.IntRange(1), help="Threads that read photographs.  [default: one a core]")
+def explain(
+    run: Path, photographs: tuple[Path, ...], out: Path, grade: int | None, device: str, workers: int | None
+) -> None:
+    """Show where in photographs the evidence for their grade lies (Grad-CAM): a picture each, and a contact sheet."""
+    from trainer.explain import explain as show
+
+    show(run, photographs, out, grade=grade, device_name=device, workers=workers)
