@@ -71,9 +71,8 @@ STYLE: Final[dict[str, Any]] = {
 def new_figure(path: Path, width: float, height: float) -> Iterator[Figure]:
     """A figure of that size in inches, written to `path` as PNG, and as SVG beside it, when the block ends."""
     with style.context(STYLE), warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message="Glyph .* missing from font"
-        )  # a box in place of a rare letter will do
+        # Of a run named in a script that the font lacks, boxes will do.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure = Figure(figsize=(width, height))
         yield figure
         with write_whole(path) as png:

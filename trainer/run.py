@@ -54,6 +54,11 @@ class RunFolder:
         return self.path / "accuracy.png"
 
     @property
+    def events(self) -> Path:
+        """TensorBoard's view of accuracy.csv."""
+        return self.path / "tensorboard"
+
+    @property
     def model(self) -> Path:
         """The best weights so far."""
         return self.path / "model.safetensors"
