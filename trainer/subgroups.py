@@ -1,0 +1,130 @@
+"""Whether a model is as good for one eye, camera or clinic as for another: figures of parts of a split.
+
+No file says which camera took a photograph. The size of the original, whether the frame cuts the circle of the retina,
+and the colour stand in for it: each differs between cameras and hardly at all within one.
+"""
+
+from collections.abc import Mapping
+from io import BytesIO
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline.cache import Cache
+from pipeline.grades import REFERABLE
+from trainer.about import Operating
+from trainer.intervals import Figures, Floats, bootstrap, intervals
+from trainer.metrics import Sample, plain_value
+from trainer.operating import Referral
+
+SIZES: Final = 5
+"""As many sizes of originals are listed, the commonest; the rest are one group."""
+ROUNDS: Final = 500
+"""Of the bootstrap: 2.5 % of them are 12, enough for the second digit of an interval."""
+THUMBNAIL: Final = 64  # pixels, of which the middle half a side gives a photograph's colour
+CUT: Final = 0.02  # of the radius, by which a circle must reach past the frame to be called cut
+COLOURS: Final = ("reddest third", "middle third", "palest third")
+
+
+class Subgroup(NamedTuple):
+    name: str
+    photographs: int
+    patients: int
+    referable: int
+    figures: Mapping[str, float | None]
+    """accuracy, referable_auc, sensitivity and specificity, of referral where there is a threshold; None: undefined."""
+    intervals: Mapping[str, Any]
+    """By name of a figure, (low, high) or None."""
+
+
+def subgroups(
+    cache: Cache, predictions: pd.DataFrame, patients: "pd.Series[str]", operating: Operating | None
+) -> dict[str, list[Subgroup]]:
+    """By characteristic, the groups of n graded predictions whose photographs are the cache's and whose (n,) patients
+    are given. A characteristic that is one and the same for all is left out."""
+    rows = pd.Index(cache.manifest["id"]).get_indexer(pd.Index(predictions["id"]))
+    originals = cache.manifest.iloc[rows].reset_index(drop=True)
+    labels = {
+        "Eye": originals["eye"].replace("", "not known"),
+        "Size of the original": sizes(originals),
+        "Frame around the retina": frames(originals),
+    }
+    if cache.recipe.enhance == "none":
+        labels["Colour"] = thirds(paleness(cache, rows))
+    found = {}
+    for what, names in labels.items():
+        parts = [(str(name), (names == name).to_numpy()) for name in dict.fromkeys(names.sort_values())]
+        if len(parts) > 1:
+            found[what] = [
+                measure_part(name, predictions[part], patients[part], operating) for name, part in parts
+            ]
+    return found
+
+
+def measure_part(
+    name: str, predictions: pd.DataFrame, patients: "pd.Series[str]", operating: Operating | None
+) -> Subgroup:
+    sample = Sample.of(predictions, patients)
+    referral = Referral(sample, operating, None) if operating else None
+
+    def figures(weights: Floats) -> Figures:
+        every = sample.figures(weights)
+        wanted = {name: every[name] for name in ("accuracy", "referable_auc", "sensitivity", "specificity")}
+        if referral:
+            referred = referral.figures(weights)
+            wanted |= {name: referred[name] for name in ("sensitivity", "specificity")}
+        return wanted
+
+    values = figures(sample.equal_weights)
+    behind = {name: n for name, n in sample.share_patients().items() if name in values}
+    return Subgroup(
+        name,
+        len(sample.grades),
+        sample.n_patients,
+        int((sample.grades >= REFERABLE).sum()),
+        {name: plain_value(value[0]) for name, value in values.items()},
+        intervals(values, bootstrap(sample.n_patients, figures, ROUNDS), behind),
+    )
+
+
+def sizes(originals: pd.DataFrame) -> "pd.Series[Any]":
+    """(n,) "1024 x 683 px" for the commonest sizes, "other sizes" for the rest, ordered by how common they are."""
+    texts = originals["width"].astype(str) + " x " + originals["height"].astype(str) + " px"
+    common = texts.value_counts().index[:SIZES].tolist()
+    return ordered(texts.where(texts.isin(common), "other sizes"), [*common, "other sizes"])
+
+
+def frames(originals: pd.DataFrame) -> "pd.Series[Any]":
+    """(n,) whether the photograph's edge cuts the circle of the retina."""
+    cx, cy, radius = (originals[name] for name in ("cx", "cy", "radius"))
+    reach = pd.concat([-(cx - radius), cx + radius - originals["width"], -(cy - radius), cy + radius - originals["height"]],
+                      axis=1).max(axis=1)  # fmt: skip
+    names = np.where(radius.isna(), "no circle found", np.where(reach > CUT * radius, "circle cut off", "whole circle"))
+    return ordered(pd.Series(names), ["whole circle", "circle cut off", "no circle found"])
+
+
+def paleness(cache: Cache, rows: NDArray[np.int64]) -> Floats:
+    """(n,) green by red in the middle of each photograph: a pigmented or red-balanced retina has less."""
+
+    def ratio(row: int) -> float:
+        with Image.open(BytesIO(cache.read(row))) as photo:
+            photo.draft("RGB", (THUMBNAIL, THUMBNAIL))  # decodes at a fraction of the size
+            pixels = np.asarray(photo.convert("RGB"), np.float64)
+        quarter = len(pixels) // 4
+        red, green, _ = pixels[quarter : len(pixels) - quarter, quarter : len(pixels) - quarter].mean(axis=(0, 1))
+        return float(green / max(red, 1.0))
+
+    return np.array([ratio(row) for row in rows.tolist()])
+
+
+def thirds(values: Floats) -> "pd.Series[Any]":
+    """(n,) names of the third that each value falls into; equal values are never parted."""
+    places = np.searchsorted(np.quantile(values, (1 / 3, 2 / 3)), values)
+    return ordered(pd.Series([COLOURS[place] for place in places]), COLOURS)
+
+
+def ordered(names: "pd.Series[str]", order: Any) -> "pd.Series[Any]":
+    return names.astype(pd.CategoricalDtype(list(order), ordered=True))
