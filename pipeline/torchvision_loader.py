@@ -7,10 +7,11 @@ Needs OpenCV 5: before it, the warp rounds coordinates to 1/32 pixel, 4 grey lev
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from typing import NamedTuple
+from functools import partial
+from typing import Final, NamedTuple
 
 import cv2
 import numpy as np
@@ -24,87 +25,120 @@ from pipeline.cache import Cache
 from pipeline.errors import CacheError
 from pipeline.plan import EpochPlan, Schedule, halvings
 
+Picture = NDArray[np.uint8]
 
-class _Job(NamedTuple):
+
+class Rendering(NamedTuple):
     """A batch under way: each task fills its photograph's place in `pixels`."""
 
-    plan: EpochPlan
     pixels: Tensor  # uint8 (n, side, side, 3)
+    matrices: NDArray[np.float32]  # (n, 2, 3) from output pixels to the reduced picture, not to the cached one
     tasks: list[Future[None]]
+
+
+class Renderer(AbstractContextManager["Renderer"]):
+    """Threads that make batches of pictures on a device: for the loader, and for predict.
+
+    source_size, size: sides of the encoded and of the rendered pictures, pixels. workers: threads, at least 1.
+    """
+
+    def __init__(self, source_size: int, size: int, *, device: str | torch.device, workers: int) -> None:
+        cv2.setNumThreads(1)  # process-wide: the pool already keeps every core busy
+        self._device = torch.device(device)
+        self._size = size
+        self._halvings = halvings(source_size, size)
+        self.reduced: Final = source_size >> self._halvings
+        """Side of the pictures that are warped."""
+        self._scratch = Scratch(self.reduced, size)
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="loader")
+
+    def decode(self, jpeg: bytes | memoryview) -> Picture | None:
+        """(reduced, reduced, 3), RGB; None for what is no JPEG. Called in the pool's threads."""
+        picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+        if picture is None:
+            return None
+        if self._halvings:
+            picture = cv2.resize(picture, (self.reduced, self.reduced), interpolation=cv2.INTER_AREA)
+        return picture.astype(np.uint8, copy=False)
+
+    def begin(
+        self, pictures: Sequence[Callable[[], Picture]], matrices: NDArray[np.float32], over: threading.Event
+    ) -> Rendering:
+        """Sets the threads to work. Each of `pictures` gives one as `decode` does; none is asked once `over` is set.
+
+        matrices: (n, 2, 3), a plan's.
+        """
+        on_cpu = self._device.type == "cpu"
+        side = self._size if on_cpu else self.reduced
+        shape = (len(pictures), side, side, 3)
+        if self._device.type == "cuda":
+            pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+        else:
+            # numpy asks the kernel for huge pages; torch does not, and first touching its memory cost 0.5 ms a picture.
+            pixels = torch.from_numpy(np.empty(shape, np.uint8))
+        to_reduced = matrices / np.float32(2**self._halvings)
+
+        def render(picture: Callable[[], Picture], matrix: NDArray[np.float32], place: Picture) -> None:
+            if over.is_set():
+                return  # the epoch was left: nobody waits for this
+            if on_cpu:
+                warp(picture(), matrix, place, self._scratch)
+            else:
+                place[:] = picture()
+
+        places = zip(pictures, to_reduced, pixels.numpy(), strict=True)
+        return Rendering(pixels, to_reduced, [self._pool.submit(render, *place) for place in places])
+
+    def finish(self, rendering: Rendering) -> Tensor:
+        """uint8 (n, 3, size, size) on the device. Raises what a picture raised, the first one's first."""
+        for task in rendering.tasks:
+            task.result()
+        images = rendering.pixels.to(self._device, non_blocking=True).permute(0, 3, 1, 2)
+        if self._device.type == "cpu":
+            return images
+        matrices = torch.from_numpy(rendering.matrices).to(self._device, non_blocking=True)
+        return warp_batch(images, matrices, self._size)
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class TorchvisionLoader(AbstractContextManager["TorchvisionLoader"]):
     """workers: threads, at least 1. See pipeline.batch.Loader."""
 
     def __init__(self, cache: Cache, schedule: Schedule, *, device: str | torch.device, workers: int) -> None:
-        cv2.setNumThreads(1)  # process-wide: the pool already keeps every core busy
         self._cache = cache
         self._schedule = schedule
-        self._device = torch.device(device)
-        self._halvings = halvings(schedule.source_size, schedule.size)
-        self._reduced = schedule.source_size >> self._halvings
-        self._scratch = Scratch(self._reduced, schedule.size)
         self._grades = cache.grades
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="loader")
+        self._renderer = Renderer(schedule.source_size, schedule.size, device=device, workers=workers)
 
     def __len__(self) -> int:
         return len(self._schedule)
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         over = threading.Event()
+
+        def begin(plan: EpochPlan) -> tuple[EpochPlan, Rendering]:
+            pictures = [partial(self._decode, row) for row in plan.rows.tolist()]
+            return plan, self._renderer.begin(pictures, plan.matrices, over)
+
         try:
-            for job in ahead(lambda plan: self._begin(plan, over), self._schedule.batches(number, start)):
-                yield self._finish(job)
+            for plan, rendering in ahead(begin, self._schedule.batches(number, start)):
+                yield to_batch(self._renderer.finish(rendering), plan.rows, self._grades)
         finally:
             over.set()
 
-    def _begin(self, plan: EpochPlan, over: threading.Event) -> _Job:
-        on_cpu = self._device.type == "cpu"
-        side = self._schedule.size if on_cpu else self._reduced
-        shape = (len(plan.rows), side, side, 3)
-        if self._device.type == "cuda":
-            pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
-        else:
-            # numpy asks the kernel for huge pages; torch does not, and first touching its memory cost 0.5 ms a picture.
-            pixels = torch.from_numpy(np.empty(shape, np.uint8))
-
-        def render(row: int, matrix: NDArray[np.float32], place: NDArray[np.uint8]) -> None:
-            if over.is_set():
-                return  # the epoch was left: nobody waits for this
-            picture = self._decode(row)
-            if on_cpu:
-                warp(picture, matrix, place, self._scratch)
-            else:
-                place[:] = picture
-
-        places = zip(plan.rows.tolist(), self._matrices(plan), pixels.numpy(), strict=True)
-        return _Job(plan, pixels, [self._pool.submit(render, *place) for place in places])
-
-    def _finish(self, job: _Job) -> Batch:
-        for task in job.tasks:
-            task.result()
-        images = job.pixels.to(self._device, non_blocking=True).permute(0, 3, 1, 2)
-        if self._device.type != "cpu":
-            matrices = torch.from_numpy(self._matrices(job.plan)).to(self._device, non_blocking=True)
-            images = warp_batch(images, matrices, self._schedule.size)
-        return to_batch(images, job.plan.rows, self._grades)
-
-    def _matrices(self, plan: EpochPlan) -> NDArray[np.float32]:
-        """(n, 2, 3) from output pixels to the reduced picture, not to the cached one."""
-        return plan.matrices / np.float32(2**self._halvings)
-
-    def _decode(self, row: int) -> NDArray[np.uint8]:
-        """(reduced, reduced, 3), RGB."""
-        jpeg = np.frombuffer(self._cache.read(row), np.uint8)
-        picture = cv2.imdecode(jpeg, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    def _decode(self, row: int) -> Picture:
+        picture = self._renderer.decode(self._cache.read(row))
         if picture is None:
             raise CacheError(f"{self._cache.path}: {self._cache.manifest['id'].iloc[row]} does not decode as a JPEG")
-        if self._halvings:
-            picture = cv2.resize(picture, (self._reduced, self._reduced), interpolation=cv2.INTER_AREA)
-        return picture.astype(np.uint8, copy=False)
+        return picture
 
     def close(self) -> None:
-        self._pool.shutdown(cancel_futures=True)
+        self._renderer.close()
 
     def __exit__(self, *_: object) -> None:
         self.close()

@@ -19,8 +19,9 @@ from pipeline.grades import UNKNOWN, parse_grade
 from pipeline.photo import read_photo
 from pipeline.recipe import Recipe, prepare
 from pipeline.shards import scan_shard, shard_name
+from pipeline.walk import Found, walk
 from tools.sides import Place, place
-from tools.sources import Found, Listing, Rows, Sample, find_rows, list_source, read_source, walk
+from tools.sources import Listing, Rows, Sample, find_rows, list_source, read_source
 from tools.summary import SHOWN, grades_by_split, leak_line
 
 SIDE: Final = 64  # of a fingerprint, pixels

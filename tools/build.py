@@ -23,7 +23,8 @@ from pipeline.cache import ShardRecord
 from pipeline.errors import PhotoError, SourceError
 from pipeline.recipe import Recipe, prepare
 from pipeline.shards import Entry, Indexed, scan_shard, shard_name, write_shard
-from tools.sources import Refusal, Sample, read_source
+from pipeline.walk import Refusal
+from tools.sources import Sample, read_source
 
 CLOCK_SLACK_NS: Final = 2_000_000_000
 """A shard is dated this much before its work began. A photograph changed since then is looked into, whatever its size

@@ -25,10 +25,11 @@ from pipeline.files import write_whole
 from pipeline.manifest import PATIENT_PATTERN, Row, manifest_csv, to_csv
 from pipeline.recipe import Recipe
 from pipeline.shards import Indexed, shard_count, shard_of, sort_key
+from pipeline.walk import Refusal
 from tools.build import CLOCK_SLACK_NS, Built, Group, Signals, build_group, start_worker
 from tools.previous import Previous
 from tools.sides import place
-from tools.sources import Listing, Refusal, Sample
+from tools.sources import Listing, Sample
 
 MANY_REFUSED: Final = 100
 """Fewer refused photographs than this never stop a run: a small set may have its share of bad files. So many in a row

@@ -1,61 +1,19 @@
-"""Contact sheets: thumbnails in groups, to see at a glance what a cache holds."""
+"""The contact sheet of a cache: what it holds, at a glance."""
 
-from collections.abc import Mapping, Sequence
 from io import BytesIO
-from typing import Final, Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageOps
 
 from pipeline.cache import Cache
 from pipeline.grades import GRADES, UNKNOWN
 from pipeline.manifest import SPLITS
+from pipeline.tiles import SIDE, Tile, draw_sheet
 
 Grouping = Literal["grade", "split", "flag"]
-
-COLUMNS: Final = 12
-SIDE: Final = 144  # of a thumbnail, pixels
-_GAP: Final = 8
-_LINE: Final = 16  # of a caption, pixels
-_HEADING: Final = 40
-_BACKGROUND: Final = (30, 30, 32)
-_BRIGHT: Final = (240, 240, 240)
-_DIM: Final = (165, 165, 170)
-
-
-class Tile(NamedTuple):
-    picture: NDArray[np.uint8]  # (h, w, 3) RGB
-    caption: str
-    note: str = ""  # a second, dimmer line
-
-
-def draw_sheet(groups: Mapping[str, Sequence[Tile]]) -> Image.Image:
-    """One section a group: its key as the heading, then its pictures, at most 12 abreast, fitted into 144x144 pixels.
-
-    Texts too long for a thumbnail's width lose their beginning, since ids mostly differ at the end.
-    """
-    columns = min(COLUMNS, max(map(len, groups.values()), default=0))
-    lines = {heading: -(-len(tiles) // COLUMNS) for heading, tiles in groups.items()}
-    height = _GAP + sum(_HEADING + count * _pitch(groups[heading]) for heading, count in lines.items())
-    width = _GAP + max(columns, 4) * (SIDE + _GAP)  # four abreast leave room for a heading
-    sheet = Image.new("RGB", (width, height), _BACKGROUND)
-    draw = ImageDraw.Draw(sheet)
-    large, small = ImageFont.load_default(20), ImageFont.load_default(13)
-    top = 0
-    for heading, tiles in groups.items():
-        draw.text((_GAP, top + _HEADING - _GAP), _fit(heading, large, width), _BRIGHT, large, anchor="ls")
-        top += _HEADING
-        for k, tile in enumerate(tiles):
-            x = _GAP + k % COLUMNS * (SIDE + _GAP)
-            y = top + k // COLUMNS * _pitch(tiles)
-            thumbnail = ImageOps.contain(Image.fromarray(tile.picture), (SIDE, SIDE))
-            sheet.paste(thumbnail, (x + (SIDE - thumbnail.width) // 2, y + (SIDE - thumbnail.height) // 2))
-            for line, (text, colour) in enumerate(((tile.caption, _BRIGHT), (tile.note, _DIM))):
-                draw.text((x, y + SIDE + 2 + line * _LINE), _fit(text, small, SIDE), colour, small)
-        top += lines[heading] * _pitch(tiles)
-    return sheet
 
 
 def sheet_of_cache(cache: Cache, by: Grouping = "grade", per_group: int = 12) -> Image.Image:
@@ -101,19 +59,3 @@ def _tile(cache: Cache, row: int, by: Grouping) -> Tile:
         picture = np.asarray(ImageOps.contain(photo.convert("RGB"), (SIDE, SIDE)))
     grade = f"grade {sample['grade']} " if by != "grade" and sample["grade"] != UNKNOWN else ""
     return Tile(picture, sample["id"], grade + sample["flags"])
-
-
-def _pitch(tiles: Sequence[Tile]) -> int:
-    """From one line of thumbnails to the next, pixels."""
-    return SIDE + _GAP + _LINE * (2 if any(tile.note for tile in tiles) else 1)
-
-
-def _fit(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """The text on one line, no wider than `width` pixels."""
-    text = "".join(letter if letter.isprintable() else "?" for letter in text)  # ids may hold any byte
-    if font.getlength(text) <= width:
-        return text
-    text = text[-width:]  # a letter is a pixel wide at least
-    while font.getlength(f"…{text}") > width:
-        text = text[1:]
-    return f"…{text}"

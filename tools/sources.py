@@ -5,8 +5,7 @@ A layout is recognised and said aloud; whatever does not fit is refused by name 
 
 import os
 import re
-import stat
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -14,11 +13,11 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from pipeline.cache import INDEX, SHARDS, UNFINISHED
 from pipeline.errors import SourceError
 from pipeline.grades import N_GRADES, UNKNOWN, parse_grade
 from pipeline.manifest import SPLITS
-from pipeline.photo import SUFFIXES, sniff
+from pipeline.photo import SUFFIXES
+from pipeline.walk import Found, Refusal, is_cache, leads_out, plain_id, read_regular, unique_ids, walk
 from tools.tables import LabelRow, Table, read_column, read_table
 
 COURSE_TABLES: Final = ("train_img.csv", "train_label.csv", "test_img.csv", "test_label.csv")
@@ -26,17 +25,6 @@ SPLIT_NAMES: Final = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
     "testing": "test",
 }  # fmt: skip
-_UNFINISHED: Final = (".part", ".crdownload", ".download", ".tmp", ".partial")
-_JUNK: Final = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
-
-
-class Found(NamedTuple):
-    """A photograph on disk, not yet opened."""
-
-    source: str  # path below SRC; "file.npz#train/12" inside a MedMNIST file
-    nbytes: int
-    mtime_ns: int
-    ctime_ns: int
 
 
 class Sample(NamedTuple):
@@ -46,13 +34,6 @@ class Sample(NamedTuple):
     found: Found
     grade: int  # UNKNOWN where the layout has none
     split: str  # what the layout brings, else ""
-
-
-class Refusal(NamedTuple):
-    """A line of rejects.csv."""
-
-    source: str
-    reason: str
 
 
 @dataclass
@@ -97,7 +78,7 @@ def list_source(
         listing = _medmnist(archives[0])
     else:
         listing = Listing(src, "photographs without grades (no table of grades found; name one with --labels)")
-        listing.samples = _samples((_plain_id(found), found, UNKNOWN, "") for found in photographs)
+        listing.samples = _samples((plain_id(found.source), found, UNKNOWN, "") for found in photographs)
     listing.refused = refused + listing.refused
     if not listing.found:
         wanted = " ".join(sorted(SUFFIXES))
@@ -106,49 +87,6 @@ def list_source(
         first = (listing.refused + listing.rows + listing.ignored)[0]
         raise SourceError(f"{src}: nothing to prepare ({listing.layout}); e.g. {first.source}: {first.reason}")
     return listing
-
-
-def walk(src: Path) -> tuple[list[Found], list[Refusal]]:
-    """Every photograph below SRC, in the order of its path, and those refused unread.
-
-    Hidden files, what other programs leave behind, unfinished downloads and caches of ours are not photographs. Links
-    that lead out of SRC are refused; only regular files are ever opened.
-    """
-    photographs: list[Found] = []
-    refused: list[Refusal] = []
-
-    def visit(folder: Path, below: str) -> None:
-        try:
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except OSError as error:
-            raise SourceError(f"{folder}: cannot be listed ({error.strerror})") from error
-        if _is_cache({entry.name for entry in entries}):
-            return
-        for entry in entries:
-            source = f"{below}{entry.name}"
-            if entry.name.startswith(".") or entry.name in _JUNK or entry.name.endswith(_UNFINISHED):
-                continue
-            named = os.path.splitext(entry.name)[1].lower() in SUFFIXES
-            if entry.is_symlink() and _leads_out(entry.path, src):
-                refused.append(Refusal(source, f"a link that leads out of {src}"))
-                continue
-            try:
-                about = entry.stat()
-            except OSError as error:
-                refused.append(Refusal(source, f"cannot be read ({error.strerror})"))
-                continue
-            if stat.S_ISDIR(about.st_mode):
-                if entry.is_symlink():
-                    refused.append(Refusal(source, "a link to a folder is not followed"))
-                else:
-                    visit(Path(entry.path), f"{source}/")
-            elif stat.S_ISREG(about.st_mode) and (named or _looks_like_image(entry.path)):
-                photographs.append(Found(source, about.st_size, about.st_mtime_ns, about.st_ctime_ns))
-            elif named:
-                refused.append(Refusal(source, "not a regular file"))
-
-    visit(src, "")
-    return photographs, refused
 
 
 def read_source(root: Path, source: str) -> bytes:
@@ -160,35 +98,13 @@ def read_source(root: Path, source: str) -> bytes:
         split, _, number = member.partition("/")
         picture = _archive(str(root / archive))[f"{split}_images"][int(number)]
         return cv2.imencode(".png", picture[..., ::-1] if picture.ndim == 3 else picture)[1].tobytes()
-    # O_NONBLOCK: a FIFO that took the file's place since it was listed must not hang the run.
-    descriptor = os.open(root / source, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError("not a regular file")
-        return file.read()
-
-
-def _leads_out(path: str | Path, src: Path) -> bool:
-    return not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(src))
+    return read_regular(root / source)
 
 
 def _check_inside(table: Path, folder: Path) -> None:
     """Raises SourceError for a table found in a folder that is a link out of it: only names given by hand lead out."""
-    if _leads_out(table, folder):
+    if leads_out(table, folder):
         raise SourceError(f"{table}: a link that leads out of {folder}; name it with --labels")
-
-
-def _is_cache(names: set[str]) -> bool:
-    """Whether a folder that holds these is a cache of ours, finished or not."""
-    return SHARDS in names and not names.isdisjoint({INDEX, UNFINISHED})
-
-
-def _looks_like_image(path: str) -> bool:
-    try:
-        with open(path, "rb") as file:
-            return sniff(file.read(16)) is not None
-    except OSError:
-        return False
 
 
 # --- layouts
@@ -225,7 +141,7 @@ def _find_tables(src: Path) -> list[Table]:
     folders = [src]
     while folders:
         inside = [sorted(folder.iterdir()) for folder in folders]
-        below = [path for paths in inside if not _is_cache({path.name for path in paths}) for path in paths]
+        below = [path for paths in inside if not is_cache({path.name for path in paths}) for path in paths]
         paths = [
             path for path in below if path.suffix.lower() == ".csv" and path.is_file() and not path.name.startswith(".")
         ]
@@ -413,20 +329,9 @@ def _ends_alike(a: tuple[str, ...], b: list[str]) -> bool:
 
 
 def _samples(candidates: Iterable[tuple[str, Found, int, str]]) -> list[Sample]:
-    """Samples with ids that are unique: where several photographs would share one, it grows by the suffix, then by the
-    whole path."""
     samples = [Sample(*candidate) for candidate in candidates]
-
-    def lengthen(longer: Callable[[Sample], str]) -> list[Sample]:
-        often = Counter(sample.id for sample in samples)
-        return [sample._replace(id=longer(sample)) if often[sample.id] > 1 else sample for sample in samples]
-
-    samples = lengthen(lambda sample: sample.id + PurePosixPath(sample.found.source).suffix)
-    return lengthen(lambda sample: sample.found.source)
-
-
-def _plain_id(found: Found) -> str:
-    return str(PurePosixPath(found.source).with_suffix(""))
+    ids = unique_ids([(sample.id, sample.found.source) for sample in samples])
+    return [sample._replace(id=id) for sample, id in zip(samples, ids, strict=True)]
 
 
 def _split_in_name(stem: str) -> str:

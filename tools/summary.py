@@ -8,8 +8,9 @@ import pandas as pd
 
 from pipeline.grades import GRADES, UNKNOWN
 from pipeline.manifest import COLUMNS, SPLITS, leaked
+from pipeline.walk import Refusal
 from tools.preprocess import Outcome
-from tools.sources import Listing, Refusal
+from tools.sources import Listing
 
 SHOWN = 10
 """Lines of a kind before "and N more"."""

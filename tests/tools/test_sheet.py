@@ -9,9 +9,10 @@ from PIL import Image, ImageOps
 
 from pipeline.cache import Cache, open_cache
 from pipeline.errors import CacheError
+from pipeline.tiles import COLUMNS, SIDE, Tile, draw_sheet
 from tools.cli import main
 from tools.phantom import write_phantoms
-from tools.sheet import COLUMNS, SIDE, Tile, draw_sheet, pick_rows, sheet_of_cache
+from tools.sheet import pick_rows, sheet_of_cache
 
 RED = np.full((90, 90, 3), (200, 0, 0), np.uint8)
 

@@ -1,0 +1,123 @@
+"""The photographs below a folder: found safely, and read safely."""
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Final, NamedTuple
+
+from pipeline.cache import INDEX, SHARDS, UNFINISHED
+from pipeline.errors import SourceError
+from pipeline.photo import SUFFIXES, sniff
+
+_UNFINISHED: Final = (".part", ".crdownload", ".download", ".tmp", ".partial")
+_JUNK: Final = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
+
+
+class Found(NamedTuple):
+    """A photograph on disk, not yet opened."""
+
+    source: str  # path below the folder, with slashes; "file.npz#train/12" inside a MedMNIST file
+    nbytes: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+class Refusal(NamedTuple):
+    """A line of rejects.csv."""
+
+    source: str
+    reason: str
+
+
+def walk(src: Path) -> tuple[list[Found], list[Refusal]]:
+    """Every photograph below SRC, in the order of its path, and those refused unread.
+
+    Hidden files, what other programs leave behind, unfinished downloads and caches of ours are not photographs. Links
+    that lead out of SRC are refused; only regular files are ever opened.
+    """
+    photographs: list[Found] = []
+    refused: list[Refusal] = []
+
+    def visit(folder: Path, below: str) -> None:
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError as error:
+            raise SourceError(f"{folder}: cannot be listed ({error.strerror})") from error
+        if is_cache({entry.name for entry in entries}):
+            return
+        for entry in entries:
+            source = f"{below}{entry.name}"
+            if entry.name.startswith(".") or entry.name in _JUNK or entry.name.endswith(_UNFINISHED):
+                continue
+            named = os.path.splitext(entry.name)[1].lower() in SUFFIXES
+            if entry.is_symlink() and leads_out(entry.path, src):
+                refused.append(Refusal(source, f"a link that leads out of {src}"))
+                continue
+            try:
+                about = entry.stat()
+            except OSError as error:
+                refused.append(Refusal(source, f"cannot be read ({error.strerror})"))
+                continue
+            if stat.S_ISDIR(about.st_mode):
+                if entry.is_symlink():
+                    refused.append(Refusal(source, "a link to a folder is not followed"))
+                else:
+                    visit(Path(entry.path), f"{source}/")
+            elif stat.S_ISREG(about.st_mode) and (named or _looks_like_image(entry.path)):
+                photographs.append(Found(source, about.st_size, about.st_mtime_ns, about.st_ctime_ns))
+            elif named:
+                refused.append(Refusal(source, "not a regular file"))
+
+    visit(src, "")
+    return photographs, refused
+
+
+def plain_id(source: str) -> str:
+    """A photograph's id: its path without the suffix."""
+    return str(PurePosixPath(source).with_suffix(""))
+
+
+def unique_ids(photographs: Sequence[tuple[str, str]]) -> list[str]:
+    """The ids of (id, source) each, made unique: one that several photographs share grows by the suffix, then becomes
+    the whole source.
+
+    >>> unique_ids([("a", "a.png"), ("b", "b.png"), ("b", "b.jpg")])
+    ['a', 'b.png', 'b.jpg']
+    """
+    ids = [id for id, _ in photographs]
+
+    def lengthen(longer: Callable[[str, str], str]) -> list[str]:
+        often = Counter(ids)
+        return [longer(id, source) if often[id] > 1 else id for id, (_, source) in zip(ids, photographs, strict=True)]
+
+    ids = lengthen(lambda id, source: id + PurePosixPath(source).suffix)
+    return lengthen(lambda _, source: source)
+
+
+def read_regular(path: Path) -> bytes:
+    """The bytes of a regular file. Raises OSError for anything else, and never waits for a writer."""
+    # O_NONBLOCK: a FIFO that took the file's place since it was listed must not hang the run.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError("not a regular file")
+        return file.read()
+
+
+def leads_out(path: str | Path, src: Path) -> bool:
+    return not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(src))
+
+
+def is_cache(names: set[str]) -> bool:
+    """Whether a folder that holds these is a cache of ours, finished or not."""
+    return SHARDS in names and not names.isdisjoint({INDEX, UNFINISHED})
+
+
+def _looks_like_image(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return sniff(file.read(16)) is not None
+    except OSError:
+        return False

@@ -1,0 +1,74 @@
+"""Heat maps are those of captum's Grad-CAM, and overlays leave the photograph to be seen."""
+
+import numpy as np
+import pytest
+import torch
+
+from trainer.gradcam import TINT, grad_cam, overlay
+from trainer.model import Grader
+
+
+def grader(architecture: str, seed: int = 0) -> Grader:
+    torch.manual_seed(seed)
+    return Grader(architecture).eval()
+
+
+def photographs(n: int, size: int) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (n, 3, size, size), np.uint8))
+
+
+@pytest.mark.parametrize(("architecture", "size"), [("resnet18", 96), ("resnet18", 100), ("resnet50", 64)])
+def test_heat_is_captums_grad_cam(architecture: str, size: int) -> None:
+    import captum.attr as captum
+
+    model, images, grades = grader(architecture), photographs(5, size), torch.arange(5)
+
+    reference = captum.LayerGradCam(model, model.backbone.layer4).attribute(images, grades, relu_attributions=True)
+    reference = captum.LayerAttribution.interpolate(reference, (size, size), "bilinear")[:, 0].detach()
+    reference /= reference.amax(dim=(1, 2), keepdim=True).clamp(min=1e-9)  # a grade that nothing speaks for stays 0
+
+    heat = grad_cam(model, images, grades)
+    assert heat.dtype == np.float32
+    np.testing.assert_allclose(heat, reference.numpy(), atol=1e-5)
+
+
+def test_a_frozen_backbone_is_explained_as_well() -> None:
+    model, images, grades = grader("resnet18"), photographs(2, 64), torch.tensor([1, 4])
+    before = grad_cam(model, images, grades)
+    model.backbone.requires_grad_(False)
+    assert np.array_equal(grad_cam(model.train(), images, grades), before)
+    assert not model.training
+
+
+def test_heat_lies_where_the_evidence_is() -> None:
+    """A head that counts on one channel alone is hot where that is, and nowhere for a grade it speaks against."""
+    model, images = grader("resnet18"), photographs(1, 256)
+    with torch.no_grad():
+        model.head.weight.zero_()
+        model.head.weight[3, 7], model.head.weight[0, 7] = 1, -1
+        features = model.backbone.relu(
+            torch.nn.Sequential(model.normalise, *list(model.backbone.children())[:-2])(images)
+        )[0, 7]
+    heat = grad_cam(model, images, torch.tensor([3]))[0]
+    row, column = divmod(int(features.argmax()), features.shape[1])
+    assert heat[32 * row + 16, 32 * column + 16] == pytest.approx(1, abs=0.02)
+    assert not grad_cam(model, images, torch.tensor([0])).any()
+
+
+def test_a_batch_is_explained_as_its_photographs_are() -> None:
+    model, images, grades = grader("resnet18"), photographs(3, 64), torch.tensor([0, 2, 4])
+    together = grad_cam(model, images, grades)
+    alone = [grad_cam(model, images[i : i + 1], grades[i : i + 1])[0] for i in range(3)]
+    np.testing.assert_allclose(together, np.stack(alone), atol=1e-5)
+
+
+def test_an_overlay_tints_what_is_hot_and_leaves_the_rest() -> None:
+    image = np.full((64, 64, 3), (200, 100, 40), np.uint8)
+    heat = np.zeros((64, 64), np.float32)
+    heat[16:48, 16:48] = 1
+    drawn = overlay(image, heat)
+    assert (drawn[:12] == image[:12]).all()
+    assert (image == (200, 100, 40)).all(), "the photograph itself is left alone"
+    expected = 0.45 * np.array([200, 100, 40]) + 0.55 * np.array(TINT)
+    assert np.abs(drawn[30, 30] - expected).max() <= 1
+    assert (drawn[16, 30] > 230).all(), "a white line runs along half the heat"
