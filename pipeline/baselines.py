@@ -35,9 +35,17 @@ def quadratic_kappa(counts: Counts) -> float:
     0 is agreement by chance. Where all photographs have one grade and all get it, chance agrees as well and the formula
     is 0/0: that is 0 here, as any other prediction for such photographs gives.
     """
-    n = counts.sum()
-    by_chance = (_QUADRATIC * np.outer(counts.sum(axis=1), counts.sum(axis=0))).sum()
-    return 1.0 - float(n * (_QUADRATIC * counts).sum() / by_chance) if by_chance else 0.0
+    return float(quadratic_kappas(counts.astype(np.float64)))
+
+
+def quadratic_kappas(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`quadratic_kappa` of each of many matrices: (..., 5, 5) counts make (...) kappas."""
+    n = counts.sum(axis=(-2, -1))
+    disagreement = (_QUADRATIC * counts).sum(axis=(-2, -1))
+    margins = counts.sum(axis=-1)[..., :, None] * counts.sum(axis=-2)[..., None, :]
+    by_chance = (_QUADRATIC * margins).sum(axis=(-2, -1))
+    shares: NDArray[np.float64] = np.divide(n * disagreement, by_chance, out=np.ones_like(n), where=by_chance > 0)
+    return 1.0 - shares
 
 
 @dataclass(frozen=True, eq=False)

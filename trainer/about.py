@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from pipeline.errors import RunError
 from pipeline.grades import GRADES
@@ -14,6 +14,26 @@ STD: Final = (0.229, 0.224, 0.225)
 """Of ImageNet's RGB values in 0..1, which torchvision's pretrained ResNets expect."""
 
 _KEY: Final = "fundus_grading"
+
+
+@dataclass(frozen=True)
+class Operating:
+    """How the logits are to be read: both numbers were chosen on validation, never on test."""
+
+    temperature: float
+    """Probabilities are softmax(logits / temperature)."""
+    threshold: float
+    """From this probability of grade 2 or worse on, 0 to 1, a photograph is referred; above 1: none is."""
+    wanted: Literal["sensitivity", "specificity"]
+    """Which of the two the threshold was chosen for,"""
+    level: float
+    """and how much of it validation shows at least, 0 to 1."""
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be positive, got {self.temperature!r}")
+        if self.wanted not in ("sensitivity", "specificity") or not 0 < self.level <= 1:
+            raise ValueError(f"an operating point is for a sensitivity or specificity in 0..1, got {self.level!r}")
 
 
 @dataclass(frozen=True)
@@ -29,6 +49,8 @@ class About:
     mean: tuple[float, ...] = MEAN
     std: tuple[float, ...] = STD
     grades: tuple[str, ...] = GRADES
+    operating: Operating | None = None
+    """None: the run has not been finished, or its validation photographs could not tell."""
 
     def as_metadata(self) -> dict[str, str]:
         """For the header of a safetensors file. One entry, because safetensors writes several in random order, and
@@ -42,6 +64,8 @@ class About:
             fields: dict[str, Any] = json.loads(metadata[_KEY])
             fields["recipe"] = Recipe.from_dict(fields["recipe"])
             fields |= {name: tuple(fields[name]) for name in ("mean", "std", "grades")}
+            if fields.get("operating"):
+                fields["operating"] = Operating(**fields["operating"])
             about = cls(**fields)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError("it does not say which model it is") from error

@@ -84,11 +84,51 @@ def fit(context: click.Context, /, run: Path | None, resume: bool, **settings: A
 @click.option("--loader", type=click.Choice(LOADERS), default="auto", help="auto: dali on a GPU where it is installed.")
 @click.option("--device", type=click.Choice(DEVICES), default="auto", help="auto: the fastest there is.")
 @click.option("--workers", type=click.IntRange(1), help="Threads of the loader.  [default: the loader's choice]")
-def evaluate(run: Path, split: str, cache: Path | None, loader: str, device: str, workers: int | None) -> None:
+@click.option("--sensitivity", type=click.FloatRange(0, 1, min_open=True),
+              help="Wanted for referable DR; the threshold is chosen on validation.  [default: 0.9]")  # fmt: skip
+@click.option("--specificity", type=click.FloatRange(0, 1, min_open=True), help="Wanted instead of a sensitivity.")
+@click.option("--prevalence", type=click.FloatRange(0, 1), help="Of another population: its PPV and NPV too.")
+@click.option("--by", type=click.Choice(["photograph", "patient"]), default="photograph",
+              help="patient: print his or her worse eye's figures too.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print metrics_SPLIT.json instead of tables.")
+def evaluate(
+    run: Path,
+    split: str,
+    cache: Path | None,
+    loader: str,
+    device: str,
+    workers: int | None,
+    sensitivity: float | None,
+    specificity: float | None,
+    prevalence: float | None,
+    by: str,
+    as_json: bool,
+) -> None:
     """Measure RUN's best weights on a split; rewrites the split's predictions, metrics and confusion matrix there."""
-    from trainer.evaluate import evaluate as measure
+    if sensitivity is not None and specificity is not None:
+        raise click.UsageError("--sensitivity and --specificity are two ways to choose one threshold; give one")
 
-    measure(run, split, cache, loader, device, workers)
+    from trainer.console import print_by_grade, print_results
+    from trainer.evaluate import Wish
+    from trainer.evaluate import evaluate as measure
+    from trainer.run import RunFolder
+
+    wish = None
+    if sensitivity is not None:
+        wish = Wish("sensitivity", sensitivity)
+    elif specificity is not None:
+        wish = Wish("specificity", specificity)
+    results = measure(run, split, cache, loader, device, workers, wish, prevalence)
+    if as_json:
+        click.echo(RunFolder(run).metrics(split).read_text(), nl=False)
+        return
+    columns = {split: results}
+    if by == "patient" and results.by_patient:
+        columns[f"{split}, by patient"] = results.by_patient
+    elif by == "patient":
+        click.echo(f"no patient has two graded photographs of {split}: by patient is by photograph", err=True)
+    print_results(columns)
+    print_by_grade(results)
 
 
 @main.command()

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.calibration import Bin
 from trainer.figures import BLUE, DIM, INK, ORANGE, new_figure, unit_axes
 
 
@@ -18,17 +19,6 @@ class Point(NamedTuple):
     specificity: float
     ppv: float | None
     """None where nothing is referred."""
-
-
-class Bin(NamedTuple):
-    """Photographs whose highest probability lies from `low` to `high`; as metrics_<split>.json has them."""
-
-    low: float
-    high: float
-    photographs: int
-    confidence: float | None
-    """Their mean highest probability; None without photographs."""
-    accuracy: float | None
 
 
 def draw_roc(

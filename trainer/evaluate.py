@@ -1,5 +1,6 @@
 """Running a model over a split, and the files that say how it did."""
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,27 +11,30 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline.baselines import Baselines, no_image_baselines
 from pipeline.batch import Loader
 from pipeline.cache import Cache, open_cache
 from pipeline.errors import CacheError, RunError
-from pipeline.grades import UNKNOWN
+from pipeline.grades import REFERABLE, UNKNOWN
 from pipeline.loaders import open_loader
-from trainer.config import FitConfig
+from trainer.about import Operating
+from trainer.calibration import fit_temperature, probabilities
+from trainer.config import FitConfig, RunConfig
 from trainer.console import print_results, track, warn
 from trainer.device import autocast, choose_device, to_device
 from trainer.figures import draw_accuracy, draw_confusion
 from trainer.metrics import (
-    Metrics,
+    PROBABILITIES,
     confusion,
     confusion_table,
     graded,
-    measure,
     only_grade,
+    p_referable,
     predictions_table,
     row_shares,
 )
-from trainer.model import load_model
+from trainer.model import load_model, save_model
+from trainer.operating import LEVEL, WANTED, Wanted, choose_threshold
+from trainer.results import Results, assess
 from trainer.run import RunFolder, write_csv, write_json
 
 
@@ -57,10 +61,28 @@ def run_model(model: nn.Module, loader: Loader, device: torch.device, what: str)
     return outputs
 
 
+@dataclass(frozen=True)
+class Wish:
+    """What a user wants of the operating card."""
+
+    wanted: Wanted = WANTED
+    level: float = LEVEL
+
+
 def evaluate(
-    path: Path, split: str, cache_path: Path | None, loader: str, device_name: str, workers: int | None
-) -> Metrics:
-    """Measures a run's best weights on a split of its cache, or of another, and rewrites that split's files."""
+    path: Path,
+    split: str,
+    cache_path: Path | None,
+    loader: str,
+    device_name: str,
+    workers: int | None,
+    wish: Wish | None = None,
+    prevalence: float | None = None,
+) -> Results:
+    """Measures a run's best weights on a split of its cache, or of another, and rewrites that split's files.
+
+    `wish`: another operating point than the one that the weights carry, chosen anew on the run's validation part.
+    """
     run = RunFolder(path)
     config = run.read_config()
     model, about = load_model(run.model)
@@ -69,24 +91,68 @@ def evaluate(
         warn(f"{cache.path} is not as it was when {path} was trained; {path.name}'s {split} files will be about it")
     if cache.recipe != about.recipe:
         warn(f"{cache.path} was made by another recipe ({cache.recipe}) than the training photographs ({about.recipe})")
+    check_measurable(cache, split)
+    operating = about.operating
+    if operating is None:
+        warn(f"{run.model} carries no operating point: probabilities are as they are, and no operating card is made")
+    elif wish:
+        operating = wished(run, config, operating, wish)
     device = torch.device(choose_device(device_name))
     to_device(model, device)
-    check_measurable(cache, split)
     batch = 2 * config.resolved.batch
     with open_loader(
         loader, cache, split=split, batch_size=batch, size=about.size, device=device, workers=workers
     ) as batches:
         outputs = run_model(model, batches, device, split)
-    metrics, baselines = write_split(run, cache, split, outputs)
-    print_results({split: (metrics, baselines)})
-    return metrics
+    return write_split(run, cache, split, outputs, operating, prevalence)
+
+
+def wished(run: RunFolder, config: RunConfig, operating: Operating, wish: Wish) -> Operating:
+    """The operating point with its threshold chosen anew, from the run's predictions for its validation photographs.
+
+    Raises RunError where these are missing, of another cache, or cannot tell.
+    """
+    cure = f"`trainer evaluate {run.path} --split val` writes them"
+    if run.read_json(run.metrics("val")).get("cache") != config.cache_digest:
+        raise RunError(f"{run.predictions('val')} is about other photographs than the run's; {cure}")
+    val = graded(run.read_predictions("val"))
+    scores = p_referable(val[list(PROBABILITIES)].to_numpy(np.float32))
+    try:
+        threshold = choose_threshold(scores, (val["grade"] >= REFERABLE).to_numpy(), wish.wanted, wish.level)
+    except ValueError as error:
+        raise RunError(f"no threshold can be chosen on the validation photographs of {run.path}: {error}") from error
+    return replace(operating, threshold=threshold, wanted=wish.wanted, level=wish.level)
+
+
+def choose_operating(outputs: Outputs) -> Operating | None:
+    """Temperature and threshold from outputs for validation; None, with a warning, where these cannot tell."""
+    known = outputs.grades.numpy() != UNKNOWN
+    logits, grades = outputs.logits.double().numpy()[known], outputs.grades.numpy()[known]
+    temperature = fit_temperature(logits, grades)
+    if temperature is None:
+        warn(
+            "validation has too few mistakes, or too few right grades, to calibrate by: probabilities stay as they are"
+        )
+        temperature = 1.0
+    scores = p_referable(probabilities(logits, temperature))
+    try:
+        threshold = choose_threshold(scores, grades >= REFERABLE, WANTED, LEVEL)
+    except ValueError as error:
+        warn(f"no operating point can be chosen on the validation photographs: {error}")
+        return None
+    return Operating(temperature, threshold, WANTED, LEVEL)
 
 
 def finish(config: FitConfig, cache: Cache, run: RunFolder) -> None:
-    """Measures the best weights on val and, for the first time, on test; draws the figures and writes the summary."""
+    """Measures the best weights on val, where temperature and threshold are chosen, and, for the first time, on test;
+    writes these into the weights, draws the figures and writes the summary.
+
+    What is chosen depends on the weights alone, so a run killed here chooses the same when it is resumed.
+    """
     model, about = load_model(run.model)
     device = torch.device(config.device)
     to_device(model, device)
+    operating = None
     measured = {}
     for split in ("val", "test"):
         try:
@@ -103,9 +169,13 @@ def finish(config: FitConfig, cache: Cache, run: RunFolder) -> None:
             device=device,
             workers=config.workers,
         ) as loader:
-            measured[split] = write_split(run, cache, split, run_model(model, loader, device, split))
+            outputs = run_model(model, loader, device, split)
+        if split == "val":
+            operating = choose_operating(outputs)
+            save_model(run.model, model, replace(about, operating=operating))
+        measured[split] = write_split(run, cache, split, outputs, operating)
     table = run.read_accuracy()
-    baselines = measured["val"][1]
+    baselines = measured["val"].baselines
     majority = 100 * baselines.majority.accuracy if baselines else None
     draw_accuracy(run.accuracy_figure, table, title=run.path.name, best=about.epoch, majority=majority)
     click.echo(f"best of {len(table)} epochs by kappa on validation: {about.epoch}")
@@ -116,7 +186,14 @@ def finish(config: FitConfig, cache: Cache, run: RunFolder) -> None:
             "best_epoch": about.epoch,
             "epochs": len(table),
             "seconds": round(float(table["seconds"].sum()), 1),
-            **{split: metrics.as_dict() for split, (metrics, _) in measured.items()},
+            **{
+                split: {
+                    **results.metrics.as_dict(),
+                    "intervals": results.intervals,
+                    "no_image": results.baselines and results.baselines.as_dict(),
+                }
+                for split, results in measured.items()
+            },
         },
     )
 
@@ -129,13 +206,20 @@ def check_measurable(cache: Cache, split: str) -> None:
         raise CacheError(f"{cache.path}: {split} cannot be measured, {what}")
 
 
-def write_split(run: RunFolder, cache: Cache, split: str, outputs: Outputs) -> tuple[Metrics, Baselines | None]:
+def write_split(
+    run: RunFolder,
+    cache: Cache,
+    split: str,
+    outputs: Outputs,
+    operating: Operating | None,
+    prevalence: float | None = None,
+) -> Results:
     """Writes the predictions, metrics and confusion matrices of a split, and returns what they were measured to be."""
     manifest = cache.manifest
-    probabilities = torch.softmax(outputs.logits.double(), dim=1).float().numpy()
-    predictions = predictions_table(manifest["id"].iloc[outputs.rows], outputs.grades.numpy(), probabilities)
-    metrics = measure(predictions)
-    baselines = no_image_baselines(manifest, split)
+    logits = outputs.logits.double().numpy()
+    calibrated = probabilities(logits, operating.temperature if operating else 1.0)
+    predictions = predictions_table(manifest["id"].iloc[outputs.rows], outputs.grades.numpy(), calibrated)
+    results = assess(manifest, split, predictions, probabilities(logits), operating, prevalence)
     counts = confusion(predictions)
 
     written = predictions.astype({"grade": "Int64"})
@@ -143,16 +227,14 @@ def write_split(run: RunFolder, cache: Cache, split: str, outputs: Outputs) -> t
     write_csv(run.confusion_counts(split), confusion_table(counts), index=True)
     write_csv(run.confusion(split), confusion_table(row_shares(counts)), index=True)
     draw_confusion(run.confusion_figure(split), counts, title=f"{run.path.name}, {split}")
-    write_json(
-        run.metrics(split),
-        {"split": split, "cache": cache.digest, **metrics.as_dict(), "no_image": baselines and baselines.as_dict()},
-    )
+    write_json(run.metrics(split), {"split": split, "cache": cache.digest, **results.as_dict()})
 
-    warn_of_defects(split, predictions, metrics, baselines)
-    return metrics, baselines
+    warn_of_defects(split, predictions, results)
+    return results
 
 
-def warn_of_defects(split: str, predictions: pd.DataFrame, metrics: Metrics, baselines: Baselines | None) -> None:
+def warn_of_defects(split: str, predictions: pd.DataFrame, results: Results) -> None:
+    metrics, baselines = results.metrics, results.baselines
     left_out = len(predictions) - metrics.photographs
     if left_out:
         warn(f"{left_out} of {len(predictions)} photographs of {split} have no grade; the metrics leave them out")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pipeline.errors import RunError
 from pipeline.files import TMP_SUFFIX, lock_folder, write_whole
+from pipeline.grades import N_GRADES, UNKNOWN
 from trainer.config import RunConfig
 
 if TYPE_CHECKING:
@@ -151,6 +152,31 @@ class RunFolder:
         numbers = table.drop(columns="phase", errors="ignore")
         if tuple(table.columns) != ACCURACY_COLUMNS or table.empty or numbers.select_dtypes(exclude="number").size:
             raise RunError(f"{self.accuracy} is damaged; {self._cure()}")
+        return table
+
+    def read_predictions(self, split: str) -> "pd.DataFrame":
+        """predictions_<split>.csv as `trainer.metrics` describes it, -1 where nobody graded.
+
+        Raises RunError where it is missing or damaged.
+        """
+        import pandas as pd
+
+        path, cure = self.predictions(split), f"`trainer evaluate {self.path} --split {split}` writes it"
+        columns = ["id", "grade", "predicted", *(f"p{grade}" for grade in range(N_GRADES))]
+        try:
+            # Ids as text: one may be "NA", "007" or "1e5".
+            table = pd.read_csv(path, dtype=str, na_filter=False, encoding_errors="surrogateescape")
+            if list(table.columns) != columns:
+                raise ValueError("other columns")
+            table["grade"] = table["grade"].replace("", str(UNKNOWN))
+            table = table.astype({"grade": "int64", "predicted": "int64"} | dict.fromkeys(columns[3:], "float32"))
+        except FileNotFoundError as error:
+            raise RunError(f"{path} is missing; {cure}") from error
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path} is damaged; {cure}") from error
+        in_range = table["grade"].between(UNKNOWN, N_GRADES - 1) & table["predicted"].between(0, N_GRADES - 1)
+        if not in_range.all() or not table[columns[3:]].notna().all(axis=None) or table["id"].duplicated().any():
+            raise RunError(f"{path} is damaged; {cure}")
         return table
 
     def write_accuracy(self, history: Sequence[Mapping[str, Any]]) -> None:

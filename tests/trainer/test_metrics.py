@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, cohen_kappa_score, recall_score, roc_auc_score
 
-from trainer.metrics import confusion, confusion_table, measure, only_grade, predictions_table, row_shares
+from trainer.metrics import Sample, confusion, confusion_table, measure, only_grade, predictions_table, row_shares
 
 
 def predictions(grades: list[int], predicted: list[int]) -> pd.DataFrame:
@@ -23,7 +23,7 @@ def drawn(n: int, seed: int) -> pd.DataFrame:
 @pytest.mark.parametrize("seed", range(5))
 def test_every_value_is_the_one_scikit_learn_gives(seed: int) -> None:
     table = drawn(60, seed)
-    found = measure(table)
+    found = measure(Sample.of(table))
     grade, predicted = table["grade"], table["predicted"]
     assert found.accuracy == pytest.approx(accuracy_score(grade, predicted))
     assert found.balanced_accuracy == pytest.approx(balanced_accuracy_score(grade, predicted))
@@ -39,7 +39,7 @@ def test_a_grade_that_is_absent_keeps_its_place_and_is_left_out_of_the_means() -
     counts = confusion(table)
     assert counts.shape == (5, 5)
     assert counts.sum(axis=1).tolist() == [2, 1, 1, 0, 2]
-    found = measure(table)
+    found = measure(Sample.of(table))
     assert found.balanced_accuracy == (1 / 2 + 1 + 1 + 1 / 2) / 4
     assert found.auc_by_grade[3] is None
     assert found.auc == pytest.approx(np.mean([auc for auc in found.auc_by_grade if auc is not None]))
@@ -69,16 +69,16 @@ def test_an_absent_grade_is_an_empty_row_in_the_csv_and_the_others_sum_to_one() 
 def test_a_split_of_one_grade_has_stated_values_and_no_nan(
     grades: list[int], predicted: list[int], sensitivity: float | None, specificity: float | None
 ) -> None:
-    found = measure(predictions(grades, predicted))
+    found = measure(Sample.of(predictions(grades, predicted)))
     assert (found.kappa, found.auc) == (0, None)
     assert (found.sensitivity, found.specificity) == (sensitivity, specificity)
     json.dumps(found.as_dict(), allow_nan=False)
 
 
 def test_photographs_without_a_grade_are_not_measured() -> None:
-    assert measure(predictions([0, 2, -1], [0, 1, 4])).photographs == 2
+    assert measure(Sample.of(predictions([0, 2, -1], [0, 1, 4]))).photographs == 2
     with pytest.raises(ValueError, match="none of the photographs has a grade"):
-        measure(predictions([-1, -1], [0, 0]))
+        Sample.of(predictions([-1, -1], [0, 0]))
 
 
 def test_one_grade_for_every_photograph_is_noticed() -> None:

@@ -1,0 +1,95 @@
+"""The operating card for referable retinopathy: from which probability on to refer, and what comes of it.
+
+The threshold is chosen on validation and then held fixed; it is never moved to suit the photographs it is measured on.
+"""
+
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.grades import REFERABLE
+from trainer.about import Operating
+from trainer.intervals import Figures, Floats, bootstrap, intervals
+from trainer.metrics import Masks, Sample, patients_behind, plain_value, ratio, shares
+
+Wanted = Literal["sensitivity", "specificity"]
+
+WANTED: Final[Wanted] = "sensitivity"
+LEVEL: Final = 0.90
+"""Unless the user says otherwise. Screening programmes ask for a sensitivity of 80 to 90 %."""
+
+_HAS, _REFERRED = np.divmod(np.arange(4), 2)
+_SHARES: Final[dict[str, Masks]] = {
+    "sensitivity": ((_HAS & _REFERRED) == 1, _HAS == 1),
+    "specificity": ((_HAS | _REFERRED) == 0, _HAS == 0),
+    "ppv": ((_HAS & _REFERRED) == 1, _REFERRED == 1),
+    "npv": ((_HAS | _REFERRED) == 0, _REFERRED == 0),
+    "prevalence": (_HAS == 1, _HAS >= 0),
+}
+"""Over the four cells: neither, referred only, diseased only, both."""
+
+
+def choose_threshold(scores: Floats, referable: NDArray[np.bool_], wanted: Wanted, level: float) -> float:
+    """The threshold on scores (n,), 0 to 1, with which at least `level` of the referable (n,) ones lie at or above it
+    ("sensitivity"), or of the others below it ("specificity"), and as many of the other side as then can be.
+
+    It lies half-way between two scores, so that rounding moves nobody across. Raises ValueError without both sides.
+    """
+    if referable.all() or not referable.any():
+        raise ValueError(f"{'all' if referable.any() else 'none'} of them have referable retinopathy")
+    cuts = np.unique(scores)  # cut n: refer from the n-th score on
+    edges = np.concatenate([[0.0], cuts, [1.0 if cuts[-1] < 1 else 2.0]])
+    of = np.sort(scores[referable if wanted == "sensitivity" else ~referable])
+    need = int(np.ceil(level * len(of) - 1e-9))  # 0.9 * 10 is a little more than 9 on some machines
+    if wanted == "sensitivity":
+        cut = int(np.searchsorted(cuts, of[len(of) - need]))
+    else:
+        cut = int(np.searchsorted(cuts, of[need - 1])) + 1
+    low, high = edges[cut], edges[cut + 1]
+    half = (low + high) / 2
+    return float(half if half > low else high)
+
+
+class Referral:
+    """A sample cut at a threshold."""
+
+    def __init__(self, sample: Sample, operating: Operating, prevalence: float | None) -> None:
+        """`prevalence`, 0 to 1: of another population, to say what a referral would mean there."""
+        self.operating, self.prevalence, self.sample = operating, prevalence, sample
+        has = sample.grades >= REFERABLE
+        self._tally = sample.tally(2 * has + (sample.p_referable >= operating.threshold), 4)
+
+    def figures(self, weights: Floats) -> Figures:
+        """(rounds,) each, from weights (patients, rounds)."""
+        found = shares(weights.T @ self._tally, _SHARES)
+        if self.prevalence is not None:
+            elsewhere = by_bayes(found["sensitivity"], found["specificity"], self.prevalence)
+            found |= dict(zip(("ppv_elsewhere", "npv_elsewhere"), elsewhere, strict=True))
+        return found
+
+    def card(self) -> dict[str, Any]:
+        """The `operating` part of metrics_*.json. The threshold is the same in every resample."""
+        resampled = bootstrap(self.sample.n_patients, self.figures)
+        values = self.figures(self.sample.equal_weights)
+        plain = {name: plain_value(value[0]) for name, value in values.items()}
+        limits = intervals(values, resampled, patients_behind(self._tally, _SHARES))
+        at_prevalence = None
+        if self.prevalence is not None:
+            at_prevalence = {
+                "prevalence": self.prevalence,
+                **{name: plain.pop(f"{name}_elsewhere") for name in ("ppv", "npv")},
+                "intervals": {name: limits.pop(f"{name}_elsewhere") for name in ("ppv", "npv")},
+            }
+        point = {name: getattr(self.operating, name) for name in ("threshold", "wanted", "level")}
+        return {**point, **plain, "intervals": limits, "at_prevalence": at_prevalence}
+
+
+def by_bayes(sensitivity: Floats, specificity: Floats, prevalence: float) -> tuple[Floats, Floats]:
+    """Predictive values, positive and negative, where that share of the photographs, 0 to 1, is referable.
+
+    Bayes' rule, as in Altman and Bland, BMJ 1994; NaN where nobody, or everybody, would be referred.
+    """
+    right, wrong = sensitivity * prevalence, (1 - specificity) * (1 - prevalence)
+    passed, missed = specificity * (1 - prevalence), (1 - sensitivity) * prevalence
+    return ratio(right, right + wrong), ratio(passed, passed + missed)
