@@ -95,6 +95,14 @@ class RunFolder:
     def confusion_figure(self, split: str) -> Path:
         return self.path / f"confusion_{split}.png"
 
+    def figure(self, name: str, split: str) -> Path:
+        """Those of `trainer report`; as all figures, PNG here and SVG beside it."""
+        return self.path / f"{name}_{split}.png"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
     @contextmanager
     def held(self) -> Iterator[None]:
         """Keeps the run for this process. Raises RunError while another one trains it."""

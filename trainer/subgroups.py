@@ -58,9 +58,7 @@ def subgroups(
     for what, names in labels.items():
         parts = [(str(name), (names == name).to_numpy()) for name in dict.fromkeys(names.sort_values())]
         if len(parts) > 1:
-            found[what] = [
-                measure_part(name, predictions[part], patients[part], operating) for name, part in parts
-            ]
+            found[what] = [measure_part(name, predictions[part], patients[part], operating) for name, part in parts]
     return found
 
 
