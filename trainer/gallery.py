@@ -37,14 +37,14 @@ class Picture(NamedTuple):
 
 
 def worst_mistakes(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Of graded predictions the most wrong: those the most grades off, of equals the surest. None where all are right."""
+    """Of graded predictions the most wrong: the most grades off, of equals the surest; empty where all are right."""
     off = (predictions["predicted"] - predictions["grade"]).abs()
     ranks = predictions.assign(off=off, sure=confidence(predictions))[off > 0]
     return ranks.sort_values(["off", "sure", "id"], ascending=[False, False, True]).head(WORST)
 
 
 def surest_right(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Of graded predictions the surest right ones, the grades taking turns: else all of them would show healthy eyes."""
+    """Of graded predictions the surest right ones, the grades taking turns: else all would be healthy eyes."""
     right = predictions[predictions["predicted"] == predictions["grade"]]
     ranks = right.assign(sure=confidence(right)).sort_values(["sure", "id"], ascending=[False, True])
     turn = ranks.groupby("grade").cumcount()
@@ -64,14 +64,13 @@ def pictures(cache: Cache, model: Grader, about: About, chosen: pd.DataFrame) ->
     schedule = Schedule(rows, NO_AUGMENT, cache.recipe.size, about.size, len(rows), False, 0, (0, 1))
     with TorchvisionLoader(cache, schedule, device="cpu", workers=1) as loader:
         batch = next(iter(loader.epoch(0)))
-    heats = grad_cam(model, batch.images, torch.from_numpy(chosen["predicted"].to_numpy(np.int64)))
+    heats = grad_cam(model, batch.images, torch.tensor(chosen["predicted"].tolist()))
     found = []
-    for row, heat, sample in zip(rows.tolist(), heats, chosen.itertuples(index=False), strict=True):
+    columns = [chosen[name].tolist() for name in ("id", "grade", "predicted", "sure")]
+    for row, heat, id, grade, predicted, sure in zip(rows.tolist(), heats, *columns, strict=True):
         photo = thumbnail(cache, row)
         covered = overlay(photo, cv2.resize(heat, photo.shape[1::-1], interpolation=cv2.INTER_LINEAR))
-        found.append(
-            Picture(sample.id, sample.grade, sample.predicted, sample.sure, data_uri(photo), data_uri(covered))
-        )
+        found.append(Picture(id, grade, predicted, sure, data_uri(photo), data_uri(covered)))
     return found
 
 

@@ -9,7 +9,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from trainer.figures import BLUE, DIM, FAINT, INK, ORANGE, PAPER
-from trainer.live import clock
 
 VARIABLES: Final = {
     INK: "var(--ink)",
@@ -19,7 +18,7 @@ VARIABLES: Final = {
     BLUE: "var(--blue)",
     ORANGE: "var(--mark)",
 }
-"""A figure's colours -> those of the page's style sheet, which has two of each: for a light ground and for a dark one."""
+"""A figure's colours -> those of the page's style sheet, which has two of each: for a light ground and a dark one."""
 
 
 def render(template: str, fields: Mapping[str, Any]) -> bytes:
@@ -32,24 +31,29 @@ def render(template: str, fields: Mapping[str, Any]) -> bytes:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"clock": clock, "number": number, "plain": plain}
+    environment.filters |= {"duration": duration, "number": number, "plain": plain}
     return environment.get_template(template).render(fields).encode("utf-8", "replace")
 
 
 def number(value: float, kind: str) -> str:
     """
-    >>> number(0.9376, "plain"), number(7026, "count")
+    >>> number(0.9376, "places"), number(7026, "count")
     ('0.938', '7,026')
     >>> number(0.9376, "percent").replace(chr(0xa0), "_")  # its space never breaks a line
     '93.8_%'
     """
-    match kind:
-        case "percent":
-            return f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
-        case "count":
-            return f"{value:,}"
-        case _:
-            return f"{value:.3f}"
+    formats = {"percent": "{:.1%}", "count": "{:,}", "places": "{:.3f}"}
+    return formats[kind].format(value).replace("%", "\N{NO-BREAK SPACE}%").replace("-", "\N{MINUS SIGN}")
+
+
+def duration(seconds: float) -> str:
+    """
+    >>> duration(59), duration(90), duration(9000)
+    ('59 s', '1.5 min', '2.5 h')
+    """
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
 
 
 def plain(text: object) -> str:
@@ -64,7 +68,5 @@ def inline_svg(path: Path, alt: str) -> Markup:
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\1{path.stem}-", text)  # ids are one namespace on a page
     text = re.sub(r"#[0-9a-f]{6}\b", lambda match: VARIABLES.get(match[0].upper(), match[0]), text)
-    name = Markup.escape(alt)
-    return Markup(
-        re.sub(r'<svg ([^>]*?)width="\S+" height="\S+"', rf'<svg role="img" aria-label="{name}" \1', text, count=1)
-    )
+    opening = f'<svg role="img" aria-label="{Markup.escape(alt)}" '
+    return Markup(opening + re.sub(r'<svg ([^>]*?)width="\S+" height="\S+"', r"\1", text, count=1))

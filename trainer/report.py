@@ -43,9 +43,9 @@ SECTIONS = (
 HEADLINE = (
     ("accuracy", "Accuracy", "percent"),
     ("balanced_accuracy", "Balanced accuracy (mean over grades)", "percent"),
-    ("kappa", "Kappa, quadratic weights", "plain"),
-    ("auc", "AUC, mean over grades", "plain"),
-    ("referable_auc", "AUC, referable", "plain"),
+    ("kappa", "Kappa, quadratic weights", "places"),
+    ("auc", "AUC, mean over grades", "places"),
+    ("referable_auc", "AUC, referable", "places"),
     ("sensitivity", "Sensitivity for referable, by the likeliest grade", "percent"),
     ("specificity", "Specificity for referable, by the likeliest grade", "percent"),
 )
@@ -103,9 +103,8 @@ def report(path: Path, split: str, cache_path: Path | None, out: Path | None, ca
             write(card, render("card.md.j2", fields))
             click.echo(f"written: {card}")
     except OSError as error:
-        raise RunError(
-            f"{error.filename or out}: cannot be written ({error.strerror}); choose another --out"
-        ) from error
+        where = error.filename or out
+        raise RunError(f"{where}: cannot be written ({error.strerror}); choose another --out") from error
 
 
 def write(path: Path, data: bytes) -> None:
@@ -128,9 +127,8 @@ def read_measured(run: RunFolder, split: str, cache_path: Path | None) -> Measur
         raise RunError(f"{run.metrics(split)} and {run.predictions(split).name} are of different photographs; {again}")
     model, about = load_model(run.model)
     cache, absent = measured_cache(run, config, metrics["cache"], cache_path)
-    return Measured(
-        run, split, config, model, about, run.read_accuracy(), metrics, known, len(predictions) - len(known), cache, absent
-    )  # fmt: skip
+    history, ungraded = run.read_accuracy(), len(predictions) - len(known)
+    return Measured(run, split, config, model, about, history, metrics, known, ungraded, cache, absent)
 
 
 def measured_cache(run: RunFolder, config: RunConfig, digest: str, path: Path | None) -> tuple[Cache | None, str]:
@@ -223,8 +221,8 @@ def draw(measured: Measured) -> dict[str, Any]:
         point = Point(card["threshold"], card["sensitivity"], card["specificity"], card["ppv"])
     if metrics["referable_auc"] is not None:
         roc, curve = run.figure("roc", split), run.figure("precision_recall", split)
-        draw_roc(roc, truth, score, metrics["referable_auc"], point, title=title)
-        draw_precision_recall(curve, truth, score, point, title=title)
+        draw_roc(roc, truth, score, metrics["referable_auc"], point, title=f"{title}: referable")
+        draw_precision_recall(curve, truth, score, point, title=f"{title}: referable")
         where = ""
         if point:
             where = f", operating point at sensitivity {point.sensitivity:.2f}, specificity {point.specificity:.2f}"
@@ -235,10 +233,10 @@ def draw(measured: Measured) -> dict[str, Any]:
         bins = [Bin(**each) for each in metrics["calibration"]["bins"]]
         draw_reliability(reliability, bins, metrics["calibration"]["ece"], title=title)
         alts[reliability] = "Reliability diagram; the table of bins holds its numbers"
-    drawn = {
+    drawn = dict.fromkeys(("accuracy", "confusion", "roc", "precision_recall", "reliability"), "")
+    return drawn | {
         path.stem.removesuffix(f"_{split}"): inline_svg(path.with_suffix(".svg"), alt) for path, alt in alts.items()
     }
-    return {name: drawn.get(name, "") for name in ("accuracy", "confusion", "roc", "precision_recall", "reliability")}
 
 
 def split_rows(manifest: pd.DataFrame) -> list[dict[str, Any]]:

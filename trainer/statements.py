@@ -60,10 +60,7 @@ def leak_statement(split: str, metrics: Mapping[str, Any], manifest: pd.DataFram
     """`text`, and whether it is an `alarm`."""
     n, no_image = metrics["photographs"], metrics["no_image"]
     if split == "train":
-        return {
-            "alarm": True,
-            "text": "These are the photographs it was trained on: the figures show what it remembers.",
-        }
+        return {"alarm": True, "text": "It was trained on these very photographs: the figures show what it remembers."}
     if no_image and no_image["leaked"]:
         share = f"{no_image['leaked']:,} of {n:,} {split} photographs ({no_image['leaked'] / n:.0%})"
         return {"alarm": True, "text": f"LEAK: {share} show a patient who is also in train; the figures flatter."}
@@ -76,13 +73,12 @@ def leak_statement(split: str, metrics: Mapping[str, Any], manifest: pd.DataFram
 
 def limits(metrics: Mapping[str, Any], ungraded: int, manifest: pd.DataFrame | None) -> list[str]:
     lines = [
-        "One data set was measured. Other cameras, populations and graders can give other figures; measure yours first.",
+        "One data set was measured. Other cameras, populations and graders can give other figures: measure yours.",
         "A grade given by people is the truth here. Where they err, the figures err with them.",
     ]
     if metrics["patients"] < FEW:
-        lines.append(
-            f"Only {metrics['patients']:,} patients were measured: all intervals are wide, and read before the figures."
-        )
+        who = "Only one patient was" if metrics["patients"] == 1 else f"Only {metrics['patients']:,} patients were"
+        lines.append(f"{who} measured: read the intervals before the figures.")
     missing = [GRADES[grade] for grade in range(N_GRADES) if not metrics["grades"][grade]]
     if missing:
         lines.append(f"No photograph measured was graded {' or '.join(missing)}: nothing is known about these.")
@@ -90,7 +86,7 @@ def limits(metrics: Mapping[str, Any], ungraded: int, manifest: pd.DataFrame | N
         lines.append(f"{ungraded:,} photographs of the split have no grade and are left out.")
     if manifest is not None and (manifest["eye"] == "").all():
         lines.append(
-            "No patients are known, so each photograph counts as one; where two show the same patient, intervals are too narrow."
+            "No patients are known, so each photograph counts as one; where two show one, intervals are too narrow."
         )
     if metrics["operating"]:
         lines.append("PPV and NPV hold for the prevalence beside them and for no other.")

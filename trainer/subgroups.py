@@ -4,7 +4,7 @@ No file says which camera took a photograph. The size of the original, whether t
 and the colour stand in for it: each differs between cameras and hardly at all within one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import Any, Final, NamedTuple
 
@@ -21,7 +21,9 @@ from trainer.metrics import Sample, plain_value
 from trainer.operating import Referral
 
 SIZES: Final = 5
-"""As many sizes of originals are listed, the commonest; the rest are one group."""
+"""So many sizes of originals are listed at most, the commonest; the rest are one group."""
+FEW: Final = 10
+"""Photographs, below which a size joins that group."""
 ROUNDS: Final = 500
 """Of the bootstrap: 2.5 % of them are 12, enough for the second digit of an interval."""
 THUMBNAIL: Final = 64  # pixels, of which the middle half a side gives a photograph's colour
@@ -91,17 +93,18 @@ def measure_part(
 def sizes(originals: pd.DataFrame) -> "pd.Series[Any]":
     """(n,) "1024 x 683 px" for the commonest sizes, "other sizes" for the rest, ordered by how common they are."""
     texts = originals["width"].astype(str) + " x " + originals["height"].astype(str) + " px"
-    common = texts.value_counts().index[:SIZES].tolist()
+    counts = texts.value_counts()
+    common = counts[counts >= FEW].index[:SIZES].tolist()
     return ordered(texts.where(texts.isin(common), "other sizes"), [*common, "other sizes"])
 
 
 def frames(originals: pd.DataFrame) -> "pd.Series[Any]":
     """(n,) whether the photograph's edge cuts the circle of the retina."""
     cx, cy, radius = (originals[name] for name in ("cx", "cy", "radius"))
-    reach = pd.concat([-(cx - radius), cx + radius - originals["width"], -(cy - radius), cy + radius - originals["height"]],
-                      axis=1).max(axis=1)  # fmt: skip
+    beyond_right, beyond_bottom = cx + radius - originals["width"], cy + radius - originals["height"]
+    reach = np.maximum.reduce([radius - cx, beyond_right, radius - cy, beyond_bottom])
     names = np.where(radius.isna(), "no circle found", np.where(reach > CUT * radius, "circle cut off", "whole circle"))
-    return ordered(pd.Series(names), ["whole circle", "circle cut off", "no circle found"])
+    return ordered(names, ["whole circle", "circle cut off", "no circle found"])
 
 
 def paleness(cache: Cache, rows: NDArray[np.int64]) -> Floats:
@@ -121,8 +124,9 @@ def paleness(cache: Cache, rows: NDArray[np.int64]) -> Floats:
 def thirds(values: Floats) -> "pd.Series[Any]":
     """(n,) names of the third that each value falls into; equal values are never parted."""
     places = np.searchsorted(np.quantile(values, (1 / 3, 2 / 3)), values)
-    return ordered(pd.Series([COLOURS[place] for place in places]), COLOURS)
+    return ordered(np.array(COLOURS)[places], COLOURS)
 
 
-def ordered(names: "pd.Series[str]", order: Any) -> "pd.Series[Any]":
-    return names.astype(pd.CategoricalDtype(list(order), ordered=True))
+def ordered(names: Any, order: Sequence[str]) -> "pd.Series[Any]":
+    """(n,) names as a category whose values come in that order."""
+    return pd.Series(names).astype(pd.CategoricalDtype(list(order), ordered=True))
