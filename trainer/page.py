@@ -65,7 +65,7 @@ def inline_svg(path: Path, alt: str) -> Markup:
     """A figure's SVG as part of a page: named for those who cannot see it, and in the page's colours."""
     text = path.read_text()
     text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\1{path.stem}-", text)  # ids are one namespace on a page
     text = re.sub(r"#[0-9a-f]{6}\b", lambda match: VARIABLES.get(match[0].upper(), match[0]), text)
     opening = f'<svg role="img" aria-label="{Markup.escape(alt)}" '
