@@ -33,7 +33,9 @@ class Operating:
         if not self.temperature > 0:
             raise ValueError(f"temperature must be positive, got {self.temperature!r}")
         if self.wanted not in ("sensitivity", "specificity") or not 0 < self.level <= 1:
-            raise ValueError(f"an operating point is for a sensitivity or specificity in 0..1, got {self.level!r}")
+            raise ValueError(
+                f"an operating point is for a sensitivity or specificity in 0..1, got {self.wanted} {self.level!r}"
+            )
 
 
 @dataclass(frozen=True)

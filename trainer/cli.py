@@ -108,10 +108,10 @@ def evaluate(
     if sensitivity is not None and specificity is not None:
         raise click.UsageError("--sensitivity and --specificity are two ways to choose one threshold; give one")
 
-    from trainer.console import print_by_grade, print_results
-    from trainer.evaluate import Wish
     from trainer.evaluate import evaluate as measure
+    from trainer.operating import Wish
     from trainer.run import RunFolder
+    from trainer.tables import print_by_grade, print_results
 
     wish = None
     if sensitivity is not None:
@@ -133,9 +133,10 @@ def evaluate(
 
 @main.command()
 @click.argument("runs", nargs=-1, required=True, type=FOLDER, metavar="RUN...")
-@click.option("--out", type=FOLDER, default=Path("compare"), help="Writes OUT.png and OUT.csv.")
+@click.option("--out", type=FOLDER, default=Path("compare"), help="Writes OUT.png, OUT.csv and OUT_pairs.csv.")
 def compare(runs: tuple[Path, ...], out: Path) -> None:
-    """Draw RUNs' accuracy by epoch, a panel a model, with and without pretraining, and list their results."""
+    """Draw RUNs' accuracy by epoch, a panel a model, with and without pretraining; list their results, and how each
+    differs from the first on the same test photographs."""
     from trainer.compare import compare as draw
 
     draw(runs, out)

@@ -1,7 +1,7 @@
-"""Several runs side by side: a figure and a table."""
+"""Several runs side by side: a figure, a table, and the differences from the first of them."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,26 +12,45 @@ from pipeline.errors import RunError
 from trainer.config import FitConfig
 from trainer.console import print_table, warn
 from trainer.figures import draw_comparison
+from trainer.pairs import Difference, pair
 from trainer.run import RunFolder, write_csv
+from trainer.tables import places, with_interval
 
 MEASURED: Final = ("accuracy", "balanced_accuracy", "kappa", "auc", "sensitivity", "specificity")
-SHOWN_TEST: Final = ("accuracy_test", "kappa_test", "auc_test")
+SHOWN: Final = (
+    "run",
+    "model",
+    "weights",
+    "size",
+    "best",
+    "kappa_val",
+    "accuracy_test",
+    "majority",
+    "kappa_test",
+    "auc_test",
+)
+PAIR_SHOWN: Final = ("run - against", "figure", "photographs", "patients", "run", "against", "difference", "p")
 
 
 @dataclass(frozen=True)
 class Run:
     """A run as it is compared."""
 
-    name: str
+    folder: RunFolder
     config: FitConfig
     accuracy: pd.DataFrame
     """accuracy.csv."""
     summary: dict[str, Any]
     """summary.json; empty where the run is unfinished."""
 
+    @property
+    def name(self) -> str:
+        return self.folder.path.resolve().name
+
 
 def compare(paths: Sequence[Path], out: Path) -> None:
-    """Writes OUT.png and OUT.csv and prints the table. Folders that are no runs, or damaged, are named and left out.
+    """Writes OUT.png, OUT.csv and OUT_pairs.csv and prints the tables. Folders that are no runs, or damaged, are named
+    and left out, and so are, from the pairs, runs that were not measured on the first one's test photographs.
 
     Raises RunError where that leaves none.
     """
@@ -40,12 +59,16 @@ def compare(paths: Sequence[Path], out: Path) -> None:
         raise RunError("none of these can be compared; `trainer fit` makes runs")
     table = pd.DataFrame([table_row(run) for run in runs]).astype({"best_epoch": "Int64"})
     out.parent.mkdir(parents=True, exist_ok=True)
-    figure, csv = out.with_name(f"{out.name}.png"), out.with_name(f"{out.name}.csv")
+    figure, csv, pairs_csv = (out.with_name(f"{out.name}{end}") for end in (".png", ".csv", "_pairs.csv"))
     draw_comparison(figure, {run.name: (run.config.model, run.config.weights != "none", run.accuracy) for run in runs})
     write_csv(csv, table)
-    shown = table[["run", "model", "weights", "size", "epochs", "best_epoch", "kappa_val", *SHOWN_TEST]]
-    print_table(list(shown.columns), shown.map(_cell).itertuples(index=False))
-    click.echo(f"written: {figure} {csv}")
+    print_table(SHOWN, [shown_row(run) for run in runs])
+    pairs = list(pair_with_first(runs))
+    write_csv(pairs_csv, pairs_table(pairs))
+    if pairs:
+        click.echo("\ndifferences on the same test photographs, resampled by patients:")
+        print_table(PAIR_SHOWN, map(pair_row, pairs))
+    click.echo(f"written: {figure} {csv} {pairs_csv}")
 
 
 def read_runs(paths: Iterable[Path]) -> Iterable[Run]:
@@ -60,11 +83,11 @@ def read_runs(paths: Iterable[Path]) -> Iterable[Run]:
         else:
             if not summary:
                 warn(f"{path} is unfinished ({len(accuracy)} epochs); `trainer fit --run {path} --resume` continues it")
-            yield Run(path.resolve().name, config, accuracy, summary)
+            yield Run(run, config, accuracy, summary)
 
 
 def table_row(run: Run) -> dict[str, Any]:
-    """What compare.csv says of a run; shares from 0 to 1, empty where not measured."""
+    """What OUT.csv says of a run; shares from 0 to 1, empty where not measured. `_low` and `_high` bound 95 %."""
     row = {
         "run": run.name,
         **{name: getattr(run.config, name) for name in ("model", "weights", "size", "loader", "seed")},
@@ -75,13 +98,62 @@ def table_row(run: Run) -> dict[str, Any]:
     for split in ("val", "test"):
         metrics = run.summary.get(split, {})
         row |= {f"{name}_{split}": metrics.get(name) for name in MEASURED}
+        for name in MEASURED:
+            low, high = (metrics.get("intervals") or {}).get(name) or (None, None)
+            row |= {f"{name}_{split}_low": low, f"{name}_{split}_high": high}
+        row[f"majority_{split}"] = _majority(metrics)
     return row
 
 
-def _cell(value: Any) -> str:
-    """Numbers to three places, of a weight file its folder and name, "-" for what was not measured."""
-    if pd.isna(value):
-        return "-"
-    if isinstance(value, float):
-        return f"{value:.3f}"
-    return "/".join(Path(str(value)).parts[-2:])
+def shown_row(run: Run) -> list[str]:
+    """The row of the printed table."""
+    test, config = run.summary.get("test", {}), run.config
+    best = run.summary.get("best_epoch", "-")
+    cells = [run.name, config.model, "/".join(Path(config.weights).parts[-2:]), f"{config.size}"]
+    cells += [f"{best}/{len(run.accuracy)}", _cell(run.summary.get("val", {}).get("kappa"))]
+    figures = [
+        with_interval(test.get(name), (test.get("intervals") or {}).get(name), places)
+        for name in ("accuracy", "kappa", "auc")
+    ]
+    return [*cells, figures[0], _cell(_majority(test)), *figures[1:]]
+
+
+def pair_with_first(runs: Sequence[Run]) -> Iterable[Difference]:
+    """Every finished run against the first one. A run that cannot be is named with the reason."""
+    finished = [run for run in runs if run.summary]
+    for run in finished[1:]:
+        try:
+            yield from pair(run.folder, finished[0].folder)
+        except RunError as error:
+            warn(f"{run.name} and {finished[0].name} are not paired: {error.message}")
+
+
+def pairs_table(pairs: Sequence[Difference]) -> pd.DataFrame:
+    """OUT_pairs.csv: the fields of `Difference`, the interval as `low` and `high`."""
+    names = [each.name for each in fields(Difference)]
+    table = pd.DataFrame([astuple(each) for each in pairs], columns=names)
+    limits = [each.interval or (None, None) for each in pairs]
+    at = names.index("interval")
+    table = table.drop(columns="interval")
+    table.insert(at, "low", [low for low, _ in limits])
+    table.insert(at + 1, "high", [high for _, high in limits])
+    return table
+
+
+def pair_row(pair: Difference) -> list[str]:
+    limits = f" ({pair.interval[0]:+.3f} to {pair.interval[1]:+.3f})" if pair.interval else ""
+    change = "-" if pair.difference is None else f"{pair.difference:+.3f}{limits}"
+    counts = [f"{pair.photographs:,}", f"{pair.patients:,}"]
+    values = [_cell(pair.value), _cell(pair.value_against)]
+    return [f"{pair.run} - {pair.against}", pair.figure, *counts, *values, change, _cell(pair.p)]
+
+
+def _majority(metrics: dict[str, Any]) -> float | None:
+    """Accuracy of giving every photograph the commonest grade of train, from a summary's part about a split."""
+    baselines = metrics.get("no_image")
+    return baselines["majority"]["accuracy"] if baselines else None
+
+
+def _cell(value: float | None) -> str:
+    """To three places; "-" for what was not measured."""
+    return "-" if value is None else places(value)

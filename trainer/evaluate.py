@@ -1,6 +1,6 @@
 """Running a model over a split, and the files that say how it did."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,28 +14,27 @@ from torch import Tensor, nn
 from pipeline.batch import Loader
 from pipeline.cache import Cache, open_cache
 from pipeline.errors import CacheError, RunError
-from pipeline.grades import REFERABLE, UNKNOWN
+from pipeline.grades import UNKNOWN
 from pipeline.loaders import open_loader
 from trainer.about import Operating
-from trainer.calibration import fit_temperature, probabilities
-from trainer.config import FitConfig, RunConfig
-from trainer.console import print_results, track, warn
+from trainer.calibration import probabilities
+from trainer.config import FitConfig
+from trainer.console import track, warn
 from trainer.device import autocast, choose_device, to_device
 from trainer.figures import draw_accuracy, draw_confusion
 from trainer.metrics import (
-    PROBABILITIES,
     confusion,
     confusion_table,
     graded,
     only_grade,
-    p_referable,
     predictions_table,
     row_shares,
 )
 from trainer.model import load_model, save_model
-from trainer.operating import LEVEL, WANTED, Wanted, choose_threshold
+from trainer.operating import Wish, choose_operating, wished
 from trainer.results import Results, assess
 from trainer.run import RunFolder, write_csv, write_json
+from trainer.tables import print_results
 
 
 class Outputs(NamedTuple):
@@ -59,14 +58,6 @@ def run_model(model: nn.Module, loader: Loader, device: torch.device, what: str)
     if not outputs.logits.isfinite().all():
         raise RunError(f"the model's output for {what} is not finite; a lower --lr may help")
     return outputs
-
-
-@dataclass(frozen=True)
-class Wish:
-    """What a user wants of the operating card."""
-
-    wanted: Wanted = WANTED
-    level: float = LEVEL
 
 
 def evaluate(
@@ -96,7 +87,7 @@ def evaluate(
     if operating is None:
         warn(f"{run.model} carries no operating point: probabilities are as they are, and no operating card is made")
     elif wish:
-        operating = wished(run, config, operating, wish)
+        operating = wished(run, operating, wish)
     device = torch.device(choose_device(device_name))
     to_device(model, device)
     batch = 2 * config.resolved.batch
@@ -105,42 +96,6 @@ def evaluate(
     ) as batches:
         outputs = run_model(model, batches, device, split)
     return write_split(run, cache, split, outputs, operating, prevalence)
-
-
-def wished(run: RunFolder, config: RunConfig, operating: Operating, wish: Wish) -> Operating:
-    """The operating point with its threshold chosen anew, from the run's predictions for its validation photographs.
-
-    Raises RunError where these are missing, of another cache, or cannot tell.
-    """
-    cure = f"`trainer evaluate {run.path} --split val` writes them"
-    if run.read_json(run.metrics("val")).get("cache") != config.cache_digest:
-        raise RunError(f"{run.predictions('val')} is about other photographs than the run's; {cure}")
-    val = graded(run.read_predictions("val"))
-    scores = p_referable(val[list(PROBABILITIES)].to_numpy(np.float32))
-    try:
-        threshold = choose_threshold(scores, (val["grade"] >= REFERABLE).to_numpy(), wish.wanted, wish.level)
-    except ValueError as error:
-        raise RunError(f"no threshold can be chosen on the validation photographs of {run.path}: {error}") from error
-    return replace(operating, threshold=threshold, wanted=wish.wanted, level=wish.level)
-
-
-def choose_operating(outputs: Outputs) -> Operating | None:
-    """Temperature and threshold from outputs for validation; None, with a warning, where these cannot tell."""
-    known = outputs.grades.numpy() != UNKNOWN
-    logits, grades = outputs.logits.double().numpy()[known], outputs.grades.numpy()[known]
-    temperature = fit_temperature(logits, grades)
-    if temperature is None:
-        warn(
-            "validation has too few mistakes, or too few right grades, to calibrate by: probabilities stay as they are"
-        )
-        temperature = 1.0
-    scores = p_referable(probabilities(logits, temperature))
-    try:
-        threshold = choose_threshold(scores, grades >= REFERABLE, WANTED, LEVEL)
-    except ValueError as error:
-        warn(f"no operating point can be chosen on the validation photographs: {error}")
-        return None
-    return Operating(temperature, threshold, WANTED, LEVEL)
 
 
 def finish(config: FitConfig, cache: Cache, run: RunFolder) -> None:
@@ -171,7 +126,7 @@ def finish(config: FitConfig, cache: Cache, run: RunFolder) -> None:
         ) as loader:
             outputs = run_model(model, loader, device, split)
         if split == "val":
-            operating = choose_operating(outputs)
+            operating = choose_operating(outputs.logits.double().numpy(), outputs.grades.numpy())
             save_model(run.model, model, replace(about, operating=operating))
         measured[split] = write_split(run, cache, split, outputs, operating)
     table = run.read_accuracy()

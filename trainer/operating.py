@@ -3,21 +3,32 @@
 The threshold is chosen on validation and then held fixed; it is never moved to suit the photographs it is measured on.
 """
 
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.grades import REFERABLE
+from pipeline.errors import RunError
+from pipeline.grades import REFERABLE, UNKNOWN
 from trainer.about import Operating
+from trainer.calibration import fit_temperature, probabilities
+from trainer.console import warn
 from trainer.intervals import Figures, Floats, bootstrap, intervals
-from trainer.metrics import Masks, Sample, patients_behind, plain_value, ratio, shares
+from trainer.metrics import graded, plain_value
+from trainer.run import RunFolder
+from trainer.sample import PROBABILITIES, Masks, Sample, p_referable, patients_behind, ratio, shares
 
 Wanted = Literal["sensitivity", "specificity"]
 
-WANTED: Final[Wanted] = "sensitivity"
-LEVEL: Final = 0.90
-"""Unless the user says otherwise. Screening programmes ask for a sensitivity of 80 to 90 %."""
+
+@dataclass(frozen=True)
+class Wish:
+    """What a user wants of the operating card. Programmes that screen ask for a sensitivity of 80 to 90 %."""
+
+    wanted: Wanted = "sensitivity"
+    level: float = 0.90  # at least so much on validation
+
 
 _HAS, _REFERRED = np.divmod(np.arange(4), 2)
 _SHARES: Final[dict[str, Masks]] = {
@@ -30,19 +41,54 @@ _SHARES: Final[dict[str, Masks]] = {
 """Over the four cells: neither, referred only, diseased only, both."""
 
 
-def choose_threshold(scores: Floats, referable: NDArray[np.bool_], wanted: Wanted, level: float) -> float:
-    """The threshold on scores (n,), 0 to 1, with which at least `level` of the referable (n,) ones lie at or above it
-    ("sensitivity"), or of the others below it ("specificity"), and as many of the other side as then can be.
+def choose_operating(logits: Floats, grades: NDArray[np.int64]) -> Operating | None:
+    """Temperature and threshold from logits (n, 5) and grades (n,) of validation; None, with a warning, where these
+    cannot tell."""
+    known = grades != UNKNOWN
+    temperature = fit_temperature(logits[known], grades[known])
+    if temperature is None:
+        warn("validation is graded all rightly or all wrongly and cannot calibrate: probabilities stay as they are")
+        temperature = 1.0
+    scores, wish = p_referable(probabilities(logits[known], temperature)), Wish()
+    try:
+        threshold = choose_threshold(scores, grades[known] >= REFERABLE, wish)
+    except ValueError as error:
+        warn(f"no operating point can be chosen on validation: {error}")
+        return None
+    return Operating(temperature, threshold, wish.wanted, wish.level)
+
+
+def wished(run: RunFolder, operating: Operating, wish: Wish) -> Operating:
+    """The operating point with its threshold chosen anew, from the run's predictions for its validation photographs.
+
+    Raises RunError where these are missing, of another cache, or cannot tell.
+    """
+    val = graded(run.read_predictions("val"))
+    if run.read_json(run.metrics("val")).get("cache") != run.read_config().cache_digest:
+        cure = f"`trainer evaluate {run.path} --split val` measures the run's own"
+        raise RunError(f"{run.predictions('val')} is about another cache; {cure}")
+    scores = p_referable(val[list(PROBABILITIES)].to_numpy(np.float32))
+    try:
+        threshold = choose_threshold(scores, (val["grade"] >= REFERABLE).to_numpy(), wish)
+    except ValueError as error:
+        raise RunError(f"no operating point can be chosen on {run.predictions('val')}: {error}") from error
+    return replace(operating, threshold=threshold, wanted=wish.wanted, level=wish.level)
+
+
+def choose_threshold(scores: Floats, referable: NDArray[np.bool_], wish: Wish) -> float:
+    """The threshold on scores (n,), 0 to 1, with which at least the wished share of the referable (n,) ones lies at or
+    above it, or of the others below it, and then as many of the other side as can be.
 
     It lies half-way between two scores, so that rounding moves nobody across. Raises ValueError without both sides.
     """
     if referable.all() or not referable.any():
-        raise ValueError(f"{'all' if referable.any() else 'none'} of them have referable retinopathy")
+        which = "all" if referable.all() else "none"
+        raise ValueError(f"{which} of its photographs show referable retinopathy")
     cuts = np.unique(scores)  # cut n: refer from the n-th score on
     edges = np.concatenate([[0.0], cuts, [1.0 if cuts[-1] < 1 else 2.0]])
-    of = np.sort(scores[referable if wanted == "sensitivity" else ~referable])
-    need = int(np.ceil(level * len(of) - 1e-9))  # 0.9 * 10 is a little more than 9 on some machines
-    if wanted == "sensitivity":
+    of = np.sort(scores[referable if wish.wanted == "sensitivity" else ~referable])
+    need = int(np.ceil(wish.level * len(of) - 1e-9))  # 0.9 * 10 is a little more than 9 on some machines
+    if wish.wanted == "sensitivity":
         cut = int(np.searchsorted(cuts, of[len(of) - need]))
     else:
         cut = int(np.searchsorted(cuts, of[need - 1])) + 1

@@ -12,8 +12,9 @@ from pipeline.grades import UNKNOWN
 from trainer.about import Operating
 from trainer.calibration import brier_by_photograph, expected_calibration_error, reliability
 from trainer.intervals import Figures, Floats, bootstrap, interval, intervals
-from trainer.metrics import PROBABILITIES, Metrics, Sample, measure, ratio
+from trainer.metrics import Metrics, measure
 from trainer.operating import Referral
+from trainer.sample import PROBABILITIES, Sample, ratio
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,130 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import confusion_matrix, precision_score
+
+from trainer.about import Operating
+from trainer.operating import Referral, Wish, by_bayes, choose_operating, choose_threshold
+from trainer.sample import Sample
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 8), st.booleans()), min_size=2, max_size=40),
+    st.sampled_from([0.01, 0.5, 0.8, 0.9, 1.0]),
+)
+def test_validation_shows_what_was_wished_and_a_threshold_further_on_would_not(
+    drawn: list[tuple[int, bool]], level: float
+) -> None:
+    scores, referable = np.array([score / 8 for score, _ in drawn]), np.array([sick for _, sick in drawn])
+    if referable.all() or not referable.any():
+        with pytest.raises(ValueError, match="of its photographs show referable"):
+            choose_threshold(scores, referable, Wish())
+        return
+
+    def sensitivity(threshold: float) -> float:
+        return float((scores[referable] >= threshold).mean())
+
+    def specificity(threshold: float) -> float:
+        return float((scores[~referable] < threshold).mean())
+
+    threshold = choose_threshold(scores, referable, Wish("sensitivity", level))
+    assert sensitivity(threshold) >= level - 1e-9
+    assert sensitivity(np.min(scores[scores >= threshold], initial=1) + 0.01) < level
+    threshold = choose_threshold(scores, referable, Wish("specificity", level))
+    assert specificity(threshold) >= level - 1e-9
+    assert specificity(np.max(scores[scores < threshold], initial=0)) < level
+    assert not np.isclose(scores, threshold, atol=1e-3)[scores > 0].any()  # rounding moves nobody across
+
+
+def test_the_threshold_lies_half_way_between_two_scores() -> None:
+    scores = np.array([0.1, 0.2, 0.4, 0.5, 0.6, 0.8])
+    referable = np.array([False, False, True, False, True, True])
+    assert choose_threshold(scores, referable, Wish("sensitivity", 1.0)) == pytest.approx(0.3)
+    assert choose_threshold(scores, referable, Wish("sensitivity", 0.6)) == pytest.approx(0.55)
+    assert choose_threshold(scores, referable, Wish("specificity", 1.0)) == pytest.approx(0.55)
+    assert choose_threshold(scores, referable, Wish("specificity", 0.6)) == pytest.approx(0.3)
+    assert choose_threshold(scores, ~referable, Wish("specificity", 1.0)) == pytest.approx(0.9)
+    certain = np.array([1.0, 1.0])  # nobody can be passed and nobody referred, but by a threshold above every score
+    assert choose_threshold(certain, np.array([True, False]), Wish("specificity", 1.0)) > 1
+
+
+@pytest.fixture
+def sample() -> Sample:
+    random = np.random.default_rng(0)
+    probabilities = random.dirichlet(np.ones(5), 60).astype(np.float32)
+    return Sample(random.integers(0, 5, 60), probabilities.argmax(axis=1), probabilities, np.arange(60) // 2)
+
+
+def test_the_card_is_scikit_learns_two_by_two_table(sample: Sample) -> None:
+    card = Referral(sample, Operating(1.0, 0.6, "sensitivity", 0.9), prevalence=None).card()
+    has, referred = sample.grades >= 2, sample.p_referable >= 0.6
+    (true_negative, false_positive), (false_negative, true_positive) = confusion_matrix(has, referred)
+    assert card["sensitivity"] == pytest.approx(true_positive / (true_positive + false_negative))
+    assert card["specificity"] == pytest.approx(true_negative / (true_negative + false_positive))
+    assert card["ppv"] == pytest.approx(precision_score(has, referred))
+    assert card["npv"] == pytest.approx(precision_score(~has, ~referred))
+    assert card["prevalence"] == pytest.approx(has.mean())
+    assert card["at_prevalence"] is None
+    for name, limits in card["intervals"].items():
+        assert limits[0] < card[name] < limits[1], name
+
+
+def test_at_the_samples_own_prevalence_bayes_gives_its_predictive_values(sample: Sample) -> None:
+    own = float((sample.grades >= 2).mean())
+    card = Referral(sample, Operating(1.0, 0.6, "sensitivity", 0.9), own).card()
+    assert card["at_prevalence"]["ppv"] == pytest.approx(card["ppv"])
+    assert card["at_prevalence"]["npv"] == pytest.approx(card["npv"])
+    # At another prevalence only the test's own uncertainty is left, not how many happened to be ill.
+    narrow, wide = card["at_prevalence"]["intervals"]["ppv"], card["intervals"]["ppv"]
+    assert narrow[1] - narrow[0] < wide[1] - wide[0]
+
+
+def test_predictive_values_by_arithmetic() -> None:
+    # Of 1,000 eyes 100 are ill; 90 of these and 180 of the 900 others are referred: 90 / 270 and 720 / 730.
+    ppv, npv = by_bayes(np.array([0.9]), np.array([0.8]), 0.1)
+    assert (ppv[0], npv[0]) == (pytest.approx(90 / 270), pytest.approx(720 / 730))
+    ppv, npv = by_bayes(np.array([0.0]), np.array([1.0]), 0.1)
+    assert np.isnan(ppv[0])
+    assert npv[0] == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize(("threshold", "ppv", "npv"), [(0.0, 0.5, None), (1.5, None, 0.5)])
+def test_where_all_or_none_are_referred_one_value_is_not_defined(
+    threshold: float, ppv: float | None, npv: float | None
+) -> None:
+    sample = Sample(np.array([0, 4]), np.array([0, 4]), np.eye(5, dtype=np.float32)[[0, 4]], np.arange(2))
+    card = Referral(sample, Operating(1.0, threshold, "specificity", 0.9), 0.5).card()
+    assert (card["ppv"], card["npv"]) == (ppv, npv)
+    assert (card["at_prevalence"]["ppv"], card["at_prevalence"]["npv"]) == (ppv, npv)
+
+
+def test_validation_without_both_sides_makes_no_operating_point_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    logits = np.random.default_rng(0).normal(size=(20, 5))
+    assert choose_operating(logits, np.zeros(20, np.int64)) is None
+    assert "none of its photographs show referable retinopathy" in capsys.readouterr().err
+    assert choose_operating(logits, np.full(20, 3)) is None
+    assert "all of its photographs show referable retinopathy" in capsys.readouterr().err
+
+
+def test_validation_graded_all_rightly_leaves_probabilities_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    grades = np.arange(5)
+    found = choose_operating(8 * np.eye(5)[grades], grades)
+    assert found is not None
+    assert found.temperature == 1
+    assert "cannot calibrate" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"temperature": 0.0}, "temperature must be positive"),
+        ({"temperature": float("nan")}, "temperature must be positive"),
+        ({"wanted": "accuracy"}, "accuracy 0.9"),
+        ({"level": 1.5}, "1.5"),
+    ],
+)
+def test_an_operating_point_that_cannot_be_is_refused(fields: dict[str, object], problem: str) -> None:
+    good = {"temperature": 1.0, "threshold": 0.5, "wanted": "sensitivity", "level": 0.9}
+    with pytest.raises(ValueError, match=problem):
+        Operating(**(good | fields))  # type: ignore[arg-type]
