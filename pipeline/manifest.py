@@ -104,11 +104,14 @@ def draw_sides(
 
 
 def to_csv(rows: Iterable[Sequence[object]], columns: Sequence[str]) -> bytes:
+    """A table with its header, in the way of `csv_lines`."""
+    return csv_lines([columns]) + csv_lines(rows)
+
+
+def csv_lines(rows: Iterable[Sequence[object]]) -> bytes:
     """CSV as everything here writes it: UTF-8, "\\n", quotes only where needed; bytes of odd file names survive."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
+    csv.writer(text, lineterminator="\n").writerows(rows)
     return _utf8(text.getvalue())
 
 

@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 from pipeline.errors import RunError
 from pipeline.grades import GRADES
 from pipeline.recipe import Recipe
+from trainer.seen import Seen
 
 MEAN: Final = (0.485, 0.456, 0.406)
 STD: Final = (0.229, 0.224, 0.225)
@@ -53,6 +54,8 @@ class About:
     grades: tuple[str, ...] = GRADES
     operating: Operating | None = None
     """None: the run has not been finished, or its validation photographs could not tell."""
+    seen: Seen | None = None
+    """What the training photographs look like; None in files from before this was kept."""
 
     def as_metadata(self) -> dict[str, str]:
         """For the header of a safetensors file. One entry, because safetensors writes several in random order, and
@@ -68,6 +71,8 @@ class About:
             fields |= {name: tuple(fields[name]) for name in ("mean", "std", "grades")}
             if fields.get("operating"):
                 fields["operating"] = Operating(**fields["operating"])
+            if fields.get("seen"):
+                fields["seen"] = Seen.from_dict(fields["seen"])
             about = cls(**fields)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError("it does not say which model it is") from error

@@ -26,6 +26,7 @@ from trainer.evaluate import check_measurable, finish
 from trainer.fit import fit, open_loaders
 from trainer.loss import class_weights
 from trainer.model import Grader, load_state
+from trainer.photographs import seen_in
 from trainer.run import RunFolder, create_run, newest_unfinished, write_json
 from trainer.stopping import Stopped, Stopper
 from trainer.weights import pretrain
@@ -186,5 +187,6 @@ def train(
     )
     print_class_weights(photographs.tolist(), weights.tolist())
     by_grade = torch.tensor(weights, dtype=torch.float32, device=device)
-    about = About(config.model, config.size or cache.recipe.size, cache.recipe, epoch=0)
+    size = config.size or cache.recipe.size
+    about = About(config.model, size, cache.recipe, epoch=0, seen=seen_in(cache, size, config.workers))
     fit(config, about, cache, loaders, run, model, by_grade, progress, stopper, checkpoint)

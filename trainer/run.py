@@ -140,11 +140,11 @@ class RunFolder:
         try:
             fields = json.loads(path.read_bytes())
         except FileNotFoundError as error:
-            raise RunError(f"{path} is missing; {self._cure()}") from error
+            raise RunError(f"{path} is missing; {self.cure}") from error
         except (OSError, ValueError) as error:
-            raise RunError(f"{path} is damaged; {self._cure()}") from error
+            raise RunError(f"{path} is damaged; {self.cure}") from error
         if not isinstance(fields, dict):
-            raise RunError(f"{path} is damaged; {self._cure()}")
+            raise RunError(f"{path} is damaged; {self.cure}")
         return fields
 
     def read_accuracy(self) -> "pd.DataFrame":
@@ -154,12 +154,12 @@ class RunFolder:
         try:
             table = pd.read_csv(self.accuracy)
         except FileNotFoundError as error:
-            raise RunError(f"{self.accuracy} is missing: no epoch was finished; {self._cure()}") from error
+            raise RunError(f"{self.accuracy} is missing: no epoch was finished; {self.cure}") from error
         except (OSError, ValueError) as error:
-            raise RunError(f"{self.accuracy} is damaged; {self._cure()}") from error
+            raise RunError(f"{self.accuracy} is damaged; {self.cure}") from error
         numbers = table.drop(columns="phase", errors="ignore")
         if tuple(table.columns) != ACCURACY_COLUMNS or table.empty or numbers.select_dtypes(exclude="number").size:
-            raise RunError(f"{self.accuracy} is damaged; {self._cure()}")
+            raise RunError(f"{self.accuracy} is damaged; {self.cure}")
         return table
 
     def read_predictions(self, split: str) -> "pd.DataFrame":
@@ -192,7 +192,9 @@ class RunFolder:
 
         write_csv(self.accuracy, pd.DataFrame(history, columns=list(ACCURACY_COLUMNS)))
 
-    def _cure(self) -> str:
+    @property
+    def cure(self) -> str:
+        """The end of an error message."""
         return f"`trainer fit --run {self.path} --resume` continues an unfinished run"
 
 
@@ -222,6 +224,17 @@ def create_run(path: Path | None, default_name: str) -> RunFolder:
 def _is_empty_folder(path: Path) -> bool:
     """Half-written files of a killed run do not count."""
     return path.is_dir() and all(file.name.endswith(TMP_SUFFIX) for file in path.iterdir())
+
+
+def weights_file(path: Path) -> Path:
+    """Of a run folder its best weights, of a file the file itself. Raises RunError where there are none."""
+    if not path.is_dir():
+        return path
+    run = RunFolder(path)
+    if not run.model.exists():
+        run.read_config()
+        raise RunError(f"{run.model} is missing: no epoch was finished; {run.cure}")
+    return run.model
 
 
 def newest_unfinished() -> RunFolder:

@@ -1,0 +1,290 @@
+"""Photographs are graded as `preprocess` and `evaluate` would, refused as `preprocess` would, and flagged."""
+
+import csv
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from pipeline.cache import open_cache
+from pipeline.loaders import open_loader
+from tests.trainer.conftest import Trained, invoke
+from tools.cli import main as tools
+from trainer.model import load_model, save_model
+from trainer.photographs import gather, render
+from trainer.predict import COLUMNS, probabilities, symmetries
+from trainer.run import RunFolder
+
+PROBABILITIES = ["p0", "p1", "p2", "p3", "p4"]
+
+
+class Real:
+    """Real photographs in folders by split and grade, their cache at 128 px, and a run on it at 96 px."""
+
+    def __init__(self, shared: Path, folder: Path) -> None:
+        self.source, self.cache, self.run = folder / "eyes", folder / "cache", folder / "run"
+        with open(shared / "data/eyepacs/trainLabels.csv") as file:
+            rows = list(csv.DictReader(file))
+        for number, row in enumerate(rows[:150]):
+            split = ("train", "test", "test", "val", "test")[number // 2 % 5]
+            place = self.source / split / row["level"] / f"{row['image']}.jpeg"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(shared / "data/eyepacs/train" / place.name, place)
+        done = CliRunner().invoke(tools, ["preprocess", str(self.source), "--out", str(self.cache), "--size", "128"])
+        assert done.exit_code == 0, done.output
+        options = ["--weights", "none", "--epochs", 1, "--size", 96, "--loader", "torchvision", "--device", "cpu"]
+        invoke("fit", "--cache", self.cache, "--run", self.run, *options)
+
+
+@pytest.fixture(scope="module")
+def real(shared: Path, tmp_path_factory: pytest.TempPathFactory, _one_thread: None) -> Real:
+    return Real(shared, tmp_path_factory.mktemp("real"))
+
+
+def predict(run: Path, *arguments: object, exit: int = 0) -> tuple[pd.DataFrame, Result]:
+    """The rows of predictions.csv, by id, and what was said."""
+    result = invoke("predict", run, *arguments, "--device", "cpu", exit=exit)
+    if exit:
+        return pd.DataFrame(), result
+    table = pd.read_csv("predictions.csv", dtype={"id": str}, keep_default_na=False)
+    return table.set_index("id"), result
+
+
+def rejects() -> dict[str, str]:
+    with open("predictions_rejects.csv") as file:
+        return {row["source"]: row["reason"] for row in csv.DictReader(file)}
+
+
+def photograph(path: Path, seed: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (64, 64, 3), np.uint8)).save(path)
+    return path
+
+
+# --- the same numbers as preprocess + evaluate
+
+
+def test_probabilities_are_bit_for_bit_those_of_preprocess_and_evaluate(real: Real) -> None:
+    """--size below the cache's, and more photographs than a batch."""
+    ours, _ = predict(real.run, real.source / "test")
+    theirs = pd.read_csv(RunFolder(real.run).predictions("test")).set_index("id")
+    assert len(ours) == len(theirs) > 64
+    assert list(ours.index) == sorted(ours.index)
+    for name in (*PROBABILITIES, "predicted"):
+        pd.testing.assert_series_equal(ours[name], theirs[name].reindex(ours.index), check_exact=True)
+
+
+def test_pixels_are_those_of_the_loader(real: Real) -> None:
+    """Also for each photograph alone, and from the cache itself."""
+    cache = open_cache(real.cache)
+    about = load_model(RunFolder(real.run).model)[1]
+    device = torch.device("cpu")
+    with open_loader("torchvision", cache, split="all", batch_size=200, size=96) as loader:
+        (batch,) = loader.epoch(0)
+    for paths in ([real.source], [real.cache]):
+        photographs, _ = gather(paths, about.recipe)
+        assert [each.id for each in photographs] == cache.manifest["id"].tolist()
+        images = torch.cat([each.images for each in render(photographs, about, device=device)])
+        assert torch.equal(images, batch.images)
+        assert torch.equal(next(render(photographs[7:8], about, device=device)).images, batch.images[7:8])
+
+
+def test_a_cache_is_predicted_as_its_photographs_are(real: Real) -> None:
+    of_photographs, _ = predict(real.run, real.source)
+    of_cache, _ = predict(real.run, real.cache)
+    for name in (*PROBABILITIES, "flags"):
+        pd.testing.assert_series_equal(of_cache[name], of_photographs[name], check_exact=True)
+
+
+def test_a_table_says_what_it_must(real: Real) -> None:
+    table, _ = predict(real.run / "model.safetensors", real.source / "val")
+    assert ["id", *table.columns] == list(COLUMNS)
+    p = table[PROBABILITIES].to_numpy(np.float32)
+    np.testing.assert_allclose(p.sum(axis=1), 1, atol=1e-6)
+    assert (table["predicted"] == p.argmax(axis=1)).all()
+    np.testing.assert_allclose(table["p_referable"], p[:, 2:].sum(axis=1), atol=1e-6)
+    operating = load_model(RunFolder(real.run).model)[1].operating
+    assert operating is not None
+    assert (table["referable"] == (table["p_referable"] >= operating.threshold)).all()
+    assert all(Path(source).is_file() for source in table["source"])
+
+
+# --- test-time augmentation
+
+
+def test_tta_is_the_mean_over_the_eight_symmetries(real: Real) -> None:
+    model, about = load_model(RunFolder(real.run).model)
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 3, 96, 96), np.uint8))
+    views = [images, images.flip(3), images.flip(2), images.flip(2, 3), images.transpose(2, 3)]
+    views += [views[4].flip(3), views[4].flip(2), views[4].flip(2, 3)]
+    assert {view.numpy().tobytes() for view in symmetries(images)} == {view.numpy().tobytes() for view in views}
+    with torch.inference_mode():
+        assert about.operating is not None
+        mean = torch.stack([(model(view) / about.operating.temperature).softmax(1) for view in views]).mean(0)
+    np.testing.assert_allclose(probabilities(model, images, about, tta=True), mean.numpy(), atol=1e-6)
+
+
+def test_tta_does_not_care_how_a_photograph_is_turned(real: Real, tmp_path: Path) -> None:
+    model, about = load_model(RunFolder(real.run).model)
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 3, 96, 96), np.uint8))
+    turned = images.rot90(1, (2, 3)).flip(2)
+    assert np.abs(probabilities(model, images, about) - probabilities(model, turned, about)).max() > 1e-4
+    np.testing.assert_allclose(
+        probabilities(model, images, about, tta=True), probabilities(model, turned, about, tta=True), atol=1e-6
+    )
+
+
+# --- flags
+
+
+def test_photographs_unlike_training_are_flagged_and_others_are_not(real: Real, shared: Path, tmp_path: Path) -> None:
+    photograph(tmp_path / "noise.png")
+    table, result = predict(real.run, real.source / "train", shared / "data/fullres", tmp_path / "noise.png")
+    flags = table["flags"]
+    full = table["source"].str.contains("fullres")
+    assert full.sum() == 4
+    assert flags[full].str.contains("unlike_training:size").all()
+    assert {"no_disc", "unlike_training:no_disc", "unlike_training:size"} <= set(flags["noise"].split())
+    ordinary = flags[~full].drop("noise")
+    assert ordinary.str.contains("unlike_training").mean() < 0.1
+    assert f"flagged unlike_training:no_disc: {flags.str.contains('unlike_training:no_disc').sum()}" in result.output
+
+
+def test_weights_from_before_training_was_looked_at_flag_what_the_recipe_flags(trained: Trained) -> None:
+    model, about = load_model(RunFolder(trained.run).model)
+    assert about.seen is not None
+    save_model(Path("old.safetensors"), model, replace(about, seen=None))
+    table, _ = predict(Path("old.safetensors"), photograph(Path("noise.png")))
+    assert table["flags"].tolist() == ["no_disc"]
+
+
+# --- names
+
+
+def test_ids_are_short_and_unique(trained: Trained, tmp_path: Path) -> None:
+    for name in ("a/x.png", "a/c/y.png", "a/c/y.jpg", "a/d/y.jpg", "b/x.png", "b/c/007.png"):
+        photograph(tmp_path / name)
+    table, result = predict(trained.run, "a", "b", "a/x.png", tmp_path / "b/c/007.png")
+    assert list(table.index) == ["007", "a/x.png", "b/x.png", "c/y.jpg", "c/y.png", "d/y"]
+    assert "found 6 = 6 predicted + 0 rejected" in result.output
+
+
+# --- refusals
+
+
+def test_what_cannot_be_read_is_refused_by_name_and_the_rest_predicted(trained: Trained, tmp_path: Path) -> None:
+    photograph(tmp_path / "eyes/good.png")
+    whole = photograph(tmp_path / "eyes/cut.jpg").read_bytes()
+    (tmp_path / "eyes/cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "eyes/empty.png").touch()
+    (tmp_path / "eyes/page.jpeg").write_text("<html>not found</html>")
+    outside = photograph(tmp_path / "elsewhere/secret.png")
+    (tmp_path / "eyes/link.png").symlink_to(outside)
+    os.mkfifo(tmp_path / "eyes/fifo.png")
+    os.mkfifo(tmp_path / "given.png")
+    table, result = predict(trained.run, "eyes", "given.png")
+    assert list(table.index) == ["good"]
+    assert "found 7 = 1 predicted + 6 rejected" in result.output
+    found = rejects()
+    bad = {f"eyes/{name}" for name in ("cut.jpg", "empty.png", "page.jpeg", "link.png", "fifo.png")}
+    assert found.keys() == bad | {"given.png"}
+    assert found["eyes/empty.png"] == "empty file"
+    assert "leads out of eyes" in found["eyes/link.png"]
+    assert "not a regular file" in found["eyes/fifo.png"]
+    assert "not a regular file" in found["given.png"]
+    assert "cut off" in found["eyes/cut.jpg"]
+
+
+def test_reasons_are_those_of_preprocess(trained: Trained, shared: Path) -> None:
+    for case in ("B02", "B12"):
+        source = shared / "cases" / case / "data"
+        done = CliRunner().invoke(tools, ["preprocess", str(source), "--out", f"cache{case}", "--max-rejects", "1"])
+        assert done.exit_code == 0, done.output
+        with open(f"cache{case}/rejects.csv") as file:
+            theirs = {row["source"]: row["reason"] for row in csv.DictReader(file)}
+        table, _ = predict(trained.run, source)
+        assert len(table) == len(open_cache(f"cache{case}").manifest)
+        ours = {str(Path(name).relative_to(source)): reason for name, reason in rejects().items()}
+        assert ours
+        assert ours == {name: theirs[name] for name in ours}
+
+
+def test_nothing_predicted_is_a_failure_and_leaves_no_table(trained: Trained, tmp_path: Path) -> None:
+    (tmp_path / "bad.png").touch()
+    _, result = predict(trained.run, "bad.png", exit=1)
+    assert "none of 1 photographs could be predicted, see predictions_rejects.csv" in result.output
+    assert not Path("predictions.csv").exists()
+    assert rejects() == {"bad.png": "empty file"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "nowhere"], "nowhere: no such file, folder or cache"),
+        (["run", "empty"], "empty: no photographs below it"),
+        (["nowhere", "eye.png"], "nowhere does not exist"),
+        (["empty", "eye.png"], "empty is not a run"),
+        (["started", "eye.png"], "no epoch was finished"),
+        (["eye.png", "eye.png"], "eye.png is damaged or not a model of ours"),
+        (["run", "other"], "other was made by another recipe"),
+        (["run", "eye.png", "--out", "eye.png/p.csv"], "eye.png/p.csv: cannot be written"),
+    ],
+)
+def test_what_cannot_be_used_is_one_line(
+    trained: Trained, make_cache: Callable[..., Path], tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    trained.copy("run")
+    trained.copy("started")
+    (tmp_path / "started/model.safetensors").unlink()
+    (tmp_path / "empty").mkdir()
+    photograph(tmp_path / "eye.png")
+    make_cache({"a": np.zeros((48, 48, 3), np.uint8)}, name="other")
+    result = invoke("predict", *arguments, exit=1)
+    assert message in result.output
+    assert len(result.output.splitlines()) == 1
+
+
+def test_a_damaged_photograph_of_a_cache_is_refused_by_name(trained: Trained, tmp_path: Path) -> None:
+    cache = Path(shutil.copytree(trained.cache, tmp_path / "cache"))
+    row = open_cache(cache).manifest.iloc[3]
+    with open(cache / "shards/0000.tar", "r+b") as shard:
+        shard.seek(row["offset"] + 100)
+        shard.write(b"\0" * 8)
+    table, result = predict(trained.run, cache)
+    assert row["id"] not in table.index
+    assert len(table) == len(open_cache(cache).manifest) - 1
+    assert f"{row['id']} in shards/0000.tar is damaged" in result.output
+
+
+# --- memory
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_folder(trained: Trained, tmp_path: Path) -> None:
+    def peak(count: int) -> int:
+        folder = tmp_path / f"{count}"
+        folder.mkdir()
+        data = photograph(tmp_path / "one.jpg").read_bytes()
+        for number in range(count):
+            (folder / f"{number}.jpg").write_bytes(data)
+        script = (
+            "import resource, sys; from trainer.cli import main; main(sys.argv[1:], standalone_mode=False); "
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        )
+        command = [sys.executable, "-c", script, "predict", str(trained.run), str(folder), "--device", "cpu"]
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        return int(done.stdout.splitlines()[-1])
+
+    small, large = peak(200), peak(10_000)  # kB; 200: the batches ahead are full
+    assert large - small < 25_000

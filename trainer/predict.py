@@ -1,0 +1,165 @@
+"""`trainer predict`: grades for photographs, a row each as they come."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import click
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.errors import RunError, SourceError
+from pipeline.files import write_whole
+from pipeline.grades import GRADES
+from pipeline.manifest import csv_lines, to_csv
+from pipeline.walk import Refusal
+from trainer.about import About
+from trainer.calibration import probabilities as softmax
+from trainer.console import print_table, track, warn
+from trainer.device import autocast, choose_device, to_device
+from trainer.model import Grader, load_model
+from trainer.photographs import BATCH, Photograph, Rendered, gather, render
+from trainer.run import weights_file
+from trainer.sample import PROBABILITIES, p_referable
+
+COLUMNS: Final = ("id", "source", "predicted", *PROBABILITIES, "referable", "p_referable", "flags")
+THRESHOLD: Final = 0.5
+"""Of p_referable, where the weights carry no operating point."""
+SHOWN: Final = 10
+"""Refusals that are named; the file has all."""
+
+
+class Prediction(NamedTuple):
+    """A row of predictions.csv."""
+
+    photograph: Photograph
+    probabilities: NDArray[np.float32]  # (5,), summing to 1
+    flags: tuple[str, ...]
+
+    @property
+    def grade(self) -> int:
+        """The likeliest; of equally likely ones the lowest."""
+        return int(self.probabilities.argmax())
+
+    @property
+    def p_referable(self) -> float:
+        """That the grade is 2 or worse."""
+        return float(p_referable(self.probabilities[None])[0])
+
+    def referable(self, threshold: float) -> bool:
+        return self.p_referable >= threshold
+
+
+class User:
+    """A run's best weights, ready to be used on photographs."""
+
+    def __init__(self, run: Path, device_name: str, workers: int | None) -> None:
+        """`run`: a run folder or a model.safetensors. Raises RunError where they cannot be used."""
+        self.model, self.about = load_model(weights_file(run))
+        self.device = torch.device(choose_device(device_name))
+        self._workers = workers
+        to_device(self.model, self.device)
+        operating = self.about.operating
+        self.threshold: Final = operating.threshold if operating else THRESHOLD
+        if operating is None:
+            warn(f"{run} carries no operating point: probabilities are not calibrated, the threshold is {THRESHOLD}")
+
+    def batches(self, photographs: Sequence[Photograph], what: str) -> Iterator[Rendered]:
+        """The photographs rendered, with a bar on a terminal."""
+        rendered = render(photographs, self.about, device=self.device, workers=self._workers)
+        yield from track(rendered, -(-len(photographs) // BATCH), what)
+
+    def predict(self, batch: Rendered, *, tta: bool = False) -> list[Prediction]:
+        """Raises RunError where the model's output is not finite."""
+        if not batch.photographs:
+            return []
+        found = probabilities(self.model, batch.images, self.about, tta=tta)
+        if not np.isfinite(found).all():
+            raise RunError(f"the model's output for {batch.photographs[0].id} and others is not finite")
+        return [Prediction(*row) for row in zip(batch.photographs, found, batch.flags, strict=True)]
+
+
+@torch.inference_mode()
+def probabilities(model: Grader, images: Tensor, about: About, *, tta: bool = False) -> NDArray[np.float32]:
+    """(n, 5), calibrated where the weights are, of images uint8 (n, 3, s, s), on the model's device.
+
+    With `tta`, the mean over the eight symmetries of the square: a retina has no up or down, and left eyes mirror right
+    ones.
+    """
+    model.eval()
+    temperature = about.operating.temperature if about.operating else 1.0
+    found = []
+    for view in symmetries(images) if tta else [images]:
+        with autocast(images.device):
+            logits = model(view)
+        found.append(softmax(logits.float().cpu().double().numpy(), temperature))
+    mean: NDArray[np.float64] = np.mean(found, axis=0, dtype=np.float64)
+    return mean.astype(np.float32)  # of one view: itself
+
+
+def symmetries(images: Tensor) -> Iterator[Tensor]:
+    """Images (n, 3, s, s) turned by 0, 90, 180 and 270 degrees, each also mirrored; as they are first."""
+    for turns in range(4):
+        turned = images.rot90(turns, (2, 3))
+        for view in (turned, turned.flip(3)):
+            yield view.contiguous(memory_format=torch.channels_last)
+
+
+def predict(run: Path, paths: Sequence[Path], out: Path, *, tta: bool, device_name: str, workers: int | None) -> None:
+    """Writes OUT, a row for each photograph, and beside it OUT's name + _rejects.csv, one for each that is refused.
+
+    Rows are written batch by batch, so a thousand photographs need no more memory than a hundred. Raises RunError for
+    weights that cannot be used, SourceError where a path does not exist or no photograph could be predicted.
+    """
+    user = User(run, device_name, workers)
+    photographs, refused = gather(paths, user.about.recipe)
+    found = len(photographs) + len(refused)
+    grades, flags = Counter[int](), Counter[str]()
+    referable = 0
+    rejects = out.with_name(f"{out.stem}_rejects.csv")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with write_whole(out) as file:
+            file.write(csv_lines([COLUMNS]))
+            for batch in user.batches(photographs, "predicting"):
+                refused += batch.refused
+                predictions = user.predict(batch, tta=tta)
+                file.write(csv_lines(cells(each, user.threshold) for each in predictions))
+                grades.update(each.grade for each in predictions)
+                referable += sum(each.referable(user.threshold) for each in predictions)
+                flags.update(flag for each in predictions for flag in each.flags)
+            with write_whole(rejects) as rejected:
+                rejected.write(to_csv(sorted(refused), Refusal._fields))
+            say_refused(refused, rejects)
+            if not grades:
+                raise SourceError(f"none of {found} photographs could be predicted, see {rejects}")
+    except OSError as error:
+        raise SourceError(f"{out}: cannot be written ({error.strerror})") from error
+    click.echo(f"found {found} = {grades.total()} predicted + {len(refused)} rejected")
+    print_table(
+        ["grade", "photographs"], [(f"{grade} {name}", str(grades[grade])) for grade, name in enumerate(GRADES)]
+    )
+    click.echo(f"referable (grade 2 or worse, p_referable at least {user.threshold:.4g}): {referable}")
+    for flag, count in sorted(flags.items()):
+        click.echo(f"flagged {flag}: {count}")
+    click.echo(f"predictions: {out}")
+
+
+def cells(prediction: Prediction, threshold: float) -> tuple[object, ...]:
+    """A row of predictions.csv."""
+    photograph, p, flags = prediction
+    referable = int(prediction.referable(threshold)), prediction.p_referable
+    return (photograph.id, photograph.source, prediction.grade, *p, *referable, " ".join(flags))
+
+
+def say_refused(refused: Sequence[Refusal], rejects: Path) -> None:
+    """The first of them by name."""
+    if refused:
+        warn(f"{len(refused)} photographs refused, see {rejects}")
+    for refusal in refused[:SHOWN]:
+        click.echo(f"  {refusal.source}: {refusal.reason}", err=True)
+    if len(refused) > SHOWN:
+        click.echo(f"  and {len(refused) - SHOWN} more", err=True)

@@ -1,0 +1,123 @@
+"""What training photographs look like, so that a photograph unlike them is flagged and not silently graded.
+
+Measured on the pixels that the network's are made of, and on the original's size. Imports no torch.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+QUANTILES: Final = (0.01, 0.5, 0.99)
+RARE: Final = 0.05
+"""Where fewer training photographs than this lack a disc, one without is unlike them."""
+KIND: Final = {
+    "size": "size", "radius": "radius", "red": "colour", "blue": "colour", "chroma": "colour",
+    "brightness": "brightness", "sharpness": "sharpness",
+}  # fmt: skip
+"""What is measured -> the flag it raises, as unlike_training:<flag>."""
+SLACK: Final = {
+    "size": 0.25, "radius": 0.15, "red": 0.015, "blue": 0.015, "chroma": 0.015, "brightness": 0.25, "sharpness": 0.25,
+}  # fmt: skip
+"""How far beyond the quantiles is never unlike: training photographs may all come from one camera."""
+
+
+class Looks(NamedTuple):
+    """What is measured of a photograph; None where it cannot be: there is no disc, or no light."""
+
+    size: float  # log2 of the geometric mean of the original's width and height in pixels
+    radius: float | None  # log2 of the disc's radius by that mean
+    red: float | None  # share of the retina's light that is red, 0 to 1
+    blue: float | None
+    chroma: float | None  # mean difference of a place's strongest and weakest colour, by the light, 0 to 1
+    brightness: float | None  # log2 of the retina's mean level, 0-255, of the three colours
+    sharpness: float | None  # log2 of the mean size of its Laplacian by that level
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Quantiles of what is measured: 1 %, 50 % and 99 %; a measure that no photograph has is left out."""
+
+    photographs: int
+    """How many were looked at."""
+    without_disc: float
+    """Share of them in which no retina's disc was found, 0 to 1."""
+    quantiles: Mapping[str, tuple[float, float, float]]
+    """By the names of `Looks`."""
+
+    @classmethod
+    def summarise(cls, looks: Iterable[Looks]) -> "Seen":
+        """Of at least one photograph. Rounded to 4 digits, so that it is the same on every machine."""
+        table = np.array([[np.nan if value is None else value for value in each] for each in looks])
+        quantiles = {
+            name: tuple(round(float(value), 4) for value in np.quantile(column[~np.isnan(column)], QUANTILES))
+            for name, column in zip(Looks._fields, table.T, strict=True)
+            if not np.isnan(column).all()
+        }
+        without = np.isnan(table[:, Looks._fields.index("radius")]).mean()
+        return cls(len(table), round(float(without), 4), quantiles)  # type: ignore[arg-type]  # three quantiles
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "Seen":
+        """What `as_dict` described. Raises TypeError, KeyError or ValueError for anything else."""
+        quantiles = {
+            name: (float(low), float(mid), float(high)) for name, (low, mid, high) in fields["quantiles"].items()
+        }
+        if not quantiles.keys() <= KIND.keys():
+            raise ValueError(f"unknown measures: {', '.join(quantiles.keys() - KIND.keys())}")
+        return cls(int(fields["photographs"]), float(fields["without_disc"]), quantiles)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def unlike(self, looks: Looks) -> tuple[str, ...]:
+        """Flags, sorted: "unlike_training:<what>" for each of size, radius, colour, brightness, sharpness and no_disc.
+
+        A measure is unlike training's where it lies beyond the 1 % or 99 % quantile by more than its `SLACK`.
+        """
+        kinds = set()
+        for name, value in looks._asdict().items():
+            if value is None or name not in self.quantiles:
+                continue
+            low, _, high = self.quantiles[name]
+            if not low - SLACK[name] <= value <= high + SLACK[name]:
+                kinds.add(KIND[name])
+        if looks.radius is None and self.without_disc < RARE:
+            kinds.add("no_disc")
+        return tuple(sorted(f"unlike_training:{kind}" for kind in kinds))
+
+
+def look(picture: NDArray[np.uint8], width: int, height: int, radius: float | None) -> Looks:
+    """Measures a prepared photograph.
+
+    picture: (s, s, 3) RGB, the crop around the disc; width, height, radius: of the original and of its disc, pixels.
+    """
+    side = math.sqrt(width * height)
+    size, field = math.log2(side), math.log2(radius / side) if radius else None
+    # Channel by channel: numpy's max over the last axis takes ten times as long as all the rest.
+    channels = cv2.split(picture)
+    strongest, weakest = cv2.max(cv2.max(*channels[:2]), channels[2]), cv2.min(cv2.min(*channels[:2]), channels[2])
+    mask = _retina(strongest)
+    red, green, blue = (float(value) for value in cv2.mean(picture, mask)[:3])
+    light = red + green + blue
+    if light == 0:
+        return Looks(size, field, None, None, None, None, None)
+    level = light / 3
+    chroma = cv2.mean(cv2.subtract(strongest, weakest), mask)[0] / light
+    laplacian = cv2.Laplacian(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.CV_16S)
+    edges = cv2.mean(cv2.convertScaleAbs(laplacian), mask)[0]
+    sharpness = math.log2(edges / level) if edges > 0 else None
+    return Looks(size, field, red / light, blue / light, chroma, math.log2(level), sharpness)
+
+
+def _retina(strongest: NDArray[Any]) -> NDArray[np.uint8]:
+    """Of each place's strongest colour, uint8 (s, s): 255 where the retina is, lit and off its edges; 0 elsewhere."""
+    side = len(strongest)
+    lit = cv2.threshold(strongest, 10, 255, cv2.THRESH_BINARY)[1]
+    circle = np.zeros((side, side), np.uint8)
+    cv2.circle(circle, (side // 2, side // 2), int(0.45 * side), 255, -1)
+    return np.asarray(cv2.erode(cv2.bitwise_and(lit, circle), np.ones((5, 5), np.uint8)), np.uint8)
