@@ -16,8 +16,8 @@ from pipeline.plan import NO_AUGMENT, Schedule
 from pipeline.torchvision_loader import TorchvisionLoader
 from trainer.about import About
 from trainer.gradcam import grad_cam, overlay
-from trainer.metrics import PROBABILITIES
 from trainer.model import Grader
+from trainer.sample import PROBABILITIES
 
 WORST: Final = 12
 SURE: Final = 10

@@ -20,11 +20,12 @@ from trainer.console import warn
 from trainer.curves import Point, draw_precision_recall, draw_reliability, draw_roc
 from trainer.figures import draw_accuracy, draw_confusion
 from trainer.gallery import pictures, surest_right, worst_mistakes
-from trainer.metrics import PROBABILITIES, confusion, graded, p_referable
+from trainer.metrics import confusion, graded
 from trainer.model import Grader, load_model
 from trainer.page import inline_svg, render
 from trainer.results import patients_of
 from trainer.run import RunFolder
+from trainer.sample import PROBABILITIES, p_referable
 from trainer.statements import commands, leak_statement, limits, starting_point, verdict
 from trainer.subgroups import subgroups
 

@@ -14,7 +14,7 @@ from pipeline.recipe import Recipe
 from trainer.about import About
 from trainer.config import FitConfig, RunConfig
 from trainer.metrics import only_grade
-from trainer.operating import LEVEL, WANTED
+from trainer.operating import Wish
 
 FEW: Final = 100
 """Patients, below which a share of 90 % is known to no better than 6 points either way."""
@@ -115,7 +115,7 @@ def commands(
             fit += [flag] if value is True else [flag, value]
     evaluate: list[object] = ["trainer", "evaluate", path, "--split", split]
     card = metrics["operating"]
-    if card and (card["wanted"], card["level"]) != (WANTED, LEVEL):
+    if card and Wish(card["wanted"], card["level"]) != Wish():
         evaluate += [f"--{card['wanted']}", card["level"]]
     if card and card["at_prevalence"]:
         evaluate += ["--prevalence", card["at_prevalence"]["prevalence"]]

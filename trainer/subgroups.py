@@ -17,8 +17,10 @@ from pipeline.cache import Cache
 from pipeline.grades import REFERABLE
 from trainer.about import Operating
 from trainer.intervals import Figures, Floats, bootstrap, intervals
-from trainer.metrics import Sample, plain_value
+from trainer.metrics import plain_value
 from trainer.operating import Referral
+from trainer.sample import Sample
+from trainer.seen import look
 
 SIZES: Final = 5
 """So many sizes of originals are listed at most, the commonest; the rest are one group."""
@@ -26,9 +28,9 @@ FEW: Final = 10
 """Photographs, below which a size joins that group."""
 ROUNDS: Final = 500
 """Of the bootstrap: 2.5 % of them are 12, enough for the second digit of an interval."""
-THUMBNAIL: Final = 64  # pixels, of which the middle half a side gives a photograph's colour
+THUMBNAIL: Final = 64  # pixels, enough for a colour
 CUT: Final = 0.02  # of the radius, by which a circle must reach past the frame to be called cut
-COLOURS: Final = ("reddest third", "middle third", "palest third")
+COLOURS: Final = ("palest third", "middle third", "reddest third")
 
 
 class Subgroup(NamedTuple):
@@ -55,7 +57,7 @@ def subgroups(
         "Frame around the retina": frames(originals),
     }
     if cache.recipe.enhance == "none":
-        labels["Colour"] = thirds(paleness(cache, rows))
+        labels["Colour"] = thirds(redness(cache, rows))
     found = {}
     for what, names in labels.items():
         parts = [(str(name), (names == name).to_numpy()) for name in dict.fromkeys(names.sort_values())]
@@ -107,24 +109,26 @@ def frames(originals: pd.DataFrame) -> "pd.Series[Any]":
     return ordered(names, ["whole circle", "circle cut off", "no circle found"])
 
 
-def paleness(cache: Cache, rows: NDArray[np.int64]) -> Floats:
-    """(n,) green by red in the middle of each photograph: a pigmented or red-balanced retina has less."""
+def redness(cache: Cache, rows: NDArray[np.int64]) -> Floats:
+    """(n,) share of each retina's light that is red, 0 to 1; NaN of one without light."""
 
-    def ratio(row: int) -> float:
+    def red(row: int) -> float:
         with Image.open(BytesIO(cache.read(row))) as photo:
             photo.draft("RGB", (THUMBNAIL, THUMBNAIL))  # decodes at a fraction of the size
-            pixels = np.asarray(photo.convert("RGB"), np.float64)
-        quarter = len(pixels) // 4
-        red, green, _ = pixels[quarter : len(pixels) - quarter, quarter : len(pixels) - quarter].mean(axis=(0, 1))
-        return float(green / max(red, 1.0))
+            share = look(np.asarray(photo.convert("RGB")), photo.width, photo.height, None).red
+        return np.nan if share is None else share
 
-    return np.array([ratio(row) for row in rows.tolist()])
+    return np.array([red(row) for row in rows.tolist()])
 
 
 def thirds(values: Floats) -> "pd.Series[Any]":
     """(n,) names of the third that each value falls into; equal values are never parted."""
-    places = np.searchsorted(np.quantile(values, (1 / 3, 2 / 3)), values)
-    return ordered(np.array(COLOURS)[places], COLOURS)
+    known = ~np.isnan(values)
+    places = np.full(len(values), len(COLOURS))
+    if known.any():
+        places[known] = np.searchsorted(np.quantile(values[known], (1 / 3, 2 / 3)), values[known])
+    names = (*COLOURS, "no light")
+    return ordered(np.array(names)[places], names)
 
 
 def ordered(names: Any, order: Sequence[str]) -> "pd.Series[Any]":
