@@ -146,6 +146,19 @@ def compare(runs: tuple[Path, ...], out: Path) -> None:
 
 @main.command()
 @click.argument("run", type=FOLDER)
+@click.option("--split", type=click.Choice(["train", "val", "test"]), default="test", help="Which photographs.")
+@click.option("--cache", type=FOLDER, help="Where the cache that was measured lies now, if it was moved.")
+@click.option("--out", type=FOLDER, help="The page.  [default: RUN/report.html]")
+@click.option("--card", type=FOLDER, help="Write a model card too, as Markdown.")
+def report(run: Path, split: str, cache: Path | None, out: Path | None, card: Path | None) -> None:
+    """Put RUN's figures, pictures and photographs on one page that needs no network."""
+    from trainer.report import report as write
+
+    write(run, split, cache, out, card)
+
+
+@main.command()
+@click.argument("run", type=FOLDER)
 @click.argument("photographs", nargs=-1, required=True, type=FOLDER, metavar="PHOTO|FOLDER|CACHE...")
 @click.option("--out", type=FOLDER, default=Path("predictions.csv"), help="Writes it, and beside it what is refused.")
 @click.option("--tta", is_flag=True, help="Mean over the eight flips and right angles; takes eight times as long.")
