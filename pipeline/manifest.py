@@ -11,7 +11,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -63,7 +63,7 @@ def parse_patient(id: str, pattern: re.Pattern[str]) -> tuple[str, str]:
     >>> parse_patient("train/17_left", re.compile(PATIENT_PATTERN))
     ('17', 'left')
     """
-    name = PurePosixPath(id).name
+    name = id.rpartition("/")[2]
     stem, dot, suffix = name.rpartition(".")
     match = pattern.search(stem if f"{dot}{suffix}".lower() in SUFFIXES else name)
     if match is None:

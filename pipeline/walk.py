@@ -4,7 +4,7 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from pipeline.cache import INDEX, SHARDS, UNFINISHED
@@ -76,7 +76,21 @@ def walk(src: Path) -> tuple[list[Found], list[Refusal]]:
 
 def plain_id(source: str) -> str:
     """A photograph's id: its path without the suffix."""
-    return str(PurePosixPath(source).with_suffix(""))
+    return split_suffix(source)[0]
+
+
+def split_suffix(name: str) -> tuple[str, str]:
+    """A file's name, or a path with slashes that ends in one, without its suffix; and that, with its dot.
+
+    As pathlib has it, at a tenth of the cost.
+
+    >>> split_suffix("eyes/1.left.JPG"), split_suffix("eyes.old/.hidden"), split_suffix("1.")
+    (('eyes/1.left', '.JPG'), ('eyes.old/.hidden', ''), ('1.', ''))
+    """
+    dot = name.rfind(".")
+    if name.rfind("/") + 1 < dot < len(name) - 1:
+        return name[:dot], name[dot:]
+    return name, ""
 
 
 def unique_ids(photographs: Sequence[tuple[str, str]]) -> list[str]:
@@ -92,7 +106,7 @@ def unique_ids(photographs: Sequence[tuple[str, str]]) -> list[str]:
         often = Counter(ids)
         return [longer(id, source) if often[id] > 1 else id for id, (_, source) in zip(ids, photographs, strict=True)]
 
-    ids = lengthen(lambda id, source: id + PurePosixPath(source).suffix)
+    ids = lengthen(lambda id, source: id + split_suffix(source)[1])
     return lengthen(lambda _, source: source)
 
 

@@ -8,7 +8,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ from pipeline.errors import SourceError
 from pipeline.grades import N_GRADES, UNKNOWN, parse_grade
 from pipeline.manifest import SPLITS
 from pipeline.photo import SUFFIXES
-from pipeline.walk import Found, Refusal, is_cache, leads_out, plain_id, read_regular, unique_ids, walk
+from pipeline.walk import Found, Refusal, is_cache, leads_out, plain_id, read_regular, split_suffix, unique_ids, walk
 from tools.tables import LabelRow, Table, read_column, read_table
 
 COURSE_TABLES: Final = ("train_img.csv", "train_label.csv", "test_img.csv", "test_label.csv")
@@ -140,18 +140,22 @@ def _find_tables(src: Path) -> list[Table]:
     """The tables of grades at the shallowest depth that has any; those of Kaggle's sample submissions are none."""
     folders = [src]
     while folders:
-        inside = [sorted(folder.iterdir()) for folder in folders]
-        below = [path for paths in inside if not is_cache({path.name for path in paths}) for path in paths]
-        paths = [
-            path for path in below if path.suffix.lower() == ".csv" and path.is_file() and not path.name.startswith(".")
+        inside = [sorted(os.scandir(folder), key=lambda entry: entry.name) for folder in folders]
+        below = [
+            entry
+            for entries in inside
+            if not is_cache({entry.name for entry in entries})
+            for entry in entries
+            if not entry.name.startswith(".")
         ]
+        paths = [Path(entry.path) for entry in below if entry.name.lower().endswith(".csv") and entry.is_file()]
         for path in paths:
             _check_inside(path, src)
         tables = [read_table(path) for path in paths if "submission" not in path.name.casefold()]
         found = [table for table in tables if table is not None]
         if found:
             return found
-        folders = [path for path in below if path.is_dir() and not path.is_symlink() and not path.name.startswith(".")]
+        folders = [Path(entry.path) for entry in below if entry.is_dir(follow_symlinks=False)]
     return []
 
 
@@ -181,7 +185,7 @@ def _course_rows(folder: Path) -> list[tuple[LabelRow, str]]:
 
 def _grade_folder(source: str) -> tuple[str, str] | None:
     """(split or "", grade) of a photograph in a folder named after its grade."""
-    *above, folder = PurePosixPath(source).parent.parts or ("",)
+    *above, folder = source.split("/")[:-1] or [""]
     if folder not in map(str, range(N_GRADES)):
         return None
     return (SPLIT_NAMES.get(above[-1].casefold(), "?") if above else ""), folder
@@ -206,7 +210,14 @@ def _grade_folders(src: Path, photographs: list[Found]) -> Listing:
             )
             listing.ignored.append(Refusal(found.source, reason))
         else:
-            samples.append((PurePosixPath(found.source).stem, found, int(place[1]), place[0] if bring_splits else ""))
+            samples.append(
+                (
+                    split_suffix(found.source.rpartition("/")[2])[0],
+                    found,
+                    int(place[1]),
+                    place[0] if bring_splits else "",
+                )
+            )
     listing.samples = _samples(samples)
     return listing
 
@@ -296,9 +307,9 @@ def _finder(photographs: list[Found]) -> Callable[[str], tuple[str, list[str]]]:
     """
     by_name: dict[str, list[str]] = defaultdict(list)
     for found in photographs:
-        path = PurePosixPath(found.source)
-        by_name[path.name].append(found.source)
-        by_name[f"{path.stem}."].append(found.source)  # no file name ends in a dot and is also a stem
+        name = found.source.rpartition("/")[2]
+        by_name[name].append(found.source)
+        by_name[f"{split_suffix(name)[0]}."].append(found.source)  # no file name ends in a dot and is also a stem
 
     def find(name: str) -> tuple[str, list[str]]:
         slashed = name.replace("\\", "/")
@@ -308,12 +319,11 @@ def _finder(photographs: list[Found]) -> Callable[[str], tuple[str, list[str]]]:
         if not parts:
             raise ValueError("names no photograph")
         *folders, last = parts
-        stem = last[: -len(suffix)] if (suffix := PurePosixPath(last).suffix).lower() in SUFFIXES else last
+        without, suffix = split_suffix(last)
+        stem = without if suffix.lower() in SUFFIXES else last
         for candidates in (by_name.get(last), by_name.get(f"{last}."), by_name.get(f"{stem}.")):
-            fitting = [
-                source for source in candidates or () if _ends_alike(PurePosixPath(source).parent.parts, folders)
-            ]
-            if len({PurePosixPath(source).parent for source in fitting}) > 1:
+            fitting = [source for source in candidates or () if _ends_alike(source.split("/")[:-1], folders)]
+            if len({source.rpartition("/")[0] for source in fitting}) > 1:
                 raise ValueError(f"fits photographs in several folders, write the folder too: {', '.join(fitting)}")
             if fitting:
                 return "/".join([*folders, stem]), fitting
@@ -322,10 +332,10 @@ def _finder(photographs: list[Found]) -> Callable[[str], tuple[str, list[str]]]:
     return find
 
 
-def _ends_alike(a: tuple[str, ...], b: list[str]) -> bool:
+def _ends_alike(a: list[str], b: list[str]) -> bool:
     """Whether one path is the end of the other: a table may start its paths above SRC, or below it."""
     n = min(len(a), len(b))
-    return n == 0 or list(a[-n:]) == b[-n:]
+    return n == 0 or a[-n:] == b[-n:]
 
 
 def _samples(candidates: Iterable[tuple[str, Found, int, str]]) -> list[Sample]:
