@@ -183,3 +183,9 @@ def test_a_point_cannot_be_chosen_on_missing_damaged_or_other_predictions(
 def test_sensitivity_and_specificity_exclude_each_other(trained: Trained, trainer: Fit) -> None:
     refused = trainer("evaluate", trained.run, "--sensitivity", 0.9, "--specificity", 0.9, exit=2)
     assert "give one" in refused.stderr
+
+
+@pytest.mark.parametrize("option", ["--sensitivity", "--specificity", "--prevalence"])
+@pytest.mark.parametrize("value", ["nan", "-0.1", "1.1", "inf", "much"])
+def test_a_share_lies_between_0_and_1(option: str, value: str, trained: Trained, trainer: Fit) -> None:
+    assert f"Invalid value for '{option}'" in trainer("evaluate", trained.run, option, value, exit=2).stderr
