@@ -203,3 +203,20 @@ def explain(
     from trainer.explain import explain as show
 
     show(run, photographs, out, grade=grade, device_name=device, workers=workers)
+
+
+@main.command()
+@click.argument("run", type=FOLDER)
+@click.option("--onnx", type=FOLDER, metavar="FILE", help="Write ONNX, for onnxruntime and others.")
+@click.option("--pt2", type=FOLDER, metavar="FILE", help="Write what torch.export.load reads.")
+def export(run: Path, onnx: Path | None, pt2: Path | None) -> None:
+    """Write RUN's best weights for other programs: uint8 images in, probabilities out, any number at a time.
+
+    Each file is compared with PyTorch on the run's photographs before it is put in place.
+    """
+    if onnx is None and pt2 is None:
+        raise click.UsageError("nothing to write; give --onnx FILE, --pt2 FILE or both")
+
+    from trainer.export import export as write
+
+    write(run, onnx, pt2)
