@@ -95,7 +95,7 @@ def report(path: Path, split: str, cache_path: Path | None, out: Path | None, ca
     """
     measured = read_measured(RunFolder(path), split, cache_path)
     fields = describe(measured)
-    out = out or measured.run.report
+    out = out or measured.run.report(split)
     try:
         figures = draw(measured)
         write(out, render("report.html.j2", {**fields, "figures": figures, **shown_photographs(measured)}))
