@@ -185,3 +185,36 @@ def predict(run: Path, photographs: tuple[Path, ...], out: Path, tta: bool, devi
     from trainer.predict import predict as grade
 
     grade(run, photographs, out, tta=tta, device_name=device, workers=workers)
+
+
+@main.command()
+@click.argument("run", type=FOLDER)
+@click.argument("photographs", nargs=-1, required=True, type=FOLDER, metavar="PHOTO|FOLDER|CACHE...")
+@click.option("--out", type=FOLDER, default=Path("explained"), help="Folder for the pictures.")
+@click.option("--grade", type=click.IntRange(0, 4), help="Which to explain.  [default: the predicted one]")
+@click.option("--device", type=click.Choice(DEVICES), default="auto", help="auto: the fastest there is.")
+@click.option("--workers", type=click.IntRange(1), help="Threads that read photographs.  [default: one a core]")
+def explain(
+    run: Path, photographs: tuple[Path, ...], out: Path, grade: int | None, device: str, workers: int | None
+) -> None:
+    """Show where in photographs the evidence for their grade lies (Grad-CAM): a picture each, and a contact sheet."""
+    from trainer.explain import explain as show
+
+    show(run, photographs, out, grade=grade, device_name=device, workers=workers)
+
+
+@main.command()
+@click.argument("run", type=FOLDER)
+@click.option("--onnx", type=FOLDER, metavar="FILE", help="Write ONNX, for onnxruntime and others.")
+@click.option("--pt2", type=FOLDER, metavar="FILE", help="Write what torch.export.load reads.")
+def export(run: Path, onnx: Path | None, pt2: Path | None) -> None:
+    """Write RUN's best weights for other programs: uint8 images in, probabilities out, any number at a time.
+
+    Each file is compared with PyTorch on the run's photographs before it is put in place.
+    """
+    if onnx is None and pt2 is None:
+        raise click.UsageError("nothing to write; give --onnx FILE, --pt2 FILE or both")
+
+    from trainer.export import export as write
+
+    write(run, onnx, pt2)
