@@ -162,7 +162,7 @@ def compare(runs: tuple[Path, ...], out: Path) -> None:
 @click.argument("run", type=FOLDER)
 @click.option("--split", type=click.Choice(["train", "val", "test"]), default="test", help="Which photographs.")
 @click.option("--cache", type=FOLDER, help="Where the cache that was measured lies now, if it was moved.")
-@click.option("--out", type=FOLDER, help="The page.  [default: RUN/report.html]")
+@click.option("--out", type=FOLDER, help="The page.  [default: RUN/report.html, of another split report_SPLIT.html]")
 @click.option("--card", type=FOLDER, help="Write a model card too, as Markdown.")
 def report(run: Path, split: str, cache: Path | None, out: Path | None, card: Path | None) -> None:
     """Put RUN's figures, pictures and photographs on one page that needs no network."""

@@ -71,9 +71,8 @@ def watch(
             pace = (perf_counter() - began) / (len(steps) - first)
             left = pace * (total - len(steps))
             said = [] if loss.value is None else [f"loss {loss.value:.4f}"]
-            said += [f"{config.batch / pace:.0f} images/s", f"{clock(left)} left"]
-            if epoch + 1 < epochs:
-                said.append(f"{phase} {clock(left + pace * total * (epochs - epoch - 1))}")
+            whole = f" ({phase} {clock(left + pace * total * (epochs - epoch - 1))})" if epoch + 1 < epochs else ""
+            said += [f"{config.batch / pace:.0f} images/s", f"{clock(left)} left{whole}"]
             if device.type == "cuda":
                 used, there = torch.cuda.max_memory_reserved(device), torch.cuda.mem_get_info(device)[1]
                 said.append(f"GPU {used / GIB:.1f} of {there / GIB:.0f} GiB")

@@ -95,7 +95,7 @@ def report(path: Path, split: str, cache_path: Path | None, out: Path | None, ca
     """
     measured = read_measured(RunFolder(path), split, cache_path)
     fields = describe(measured)
-    out = out or measured.run.report
+    out = out or measured.run.report(split)
     try:
         figures = draw(measured)
         write(out, render("report.html.j2", {**fields, "figures": figures, **shown_photographs(measured)}))
@@ -105,7 +105,9 @@ def report(path: Path, split: str, cache_path: Path | None, out: Path | None, ca
             click.echo(f"written: {card}")
     except OSError as error:
         where = error.filename or out
-        raise RunError(f"{where}: cannot be written ({error.strerror}); choose another --out") from error
+        raise RunError(
+            f"{where}: cannot be written ({error.strerror}); the figures go into the run folder, the page to --out"
+        ) from error
 
 
 def write(path: Path, data: bytes) -> None:

@@ -99,9 +99,9 @@ class RunFolder:
         """Those of `trainer report`; as all figures, PNG here and SVG beside it."""
         return self.path / f"{name}_{split}.png"
 
-    @property
-    def report(self) -> Path:
-        return self.path / "report.html"
+    def report(self, split: str) -> Path:
+        """The page; test's, which most people want, has the plain name."""
+        return self.path / ("report.html" if split == "test" else f"report_{split}.html")
 
     @contextmanager
     def held(self) -> Iterator[None]:

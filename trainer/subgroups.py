@@ -26,8 +26,6 @@ SIZES: Final = 5
 """So many sizes of originals are listed at most, the commonest; the rest are one group."""
 FEW: Final = 10
 """Photographs, below which a size joins that group."""
-ROUNDS: Final = 500
-"""Of the bootstrap: 2.5 % of them are 12, enough for the second digit of an interval."""
 THUMBNAIL: Final = 64  # pixels, enough for a colour
 CUT: Final = 0.02  # of the radius, by which a circle must reach past the frame to be called cut
 COLOURS: Final = ("palest third", "middle third", "reddest third")
@@ -88,7 +86,7 @@ def measure_part(
         sample.n_patients,
         int((sample.grades >= REFERABLE).sum()),
         {name: plain_value(value[0]) for name, value in values.items()},
-        intervals(values, bootstrap(sample.n_patients, figures, ROUNDS), behind),
+        intervals(values, bootstrap(sample.n_patients, figures), behind),
     )
 
 

@@ -78,6 +78,14 @@ def test_every_figure_is_there_as_png_and_svg(reported: Path) -> None:
     assert (reported / "report.html").read_text().count('<svg role="img" aria-label="') == len(names)
 
 
+def test_a_report_on_another_split_stands_beside_it(reported: Path) -> None:
+    test = (reported / "report.html").read_bytes()
+    invoke("report", reported, "--split", "val")
+    assert "(the validation part)" in text_of(reported / "report_val.html")
+    assert (reported / "roc_val.svg").exists()
+    assert (reported / "report.html").read_bytes() == test
+
+
 def test_a_report_of_the_same_run_is_the_same_page(reported: Path) -> None:
     before = (reported / "report.html").read_bytes()
     invoke("report", reported)
