@@ -33,6 +33,8 @@ class Operating:
     def __post_init__(self) -> None:
         if not self.temperature > 0:
             raise ValueError(f"temperature must be positive, got {self.temperature!r}")
+        if not self.threshold >= 0:
+            raise ValueError(f"threshold must be at least 0, got {self.threshold!r}")
         if self.wanted not in ("sensitivity", "specificity") or not 0 < self.level <= 1:
             raise ValueError(
                 f"an operating point is for a sensitivity or specificity in 0..1, got {self.wanted} {self.level!r}"

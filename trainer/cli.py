@@ -1,6 +1,7 @@
 """The `trainer` command. Bodies import what they need when they run: `--help` answers at once."""
 
 import os
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,19 @@ from trainer.config import CLASS_WEIGHTS, DEVICES, LOADERS, MODELS, FitConfig
 
 FOLDER = click.Path(path_type=Path)
 DEFAULT = FitConfig()
+
+
+class Share(click.FloatRange):
+    """Refuses "nan" too, which lies outside no range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        share = super().convert(value, param, ctx)
+        if isnan(share):
+            self.fail(f"{value} is not a number from 0 to 1.", param, ctx)
+        return share
+
+
+SHARE_WANTED = Share(0, 1, min_open=True)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -84,10 +98,10 @@ def fit(context: click.Context, /, run: Path | None, resume: bool, **settings: A
 @click.option("--loader", type=click.Choice(LOADERS), default="auto", help="auto: dali on a GPU where it is installed.")
 @click.option("--device", type=click.Choice(DEVICES), default="auto", help="auto: the fastest there is.")
 @click.option("--workers", type=click.IntRange(1), help="Threads of the loader.  [default: the loader's choice]")
-@click.option("--sensitivity", type=click.FloatRange(0, 1, min_open=True),
-              help="Wanted for referable DR; the threshold is chosen on validation.  [default: 0.9]")  # fmt: skip
-@click.option("--specificity", type=click.FloatRange(0, 1, min_open=True), help="Wanted instead of a sensitivity.")
-@click.option("--prevalence", type=click.FloatRange(0, 1), help="Of another population: its PPV and NPV too.")
+@click.option("--sensitivity", type=SHARE_WANTED,
+              help="Wanted for referable DR: a threshold chosen on val.  [default: the weights' own]")  # fmt: skip
+@click.option("--specificity", type=SHARE_WANTED, help="Wanted instead of a sensitivity.")
+@click.option("--prevalence", type=Share(0, 1), help="Of another population: its PPV and NPV too.")
 @click.option("--by", type=click.Choice(["photograph", "patient"]), default="photograph",
               help="patient: print his or her worse eye's figures too.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print metrics_SPLIT.json instead of tables.")
@@ -140,6 +154,19 @@ def compare(runs: tuple[Path, ...], out: Path) -> None:
     from trainer.compare import compare as draw
 
     draw(runs, out)
+
+
+@main.command()
+@click.argument("run", type=FOLDER)
+@click.option("--split", type=click.Choice(["train", "val", "test"]), default="test", help="Which photographs.")
+@click.option("--cache", type=FOLDER, help="Where the cache that was measured lies now, if it was moved.")
+@click.option("--out", type=FOLDER, help="The page.  [default: RUN/report.html, of another split report_SPLIT.html]")
+@click.option("--card", type=FOLDER, help="Write a model card too, as Markdown.")
+def report(run: Path, split: str, cache: Path | None, out: Path | None, card: Path | None) -> None:
+    """Put RUN's figures, pictures and photographs on one page that needs no network."""
+    from trainer.report import report as write
+
+    write(run, split, cache, out, card)
 
 
 @main.command()

@@ -84,10 +84,10 @@ def evaluate(
         warn(f"{cache.path} was made by another recipe ({cache.recipe}) than the training photographs ({about.recipe})")
     check_measurable(cache, split)
     operating = about.operating
-    if operating is None:
-        warn(f"{run.model} carries no operating point: probabilities are as they are, and no operating card is made")
-    elif wish:
-        operating = wished(run, operating, wish)
+    if wish:
+        operating = wished(run, operating.temperature if operating else 1.0, wish)
+    elif operating is None:
+        warn(f"{run.model} carries no operating point: probabilities are not calibrated; --sensitivity 0.9 chooses one")
     device = torch.device(choose_device(device_name))
     to_device(model, device)
     batch = 2 * config.resolved.batch

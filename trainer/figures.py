@@ -1,5 +1,9 @@
-"""Figures, in one style: large enough for a slide, and told apart by the colour-blind."""
+"""Figures, in one style: large enough for a slide, and told apart by the colour-blind.
 
+Each is written twice, as PNG and, with the suffix .svg, as SVG; the same numbers make the same bytes.
+"""
+
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 from matplotlib import style
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -16,8 +21,11 @@ from pipeline.files import write_whole
 from pipeline.grades import GRADES, N_GRADES
 from trainer.metrics import row_shares
 
-BLUE, ORANGE, GREEN, PURPLE, BLACK = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#333333"
+BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 """From Okabe and Ito's palette."""
+INK, DIM, FAINT, PAPER = "#222326", "#5E6066", "#E2E3E6", "#FFFFFE"
+"""Words and axes, lesser words, grid lines, ground. Nothing else has these four colours, so that a page with a dark
+ground can put others in their place (trainer.report)."""
 PRETRAINED: Final = (BLUE, "#56B4E9", GREEN)
 SCRATCH: Final = (ORANGE, "#E69F00", PURPLE)
 LINES: Final = {"train": ":", "val": "--", "test": "-"}
@@ -25,35 +33,60 @@ NAMES: Final = {"train": "train (augmented)", "val": "validation", "test": "test
 BESIDE: Final[dict[str, Any]] = {
     "xycoords": ("data", "axes fraction"),
     "textcoords": "offset points",
-    "color": "#666666",
+    "color": DIM,
 }
 """Of small words beside an epoch, at the edge of the axes."""
 STYLE: Final[dict[str, Any]] = {
-    "font.size": 13,
-    "axes.titlesize": 15,
+    "font.size": 15,  # on a slide of 13.3 x 7.5 inches, which a figure 8 inches high fills: 14
+    "axes.titlesize": 16,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
+    "axes.titlepad": 12,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
-    "grid.color": "#E3E3E3",
-    "lines.linewidth": 2.2,
-    "legend.edgecolor": "white",
-    "legend.framealpha": 0.85,
-    "savefig.dpi": 150,
+    "axes.edgecolor": DIM,
+    "axes.facecolor": PAPER,
+    "axes.labelcolor": INK,
+    "figure.facecolor": PAPER,
     "figure.constrained_layout.use": True,
+    "grid.color": FAINT,
+    "legend.edgecolor": PAPER,
+    "legend.facecolor": PAPER,
+    "legend.framealpha": 0.85,
+    "lines.linewidth": 2.4,
+    "savefig.dpi": 150,
+    "svg.hashsalt": "fundus-grading",  # ids in an SVG are random without it
+    "text.color": INK,
+    "text.parse_math": False,  # "$" in a run's name is a dollar
+    "xtick.color": DIM,
+    "xtick.labelcolor": INK,
+    "ytick.color": DIM,
+    "ytick.labelcolor": INK,
 }
 
 
 @contextmanager
 def new_figure(path: Path, width: float, height: float) -> Iterator[Figure]:
-    """A figure of that size in inches, written to `path` as PNG when the block ends."""
-    with style.context(STYLE):
+    """A figure of that size in inches, written to `path` as PNG, and as SVG beside it, when the block ends."""
+    with style.context(STYLE), warnings.catch_warnings():
+        # Of a run named in a script that the font lacks, boxes will do.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure = Figure(figsize=(width, height))
         yield figure
-        with write_whole(path) as file:
-            figure.savefig(file, format="png")
+        with write_whole(path) as png:
+            figure.savefig(png, format="png")
+        with write_whole(path.with_suffix(".svg")) as svg:
+            figure.savefig(svg, format="svg", metadata={"Date": None})
+
+
+def unit_axes(axes: Axes, xlabel: str, ylabel: str) -> None:
+    """A square from 0 to 1 with room for a line along its edge."""
+    axes.set(xlabel=xlabel, ylabel=ylabel, xlim=(-0.015, 1.015), ylim=(-0.015, 1.015), aspect="equal")
+    ticks = np.linspace(0, 1, 6)
+    axes.set_xticks(ticks)
+    axes.set_yticks(ticks)
 
 
 def draw_accuracy(path: Path, table: pd.DataFrame, *, title: str, best: int, majority: float | None) -> None:
@@ -67,12 +100,12 @@ def draw_accuracy(path: Path, table: pd.DataFrame, *, title: str, best: int, maj
             upper.plot(epochs, table["acc_test"], "^-", color=GREEN, label="test (not used to choose)", **point)
         if majority is not None:
             label = f"majority grade ({majority:.1f} % of validation)"
-            upper.axhline(majority, color=BLACK, linewidth=1.6, linestyle=":", label=label)
+            upper.axhline(majority, color=INK, linewidth=1.6, linestyle=":", label=label)
         lower.plot(epochs, table["kappa_val"], "s-", color=ORANGE, **point)
         head = int((table["phase"] == "head").sum())
         for axes in (upper, lower):
-            axes.axvspan(0.5, head + 0.5, color="#F0F0F0", zorder=0)
-            axes.axvline(best, color="#999999", linewidth=1.2, linestyle="--")
+            axes.axvspan(0.5, head + 0.5, color=FAINT, alpha=0.5, zorder=0)
+            axes.axvline(best, color=DIM, linewidth=1.2, linestyle="--")
         left = best > len(table) / 2  # so that the words stay inside
         lower.annotate(
             f"best: epoch {best}", (best, 0), (-5 if left else 5, 5), **BESIDE, ha="right" if left else "left"
@@ -89,14 +122,14 @@ def draw_confusion(path: Path, counts: Counts, *, title: str) -> None:
     """A confusion matrix: colour and percentage by true grade, photographs below them."""
     shares = row_shares(counts)
     n = int(counts.sum())
-    with new_figure(path, 8.6, 7.6) as figure:
+    with new_figure(path, 9.4, 8) as figure:
         axes = figure.subplots()
         axes.grid(visible=False)
         image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         for row, column in np.ndindex(N_GRADES, N_GRADES):
             share, count = shares[row, column], counts[row, column]
             text = "" if np.isnan(share) else f"{100 * share:.0f} %\n{count:,}"
-            axes.text(column, row, text, ha="center", va="center", color="white" if share > 0.65 else "#222222")
+            axes.text(column, row, text, ha="center", va="center", color="white" if share > 0.6 else "#202020")
         totals = [f"{name}\n(n = {total:,})" for name, total in zip(GRADES, counts.sum(axis=1), strict=True)]
         axes.set_xticks(range(N_GRADES), GRADES, rotation=25, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(N_GRADES), totals)
@@ -106,7 +139,7 @@ def draw_confusion(path: Path, counts: Counts, *, title: str) -> None:
         axes.spines[:].set_visible(False)
         axes.set_xticks(np.arange(1, N_GRADES) - 0.5, minor=True)
         axes.set_yticks(np.arange(1, N_GRADES) - 0.5, minor=True)
-        axes.grid(which="minor", color="white", linewidth=2)
+        axes.grid(which="minor", color=PAPER, linewidth=2)
         axes.tick_params(which="both", length=0)
         bar = figure.colorbar(
             image, ax=axes, shrink=0.8, label="share of the true grade", format=lambda share, _: f"{100 * share:.0f} %"
@@ -140,7 +173,7 @@ def draw_comparison(path: Path, runs: Mapping[str, tuple[str, bool, pd.DataFrame
                 for split in ("train", measured):
                     panel.plot(table["epoch"], table[f"acc_{split}"], color=colour, linestyle=LINES[split])
             for split in [split for split in LINES if split in drawn]:
-                panel.plot([], [], color=BLACK, linestyle=LINES[split], label=NAMES[split])
+                panel.plot([], [], color=INK, linestyle=LINES[split], label=NAMES[split])
             panel.set(title=model, xlabel="epoch")
             panel.set_xlim(left=0.5)
             panel.xaxis.set_major_locator(MaxNLocator(integer=True))

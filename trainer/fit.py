@@ -23,10 +23,12 @@ from pipeline.plan import Augment
 from trainer.about import About
 from trainer.checkpoint import Progress, save_checkpoint
 from trainer.config import FitConfig, Phase
-from trainer.console import epoch_line, track
+from trainer.console import epoch_line
 from trainer.device import autocast
 from trainer.evaluate import Outputs, run_model
+from trainer.events import Events
 from trainer.features import feature_loaders
+from trainer.live import watch
 from trainer.model import Grader, save_model
 from trainer.run import RunFolder
 from trainer.stopping import Stopped, Stopper
@@ -91,11 +93,11 @@ def train_epoch(
     `net` is what the loader's batches are for: the model, or its head where they are features. `weights` (5,) by grade,
     on the model's device. Raises NotFinite where a loss is not finite, Stopped between steps.
     """
-    epoch, phase = progress.epoch, config.phase(progress.epoch)
-    set_phase(model, phase)
+    epoch = progress.epoch
+    set_phase(model, config.phase(epoch))
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    done = len(progress.steps)
-    for images, grades, _ in track(loader.epoch(epoch, start=done), len(loader) - done, f"epoch {epoch + 1} {phase}"):
+    batches = loader.epoch(epoch, start=len(progress.steps))
+    for images, grades, _ in watch(batches, progress.steps, len(loader), config, epoch, weights.device):
         with stopper.step():
             for group in optimizer.param_groups:
                 group["lr"] = scheduled_lr(config, epoch, len(progress.steps), len(loader))
@@ -157,6 +159,7 @@ def fit(
         check_finite(progress)  # a sick state is never kept
         save_checkpoint(run, progress, model.state_dict(), optimizer.state_dict(), phase)
 
+    events = Events(run, progress.history)
     try:
         for epoch in range(progress.epoch, config.total_epochs):
             if phase != config.phase(epoch):
@@ -175,6 +178,7 @@ def fit(
                 progress = Progress(epoch + 1, [], [*progress.history, row])
                 save()
                 publish(about, run, model, progress)
+                events.add(row)
             click.echo(epoch_line(row, config.total_epochs))
     except Stopped:
         save()
@@ -186,6 +190,8 @@ def fit(
             f"the loss is not finite at step {sick.step + 1} of epoch {progress.epoch + 1} (learning rate {lr:.2e}, "
             f"photographs {', '.join(cache.manifest['id'].iloc[rows.numpy()])}); start another run with a lower --lr"
         ) from sick
+    finally:
+        events.close()
 
 
 def open_phase(

@@ -55,6 +55,11 @@ class RunFolder:
         return self.path / "accuracy.png"
 
     @property
+    def events(self) -> Path:
+        """TensorBoard's view of accuracy.csv."""
+        return self.path / "tensorboard"
+
+    @property
     def model(self) -> Path:
         """The best weights so far."""
         return self.path / "model.safetensors"
@@ -89,6 +94,14 @@ class RunFolder:
 
     def confusion_figure(self, split: str) -> Path:
         return self.path / f"confusion_{split}.png"
+
+    def figure(self, name: str, split: str) -> Path:
+        """Those of `trainer report`; as all figures, PNG here and SVG beside it."""
+        return self.path / f"{name}_{split}.png"
+
+    def report(self, split: str) -> Path:
+        """The page; test's, which most people want, has the plain name."""
+        return self.path / ("report.html" if split == "test" else f"report_{split}.html")
 
     @contextmanager
     def held(self) -> Iterator[None]:

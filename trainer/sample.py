@@ -1,8 +1,8 @@
 """Every figure of many weightings of the patients at once: of the sample itself, and of its resamples.
 
 The figures of the sample are those of equal weights, so an interval cannot be of anything else than its figure.
-scikit-learn takes one weighting at a time: 2,000 resamples of 7,026 photographs would keep it busy for minutes with
-the six AUC alone, and take a second here for everything.
+scikit-learn takes one weighting at a time: 2,000 resamples of 7,026 photographs are 40 s of work for the six AUC alone,
+and 1 s here for everything.
 """
 
 from collections.abc import Mapping

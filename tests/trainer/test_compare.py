@@ -2,12 +2,17 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from click.testing import Result
 from PIL import Image
 
 from tests.trainer.conftest import Trained
+from trainer.intervals import bootstrap, interval
+from trainer.pairs import pair
+from trainer.run import RunFolder
+from trainer.sample import Sample
 
 Fit = Callable[..., Result]
 
@@ -52,3 +57,115 @@ def test_unfinished_and_damaged_runs_are_named(trained: Trained, trainer: Fit, t
 
 def test_nothing_to_compare_is_one_line_and_exit_one(trainer: Fit, tmp_path: Path) -> None:
     assert "none of these can be compared" in trainer("compare", tmp_path, exit=1).stderr
+
+
+def write_predictions(run: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
+    path = run / "predictions_test.csv"
+    change(pd.read_csv(path, dtype={"id": str})).to_csv(path, index=False)
+
+
+def test_two_runs_on_the_same_photographs_are_paired(trained: Trained, fit: Fit, trainer: Fit) -> None:
+    trained.copy("a")
+    fit(trained.cache, "--run", "b", "--seed", 1)
+    write_predictions(Path("b"), lambda table: table.sample(frac=1, random_state=0))  # the order does not matter
+    output = trainer("compare", "a", "b", "--out", "both").output
+    assert "differences on the same test photographs" in output
+    table = pd.read_csv("both_pairs.csv")
+    assert table["figure"].tolist() == ["accuracy", "kappa", "auc"]
+    metrics = {name: json.loads(Path(name, "metrics_test.json").read_text()) for name in "ab"}
+    for row in table.itertuples():
+        assert (row.run, row.against, row.photographs, row.patients) == ("b", "a", 5, 5)
+        assert row.difference == pytest.approx(metrics["b"][row.figure] - metrics["a"][row.figure])
+
+
+def test_the_better_run_is_found_and_a_run_does_not_differ_from_itself(trained: Trained, tmp_path: Path) -> None:
+    right, wrong = (RunFolder(trained.copy(tmp_path / name)) for name in ("right", "wrong"))
+    for run, shift in ((right, 0), (wrong, 1)):
+
+        def predict(table: pd.DataFrame, shift: int = shift) -> pd.DataFrame:
+            given = (table["grade"] + shift) % 5
+            return table.assign(predicted=given, **{f"p{g}": (given == g).astype(float) for g in range(5)})
+
+        write_predictions(run.path, predict)
+    accuracy, kappa, _ = pair(right, wrong)
+    assert (accuracy.value, accuracy.value_against, accuracy.difference) == (1, 0, 1)
+    assert accuracy.p == pytest.approx(2 / 2001)  # the least that 2,000 rounds can show
+    assert kappa.interval is not None
+    assert kappa.interval[0] > 0
+    same = pair(right, right)
+    assert [(each.difference, each.interval, each.p) for each in same] == [(0, None, 1)] * 3
+
+
+def test_the_interval_of_a_difference_is_narrower_than_the_runs_intervals_allow() -> None:
+    """Two runs of 300 eyes that err on the same ones but for a few: resampled together, what is hard cancels."""
+    random = np.random.default_rng(0)
+    grades = random.integers(0, 5, 300)
+    one = np.where(random.random(300) < 0.6, grades, (grades + 1) % 5)
+    other = np.where(random.random(300) < 0.95, one, grades)  # a little better
+
+    def sample(predicted: np.ndarray) -> Sample:
+        return Sample(grades, predicted, np.eye(5, dtype=np.float32)[predicted], np.arange(300) // 2)
+
+    def difference(weights: np.ndarray) -> dict[str, np.ndarray]:
+        a, b = (sample(each).figures(weights)["accuracy"] for each in (one, other))
+        return {"paired": b - a, "one": a, "other": b}
+
+    rounds = bootstrap(150, difference)
+    paired = interval(1, rounds["paired"])
+    assert paired is not None
+    alone = np.hypot(rounds["one"].std(), rounds["other"].std())
+    assert (paired[1] - paired[0]) / 3.92 < alone / 2
+    # Each eye contributes its own difference, so by arithmetic the deviation is that of the mean over patients.
+    by_patient = ((other == grades).astype(float) - (one == grades)).reshape(150, 2).mean(axis=1)
+    assert rounds["paired"].std() == pytest.approx(by_patient.std() / 150**0.5, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda table: table.iloc[1:], "1 only in the second (test0_right ...)"),
+        (
+            lambda table: table.assign(id=["new", *table["id"][1:]]),
+            "1 only in the first (new ...), 1 only in the second",
+        ),
+        (lambda table: table.assign(grade=[3, 3, *table["grade"][2:]]), "2 of another grade (test0_right ...)"),
+        (lambda table: table.assign(grade=""), "5 of another grade"),
+    ],
+)
+def test_runs_on_other_photographs_are_not_paired_and_it_says_how_they_differ(
+    change: Callable[[pd.DataFrame], pd.DataFrame], reason: str, trained: Trained, trainer: Fit
+) -> None:
+    trained.copy("a")
+    write_predictions(trained.copy("b"), change)
+    result = trainer("compare", "a", "b")
+    assert "b and a are not paired: they were measured on different test photographs" in result.stderr
+    assert reason in result.stderr
+    assert pd.read_csv("compare_pairs.csv").empty
+    assert pd.read_csv("compare.csv")["run"].tolist() == ["a", "b"]
+
+
+def test_runs_without_predictions_or_patients_are_not_paired(trained: Trained, trainer: Fit) -> None:
+    for name in "abc":
+        trained.copy(name)
+    Path("b/predictions_test.csv").unlink()
+    trained.cache.rename(trained.cache.with_name("elsewhere"))
+    try:
+        stderr = trainer("compare", "a", "b", "c").stderr
+    finally:
+        trained.cache.with_name("elsewhere").rename(trained.cache)
+    assert "b/predictions_test.csv is missing; `trainer evaluate b --split test` writes it" in stderr
+    assert "c and a are not paired: whose eyes these are is not known" in stderr
+
+
+def test_intervals_and_the_majoritys_accuracy_stand_beside_a_runs(trained: Trained, trainer: Fit) -> None:
+    trained.copy("a")
+    header, row = trainer("compare", "a").output.splitlines()[:2]
+    assert header.split() == [
+        "run", "model", "weights", "size", "best", "kappa_val", "accuracy_test", "majority", "kappa_test", "auc_test",
+    ]  # fmt: skip
+    metrics = json.loads(Path("a/metrics_test.json").read_text())
+    low, high = metrics["intervals"]["accuracy"]
+    assert f"{metrics['accuracy']:.3f} ({low:.3f}-{high:.3f})" in row
+    table = pd.read_csv("compare.csv")
+    assert table["majority_test"][0] == 0.2
+    assert table[["accuracy_test_low", "accuracy_test_high"]].to_numpy()[0] == pytest.approx([low, high])

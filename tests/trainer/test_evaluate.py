@@ -1,7 +1,10 @@
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from click.testing import Result
@@ -9,7 +12,9 @@ from PIL import Image
 
 from pipeline.baselines import confusion_counts
 from tests.trainer.conftest import Trained
+from trainer.about import read_about
 from trainer.figures import draw_accuracy, draw_confusion
+from trainer.model import load_model, save_model
 from trainer.run import ACCURACY_COLUMNS
 
 Fit = Callable[..., Result]
@@ -85,3 +90,102 @@ def test_figures_can_be_drawn_of_the_barest_runs(tmp_path: Path) -> None:
     for name in ("confusion.png", "accuracy.png"):
         with Image.open(tmp_path / name) as image:
             assert min(image.size) > 1000
+
+
+def read(run: Path | str, split: str = "test") -> dict[str, Any]:
+    fields: dict[str, Any] = json.loads((Path(run) / f"metrics_{split}.json").read_text())
+    return fields
+
+
+def test_the_weights_carry_what_validation_chose_and_probabilities_are_calibrated(trained: Trained) -> None:
+    point = read_about(trained.run / "model.safetensors").operating
+    assert point is not None
+    metrics = read(trained.run)
+    assert metrics["calibration"]["temperature"] == point.temperature
+    assert metrics["operating"]["threshold"] == point.threshold
+    val = pd.read_csv(trained.run / "predictions_val.csv")
+    referred = val[["p2", "p3", "p4"]].sum(axis=1) >= point.threshold
+    assert referred[val["grade"] >= 2].mean() >= 0.9
+    assert read(trained.run, "val")["operating"]["sensitivity"] == referred[val["grade"] >= 2].mean()
+
+
+def test_another_sensitivity_or_specificity_is_chosen_on_validation(trained: Trained, trainer: Fit) -> None:
+    run = trained.copy("run")
+    weights = (run / "model.safetensors").read_bytes()
+    output = trainer("evaluate", "run", "--specificity", 1, "--prevalence", 0.1).output
+    assert "threshold, specificity 100.0 % on val" in output
+    assert "PPV at a prevalence of 10.0 %" in output
+    card = read(run)["operating"]
+    assert (card["wanted"], card["level"], card["at_prevalence"]["prevalence"]) == ("specificity", 1, 0.1)
+    val = pd.read_csv(run / "predictions_val.csv")
+    healthy = val.loc[val["grade"] < 2, ["p2", "p3", "p4"]].sum(axis=1)
+    assert (healthy < card["threshold"]).all()
+    assert (run / "model.safetensors").read_bytes() == weights
+    trainer("evaluate", "run", "--sensitivity", 0.9)
+    assert read(run) == read(trained.run)
+
+
+def test_json_is_the_metrics_file_and_nothing_else(trained: Trained, trainer: Fit) -> None:
+    trained.copy("run")
+    assert json.loads(trainer("evaluate", "run", "--json").stdout) == read("run")
+
+
+def test_by_patient_the_worse_eyes_figures_are_printed_too(fit: Fit, trainer: Fit, make_cache: Cache) -> None:
+    random = np.random.default_rng(0)
+    ids = [f"{patient}_{eye}" for patient in range(10) for eye in ("left", "right")]
+    pictures = {id: random.integers(0, 255, (32, 32, 3), np.uint8) for id in ids}
+    splits = {id: "train" if n < 8 else "val" if n < 12 else "test" for n, id in enumerate(ids)}
+    cache = make_cache(pictures, {id: n % 5 for n, id in enumerate(ids)}, splits)
+    fit(cache, "--run", "run", "--epochs", 1)
+    header, photographs, patients = trainer("evaluate", "run", "--by", "patient").output.splitlines()[:3]
+    assert header.split("  ")[0] == "95 % intervals by patients"
+    assert header.endswith("test, by patient")
+    assert photographs.split() == ["photographs", "8"]
+    assert patients.split() == ["patients", "4", "4"]
+    assert read("run")["patient"]["grades"] == [0, 0, 1, 1, 2]  # the worse one of 2 3, 4 0, 1 2, 3 4
+    assert read("run")["patient"]["no_image"] is not None
+
+
+def test_without_fellow_eyes_by_patient_says_so(trained: Trained, trainer: Fit) -> None:
+    trained.copy("run")
+    assert "no patient has two graded photographs of test" in trainer("evaluate", "run", "--by", "patient").stderr
+
+
+def test_weights_of_an_unfinished_run_are_measured_as_they_are(trained: Trained, trainer: Fit) -> None:
+    run = trained.copy("run")
+    model, about = load_model(run / "model.safetensors")
+    save_model(run / "model.safetensors", model, replace(about, operating=None))
+    assert "carries no operating point" in trainer("evaluate", "run").stderr
+    assert read(run)["operating"] is None
+    assert read(run)["calibration"]["temperature"] == 1
+    trainer("evaluate", "run", "--split", "val")
+    trainer("evaluate", "run", "--sensitivity", 0.8)
+    assert read(run)["operating"]["level"] == 0.8
+
+
+def test_a_point_cannot_be_chosen_on_missing_damaged_or_other_predictions(
+    trained: Trained, trainer: Fit, tiny_cache: Cache
+) -> None:
+    run = trained.copy("run")
+    wish = ("evaluate", "run", "--sensitivity", 0.8)
+    trainer("evaluate", "run", "--split", "val", "--cache", tiny_cache(val=[0, 4], name="other"))
+    assert "predictions_val.csv is about another cache" in trainer(*wish, exit=1).stderr
+    trainer("evaluate", "run", "--split", "val")
+    trainer(*wish)
+    (run / "predictions_val.csv").write_text("id,grade\n1,2\n")
+    assert "predictions_val.csv is damaged" in trainer(*wish, exit=1).stderr
+    (run / "predictions_val.csv").unlink()
+    assert "predictions_val.csv is missing; `trainer evaluate run --split val` writes it" in (
+        trainer(*wish, exit=1).stderr
+    )
+
+
+def test_sensitivity_and_specificity_exclude_each_other(trained: Trained, trainer: Fit) -> None:
+    refused = trainer("evaluate", trained.run, "--sensitivity", 0.9, "--specificity", 0.9, exit=2)
+    assert "give one" in refused.stderr
+
+
+@pytest.mark.parametrize("option", ["--sensitivity", "--specificity", "--prevalence"])
+@pytest.mark.parametrize("value", ["nan", "-0.1", "1.1", "inf", "much"])
+def test_a_share_lies_between_0_and_1(option: str, value: str, trained: Trained, trainer: Fit) -> None:
+    assert f"Invalid value for '{option}'" in trainer("evaluate", trained.run, option, value, exit=2).stderr

@@ -24,10 +24,20 @@ Cache = Callable[..., Path]
 def test_the_run_folder_holds_what_the_readme_promises(trained: Trained) -> None:
     run = trained.run
     assert {file.name for file in run.iterdir()} == {
-        *("config.json", "accuracy.csv", "accuracy.png", "last.pt", "previous.pt", "model.safetensors"),
+        *(
+            "config.json",
+            "accuracy.csv",
+            "accuracy.png",
+            "accuracy.svg",
+            "tensorboard",
+            "last.pt",
+            "previous.pt",
+            "model.safetensors",
+        ),
         "summary.json",
         *(f"{name}_{split}.csv" for name in ("predictions", "confusion") for split in ("val", "test")),
         *(f"confusion_{split}_counts.csv" for split in ("val", "test")),
+        *(f"confusion_{split}.svg" for split in ("val", "test")),
         *(f"confusion_{split}.png" for split in ("val", "test")),
         *(f"metrics_{split}.json" for split in ("val", "test")),
     }

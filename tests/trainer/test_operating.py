@@ -1,17 +1,21 @@
+import json
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix, precision_score
 
-from trainer.about import Operating
+from pipeline.recipe import Recipe
+from trainer.about import About, Operating
 from trainer.operating import Referral, Wish, by_bayes, choose_operating, choose_threshold
 from trainer.sample import Sample
 
 
 @given(
     st.lists(st.tuples(st.integers(0, 8), st.booleans()), min_size=2, max_size=40),
-    st.sampled_from([0.01, 0.5, 0.8, 0.9, 1.0]),
+    st.sampled_from([1e-12, 0.5, 0.8, 0.9, 1.0]),
 )
 def test_validation_shows_what_was_wished_and_a_threshold_further_on_would_not(
     drawn: list[tuple[int, bool]], level: float
@@ -120,6 +124,7 @@ def test_validation_graded_all_rightly_leaves_probabilities_as_they_are(capsys: 
     [
         ({"temperature": 0.0}, "temperature must be positive"),
         ({"temperature": float("nan")}, "temperature must be positive"),
+        ({"threshold": float("nan")}, "threshold must be at least 0"),
         ({"wanted": "accuracy"}, "accuracy 0.9"),
         ({"level": 1.5}, "1.5"),
     ],
@@ -128,3 +133,15 @@ def test_an_operating_point_that_cannot_be_is_refused(fields: dict[str, object],
     good = {"temperature": 1.0, "threshold": 0.5, "wanted": "sensitivity", "level": 0.9}
     with pytest.raises(ValueError, match=problem):
         Operating(**(good | fields))  # type: ignore[arg-type]
+
+
+def test_weights_carry_their_operating_point_and_older_ones_have_none() -> None:
+    about = About("resnet18", 64, Recipe(64), epoch=1, operating=Operating(1.2, 0.3, "specificity", 0.95))
+    assert About.from_metadata(about.as_metadata()) == about
+    ((key, text),) = about.as_metadata().items()
+    fields = json.loads(text)
+    del fields["operating"]
+    assert About.from_metadata({key: json.dumps(fields)}).operating is None
+    for broken in ({"temperature": 1}, {**asdict(about)["operating"], "temperature": -1}, "0.3"):
+        with pytest.raises(ValueError, match=r"which model it is|temperature must be positive"):
+            About.from_metadata({key: json.dumps(fields | {"operating": broken})})

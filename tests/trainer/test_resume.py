@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +19,7 @@ from safetensors.torch import load_file
 
 from tests.trainer.conftest import Trained
 from trainer.about import read_about
+from trainer.model import load_model, save_model
 from trainer.run import create_run
 
 Fit = Callable[..., Result]
@@ -39,14 +41,15 @@ def wait_for_rows(accuracy: Path, rows: int, process: "subprocess.Popen[bytes]")
 
 def results(run: Path) -> tuple[pd.DataFrame, bytes, str]:
     table = pd.read_csv(run / "accuracy.csv", dtype=str).drop(columns=["seconds", "images_per_second"])
-    return table, (run / "model.safetensors").read_bytes(), (run / "predictions_test.csv").read_text()
+    texts = [(run / name).read_text() for name in ("predictions_test.csv", "metrics_val.json", "metrics_test.json")]
+    return table, (run / "model.safetensors").read_bytes(), "".join(texts)
 
 
 def same(one: Path, other: Path) -> None:
-    tables, weights, predictions = zip(results(one), results(other), strict=True)
+    tables, weights, measured = zip(results(one), results(other), strict=True)
     pd.testing.assert_frame_equal(*tables)
     assert weights[0] == weights[1]
-    assert predictions[0] == predictions[1]
+    assert measured[0] == measured[1]
 
 
 def test_killed_between_epochs_and_resumed_it_is_the_undisturbed_run(tiny_cache: Cache, tmp_path: Path) -> None:
@@ -76,6 +79,16 @@ def after_training(trained: Trained, tmp_path: Path) -> Path:
 def test_killed_after_training_it_only_measures(after_training: Path, trained: Trained, trainer: Trainer) -> None:
     output = trainer("fit", "--run", after_training, "--resume").output
     assert "resuming after epoch 2 of 2" in output
+    same(trained.run, after_training)
+
+
+def test_killed_before_the_weights_got_their_operating_point_they_get_the_same(
+    after_training: Path, trained: Trained, trainer: Trainer
+) -> None:
+    model, about = load_model(after_training / "model.safetensors")
+    assert about.operating is not None
+    save_model(after_training / "model.safetensors", model, replace(about, operating=None))
+    trainer("fit", "--run", after_training, "--resume")
     same(trained.run, after_training)
 
 

@@ -1,0 +1,91 @@
+import hashlib
+import re
+from collections.abc import Callable
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+
+from trainer.calibration import Bin
+from trainer.curves import Point, draw_precision_recall, draw_reliability, draw_roc
+from trainer.figures import STYLE, draw_accuracy, draw_comparison, draw_confusion
+from trainer.run import ACCURACY_COLUMNS
+
+RANDOM = np.random.default_rng(0)
+TRUTH = RANDOM.random(300) < 0.3
+SCORE = np.clip(RANDOM.normal(0.3 + 0.3 * TRUTH, 0.2), 0, 1)
+POINT = Point(0.35, 0.9, 0.6, 0.45)
+TABLE = pd.DataFrame([dict.fromkeys(ACCURACY_COLUMNS, 1.0) | {"epoch": n, "phase": "finetune"} for n in (1, 2, 3)])
+BINS = [Bin(n / 15, (n + 1) / 15, n, (n + 0.5) / 15 if n else None, n / 20 if n else None) for n in range(15)]
+FIGURES: dict[str, Callable[[Path], None]] = {
+    "accuracy": lambda path: draw_accuracy(path, TABLE, title="run", best=2, majority=70.0),
+    "confusion": lambda path: draw_confusion(path, np.arange(25).reshape(5, 5), title="run"),
+    "comparison": lambda path: draw_comparison(path, {"a": ("resnet18", True, TABLE), "b": ("resnet50", False, TABLE)}),
+    "roc": lambda path: draw_roc(path, TRUTH, SCORE, roc_auc_score(TRUTH, SCORE), POINT, title="run"),
+    "precision_recall": lambda path: draw_precision_recall(path, TRUTH, SCORE, POINT, title="run"),
+    "reliability": lambda path: draw_reliability(path, BINS, 0.1, title="run"),
+}
+
+
+def words(svg: Path) -> str:
+    """Letters are drawn as outlines; what they say stands beside them, in comments."""
+    return " ".join(re.findall(r"<!-- (.*?) -->", svg.read_text(), re.DOTALL))
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_is_png_and_svg_and_the_same_each_time(name: str, tmp_path: Path) -> None:
+    digests = []
+    for attempt in ("once", "again"):
+        path = tmp_path / attempt / f"{name}.png"
+        path.parent.mkdir()
+        FIGURES[name](path)
+        with Image.open(path) as image:
+            assert image.format == "PNG"
+            assert max(image.size) >= 1100  # fills a slide without blur
+        assert ElementTree.parse(path.with_suffix(".svg")).getroot().tag.endswith("svg")
+        files = sorted(path.parent.iterdir())
+        digests.append([hashlib.sha256(file.read_bytes()).hexdigest() for file in files])
+    assert digests[0] == digests[1]
+    assert len(digests[0]) == 2
+    assert "<dc:date>" not in (tmp_path / "once" / f"{name}.svg").read_text()
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_its_letters_can_be_read_from_the_back_of_a_room(name: str, tmp_path: Path) -> None:
+    """As large as fits on a slide of 13.33 x 7.5 inches, no letter is smaller than 12 points, and a lone panel's 14."""
+    FIGURES[name](tmp_path / "figure.png")
+    with Image.open(tmp_path / "figure.png") as image:
+        inches = np.array(image.size) / STYLE["savefig.dpi"]
+    scale = min(np.array([13.33, 7.5]) / inches)
+    assert STYLE["font.size"] * scale >= (12 if name == "comparison" else 14)
+
+
+def test_a_curve_names_its_area_and_its_operating_point(tmp_path: Path) -> None:
+    FIGURES["roc"](tmp_path / "roc.png")
+    said = words(tmp_path / "roc.svg")
+    assert f"AUC {roc_auc_score(TRUTH, SCORE):.3f}" in said
+    assert "operating point: sensitivity 90 %" in said
+    FIGURES["precision_recall"](tmp_path / "pr.png")
+    assert f"referring everybody: PPV {100 * TRUTH.mean():.0f} %" in words(tmp_path / "pr.svg")
+
+
+def test_curves_need_no_operating_point(tmp_path: Path) -> None:
+    draw_roc(tmp_path / "roc.png", TRUTH, SCORE, 0.8, None, title="run")
+    draw_precision_recall(tmp_path / "pr.png", TRUTH, SCORE, POINT._replace(ppv=None), title="run")
+    assert "operating" not in words(tmp_path / "roc.svg") + words(tmp_path / "pr.svg")
+
+
+def test_scores_that_tie_make_a_curve_of_one_step(tmp_path: Path) -> None:
+    draw_roc(tmp_path / "roc.png", TRUTH, np.full(300, 0.2), 0.5, None, title="run")
+    draw_precision_recall(tmp_path / "pr.png", TRUTH, np.full(300, 0.2), None, title="run")
+    assert "nan" not in (tmp_path / "roc.svg").read_text() + (tmp_path / "pr.svg").read_text()
+
+
+@pytest.mark.parametrize("title", ["$x_1$ \\frac <b> & --> %", "網膜 сетчатка", "$"])
+def test_any_name_of_a_run_can_be_a_title(title: str, tmp_path: Path) -> None:
+    draw_confusion(tmp_path / "figure.png", np.eye(5, dtype=np.int64), title=title)
+    ElementTree.parse(tmp_path / "figure.svg")

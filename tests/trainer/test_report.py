@@ -1,0 +1,247 @@
+import json
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from click.testing import Result
+
+from tests.conftest import write_cache
+from tests.trainer.conftest import Trained, invoke, write_tiny_cache
+from tools.cli import main as tools
+from trainer.cli import main as trainer_main
+from trainer.config import FitConfig
+from trainer.model import load_model, save_model
+
+Fit = Callable[..., Result]
+Cache = Callable[..., Path]
+
+HOSTILE = "<script>alert(1)</script>&\"'_left"
+
+
+def text_of(path: Path) -> str:
+    """What a reader sees: without style sheet and tags."""
+    page = re.sub(r"<style>.*?</style>", "", path.read_text(), flags=re.DOTALL)
+    text = re.sub(r"<[^>]+>", " ", page)
+    return " ".join(text.replace("\N{NO-BREAK SPACE}", " ").split())
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+@pytest.fixture(scope="module")
+def reported(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with its report and card."""
+    run = trained.copy(tmp_path_factory.mktemp("reported") / "run")
+    invoke("report", run, "--card", run / "CARD.md")
+    return run
+
+
+def test_the_page_and_the_card_say_what_was_measured(reported: Path) -> None:
+    metrics = json.loads((reported / "metrics_test.json").read_text())
+    page, card = (
+        text_of(reported / "report.html"),
+        (reported / "CARD.md").read_text().replace("\N{NO-BREAK SPACE}", " "),
+    )
+    low, high = metrics["intervals"]["accuracy"]
+    for text in (page, card):
+        assert percent(metrics["accuracy"]) in text
+        assert f"{percent(low)} to {percent(high)}" in text
+        assert f"{metrics['kappa']:.3f}".replace("-", "\N{MINUS SIGN}") in text
+        assert percent(metrics["no_image"]["majority"]["accuracy"]) in text
+        assert f"{metrics['operating']['threshold']:.3f}" in text
+        assert json.loads((reported / "config.json").read_text())["cache_digest"] in text
+        assert "no patient of the 5 test photographs is in train" in text
+    assert card.startswith("# Model card: run\n")
+    assert "{{" not in page + card
+
+
+def test_the_page_loads_nothing_and_runs_nothing(reported: Path) -> None:
+    page = (reported / "report.html").read_text()
+    assert "<script" not in page
+    for source in re.findall(r'(?:src|href)="(.*?)"', page):
+        assert source.startswith(("data:", "#"))
+    assert "url(" not in re.sub(r"url\(#", "", page)
+    assert "default-src 'none'" in page
+
+
+def test_every_figure_is_there_as_png_and_svg(reported: Path) -> None:
+    names = {"accuracy", "confusion_test", "roc_test", "precision_recall_test", "reliability_test"}
+    assert {path.stem for path in reported.glob("*.png")} >= names
+    assert {path.stem for path in reported.glob("*.svg")} >= names
+    assert (reported / "report.html").read_text().count('<svg role="img" aria-label="') == len(names)
+
+
+def test_a_report_on_another_split_stands_beside_it(reported: Path) -> None:
+    test = (reported / "report.html").read_bytes()
+    invoke("report", reported, "--split", "val")
+    assert "(the validation part)" in text_of(reported / "report_val.html")
+    assert (reported / "roc_val.svg").exists()
+    assert (reported / "report.html").read_bytes() == test
+
+
+def test_a_report_of_the_same_run_is_the_same_page(reported: Path) -> None:
+    before = (reported / "report.html").read_bytes()
+    invoke("report", reported)
+    assert (reported / "report.html").read_bytes() == before
+
+
+def test_its_commands_make_this_very_run(reported: Path, trained: Trained) -> None:
+    page = (reported / "report.html").read_text()
+    found = re.search(r"<pre.*?><code>(.*?)</code>", page, re.DOTALL)
+    assert found
+    lines = [shlex.split(line) for line in found[1].strip().splitlines()]
+    assert [line[:2] for line in lines] == [
+        ["tools", "preprocess"],
+        ["trainer", "fit"],
+        ["trainer", "evaluate"],
+        ["trainer", "report"],
+    ]
+    parsed = {}
+    for program, name, *rest in lines:
+        command = {"tools": tools, "trainer": trainer_main}[program].commands[name]
+        parsed[name] = command.make_context(name, rest, parent=click.Context(trainer_main)).params
+    asked = FitConfig(**json.loads((reported / "config.json").read_text())["asked"])
+    assert asked == FitConfig(**{name: parsed["fit"][name] for name in vars(asked)})
+    assert parsed["preprocess"]["size"] == 32
+    assert Path(parsed["fit"]["run"]) == reported
+
+
+def test_what_users_named_is_text_and_never_markup(tmp_path: Path, trainer: Fit, fit: Fit) -> None:
+    random = np.random.default_rng(0)
+    ids = {f"{split}{n}_left": split for split in ("train", "val") for n in range(5)} | {
+        HOSTILE: "test",
+        "a_left": "test",
+    }
+    pictures = {id: random.integers(0, 255, (32, 32, 3), np.uint8) for id in ids}
+    cache = write_cache(tmp_path / "c<b>&", pictures, {id: n % 5 for n, id in enumerate(ids)}, ids)
+    run = tmp_path / "<img src=x onerror=alert(1)> $x_1$ `*|"
+    fit(cache, "--run", run, "--epochs", 1)
+    trainer("report", run, "--card", "CARD.md")
+    page = (run / "report.html").read_text()
+    assert "<script" not in page
+    assert "<img src=x" not in page
+    assert "c<b>" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;&amp;&#34;&#39;_left" in page
+    assert r"# Model card: \<img src=x onerror=alert(1)\> $x\_1$ \`\*\|" in (tmp_path / "CARD.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("grades", "said"),
+    [
+        # One class only, and not referable: no curve, no AUC, but a page that says so.
+        ([0, 0, 0], ["None of the photographs are referable", "none of the photographs measured are referable"]),
+        ([4, 4], ["All of the photographs are referable", "all of the photographs measured are referable"]),
+        ([2], ["Only one patient was measured", "measured on 1 photographs"]),
+    ],
+)
+def test_what_a_split_cannot_define_is_said(
+    grades: list[int], said: list[str], trained: Trained, trainer: Fit, tmp_path: Path
+) -> None:
+    trained.copy("run")
+    cache = write_tiny_cache(tmp_path / "other", test=grades)
+    trainer("evaluate", "run", "--cache", cache)
+    trainer("report", "run", "--cache", cache, "--card", "CARD.md")
+    page = text_of(tmp_path / "run/report.html")
+    for words in said:
+        assert words in page
+    assert "not defined" in page
+    assert not re.search(r"\b(nan|None|inf)\b(?! of)", page)
+    assert not re.search(r"\b(nan|None|inf)\b(?! of)", (tmp_path / "CARD.md").read_text())
+    assert not (tmp_path / "run/roc_test.png").exists()
+
+
+def test_without_an_operating_point_the_page_says_why(
+    fit: Fit, trainer: Fit, tiny_cache: Cache, tmp_path: Path
+) -> None:
+    fit(tiny_cache(val=[0, 1, 0, 1]), "--run", "run", "--epochs", 1)
+    trainer("report", "run", "--card", "CARD.md")
+    assert "There is no operating point: the weights carry no threshold" in text_of(tmp_path / "run/report.html")
+    assert "The weights carry no threshold" in (tmp_path / "CARD.md").read_text()
+
+
+def test_a_leak_stands_where_it_is_seen(trained: Trained, trainer: Fit, tmp_path: Path) -> None:
+    run = trained.copy("run")
+    cache = write_tiny_cache(tmp_path / "leaky", leaky=True)
+    trainer("evaluate", "run", "--cache", cache)
+    trainer("report", "run", "--cache", cache)
+    page = text_of(run / "report.html")
+    assert "LEAK: 5 of 5 test photographs (100%) show a patient who is also in train" in page
+    assert "No image: fellow eye" in page
+
+
+def test_probabilities_that_tie_have_a_report(trained: Trained, trainer: Fit, tmp_path: Path) -> None:
+    """Weights of zero: every photograph has 0.2 for every grade."""
+    run = trained.copy("run")
+    model, about = load_model(run / "model.safetensors")
+    torch.nn.init.zeros_(model.head.weight)
+    torch.nn.init.zeros_(model.head.bias)
+    save_model(run / "model.safetensors", model, about)
+    trainer("evaluate", "run")
+    trainer("report", "run")
+    page = text_of(run / "report.html")
+    assert "It gives every photograph the same grade, 0 (no DR)." in page
+    assert "better than a coin is not shown" in page
+
+
+def test_without_its_cache_a_run_has_a_report_without_photographs(
+    trained: Trained, trainer: Fit, tmp_path: Path
+) -> None:
+    run = trained.copy("run")
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"cache": "moved"}))
+    result = trainer("report", "run")
+    assert "no photographs, subgroups and splits: moved does not exist" in result.stderr
+    page = (run / "report.html").read_text()
+    assert "Left out, for the cache is not at hand (moved does not exist" in page
+    assert "<img" not in page
+    trainer("report", "run", "--cache", trained.cache)
+    assert "<img" in (run / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "problem"),
+    [
+        (lambda run: (run / "config.json").unlink(), "run is not a run"),
+        (lambda run: (run / "metrics_test.json").unlink(), "`trainer evaluate run --split test` measures it"),
+        (lambda run: (run / "predictions_test.csv").unlink(), "`trainer evaluate run --split test` measures it"),
+        (lambda run: (run / "metrics_test.json").write_text("{"), "metrics_test.json is damaged"),
+        (lambda run: (run / "metrics_test.json").write_text("{}"), "is damaged or of an earlier version"),
+        (lambda run: (run / "predictions_test.csv").write_text("id\n"), "predictions_test.csv is damaged"),
+        (lambda run: (run / "model.safetensors").unlink(), "model.safetensors does not exist"),
+        (lambda run: (run / "accuracy.csv").unlink(), "accuracy.csv is missing"),
+    ],
+)  # fmt: skip
+def test_a_run_that_cannot_be_reported_is_one_line(
+    spoil: Callable[[Path], object], problem: str, trained: Trained, trainer: Fit
+) -> None:
+    spoil(trained.copy("run"))
+    stderr = trainer("report", "run", exit=1).stderr
+    assert problem in stderr
+    assert stderr.count("\n") == 1
+
+
+def test_predictions_of_other_photographs_are_refused(trained: Trained, trainer: Fit) -> None:
+    run = trained.copy("run")
+    pd.read_csv(run / "predictions_test.csv", dtype=str).head(3).to_csv(run / "predictions_test.csv", index=False)
+    assert "are of different photographs" in trainer("report", "run", exit=1).stderr
+
+
+def test_another_cache_than_the_measured_one_is_refused(trained: Trained, trainer: Fit, tiny_cache: Cache) -> None:
+    trained.copy("run")
+    other = tiny_cache(test=[0, 1], name="other")
+    assert "is not the cache that was measured" in trainer("report", "run", "--cache", other, exit=1).stderr
+
+
+def test_a_page_that_cannot_be_written_is_one_line(trained: Trained, trainer: Fit, tmp_path: Path) -> None:
+    trained.copy("run")
+    (tmp_path / "file").touch()
+    stderr = trainer("report", "run", "--out", "file/report.html", exit=1).stderr
+    assert "cannot be written" in stderr
+    assert stderr.count("\n") == 1

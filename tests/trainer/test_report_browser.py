@@ -1,0 +1,202 @@
+"""The report as Chromium shows it."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.trainer.conftest import Trained, invoke
+
+FLAGS = (
+    *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+CONTRASTS = """
+const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
+function rgb(colour) {
+  canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
+  return canvas.getImageData(0, 0, 1, 1).data;
+}
+function luminance(colour) {
+  const [r, g, b] = [...rgb(colour)].slice(0, 3).map(v => v / 255).map(
+    v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+}
+function ground(element) {
+  for (; element; element = element.parentElement) {
+    const colour = getComputedStyle(element).backgroundColor;
+    if (rgb(colour)[3] == 255) return colour;
+  }
+}
+const found = [];
+const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+while (walker.nextNode()) {
+  const element = walker.currentNode.parentElement;
+  if (!walker.currentNode.data.trim() || element.closest('svg, .unseen, details:not([open]) > :not(summary)')) continue;
+  const two = [luminance(getComputedStyle(element).color), luminance(ground(element))].sort((a, b) => b - a);
+  found.push([(two[0] + 0.05) / (two[1] + 0.05), walker.currentNode.data.trim()]);
+}
+return found;
+"""
+"""Of each visible text, WCAG's contrast with what lies behind it."""
+
+Driver = Any  # selenium's has no types
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    chauffeur = shutil.which("chromedriver")
+    if not browser or not chauffeur:
+        pytest.skip("needs Chromium and its driver (Debian: apt install chromium chromium-driver), not here")
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options, Service(chauffeur))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def page(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = trained.copy(tmp_path_factory.mktemp("page") / "run")
+    invoke("report", run)
+    return run / "report.html"
+
+
+@pytest.fixture
+def show(driver: Driver, page: Path) -> Callable[..., None]:
+    """show(width=1200, scheme="light") opens the page at that width, in pixels, for readers who like it so."""
+
+    def show(width: int = 1200, scheme: str = "light") -> None:
+        like = [{"name": "prefers-color-scheme", "value": scheme}]
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": like})
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        driver.get(page.as_uri())
+
+    return show
+
+
+def test_it_renders_without_a_complaint_and_without_a_request(
+    driver: Driver, page: Path, show: Callable[..., None]
+) -> None:
+    driver.get_log("performance")
+    show()
+    events = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
+    asked = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
+    assert page.as_uri() in asked
+    assert all(url == page.as_uri() or url.startswith("data:") for url in asked)
+    assert driver.get_log("browser") == []
+    assert driver.execute_script("return document.querySelector('h1').innerText") == "run"
+    drawn = "return [...document.images].every(image => image.naturalWidth > 0)"
+    assert driver.execute_script(drawn)
+    assert driver.execute_script("return document.images.length") >= 10  # five photographs, each with its heat
+
+
+@pytest.mark.parametrize("width", [1200, 768, 390])
+def test_nothing_is_wider_than_the_screen(width: int, driver: Driver, show: Callable[..., None]) -> None:
+    show(width=width)
+    root = "document.documentElement"
+    wanted, there = driver.execute_script(f"return [{root}.scrollWidth, {root}.clientWidth]")
+    assert wanted <= there <= width
+    beyond = """return [...document.querySelectorAll('.tile *')].filter(
+        element => element.scrollWidth > element.closest('.tile').clientWidth).length"""
+    assert driver.execute_script(beyond) == 0
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_all_text_stands_out_from_its_ground(scheme: str, driver: Driver, show: Callable[..., None]) -> None:
+    show(scheme=scheme)
+    contrasts = driver.execute_script(CONTRASTS)
+    assert len(contrasts) > 100
+    assert min(contrasts)[0] >= 4.5, min(contrasts)
+    red, green, blue = driver.execute_script(
+        "return getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)"
+    )
+    assert (red + green + blue > 600) == (scheme == "light")
+
+
+def test_those_who_cannot_see_it_are_told(driver: Driver, show: Callable[..., None]) -> None:
+    show()
+    counted = driver.execute_script("""
+        const count = (selector) => document.querySelectorAll(selector).length;
+        const ids = [...document.querySelectorAll('[id]')].map(element => element.id);
+        const levels = [...document.querySelectorAll('h1, h2, h3')].map(heading => +heading.tagName[1]);
+        return {
+          language: document.documentElement.lang,
+          landmarks: ['header', 'nav', 'main', 'footer'].map(count),
+          pictures_unnamed: count('img:not([alt]), img[alt=""]'),
+          figures_unnamed: count('figure > svg:not([role="img"][aria-label])'),
+          cells_without_scope: count('th:not([scope])'),
+          ids_twice: ids.length - new Set(ids).size,
+          links_to_nowhere: [...document.querySelectorAll('a')].filter(a => !document.querySelector(a.hash)).length,
+          sections_unnamed: count('section:not([aria-labelledby])'),
+          levels_skipped: levels.filter((level, n) => n && level > levels[n - 1] + 1).length,
+        }""")
+    assert counted == {
+        "language": "en",
+        "landmarks": [1, 1, 1, 1],
+        "pictures_unnamed": 0,
+        "figures_unnamed": 0,
+        "cells_without_scope": 0,
+        "ids_twice": 0,
+        "links_to_nowhere": 0,
+        "sections_unnamed": 0,
+        "levels_skipped": 0,
+    }
+
+
+def test_heat_shows_to_mouse_keyboard_and_on_paper(driver: Driver, show: Callable[..., None]) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    show()
+    still = [{"name": "prefers-reduced-motion", "value": "reduce"}]
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": still})
+    first = driver.find_element(By.CSS_SELECTOR, ".gallery li")
+    heat = first.find_element(By.CSS_SELECTOR, ".heat")
+
+    def opacity() -> str:
+        return str(heat.value_of_css_property("opacity"))
+
+    assert opacity() == "0"
+    ActionChains(driver).move_to_element(first.find_element(By.CSS_SELECTOR, ".frame")).perform()
+    assert opacity() == "1"
+    ActionChains(driver).move_to_element(driver.find_element(By.CSS_SELECTOR, "h3")).perform()
+    assert opacity() == "0"
+    box = first.find_element(By.CSS_SELECTOR, "input")
+    driver.execute_script("arguments[0].focus()", box)
+    box.send_keys(Keys.SPACE)
+    driver.execute_script("arguments[0].blur()", box)
+    assert opacity() == "1"
+    box.send_keys(Keys.SPACE)
+    driver.execute_script("arguments[0].blur()", box)
+    assert opacity() == "0"
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": still})
+    assert opacity() == "1"
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
+def test_it_prints_on_a_few_pages_in_light_colours(driver: Driver, show: Callable[..., None]) -> None:
+    show(scheme="dark")
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    ink = driver.execute_script("return getComputedStyle(document.body).color")
+    assert ink == "rgb(34, 35, 38)"
+    assert driver.execute_script("return getComputedStyle(document.querySelector('nav')).display") == "none"
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    import base64
+
+    pdf = base64.b64decode(
+        driver.execute_cdp_cmd("Page.printToPDF", {"paperWidth": 8.27, "paperHeight": 11.69})["data"]
+    )
+    assert 4 <= pdf.count(b"/Type /Page\n") <= 12

@@ -1,0 +1,120 @@
+"""Each sentence of a report against figures that decide it."""
+
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from trainer.statements import leak_statement, limits, starting_point, verdict
+
+TWO_GRADES = pd.DataFrame({"predicted": [0, 2]})
+
+
+def metrics(**changed: Any) -> dict[str, Any]:
+    """Of 200 photographs; accuracy 0.8 (0.75 to 0.85) where the majority grade has 0.7."""
+    baseline = {"accuracy": 0.7, "kappa": 0.0}
+    return {
+        "photographs": 200,
+        "patients": 120,
+        "grades": [140, 20, 20, 10, 10],
+        "accuracy": 0.8,
+        "referable_auc": 0.9,
+        "intervals": {"accuracy": [0.75, 0.85], "referable_auc": [0.85, 0.95]},
+        "no_image": {"leaked": 0, "majority_grade": 0, "majority": baseline, "fellow_eye": baseline},
+        "operating": None,
+    } | changed
+
+
+def manifest(eye: str) -> pd.DataFrame:
+    return pd.DataFrame({"eye": [eye]})
+
+
+@pytest.mark.parametrize(
+    ("interval", "said"),
+    [
+        ([0.75, 0.85], "the pixels add 10.0 points"),
+        ([0.69, 0.85], "the figures do not tell the two apart"),
+        ([0.70, 0.85], "the figures do not tell the two apart"),
+        (None, "the figures do not tell the two apart"),
+    ],
+)
+def test_pixels_add_something_only_where_the_interval_says_so(interval: list[float] | None, said: str) -> None:
+    found = verdict(metrics(intervals={"accuracy": interval, "referable_auc": None}), TWO_GRADES)
+    assert found[0].startswith("It gives 80.0 % of the photographs their grade.")
+    assert "would score 70.0 %" in found[0]
+    assert said in found[0]
+
+
+def test_a_network_worse_than_no_image_is_called_so() -> None:
+    worse = metrics(accuracy=0.5, intervals={"accuracy": [0.4, 0.6], "referable_auc": None})
+    assert "the network loses 20.0 points against that" in verdict(worse, TWO_GRADES)[0]
+
+
+def test_a_leak_is_measured_against_the_fellow_eye() -> None:
+    no_image = {"leaked": 160, "majority": {"accuracy": 0.7}, "fellow_eye": {"accuracy": 0.847}}
+    line = verdict(metrics(no_image=no_image), TWO_GRADES)[0]
+    assert "the grade of the patient's other eye in train would score 84.7 %" in line
+    assert "do not tell the two apart" in line
+    leak = leak_statement("test", metrics(no_image=no_image), manifest("left"))
+    assert leak == {
+        "alarm": True,
+        "text": "LEAK: 160 of 200 test photographs (80%) show a patient who is also in train; the figures flatter.",
+    }
+
+
+@pytest.mark.parametrize(
+    ("auc", "interval", "said"),
+    [
+        (0.9, [0.85, 0.95], "ranks them rightly in 90.0 % of cases"),
+        (0.6, [0.5, 0.7], "better than a coin is not shown"),
+        (0.6, None, "better than a coin is not shown"),
+        (None, None, "All of the photographs are referable"),
+    ],
+)
+def test_referable_is_told_from_the_rest_only_where_the_interval_says_so(
+    auc: float | None, interval: list[float] | None, said: str
+) -> None:
+    intervals = {"accuracy": [0.75, 0.85], "referable_auc": interval}
+    assert said in verdict(metrics(referable_auc=auc, intervals=intervals), TWO_GRADES)[-1]
+
+
+def test_one_grade_for_all_is_said_first() -> None:
+    found = verdict(metrics(), pd.DataFrame({"predicted": [1, 1]}))
+    assert found[0] == "It gives every photograph the same grade, 1 (mild)."
+
+
+@pytest.mark.parametrize(
+    ("split", "table", "alarm", "said"),
+    [
+        ("test", manifest("left"), False, "No leak: no patient of the 200 test photographs is in train."),
+        ("test", manifest(""), True, "The names tell no patients"),
+        ("test", None, False, "is known to be in train"),
+        ("train", manifest("left"), True, "trained on these very photographs"),
+    ],
+)
+def test_what_is_known_of_leaks_is_said(split: str, table: pd.DataFrame | None, alarm: bool, said: str) -> None:
+    found = leak_statement(split, metrics(), table)
+    assert found["alarm"] == alarm
+    assert said in found["text"]
+
+
+def test_limits_are_those_of_this_very_run() -> None:
+    many = limits(metrics(), 0, manifest("left"))
+    assert not any("patients were measured" in line or "has no grade" in line for line in many)
+    few = limits(metrics(patients=42, grades=[190, 10, 0, 0, 0]), 3, manifest(""))
+    assert "Only 42 patients were measured: read the intervals before the figures." in few
+    assert "No photograph measured was graded moderate or severe or proliferative: nothing is known about these." in few
+    assert "3 photographs of the split have no grade and are left out." in few
+    assert any("No patients are known" in line for line in few)
+
+
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [
+        ("none", "trained from scratch"),
+        ("imagenet", "pretrained on ImageNet"),
+        ("/data/weights/model.safetensors", "pretrained from model.safetensors"),
+    ],
+)
+def test_how_training_began_shows_no_folder(weights: str, said: str) -> None:
+    assert starting_point(weights) == said

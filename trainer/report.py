@@ -1,0 +1,267 @@
+"""`trainer report`: a run as one page for a clinician, and as a model card."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pandas as pd
+
+from pipeline.cache import Cache, open_cache
+from pipeline.errors import CacheError, RunError
+from pipeline.files import write_whole
+from pipeline.grades import GRADES, N_GRADES, REFERABLE, UNKNOWN
+from trainer.about import About, Operating
+from trainer.calibration import Bin
+from trainer.config import RunConfig
+from trainer.console import warn
+from trainer.curves import Point, draw_precision_recall, draw_reliability, draw_roc
+from trainer.figures import draw_accuracy, draw_confusion
+from trainer.gallery import pictures, surest_right, worst_mistakes
+from trainer.metrics import confusion, graded
+from trainer.model import Grader, load_model
+from trainer.page import inline_svg, render
+from trainer.results import patients_of
+from trainer.run import RunFolder
+from trainer.sample import PROBABILITIES, p_referable
+from trainer.statements import commands, leak_statement, limits, starting_point, verdict
+from trainer.subgroups import subgroups
+
+SECTIONS = (
+    ("results", "Results"),
+    ("referable", "Referable DR"),
+    ("grades", "Grades"),
+    ("calibration", "Calibration"),
+    ("subgroups", "Eyes and cameras"),
+    ("gallery", "Photographs"),
+    ("training", "Training"),
+    ("data", "Data"),
+    ("reproduce", "Do it again"),
+    ("limits", "Limits"),
+)
+HEADLINE = (
+    ("accuracy", "Accuracy", "percent"),
+    ("balanced_accuracy", "Balanced accuracy (mean over grades)", "percent"),
+    ("kappa", "Kappa, quadratic weights", "places"),
+    ("auc", "AUC, mean over grades", "places"),
+    ("referable_auc", "AUC, referable", "places"),
+    ("sensitivity", "Sensitivity for referable, by the likeliest grade", "percent"),
+    ("specificity", "Specificity for referable, by the likeliest grade", "percent"),
+)
+NAMES = {"train": "the photographs it was trained on", "val": "the validation part", "test": "the test part"}
+SIZES_LISTED = 4
+
+
+@dataclass(frozen=True)
+class Measured:
+    """All that a run says of a split."""
+
+    run: RunFolder
+    split: str
+    config: RunConfig
+    model: Grader
+    about: About
+    history: pd.DataFrame
+    metrics: Mapping[str, Any]
+    predictions: pd.DataFrame
+    """Of the graded photographs."""
+    ungraded: int
+    cache: Cache | None
+    """The one that was measured; None where it is not at hand."""
+    absent: str
+    """Why not; "" where it is."""
+
+    @property
+    def name(self) -> str:
+        return self.run.path.resolve().name
+
+    @property
+    def operating(self) -> Operating | None:
+        """The operating point that was measured, which may be another than the weights carry."""
+        card = self.metrics["operating"]
+        if card is None:
+            return None
+        temperature = self.metrics["calibration"]["temperature"]
+        return Operating(temperature, card["threshold"], card["wanted"], card["level"])
+
+
+def report(path: Path, split: str, cache_path: Path | None, out: Path | None, card: Path | None) -> None:
+    """Writes the page, its figures (into the run folder, as PNG and SVG) and, where asked for, the model card.
+
+    Raises RunError where the split has not been measured, or a file of the run is missing or damaged; CacheError where
+    `cache_path` is given and cannot be opened.
+    """
+    measured = read_measured(RunFolder(path), split, cache_path)
+    fields = describe(measured)
+    out = out or measured.run.report(split)
+    try:
+        figures = draw(measured)
+        write(out, render("report.html.j2", {**fields, "figures": figures, **shown_photographs(measured)}))
+        click.echo(f"written: {out} ({out.stat().st_size / 1e6:.1f} MB)")
+        if card:
+            write(card, render("card.md.j2", fields))
+            click.echo(f"written: {card}")
+    except OSError as error:
+        where = error.filename or out
+        raise RunError(
+            f"{where}: cannot be written ({error.strerror}); the figures go into the run folder, the page to --out"
+        ) from error
+
+
+def write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with write_whole(path) as file:
+        file.write(data)
+
+
+def read_measured(run: RunFolder, split: str, cache_path: Path | None) -> Measured:
+    config = run.read_config()
+    again = f"`trainer evaluate {run.path} --split {split}` measures it"
+    if not run.metrics(split).exists() or not run.predictions(split).exists():
+        raise RunError(f"{run.path} has no predictions for {split}; {again}")
+    metrics = run.read_json(run.metrics(split))
+    predictions = run.read_predictions(split)
+    known = graded(predictions).reset_index(drop=True)
+    if not metrics.keys() >= {"intervals", "operating", "calibration", "patient", "no_image", "cache"}:
+        raise RunError(f"{run.metrics(split)} is damaged or of an earlier version; {again} again")
+    if metrics["photographs"] != len(known):
+        raise RunError(f"{run.metrics(split)} and {run.predictions(split).name} are of different photographs; {again}")
+    model, about = load_model(run.model)
+    cache, absent = measured_cache(run, config, metrics["cache"], cache_path)
+    history, ungraded = run.read_accuracy(), len(predictions) - len(known)
+    return Measured(run, split, config, model, about, history, metrics, known, ungraded, cache, absent)
+
+
+def measured_cache(run: RunFolder, config: RunConfig, digest: str, path: Path | None) -> tuple[Cache | None, str]:
+    """The cache that was measured, or None and why. A cache that the user named must be the one."""
+    cure = f"`trainer report {run.path} --cache FOLDER` takes the cache that was measured"
+    try:
+        cache = open_cache(path or config.cache)
+        if cache.digest != digest:
+            raise CacheError(f"{cache.path} is not the cache that was measured (its digest differs)")
+    except CacheError as error:
+        if path:
+            raise
+        warn(f"no photographs, subgroups and splits: {error.message}; {cure}")
+        return None, f"Left out, for the cache is not at hand ({error.message})."
+    return cache, ""
+
+
+def describe(measured: Measured) -> dict[str, Any]:
+    """What both templates say."""
+    metrics, config = measured.metrics, measured.config
+    manifest = measured.cache.manifest if measured.cache else None
+    operating, no_image = metrics["operating"], metrics["no_image"]
+    leak = leak_statement(measured.split, metrics, manifest)
+    return {
+        "name": measured.name,
+        "split": measured.split,
+        "split_name": NAMES[measured.split],
+        "grades": GRADES,
+        "sections": SECTIONS,
+        "headline": HEADLINE,
+        "config": config,
+        "about": measured.about,
+        "start": starting_point(config.resolved.weights),
+        "epochs": len(measured.history),
+        "seconds": float(measured.history["seconds"].sum()),
+        "metrics": metrics,
+        "ci": metrics["intervals"],
+        "operating": operating,
+        "elsewhere": operating and operating["at_prevalence"],
+        "calibration": metrics["calibration"],
+        "patient": metrics["patient"],
+        "no_image": no_image,
+        "referable": sum(metrics["grades"][REFERABLE:]),
+        "baseline_words": f"{100 * no_image['majority']['accuracy']:.1f} % without looking" if no_image else "",
+        "verdict": verdict(metrics, measured.predictions),
+        "counts": confusion(measured.predictions).tolist(),
+        "absent": measured.absent,
+        "leak": leak,
+        "splits": [] if manifest is None else split_rows(manifest),
+        "cameras": "" if manifest is None else camera_line(manifest),
+        "commands": commands(measured.run.path, measured.split, config, measured.about, metrics, measured.cache),
+        "limits": limits(metrics, measured.ungraded, manifest),
+        "cells": -(-measured.about.size // 32),
+    }
+
+
+def shown_photographs(measured: Measured) -> dict[str, Any]:
+    """What needs the photographs: gallery and subgroups; empty without the cache."""
+    if measured.cache is None:
+        return {"worst": [], "sure": [], "subgroups": {}}
+    known = measured.predictions
+    patients = patients_of(measured.cache.manifest, known["id"])
+    chosen = {"worst": worst_mistakes(known), "sure": surest_right(known)}
+    return {
+        **{name: pictures(measured.cache, measured.model, measured.about, rows) for name, rows in chosen.items()},
+        "subgroups": subgroups(measured.cache, known, patients, measured.operating),
+    }
+
+
+def draw(measured: Measured) -> dict[str, Any]:
+    """Draws the figures into the run folder, and returns them for the page; "" for one that cannot be drawn."""
+    run, split, metrics, known = measured.run, measured.split, measured.metrics, measured.predictions
+    name = measured.name if len(measured.name) <= 32 else f"…{measured.name[-31:]}"
+    title = f"{name}, {split}"
+    alts = {}
+
+    no_image = run.read_json(run.metrics("val"))["no_image"] if run.metrics("val").exists() else None
+    majority = 100 * no_image["majority"]["accuracy"] if no_image else None
+    draw_accuracy(run.accuracy_figure, measured.history, title=name, best=measured.about.epoch, majority=majority)
+    alts[run.accuracy_figure] = "Accuracy and kappa by epoch; accuracy.csv holds the numbers"
+    counts = confusion(known)
+    draw_confusion(run.confusion_figure(split), counts, title=title)
+    alts[run.confusion_figure(split)] = "Confusion matrix; the table below holds its numbers"
+
+    truth = (known["grade"] >= REFERABLE).to_numpy()
+    score = p_referable(known[list(PROBABILITIES)].to_numpy(np.float32))
+    card = metrics["operating"]
+    point = None
+    if card and card["sensitivity"] is not None and card["specificity"] is not None:
+        point = Point(card["threshold"], card["sensitivity"], card["specificity"], card["ppv"])
+    if metrics["referable_auc"] is not None:
+        roc, curve = run.figure("roc", split), run.figure("precision_recall", split)
+        draw_roc(roc, truth, score, metrics["referable_auc"], point, title=f"{title}: referable")
+        draw_precision_recall(curve, truth, score, point, title=f"{title}: referable")
+        where = ""
+        if point:
+            where = f", operating point at sensitivity {point.sensitivity:.2f}, specificity {point.specificity:.2f}"
+        alts[roc] = f"ROC curve of referable retinopathy, area {metrics['referable_auc']:.3f}{where}"
+        alts[curve] = f"Precision-recall curve of referable retinopathy; {truth.mean():.0%} are referable"
+    if metrics["calibration"]:
+        reliability = run.figure("reliability", split)
+        bins = [Bin(**each) for each in metrics["calibration"]["bins"]]
+        draw_reliability(reliability, bins, metrics["calibration"]["ece"], title=title)
+        alts[reliability] = "Reliability diagram; the table of bins holds its numbers"
+    drawn = dict.fromkeys(("accuracy", "confusion", "roc", "precision_recall", "reliability"), "")
+    return drawn | {
+        path.stem.removesuffix(f"_{split}"): inline_svg(path.with_suffix(".svg"), alt) for path, alt in alts.items()
+    }
+
+
+def split_rows(manifest: pd.DataFrame) -> list[dict[str, Any]]:
+    """Graded photographs of each split that has any, by grade, and their patients."""
+    known = manifest[manifest["grade"] != UNKNOWN]
+    return [
+        {
+            "split": split,
+            "grades": np.bincount(part["grade"], minlength=N_GRADES).tolist(),
+            "photographs": len(part),
+            "patients": patients_of(manifest, part["id"]).nunique(),
+        }
+        for split in NAMES
+        if len(part := known[known["split"] == split])
+    ]
+
+
+def camera_line(manifest: pd.DataFrame) -> str:
+    """The commonest sizes of the originals."""
+    sizes = (manifest["width"].astype(str) + " x " + manifest["height"].astype(str)).value_counts()
+    listed = [f"{size} px ({count:,})" for size, count in sizes.head(SIZES_LISTED).items()]
+    rest = int(sizes.iloc[SIZES_LISTED:].sum())
+    if rest:
+        listed.append(f"{len(sizes) - SIZES_LISTED:,} other sizes ({rest:,})")
+    return f"{len(manifest):,} photographs: {', '.join(listed)}"

@@ -1,0 +1,133 @@
+"""What a report says in words. Each sentence follows from a run's figures by a rule that stands here."""
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Final
+
+import pandas as pd
+
+from pipeline.cache import Cache
+from pipeline.grades import GRADES, N_GRADES, REFERABLE
+from pipeline.recipe import Recipe
+from trainer.about import About
+from trainer.config import FitConfig, RunConfig
+from trainer.metrics import only_grade
+from trainer.operating import Wish
+
+FEW: Final = 100
+"""Patients, below which a share of 90 % is known to no better than 6 points either way."""
+
+
+def verdict(metrics: Mapping[str, Any], predictions: pd.DataFrame) -> list[str]:
+    """What the pixels added: accuracy against the best guess without them, and referable retinopathy against a coin."""
+    lines = []
+    grade, n = only_grade(predictions), metrics["photographs"]
+    if grade is not None and n > 1:
+        lines.append(f"It gives every photograph the same grade, {grade} ({GRADES[grade]}).")
+    no_image = metrics["no_image"]
+    if no_image:
+        kinds = [("the commonest grade of its training photographs", no_image["majority"]["accuracy"])]
+        if no_image["leaked"]:
+            kinds.append(("the grade of the patient's other eye in train", no_image["fellow_eye"]["accuracy"]))
+        words, floor = max(kinds, key=lambda kind: kind[1])
+        accuracy, interval = metrics["accuracy"], metrics["intervals"]["accuracy"]
+        line = f"It gives {_percent(accuracy)} of the photographs their grade. Without looking, giving each {words} "
+        line += f"would score {_percent(floor)}: "
+        if interval and interval[0] > floor:
+            line += f"the pixels add {100 * (accuracy - floor):.1f} points."
+        elif interval and interval[1] < floor:
+            line += f"the network loses {100 * (floor - accuracy):.1f} points against that."
+        else:
+            line += "the figures do not tell the two apart."
+        lines.append(line)
+    auc, interval = metrics["referable_auc"], metrics["intervals"]["referable_auc"]
+    if auc is None:
+        which = "All" if sum(metrics["grades"][REFERABLE:]) else "None"
+        lines.append(f"{which} of the photographs are referable, so how well it tells them apart cannot be measured.")
+    elif interval and interval[0] > 0.5:
+        lines.append(
+            f"Given a referable photograph and another, it ranks them rightly in {_percent(auc)} of cases "
+            f"(95 % interval {_percent(interval[0])} to {_percent(interval[1])}; a coin: 50 %)."
+        )
+    else:
+        lines.append("That it tells referable photographs from others better than a coin is not shown.")
+    return lines
+
+
+def leak_statement(split: str, metrics: Mapping[str, Any], manifest: pd.DataFrame | None) -> dict[str, Any]:
+    """`text`, and whether it is an `alarm`."""
+    n, no_image = metrics["photographs"], metrics["no_image"]
+    if split == "train":
+        return {"alarm": True, "text": "It was trained on these very photographs: the figures show what it remembers."}
+    if no_image and no_image["leaked"]:
+        share = f"{no_image['leaked']:,} of {n:,} {split} photographs ({no_image['leaked'] / n:.0%})"
+        return {"alarm": True, "text": f"LEAK: {share} show a patient who is also in train; the figures flatter."}
+    if manifest is None:
+        return {"alarm": False, "text": f"No patient of the {n:,} {split} photographs is known to be in train."}
+    if (manifest["eye"] == "").all():
+        return {"alarm": True, "text": "The names tell no patients, so a leak between the splits cannot be seen."}
+    return {"alarm": False, "text": f"No leak: no patient of the {n:,} {split} photographs is in train."}
+
+
+def limits(metrics: Mapping[str, Any], ungraded: int, manifest: pd.DataFrame | None) -> list[str]:
+    lines = [
+        "One data set was measured. Other cameras, populations and graders can give other figures: measure yours.",
+        "A grade given by people is the truth here. Where they err, the figures err with them.",
+    ]
+    if metrics["patients"] < FEW:
+        who = "Only one patient was" if metrics["patients"] == 1 else f"Only {metrics['patients']:,} patients were"
+        lines.append(f"{who} measured: read the intervals before the figures.")
+    missing = [GRADES[grade] for grade in range(N_GRADES) if not metrics["grades"][grade]]
+    if missing:
+        lines.append(f"No photograph measured was graded {' or '.join(missing)}: nothing is known about these.")
+    if ungraded:
+        lines.append(f"{ungraded:,} photographs of the split have no grade and are left out.")
+    if manifest is not None and (manifest["eye"] == "").all():
+        lines.append(
+            "No patients are known, so each photograph counts as one; where two show one, intervals are too narrow."
+        )
+    if metrics["operating"]:
+        lines.append("PPV and NPV hold for the prevalence beside them and for no other.")
+    lines.append("Grad-CAM shows where evidence for a grade lies, coarsely. It shows no lesions, and no reasons.")
+    lines.append("Other diseases of the eye, macular oedema among them, are not looked for.")
+    return lines
+
+
+def commands(
+    path: Path, split: str, config: RunConfig, about: About, metrics: Mapping[str, Any], cache: Cache | None
+) -> list[str]:
+    """The command lines that make this run and its figures again, for a shell."""
+    asked, default = config.asked, FitConfig()
+    preprocess: list[object] = ["tools", "preprocess", "PHOTOGRAPHS", "--out", asked.cache, "--size", about.recipe.size]
+    if about.recipe.quality != Recipe().quality:
+        preprocess += ["--quality", about.recipe.quality]
+    if about.recipe.enhance != Recipe().enhance:
+        preprocess += ["--enhance", about.recipe.enhance]
+    if cache:
+        preprocess += ["--split", cache.index.split, "--split-seed", cache.index.split_seed]
+    fit: list[object] = ["trainer", "fit", "--run", path]
+    for field in fields(asked):
+        value = getattr(asked, field.name)
+        if value != getattr(default, field.name):
+            flag = f"--{field.name.replace('_', '-')}"
+            fit += [flag] if value is True else [flag, value]
+    evaluate: list[object] = ["trainer", "evaluate", path, "--split", split]
+    card = metrics["operating"]
+    if card and Wish(card["wanted"], card["level"]) != Wish():
+        evaluate += [f"--{card['wanted']}", card["level"]]
+    if card and card["at_prevalence"]:
+        evaluate += ["--prevalence", card["at_prevalence"]["prevalence"]]
+    report: list[object] = ["trainer", "report", path, "--split", split]
+    return [shlex.join(map(str, words)) for words in (preprocess, fit, evaluate, report)]
+
+
+def starting_point(weights: str) -> str:
+    """How training began; `weights` as resolved in config.json."""
+    known = {"none": "trained from scratch", "imagenet": "pretrained on ImageNet"}
+    return known.get(weights, f"pretrained from {Path(weights).name}")
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
