@@ -62,7 +62,11 @@ class About:
     def as_metadata(self) -> dict[str, str]:
         """For the header of a safetensors file. One entry, because safetensors writes several in random order, and
         equal weights should be equal files."""
-        return {_KEY: json.dumps({**asdict(self), "recipe": self.recipe.as_dict()}, sort_keys=True)}
+        return {_KEY: json.dumps(self.as_dict(), sort_keys=True)}
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain JSON."""
+        return {**asdict(self), "recipe": self.recipe.as_dict()}
 
     @classmethod
     def from_metadata(cls, metadata: dict[str, str]) -> "About":

@@ -220,3 +220,13 @@ def export(run: Path, onnx: Path | None, pt2: Path | None) -> None:
     from trainer.export import export as write
 
     write(run, onnx, pt2)
+
+
+@main.command()
+@click.argument("run", type=FOLDER)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def show(run: Path, as_json: bool) -> None:
+    """Say what RUN's best weights, or those of a model.safetensors, are."""
+    from trainer.show import show as say
+
+    say(run, as_json)

@@ -1,6 +1,6 @@
 """`trainer explain`: where in photographs the evidence for a grade lies, as pictures."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -43,7 +43,7 @@ def explain(
     photographs, refused = gather(paths, user.about.recipe)
     found = len(photographs) + len(refused)
     tiles: dict[int, list[Tile]] = defaultdict(list)
-    explained = mute = 0
+    by_grade, mute = Counter[int](), 0
     try:
         out.mkdir(parents=True, exist_ok=True)
         for batch in user.batches(photographs, "explaining"):
@@ -58,28 +58,28 @@ def explain(
                 with write_whole(out / f"{encode_key(each.photograph.id)}.jpg") as file:
                     file.write(_encoded(drawn, "JPEG"))
                 mute += not heat.any()
-                if explained < ON_SHEET:
+                if by_grade.total() < ON_SHEET:
                     small = cv2.resize(drawn[:, drawn.shape[0] :], (SIDE, SIDE), interpolation=cv2.INTER_AREA)
                     note = f"p{its} {each.probabilities[its]:.2f}"
                     note += "" if each.grade == its else f", graded {each.grade}"
                     tiles[its].append(Tile(np.asarray(small, np.uint8), each.photograph.id, note))
-                explained += 1
+                by_grade[its] += 1
         with write_whole(out / "rejects.csv") as file:
             file.write(to_csv(sorted(refused), Refusal._fields))
         say_refused(refused, out / "rejects.csv")
-        if not explained:
+        if not by_grade:
             raise SourceError(f"none of {found} photographs could be explained, see {out / 'rejects.csv'}")
         what = "explained" if grade is not None else "predicted"
-        groups = {f"{what} {its} {GRADES[its]}: {len(tiles[its])}": tiles[its] for its in sorted(tiles)}
+        groups = {f"{what} {its} {GRADES[its]}: {count}": tiles[its] for its, count in sorted(by_grade.items())}
         with write_whole(out / "contact_sheet.png") as file:
             file.write(_encoded(np.asarray(draw_sheet(groups)), "PNG"))
     except OSError as error:
         raise SourceError(f"{out}: cannot be written ({error.strerror})") from error
-    click.echo(f"found {found} = {explained} explained + {len(refused)} rejected")
+    click.echo(f"found {found} = {by_grade.total()} explained + {len(refused)} rejected")
     if mute:
         click.echo(f"in {mute} of them nothing speaks for the grade: no place is tinted")
-    if explained > ON_SHEET:
-        click.echo(f"the contact sheet has the first {ON_SHEET}")
+    if by_grade.total() > ON_SHEET:
+        click.echo(f"contact_sheet.png shows the first {ON_SHEET}; its headings count all")
     click.echo(f"pictures: {out}/ (contact_sheet.png, a .jpg for each photograph)")
 
 
