@@ -1,7 +1,5 @@
 """`trainer report`: a run as one page for a clinician, and as a model card."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,19 +7,15 @@ import click
 import numpy as np
 import pandas as pd
 
-from pipeline.cache import Cache, open_cache
-from pipeline.errors import CacheError, RunError
+from pipeline.errors import RunError
 from pipeline.files import write_whole
 from pipeline.grades import GRADES, N_GRADES, REFERABLE, UNKNOWN
-from trainer.about import About, Operating
 from trainer.calibration import Bin
-from trainer.config import RunConfig
-from trainer.console import warn
 from trainer.curves import Point, draw_precision_recall, draw_reliability, draw_roc
 from trainer.figures import draw_accuracy, draw_confusion
 from trainer.gallery import pictures, surest_right, worst_mistakes
-from trainer.metrics import confusion, graded
-from trainer.model import Grader, load_model
+from trainer.measured import Measured, read_measured
+from trainer.metrics import confusion
 from trainer.page import inline_svg, render
 from trainer.results import patients_of
 from trainer.run import RunFolder
@@ -54,39 +48,6 @@ NAMES = {"train": "the photographs it was trained on", "val": "the validation pa
 SIZES_LISTED = 4
 
 
-@dataclass(frozen=True)
-class Measured:
-    """All that a run says of a split."""
-
-    run: RunFolder
-    split: str
-    config: RunConfig
-    model: Grader
-    about: About
-    history: pd.DataFrame
-    metrics: Mapping[str, Any]
-    predictions: pd.DataFrame
-    """Of the graded photographs."""
-    ungraded: int
-    cache: Cache | None
-    """The one that was measured; None where it is not at hand."""
-    absent: str
-    """Why not; "" where it is."""
-
-    @property
-    def name(self) -> str:
-        return self.run.path.resolve().name
-
-    @property
-    def operating(self) -> Operating | None:
-        """The operating point that was measured, which may be another than the weights carry."""
-        card = self.metrics["operating"]
-        if card is None:
-            return None
-        temperature = self.metrics["calibration"]["temperature"]
-        return Operating(temperature, card["threshold"], card["wanted"], card["level"])
-
-
 def report(path: Path, split: str, cache_path: Path | None, out: Path | None, card: Path | None) -> None:
     """Writes the page, its figures (into the run folder, as PNG and SVG) and, where asked for, the model card.
 
@@ -114,39 +75,6 @@ def write(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with write_whole(path) as file:
         file.write(data)
-
-
-def read_measured(run: RunFolder, split: str, cache_path: Path | None) -> Measured:
-    config = run.read_config()
-    again = f"`trainer evaluate {run.path} --split {split}` measures it"
-    if not run.metrics(split).exists() or not run.predictions(split).exists():
-        raise RunError(f"{run.path} has no predictions for {split}; {again}")
-    metrics = run.read_json(run.metrics(split))
-    predictions = run.read_predictions(split)
-    known = graded(predictions).reset_index(drop=True)
-    if not metrics.keys() >= {"intervals", "operating", "calibration", "patient", "no_image", "cache"}:
-        raise RunError(f"{run.metrics(split)} is damaged or of an earlier version; {again} again")
-    if metrics["photographs"] != len(known):
-        raise RunError(f"{run.metrics(split)} and {run.predictions(split).name} are of different photographs; {again}")
-    model, about = load_model(run.model)
-    cache, absent = measured_cache(run, config, metrics["cache"], cache_path)
-    history, ungraded = run.read_accuracy(), len(predictions) - len(known)
-    return Measured(run, split, config, model, about, history, metrics, known, ungraded, cache, absent)
-
-
-def measured_cache(run: RunFolder, config: RunConfig, digest: str, path: Path | None) -> tuple[Cache | None, str]:
-    """The cache that was measured, or None and why. A cache that the user named must be the one."""
-    cure = f"`trainer report {run.path} --cache FOLDER` takes the cache that was measured"
-    try:
-        cache = open_cache(path or config.cache)
-        if cache.digest != digest:
-            raise CacheError(f"{cache.path} is not the cache that was measured (its digest differs)")
-    except CacheError as error:
-        if path:
-            raise
-        warn(f"no photographs, subgroups and splits: {error.message}; {cure}")
-        return None, f"Left out, for the cache is not at hand ({error.message})."
-    return cache, ""
 
 
 def describe(measured: Measured) -> dict[str, Any]:
