@@ -31,6 +31,7 @@ def open_loader(
     device: "str | torch.device" = "cpu",
     workers: int | None = None,
     shard: tuple[int, int] = (0, 1),
+    balanced: bool = False,
 ) -> "Loader":
     """A loader of a split's photographs; which one it is does not change what comes out of it.
 
@@ -40,6 +41,7 @@ def open_loader(
     device: where batches shall lie.
     workers: threads, at least 1; one for each core this process may use where None.
     shard: (rank, world), this process's part of an epoch (see `plan_epoch`).
+    balanced: whether every grade has the same number of places in an epoch, photographs of rare ones coming repeatedly.
 
     Raises LoaderMissing where DALI is asked for and not installed, CacheError for an empty split, UsageError for a
     value that cannot be.
@@ -54,7 +56,8 @@ def open_loader(
     source_size = cache.recipe.size
     size = source_size if size is None else size
     try:
-        schedule = Schedule(rows, augment, source_size, size, batch_size, shuffle, seed, shard)
+        labels = cache.grades[rows] if balanced else None
+        schedule = Schedule(rows, augment, source_size, size, batch_size, shuffle, seed, shard, labels)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     workers = workers or usable_cores()

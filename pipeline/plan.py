@@ -51,6 +51,7 @@ def plan_epoch(
     seed: int,
     epoch: int,
     shard: tuple[int, int] = (0, 1),
+    labels: NDArray[np.int64] | None = None,
 ) -> EpochPlan:
     """The table of an epoch.
 
@@ -59,12 +60,19 @@ def plan_epoch(
     that `world` processes with batches of n see at each step what one process with batches of world * n sees.
 
     rows: int64 (n,), none negative. source_size, size: sides, in pixels, of the cached and of the rendered pictures.
+    labels: int64 (n,), the rows' classes; with them the epoch, still of n places, is shared out evenly among the
+    classes (see `balanced`), and a photograph's draws are those of the row whose place it takes, so that a photograph
+    that comes several times is turned differently each time.
     Raises ValueError for a seed or epoch outside 0 to 2**64 - 1, an impossible shard, a size below 1.
     """
     _check_shard(shard)
     _check_size(size, source_size)
     words = _random_words(rows, seed, epoch)
     order = np.argsort(words[:, 0], kind="stable") if shuffle else np.arange(len(rows))
+    if labels is not None:
+        listed = np.argsort(rows, kind="stable")  # so that the draws do not depend on how the rows are listed
+        words, order = words[listed], np.argsort(words[listed, 0], kind="stable") if shuffle else order
+        rows = balanced(rows[listed], labels[listed], seed, epoch)
     order = order[shard[0] :: shard[1]]
     uniform = (words[order, 1:] >> np.uint64(11)) * 2.0**-53  # the top 53 bits, a double in [0, 1)
     matrices = affine(
@@ -75,6 +83,22 @@ def plan_epoch(
         size=size,
     )
     return EpochPlan(rows[order], matrices)
+
+
+def balanced(rows: NDArray[np.int64], labels: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.int64]:
+    """(n,) rows drawn so that each class has as many places as another, give or take one, class by class.
+
+    Within a class photographs take turns, in an order drawn anew each epoch: none comes a second time before all have
+    come, so a rare class is seen whole, several times, and of a common one each epoch sees another part.
+
+    >>> np.bincount(balanced(np.arange(9), np.array([0, 0, 0, 0, 0, 0, 1, 1, 2]), 0, 0)[3:6], minlength=9).tolist()
+    [0, 0, 0, 0, 0, 0, 2, 1, 0]
+    """
+    turns = np.argsort(_random_words(rows, seed, epoch, stream=1)[:, 0], kind="stable")
+    classes = np.unique(labels)
+    share, more = divmod(len(rows), len(classes))
+    members = [rows[turns[labels[turns] == each]] for each in classes]
+    return np.concatenate([np.resize(each, share + (place < more)) for place, each in enumerate(members)])
 
 
 def affine(
@@ -129,6 +153,7 @@ class Schedule:
     shuffle: bool = False
     seed: int = 0
     shard: tuple[int, int] = (0, 1)
+    labels: NDArray[np.int64] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -154,21 +179,24 @@ class Schedule:
             seed=self.seed,
             epoch=epoch,
             shard=self.shard,
+            labels=self.labels,
         )
         firsts = range(start * self.batch_size, len(rows), self.batch_size)
         return [EpochPlan(rows[i : i + self.batch_size], matrices[i : i + self.batch_size]) for i in firsts]
 
 
-def _random_words(rows: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.uint64]:
+def _random_words(rows: NDArray[np.int64], seed: int, epoch: int, stream: int = 0) -> NDArray[np.uint64]:
     """(n, 4) random words: row r owns block r of the Philox stream with the key (seed, epoch).
+
+    Further streams have their own part of the counter: what is drawn there leaves the draws here as they are.
 
     Raw words, because numpy keeps them the same for ever and makes no such promise for its distributions.
     """
     _check_word("seed", seed)
     _check_word("epoch", epoch)
-    stream = np.random.Philox(key=np.array([seed, epoch], np.uint64))
+    philox = np.random.Philox(key=np.array([seed, epoch], np.uint64), counter=[0, 0, 0, stream])
     blocks = int(rows.max(initial=-1)) + 1
-    return stream.random_raw(4 * blocks).reshape(blocks, 4)[rows]
+    return philox.random_raw(4 * blocks).reshape(blocks, 4)[rows]
 
 
 def _check_word(name: str, value: int) -> None:

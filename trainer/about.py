@@ -3,11 +3,12 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from pipeline.errors import RunError
 from pipeline.grades import GRADES
 from pipeline.recipe import Recipe
+from trainer.config import STEMS, Link
 from trainer.seen import Seen
 
 MEAN: Final = (0.485, 0.456, 0.406)
@@ -51,6 +52,10 @@ class About:
     """How photographs became those images."""
     epoch: int
     """The epoch the weights are from, counted from 1."""
+    link: str = "softmax"
+    """How the last layer's scores become logits, one of trainer.config.Link; older files were all "softmax"."""
+    stem: str = "imagenet"
+    """Its first layers: "imagenet" or "small"."""
     mean: tuple[float, ...] = MEAN
     std: tuple[float, ...] = STD
     grades: tuple[str, ...] = GRADES
@@ -82,6 +87,8 @@ class About:
             about = cls(**fields)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError("it does not say which model it is") from error
+        if about.link not in get_args(Link) or about.stem not in STEMS:
+            raise ValueError(f"its first or last layers ({about.stem}, {about.link}) are none that this version knows")
         if about.grades != GRADES:
             raise ValueError(f"it predicts other grades: {', '.join(map(str, about.grades))}")
         return about

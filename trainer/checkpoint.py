@@ -52,22 +52,22 @@ class Progress:
         ranks = [(row["kappa_val"], -row["loss_val"]) for row in self.history]
         return max(range(len(ranks)), key=ranks.__getitem__)
 
+    def idle(self, first: int) -> int:
+        """Epochs since the best one, of those from `first` on."""
+        return len(self.history) - max(self.best + 1, first) if len(self.history) > first else 0
 
-def save_checkpoint(
-    run: RunFolder, progress: Progress, model: dict[str, Any], optimizer: dict[str, Any], phase: str
-) -> None:
+
+def save_checkpoint(run: RunFolder, progress: Progress, learner: dict[str, Any]) -> None:
     """Writes last.pt, what it was before becomes previous.pt: at any moment one of the two is whole.
 
-    `optimizer` is the state of `phase`'s; the learning rate needs none, it follows from the step's number.
+    `learner` is its state; what follows from a step's number, as the learning rate does, needs none.
     """
     state = {
         "format": 1,
-        "phase": phase,
         "epoch": progress.epoch,
         "steps": torch.stack(progress.steps) if progress.steps else torch.empty(0, 3),
         "history": progress.history,
-        "model": model,
-        "optimizer": optimizer,
+        **learner,
     }
     packed = BytesIO()  # torch.save to a full disk raises RuntimeErrors of its own
     torch.save(state, packed)
@@ -113,7 +113,7 @@ def newest_checkpoint(run: RunFolder, device: torch.device) -> tuple[Progress, d
 
 
 def read_checkpoint(path: Path, device: torch.device) -> tuple[Progress, dict[str, Any]]:
-    """The progress, and the file's table with "model", "optimizer" and "phase".
+    """The progress, and the file's table with the learner's state.
 
     Raises RunError where the file is damaged or not a checkpoint of ours.
     """

@@ -8,7 +8,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from trainer.config import CLASS_WEIGHTS, DEVICES, LOADERS, MODELS, FitConfig
+from trainer.config import CLASS_WEIGHTS, DEVICES, LOADERS, LOSSES, MODELS, SAMPLINGS, SCHEDULES, STEMS, FitConfig
+from trainer.recipes import RECIPES
 
 FOLDER = click.Path(path_type=Path)
 DEFAULT = FitConfig()
@@ -36,11 +37,15 @@ def main() -> None:
 
 
 @main.command()
+@click.option("--recipe", type=click.Choice(list(RECIPES)),
+              help="Defaults of other options by name; those given here override it.")  # fmt: skip
 @click.option("--cache", default=DEFAULT.cache, help="A cache that `tools preprocess` made.")
 @click.option(
     "--loader", type=click.Choice(LOADERS), default=DEFAULT.loader, help="auto: dali on a GPU where it is installed."
 )
 @click.option("--model", type=click.Choice(MODELS), default=DEFAULT.model, help="A ResNet of torchvision.")
+@click.option("--stem", type=click.Choice(STEMS), default=DEFAULT.stem,
+              help="The first layers. small: at full resolution, for images below 64 px; auto: by size.")  # fmt: skip
 @click.option("--weights", default=DEFAULT.weights, metavar="auto|imagenet|none|FILE",
               help="auto: ImageNet's if they can be had. FILE: torchvision's .pth or a model.safetensors.")  # fmt: skip
 @click.option("--head-epochs", type=click.IntRange(0), default=DEFAULT.head_epochs,
@@ -50,15 +55,27 @@ def main() -> None:
 @click.option("--epochs", type=click.IntRange(0), default=DEFAULT.epochs, help="Epochs for all layers, after those.")
 @click.option("--batch", type=click.IntRange(1), default=DEFAULT.batch, help="Photographs a step.")
 @click.option("--size", type=click.IntRange(32), help="Side of the training images, pixels.  [default: as cached]")
-@click.option(
-    "--lr", type=float, default=DEFAULT.lr, help="Highest learning rate, after warm-up; then half a cosine to 0."
-)
+@click.option("--lr", type=float, default=DEFAULT.lr, help="Highest learning rate.")
+@click.option("--schedule", type=click.Choice(SCHEDULES), default=DEFAULT.schedule,
+              help="Of the learning rate. cosine: warm-up, then half a cosine to 0.")  # fmt: skip
+@click.option("--layer-decay", type=float, default=DEFAULT.layer_decay,
+              help="Share of the next stage's learning rate that each stage of the network has.")  # fmt: skip
 @click.option("--momentum", type=float, default=DEFAULT.momentum, help="Of SGD.")
 @click.option(
     "--weight-decay", type=float, default=DEFAULT.weight_decay, help="Of SGD; biases and BatchNorm have none."
 )
 @click.option("--class-weights", type=click.Choice(CLASS_WEIGHTS), default=DEFAULT.class_weights,
               help="Whether rare grades count more, by their number or their effective number.")  # fmt: skip
+@click.option("--sampling", type=click.Choice(SAMPLINGS), default=DEFAULT.sampling,
+              help="balanced: as many photographs of each grade an epoch, rare ones several times.")  # fmt: skip
+@click.option("--loss", type=click.Choice(LOSSES), default=DEFAULT.loss,
+              help="Cross entropy, focal, CORN (ordinal), or squared error of the grade.")  # fmt: skip
+@click.option("--label-smoothing", type=float, default=DEFAULT.label_smoothing,
+              help="Share of a label spread over all grades; with ce and corn.")  # fmt: skip
+@click.option("--ema", type=float, default=DEFAULT.ema, metavar="DECAY",
+              help="Measure and save a moving average of the weights, e.g. 0.99 a step; 0: the weights.")  # fmt: skip
+@click.option("--patience", type=click.IntRange(1),
+              help="Stop after so many epochs without a better one by kappa.  [default: never]")  # fmt: skip
 @click.option(
     "--seed", type=click.IntRange(0), default=DEFAULT.seed, help="Of the first weights, order and augmentation."
 )
@@ -74,8 +91,10 @@ def main() -> None:
 @click.pass_context
 def fit(context: click.Context, /, run: Path | None, resume: bool, **settings: Any) -> None:
     """Train on a cache, choose the best epoch on validation, measure it on test."""
+    given = {name: value for name, value in settings.items()
+             if context.get_parameter_source(name) is not ParameterSource.DEFAULT}  # fmt: skip
     try:
-        asked = FitConfig(**settings)
+        asked = FitConfig(**{**RECIPES.get(settings["recipe"], {}), **given})
     except ValueError as error:
         raise click.UsageError(str(error)) from error
 
@@ -83,8 +102,6 @@ def fit(context: click.Context, /, run: Path | None, resume: bool, **settings: A
     from trainer.run import RunFolder
 
     if resume and (run is None or RunFolder(run).started):
-        given = {name: value for name, value in settings.items()
-                 if context.get_parameter_source(name) is not ParameterSource.DEFAULT}  # fmt: skip
         finished = launch.resume(run, given)
     else:
         finished = launch.start(asked, run)

@@ -4,6 +4,8 @@ from dataclasses import asdict, dataclass
 from math import isfinite
 from typing import Any, Final, Literal
 
+from trainer.recipes import RECIPES
+
 MODELS: Final = (
     "resnet18",
     "resnet34",
@@ -18,9 +20,17 @@ MODELS: Final = (
 )
 """torchvision's ResNets, listed here because importing torchvision takes seconds and `--help` must not."""
 CLASS_WEIGHTS: Final = ("none", "inverse", "effective")
+SAMPLINGS: Final = ("natural", "balanced")
+LOSSES: Final = ("ce", "focal", "corn", "mse")
+SCHEDULES: Final = ("cosine", "constant")
+STEMS: Final = ("auto", "imagenet", "small")
+SMALL_BELOW: Final = 64
+"""Pixels. A ResNet's own stem leaves a quarter of the side, its last stage an eighth of that: 2 x 2 places of 64."""
 LOADERS: Final = ("auto", "dali", "torchvision")
 DEVICES: Final = ("auto", "cpu", "cuda", "mps")
 
+Link = Literal["softmax", "corn", "distance"]
+"""How a network's scores become grades' logits: trainer.model says what each is."""
 Phase = Literal["head", "finetune"]
 
 
@@ -31,9 +41,11 @@ class FitConfig:
     Raises ValueError, quoting the value, for settings that cannot be.
     """
 
+    recipe: str | None = None  # what the other settings were begun from
     cache: str = "cache"
     loader: str = "auto"
     model: str = "resnet18"
+    stem: str = "imagenet"  # "small": for images below 64 pixels, without pretrained weights; "auto": where that is so
     weights: str = "auto"  # "auto", "imagenet", "none", or a file
     head_epochs: int = 3  # on a frozen backbone; none without pretrained weights
     views: int = 1  # augmented views of each photograph that the head is trained on
@@ -41,9 +53,16 @@ class FitConfig:
     batch: int = 32
     size: int | None = None  # pixels; None: as cached
     lr: float = 0.01  # the highest of the schedule
+    schedule: str = "cosine"  # after a warm-up; "constant": lr from first to last
+    layer_decay: float = 1  # of the learning rate, from each stage of the network to the one before
     momentum: float = 0.9
     weight_decay: float = 5e-4
     class_weights: str = "none"
+    sampling: str = "natural"  # "balanced": as many photographs of each grade
+    loss: str = "ce"
+    label_smoothing: float = 0  # of the true grade's weight, spread over all grades
+    ema: float = 0  # decay a step of the average of weights that is measured and saved; 0: the weights themselves
+    patience: int | None = None  # epochs without a better one that end the training
     seed: int = 0
     device: str = "auto"
     workers: int | None = None  # None: the loader's own choice
@@ -56,8 +75,17 @@ class FitConfig:
             if not ok:
                 raise ValueError(f"{name} must be {wanted}, got {getattr(self, name)!r}")
 
+        check(self.recipe is None or self.recipe in RECIPES, "recipe", f"one of {', '.join(RECIPES)}")
+        check(self.stem in STEMS, "stem", f"one of {', '.join(STEMS)}")
+        check(self.stem != "small" or self.weights != "imagenet", "stem", "imagenet with ImageNet's weights")
+        check(self.schedule in SCHEDULES, "schedule", f"one of {', '.join(SCHEDULES)}")
         check(self.model in MODELS, "model", f"one of {', '.join(MODELS)}")
         check(self.class_weights in CLASS_WEIGHTS, "class_weights", f"one of {', '.join(CLASS_WEIGHTS)}")
+        check(self.sampling in SAMPLINGS, "sampling", f"one of {', '.join(SAMPLINGS)}")
+        check(self.loss in LOSSES, "loss", f"one of {', '.join(LOSSES)}")
+        check(0 <= self.label_smoothing < 1, "label_smoothing", "at least 0 and less than 1")
+        smooth = self.loss in ("ce", "corn")
+        check(smooth or self.label_smoothing == 0, "label_smoothing", f"0 with the loss {self.loss}")
         check(self.loader in LOADERS, "loader", f"one of {', '.join(LOADERS)}")
         check(self.device in DEVICES, "device", f"one of {', '.join(DEVICES)}")
         check(self.head_epochs >= 0, "head_epochs", "0 or more")
@@ -68,6 +96,9 @@ class FitConfig:
         check(self.batch >= 1, "batch", "at least 1")
         check(self.size is None or self.size >= 32, "size", "at least 32 pixels")
         check(isfinite(self.lr) and self.lr > 0, "lr", "positive")
+        check(0 < self.layer_decay <= 1, "layer_decay", "more than 0 and at most 1")
+        check(0 <= self.ema < 1, "ema", "at least 0 and less than 1")
+        check(self.patience is None or self.patience >= 1, "patience", "at least 1")
         check(0 <= self.momentum < 1, "momentum", "at least 0 and less than 1")
         check(isfinite(self.weight_decay) and self.weight_decay >= 0, "weight_decay", "0 or more")
         check(self.seed >= 0, "seed", "0 or more")
@@ -77,6 +108,12 @@ class FitConfig:
     @property
     def total_epochs(self) -> int:
         return self.head_epochs + self.epochs
+
+    @property
+    def link(self) -> Link:
+        """What the loss asks of the network's last layer."""
+        links: dict[str, Link] = {"corn": "corn", "mse": "distance"}
+        return links.get(self.loss, "softmax")
 
     def phase(self, epoch: int) -> Phase:
         """Which phase an epoch, counted from 0 over both, belongs to."""

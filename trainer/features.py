@@ -6,7 +6,7 @@ CACHE.features/, under a name that says what they depend on. The folder may be d
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +20,8 @@ from pipeline.batch import Batch, Loader
 from pipeline.cache import Cache
 from pipeline.errors import RunError
 from pipeline.files import write_whole
-from pipeline.plan import Augment, Schedule
+from pipeline.loaders import open_loader
+from pipeline.plan import NO_AUGMENT, Augment, Schedule
 from trainer.config import FitConfig
 from trainer.console import track, warn
 from trainer.device import autocast
@@ -56,16 +57,16 @@ class FeatureLoader(AbstractContextManager["FeatureLoader"]):
 def feature_loaders(
     config: FitConfig,
     cache: Cache,
-    loaders: Mapping[str, Loader],
+    splits: Iterable[str],
     model: Grader,
     augment: Augment,
     device: torch.device,
 ) -> dict[str, Loader]:
-    """For each loader of photographs one of features, by split; "train" has `config.views` views, the others one."""
+    """Loaders of features by split; "train" has `config.views` augmented views, the others one."""
     backbone = nn.Sequential(model.normalise, model.backbone).eval()
     weights = _digest(model.state_dict())
     found: dict[str, Loader] = {}
-    for split, loader in loaders.items():
+    for split in splits:
         train = split == "train"
         rows = cache.rows(split)
         views = min(config.views, config.head_epochs) if train else 1
@@ -81,12 +82,26 @@ def feature_loaders(
         path = cache.path.resolve().with_name(f"{cache.path.resolve().name}.features") / f"{split}-{key}.safetensors"
         features = _read(path)
         if features is None:
-            features = torch.stack([_view(backbone, loader, rows, view, device, split) for view in range(views)])
+            photographs = open_loader(
+                config.loader,
+                cache,
+                split=split,
+                batch_size=2 * config.batch,
+                augment=augment if train else NO_AUGMENT,
+                size=config.size,
+                seed=config.seed,
+                device=device,
+                workers=config.workers,
+            )
+            with photographs:
+                seen = [_view(backbone, photographs, rows, view, device, split) for view in range(views)]
+            features = torch.stack(seen)
             _write(path, features)
         grades = torch.from_numpy(cache.grades[rows]).to(device)
         batch = config.batch if train else 2 * config.batch
         size = cache.recipe.size
-        schedule = Schedule(rows, augment, size, size, batch, shuffle=train, seed=config.seed)
+        labels = cache.grades[rows] if train and config.sampling == "balanced" else None
+        schedule = Schedule(rows, augment, size, size, batch, shuffle=train, seed=config.seed, labels=labels)
         found[split] = FeatureLoader(features.to(device), grades, schedule)
     return found
 

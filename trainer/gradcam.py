@@ -1,8 +1,8 @@
 """Grad-CAM: where in a photograph the evidence for a grade lies.
 
 Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization", ICCV 2017. A
-ResNet ends in an average over places and one linear layer, so the gradient of a grade's logit by channel k of the last
-maps is that layer's weight for k, divided by the number of places, at each of them. Hence no backward pass here, and
+ResNet ends in an average over places and the head, so the gradient of a grade's logit by channel k of the last maps is
+the head's for k, divided by the number of places, at each of them. Hence no backward pass through the network, and
 frozen layers explain themselves as well as trained ones.
 """
 
@@ -23,7 +23,7 @@ OPACITY: Final = 0.55
 """Of the tint where the heat is 1: what it marks must stay visible beneath it."""
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def grad_cam(model: Grader, images: Tensor, grades: Tensor) -> NDArray[np.float32]:
     """How much each place speaks for a grade: (n, s, s), 0 to 1, each photograph's highest being 1.
 
@@ -39,10 +39,13 @@ def grad_cam(model: Grader, images: Tensor, grades: Tensor) -> NDArray[np.float3
 
     hook = model.backbone.get_submodule("layer4").register_forward_hook(keep)
     try:
-        model(images)
+        features = model.backbone(model.normalise(images))
     finally:
         hook.remove()
-    weights = model.head.weight[grades.to(model.head.weight.device)]
+    with torch.enable_grad():
+        features = features.detach().requires_grad_()
+        logits = model.head(features).gather(1, grades.to(features.device)[:, None])
+        (weights,) = torch.autograd.grad(logits.sum(), features)
     heat = torch.einsum("nk,nkyx->nyx", weights.float(), maps[0].float()).relu_()
     heat = interpolate(heat[:, None], images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
     highest = heat.amax(dim=(1, 2), keepdim=True)

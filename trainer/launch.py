@@ -19,11 +19,12 @@ from pipeline.grades import N_GRADES, UNKNOWN
 from pipeline.loaders import choose_loader
 from trainer.about import About
 from trainer.checkpoint import Progress, newest_checkpoint
-from trainer.config import FitConfig, RunConfig
+from trainer.config import SMALL_BELOW, FitConfig, RunConfig
 from trainer.console import print_class_weights, warn
 from trainer.device import choose_device, to_device
 from trainer.evaluate import check_measurable, finish
 from trainer.fit import fit, open_loaders
+from trainer.learner import Learner
 from trainer.loss import class_weights
 from trainer.model import Grader, load_state
 from trainer.photographs import seen_in
@@ -46,13 +47,19 @@ def start(asked: FitConfig, path: Path | None) -> RunFolder:
         check_measurable(cache, "test")
     device = choose_device(asked.device)
     loader = choose_loader(asked.loader, device)
-    torch.manual_seed(asked.seed)
-    model = Grader(asked.model)
-    weights = pretrain(model, asked.weights)
-    head_epochs = 0 if weights == "none" else asked.head_epochs
     size = asked.size or cache.recipe.size
+    model, weights = make_model(asked, size)
+    head_epochs = 0 if weights == "none" else asked.head_epochs
     try:
-        config = replace(asked, device=device, loader=loader, weights=weights, head_epochs=head_epochs, size=size)
+        config = replace(
+            asked,
+            device=device,
+            loader=loader,
+            stem=model.stem,
+            weights=weights,
+            head_epochs=head_epochs,
+            size=size,
+        )
     except ValueError as error:  # --weights auto --epochs 0, and no weights to be had
         raise RunError(str(error)) from error
 
@@ -62,6 +69,20 @@ def start(asked: FitConfig, path: Path | None) -> RunFolder:
             write_json(run.config, describe(asked, config, cache).as_dict())
             carry_out(config, cache, loaders, run, model, Progress())
     return run
+
+
+def make_model(asked: FitConfig, size: int) -> tuple[Grader, str]:
+    """The model and its weights, by name as `pretrain` gives it; "auto" is decided."""
+    torch.manual_seed(asked.seed)
+    if asked.stem == "small":
+        model = Grader(asked.model, asked.link, "small")
+        return model, pretrain(model, "none" if asked.weights == "auto" else asked.weights)  # ImageNet's fit no other
+    model = Grader(asked.model, asked.link)
+    weights = pretrain(model, asked.weights)
+    if asked.stem == "auto" and weights == "none" and size < SMALL_BELOW:
+        torch.manual_seed(asked.seed)
+        model = Grader(asked.model, asked.link, "small")
+    return model, weights
 
 
 def resume(path: Path | None, given: Mapping[str, Any]) -> RunFolder:
@@ -88,7 +109,7 @@ def resume(path: Path | None, given: Mapping[str, Any]) -> RunFolder:
         raise RunError(f"{run.path} cannot resume: {cache.path} is not as it was when the run was started")
 
     torch.manual_seed(config.seed)
-    model = Grader(config.model)
+    model = Grader(config.model, config.link, config.stem)
     with run.held():
         progress, checkpoint = newest_checkpoint(run, torch.device(config.device)) or (Progress(), None)
         if checkpoint:
@@ -188,5 +209,6 @@ def train(
     print_class_weights(photographs.tolist(), weights.tolist())
     by_grade = torch.tensor(weights, dtype=torch.float32, device=device)
     size = config.size or cache.recipe.size
-    about = About(config.model, size, cache.recipe, epoch=0, seen=seen_in(cache, size, config.workers))
-    fit(config, about, cache, loaders, run, model, by_grade, progress, stopper, checkpoint)
+    seen = seen_in(cache, size, config.workers)
+    about = About(config.model, size, cache.recipe, epoch=0, link=config.link, stem=config.stem, seen=seen)
+    fit(Learner(config, cache, loaders, model, by_grade), about, cache, run, progress, stopper, checkpoint)

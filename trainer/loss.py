@@ -1,15 +1,41 @@
-"""Class weights: how much a photograph of each grade counts in the loss."""
+"""The loss, and class weights: how much a photograph of each grade counts in it."""
 
 from typing import Final
 
 import numpy as np
+import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from pipeline.grades import N_GRADES
 
 BETA: Final = 0.9999
 """Of the effective number. Up to about a thousand photographs a grade it acts like "inverse"; of the 25,810 of EyePACS
 without disease it sees 9,243, so that a proliferative photograph counts 14 times as much, not 36 times."""
+
+GAMMA: Final = 2.0
+"""Of the focal loss; its authors' choice."""
+
+
+def losses(name: str, logits: Tensor, grades: Tensor, weights: Tensor, smoothing: float = 0) -> Tensor:
+    """(n,) losses of n photographs, each times its grade's weight.
+
+    name: one of trainer.config.LOSSES. logits: float32 (n, 5), from a trainer.model.Head with the link that the loss
+    asks for. grades: int64 (n,), 0-4. weights: float32 (5,). smoothing: for "ce" and "corn", the share of each label
+    that is spread evenly over the five grades (Szegedy et al., CVPR 2016).
+
+    "ce": cross entropy. "focal": the same times (1 - p)^GAMMA, p the true grade's probability, so that photographs
+    graded right with ease count little (Lin et al., ICCV 2017, for several classes). "corn": the four conditional
+    binary cross entropies of CORN, summed; they are the cross entropy of the probabilities that the chain rule makes
+    of them, here divided by the number of photographs and not, as in the paper, of binary tasks. "mse": (s - grade)^2.
+    """
+    if name in ("ce", "corn"):
+        return F.cross_entropy(logits, grades, weights, reduction="none", label_smoothing=smoothing)
+    if name == "focal":
+        log_p = F.log_softmax(logits, dim=1).gather(1, grades[:, None])[:, 0]
+        return -weights[grades] * (1 - log_p.exp()) ** GAMMA * log_p
+    score = (logits[:, 1] - logits[:, 0] + 1) / 2  # of the logits -(s - k)^2
+    return weights[grades] * (score - grades) ** 2
 
 
 def class_weights(method: str, photographs: ArrayLike) -> NDArray[np.float64]:

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Final, NamedTuple
 
 import torch
+import torch.nn.functional as F
 import torchvision
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -31,16 +33,70 @@ class Normalise(nn.Module):
         return images.to(torch.float32, copy=True).sub_(255 * self.mean).div_(255 * self.std)
 
 
+class Head(nn.Linear):
+    """A linear layer to scores, and what makes five logits of them, whose softmax are the grades' probabilities.
+
+    "softmax": five scores, the logits themselves.
+    "corn": four scores, the log-odds that the grade is above k where it is at least k, k = 0..3 (Shi, Cao, Raschka:
+    Deep neural networks for rank-consistent ordinal regression, Pattern Analysis and Applications 2023). The chain rule
+    makes five probabilities of them, so the logits are the logarithms of these: what follows is softmax, as ever.
+    "distance": one score s on the scale of the grades; the logit of k is -(s - k)^2, a normal distribution around s
+    with a variance of 1/2 on the grades, which the temperature fitted on validation makes wider or narrower. The
+    likeliest grade is the nearest.
+    """
+
+    def __init__(self, features: int, link: str) -> None:
+        self._link = LINKS[link]
+        super().__init__(features, self._link.scores)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(n, 5) logits of (n, d) features."""
+        return self._link.logits(super().forward(features))
+
+
+def _corn(scores: Tensor) -> Tensor:
+    above, here = F.logsigmoid(scores.float()), F.logsigmoid(-scores.float())
+    certain = torch.zeros_like(above[:, :1])
+    at_least = torch.cat([certain, above.cumsum(dim=1)], dim=1)
+    return at_least + torch.cat([here, certain], dim=1)  # there is nothing above the last grade
+
+
+def _distance(scores: Tensor) -> Tensor:
+    return -((scores.float() - torch.arange(N_GRADES, device=scores.device)) ** 2)
+
+
+class _Link(NamedTuple):
+    scores: int
+    logits: Callable[[Tensor], Tensor]
+
+
+LINKS: Final = {
+    "softmax": _Link(N_GRADES, lambda scores: scores),
+    "corn": _Link(N_GRADES - 1, _corn),
+    "distance": _Link(1, _distance),
+}
+
+
 class Grader(nn.Module):
     """Normalisation, a ResNet without its last layer, and a linear layer to the grades."""
 
-    def __init__(self, architecture: str) -> None:
-        """`architecture`: one of trainer.config.MODELS; initialised by torch's global generator."""
+    def __init__(self, architecture: str, link: str = "softmax", stem: str = "imagenet") -> None:
+        """Initialised by torch's global generator.
+
+        architecture: one of trainer.config.MODELS. link: see Head. stem: "imagenet", a 7x7 convolution and a pooling
+        that together leave a quarter of the side, or "small", a 3x3 convolution that leaves all of it (He et al., CVPR
+        2016, section 4.2), which costs sixteen times as much.
+        """
         super().__init__()
         resnet = torchvision.models.get_model(architecture, weights=None)
+        if stem == "small":
+            resnet.conv1 = nn.Conv2d(3, resnet.conv1.out_channels, 3, padding=1, bias=False)
+            nn.init.kaiming_normal_(resnet.conv1.weight, mode="fan_out", nonlinearity="relu")  # as torchvision's own
+            resnet.maxpool = nn.Identity()
+        self.stem = stem
         self.architecture = architecture
         self.normalise = Normalise()
-        self.head = nn.Linear(resnet.fc.in_features, N_GRADES)
+        self.head = Head(resnet.fc.in_features, link)
         resnet.fc = nn.Identity()
         self.backbone: nn.Module = resnet
 
@@ -81,7 +137,7 @@ def save_model(path: Path, model: Grader, about: About) -> None:
 def load_model(path: Path) -> tuple[Grader, About]:
     """A model as `save_model` wrote it, on the CPU, in evaluation mode. Raises RunError for any other file."""
     about = read_about(path)
-    model = Grader(about.model)
+    model = Grader(about.model, about.link, about.stem)
     load_state(model, read_tensors(path), str(path))
     return model.eval(), about
 

@@ -15,6 +15,7 @@ from trainer.about import About
 from trainer.config import FitConfig, RunConfig
 from trainer.metrics import only_grade
 from trainer.operating import Wish
+from trainer.recipes import RECIPES
 
 FEW: Final = 100
 """Patients, below which a share of 90 % is known to no better than 6 points either way."""
@@ -99,7 +100,8 @@ def commands(
     path: Path, split: str, config: RunConfig, about: About, metrics: Mapping[str, Any], cache: Cache | None
 ) -> list[str]:
     """The command lines that make this run and its figures again, for a shell."""
-    asked, default = config.asked, FitConfig()
+    asked = config.asked
+    default = FitConfig(**{**RECIPES.get(asked.recipe or "", {}), "recipe": None})
     preprocess: list[object] = ["tools", "preprocess", "PHOTOGRAPHS", "--out", asked.cache, "--size", about.recipe.size]
     if about.recipe.quality != Recipe().quality:
         preprocess += ["--quality", about.recipe.quality]
@@ -112,7 +114,7 @@ def commands(
         value = getattr(asked, field.name)
         if value != getattr(default, field.name):
             flag = f"--{field.name.replace('_', '-')}"
-            fit += [flag] if value is True else [flag, value]
+            fit += [flag] if value is True else [f"--no-{flag[2:]}"] if value is False else [flag, value]
     evaluate: list[object] = ["trainer", "evaluate", path, "--split", split]
     card = metrics["operating"]
     if card and Wish(card["wanted"], card["level"]) != Wish():

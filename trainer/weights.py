@@ -13,7 +13,6 @@ from torch import Tensor
 
 from pipeline.errors import RunError
 from pipeline.files import write_whole
-from pipeline.grades import N_GRADES
 from trainer.about import read_about
 from trainer.checkpoint import read_torch
 from trainer.console import warn
@@ -45,8 +44,8 @@ def pretrain(model: Grader, weights: str) -> str:
 def load_weights(model: Grader, path: Path) -> None:
     """Copies a file's weights into a model: torchvision's state dict, or a model.safetensors of ours.
 
-    torchvision's last layer, for the thousand classes of ImageNet, is left out. Raises RunError where the file cannot
-    be read, or names the first layer that does not fit.
+    Of the former a last layer for other classes, such as ImageNet's thousand, or for another loss, is left out. Raises
+    RunError where the file cannot be read, or names the first layer that does not fit.
     """
     if path.suffix == ".safetensors":
         about = read_about(path)
@@ -54,10 +53,12 @@ def load_weights(model: Grader, path: Path) -> None:
             raise RunError(
                 f"{path} is a {about.model}, not a {model.architecture}; choose it with --model {about.model}"
             )
+        if about.stem != model.stem:
+            raise RunError(f"{path} has another stem, choose it with --stem {about.stem}")
         state = read_tensors(path)
     else:
         state = {_our_name(name): tensor for name, tensor in _read_torch(path).items()}
-        if (weight := state.get("head.weight")) is None or len(weight) != N_GRADES:
+        if (weight := state.get("head.weight")) is None or weight.shape != model.head.weight.shape:
             state |= {f"head.{name}": tensor for name, tensor in model.head.state_dict().items()}
         # Files from before torch 0.4.1 lack these counters, and with a fixed momentum nothing reads them.
         counters = {name: value for name, value in model.state_dict().items() if name.endswith("num_batches_tracked")}

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from pipeline.cache import open_cache
 from pipeline.loaders import open_loader
 from trainer.cli import main as trainer
-from trainer.fit import AUGMENT
+from trainer.learner import AUGMENT
 from trainer.model import Grader
 
 

@@ -147,6 +147,17 @@ def test_pixels_do_not_depend_on_batch_size_workers_or_shards(opener: Opener, ma
     assert by_row(halves[0].epoch(3)) | by_row(halves[1].epoch(3)) == expected
 
 
+def test_a_balanced_epoch_shows_every_grade_equally_often_and_resumes(opener: Opener, cache: Cache) -> None:
+    loader = opener(cache, augment=Augment(), shuffle=True, balanced=True)
+    batches = list(loader.epoch(2))
+    grades = torch.cat([batch.grades for batch in batches])
+    assert sorted(np.bincount(grades.numpy() + 1).tolist()) == [2, 2, 2, 2, 2, 3]  # 13 places, 6 grades with "unknown"
+    assert [
+        GRADES[cache.manifest["id"].iloc[row]] for batch in batches for row in batch.rows.tolist()
+    ] == grades.tolist()
+    assert torch.equal(pixels(loader.epoch(2, start=2)), pixels(iter(batches[2:])))
+
+
 def test_equal_photographs_are_augmented_differently(opener: Opener, make_cache: Callable[..., Path]) -> None:
     """Sixteen equal pictures, two shards, two epochs, two seeds: 64 different ones come out."""
     cache = open_cache(make_cache({f"{number}_left": noise(0) for number in range(16)}))

@@ -87,6 +87,52 @@ def test_draws_are_spread_as_asked() -> None:
     assert abs(turned).max() <= 40 + 1e-4
 
 
+GRADES = np.array([0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 2, 4])  # of ROWS
+
+
+def test_a_balanced_epoch_keeps_its_length_and_shares_it_out_evenly() -> None:
+    grade = dict(zip(ROWS.tolist(), GRADES.tolist(), strict=True))
+    seen = set()
+    for epoch in range(6):
+        rows = plan(labels=GRADES, epoch=epoch).rows
+        assert np.bincount([grade[row] for row in rows.tolist()]).tolist() == [5, 0, 4, 0, 4]
+        times = np.unique(rows, return_counts=True)[1]
+        assert sorted(times) == [1, 1, 1, 1, 1, 1, 1, 2, 4]  # five of nine once, three shared out, the only one
+        seen |= set(rows.tolist())
+    assert seen == set(ROWS.tolist())
+
+
+def test_a_photograph_that_comes_again_is_turned_differently() -> None:
+    rows, matrices = plan(labels=GRADES)
+    assert len({(row, matrix.tobytes()) for row, matrix in zip(rows.tolist(), matrices, strict=True)}) == len(ROWS)
+    assert matrices.tobytes() == plan().matrices.tobytes()  # the draws belong to the places
+
+
+def test_a_balanced_epoch_depends_on_seed_and_epoch_and_not_on_how_rows_are_listed() -> None:
+    expected = plan(labels=GRADES)
+    again = plan(ROWS[::-1], labels=GRADES[::-1])
+    assert again.rows.tolist() == expected.rows.tolist()
+    assert again.matrices.tobytes() == expected.matrices.tobytes()
+    for change in ({"seed": 8}, {"epoch": 4}):
+        assert plan(labels=GRADES, **change).rows.tolist() != expected.rows.tolist()
+
+
+@pytest.mark.parametrize("world", [2, 5])
+def test_shards_of_a_balanced_epoch_are_cut_from_one_table(world: int) -> None:
+    whole = plan(labels=GRADES)
+    for rank in range(world):
+        shard = plan(labels=GRADES, shard=(rank, world))
+        assert shard.rows.tolist() == whole.rows[rank::world].tolist()
+        assert shard.matrices.tobytes() == whole.matrices[rank::world].tobytes()
+
+
+def test_what_is_drawn_beside_an_epoch_leaves_its_draws_alone() -> None:
+    """One block of another stream is a block that this stream has not: 256 bits of counter, 64 of them the stream's."""
+    words = [np.random.Philox(key=np.array([7, 3], np.uint64), counter=[0, 0, 0, n]).random_raw(400) for n in (0, 1)]
+    assert not set(words[0].tolist()) & set(words[1].tolist())
+    assert words[0].tolist() == np.random.Philox(key=np.array([7, 3], np.uint64)).random_raw(400).tolist()
+
+
 def test_evaluation_leaves_a_photograph_as_it_is() -> None:
     matrices = plan(augment=NO_AUGMENT, size=512).matrices
     assert (matrices == [[1, 0, 0], [0, 1, 0]]).all()

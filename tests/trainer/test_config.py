@@ -8,6 +8,17 @@ from trainer.config import FitConfig
     [
         ("model", "alexnet"),
         ("class_weights", "some"),
+        ("sampling", "uniform"),
+        ("loss", "hinge"),
+        ("label_smoothing", 1.0),
+        ("label_smoothing", -0.1),
+        ("layer_decay", 0.0),
+        ("layer_decay", 1.1),
+        ("ema", 1.0),
+        ("patience", 0),
+        ("recipe", "worst"),
+        ("stem", "large"),
+        ("schedule", "steps"),
         ("loader", "webdataset"),
         ("device", "tpu"),
         ("batch", 0),
@@ -24,6 +35,17 @@ from trainer.config import FitConfig
 def test_a_setting_that_cannot_be_is_refused_with_its_value(name: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"{name} must be .*got {value!r}"):
         FitConfig(**{name: value})  # type: ignore[arg-type]
+
+
+def test_labels_are_smoothed_only_where_a_loss_has_labels_to_smooth() -> None:
+    for loss in ("focal", "mse"):
+        with pytest.raises(ValueError, match=f"label_smoothing must be 0 with the loss {loss}, got 0.1"):
+            FitConfig(loss=loss, label_smoothing=0.1)
+
+
+def test_imagenets_weights_have_imagenets_stem() -> None:
+    with pytest.raises(ValueError, match="stem must be imagenet with ImageNet's weights, got 'small'"):
+        FitConfig(stem="small", weights="imagenet")
 
 
 def test_a_run_of_no_epochs_is_refused() -> None:

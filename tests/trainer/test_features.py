@@ -14,8 +14,9 @@ from pipeline.cache import open_cache
 from pipeline.loaders import open_loader
 from pipeline.plan import NO_AUGMENT, Schedule
 from trainer.features import FeatureLoader
-from trainer.fit import AUGMENT, CLIP_NORM, learning_rate
+from trainer.learner import AUGMENT, CLIP_NORM
 from trainer.model import Grader
+from trainer.schedule import learning_rate
 from trainer.weights import load_weights
 
 Fit = Callable[..., Result]

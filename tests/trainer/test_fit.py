@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,10 @@ from sklearn.metrics import accuracy_score, cohen_kappa_score, confusion_matrix
 
 from tests.trainer.conftest import Trained
 from trainer.about import read_about
-from trainer.fit import learning_rate, set_phase
+from trainer.learner import set_phase
 from trainer.model import Grader
 from trainer.run import ACCURACY_COLUMNS
+from trainer.schedule import learning_rate
 
 Fit = Callable[..., Result]
 Cache = Callable[..., Path]
@@ -78,6 +80,42 @@ def test_the_saved_weights_are_those_of_the_epoch_with_the_best_kappa(trained: T
 def test_it_learns_what_can_be_learnt(fit: Fit, tiny_cache: Cache, tmp_path: Path) -> None:
     fit(tiny_cache(train=(0, 4) * 16, val=(0, 4) * 4, test=(0, 4) * 8), "--run", "run", "--epochs", 8)
     assert json.loads((tmp_path / "run" / "metrics_test.json").read_text())["accuracy"] >= 0.9  # guessing: 0.5
+
+
+@pytest.mark.parametrize("loss", ["focal", "corn", "mse"])
+def test_every_loss_learns_and_predicts_five_probabilities(
+    loss: str, fit: Fit, trainer: Fit, tiny_cache: Cache, tmp_path: Path
+) -> None:
+    cache = tiny_cache(train=(0, 4) * 16, val=(0, 4) * 4, test=(0, 4) * 8)
+    fit(cache, "--run", "run", "--epochs", 8, "--lr", 0.02, "--loss", loss, "--sampling", "balanced")
+    first = (tmp_path / "run" / "predictions_test.csv").read_bytes()
+    trainer("evaluate", "run")  # from the weights alone
+    assert (tmp_path / "run" / "predictions_test.csv").read_bytes() == first
+    predictions = pd.read_csv(tmp_path / "run" / "predictions_test.csv")
+    probabilities = predictions[["p0", "p1", "p2", "p3", "p4"]].to_numpy()
+    assert probabilities.sum(axis=1) == pytest.approx(1)
+    assert (probabilities.argmax(axis=1) == predictions["predicted"]).all()
+    assert ((predictions["predicted"] >= 2) == (predictions["grade"] >= 2)).mean() >= 0.9  # guessing: 0.5
+
+
+def test_the_average_of_the_weights_is_what_is_measured_and_saved(fit: Fit, tiny_cache: Cache, tmp_path: Path) -> None:
+    fit(tiny_cache(), "--run", "run", "--ema", 0.5, "--epochs", 1)
+    checkpoint = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+    saved = load_file(tmp_path / "run" / "model.safetensors")
+    assert all(torch.equal(tensor, checkpoint["average"][name]) for name, tensor in saved.items())
+    assert not torch.equal(saved["head.weight"], checkpoint["model"]["head.weight"])
+    accuracy = pd.read_csv(tmp_path / "run" / "accuracy.csv")["acc_val"].item()
+    assert accuracy == 100 * json.loads((tmp_path / "run" / "metrics_val.json").read_text())["accuracy"]
+
+
+def test_patience_ends_a_run_that_no_longer_gets_better(fit: Fit, tiny_cache: Cache, tmp_path: Path) -> None:
+    result = fit(tiny_cache(), "--run", "run", "--epochs", 30, "--patience", 1, "--lr", 0.05)
+    assert "stopped: no epoch of the last 1 was better on validation" in result.output
+    accuracy = pd.read_csv(tmp_path / "run" / "accuracy.csv")
+    ranks = list(zip(accuracy["kappa_val"], -accuracy["loss_val"], strict=True))
+    assert all(later > earlier for earlier, later in pairwise(ranks[:-1]))
+    assert ranks[-1] <= ranks[-2]
+    assert "is finished" in fit(tmp_path / "cache", "--run", "run", "--resume").output
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(trained: Trained, fit: Fit) -> None:

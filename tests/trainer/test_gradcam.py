@@ -8,20 +8,23 @@ from trainer.gradcam import TINT, grad_cam, overlay
 from trainer.model import Grader
 
 
-def grader(architecture: str, seed: int = 0) -> Grader:
+def grader(architecture: str, seed: int = 0, link: str = "softmax") -> Grader:
     torch.manual_seed(seed)
-    return Grader(architecture).eval()
+    return Grader(architecture, link).eval()
 
 
 def photographs(n: int, size: int) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (n, 3, size, size), np.uint8))
 
 
-@pytest.mark.parametrize(("architecture", "size"), [("resnet18", 96), ("resnet18", 100), ("resnet50", 64)])
-def test_heat_is_captums_grad_cam(architecture: str, size: int) -> None:
+@pytest.mark.parametrize(
+    ("architecture", "size", "link"),
+    [("resnet18", 96, "softmax"), ("resnet18", 100, "softmax"), ("resnet50", 64, "softmax"), ("resnet18", 64, "corn")],
+)
+def test_heat_is_captums_grad_cam(architecture: str, size: int, link: str) -> None:
     import captum.attr as captum
 
-    model, images, grades = grader(architecture), photographs(5, size), torch.arange(5)
+    model, images, grades = grader(architecture, link=link), photographs(5, size), torch.arange(5)
 
     reference = captum.LayerGradCam(model, model.backbone.layer4).attribute(images, grades, relu_attributions=True)
     reference = captum.LayerAttribution.interpolate(reference, (size, size), "bilinear")[:, 0].detach()

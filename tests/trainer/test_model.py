@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,31 @@ def test_equal_weights_make_equal_files_whatever_their_strides(model: Grader, tm
     other.load_state_dict(model.state_dict())
     save_model(tmp_path / "b", other.to(memory_format=torch.channels_last), ABOUT)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+@pytest.mark.parametrize(("architecture", "features"), [("resnet18", 512), ("resnet50", 2048)])
+def test_a_small_stem_keeps_the_resolution_and_is_saved_with_the_weights(
+    architecture: str, features: int, images: Tensor, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    small = Grader(architecture, "corn", "small").eval()
+    stages = torch.nn.Sequential(small.normalise, *list(small.backbone.children())[:-2])
+    assert stages(images).shape == (2, features, 4, 4)  # of 32 pixels; ImageNet's stem leaves one place
+    deviation = small.backbone.conv1.weight.std().item()
+    assert deviation == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.05)  # He initialisation by the 9 x 64 outputs
+    about = replace(ABOUT, model=architecture, link="corn", stem="small")
+    save_model(tmp_path / "model.safetensors", small, about)
+    loaded, read = load_model(tmp_path / "model.safetensors")
+    assert read == about
+    assert torch.equal(loaded(images), small(images))
+    with pytest.raises(RunError, match="has another stem, choose it with --stem small"):
+        load_weights(Grader(architecture), tmp_path / "model.safetensors")
+
+
+def test_a_model_with_layers_of_the_future_is_refused(model: Grader, tmp_path: Path) -> None:
+    save_model(tmp_path / "model.safetensors", model, replace(ABOUT, link="copula"))
+    with pytest.raises(RunError, match=r"its first or last layers \(imagenet, copula\) are none"):
+        load_model(tmp_path / "model.safetensors")
 
 
 @pytest.mark.parametrize("wrap", [None, "state_dict", "model"])

@@ -1,0 +1,71 @@
+"""Recipes are defaults: named in config.json, overridden by any option."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from click.testing import Result
+
+from tests.trainer.conftest import Trained
+from trainer.about import read_about
+from trainer.config import FitConfig, RunConfig
+from trainer.recipes import RECIPES
+from trainer.statements import commands
+
+Fit = Callable[..., Result]
+Cache = Callable[..., Path]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_can_be_run_and_differs_from_the_defaults(name: str) -> None:
+    assert FitConfig(**RECIPES[name]) != FitConfig()
+
+
+def test_a_recipe_gives_what_is_not_asked_for_and_the_run_says_so(fit: Fit, tiny_cache: Cache, tmp_path: Path) -> None:
+    fit(tiny_cache(), "--recipe", "course", "--epochs", 1, "--run", "run")  # the fixture asks for --batch 8 besides
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    asked = RECIPES["course"] | {"recipe": "course", "epochs": 1, "batch": 8}
+    assert {name: config["asked"][name] for name in asked} == asked
+    resolved = {**asked, "device": "cpu", "loader": "torchvision", "size": 32}
+    assert {name: config["resolved"][name] for name in resolved} == resolved
+    assert pd.read_csv(tmp_path / "run" / "accuracy.csv")["lr"].tolist() == [1e-3]  # no warm-up, no decay
+    refused = fit(tmp_path / "cache", "--recipe", "fast", "--run", "run", "--resume").output
+    assert "is finished" in refused
+
+
+def test_a_setting_asked_for_wins_even_where_it_is_the_ordinary_default(
+    fit: Fit, tiny_cache: Cache, tmp_path: Path
+) -> None:
+    assert RECIPES["best"]["ema"] != FitConfig().ema
+    fit(tiny_cache(), "--recipe", "best", "--ema", FitConfig().ema, "--epochs", 1, "--run", "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())["resolved"]
+    assert (config["ema"], config["label_smoothing"]) == (FitConfig().ema, RECIPES["best"]["label_smoothing"])
+    # 32 px from scratch: its "auto" is the small stem
+    assert config["stem"] == "small"
+    assert read_about(tmp_path / "run" / "model.safetensors").stem == "small"
+
+
+def test_the_command_that_makes_a_run_again_names_recipe_and_exceptions(trained: Trained) -> None:
+    asked = FitConfig(**{**RECIPES["best"], "recipe": "best", "ema": 0, "track_test": True, "seed": 3})
+    recorded = json.loads((trained.run / "config.json").read_text())
+    config = RunConfig.from_dict(recorded | {"asked": asdict(asked)})
+    about = read_about(trained.run / "model.safetensors")
+    fit = commands(Path("run"), "test", config, about, {"operating": None}, None)[1]
+    assert fit == "trainer fit --run run --recipe best --ema 0 --seed 3 --track-test"
+
+
+def test_an_unknown_recipe_is_wrong_usage(fit: Fit, tiny_cache: Cache) -> None:
+    assert "'worst' is not one of 'course', 'fast', 'best'" in fit(tiny_cache(), "--recipe", "worst", exit=2).stderr
+
+
+def test_runs_from_before_a_setting_existed_have_its_default(trained: Trained) -> None:
+    recorded = json.loads((trained.run / "config.json").read_text())
+    newer = ("recipe", "stem", "schedule", "sampling", "loss", "label_smoothing", "ema", "layer_decay", "patience")
+    for settings in ("asked", "resolved"):
+        for name in newer:
+            del recorded[settings][name]
+    config = RunConfig.from_dict(recorded)
+    assert all(getattr(config.asked, name) == getattr(FitConfig(), name) for name in newer)

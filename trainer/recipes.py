@@ -1,0 +1,32 @@
+"""Named sets of settings for `trainer fit --recipe`. Any option on the command line overrides its own.
+
+A setting that a recipe does not name has its ordinary default. Recipes are frozen: what one gives once it has been
+released, it gives for ever; a better one gets another name or another release.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+RECIPES: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
+    {
+        # As student projects on EyePACS commonly train: plain cross entropy on the photographs as they come, small
+        # batches, one learning rate from the first step to the last. For comparison.
+        "course": {
+            "epochs": 10,
+            "batch": 4,
+            "lr": 1e-3,
+            "schedule": "constant",
+            "momentum": 0.9,
+            "weight_decay": 5e-4,
+            "class_weights": "none",
+            "sampling": "natural",
+            "loss": "ce",
+            "stem": "imagenet",
+        },
+        # A first look, within minutes on two cores where photographs are few or small.
+        "fast": {"head_epochs": 2, "epochs": 8, "batch": 32, "lr": 0.02, "stem": "auto"},
+        # For small and unbalanced sets, from scratch or not.
+        "best": {"epochs": 30, "batch": 64, "lr": 0.05, "label_smoothing": 0.1, "ema": 0.99, "stem": "auto"},
+    }
+)
