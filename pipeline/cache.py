@@ -139,6 +139,11 @@ class Cache:
             raise CacheError(f"split {split!r}: choose one of {', '.join(SPLITS)} or all")
         return np.flatnonzero(self.manifest["split"] == split)
 
+    def rows_of(self, ids: "pd.Series[str]") -> NDArray[np.int64]:
+        """(n,) rows of n photographs; -1 for one that the cache does not hold."""
+        rows: NDArray[np.int64] = pd.Index(self.manifest["id"]).get_indexer(pd.Index(ids)).astype(np.int64)
+        return rows
+
     def read(self, row: int) -> memoryview:
         """The JPEG of a row, as a view of the shard's mmap.
 

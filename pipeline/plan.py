@@ -68,11 +68,10 @@ def plan_epoch(
     _check_shard(shard)
     _check_size(size, source_size)
     words = _random_words(rows, seed, epoch)
-    order = np.argsort(words[:, 0], kind="stable") if shuffle else np.arange(len(rows))
     if labels is not None:
         listed = np.argsort(rows, kind="stable")  # so that the draws do not depend on how the rows are listed
-        words, order = words[listed], np.argsort(words[listed, 0], kind="stable") if shuffle else order
-        rows = balanced(rows[listed], labels[listed], seed, epoch)
+        words, rows = words[listed], balanced(rows[listed], labels[listed], seed, epoch)
+    order = np.argsort(words[:, 0], kind="stable") if shuffle else np.arange(len(rows))
     order = order[shard[0] :: shard[1]]
     uniform = (words[order, 1:] >> np.uint64(11)) * 2.0**-53  # the top 53 bits, a double in [0, 1)
     matrices = affine(

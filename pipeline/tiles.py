@@ -1,6 +1,7 @@
 """Contact sheets: thumbnails in groups."""
 
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -21,6 +22,13 @@ class Tile(NamedTuple):
     picture: NDArray[np.uint8]  # (h, w, 3) RGB
     caption: str
     note: str = ""  # a second, dimmer line
+
+
+def decode_small(jpeg: bytes | memoryview, side: int) -> Image.Image:
+    """A cached JPEG in RGB, decoded at the fraction of its size that still covers `side` pixels."""
+    with Image.open(BytesIO(jpeg)) as photo:
+        photo.draft("RGB", (side, side))
+        return photo.convert("RGB")
 
 
 def draw_sheet(groups: Mapping[str, Sequence[Tile]]) -> Image.Image:

@@ -51,7 +51,7 @@ def walk(src: Path) -> tuple[list[Found], list[Refusal]]:
             source = f"{below}{entry.name}"
             if entry.name.startswith(".") or entry.name in _JUNK or entry.name.endswith(_UNFINISHED):
                 continue
-            named = os.path.splitext(entry.name)[1].lower() in SUFFIXES
+            named = split_suffix(entry.name)[1].lower() in SUFFIXES
             if entry.is_symlink() and leads_out(entry.path, src):
                 refused.append(Refusal(source, f"a link that leads out of {src}"))
                 continue

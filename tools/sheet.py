@@ -1,6 +1,5 @@
 """The contact sheet of a cache: what it holds, at a glance."""
 
-from io import BytesIO
 from typing import Literal
 
 import numpy as np
@@ -11,7 +10,7 @@ from PIL import Image, ImageOps
 from pipeline.cache import Cache
 from pipeline.grades import GRADES, UNKNOWN
 from pipeline.manifest import SPLITS
-from pipeline.tiles import SIDE, Tile, draw_sheet
+from pipeline.tiles import SIDE, Tile, decode_small, draw_sheet
 
 Grouping = Literal["grade", "split", "flag"]
 
@@ -54,8 +53,6 @@ def pick_rows(manifest: pd.DataFrame, by: Grouping, per_group: int) -> dict[str,
 
 def _tile(cache: Cache, row: int, by: Grouping) -> Tile:
     sample = cache.manifest.iloc[row]
-    with Image.open(BytesIO(cache.read(row))) as photo:
-        photo.draft("RGB", (SIDE, SIDE))  # decodes at a fraction of the size
-        picture = np.asarray(ImageOps.contain(photo.convert("RGB"), (SIDE, SIDE)))
+    picture = np.asarray(ImageOps.contain(decode_small(cache.read(row), SIDE), (SIDE, SIDE)))
     grade = f"grade {sample['grade']} " if by != "grade" and sample["grade"] != UNKNOWN else ""
     return Tile(picture, sample["id"], grade + sample["flags"])

@@ -210,14 +210,8 @@ def _grade_folders(src: Path, photographs: list[Found]) -> Listing:
             )
             listing.ignored.append(Refusal(found.source, reason))
         else:
-            samples.append(
-                (
-                    split_suffix(found.source.rpartition("/")[2])[0],
-                    found,
-                    int(place[1]),
-                    place[0] if bring_splits else "",
-                )
-            )
+            stem = plain_id(found.source).rpartition("/")[2]
+            samples.append((stem, found, int(place[1]), place[0] if bring_splits else ""))
     listing.samples = _samples(samples)
     return listing
 

@@ -42,6 +42,11 @@ class Operating:
             )
 
 
+def temperature_of(operating: Operating | None) -> float:
+    """1, which changes nothing, where none was fitted."""
+    return operating.temperature if operating else 1.0
+
+
 @dataclass(frozen=True)
 class About:
     model: str

@@ -16,7 +16,7 @@ from pipeline.cache import Cache, open_cache
 from pipeline.errors import CacheError, RunError
 from pipeline.grades import UNKNOWN
 from pipeline.loaders import open_loader
-from trainer.about import Operating
+from trainer.about import Operating, temperature_of
 from trainer.calibration import probabilities
 from trainer.config import FitConfig
 from trainer.console import track, warn
@@ -85,7 +85,7 @@ def evaluate(
     check_measurable(cache, split)
     operating = about.operating
     if wish:
-        operating = wished(run, operating.temperature if operating else 1.0, wish)
+        operating = wished(run, temperature_of(operating), wish)
     elif operating is None:
         warn(f"{run.model} carries no operating point: probabilities are not calibrated; --sensitivity 0.9 chooses one")
     device = torch.device(choose_device(device_name))
@@ -172,7 +172,7 @@ def write_split(
     """Writes the predictions, metrics and confusion matrices of a split, and returns what they were measured to be."""
     manifest = cache.manifest
     logits = outputs.logits.double().numpy()
-    calibrated = probabilities(logits, operating.temperature if operating else 1.0)
+    calibrated = probabilities(logits, temperature_of(operating))
     predictions = predictions_table(manifest["id"].iloc[outputs.rows], outputs.grades.numpy(), calibrated)
     results = assess(manifest, split, predictions, probabilities(logits), operating, prevalence)
     counts = confusion(predictions)

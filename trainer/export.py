@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import FundusError, RunError
 from pipeline.files import write_whole
-from trainer.about import About
+from trainer.about import About, temperature_of
 from trainer.console import warn
 from trainer.model import Grader, load_model
 from trainer.photographs import gather, render
@@ -40,7 +40,7 @@ class Classifier(nn.Module):
     def __init__(self, model: Grader, about: About) -> None:
         super().__init__()
         self.model = model
-        self.temperature = about.operating.temperature if about.operating else 1.0
+        self.temperature = temperature_of(about.operating)
 
     def forward(self, images: Tensor) -> Tensor:
         return torch.softmax(self.model(images) / self.temperature, dim=1)
@@ -134,7 +134,7 @@ def describe(about: About, weights: Path) -> dict[str, str]:
         "size": str(about.size),
         "recipe": json.dumps(about.recipe.as_dict(), sort_keys=True),
         "recipe_digest": about.recipe.digest,
-        "temperature": str(operating.temperature if operating else 1.0),
+        "temperature": str(temperature_of(operating)),
         "referable_threshold": str(operating.threshold) if operating else "",
         "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
     }

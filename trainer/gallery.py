@@ -13,6 +13,7 @@ from PIL import Image
 
 from pipeline.cache import Cache
 from pipeline.plan import NO_AUGMENT, Schedule
+from pipeline.tiles import decode_small
 from pipeline.torchvision_loader import TorchvisionLoader
 from trainer.about import About
 from trainer.gradcam import grad_cam, overlay
@@ -60,7 +61,7 @@ def pictures(cache: Cache, model: Grader, about: About, chosen: pd.DataFrame) ->
     """The n chosen photographs of the cache, in that order; the model, on the CPU, sees them as in evaluation."""
     if chosen.empty:
         return []
-    rows = pd.Index(cache.manifest["id"]).get_indexer(pd.Index(chosen["id"])).astype(np.int64)
+    rows = cache.rows_of(chosen["id"])
     schedule = Schedule(rows, NO_AUGMENT, cache.recipe.size, about.size, len(rows), False, 0, (0, 1))
     with TorchvisionLoader(cache, schedule, device="cpu", workers=1) as loader:
         batch = next(iter(loader.epoch(0)))
@@ -76,10 +77,9 @@ def pictures(cache: Cache, model: Grader, about: About, chosen: pd.DataFrame) ->
 
 def thumbnail(cache: Cache, row: int) -> NDArray[np.uint8]:
     """(s, s, 3), RGB, s at most 320."""
-    with Image.open(BytesIO(cache.read(row))) as photo:
-        photo.draft("RGB", (SIDE, SIDE))
-        side = min(SIDE, photo.width)
-        return np.asarray(photo.convert("RGB").resize((side, side), Image.Resampling.LANCZOS))
+    photo = decode_small(cache.read(row), SIDE)
+    side = min(SIDE, photo.width)
+    return np.asarray(photo.resize((side, side), Image.Resampling.LANCZOS))
 
 
 def data_uri(picture: NDArray[np.uint8]) -> str:

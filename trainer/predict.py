@@ -16,7 +16,7 @@ from pipeline.files import write_whole
 from pipeline.grades import GRADES
 from pipeline.manifest import csv_lines, to_csv
 from pipeline.walk import Refusal
-from trainer.about import About
+from trainer.about import About, temperature_of
 from trainer.calibration import probabilities as softmax
 from trainer.console import print_table, track, warn
 from trainer.device import autocast, choose_device, to_device
@@ -90,7 +90,7 @@ def probabilities(model: Grader, images: Tensor, about: About, *, tta: bool = Fa
     ones.
     """
     model.eval()
-    temperature = about.operating.temperature if about.operating else 1.0
+    temperature = temperature_of(about.operating)
     found = []
     for view in symmetries(images) if tta else [images]:
         with autocast(images.device):

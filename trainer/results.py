@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pipeline.baselines import Baselines, no_image_baselines
 from pipeline.grades import UNKNOWN
-from trainer.about import Operating
+from trainer.about import Operating, temperature_of
 from trainer.calibration import brier_by_photograph, expected_calibration_error, reliability
 from trainer.intervals import Figures, Floats, bootstrap, interval, intervals
 from trainer.metrics import Metrics, measure
@@ -67,12 +67,11 @@ def assess(
         table = worse_eyes(predictions[known], patients[known])
         baselines = no_image_baselines(patient_table(manifest), split)
         by_patient = _measured(Sample.of(table), operating, prevalence, None, baselines, None)
-    temperature = operating.temperature if operating else 1.0
     return _measured(
         sample,
         operating,
         prevalence,
-        calibration(sample, uncalibrated[known], temperature),
+        calibration(sample, uncalibrated[known], temperature_of(operating)),
         no_image_baselines(manifest, split),
         by_patient,
     )

@@ -169,21 +169,24 @@ class RunFolder:
         """
         import pandas as pd
 
+        from trainer.sample import PROBABILITIES
+
         path, cure = self.predictions(split), f"`trainer evaluate {self.path} --split {split}` writes it"
-        columns = ["id", "grade", "predicted", *(f"p{grade}" for grade in range(N_GRADES))]
+        columns = ["id", "grade", "predicted", *PROBABILITIES]
         try:
             # Ids as text: one may be "NA", "007" or "1e5".
             table = pd.read_csv(path, dtype=str, na_filter=False, encoding_errors="surrogateescape")
             if list(table.columns) != columns:
                 raise ValueError("other columns")
             table["grade"] = table["grade"].replace("", str(UNKNOWN))
-            table = table.astype({"grade": "int64", "predicted": "int64"} | dict.fromkeys(columns[3:], "float32"))
+            table = table.astype({"grade": "int64", "predicted": "int64"} | dict.fromkeys(PROBABILITIES, "float32"))
         except FileNotFoundError as error:
             raise RunError(f"{path} is missing; {cure}") from error
         except (OSError, ValueError) as error:
             raise RunError(f"{path} is damaged; {cure}") from error
         in_range = table["grade"].between(UNKNOWN, N_GRADES - 1) & table["predicted"].between(0, N_GRADES - 1)
-        if not in_range.all() or not table[columns[3:]].notna().all(axis=None) or table["id"].duplicated().any():
+        complete = table[list(PROBABILITIES)].notna().all(axis=None)
+        if not in_range.all() or not complete or table["id"].duplicated().any():
             raise RunError(f"{path} is damaged; {cure}")
         return table
 

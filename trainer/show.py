@@ -62,11 +62,9 @@ def collect(path: Path) -> dict[str, Any]:
 
     weights = weights_file(path)
     about = read_about(weights)
-    sha256 = hashlib.sha256()
     try:
         with open(weights, "rb") as file:
-            while block := file.read(1 << 20):
-                sha256.update(block)
+            sha256 = hashlib.file_digest(file, "sha256")
         with safe_open(weights, framework="numpy") as tensors:
             shapes = {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118  # no mapping
         nbytes = weights.stat().st_size

@@ -16,6 +16,7 @@ from trainer.config import FitConfig, RunConfig
 from trainer.metrics import only_grade
 from trainer.operating import Wish
 from trainer.recipes import RECIPES
+from trainer.tables import percent
 
 FEW: Final = 100
 """Patients, below which a share of 90 % is known to no better than 6 points either way."""
@@ -34,8 +35,8 @@ def verdict(metrics: Mapping[str, Any], predictions: pd.DataFrame) -> list[str]:
             kinds.append(("the grade of the patient's other eye in train", no_image["fellow_eye"]["accuracy"]))
         words, floor = max(kinds, key=lambda kind: kind[1])
         accuracy, interval = metrics["accuracy"], metrics["intervals"]["accuracy"]
-        line = f"It gives {_percent(accuracy)} of the photographs their grade. Without looking, giving each {words} "
-        line += f"would score {_percent(floor)}: "
+        line = f"It gives {percent(accuracy)} of the photographs their grade. Without looking, giving each {words} "
+        line += f"would score {percent(floor)}: "
         if interval and interval[0] > floor:
             line += f"the pixels add {100 * (accuracy - floor):.1f} points."
         elif interval and interval[1] < floor:
@@ -49,8 +50,8 @@ def verdict(metrics: Mapping[str, Any], predictions: pd.DataFrame) -> list[str]:
         lines.append(f"{which} of the photographs are referable, so how well it tells them apart cannot be measured.")
     elif interval and interval[0] > 0.5:
         lines.append(
-            f"Given a referable photograph and another, it ranks them rightly in {_percent(auc)} of cases "
-            f"(95 % interval {_percent(interval[0])} to {_percent(interval[1])}; a coin: 50 %)."
+            f"Given a referable photograph and another, it ranks them rightly in {percent(auc)} of cases "
+            f"(95 % interval {percent(interval[0])} to {percent(interval[1])}; a coin: 50 %)."
         )
     else:
         lines.append("That it tells referable photographs from others better than a coin is not shown.")
@@ -129,7 +130,3 @@ def starting_point(weights: str) -> str:
     """How training began; `weights` as resolved in config.json."""
     known = {"none": "trained from scratch", "imagenet": "pretrained on ImageNet"}
     return known.get(weights, f"pretrained from {Path(weights).name}")
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"

@@ -5,16 +5,15 @@ and the colour stand in for it: each differs between cameras and hardly at all w
 """
 
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from PIL import Image
 
 from pipeline.cache import Cache
 from pipeline.grades import REFERABLE
+from pipeline.tiles import decode_small
 from trainer.about import Operating
 from trainer.intervals import Figures, Floats, bootstrap, intervals
 from trainer.metrics import plain_value
@@ -47,7 +46,7 @@ def subgroups(
 ) -> dict[str, list[Subgroup]]:
     """By characteristic, the groups of n graded predictions whose photographs are the cache's and whose (n,) patients
     are given. A characteristic that is one and the same for all is left out."""
-    rows = pd.Index(cache.manifest["id"]).get_indexer(pd.Index(predictions["id"]))
+    rows = cache.rows_of(predictions["id"])
     originals = cache.manifest.iloc[rows].reset_index(drop=True)
     labels = {
         "Eye": originals["eye"].replace("", "not known"),
@@ -111,9 +110,8 @@ def redness(cache: Cache, rows: NDArray[np.int64]) -> Floats:
     """(n,) share of each retina's light that is red, 0 to 1; NaN of one without light."""
 
     def red(row: int) -> float:
-        with Image.open(BytesIO(cache.read(row))) as photo:
-            photo.draft("RGB", (THUMBNAIL, THUMBNAIL))  # decodes at a fraction of the size
-            share = look(np.asarray(photo.convert("RGB")), photo.width, photo.height, None).red
+        photo = decode_small(cache.read(row), THUMBNAIL)
+        share = look(np.asarray(photo), photo.width, photo.height, None).red
         return np.nan if share is None else share
 
     return np.array([red(row) for row in rows.tolist()])
