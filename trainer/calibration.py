@@ -36,7 +36,8 @@ def fit_temperature(logits: Floats, grades: NDArray[np.int64]) -> float | None:
     """The temperature under which the grades are likeliest (Guo et al., ICML 2017).
 
     logits (n, 5) and grades (n,), all known, of validation. To four places. None where it is not within 0.1 to 10:
-    of photographs that are all graded rightly any certainty is too little, and that is no calibration.
+    of photographs that are all graded rightly any certainty is too little, of those graded worse than by chance any is
+    too much, and that is no calibration.
     """
     from scipy.optimize import minimize_scalar
     from scipy.special import logsumexp

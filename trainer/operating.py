@@ -51,7 +51,7 @@ def choose_operating(logits: Floats, grades: NDArray[np.int64]) -> Operating | N
     known = grades != UNKNOWN
     temperature = fit_temperature(logits[known], grades[known])
     if temperature is None:
-        warn("validation is graded all rightly or all wrongly and cannot calibrate: probabilities stay as they are")
+        warn("validation fits no temperature from 0.1 to 10 and cannot calibrate: probabilities stay as they are")
         temperature = 1.0
     scores, wish = p_referable(probabilities(logits[known], temperature)), Wish()
     try:

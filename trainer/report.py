@@ -20,7 +20,7 @@ from trainer.page import inline_svg, render
 from trainer.results import patients_of
 from trainer.run import RunFolder
 from trainer.sample import PROBABILITIES, p_referable
-from trainer.statements import commands, leak_statement, limits, starting_point, verdict
+from trainer.statements import commands, leak_statement, limits, scaling, starting_point, verdict
 from trainer.subgroups import subgroups
 
 SECTIONS = (
@@ -100,6 +100,7 @@ def describe(measured: Measured) -> dict[str, Any]:
         "operating": operating,
         "elsewhere": operating and operating["at_prevalence"],
         "calibration": metrics["calibration"],
+        "scaling": scaling(metrics["calibration"]["temperature"]) if metrics["calibration"] else "",
         "patient": metrics["patient"],
         "no_image": no_image,
         "referable": sum(metrics["grades"][REFERABLE:]),

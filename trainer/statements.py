@@ -58,6 +58,13 @@ def verdict(metrics: Mapping[str, Any], predictions: pd.DataFrame) -> list[str]:
     return lines
 
 
+def scaling(temperature: float) -> str:
+    """What was done to the probabilities; a temperature of 1 stands too where none fits validation."""
+    if temperature == 1:
+        return "Left as they are: no other temperature was found to fit validation better."
+    return f"Before and after temperature scaling; the temperature, {temperature:.3f}, was fitted on validation."
+
+
 def leak_statement(split: str, metrics: Mapping[str, Any], manifest: pd.DataFrame | None) -> dict[str, Any]:
     """`text`, and whether it is an `alarm`."""
     n, no_image = metrics["photographs"], metrics["no_image"]

@@ -119,6 +119,14 @@ def test_validation_graded_all_rightly_leaves_probabilities_as_they_are(capsys: 
     assert "cannot calibrate" in capsys.readouterr().err
 
 
+def test_validation_graded_worse_than_by_chance_cannot_calibrate_either(capsys: pytest.CaptureFixture[str]) -> None:
+    grades = np.arange(5)
+    found = choose_operating(-3 * np.eye(5)[grades], grades)
+    assert found is not None
+    assert found.temperature == 1
+    assert "fits no temperature from 0.1 to 10 and cannot calibrate" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("fields", "problem"),
     [

@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from trainer.statements import leak_statement, limits, starting_point, verdict
+from trainer.statements import leak_statement, limits, scaling, starting_point, verdict
 
 TWO_GRADES = pd.DataFrame({"predicted": [0, 2]})
 
@@ -118,3 +118,8 @@ def test_limits_are_those_of_this_very_run() -> None:
 )
 def test_how_training_began_shows_no_folder(weights: str, said: str) -> None:
     assert starting_point(weights) == said
+
+
+def test_a_temperature_is_called_fitted_only_where_one_was() -> None:
+    assert "the temperature, 1.250, was fitted on validation" in scaling(1.25)
+    assert "fitted" not in scaling(1.0)
