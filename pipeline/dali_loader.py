@@ -72,14 +72,16 @@ class DaliLoader(AbstractContextManager["DaliLoader"]):
 
     def _feed(self, job: _Job) -> _Job:
         if job.jpegs.exception() is None:  # what could not be read is raised when its turn comes
-            self._start(job.jpegs.result(), job.plan.matrices)
+            self._start(job.jpegs.result(), job.plan)
         return job
 
-    def _start(self, jpegs: Jpegs, matrices: NDArray[np.float32]) -> None:
+    def _start(self, jpegs: Jpegs, plan: EpochPlan) -> None:
         self._pipe.feed_input("jpegs", jpegs)
-        reduced = matrices / np.float32(2**self._halvings)
+        reduced = plan.matrices / np.float32(2**self._halvings)
         reduced[:, :, 2] += 1  # the black border
         self._pipe.feed_input("matrices", reduced)
+        if plan.colours is not None:
+            self._pipe.feed_input("colours", plan.colours)
         self._pipe.schedule_run()
         self._fed.append(jpegs)
 
@@ -112,13 +114,13 @@ class DaliLoader(AbstractContextManager["DaliLoader"]):
 
     def _culprit(self, plan: EpochPlan, jpegs: Jpegs) -> int | None:
         """The first row whose JPEG fails alone: DALI's message tells it only sometimes."""
-        for row, matrix, jpeg in zip(plan.rows.tolist(), plan.matrices, jpegs, strict=True):
+        for number, jpeg in enumerate(jpegs):
             try:
-                self._start([jpeg], matrix[None])
+                self._start([jpeg], plan.part(slice(number, number + 1)))
                 self._outputs()
             except RuntimeError:
                 self._rebuild()
-                return int(row)
+                return int(plan.rows[number])
         return None
 
     def _rebuild(self) -> None:
@@ -150,6 +152,9 @@ class DaliLoader(AbstractContextManager["DaliLoader"]):
             # 512 px takes 10 ms in all instead of 14.
             images = fn.crop(images, crop=(reduced + 2, reduced + 2), out_of_bounds_policy="pad", fill_values=0)
             images = fn.warp_affine(images, matrix=matrices, size=(size, size), interp_type=types.INTERP_LINEAR)
+            if self._schedule.augment.colour > 0:
+                colours = fn.external_source(name="colours", dtype=types.FLOAT, ndim=2)
+                images = fn.coord_transform(images, MT=colours, dtype=types.UINT8)
             pipe.set_outputs(images)
         pipe.build()
         return pipe

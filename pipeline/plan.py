@@ -1,4 +1,4 @@
-"""An epoch is a table: which photograph comes at which place, and how it is flipped and turned.
+"""An epoch is a table: which photograph comes at which place, how it is flipped and turned, and in which colours.
 
 The table is made before any pixel is read, and a loader only renders it. So batch size, number of workers, loader and
 number of processes cannot change a pixel, and resuming in the middle of an epoch is starting at a later row.
@@ -17,11 +17,16 @@ class Augment:
 
     hflip, vflip: probability, 0 to 1, of mirroring left-right and top-bottom.
     degrees: the angle is uniform in [-degrees, degrees], 0 to 180.
+    zoom: the factor of size lies between 1 / zoom and zoom, 1 to 2, its logarithm is uniform.
+    colour: brightness, contrast and saturation each have a factor uniform in [1 - colour, 1 + colour], 0 to 1. Not the
+    hue: blood is told from exudate by it.
     """
 
     hflip: float = 0.5
     vflip: float = 0.5
     degrees: float = 180
+    zoom: float = 1
+    colour: float = 0
 
     def __post_init__(self) -> None:
         for name, probability in (("hflip", self.hflip), ("vflip", self.vflip)):
@@ -29,8 +34,13 @@ class Augment:
                 raise ValueError(f"{name} is a probability, 0 to 1, got {probability}")
         if not 0 <= self.degrees <= 180:
             raise ValueError(f"degrees must be 0 to 180, got {self.degrees}")
+        if not 1 <= self.zoom <= 2:
+            raise ValueError(f"zoom must be 1 to 2, got {self.zoom}")
+        if not 0 <= self.colour <= 1:
+            raise ValueError(f"colour must be 0 to 1, got {self.colour}")
 
 
+_LUMA: Final = (0.299, 0.587, 0.114)
 NO_AUGMENT: Final = Augment(hflip=0, vflip=0, degrees=0)
 
 
@@ -39,6 +49,11 @@ class EpochPlan(NamedTuple):
 
     rows: NDArray[np.int64]  # (n,) rows of the manifest, in order of appearance
     matrices: NDArray[np.float32]  # (n, 2, 3) output pixel centre (x + .5, y + .5) -> source coordinates
+    colours: NDArray[np.float32] | None = None  # (n, 3, 4) RGB and 1 -> RGB, in grey levels; None: as they are
+
+    def part(self, places: slice) -> "EpochPlan":
+        colours = None if self.colours is None else self.colours[places]
+        return EpochPlan(self.rows[places], self.matrices[places], colours)
 
 
 def plan_epoch(
@@ -68,20 +83,29 @@ def plan_epoch(
     _check_shard(shard)
     _check_size(size, source_size)
     words = _random_words(rows, seed, epoch)
+    owners = rows
     if labels is not None:
         listed = np.argsort(rows, kind="stable")  # so that the draws do not depend on how the rows are listed
-        words, rows = words[listed], balanced(rows[listed], labels[listed], seed, epoch)
+        words, owners = words[listed], rows[listed]
+        rows = balanced(owners, labels[listed], seed, epoch)
     order = np.argsort(words[:, 0], kind="stable") if shuffle else np.arange(len(rows))
     order = order[shard[0] :: shard[1]]
-    uniform = (words[order, 1:] >> np.uint64(11)) * 2.0**-53  # the top 53 bits, a double in [0, 1)
+    uniform = _uniform(words[order, 1:])
+    zoom, colours = np.ones(len(order)), None
+    if augment.zoom > 1 or augment.colour > 0:
+        spread = 2 * _uniform(_random_words(owners[order], seed, epoch, stream=2)) - 1
+        zoom = augment.zoom ** spread[:, 0]
+        if augment.colour > 0:
+            colours = colour_matrices(*(1 + augment.colour * spread[:, 1:].T))
     matrices = affine(
         hflip=uniform[:, 0] < augment.hflip,
         vflip=uniform[:, 1] < augment.vflip,
         degrees=augment.degrees * (2 * uniform[:, 2] - 1),
+        zoom=zoom,
         source_size=source_size,
         size=size,
     )
-    return EpochPlan(rows[order], matrices)
+    return EpochPlan(rows[order], matrices, colours)
 
 
 def balanced(rows: NDArray[np.int64], labels: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.int64]:
@@ -101,15 +125,21 @@ def balanced(rows: NDArray[np.int64], labels: NDArray[np.int64], seed: int, epoc
 
 
 def affine(
-    *, hflip: NDArray[np.bool_], vflip: NDArray[np.bool_], degrees: NDArray[np.floating], source_size: int, size: int
+    *,
+    hflip: NDArray[np.bool_],
+    vflip: NDArray[np.bool_],
+    degrees: NDArray[np.floating],
+    zoom: NDArray[np.floating],
+    source_size: int,
+    size: int,
 ) -> NDArray[np.float32]:
-    """(n, 2, 3) matrices that flip, then turn about the centre, then scale a square picture.
+    """(n, 2, 3) matrices that flip, then turn about the centre, then scale a square picture, `zoom` larger than `size`.
 
     They map the centre (x + .5, y + .5) of an output pixel to where it lies in the source, whose pixels are unit
     squares with (0, 0) at the outer corner of the first. A positive angle turns the picture counter-clockwise, as in
     Pillow and torchvision: the same as `rotate(hflip(picture), degrees)`.
     """
-    angle, scale = np.radians(degrees), source_size / size
+    angle, scale = np.radians(degrees), source_size / size / zoom
     cos, sin = np.cos(angle) * scale, np.sin(angle) * scale
     x, y = np.where(hflip, -1.0, 1.0), np.where(vflip, -1.0, 1.0)
     # Backwards, from output to source: undo the scale, then the turn, then the flips. The centre goes to the centre.
@@ -118,6 +148,24 @@ def affine(
         matrices[:, i, 0] = along_x
         matrices[:, i, 1] = along_y
         matrices[:, i, 2] = source_size / 2 - (along_x + along_y) * (size / 2)
+    return matrices
+
+
+def colour_matrices(
+    brightness: NDArray[np.floating], contrast: NDArray[np.floating], saturation: NDArray[np.floating]
+) -> NDArray[np.float32]:
+    """(n, 3, 4) matrices from (r, g, b, 1) to (r, g, b), grey levels 0 to 255, for n factors each; 1 changes nothing.
+
+    In this order: brightness multiplies, contrast does so about mid-grey (128), saturation about the pixel's own grey
+    (ITU-R BT.601). Each is Pillow's and torchvision's, but for the grey about which they take contrast, the picture's
+    mean, and that what leaves 0 to 255 is cut off once, at the end.
+    """
+    own = np.eye(3)
+    grey = np.broadcast_to(_LUMA, (3, 3))
+    factor = saturation[:, None, None]
+    matrices = np.empty((len(brightness), 3, 4), np.float32)
+    matrices[:, :, :3] = (brightness * contrast)[:, None, None] * (factor * own + (1 - factor) * grey)
+    matrices[:, :, 3] = (128 * (1 - contrast))[:, None]  # grey, which saturation leaves as it is
     return matrices
 
 
@@ -169,7 +217,7 @@ class Schedule:
         """The batches of an epoch from batch `start` on; none where start is their number."""
         if not 0 <= start <= len(self):
             raise ValueError(f"start must be 0 to {len(self)}, the batches of an epoch, got {start}")
-        rows, matrices = plan_epoch(
+        plan = plan_epoch(
             self.rows,
             self.augment,
             source_size=self.source_size,
@@ -180,8 +228,8 @@ class Schedule:
             shard=self.shard,
             labels=self.labels,
         )
-        firsts = range(start * self.batch_size, len(rows), self.batch_size)
-        return [EpochPlan(rows[i : i + self.batch_size], matrices[i : i + self.batch_size]) for i in firsts]
+        firsts = range(start * self.batch_size, len(plan.rows), self.batch_size)
+        return [plan.part(slice(first, first + self.batch_size)) for first in firsts]
 
 
 def _random_words(rows: NDArray[np.int64], seed: int, epoch: int, stream: int = 0) -> NDArray[np.uint64]:
@@ -196,6 +244,11 @@ def _random_words(rows: NDArray[np.int64], seed: int, epoch: int, stream: int = 
     philox = np.random.Philox(key=np.array([seed, epoch], np.uint64), counter=[0, 0, 0, stream])
     blocks = int(rows.max(initial=-1)) + 1
     return philox.random_raw(4 * blocks).reshape(blocks, 4)[rows]
+
+
+def _uniform(words: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """Of each word the top 53 bits, a double in [0, 1)."""
+    return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def _check_word(name: str, value: int) -> None:

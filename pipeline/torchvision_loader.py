@@ -33,6 +33,7 @@ class Rendering(NamedTuple):
 
     pixels: Tensor  # uint8 (n, side, side, 3)
     matrices: NDArray[np.float32]  # (n, 2, 3) from output pixels to the reduced picture, not to the cached one
+    colours: NDArray[np.float32] | None  # (n, 3, 4)
     tasks: list[Future[None]]
 
 
@@ -61,12 +62,9 @@ class Renderer(AbstractContextManager["Renderer"]):
             picture = cv2.resize(picture, (self.reduced, self.reduced), interpolation=cv2.INTER_AREA)
         return picture.astype(np.uint8, copy=False)
 
-    def begin(
-        self, pictures: Sequence[Callable[[], Picture]], matrices: NDArray[np.float32], over: threading.Event
-    ) -> Rendering:
-        """Sets the threads to work. Each of `pictures` gives one as `decode` does; none is asked once `over` is set.
-
-        matrices: (n, 2, 3), a plan's.
+    def begin(self, pictures: Sequence[Callable[[], Picture]], plan: EpochPlan, over: threading.Event) -> Rendering:
+        """Sets the threads to work on a plan's pictures. Each gives one as `decode` does; none is asked once `over` is
+        set.
         """
         on_cpu = self._device.type == "cpu"
         side = self._size if on_cpu else self.reduced
@@ -76,18 +74,20 @@ class Renderer(AbstractContextManager["Renderer"]):
         else:
             # numpy asks the kernel for huge pages; torch does not, and first touching its memory cost 0.5 ms a picture.
             pixels = torch.from_numpy(np.empty(shape, np.uint8))
-        to_reduced = matrices / np.float32(2**self._halvings)
+        to_reduced = plan.matrices / np.float32(2**self._halvings)
 
-        def render(picture: Callable[[], Picture], matrix: NDArray[np.float32], place: Picture) -> None:
+        def render(number: int, picture: Callable[[], Picture], place: Picture) -> None:
             if over.is_set():
                 return  # the epoch was left: nobody waits for this
             if on_cpu:
-                warp(picture(), matrix, place, self._scratch)
+                warp(picture(), to_reduced[number], place, self._scratch)
+                if plan.colours is not None:
+                    cv2.transform(place, plan.colours[number], dst=place)
             else:
                 place[:] = picture()
 
-        places = zip(pictures, to_reduced, pixels.numpy(), strict=True)
-        return Rendering(pixels, to_reduced, [self._pool.submit(render, *place) for place in places])
+        places = zip(range(len(pictures)), pictures, pixels.numpy(), strict=True)
+        return Rendering(pixels, to_reduced, plan.colours, [self._pool.submit(render, *place) for place in places])
 
     def finish(self, rendering: Rendering) -> Tensor:
         """uint8 (n, 3, size, size) on the device. Raises what a picture raised, the first one's first."""
@@ -97,7 +97,10 @@ class Renderer(AbstractContextManager["Renderer"]):
         if self._device.type == "cpu":
             return images
         matrices = torch.from_numpy(rendering.matrices).to(self._device, non_blocking=True)
-        return warp_batch(images, matrices, self._size)
+        images = warp_batch(images, matrices, self._size)
+        if rendering.colours is None:
+            return images
+        return recolour_batch(images, torch.from_numpy(rendering.colours).to(self._device, non_blocking=True))
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
@@ -123,7 +126,7 @@ class TorchvisionLoader(AbstractContextManager["TorchvisionLoader"]):
 
         def begin(plan: EpochPlan) -> tuple[EpochPlan, Rendering]:
             pictures = [partial(self._decode, row) for row in plan.rows.tolist()]
-            return plan, self._renderer.begin(pictures, plan.matrices, over)
+            return plan, self._renderer.begin(pictures, plan, over)
 
         try:
             for plan, rendering in ahead(begin, self._schedule.batches(number, start)):
@@ -174,3 +177,11 @@ def warp_batch(images: Tensor, matrices: Tensor, size: int) -> Tensor:
     grid = source * (2 / images.shape[-1]) - 1
     warped = grid_sample(images.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     return warped.round_().to(torch.uint8, memory_format=torch.channels_last)
+
+
+def recolour_batch(images: Tensor, colours: Tensor) -> Tensor:
+    """uint8 (n, 3, s, s) by float32 (n, 3, 4), on their device, within one grey level of what OpenCV and DALI make."""
+    red, green, blue, one = colours[:, :, :, None, None].unbind(2)  # each (n, 3, 1, 1)
+    pixels = images.float()
+    mixed = red * pixels[:, :1] + green * pixels[:, 1:2] + blue * pixels[:, 2:] + one
+    return mixed.round_().clamp_(0, 255).to(torch.uint8, memory_format=torch.channels_last)

@@ -72,6 +72,16 @@ def main() -> None:
               help="Cross entropy, focal, CORN (ordinal), or squared error of the grade.")  # fmt: skip
 @click.option("--label-smoothing", type=float, default=DEFAULT.label_smoothing,
               help="Share of a label spread over all grades; with ce and corn.")  # fmt: skip
+@click.option("--zoom", type=float, default=DEFAULT.zoom,
+              help="Show training images up to so many times larger and smaller, besides turned.")  # fmt: skip
+@click.option("--colour", type=float, default=DEFAULT.colour,
+              help="Vary their brightness, contrast and saturation by up to this share.")  # fmt: skip
+@click.option("--mixup", type=float, default=DEFAULT.mixup, metavar="ALPHA",
+              help="Mix photographs of a batch by Beta(ALPHA, ALPHA), but not for the last layer alone.")  # fmt: skip
+@click.option("--cutmix", type=float, default=DEFAULT.cutmix, metavar="ALPHA",
+              help="Paste rectangles of one into another; with --mixup, either at random.")  # fmt: skip
+@click.option("--tta/--no-tta", default=DEFAULT.tta,
+              help="Measure the best weights as the mean over the eight flips and turns.")  # fmt: skip
 @click.option("--ema", type=float, default=DEFAULT.ema, metavar="DECAY",
               help="Measure and save a moving average of the weights, e.g. 0.99 a step; 0: the weights.")  # fmt: skip
 @click.option("--patience", type=click.IntRange(1),
@@ -86,11 +96,14 @@ def main() -> None:
               help="Compile the network by torch.compile: minutes at the start, then faster steps.")  # fmt: skip
 @click.option("--checkpoint-minutes", type=click.FloatRange(0), default=DEFAULT.checkpoint_minutes,
               help="Between checkpoints; there is one after each epoch and at SIGTERM too.")  # fmt: skip
+@click.option("--find-lr", is_flag=True, help="Propose a learning rate, draw why into lr.png, and leave no run.")
 @click.option("--run", type=FOLDER, help="Folder of the run.  [default: runs/MODEL-WEIGHTS-SIZEpx-LOADER]")
 @click.option("--resume", is_flag=True, help="Continue --run, or else the newest unfinished run, as it was started.")
 @click.pass_context
-def fit(context: click.Context, /, run: Path | None, resume: bool, **settings: Any) -> None:
+def fit(context: click.Context, /, run: Path | None, resume: bool, find_lr: bool, **settings: Any) -> None:
     """Train on a cache, choose the best epoch on validation, measure it on test."""
+    if find_lr and resume:
+        raise click.UsageError("--find-lr trains no run; leave out --resume")
     given = {name: value for name, value in settings.items()
              if context.get_parameter_source(name) is not ParameterSource.DEFAULT}  # fmt: skip
     try:
@@ -101,6 +114,9 @@ def fit(context: click.Context, /, run: Path | None, resume: bool, **settings: A
     from trainer import launch
     from trainer.run import RunFolder
 
+    if find_lr:
+        launch.find_lr(asked, Path("lr.png"))
+        return
     if resume and (run is None or RunFolder(run).started):
         finished = launch.resume(run, given)
     else:
@@ -121,6 +137,8 @@ def fit(context: click.Context, /, run: Path | None, resume: bool, **settings: A
               help="Wanted for referable DR: a threshold chosen on val.  [default: the weights' own]")  # fmt: skip
 @click.option("--specificity", type=SHARE_WANTED, help="Wanted instead of a sensitivity.")
 @click.option("--prevalence", type=Share(0, 1), help="Of another population: its PPV and NPV too.")
+@click.option("--tta/--no-tta", default=None,
+              help="Mean over the eight flips and turns of each photograph.  [default: as fit was told]")  # fmt: skip
 @click.option("--by", type=click.Choice(["photograph", "patient"]), default="photograph",
               help="patient: print his or her worse eye's figures too.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print metrics_SPLIT.json instead of tables.")
@@ -134,6 +152,7 @@ def evaluate(
     sensitivity: float | None,
     specificity: float | None,
     prevalence: float | None,
+    tta: bool | None,
     by: str,
     as_json: bool,
 ) -> None:
@@ -151,7 +170,7 @@ def evaluate(
         wish = Wish("sensitivity", sensitivity)
     elif specificity is not None:
         wish = Wish("specificity", specificity)
-    results = measure(run, split, cache, loader, device, workers, wish, prevalence)
+    results = measure(run, split, cache, loader, device, workers, wish, prevalence, tta)
     if as_json:
         click.echo(RunFolder(run).metrics(split).read_text(), nl=False)
         return

@@ -61,6 +61,11 @@ class FitConfig:
     sampling: str = "natural"  # "balanced": as many photographs of each grade
     loss: str = "ce"
     label_smoothing: float = 0  # of the true grade's weight, spread over all grades
+    zoom: float = 1  # training images are up to so much larger and smaller; 1: not at all
+    colour: float = 0  # share by which their brightness, contrast and saturation vary
+    mixup: float = 0  # of the Beta distribution that photographs are mixed by; 0: not at all
+    cutmix: float = 0  # the same for pasted rectangles
+    tta: bool = False  # the finished run is measured as the mean over the eight symmetries
     ema: float = 0  # decay a step of the average of weights that is measured and saved; 0: the weights themselves
     patience: int | None = None  # epochs without a better one that end the training
     seed: int = 0
@@ -97,6 +102,10 @@ class FitConfig:
         check(self.size is None or self.size >= 32, "size", "at least 32 pixels")
         check(isfinite(self.lr) and self.lr > 0, "lr", "positive")
         check(0 < self.layer_decay <= 1, "layer_decay", "more than 0 and at most 1")
+        check(1 <= self.zoom <= 2, "zoom", "1 to 2")
+        check(0 <= self.colour <= 1, "colour", "0 to 1")
+        check(isfinite(self.mixup) and self.mixup >= 0, "mixup", "0 or more")
+        check(isfinite(self.cutmix) and self.cutmix >= 0, "cutmix", "0 or more")
         check(0 <= self.ema < 1, "ema", "at least 0 and less than 1")
         check(self.patience is None or self.patience >= 1, "patience", "at least 1")
         check(0 <= self.momentum < 1, "momentum", "at least 0 and less than 1")

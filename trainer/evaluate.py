@@ -35,6 +35,7 @@ from trainer.operating import Wish, choose_operating, wished
 from trainer.results import Results, assess
 from trainer.run import RunFolder, write_csv, write_json
 from trainer.tables import print_results
+from trainer.views import mean_logits
 
 
 class Outputs(NamedTuple):
@@ -45,15 +46,18 @@ class Outputs(NamedTuple):
     logits: Tensor  # float32 (n, 5), on the CPU
 
 
-def run_model(model: nn.Module, loader: Loader, device: torch.device, what: str) -> Outputs:
-    """One pass over a loader's photographs, in its order. Raises RunError where a logit is not finite."""
+def run_model(model: nn.Module, loader: Loader, device: torch.device, what: str, *, tta: bool = False) -> Outputs:
+    """One pass over a loader's photographs, in its order; with `tta` the mean over eight views of each.
+
+    Raises RunError where a logit is not finite.
+    """
     model.eval()
     rows, grades, logits = [], [], []
     with torch.inference_mode(), autocast(device):
         for batch in track(loader.epoch(0), len(loader), what):
             rows.append(batch.rows)
             grades.append(batch.grades)
-            logits.append(model(batch.images).float())
+            logits.append(mean_logits(model, batch.images) if tta else model(batch.images).float())
     outputs = Outputs(torch.cat(rows).numpy(), torch.cat(grades).cpu(), torch.cat(logits).cpu())
     if not outputs.logits.isfinite().all():
         raise RunError(f"the model's output for {what} is not finite; a lower --lr may help")
@@ -69,9 +73,11 @@ def evaluate(
     workers: int | None,
     wish: Wish | None = None,
     prevalence: float | None = None,
+    tta: bool | None = None,
 ) -> Results:
     """Measures a run's best weights on a split of its cache, or of another, and rewrites that split's files.
 
+    `tta`: whether as the mean over the eight symmetries; None: as the run was measured.
     `wish`: another operating point than the one that the weights carry, chosen anew on the run's validation part.
     """
     run = RunFolder(path)
@@ -94,7 +100,7 @@ def evaluate(
     with open_loader(
         loader, cache, split=split, batch_size=batch, size=about.size, device=device, workers=workers
     ) as batches:
-        outputs = run_model(model, batches, device, split)
+        outputs = run_model(model, batches, device, split, tta=config.resolved.tta if tta is None else tta)
     return write_split(run, cache, split, outputs, operating, prevalence)
 
 
@@ -124,7 +130,7 @@ def finish(config: FitConfig, cache: Cache, run: RunFolder) -> None:
             device=device,
             workers=config.workers,
         ) as loader:
-            outputs = run_model(model, loader, device, split)
+            outputs = run_model(model, loader, device, split, tta=config.tta)
         if split == "val":
             operating = choose_operating(outputs.logits.double().numpy(), outputs.grades.numpy())
             save_model(run.model, model, replace(about, operating=operating))

@@ -15,6 +15,7 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 from pipeline.baselines import Counts, quadratic_kappa
 from pipeline.files import write_whole
@@ -180,3 +181,23 @@ def draw_comparison(path: Path, runs: Mapping[str, tuple[str, bool, pd.DataFrame
             panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13))
         for panel in panels[::columns]:
             panel.set_ylabel("accuracy (%)")
+
+
+def draw_rates(
+    path: Path,
+    rates: NDArray[np.float64],
+    losses: NDArray[np.float64],
+    smoothed: NDArray[np.float64],
+    proposal: float,
+) -> None:
+    """Loss, (n,) as found and smoothed, against the learning rate, (n,), and the one proposed."""
+    with new_figure(path, 13, 8) as figure:
+        axes = figure.subplots()
+        axes.semilogx(rates, losses, color=DIM, linewidth=1, label="a batch each")
+        axes.semilogx(rates, smoothed, color=BLUE, label="smoothed")
+        axes.axvline(proposal, color=ORANGE, linestyle="--", label=f"proposed: {proposal:.2g}")
+        axes.set_ylim(0, 2.1 * float(smoothed[: smoothed.argmin() + 1].max()))
+        axes.set_title("Loss while the learning rate rises")
+        axes.set_xlabel("learning rate")
+        axes.set_ylabel("loss")
+        axes.legend()

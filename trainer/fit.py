@@ -22,7 +22,7 @@ from trainer.config import FitConfig
 from trainer.console import epoch_line
 from trainer.evaluate import Outputs, run_model
 from trainer.events import Events
-from trainer.learner import AUGMENT, Learner
+from trainer.learner import Learner, augmentation
 from trainer.live import watch
 from trainer.loss import losses
 from trainer.model import Grader, save_model
@@ -43,8 +43,10 @@ def train_epoch(learner: Learner, progress: Progress, stopper: Stopper) -> Itera
     loader, epoch, device = learner.batches["train"], progress.epoch, learner.weights.device
     batches = loader.epoch(epoch, start=len(progress.steps))
     for batch in watch(batches, progress.steps, len(loader), learner.config, epoch, device):
+        step = len(progress.steps)
         with stopper.step():
-            progress.steps.append(learner.step(batch, epoch, len(progress.steps)))
+            lr = scheduled_lr(learner.config, epoch, step, len(loader))
+            progress.steps.append(learner.step(batch, epoch, step, lr))
         if len(progress.steps) % CHECK_EVERY == 0:
             check_finite(progress)
         yield
@@ -135,7 +137,7 @@ def open_loaders(config: FitConfig, cache: Cache) -> Iterator[dict[str, Loader]]
         train = opened(
             split="train",
             batch_size=config.batch,
-            augment=AUGMENT,
+            augment=augmentation(config),
             shuffle=True,
             seed=config.seed,
             balanced=config.sampling == "balanced",

@@ -28,6 +28,7 @@ from trainer.learner import Learner
 from trainer.loss import class_weights
 from trainer.model import Grader, load_state
 from trainer.photographs import seen_in
+from trainer.rates import range_test
 from trainer.run import RunFolder, create_run, newest_unfinished, write_json
 from trainer.stopping import Stopped, Stopper
 from trainer.weights import pretrain
@@ -41,6 +42,24 @@ def start(asked: FitConfig, path: Path | None) -> RunFolder:
 
     Nothing is written before all that can be checked beforehand has been.
     """
+    config, cache, model = prepare(asked)
+    with open_loaders(config, cache) as loaders:
+        run = create_run(path, f"{config.model}-{Path(config.weights).stem}-{config.size}px-{config.loader}")
+        with run.held():
+            write_json(run.config, describe(asked, config, cache).as_dict())
+            carry_out(config, cache, loaders, run, model, Progress())
+    return run
+
+
+def find_lr(asked: FitConfig, figure: Path) -> None:
+    """Draws the loss against the learning rate into `figure` and proposes a rate. Nothing else is left."""
+    config, cache, model = prepare(asked)
+    with open_loaders(config, cache) as loaders:
+        range_test(make_learner(config, cache, loaders, model), figure)
+
+
+def prepare(asked: FitConfig) -> tuple[FitConfig, Cache, Grader]:
+    """The settings resolved, the cache, and the model as it begins, on the CPU."""
     cache = open_cache(asked.cache)
     check_cache(cache)
     if asked.track_test:
@@ -62,13 +81,7 @@ def start(asked: FitConfig, path: Path | None) -> RunFolder:
         )
     except ValueError as error:  # --weights auto --epochs 0, and no weights to be had
         raise RunError(str(error)) from error
-
-    with open_loaders(config, cache) as loaders:
-        run = create_run(path, f"{config.model}-{Path(weights).stem}-{size}px-{loader}")
-        with run.held():
-            write_json(run.config, describe(asked, config, cache).as_dict())
-            carry_out(config, cache, loaders, run, model, Progress())
-    return run
+    return config, cache, model
 
 
 def make_model(asked: FitConfig, size: int) -> tuple[Grader, str]:
@@ -196,19 +209,25 @@ def train(
     checkpoint: Mapping[str, Any] | None,
 ) -> None:
     """Trains what is left of a run, and says what it trains on what."""
-    device = torch.device(config.device)
-    to_device(model, device)
-    photographs = np.bincount(cache.grades[cache.rows("train")], minlength=N_GRADES)
-    weights = class_weights(config.class_weights, photographs)
     parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     splits = ", ".join(f"{split} {len(cache.rows(split))}" for split in ("train", "val", "test"))
     click.echo(f"run {run.path}: {config.model} ({parameters:.1f} M parameters), weights {config.weights}")
     click.echo(
         f"cache {cache.path}: {splits} photographs at {config.size} px; loader {config.loader}, device {config.device}"
     )
-    print_class_weights(photographs.tolist(), weights.tolist())
-    by_grade = torch.tensor(weights, dtype=torch.float32, device=device)
+    learner = make_learner(config, cache, loaders, model)
+    photographs = np.bincount(cache.grades[cache.rows("train")], minlength=N_GRADES)
+    print_class_weights(photographs.tolist(), learner.weights.tolist())
     size = config.size or cache.recipe.size
     seen = seen_in(cache, size, config.workers)
     about = About(config.model, size, cache.recipe, epoch=0, link=config.link, stem=config.stem, seen=seen)
-    fit(Learner(config, cache, loaders, model, by_grade), about, cache, run, progress, stopper, checkpoint)
+    fit(learner, about, cache, run, progress, stopper, checkpoint)
+
+
+def make_learner(config: FitConfig, cache: Cache, loaders: Mapping[str, Loader], model: Grader) -> Learner:
+    """The model, moved to its device, with the weights of the grades there."""
+    device = torch.device(config.device)
+    to_device(model, device)
+    photographs = np.bincount(cache.grades[cache.rows("train")], minlength=N_GRADES)
+    weights = class_weights(config.class_weights, photographs)
+    return Learner(config, cache, loaders, model, torch.tensor(weights, dtype=torch.float32, device=device))

@@ -14,16 +14,20 @@ from trainer.config import FitConfig, Phase
 from trainer.device import autocast
 from trainer.features import feature_loaders
 from trainer.loss import losses
+from trainer.mixing import mix
 from trainer.model import Grader, compiled, load_state
-from trainer.schedule import averaging_decay, scheduled_lr
+from trainer.schedule import averaging_decay
 
-AUGMENT: Final = Augment(hflip=0.5, vflip=0.5, degrees=180)
-"""A retina has no upright: any flip and turn of it is another eye."""
 CLIP_NORM: Final = 1.0
 """Longest gradient that is applied in full. From scratch they begin at 3 to 19 (RetinaMNIST, ResNet-18), and with a
 bound of 5 the loss on validation jumps for many epochs."""
 STAGES: Final = ("layer4.", "layer3.", "layer2.", "layer1.")
 """Of a ResNet's backbone, from the head backwards; before them comes the stem."""
+
+
+def augmentation(config: FitConfig) -> Augment:
+    """A retina has no upright: any flip and turn of it is another eye."""
+    return Augment(hflip=0.5, vflip=0.5, degrees=180, zoom=config.zoom, colour=config.colour)
 
 
 class Learner:
@@ -61,31 +65,41 @@ class Learner:
         self.batches = self._loaders
         if phase == "head":
             splits, device = self._loaders.keys(), self.weights.device
-            self.batches = feature_loaders(self.config, self._cache, splits, self._model, AUGMENT, device)
+            varied = augmentation(self.config)
+            self.batches = feature_loaders(self.config, self._cache, splits, self._model, varied, device)
 
     def set_training(self) -> None:
         set_phase(self._model, self.phase)
 
-    def step(self, batch: Batch, epoch: int, step: int) -> Tensor:
+    def step(self, batch: Batch, epoch: int, step: int, lr: float) -> Tensor:
         """Learns from a batch, the epoch's `step`-th from 0: float32 (3,), summed loss, graded right, photographs."""
         images, grades, _ = batch
-        at = epoch, step, len(self.batches["train"])
-        lr = scheduled_lr(self.config, *at)
         for group, scale in zip(self.optimizer.param_groups, self._scales, strict=True):
             group["lr"] = lr * scale
         if len(images) == 1:  # BatchNorm cannot take statistics of one photograph; it uses the running ones
             self._model.backbone.eval()
+        config, share = self.config, 1.0
+        if self.phase == "finetune" and (config.mixup or config.cutmix):
+            images, share = mix(images, config.mixup, config.cutmix, config.seed, epoch, step)
         with autocast(self.weights.device):
             logits = (self._model.head if self.phase == "head" else self._whole)(images)
-        loss = losses(self.config.loss, logits.float(), grades, self.weights, self.config.label_smoothing).sum()
+        loss, right = self._score(logits.float(), grades)
+        if share < 1:
+            other_loss, other_right = self._score(logits.float(), grades.roll(1, 0))
+            loss, right = torch.lerp(other_loss, loss, share), torch.lerp(other_right, right, share)
         self.optimizer.zero_grad()
         (loss / len(images)).backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_([each for group in self.optimizer.param_groups for each in group["params"]], CLIP_NORM)
         self.optimizer.step()
         if self._average:
-            average(self._average, self._model, averaging_decay(self.config, *at))
-        right = (logits.argmax(dim=1) == grades).sum()
-        return torch.stack([loss.detach(), right.float(), torch.full_like(loss, len(images))])
+            decay = averaging_decay(config, epoch, step, len(self.batches["train"]))
+            average(self._average, self._model, decay)
+        return torch.stack([loss.detach(), right, torch.full_like(loss, len(images))])
+
+    def _score(self, logits: Tensor, grades: Tensor) -> tuple[Tensor, Tensor]:
+        """The summed loss, and how many are graded right, both float32."""
+        loss = losses(self.config.loss, logits, grades, self.weights, self.config.label_smoothing).sum()
+        return loss, (logits.argmax(dim=1) == grades).sum().float()
 
     def state(self) -> dict[str, Any]:
         """What `load` takes, tensors and plain values."""

@@ -121,7 +121,7 @@ def render(
             plan = plan_epoch(
                 rows, NO_AUGMENT, source_size=about.recipe.size, size=about.size, shuffle=False, seed=0, epoch=0
             )
-            return lot, came, renderer.begin(pictures, plan.matrices, over)
+            return lot, came, renderer.begin(pictures, plan, over)
 
         lots = [photographs[first : first + BATCH] for first in range(0, len(photographs), BATCH)]
         try:

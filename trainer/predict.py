@@ -24,6 +24,7 @@ from trainer.model import Grader, load_model
 from trainer.photographs import BATCH, Photograph, Rendered, gather, render
 from trainer.run import weights_file
 from trainer.sample import PROBABILITIES, p_referable
+from trainer.views import symmetries
 
 COLUMNS: Final = ("id", "source", "predicted", *PROBABILITIES, "referable", "p_referable", "flags")
 THRESHOLD: Final = 0.5
@@ -98,14 +99,6 @@ def probabilities(model: Grader, images: Tensor, about: About, *, tta: bool = Fa
         found.append(softmax(logits.float().cpu().double().numpy(), temperature))
     mean: NDArray[np.float64] = np.mean(found, axis=0, dtype=np.float64)
     return mean.astype(np.float32)  # of one view: itself
-
-
-def symmetries(images: Tensor) -> Iterator[Tensor]:
-    """Images (n, 3, s, s) turned by 0, 90, 180 and 270 degrees, each also mirrored; as they are first."""
-    for turns in range(4):
-        turned = images.rot90(turns, (2, 3))
-        for view in (turned, turned.flip(3)):
-            yield view.contiguous(memory_format=torch.channels_last)
 
 
 def predict(run: Path, paths: Sequence[Path], out: Path, *, tta: bool, device_name: str, workers: int | None) -> None:

@@ -18,8 +18,8 @@ from click.testing import CliRunner
 
 from pipeline.cache import open_cache
 from pipeline.loaders import open_loader
+from pipeline.plan import Augment
 from trainer.cli import main as trainer
-from trainer.learner import AUGMENT
 from trainer.model import Grader
 
 
@@ -29,7 +29,7 @@ def one_pass(cache: Path, size: int) -> float:
     with (
         open_cache(cache) as opened,
         open_loader(
-            "torchvision", opened, split="train", batch_size=32, size=size, augment=AUGMENT, shuffle=True
+            "torchvision", opened, split="train", batch_size=32, size=size, augment=Augment(), shuffle=True
         ) as loader,
         torch.inference_mode(),
     ):

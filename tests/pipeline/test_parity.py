@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -16,7 +17,7 @@ from pipeline.batch import Loader
 from pipeline.cache import Cache, open_cache
 from pipeline.loaders import open_loader
 from pipeline.plan import NO_AUGMENT, Augment, EpochPlan, Schedule, affine
-from pipeline.torchvision_loader import Scratch, TorchvisionLoader, warp, warp_batch
+from pipeline.torchvision_loader import Scratch, TorchvisionLoader, recolour_batch, warp, warp_batch
 
 LOADERS = ["torchvision", "dali"]
 
@@ -57,17 +58,61 @@ def test_dali_and_torchvision_give_the_same_pixels(cache: Cache, size: int) -> N
     assert_alike(render("dali", cache, **settings), render("torchvision", cache, **settings))
 
 
+COLOURED = Augment(hflip=0, vflip=0, degrees=0, colour=0.4)
+
+
+def recoloured(cache: Cache, number: int) -> torch.Tensor:
+    """An epoch of the cache's own pictures in the plan's colours, in 64-bit arithmetic."""
+    batches = Schedule(cache.rows("all"), COLOURED, 512, 512, 16, shuffle=True).batches(number)
+    found = []
+    for plan in batches:
+        assert plan.colours is not None
+        for row, colour in zip(plan.rows.tolist(), plan.colours.astype(np.float64), strict=True):
+            picture = np.array(Image.open(BytesIO(cache.read(row))), np.float64)
+            found.append(np.clip(np.rint(picture @ colour[:, :3].T + colour[:, 3]), 0, 255).astype(np.uint8))
+    return torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_colours_are_the_plans_within_a_grey_level(cache: Cache, name: str) -> None:
+    rendered = render(name, cache, 3, augment=COLOURED, shuffle=True)
+    assert differences(rendered, recoloured(cache, 3)).max() <= 1
+    assert differences(rendered, render(name, cache, 3, augment=NO_AUGMENT, shuffle=True)).float().mean() > 5
+
+
+@pytest.mark.parametrize(("size", "share"), [(512, 0.999), (224, 0.98)])
+def test_both_loaders_zoom_and_colour_alike(cache: Cache, size: int, share: float) -> None:
+    """Where pictures are halved first, a tenth of the values is a level apart before its colour multiplies it."""
+    settings = {"augment": Augment(zoom=1.3, colour=0.3), "shuffle": True, "size": size}
+    difference = differences(render("dali", cache, **settings), render("torchvision", cache, **settings))
+    assert (difference <= 1).float().mean() >= share
+    assert difference.max() <= 3
+
+
+def test_the_colours_for_gpus_are_those_for_cpus(cache: Cache) -> None:
+    rows = np.arange(8)
+    (plan,) = Schedule(rows, COLOURED, 512, 512, len(rows)).batches(3)
+    assert plan.colours is not None
+    pictures = np.stack([np.array(Image.open(BytesIO(cache.read(row)))) for row in rows])
+    expected = np.stack([cv2.transform(*pair) for pair in zip(pictures, plan.colours, strict=True)])
+    found = recolour_batch(torch.from_numpy(pictures).permute(0, 3, 1, 2), torch.from_numpy(plan.colours))
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert differences(found, torch.from_numpy(expected).permute(0, 3, 1, 2)).max() <= 1
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("size", [512, 224])
 @pytest.mark.parametrize(("name", "tolerance"), [("torchvision", 1), ("dali", 4)])
-def test_a_gpu_gives_the_same_pixels(cache: Cache, name: str, tolerance: int, size: int) -> None:
+@pytest.mark.parametrize("augment", [Augment(), Augment(zoom=1.3, colour=0.3)])
+def test_a_gpu_gives_the_same_pixels(cache: Cache, name: str, tolerance: int, size: int, augment: Augment) -> None:
     """nvJPEG rounds its transforms and colours in its own way, so DALI is allowed more there."""
-    settings = {"augment": Augment(), "shuffle": True, "size": size}
+    settings = {"augment": augment, "shuffle": True, "size": size}
     difference = differences(
         render(name, cache, device="cuda", **settings), render("torchvision", cache, device="cpu", **settings)
     )
     assert difference.float().mean() <= 0.5
-    assert (difference <= tolerance).float().mean() >= 0.999
+    gain = 2 if augment.colour else 1  # of brightness, contrast and saturation together
+    assert (difference <= gain * tolerance).float().mean() >= 0.999
 
 
 @pytest.mark.gpu
@@ -96,6 +141,7 @@ class Turned(Schedule):
             hflip=np.full(n, self.hflip),
             vflip=np.full(n, self.vflip),
             degrees=np.full(n, self.degrees),
+            zoom=np.ones(n),
             source_size=self.source_size,
             size=self.size,
         )

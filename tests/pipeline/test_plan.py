@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torchvision.transforms.v2 import functional as F
 
-from pipeline.plan import NO_AUGMENT, Augment, EpochPlan, Schedule, affine, halvings, plan_epoch
+from pipeline.plan import NO_AUGMENT, Augment, EpochPlan, Schedule, affine, colour_matrices, halvings, plan_epoch
 
 ROWS = np.array([3, 4, 8, 20, 21, 22, 40, 41, 55, 70, 71, 90, 99])
 ALWAYS = Augment()
@@ -17,7 +19,7 @@ def plan(rows: np.ndarray = ROWS, augment: Augment = ALWAYS, **changes: object) 
 
 
 def by_row(plan: EpochPlan) -> dict[int, bytes]:
-    return {int(row): matrix.tobytes() for row, matrix in zip(*plan, strict=True)}
+    return {int(row): matrix.tobytes() for row, matrix in zip(plan.rows, plan.matrices, strict=True)}
 
 
 def angles(matrices: np.ndarray) -> np.ndarray:
@@ -26,7 +28,7 @@ def angles(matrices: np.ndarray) -> np.ndarray:
 
 
 def test_shapes_and_types() -> None:
-    rows, matrices = plan()
+    rows, matrices, _ = plan()
     assert (rows.dtype, rows.shape) == (np.int64, (13,))
     assert (matrices.dtype, matrices.shape) == (np.float32, (13, 2, 3))
 
@@ -70,7 +72,7 @@ def test_another_epoch_or_seed_is_another_order_and_other_draws(change: dict[str
 
 def test_the_draws_never_change() -> None:
     """An epoch begun with one release of numpy, Python or this program is resumed with another."""
-    rows, matrices = plan(np.arange(8), Augment(hflip=0, vflip=0, degrees=180), seed=1, epoch=2)
+    rows, matrices, _ = plan(np.arange(8), Augment(hflip=0, vflip=0, degrees=180), seed=1, epoch=2)
     assert rows.tolist() == [1, 4, 0, 2, 3, 7, 5, 6]
     expected = [85.984, -153.423, 166.285, -172.059, 48.091, 85.514, -17.280, -167.882]
     assert angles(matrices) == pytest.approx(expected, abs=1e-3)
@@ -85,6 +87,65 @@ def test_draws_are_spread_as_asked() -> None:
     turned = angles(plan(np.arange(10_000), Augment(hflip=0, vflip=0, degrees=40)).matrices)
     assert np.histogram(turned, 4, (-40, 40))[0] == pytest.approx([2500] * 4, rel=0.08)
     assert abs(turned).max() <= 40 + 1e-4
+
+
+VARIED = Augment(zoom=1.25, colour=0.3)
+
+
+def zooms(matrices: np.ndarray) -> np.ndarray:
+    """Of matrices from 224 pixels to 512."""
+    return 512 / 224 / np.hypot(matrices[:, 0, 0], matrices[:, 0, 1])
+
+
+def test_zoom_and_colours_leave_order_flips_and_turns_as_they_are() -> None:
+    plain, varied = plan(), plan(augment=VARIED)
+    assert varied.rows.tolist() == plain.rows.tolist()
+    scale = zooms(varied.matrices)[:, None, None]
+    assert varied.matrices[:, :, :2] * scale == pytest.approx(plain.matrices[:, :, :2], rel=1e-5, abs=1e-5)
+    centre = np.array([112, 112, 1])
+    assert varied.matrices @ centre == pytest.approx(np.full((len(ROWS), 2), 256), abs=1e-3)
+    assert plain.colours is None  # and costs nothing
+    assert plan(augment=Augment(zoom=1.25)).colours is None
+
+
+def test_zoom_is_spread_evenly_on_a_scale_of_ratios() -> None:
+    found = np.log(zooms(plan(np.arange(10_000), VARIED).matrices)) / np.log(1.25)
+    assert np.histogram(found, 4, (-1, 1))[0] == pytest.approx([2500] * 4, rel=0.08)
+    assert abs(found).max() <= 1 + 1e-4
+
+
+def test_colours_belong_to_rows_and_places_as_turns_do() -> None:
+    whole = plan(augment=VARIED)
+    assert whole.colours is not None
+    assert (whole.colours.dtype, whole.colours.shape) == (np.float32, (13, 3, 4))
+    assert len({colour.tobytes() for colour in whole.colours}) == len(ROWS)
+    of = dict(zip(whole.rows.tolist(), whole.colours, strict=True))
+    for part in (plan(ROWS[4:9], VARIED), plan(augment=VARIED, shard=(1, 3)), plan(augment=VARIED, shuffle=False)):
+        assert part.colours is not None
+        assert all((of[row] == colour).all() for row, colour in zip(part.rows.tolist(), part.colours, strict=True))
+    balanced = plan(augment=VARIED, labels=GRADES)
+    assert balanced.colours is not None
+    assert balanced.colours.tobytes() == whole.colours.tobytes()  # of the places; one photograph has several
+    batches = Schedule(ROWS, VARIED, 512, 224, batch_size=4, shuffle=True, seed=7).batches(3, 1)
+    assert (np.concatenate([batch.colours for batch in batches]) == whole.colours[4:]).all()
+
+
+def test_a_factor_of_one_changes_no_colour() -> None:
+    assert (colour_matrices(np.ones(1), np.ones(1), np.ones(1)) == np.eye(3, 4)).all()
+
+
+@pytest.mark.parametrize("factor", [0.7, 1.2])
+def test_each_factor_is_torchvisions(factor: float) -> None:
+    """On a picture whose mean grey, about which torchvision takes contrast, is 128, with levels that never clip."""
+    half = np.random.default_rng(0).integers(40, 129, (32, 32, 3), np.uint8)
+    picture = torch.from_numpy(np.concatenate([half, np.uint8(0) - half]).astype(np.float32)).permute(2, 0, 1) / 255
+    one, changed = np.ones(1), np.array([factor])
+    for place, adjust in enumerate((F.adjust_brightness, F.adjust_contrast, F.adjust_saturation)):
+        (matrix,) = colour_matrices(*(changed if place == each else one for each in range(3)))
+        homogeneous = torch.cat([picture * 255, torch.ones(1, 64, 32)])
+        ours = torch.einsum("ij,jyx->iyx", torch.from_numpy(matrix), homogeneous).clamp(0, 255)
+        # torchvision's grey weighs by 0.2989, 0.587 and 0.114
+        torch.testing.assert_close(ours, adjust(picture, factor) * 255, atol=0.05, rtol=0)
 
 
 GRADES = np.array([0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 2, 4])  # of ROWS
@@ -103,7 +164,7 @@ def test_a_balanced_epoch_keeps_its_length_and_shares_it_out_evenly() -> None:
 
 
 def test_a_photograph_that_comes_again_is_turned_differently() -> None:
-    rows, matrices = plan(labels=GRADES)
+    rows, matrices, _ = plan(labels=GRADES)
     assert len({(row, matrix.tobytes()) for row, matrix in zip(rows.tolist(), matrices, strict=True)}) == len(ROWS)
     assert matrices.tobytes() == plan().matrices.tobytes()  # the draws belong to the places
 
@@ -143,6 +204,7 @@ def one(hflip: bool, vflip: bool, degrees: float, source_size: int, size: int) -
         hflip=np.array([hflip]),
         vflip=np.array([vflip]),
         degrees=np.array([degrees]),
+        zoom=np.ones(1),
         source_size=source_size,
         size=size,
     )[0]
@@ -202,6 +264,10 @@ def test_halvings(source_size: int, size: int, count: int) -> None:
         ({"hflip": float("nan")}, "hflip .* nan"),
         ({"degrees": 181}, "degrees .* 181"),
         ({"degrees": -1}, "degrees .* -1"),
+        ({"zoom": 0.9}, "zoom .* 0.9"),
+        ({"zoom": 3}, "zoom .* 3"),
+        ({"colour": -0.1}, "colour .* -0.1"),
+        ({"colour": 1.5}, "colour .* 1.5"),
     ],
 )
 def test_an_impossible_augmentation_is_refused(bad: dict[str, float], message: str) -> None:

@@ -30,6 +30,18 @@ def test_evaluate_says_again_what_fit_found(trained: Trained, trainer: Fit) -> N
     assert {file.name: file.read_bytes() for file in run.glob("*_test*")} == before
 
 
+def test_a_run_measured_over_eight_views_is_evaluated_so_unless_told_otherwise(
+    fit: Fit, trainer: Fit, tiny_cache: Cache, tmp_path: Path
+) -> None:
+    predictions = tmp_path / "run" / "predictions_test.csv"
+    fit(tiny_cache(), "--run", "run", "--epochs", 1, "--tta")
+    first = predictions.read_bytes()
+    trainer("evaluate", "run", "--no-tta")
+    assert predictions.read_bytes() != first
+    trainer("evaluate", "run")
+    assert predictions.read_bytes() == first
+
+
 def test_evaluate_measures_any_split(trained: Trained, trainer: Fit) -> None:
     run = trained.copy("run")
     trainer("evaluate", "run", "--split", "train")

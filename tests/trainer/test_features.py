@@ -12,9 +12,9 @@ from click.testing import Result
 
 from pipeline.cache import open_cache
 from pipeline.loaders import open_loader
-from pipeline.plan import NO_AUGMENT, Schedule
+from pipeline.plan import NO_AUGMENT, Augment, Schedule
 from trainer.features import FeatureLoader
-from trainer.learner import AUGMENT, CLIP_NORM
+from trainer.learner import CLIP_NORM
 from trainer.model import Grader
 from trainer.schedule import learning_rate
 from trainer.weights import load_weights
@@ -42,7 +42,7 @@ def plain_head(cache_path: Path, weights: Path) -> tuple[torch.Tensor, list[floa
     losses = []
     with (
         open_cache(cache_path) as cache,
-        open_loader("torchvision", cache, split="train", batch_size=8, augment=AUGMENT, shuffle=True) as loader,
+        open_loader("torchvision", cache, split="train", batch_size=8, augment=Augment(), shuffle=True) as loader,
     ):
         steps = len(loader)
         for epoch in range(EPOCHS):
@@ -103,7 +103,7 @@ def test_features_come_in_the_photographs_order_and_views_take_turns(tiny_cache:
         rows = cache.rows("train")
         features = torch.stack([torch.from_numpy(rows) + 1000 * view for view in range(2)])[..., None].float()
         grades = torch.from_numpy(cache.grades[rows])
-        loader = FeatureLoader(features, grades, Schedule(rows, AUGMENT, 32, 32, 8, shuffle=True, seed=5))
+        loader = FeatureLoader(features, grades, Schedule(rows, Augment(), 32, 32, 8, shuffle=True, seed=5))
         settings = {"split": "train", "batch_size": 8, "augment": NO_AUGMENT, "shuffle": True, "seed": 5}
         with open_loader("torchvision", cache, **settings) as photographs:  # type: ignore[arg-type]
             assert len(loader) == len(photographs)

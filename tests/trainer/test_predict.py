@@ -22,8 +22,9 @@ from tests.trainer.conftest import Trained, invoke
 from tools.cli import main as tools
 from trainer.model import load_model, save_model
 from trainer.photographs import gather, render
-from trainer.predict import COLUMNS, probabilities, symmetries
+from trainer.predict import COLUMNS, probabilities
 from trainer.run import RunFolder
+from trainer.views import symmetries
 
 PROBABILITIES = ["p0", "p1", "p2", "p3", "p4"]
 

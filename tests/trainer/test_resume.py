@@ -52,7 +52,10 @@ def same(one: Path, other: Path) -> None:
     assert measured[0] == measured[1]
 
 
-LEVERS = "--ema .9 --sampling balanced --loss corn --label-smoothing .1 --layer-decay .5 --patience 2"
+LEVERS = (
+    "--sampling balanced --loss corn --label-smoothing .1 --zoom 1.2 --colour .2 --mixup .2 --cutmix 1 --ema .9 "
+    "--layer-decay .5 --patience 2 --tta"
+)
 
 
 @pytest.mark.parametrize("levers", ["", LEVERS])

@@ -1,0 +1,40 @@
+"""--find-lr: a curve to look at, a rate to take, and nothing else."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import Result
+from PIL import Image
+
+from trainer.rates import RATES, SMOOTHING, propose, smooth
+
+Fit = Callable[..., Result]
+
+
+def test_the_smoothed_loss_is_a_weighted_mean_of_those_so_far() -> None:
+    losses = [3.0, 1.0, 2.0]
+    weights = SMOOTHING ** np.arange(3)[::-1]
+    assert smooth(losses)[-1] == pytest.approx((weights * losses).sum() / weights.sum())
+
+
+def test_the_rate_proposed_is_a_tenth_of_that_of_the_lowest_loss() -> None:
+    """Of a loss that falls until 0.5 and rises from there."""
+    valley = np.abs(np.log(RATES / 0.5))
+    assert propose(RATES, valley) == pytest.approx(0.05, rel=0.06)  # the rates are 12 % apart
+
+
+def test_a_rate_is_proposed_and_no_run_is_left(fit: Fit, tiny_cache: Callable[..., Path], tmp_path: Path) -> None:
+    output = fit(tiny_cache(train=(0, 4) * 16), "--find-lr").output
+    found = re.fullmatch(r"drawn: lr.png\nproposed: --lr (\S+)\n", output)
+    assert found
+    assert 1e-4 <= float(found[1]) <= 1
+    assert {path.name for path in tmp_path.iterdir()} == {"cache", "lr.png", "lr.svg"}
+    with Image.open("lr.png") as image:
+        assert image.width > 1000
+
+
+def test_a_rate_is_not_sought_for_a_run_that_has_one(fit: Fit, tiny_cache: Callable[..., Path]) -> None:
+    assert "--find-lr" in fit(tiny_cache(), "--find-lr", "--resume", exit=2).stderr
