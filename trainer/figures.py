@@ -199,5 +199,6 @@ def draw_rates(
         axes.set_ylim(0, 2.1 * float(smoothed[: smoothed.argmin() + 1].max()))
         axes.set_title("Loss while the learning rate rises")
         axes.set_xlabel("learning rate")
+        axes.xaxis.set_major_formatter("{x:g}")
         axes.set_ylabel("loss")
         axes.legend()

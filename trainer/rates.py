@@ -22,8 +22,6 @@ SMOOTHING: Final = 0.9
 """Decay of the moving average of the losses; corrected for its start, as Adam's."""
 GIVE_UP: Final = 2.0
 """Times the lowest loss, beyond which higher rates need not be tried."""
-SAFETY: Final = 10.0
-"""The rate of the lowest loss is divided by this: there the next steps diverge already."""
 
 
 def range_test(learner: Learner, figure: Path) -> None:
@@ -50,7 +48,8 @@ def _batches(learner: Learner) -> Iterator[tuple[int, int, Batch]]:
     """Epoch after epoch: its number, the step's within it, and the batch."""
     for epoch in count():
         for step, batch in enumerate(learner.batches["train"].epoch(epoch)):
-            yield epoch, step, batch
+            if step == 0 or len(batch.rows) == learner.config.batch:  # the short last one's loss says little
+                yield epoch, step, batch
 
 
 def smooth(losses: "list[float] | NDArray[np.float64]") -> NDArray[np.float64]:
@@ -63,9 +62,11 @@ def smooth(losses: "list[float] | NDArray[np.float64]") -> NDArray[np.float64]:
 
 
 def propose(rates: NDArray[np.float64], smoothed: NDArray[np.float64]) -> float:
-    """A tenth of the rate at which the loss, (n,) like the rates, is lowest.
+    """The rate at which the smoothed loss, (n,) like the rates, is lowest, for the peak of a schedule with warm-up.
+
+    Not a tenth of it, as for a constant rate: gradients are clipped, so that what follows is not yet divergence.
 
     >>> propose(np.array([0.01, 0.1, 1.0]), np.array([2.0, 1.0, 3.0]))
-    0.01
+    0.1
     """
-    return float(rates[smoothed.argmin()] / SAFETY)
+    return float(rates[smoothed.argmin()])

@@ -20,17 +20,17 @@ def test_the_smoothed_loss_is_a_weighted_mean_of_those_so_far() -> None:
     assert smooth(losses)[-1] == pytest.approx((weights * losses).sum() / weights.sum())
 
 
-def test_the_rate_proposed_is_a_tenth_of_that_of_the_lowest_loss() -> None:
+def test_the_rate_proposed_is_that_of_the_lowest_loss() -> None:
     """Of a loss that falls until 0.5 and rises from there."""
     valley = np.abs(np.log(RATES / 0.5))
-    assert propose(RATES, valley) == pytest.approx(0.05, rel=0.06)  # the rates are 12 % apart
+    assert propose(RATES, valley) == pytest.approx(0.5, rel=0.06)  # the rates are 12 % apart
 
 
 def test_a_rate_is_proposed_and_no_run_is_left(fit: Fit, tiny_cache: Callable[..., Path], tmp_path: Path) -> None:
     output = fit(tiny_cache(train=(0, 4) * 16), "--find-lr").output
     found = re.fullmatch(r"drawn: lr.png\nproposed: --lr (\S+)\n", output)
     assert found
-    assert 1e-4 <= float(found[1]) <= 1
+    assert 1e-3 <= float(found[1]) <= 1
     assert {path.name for path in tmp_path.iterdir()} == {"cache", "lr.png", "lr.svg"}
     with Image.open("lr.png") as image:
         assert image.width > 1000
