@@ -85,7 +85,7 @@ class Grader(nn.Module):
 
         architecture: one of trainer.config.MODELS. link: see Head. stem: "imagenet", a 7x7 convolution and a pooling
         that together leave a quarter of the side, or "small", a 3x3 convolution that leaves all of it (He et al., CVPR
-        2016, section 4.2), which costs sixteen times as much.
+        2016, section 4.2), which costs seven times as much (ResNet-18, 64 images of 56 px: a step of 4.6 s, not 0.64).
         """
         super().__init__()
         resnet = torchvision.models.get_model(architecture, weights=None)

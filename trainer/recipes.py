@@ -25,8 +25,8 @@ RECIPES: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
             "stem": "imagenet",
         },
         # A first look, within minutes on two cores where photographs are few or small.
-        "fast": {"head_epochs": 2, "epochs": 8, "batch": 32, "lr": 0.02, "stem": "auto"},
+        "fast": {"head_epochs": 2, "epochs": 8, "batch": 32, "lr": 0.02},
         # For small and unbalanced sets, from scratch or not.
-        "best": {"epochs": 30, "batch": 64, "lr": 0.05, "label_smoothing": 0.1, "ema": 0.99, "stem": "auto"},
+        "best": {"epochs": 30, "batch": 64, "lr": 0.05, "label_smoothing": 0.1, "ema": 0.99, "tta": True},
     }
 )

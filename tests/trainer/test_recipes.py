@@ -40,21 +40,34 @@ def test_a_setting_asked_for_wins_even_where_it_is_the_ordinary_default(
     fit: Fit, tiny_cache: Cache, tmp_path: Path
 ) -> None:
     assert RECIPES["best"]["ema"] != FitConfig().ema
-    fit(tiny_cache(), "--recipe", "best", "--ema", FitConfig().ema, "--epochs", 1, "--run", "run")
+    fit(
+        tiny_cache(),
+        "--recipe",
+        "best",
+        "--ema",
+        FitConfig().ema,
+        "--no-tta",
+        "--stem",
+        "auto",
+        "--epochs",
+        1,
+        "--run",
+        "run",
+    )
     config = json.loads((tmp_path / "run" / "config.json").read_text())["resolved"]
     assert (config["ema"], config["label_smoothing"]) == (FitConfig().ema, RECIPES["best"]["label_smoothing"])
-    # 32 px from scratch: its "auto" is the small stem
-    assert config["stem"] == "small"
+    assert (RECIPES["best"]["tta"], config["tta"]) == (True, False)
+    assert config["stem"] == "small"  # what "auto" is at 32 px from scratch
     assert read_about(tmp_path / "run" / "model.safetensors").stem == "small"
 
 
 def test_the_command_that_makes_a_run_again_names_recipe_and_exceptions(trained: Trained) -> None:
-    asked = FitConfig(**{**RECIPES["best"], "recipe": "best", "ema": 0, "track_test": True, "seed": 3})
+    asked = FitConfig(**{**RECIPES["best"], "recipe": "best", "ema": 0, "tta": False, "track_test": True, "seed": 3})
     recorded = json.loads((trained.run / "config.json").read_text())
     config = RunConfig.from_dict(recorded | {"asked": asdict(asked)})
     about = read_about(trained.run / "model.safetensors")
     fit = commands(Path("run"), "test", config, about, {"operating": None}, None)[1]
-    assert fit == "trainer fit --run run --recipe best --ema 0 --seed 3 --track-test"
+    assert fit == "trainer fit --run run --recipe best --no-tta --ema 0 --seed 3 --track-test"
 
 
 def test_an_unknown_recipe_is_wrong_usage(fit: Fit, tiny_cache: Cache) -> None:
@@ -63,7 +76,8 @@ def test_an_unknown_recipe_is_wrong_usage(fit: Fit, tiny_cache: Cache) -> None:
 
 def test_runs_from_before_a_setting_existed_have_its_default(trained: Trained) -> None:
     recorded = json.loads((trained.run / "config.json").read_text())
-    newer = ("recipe", "stem", "schedule", "sampling", "loss", "label_smoothing", "ema", "layer_decay", "patience")
+    newer = ("recipe", "stem", "schedule", "sampling", "loss", "label_smoothing", "layer_decay", "zoom", "colour")
+    newer += ("mixup", "cutmix", "tta", "ema", "patience")
     for settings in ("asked", "resolved"):
         for name in newer:
             del recorded[settings][name]
