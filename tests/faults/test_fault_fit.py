@@ -38,6 +38,11 @@ OPTIONS = [
     "torchvision",
 ]
 
+LEVERS = (
+    "--sampling balanced --loss corn --label-smoothing .1 --zoom 1.2 --colour .2 --mixup .2 --cutmix 1 --ema .9 "
+    "--layer-decay .5 --patience 2 --tta"
+)
+
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -121,7 +126,7 @@ def checkpoints(run: Path, count: int) -> Callable[[], bool]:
     [
         ("torchvision", False, [3, 2]),  # within the first epoch, and again two checkpoints later
         ("dali", False, [10]),  # within the second
-        ("torchvision", True, [2, 6]),  # in the head phase, and in fine-tuning
+        ("torchvision", True, [2, 6]),  # in the head phase, and in fine-tuning; with every lever there is
         pytest.param("dali", True, [1, 3, 5, 3], marks=pytest.mark.slow),
         pytest.param("torchvision", False, [1] * 12, marks=pytest.mark.slow),
     ],
@@ -133,7 +138,7 @@ def test_killed_in_the_middle_of_epochs_the_resumed_run_is_the_undisturbed_one(
     if head:
         torch.manual_seed(0)
         torch.save(torchvision.models.resnet18().state_dict(), folder / "weights.pth")
-        options += ["--weights", "weights.pth", "--head-epochs", "1", "--epochs", "1"]
+        options += ["--weights", "weights.pth", "--head-epochs", "1", "--epochs", "1", *LEVERS.split()]
     if head or loader == "dali":
         shutil.rmtree(folder / "undisturbed")
         end(start(folder, *options, "--run", "undisturbed"))
