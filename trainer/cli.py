@@ -8,7 +8,18 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from trainer.config import CLASS_WEIGHTS, DEVICES, LOADERS, LOSSES, MODELS, SAMPLINGS, SCHEDULES, STEMS, FitConfig
+from trainer.config import (
+    CLASS_WEIGHTS,
+    DEVICES,
+    LOADERS,
+    LOSSES,
+    MODELS,
+    PRECISIONS,
+    SAMPLINGS,
+    SCHEDULES,
+    STEMS,
+    FitConfig,
+)
 from trainer.recipes import RECIPES
 
 FOLDER = click.Path(path_type=Path)
@@ -55,6 +66,8 @@ def main() -> None:
 @click.option("--epochs", type=click.IntRange(0), default=DEFAULT.epochs, help="Epochs for all layers, after those.")
 @click.option("--batch", type=click.IntRange(1), default=DEFAULT.batch, help="Photographs a step.")
 @click.option("--size", type=click.IntRange(32), help="Side of the training images, pixels.  [default: as cached]")
+@click.option("--start-size", type=click.IntRange(32),
+              help="Of the first fine-tuning epoch's, which grow to --size over two thirds of the epochs.")  # fmt: skip
 @click.option("--lr", type=float, default=DEFAULT.lr, help="Highest learning rate.")
 @click.option("--schedule", type=click.Choice(SCHEDULES), default=DEFAULT.schedule,
               help="Of the learning rate. cosine: warm-up, then half a cosine to 0.")  # fmt: skip
@@ -90,6 +103,8 @@ def main() -> None:
     "--seed", type=click.IntRange(0), default=DEFAULT.seed, help="Of the first weights, order and augmentation."
 )
 @click.option("--device", type=click.Choice(DEVICES), default=DEFAULT.device, help="auto: the fastest there is.")
+@click.option("--precision", type=click.Choice(PRECISIONS), default=DEFAULT.precision,
+              help="Of training steps. auto: bfloat16 on GPUs and CPUs that have circuits for it.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(1), help="Threads of the loader.  [default: the loader's choice]")
 @click.option("--track-test", is_flag=True, help="Measure test after each epoch too, for the curve; never to choose.")
 @click.option("--compile", is_flag=True,

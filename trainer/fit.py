@@ -22,6 +22,7 @@ from trainer.config import FitConfig
 from trainer.console import epoch_line
 from trainer.evaluate import Outputs, run_model
 from trainer.events import Events
+from trainer.growing import GrowingLoader, training_size
 from trainer.learner import Learner, augmentation
 from trainer.live import watch
 from trainer.loss import losses
@@ -81,7 +82,7 @@ def fit(
     `about` is what the weights shall say of themselves, `resumed` is the checkpoint that the learner's model and
     progress come from. Stopped, it leaves a checkpoint.
     """
-    config = learner.config
+    config, began = learner.config, perf_counter()
     learner.open(config.phase(progress.epoch))
     if resumed:
         learner.load(resumed)
@@ -99,12 +100,12 @@ def fit(
                 break
             if learner.phase != config.phase(epoch):
                 learner.open(config.phase(epoch))
-            began = saved = perf_counter()
+            begun = saved = perf_counter()
             for _ in train_epoch(learner, progress, stopper):
                 if perf_counter() - saved >= 60 * config.checkpoint_minutes:
                     save()
                     saved = perf_counter()
-            trained = perf_counter() - began
+            trained = perf_counter() - begun
             row = epoch_row(learner, progress)
             row["seconds"] = round(perf_counter() - began, 2)
             row["images_per_second"] = round(progress.sums()[2] / trained, 1)
@@ -114,6 +115,7 @@ def fit(
                 publish(about, run, learner.judged, progress)
                 events.add(row)
             click.echo(epoch_line(row, config.total_epochs))
+            began = perf_counter()
     except Stopped:
         save()
         raise
@@ -132,19 +134,27 @@ def fit(
 @contextmanager
 def open_loaders(config: FitConfig, cache: Cache) -> Iterator[dict[str, Loader]]:
     """Loaders by split: "train", shuffled and augmented, "val", and "test" where it is to be tracked."""
-    opened = partial(open_loader, config.loader, cache, size=config.size, device=config.device, workers=config.workers)
-    with ExitStack() as stack:
-        train = opened(
+    opened = partial(open_loader, config.loader, cache, device=config.device, workers=config.workers)
+
+    def opened_to_train(size: int | None) -> Loader:
+        return opened(
             split="train",
             batch_size=config.batch,
+            size=size,
             augment=augmentation(config),
             shuffle=True,
             seed=config.seed,
             balanced=config.sampling == "balanced",
         )
-        loaders = {"train": stack.enter_context(train)}
+
+    with ExitStack() as stack:
+        if config.start_size is None:
+            train = opened_to_train(config.size)
+        else:
+            train = GrowingLoader(opened_to_train, partial(training_size, config.start_size, config))
+        loaders: dict[str, Loader] = {"train": stack.enter_context(train)}
         for split in ("val", "test") if config.track_test else ("val",):
-            loaders[split] = stack.enter_context(opened(split=split, batch_size=2 * config.batch))
+            loaders[split] = stack.enter_context(opened(split=split, batch_size=2 * config.batch, size=config.size))
         yield loaders
 
 

@@ -21,7 +21,7 @@ from trainer.about import About
 from trainer.checkpoint import Progress, newest_checkpoint
 from trainer.config import SMALL_BELOW, FitConfig, RunConfig
 from trainer.console import print_class_weights, warn
-from trainer.device import choose_device, to_device
+from trainer.device import choose_device, choose_precision, to_device
 from trainer.evaluate import check_measurable, finish
 from trainer.fit import fit, open_loaders
 from trainer.learner import Learner
@@ -77,6 +77,7 @@ def prepare(asked: FitConfig) -> tuple[FitConfig, Cache, Grader]:
             stem=model.stem,
             weights=weights,
             head_epochs=head_epochs,
+            precision=choose_precision(asked.precision, device),
             size=size,
         )
     except ValueError as error:  # --weights auto --epochs 0, and no weights to be had
@@ -213,7 +214,8 @@ def train(
     splits = ", ".join(f"{split} {len(cache.rows(split))}" for split in ("train", "val", "test"))
     click.echo(f"run {run.path}: {config.model} ({parameters:.1f} M parameters), weights {config.weights}")
     click.echo(
-        f"cache {cache.path}: {splits} photographs at {config.size} px; loader {config.loader}, device {config.device}"
+        f"cache {cache.path}: {splits} photographs at {config.size} px; "
+        f"loader {config.loader}, device {config.device}, {config.precision}"
     )
     learner = make_learner(config, cache, loaders, model)
     photographs = np.bincount(cache.grades[cache.rows("train")], minlength=N_GRADES)

@@ -19,7 +19,7 @@ from pipeline.walk import Refusal
 from trainer.about import About, temperature_of
 from trainer.calibration import probabilities as softmax
 from trainer.console import print_table, track, warn
-from trainer.device import autocast, choose_device, to_device
+from trainer.device import choose_device, measuring_precision, to_device
 from trainer.model import Grader, load_model
 from trainer.photographs import BATCH, Photograph, Rendered, gather, render
 from trainer.run import weights_file
@@ -94,7 +94,7 @@ def probabilities(model: Grader, images: Tensor, about: About, *, tta: bool = Fa
     temperature = temperature_of(about.operating)
     found = []
     for view in symmetries(images) if tta else [images]:
-        with autocast(images.device):
+        with measuring_precision(images.device):
             logits = model(view)
         found.append(softmax(logits.float().cpu().double().numpy(), temperature))
     mean: NDArray[np.float64] = np.mean(found, axis=0, dtype=np.float64)
