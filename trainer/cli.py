@@ -226,10 +226,13 @@ def report(run: Path, split: str, cache: Path | None, out: Path | None, card: Pa
 @click.argument("run", type=FOLDER)
 @click.argument("photographs", nargs=-1, required=True, type=FOLDER, metavar="PHOTO|FOLDER|CACHE...")
 @click.option("--out", type=FOLDER, default=Path("predictions.csv"), help="Writes it, and beside it what is refused.")
-@click.option("--tta", is_flag=True, help="Mean over the eight flips and right angles; takes eight times as long.")
+@click.option("--tta/--no-tta", default=None,
+              help="Mean over the eight flips and turns, in eight times the time.  [default: as measured]")  # fmt: skip
 @click.option("--device", type=click.Choice(DEVICES), default="auto", help="auto: the fastest there is.")
 @click.option("--workers", type=click.IntRange(1), help="Threads that read photographs.  [default: one a core]")
-def predict(run: Path, photographs: tuple[Path, ...], out: Path, tta: bool, device: str, workers: int | None) -> None:
+def predict(
+    run: Path, photographs: tuple[Path, ...], out: Path, tta: bool | None, device: str, workers: int | None
+) -> None:
     """Grade photographs with RUN's best weights, or those of a model.safetensors.
 
     They are prepared exactly as the training photographs were, whatever their format and size. One that cannot be read

@@ -222,7 +222,16 @@ def train(
     print_class_weights(photographs.tolist(), learner.weights.tolist())
     size = config.size or cache.recipe.size
     seen = seen_in(cache, size, config.workers)
-    about = About(config.model, size, cache.recipe, epoch=0, link=config.link, stem=config.stem, seen=seen)
+    about = About(
+        config.model,
+        size,
+        cache.recipe,
+        epoch=0,
+        link=config.link,
+        stem=config.stem,
+        tta=config.tta,
+        seen=seen,
+    )
     fit(learner, about, cache, run, progress, stopper, checkpoint)
 
 
