@@ -53,6 +53,7 @@ def open_loader(
     rows = cache.rows(split)
     if not len(rows):
         raise CacheError(f"{cache.path}: no photograph is in the split {split!r}")
+    rows = rows if shuffle else cache.by_shard(rows)
     source_size = cache.recipe.size
     size = source_size if size is None else size
     try:

@@ -25,6 +25,7 @@ from pipeline.files import write_whole
 from pipeline.manifest import PATIENT_PATTERN, Row, manifest_csv, to_csv
 from pipeline.recipe import Recipe
 from pipeline.shards import Indexed, shard_count, shard_of, sort_key
+from pipeline.url import Url
 from pipeline.walk import Refusal
 from tools.build import CLOCK_SLACK_NS, Built, Group, Signals, build_group, start_worker
 from tools.previous import Previous
@@ -63,8 +64,15 @@ class Outcome:
     notes: list[str]
 
 
-def preprocess(listing: Listing, out: Path, recipe: Recipe, settings: Settings, progress: Progress) -> Outcome:
-    """Makes or updates the cache `out`.
+def preprocess(
+    listing: Listing,
+    out: Path,
+    recipe: Recipe,
+    settings: Settings,
+    progress: Progress,
+    placed: Callable[[int], None] = lambda shard: None,
+) -> Outcome:
+    """Makes or updates the cache `out`. `placed` is told of each shard as soon as it is finished.
 
     Raises SourceError where too much is refused, CacheError where `out` is not ours to write or a worker dies.
     """
@@ -87,7 +95,7 @@ def preprocess(listing: Listing, out: Path, recipe: Recipe, settings: Settings, 
         groups = _group(listing.root, out, recipe, wanted, kept, previous, still_refused, in_a_row)
         if groups:
             previous.mark_incomplete(recipe, settings.split, settings.split_seed)
-        built = _run(groups, refused, listing, settings, progress)
+        built = _run(groups, refused, listing, settings, progress, placed)
 
         records = dict(kept)
         rows = [row for row in previous.rows.values() if row.shard in kept]
@@ -121,7 +129,7 @@ def preprocess(listing: Listing, out: Path, recipe: Recipe, settings: Settings, 
 
 
 def _group(
-    root: Path,
+    root: Path | Url,
     out: Path,
     recipe: Recipe,
     wanted: dict[int, list[Sample]],
@@ -154,7 +162,12 @@ def _group(
 
 
 def _run(
-    groups: list[Group], refused: list[Refusal], listing: Listing, settings: Settings, progress: Progress
+    groups: list[Group],
+    refused: list[Refusal],
+    listing: Listing,
+    settings: Settings,
+    progress: Progress,
+    placed: Callable[[int], None],
 ) -> list[Built]:
     """Builds the groups: a worker process takes a group; where there are fewer groups than workers, each gets threads
     (decoding, resizing and encoding release the GIL)."""
@@ -171,7 +184,11 @@ def _run(
                 pending = {executor.submit(build_group, group._replace(threads=threads)) for group in groups}
             while pending:
                 finished, pending = wait(pending, timeout=0.25, return_when=FIRST_COMPLETED)
-                built += [future.result() for future in finished]
+                parts = [future.result() for future in finished]
+                built += parts
+                for part in parts:
+                    for shard in part.records:
+                        placed(shard)
                 progress(signals.photographs, total)
                 _stop_if_many(refused + [refusal for part in built for refusal in part.refused], listing, settings)
         except BaseException:

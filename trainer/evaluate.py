@@ -16,6 +16,7 @@ from pipeline.cache import Cache, open_cache
 from pipeline.errors import CacheError, RunError
 from pipeline.grades import UNKNOWN
 from pipeline.loaders import open_loader
+from pipeline.url import Url
 from trainer.about import Operating, temperature_of
 from trainer.calibration import probabilities
 from trainer.config import FitConfig
@@ -47,7 +48,7 @@ class Outputs(NamedTuple):
 
 
 def run_model(model: nn.Module, loader: Loader, device: torch.device, what: str, *, tta: bool = False) -> Outputs:
-    """One pass over a loader's photographs, in its order; with `tta` the mean over eight views of each.
+    """One pass over a loader's photographs, by row; with `tta` the mean over eight views of each.
 
     Raises RunError where a logit is not finite.
     """
@@ -58,7 +59,8 @@ def run_model(model: nn.Module, loader: Loader, device: torch.device, what: str,
             rows.append(batch.rows)
             grades.append(batch.grades)
             logits.append(mean_logits(model, batch.images) if tta else model(batch.images).float())
-    outputs = Outputs(torch.cat(rows).numpy(), torch.cat(grades).cpu(), torch.cat(logits).cpu())
+    order = torch.cat(rows).argsort()  # a cache behind a URL may come shard by shard
+    outputs = Outputs(torch.cat(rows)[order].numpy(), torch.cat(grades).cpu()[order], torch.cat(logits).cpu()[order])
     if not outputs.logits.isfinite().all():
         raise RunError(f"the model's output for {what} is not finite; a lower --lr may help")
     return outputs
@@ -67,7 +69,7 @@ def run_model(model: nn.Module, loader: Loader, device: torch.device, what: str,
 def evaluate(
     path: Path,
     split: str,
-    cache_path: Path | None,
+    cache_path: Path | Url | None,
     loader: str,
     device_name: str,
     workers: int | None,

@@ -79,7 +79,7 @@ def feature_loaders(
             "views": [config.seed, views, asdict(augment)] if train else None,
         }
         key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
-        path = cache.path.resolve().with_name(f"{cache.path.resolve().name}.features") / f"{split}-{key}.safetensors"
+        path = cache.home.with_name(f"{cache.home.name}.features") / f"{split}-{key}.safetensors"
         features = _read(path)
         if features is None:
             photographs = open_loader(
@@ -142,7 +142,7 @@ def _read(path: Path) -> Tensor | None:
 
 def _write(path: Path, features: Tensor) -> None:
     try:
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         with write_whole(path) as file:
             file.write(save({"features": features}))
     except OSError as error:  # a cache may lie where nobody may write
