@@ -93,6 +93,23 @@ def make_cache(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
+def write_tiny_eyes(folder: Path, patients: range) -> Path:
+    """Photographs of both eyes of these patients, 48 px; no table."""
+    folder.mkdir(exist_ok=True)
+    for patient in patients:
+        rng = np.random.default_rng(patient)
+        for eye in ("left", "right"):
+            picture = Image.fromarray(rng.integers(0, 255, (4, 4, 3), np.uint8)).resize((48, 48))
+            picture.save(folder / f"{patient}_{eye}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_eyes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """400 photographs, as many as make two shards."""
+    return write_tiny_eyes(tmp_path_factory.mktemp("eyes") / "src", range(200))
+
+
 @pytest.fixture(scope="session")
 def eyepacs_cache(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Real photographs at 512 px: 64 of them, both eyes of 32 patients."""

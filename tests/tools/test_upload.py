@@ -18,6 +18,7 @@ from pipeline.errors import CacheError
 from pipeline.files import lock_folder
 from pipeline.local import home_of
 from pipeline.url import Url
+from tests.conftest import write_tiny_eyes
 from tools.cli import main
 
 Tree = dict[str, bytes]
@@ -43,27 +44,10 @@ def brought_down(url: Url) -> Tree:
     return {stored.name: store.read(url / stored.name) for stored in store.files_below(url)}
 
 
-def draw(folder: Path, patients: range) -> None:
-    """Photographs of both eyes, tiny ones; there is no table."""
-    folder.mkdir(exist_ok=True)
-    for patient in patients:
-        rng = np.random.default_rng(patient)
-        for eye in ("left", "right"):
-            picture = Image.fromarray(rng.integers(0, 255, (4, 4, 3), np.uint8)).resize((48, 48))
-            picture.save(folder / f"{patient}_{eye}.png")
-
-
-@pytest.fixture(scope="session")
-def eyes_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("eyes") / "src"
-    draw(folder, range(200))
-    return folder
-
-
 @pytest.fixture
-def eyes(eyes_once: Path, tmp_path: Path) -> Path:
+def eyes(tiny_eyes: Path, tmp_path: Path) -> Path:
     """400 photographs, two shards; to be changed."""
-    return Path(shutil.copytree(eyes_once, tmp_path / "src", copy_function=shutil.copyfile))
+    return Path(shutil.copytree(tiny_eyes, tmp_path / "src", copy_function=shutil.copyfile))
 
 
 @pytest.fixture
@@ -131,7 +115,7 @@ def test_another_machine_goes_on_from_what_lies_there(
     preprocess()
     sides = open_cache(there).manifest.set_index("id")["split"]
     another_machine(monkeypatch, tmp_path)
-    draw(eyes, range(200, 203))
+    write_tiny_eyes(eyes, range(200, 203))
     s3.requests.clear()
     assert "6 encoded" in preprocess()  # the other 400 were copied
     assert open_cache(there).manifest.set_index("id")["split"][sides.index].equals(sides)
