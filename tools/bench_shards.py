@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from operator import pos
 from typing import Any, Final, NamedTuple
 
@@ -147,14 +148,14 @@ def fetches(epochs: Sequence[NDArray[np.int64]], room: int) -> list[int]:
     holds `room` of them and is empty to begin with."""
     if room > max(epoch.max() for epoch in epochs):  # nothing ever goes
         met = [len(np.unique(np.concatenate(epochs[: number + 1]))) for number in range(len(epochs))]
-        return np.diff([0, *met]).tolist()
+        return [now - before for before, now in pairwise([0, *met])]
     fetch = lru_cache(maxsize=room)(pos)  # the standard library's own, written in C
     missed = [0]
     for epoch in epochs:
         for part in np.array_split(epoch, 1 + len(epoch) // 1_000_000):
             deque(map(fetch, part.tolist()), maxlen=0)
         missed.append(fetch.cache_info().misses)
-    return np.diff(missed).tolist()
+    return [now - before for before, now in pairwise(missed)]
 
 
 def mixing(shards: NDArray[np.int64], grades: NDArray[np.int8]) -> Mixed:
