@@ -6,6 +6,7 @@
       CacheError                    a cache folder is missing, incomplete, foreign or damaged
       StoreError                    a place behind a URL cannot be read or written, or needs a package
       RunError                      a run folder, checkpoint or weight file cannot be used
+      ClusterError                  a Dask cluster cannot do the work
       LoaderMissing        exit 3   the loader asked for is not installed; the message ends in its `pip install` line
 
 Wrong usage (exit 2) is click's own `UsageError`. Foreign exceptions are caught where they arise and raised again as
@@ -36,6 +37,10 @@ class StoreError(FundusError):
 
 
 class RunError(FundusError):
+    pass
+
+
+class ClusterError(FundusError):
     pass
 
 
