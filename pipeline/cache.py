@@ -26,6 +26,7 @@ from pipeline.errors import CacheError
 from pipeline.files import TMP_SUFFIX, lock_folder, write_whole
 from pipeline.manifest import SPLITS, read_manifest
 from pipeline.places import exists, names_below, read_file, sha256_of
+from pipeline.plan import Blocks
 from pipeline.recipe import Recipe
 from pipeline.shards import shard_name
 from pipeline.url import Url, place
@@ -182,6 +183,18 @@ class Cache:
         shard, offset, nbytes, crc32 = self._where[row].tolist()
         jpeg = memoryview(self.map_shard(shard))[offset : offset + nbytes]
         return jpeg if len(jpeg) == nbytes and zlib.crc32(jpeg) == crc32 else None
+
+    @property
+    def together(self) -> int | None:
+        """How many shards a shuffle should mix at a time; None where it need not keep to few, for all have room.
+
+        A matter of this machine, so it is to be asked once a run: an epoch's order depends on it.
+        """
+        return None if self.mirror is None or self.mirror.holds_all else self.mirror.block
+
+    def blocks(self, together: int) -> Blocks:
+        """For a plan. Lanes are a power of two, as numbers of processes are, and none has less than a shard."""
+        return Blocks(self._where[:, 0], together, lanes=1 << (min(together, 64).bit_length() - 1))
 
     def by_shard(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """(n,) the rows in the order in which shards that have no room all at once come and go; else as they are."""

@@ -101,7 +101,10 @@ def feature_loaders(
         batch = config.batch if train else 2 * config.batch
         size = cache.recipe.size
         labels = cache.grades[rows] if train and config.sampling == "balanced" else None
-        schedule = Schedule(rows, augment, size, size, batch, shuffle=train, seed=config.seed, labels=labels)
+        blocks = cache.blocks(config.together) if config.together else None
+        schedule = Schedule(
+            rows, augment, size, size, batch, shuffle=train, seed=config.seed, labels=labels, blocks=blocks
+        )
         found[split] = FeatureLoader(features.to(device), grades, schedule)
     return found
 

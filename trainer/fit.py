@@ -141,6 +141,7 @@ def open_loaders(config: FitConfig, cache: Cache) -> Iterator[dict[str, Loader]]
             shuffle=True,
             seed=config.seed,
             balanced=config.sampling == "balanced",
+            together=config.together,
         )
         loaders = {"train": stack.enter_context(train)}
         for split in ("val", "test") if config.track_test else ("val",):

@@ -79,6 +79,7 @@ def prepare(asked: FitConfig) -> tuple[FitConfig, Cache, Grader]:
             weights=weights,
             head_epochs=head_epochs,
             size=size,
+            together=cache.together,
         )
     except ValueError as error:  # --weights auto --epochs 0, and no weights to be had
         raise RunError(str(error)) from error

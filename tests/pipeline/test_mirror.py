@@ -138,6 +138,27 @@ def test_beyond_the_room_shards_go_and_come_again_and_reading_is_never_ahead_of_
         assert_same(cache, open_cache(here))
 
 
+def test_a_shuffle_beyond_the_room_fetches_each_shard_once_an_epoch(
+    here: Path, there: Url, s3: Weather, room: Callable[[float], int]
+) -> None:
+    with open_cache(there) as cache:
+        assert cache.together is None  # all have room
+    room(4.5)
+    with open_cache(there) as cache:
+        assert cache.together == 2  # two to read from, two on their way
+        loading = open_loader(
+            "torchvision", cache, split="all", batch_size=8, shuffle=True, together=cache.together, workers=2
+        )
+        with loading as loader:
+            orders = []
+            for number in range(3):
+                s3.requests.clear()
+                orders.append(np.concatenate([batch.rows for batch in loader.epoch(number)]))
+                assert sorted(orders[-1]) == list(range(64))
+                assert len(tars(s3)) <= SHARDS
+        assert not np.array_equal(orders[0], orders[1])
+
+
 def test_a_view_of_a_shard_that_made_room_stays_readable(
     here: Path, there: Url, room: Callable[[float], int], tmp_path: Path
 ) -> None:

@@ -14,6 +14,9 @@ from loopback import Weather
 from pipeline import store
 from pipeline.url import Url
 from tests.trainer.conftest import Trained
+from trainer.config import FitConfig
+from trainer.fit import open_loaders
+from trainer.launch import prepare
 
 
 def put(folder: Path, url: Url) -> Url:
@@ -49,7 +52,8 @@ def test_room_for_less_than_the_cache_changes_no_figure(
     largest = max(path.stat().st_size for path in here.rglob("*.tar"))
     run, other = trained.copy("here"), trained.copy("there")
     trainer("evaluate", run, "--cache", here)
-    trainer("evaluate", other, "--cache", put(here, there).text, "--local-cache-gb", 2.5 * largest / 1e9)
+    room = 2.5 * largest / 1e9
+    trainer("evaluate", other, "--cache", put(here, there).text, "--local-cache-gb", room)
     ours, theirs = (pd.read_csv(each / "predictions_test.csv").set_index("id") for each in (other, run))
     assert ours.index.equals(theirs.index)
     # Shard by shard, photographs come in other batches, where sums are rounded otherwise.
@@ -65,3 +69,22 @@ def test_a_network_that_goes_while_training_ends_it_in_one_line(
     last = fit(there.text, "--run", "run", exit=1).output.splitlines()[-1]
     assert last.startswith(f"Error: {there}/shards/0000.tar: cannot be read (")
     assert last.endswith(" s, the same command goes on")
+
+
+def test_how_a_shuffle_keeps_to_few_shards_is_settled_at_the_start(
+    trained: Trained, make_cache: Callable[..., Path], there: Url, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = np.random.default_rng(0)
+    pictures = {f"{n}_left": random.integers(0, 255, (32, 32, 3), np.uint8) for n in range(60)}
+    splits = {id: "val" if n % 5 == 0 else "train" for n, id in enumerate(pictures)}
+    here = make_cache(pictures, dict.fromkeys(pictures, 1), splits, shards=4)
+    put(here, there)
+    asked = FitConfig(cache=there.text, weights="none", device="cpu")
+    assert prepare(asked)[0].together is None
+    largest = max(path.stat().st_size for path in here.rglob("*.tar"))
+    monkeypatch.setenv("FUNDUS_LOCAL_CACHE_GB", str(2.5 * largest / 1e9))
+    resolved, cache, _ = prepare(asked)
+    assert resolved.together == cache.together == 1
+    with open_loaders(resolved, cache) as loaders:
+        shards = [cache.manifest["shard"].to_numpy()[batch.rows] for batch in loaders["train"].epoch(0)]
+    assert (np.diff(np.concatenate(shards)) != 0).sum() == 3  # one shard after the other
