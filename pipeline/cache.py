@@ -5,7 +5,7 @@
     rejects.csv    source, reason: every photograph and row that was refused
     shards/        NNNN.tar (pipeline.shards)
 
-Only this module reads and writes cache.json.
+Only this module reads and writes cache.json. The folder may lie behind a URL: pipeline.mirror brings its shards.
 """
 
 import hashlib
@@ -13,9 +13,10 @@ import json
 import mmap
 import os
 import zlib
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
@@ -24,8 +25,15 @@ from numpy.typing import NDArray
 from pipeline.errors import CacheError
 from pipeline.files import TMP_SUFFIX, lock_folder, write_whole
 from pipeline.manifest import SPLITS, read_manifest
+from pipeline.places import exists, names_below, read_file, sha256_of
+from pipeline.plan import Blocks
 from pipeline.recipe import Recipe
 from pipeline.shards import shard_name
+from pipeline.url import Url, place
+
+if TYPE_CHECKING:
+    from pipeline.mirror import Mirror
+    from pipeline.plan import EpochPlan
 
 FORMAT: Final = 1
 INDEX: Final = "cache.json"
@@ -34,6 +42,8 @@ UNFINISHED: Final = "unfinished.json"
 MANIFEST: Final = "manifest.csv"
 REJECTS: Final = "rejects.csv"
 SHARDS: Final = "shards"
+ALONE: Final = 6
+"""Photographs of a shard that come one by one as soon as it does: 50 ms each, or 30 MB at 100 MB/s."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +80,11 @@ class CacheIndex:
         return (json.dumps({**fields, "seal": _seal(fields)}, indent=1, sort_keys=True) + "\n").encode()
 
     @classmethod
-    def read(cls, folder: Path, name: str = INDEX) -> "CacheIndex":
+    def read(cls, folder: Path | Url, name: str = INDEX) -> "CacheIndex":
         """Raises CacheError where cache.json is missing, damaged, or made by another version of this program."""
         path = folder / name
         try:
-            data = path.read_bytes()
+            data = read_file(path)
             fields: dict[str, Any] = json.loads(data)
             if fields.pop("seal") != _seal(fields):
                 raise ValueError("broken seal")
@@ -85,9 +95,10 @@ class CacheIndex:
             fields["shards"] = tuple(ShardRecord(**record) for record in fields["shards"])
             index = cls(**fields)
         except FileNotFoundError as error:
-            if (folder / UNFINISHED).exists():
+            if exists(folder / UNFINISHED):
                 raise CacheError(f"{folder} is incomplete, its preprocess did not finish; run it again") from error
-            what = "is not a cache (it has no cache.json)" if folder.is_dir() else "does not exist"
+            there = isinstance(folder, Url) or folder.is_dir()
+            what = "is not a cache (it has no cache.json)" if there else "does not exist"
             raise CacheError(f"{folder} {what}; make one with `tools preprocess SRC --out {folder}`") from error
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise CacheError(f"{path}: damaged; `tools preprocess` mends it") from error
@@ -108,14 +119,24 @@ def _seal(fields: dict[str, Any]) -> str:
 class Cache:
     """An open, complete cache. Rows are positions in `manifest`. Safe to read from several threads."""
 
-    path: Path
+    path: Path | Url
     index: CacheIndex
     manifest: pd.DataFrame
+    mirror: "Mirror | None" = None  # of a cache behind a URL
     _maps: dict[int, mmap.mmap] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         # Columns as plain arrays: a lookup in a DataFrame costs 20 us, more than the rest of a read.
         self._where = self.manifest[["shard", "offset", "nbytes", "crc32"]].to_numpy()
+
+    @property
+    def home(self) -> Path:
+        """Where it lies on this machine, or would; what is derived from it may be kept beside."""
+        if isinstance(self.path, Path):
+            return self.path.resolve()
+        from pipeline.local import home_of
+
+        return home_of(self.path)
 
     @property
     def recipe(self) -> Recipe:
@@ -149,17 +170,66 @@ class Cache:
 
         Raises CacheError with the photograph's id where its bytes are not those that were cached.
         """
-        shard, offset, nbytes, crc32 = self._where[row].tolist()
-        try:
-            jpeg = memoryview(self._map(shard))[offset : offset + nbytes]
-        except (OSError, ValueError) as error:
-            raise CacheError(f"{self.path / SHARDS / shard_name(shard)}: cannot be read ({error})") from error
-        if len(jpeg) != nbytes or zlib.crc32(jpeg) != crc32:
-            id, where = self.manifest["id"].iloc[row], f"{SHARDS}/{shard_name(shard)}"
+        jpeg = self._whole(row)
+        if jpeg is None and self.mirror:
+            self.mirror.forget(int(self._where[row, 0]))  # this disk's fault, for what came was checked
+            jpeg = self._whole(row)
+        if jpeg is None:
+            id, where = self.manifest["id"].iloc[row], f"{SHARDS}/{shard_name(self._where[row, 0])}"
             raise CacheError(f"{self.path}: {id} in {where} is damaged; `tools preprocess` mends it")
         return jpeg
 
+    def _whole(self, row: int) -> memoryview | None:
+        shard, offset, nbytes, crc32 = self._where[row].tolist()
+        jpeg = memoryview(self.map_shard(shard))[offset : offset + nbytes]
+        return jpeg if len(jpeg) == nbytes and zlib.crc32(jpeg) == crc32 else None
+
+    @property
+    def together(self) -> int | None:
+        """How many shards a shuffle should mix at a time; None where it need not keep to few, for all have room.
+
+        A matter of this machine, so it is to be asked once a run: an epoch's order depends on it.
+        """
+        return None if self.mirror is None or self.mirror.holds_all else self.mirror.block
+
+    def blocks(self, together: int) -> Blocks:
+        """For a plan. Lanes are a power of two, as numbers of processes are, and none has less than a shard."""
+        return Blocks(self._where[:, 0], together, lanes=1 << (min(together, 64).bit_length() - 1))
+
+    def by_shard(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(n,) the rows in the order in which shards that have no room all at once come and go; else as they are."""
+        if self.mirror is None or self.mirror.holds_all:
+            return rows
+        return rows[np.argsort(self._where[rows, 0], kind="stable")]
+
+    def expect(self, batches: Iterable["EpochPlan"]) -> None:
+        """Says what will be read, in this order, so that shards behind a URL come in time."""
+        if self.mirror:
+            rows = [batch.rows for batch in batches]
+            self.mirror.expect(self._where[np.concatenate(rows), 0] if rows else np.empty(0, np.int64))
+
+    def reader(self, rows: NDArray[np.int64]) -> Callable[[int], bytes | memoryview]:
+        """`read` for these rows alone: where they are few of many shards behind a URL, those are not brought here."""
+        if self.mirror is None or len(rows) >= ALONE * len(np.unique(self._where[rows, 0])):
+            return self.read
+        mirror = self.mirror
+
+        def read(row: int) -> bytes | memoryview:
+            shard, offset, nbytes, crc32 = self._where[row].tolist()
+            jpeg = mirror.part(shard, offset, nbytes)
+            return jpeg if jpeg is not None and zlib.crc32(jpeg) == crc32 else self.read(row)
+
+        return read
+
+    def map_shard(self, shard: int) -> mmap.mmap:
+        """Raises CacheError where it cannot be read, StoreError where it cannot be brought here."""
+        try:
+            return self.mirror.map(shard) if self.mirror else self._map(shard)
+        except (OSError, ValueError) as error:
+            raise CacheError(f"{self.path / SHARDS / shard_name(shard)}: cannot be read ({error})") from error
+
     def _map(self, shard: int) -> mmap.mmap:
+        assert isinstance(self.path, Path), "a cache behind a URL has a mirror"
         if shard not in self._maps:
             with open(self.path / SHARDS / shard_name(shard), "rb") as file:
                 # Two threads may map a shard at once; setdefault keeps one, the other is collected.
@@ -175,22 +245,29 @@ class Cache:
     def close(self) -> None:
         """Forgets the maps; a view still held keeps its own alive."""
         self._maps.clear()
+        if self.mirror:
+            self.mirror.close()
 
 
-def open_cache(path: Path | str) -> Cache:
-    """Opens a complete cache.
+def open_cache(path: Path | Url | str) -> Cache:
+    """Opens a complete cache, in a folder or behind a URL.
 
     Raises CacheError for a folder that is no cache, was left incomplete, or whose manifest is not the one that
-    cache.json was written with.
+    cache.json was written with; StoreError where a URL cannot be read.
     """
-    path = Path(path)
+    path = place(path)
     index = CacheIndex.read(path)
+    if isinstance(path, Url):
+        from pipeline.mirror import open_mirror, read_checked
+
+        manifest = read_manifest(path / MANIFEST, read_checked(path / MANIFEST, index.manifest))
+        return Cache(path, index, manifest, open_mirror(path, index))
     if sha256_of(path / MANIFEST) != index.manifest:
         raise CacheError(f"{path / MANIFEST}: damaged or edited; `tools preprocess` mends it")
     return Cache(path, index, read_manifest(path / MANIFEST))
 
 
-def verify_files(path: Path, index: CacheIndex) -> list[str]:
+def verify_files(path: Path | Url, index: CacheIndex) -> list[str]:
     """What of a cache's files is not as it was written: one line each, none when all is well. Reads every byte."""
     wanted = {MANIFEST: index.manifest, REJECTS: index.rejects}
     wanted |= {f"{SHARDS}/{shard_name(number)}": record.sha256 for number, record in enumerate(index.shards)}
@@ -199,18 +276,9 @@ def verify_files(path: Path, index: CacheIndex) -> list[str]:
         found = sha256_of(path / name)
         if found != digest:
             problems.append(f"{name}: {'missing' if found is None else 'damaged'}")
-    strangers = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()} - {INDEX, *wanted}
+    strangers = names_below(path) - {INDEX, *wanted}
     problems += [f"{name}: does not belong to the cache" for name in sorted(strangers)]
     return problems
-
-
-def sha256_of(path: Path) -> str | None:
-    """Of a file's bytes, 64 hex digits; None where it cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return None
 
 
 def sweep(path: Path, shards: int) -> None:

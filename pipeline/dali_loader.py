@@ -54,6 +54,7 @@ class DaliLoader(AbstractContextManager["DaliLoader"]):
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         batches = self._schedule.batches(number, start)
+        self._cache.expect(batches)
         jobs = ahead(self._feed, ahead(self._read, batches))
         self._drain()
         _give_back_memory()

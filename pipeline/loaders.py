@@ -32,6 +32,7 @@ def open_loader(
     workers: int | None = None,
     shard: tuple[int, int] = (0, 1),
     balanced: bool = False,
+    together: int | None = None,
 ) -> "Loader":
     """A loader of a split's photographs; which one it is does not change what comes out of it.
 
@@ -41,6 +42,7 @@ def open_loader(
     device: where batches shall lie.
     workers: threads, at least 1; one for each core this process may use where None.
     shard: (rank, world), this process's part of an epoch (see `plan_epoch`).
+    together: how many shards a shuffle mixes at a time (see `Blocks`); any photograph may come anywhere where None.
     balanced: whether every grade has the same number of places in an epoch, photographs of rare ones coming repeatedly.
 
     Raises LoaderMissing where DALI is asked for and not installed, CacheError for an empty split, UsageError for a
@@ -53,11 +55,13 @@ def open_loader(
     rows = cache.rows(split)
     if not len(rows):
         raise CacheError(f"{cache.path}: no photograph is in the split {split!r}")
+    rows = rows if shuffle else cache.by_shard(rows)
     source_size = cache.recipe.size
     size = source_size if size is None else size
     try:
         labels = cache.grades[rows] if balanced else None
-        schedule = Schedule(rows, augment, source_size, size, batch_size, shuffle, seed, shard, labels)
+        blocks = None if together is None else cache.blocks(together)
+        schedule = Schedule(rows, augment, source_size, size, batch_size, shuffle, seed, shard, labels, blocks)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     workers = workers or usable_cores()

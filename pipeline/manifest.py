@@ -20,6 +20,7 @@ import pandas as pd
 from pipeline.errors import CacheError
 from pipeline.grades import N_GRADES, UNKNOWN
 from pipeline.photo import SUFFIXES
+from pipeline.url import Url
 
 SPLITS: Final = ("train", "val", "test")
 SHARES: Final = {"train": 0.7, "val": 0.1, "test": 0.2}
@@ -130,14 +131,16 @@ def manifest_csv(rows: Iterable[Row]) -> bytes:
     return to_csv(map(cells, rows), COLUMNS)
 
 
-def read_manifest(path: Path) -> pd.DataFrame:
+def read_manifest(path: Path | Url, data: bytes | None = None) -> pd.DataFrame:
     """The table with one typed column per field of `Row` (int64, float64, str), checked.
 
+    data: what is in the file, where it does not lie on this machine.
     Raises CacheError with file and line for a cell that cannot be right.
     """
     try:
         # Everything as text first: an id may be "NA", "007" or "1e5", and pandas would make a number of it.
-        table = pd.read_csv(path, dtype=str, na_filter=False, encoding_errors="surrogateescape")
+        source = str(path) if data is None else io.BytesIO(data)
+        table = pd.read_csv(source, dtype=str, na_filter=False, encoding_errors="surrogateescape")
     except (OSError, ValueError) as error:
         raise CacheError(f"{path}: cannot be read ({error}); run `tools preprocess` again") from error
     if tuple(table.columns) != COLUMNS:

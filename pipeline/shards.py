@@ -8,6 +8,7 @@ both: a shard proves its own entries, and a cache whose index was lost can be in
 import hashlib
 import io
 import json
+import mmap
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -99,12 +100,20 @@ def write_shard(path: Path, entries: Iterable[Entry], mtime_ns: int | None = Non
 
 
 def scan_shard(path: Path) -> Iterator[Entry]:
+    """The samples of a shard that are whole; none of one that cannot be read."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return
+    yield from scan_tar(data)
+
+
+def scan_tar(data: bytes | mmap.mmap) -> Iterator[Entry]:
     """The samples of a shard that are whole: JPEG and JSON are those that the JSON's seal was put under.
 
     Damage ends or thins the listing; it never raises, for whoever scans is about to mend.
     """
     try:
-        data = path.read_bytes()
         with tarfile.open(fileobj=io.BytesIO(data)) as tar:
             spans = {member.name: (member.offset_data, member.size) for member in tar if member.isreg()}
     except (OSError, tarfile.TarError):

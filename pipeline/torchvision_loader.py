@@ -128,8 +128,10 @@ class TorchvisionLoader(AbstractContextManager["TorchvisionLoader"]):
             pictures = [partial(self._decode, row) for row in plan.rows.tolist()]
             return plan, self._renderer.begin(pictures, plan, over)
 
+        batches = self._schedule.batches(number, start)
+        self._cache.expect(batches)
         try:
-            for plan, rendering in ahead(begin, self._schedule.batches(number, start)):
+            for plan, rendering in ahead(begin, batches):
                 yield to_batch(self._renderer.finish(rendering), plan.rows, self._grades)
         finally:
             over.set()

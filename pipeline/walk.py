@@ -49,7 +49,7 @@ def walk(src: Path) -> tuple[list[Found], list[Refusal]]:
             return
         for entry in entries:
             source = f"{below}{entry.name}"
-            if entry.name.startswith(".") or entry.name in _JUNK or entry.name.endswith(_UNFINISHED):
+            if is_left_out(entry.name):
                 continue
             named = split_suffix(entry.name)[1].lower() in SUFFIXES
             if entry.is_symlink() and leads_out(entry.path, src):
@@ -72,6 +72,12 @@ def walk(src: Path) -> tuple[list[Found], list[Refusal]]:
 
     visit(src, "")
     return photographs, refused
+
+
+def is_left_out(name: str) -> bool:
+    """Whether a file or folder of this name is none of ours to look at: hidden, another program's, half downloaded."""
+    hidden = name.startswith(".") and name not in (".", "..")
+    return hidden or name in _JUNK or name.endswith(_UNFINISHED)
 
 
 def plain_id(source: str) -> str:

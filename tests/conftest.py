@@ -2,19 +2,24 @@
 
 import io
 import re
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from hashlib import sha256
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
+from loopback import Weather, s3_server
 from PIL import Image
 
 from pipeline.cache import MANIFEST, REJECTS, SHARDS, CacheIndex, ShardRecord
 from pipeline.grades import UNKNOWN
 from pipeline.manifest import PATIENT_PATTERN, Row, manifest_csv, parse_patient, to_csv
 from pipeline.recipe import Recipe
-from pipeline.shards import Entry, sort_key, write_shard
+from pipeline.shards import Entry, shard_name, shard_of, sort_key, write_shard
+from pipeline.url import Url
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -32,6 +37,7 @@ def write_cache(
     pictures: Mapping[str, np.ndarray],
     grades: Mapping[str, int] | None = None,
     splits: Mapping[str, str] | None = None,
+    shards: int = 1,
 ) -> Path:
     """A complete cache of the pictures, uint8 (size, size, 3) RGB each, encoded as preprocess encodes them."""
     size = len(next(iter(pictures.values())))
@@ -44,9 +50,13 @@ def write_cache(
         Image.fromarray(picture).save(data, "JPEG", quality=95, subsampling=0)
         return data.getvalue()
 
-    entries = [Entry(id, jpeg(pictures[id]), {}, grades.get(id, UNKNOWN)) for id in ids]
-    index, digest, nbytes = write_shard(folder / SHARDS / "0000.tar", entries)
-    places = {entry.id: (0, entry.offset, entry.nbytes, entry.crc32) for entry in index}
+    places, records = {}, []
+    for shard in range(shards):
+        inside = [id for id in ids if shard_of(id, shards) == shard]
+        entries = [Entry(id, jpeg(pictures[id]), {}, grades.get(id, UNKNOWN)) for id in inside]
+        index, digest, nbytes = write_shard(folder / SHARDS / shard_name(shard), entries)
+        places |= {entry.id: (shard, entry.offset, entry.nbytes, entry.crc32) for entry in index}
+        records.append(ShardRecord(nbytes, digest, ""))
     rows = [
         Row(
             id,
@@ -63,23 +73,41 @@ def write_cache(
     (folder / MANIFEST).write_bytes(manifest)
     (folder / REJECTS).write_bytes(rejects)
     digests = [sha256(data).hexdigest() for data in (manifest, rejects)]
-    CacheIndex(Recipe(size), "auto", 0, (ShardRecord(nbytes, digest, ""),), *digests).write(folder)
+    CacheIndex(Recipe(size), "auto", 0, tuple(records), *digests).write(folder)
     return folder
 
 
 @pytest.fixture
 def make_cache(tmp_path: Path) -> Callable[..., Path]:
-    """make_cache(pictures, grades=None, splits=None) -> a cache folder; see `write_cache`."""
+    """make_cache(pictures, grades=None, splits=None, name="cache", shards=1) -> a cache folder; see `write_cache`."""
 
     def make(
         pictures: Mapping[str, np.ndarray],
         grades: Mapping[str, int] | None = None,
         splits: Mapping[str, str] | None = None,
         name: str = "cache",
+        shards: int = 1,
     ) -> Path:
-        return write_cache(tmp_path / name, pictures, grades, splits)
+        return write_cache(tmp_path / name, pictures, grades, splits, shards)
 
     return make
+
+
+def write_tiny_eyes(folder: Path, patients: range) -> Path:
+    """Photographs of both eyes of these patients, 48 px; no table."""
+    folder.mkdir(exist_ok=True)
+    for patient in patients:
+        rng = np.random.default_rng(patient)
+        for eye in ("left", "right"):
+            picture = Image.fromarray(rng.integers(0, 255, (4, 4, 3), np.uint8)).resize((48, 48))
+            picture.save(folder / f"{patient}_{eye}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_eyes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """400 photographs, as many as make two shards."""
+    return write_tiny_eyes(tmp_path_factory.mktemp("eyes") / "src", range(200))
 
 
 @pytest.fixture(scope="session")
@@ -100,3 +128,43 @@ def eyepacs_cache(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     result = CliRunner().invoke(main, ["preprocess", str(source), "--out", str(cache)])
     assert result.exit_code == 0, result.output
     return cache
+
+
+@pytest.fixture(scope="session")
+def s3_of_session() -> Iterator[Weather]:
+    pytest.importorskip("s3fs", reason="needs the extra s3")
+    pytest.importorskip("moto", reason="needs the extra dev: moto's S3 server")
+    with s3_server("eyes") as weather:
+        yield weather
+
+
+@pytest.fixture
+def s3(s3_of_session: Weather, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Weather]:
+    """The way to an S3 server with a bucket `eyes`, in fine weather; --local-cache is tmp_path / "local"."""
+    monkeypatch.setenv("FUNDUS_LOCAL_CACHE", str(tmp_path / "local"))
+    s3_of_session.clear()
+    yield s3_of_session
+    s3_of_session.clear()
+
+
+@pytest.fixture
+def there(s3: Weather, tmp_path: Path) -> Url:
+    """A place in the bucket that no other test has."""
+    return Url(f"s3://eyes/{tmp_path.name}")
+
+
+@pytest.fixture
+def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Url]:
+    """tmp_path on the web, as `python -m http.server` has it: pages of links, and HEAD tells size and time."""
+    pytest.importorskip("aiohttp", reason="needs the extra http")
+    monkeypatch.setenv("FUNDUS_LOCAL_CACHE", str(tmp_path / "local"))
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield Url(f"http://127.0.0.1:{server.server_address[1]}")
+    server.shutdown()
+    server.server_close()

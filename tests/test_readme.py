@@ -25,7 +25,7 @@ def test_a_shown_command_can_be_parsed(line: str) -> None:
         return
     command = GROUPS[program].get_command(click.Context(GROUPS[program]), name)  # type: ignore[arg-type]
     assert command is not None, f"no {program} {name}"
-    command.make_context(name, arguments, resilient_parsing=False)
+    command.make_context(name, arguments, resilient_parsing=False).close()
 
 
 @pytest.mark.parametrize("program", GROUPS)

@@ -13,12 +13,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.baselines import Baseline, no_image_baselines
-from pipeline.cache import INDEX, SHARDS, open_cache
+from pipeline.cache import INDEX, open_cache
 from pipeline.errors import PhotoError, SourceError
 from pipeline.grades import UNKNOWN, parse_grade
 from pipeline.photo import read_photo
+from pipeline.places import exists
 from pipeline.recipe import Recipe, prepare
-from pipeline.shards import scan_shard, shard_name
+from pipeline.shards import scan_tar
+from pipeline.url import Url
 from pipeline.walk import Found, walk
 from tools.sides import Place, place
 from tools.sources import Listing, Rows, Sample, find_rows, list_source, read_source
@@ -39,19 +41,19 @@ class Glance(NamedTuple):
     fingerprint: NDArray[np.float32]  # (SIDE * SIDE,)
 
 
-def audit(target: Path) -> str:
+def audit(target: Path | Url) -> str:
     """The report, ready to print, on a cache, on a folder of photographs, or on tables alone.
 
     Raises SourceError or CacheError for what is none of these.
     """
     glances: dict[str, Glance] = {}
-    if (target / INDEX).is_file():
+    if exists(target / INDEX):
         with open_cache(target) as cache:
             table, lines = cache.manifest, [f"cache {target}: {len(cache.manifest):,} photographs"]
             for shard in range(len(cache.index.shards)):
-                for entry in scan_shard(target / SHARDS / shard_name(shard)):
+                for entry in scan_tar(cache.map_shard(shard)):
                     glances[entry.id] = Glance(entry.meta.get("source_sha256", ""), fingerprint(entry.jpeg))
-    elif not target.is_dir() or walk(target)[0] or (rows := find_rows(target)) is None:
+    elif isinstance(target, Url) or not target.is_dir() or walk(target)[0] or (rows := find_rows(target)) is None:
         listing = list_source(target)
         table = _table(listing.samples, place(listing.samples))
         lines = [f"layout: {listing.layout}; splits as `tools preprocess` would place them", *_contradictions(listing)]

@@ -19,6 +19,7 @@ from pipeline.errors import PhotoError, SourceError
 from pipeline.files import TMP_SUFFIX, sync_folder
 from pipeline.recipe import Recipe, prepare
 from pipeline.shards import Entry, Indexed, scan_shard, shard_name, write_shard
+from pipeline.url import Url
 from pipeline.walk import Refusal
 from tools.sources import Sample, read_source
 
@@ -27,11 +28,14 @@ CLOCK_SLACK_NS: Final = 2_000_000_000
 changed since then is looked into, whatever its size and modification time say; two seconds cover the coarse clocks of
 file systems and the other clocks of file servers."""
 
+WAITING: Final = 4
+"""More threads where photographs come from a URL: 50 ms of waiting beside 100 ms of work, less on a fast core."""
+
 
 class Group(NamedTuple):
     """What a worker needs to build some shards. Paths are absolute: a worker may run elsewhere."""
 
-    root: Path
+    root: Path | Url
     folder: Path  # of the shards
     recipe: Recipe
     shards: dict[int, list[Sample]]  # shard, the highest first -> its samples, in the order they are written
@@ -90,7 +94,7 @@ def build_group(group: Group, signals: Signals) -> Built:
     }
     built = Built({}, {}, {}, [], 0)
     encoded = in_a_row = read = 0
-    with ThreadPoolExecutor(group.threads) as pool:
+    with ThreadPoolExecutor(group.threads + (WAITING if isinstance(group.root, Url) else 0)) as pool:
         for shard, samples in group.shards.items():
 
             def entries(samples: list[Sample] = samples) -> Iterator[Entry]:

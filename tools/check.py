@@ -1,14 +1,16 @@
 """`tools check`: is a cache, byte for byte, what `tools preprocess` wrote?"""
 
+from contextlib import suppress
 from pathlib import Path
 
-from pipeline.cache import SHARDS, CacheIndex, open_cache, verify_files
+from pipeline.cache import CacheIndex, open_cache, verify_files
 from pipeline.errors import CacheError, PhotoError
 from pipeline.photo import read_photo
-from pipeline.shards import scan_shard, shard_name
+from pipeline.shards import scan_tar
+from pipeline.url import Url
 
 
-def check_cache(path: Path) -> tuple[list[str], int]:
+def check_cache(path: Path | Url) -> tuple[list[str], int]:
     """(what is wrong, one line each; how many photographs were looked at).
 
     Every file against its checksum in cache.json; every row of the manifest against its entry: CRC,
@@ -23,7 +25,8 @@ def check_cache(path: Path) -> tuple[list[str], int]:
         return problems, 0  # the damaged manifest is named already
     grades: dict[str, int] = {}
     for shard in range(len(index.shards)):
-        grades |= {entry.id: entry.grade for entry in scan_shard(path / SHARDS / shard_name(shard))}
+        with suppress(CacheError):  # named already
+            grades |= {entry.id: entry.grade for entry in scan_tar(cache.map_shard(shard))}
     size = index.recipe.size
     for row, (id, grade) in enumerate(zip(cache.manifest["id"], cache.grades.tolist(), strict=True)):
         try:

@@ -11,14 +11,16 @@ import click
 from click.core import ParameterSource
 
 from pipeline.errors import FundusError
+from pipeline.local import local_cache_option
 from pipeline.machine import usable_cores
+from pipeline.url import Folder, Url, place
 
 if TYPE_CHECKING:
     from tools.bench_report import Report
     from tools.bench_shards import ShardReport
     from tools.sheet import Grouping
 
-FOLDER = click.Path(path_type=Path)
+FOLDER = Folder(path_type=Path)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -37,12 +39,12 @@ def _exit_at_sigterm() -> Iterator[None]:
 
 
 @main.command()
-@click.argument("src", type=FOLDER)
-@click.option("--out", type=FOLDER, default=Path("cache"), help="The cache folder to make or bring up to date.")
+@click.argument("src", type=place)
+@click.option("--out", type=place, default=Path("cache"), help="The cache, folder or URL, to make or bring up to date.")
 @click.option("--size", type=click.IntRange(32, 4096), default=512, help="Side of the cached square, pixels.")
 @click.option("--quality", type=click.IntRange(1, 100), default=95, help="JPEG quality of the cached photographs.")
 @click.option("--enhance", type=click.Choice(["none", "graham", "clahe"]), default="none", help="Local contrast.")
-@click.option("--labels", type=FOLDER, help="A table of grades, where it is not in SRC or has unusual columns.")
+@click.option("--labels", type=place, help="A table of grades, where it is not in SRC or has unusual columns.")
 @click.option("--id-column", help="Column of that table that names the photograph.")
 @click.option("--grade-column", help="Column of that table that has the grade, 0..4.")
 @click.option(
@@ -66,6 +68,7 @@ def _exit_at_sigterm() -> Iterator[None]:
     default=0.01,
     help="Stop when more than this part of the photographs (and over 100) is refused.",
 )
+@local_cache_option
 @click.option(
     "--scheduler",
     metavar="URL",
@@ -74,12 +77,12 @@ def _exit_at_sigterm() -> Iterator[None]:
 )
 @_exit_at_sigterm()
 def preprocess(
-    src: Path,
-    out: Path,
+    src: Path | Url,
+    out: Path | Url,
     size: int,
     quality: int,
     enhance: str,
-    labels: Path | None,
+    labels: Path | Url | None,
     id_column: str | None,
     grade_column: str | None,
     split: str,
@@ -117,16 +120,23 @@ def preprocess(
     recipe = Recipe(size, quality, enhance)
     pattern = patient_pattern or PATIENT_PATTERN
     settings = Settings(split, split_seed, pattern, keep_blank, workers, strict, max_rejects, scheduler)
-    with photographs_bar() as progress:
-        outcome = bring_up_to_date(listing, out, recipe, settings, progress)
+    if isinstance(out, Path):
+        with photographs_bar() as progress:
+            outcome = bring_up_to_date(listing, out, recipe, settings, progress)
+    else:
+        from tools.upload import upload_to
+
+        with upload_to(out) as upload, photographs_bar() as progress:
+            outcome = bring_up_to_date(listing, upload.folder, recipe, settings, progress, upload.placed)
+        click.echo(f"{out}: {upload.sent} files, {upload.nbytes / 1e6:.1f} MB sent from {upload.folder}")
     say_outcome(listing, outcome, out)
     for note in outcome.notes:
         click.secho(note, fg="red")
 
 
 @main.command()
-@click.argument("cache", type=FOLDER)
-def check(cache: Path) -> None:
+@click.argument("cache", type=place)
+def check(cache: Path | Url) -> None:
     """Read every byte of CACHE: checksums, decoding, sizes, manifest. Exit 1 and a list where anything is wrong."""
     from tools.check import check_cache
 
@@ -139,11 +149,11 @@ def check(cache: Path) -> None:
 
 
 @main.command()
-@click.argument("cache", type=FOLDER)
+@click.argument("cache", type=place)
 @click.argument("out", type=FOLDER)
 @click.option("--by", type=click.Choice(["grade", "split", "flag"]), default="grade", help="What makes a row.")
 @click.option("--each", type=click.IntRange(1, 200), default=12, help="Photographs a row.")
-def sheet(cache: Path, out: Path, by: "Grouping", each: int) -> None:
+def sheet(cache: Path | Url, out: Path, by: "Grouping", each: int) -> None:
     """Draw a contact sheet of CACHE into OUT, a PNG."""
     from pipeline.cache import open_cache
     from tools.sheet import sheet_of_cache
@@ -154,8 +164,8 @@ def sheet(cache: Path, out: Path, by: "Grouping", each: int) -> None:
 
 
 @main.command()
-@click.argument("target", type=FOLDER, metavar="CACHE|SRC")
-def audit(target: Path) -> None:
+@click.argument("target", type=place, metavar="CACHE|SRC")
+def audit(target: Path | Url) -> None:
     """What needs no image reader: leaks between splits, duplicates, and how far no-image guesses get.
 
     A SRC is audited by its tables alone where it has no photographs.

@@ -14,9 +14,10 @@ from uuid import uuid4
 import cv2
 from distributed import get_worker
 
-from pipeline.errors import ClusterError, SourceError
+from pipeline.errors import ClusterError, SourceError, StoreError
 from pipeline.files import TMP_SUFFIX
 from pipeline.shards import shard_name
+from pipeline.url import Url
 from tools.build import Built, Group, Stopped, build_group
 from tools.sources import read_source
 
@@ -61,13 +62,13 @@ def fingerprint() -> str:
     return digest.hexdigest()
 
 
-def look(root: Path, source: str, mark: Path) -> Sight:
+def look(root: Path | Url, source: str, mark: Path) -> Sight:
     """What this process sees of a photograph below `root`, and of a mark in the folder of the cache."""
     try:
         photograph = sha256(read_source(root, source)).hexdigest()
     except OSError as error:
         photograph = error.strerror or str(error)
-    except SourceError as error:
+    except (SourceError, StoreError) as error:
         photograph = error.message
     return Sight(fingerprint(), photograph, mark.exists() and os.access(mark.parent, os.W_OK))
 

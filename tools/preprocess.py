@@ -23,6 +23,7 @@ from pipeline.files import write_whole
 from pipeline.manifest import PATIENT_PATTERN, Row, manifest_csv, to_csv
 from pipeline.recipe import Recipe
 from pipeline.shards import Indexed, shard_count, shard_of, sort_key
+from pipeline.url import Url
 from pipeline.walk import Refusal
 from tools.build import CLOCK_SLACK_NS, Built, Group, put_in_place
 from tools.crew import Crew, on_this_machine
@@ -63,8 +64,15 @@ class Outcome:
     notes: list[str]
 
 
-def preprocess(listing: Listing, out: Path, recipe: Recipe, settings: Settings, progress: Progress) -> Outcome:
-    """Makes or updates the cache `out`.
+def preprocess(
+    listing: Listing,
+    out: Path,
+    recipe: Recipe,
+    settings: Settings,
+    progress: Progress,
+    placed: Callable[[int], None] = lambda shard: None,
+) -> Outcome:
+    """Makes or updates the cache `out`. `placed` is told of each shard as soon as it is finished.
 
     Raises SourceError where too much is refused, CacheError where `out` is not ours to write or a worker dies,
     ClusterError where a Dask cluster cannot do the work.
@@ -90,7 +98,7 @@ def preprocess(listing: Listing, out: Path, recipe: Recipe, settings: Settings, 
         if groups:
             with _crew(settings, groups) as crew:  # which may not be had: before the cache is touched
                 previous.mark_incomplete(recipe, settings.split, settings.split_seed)
-                built = _build(crew, groups, refused, listing, settings, progress)
+                built = _build(crew, groups, refused, listing, settings, progress, placed)
 
         records = dict(kept)
         rows = [row for row in previous.rows.values() if row.shard in kept]
@@ -120,7 +128,7 @@ def preprocess(listing: Listing, out: Path, recipe: Recipe, settings: Settings, 
 
 
 def _group(
-    root: Path,
+    root: Path | Url,
     out: Path,
     recipe: Recipe,
     wanted: dict[int, list[Sample]],
@@ -148,7 +156,8 @@ def _group(
             refused = {source: still_refused[source] for source in sources & still_refused.keys()}
             known = {source: mtimes[source] for source in sources & mtimes.keys()}
             old = files[remainder]
-            where = (root.absolute(), (out / SHARDS).absolute())
+            source = root if isinstance(root, Url) else root.absolute()
+            where = (source, (out / SHARDS).absolute())
             groups.append(Group(*where, recipe, shards, old, refused, known, in_a_row, dated, threads=1))
     return groups
 
@@ -164,7 +173,13 @@ def _crew(settings: Settings, groups: list[Group]) -> AbstractContextManager[Cre
 
 
 def _build(
-    crew: Crew, groups: list[Group], refused: list[Refusal], listing: Listing, settings: Settings, progress: Progress
+    crew: Crew,
+    groups: list[Group],
+    refused: list[Refusal],
+    listing: Listing,
+    settings: Settings,
+    progress: Progress,
+    placed: Callable[[int], None],
 ) -> list[Built]:
     """Gives the groups to the crew, few ahead of the work: millions of photographs are never all on their way."""
     total = sum(len(samples) for group in groups for samples in group.shards.values())
@@ -176,6 +191,8 @@ def _build(
         for future in finished:
             built.append(future.result())
             put_in_place(built[-1], folder)
+            for shard in built[-1].records:
+                placed(shard)
         progress(crew.photographs(), total)
         _stop_if_many(refused + [refusal for part in built for refusal in part.refused], listing, settings)
         pending |= {crew.submit(group) for group in islice(waiting, max(0, crew.wanted() - len(pending)))}

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.cache import INDEX, MANIFEST, REJECTS, SHARDS, UNFINISHED, CacheIndex, ShardRecord, sha256_of
+from pipeline.cache import INDEX, MANIFEST, REJECTS, SHARDS, UNFINISHED, CacheIndex, ShardRecord
 from pipeline.errors import CacheError
 from pipeline.files import sync_folder
 from pipeline.manifest import COLUMNS, SPLITS, Row, read_manifest
+from pipeline.places import sha256_of
 from pipeline.recipe import Recipe
 from pipeline.shards import shard_name
 from tools.sources import Sample

@@ -7,6 +7,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -17,7 +18,10 @@ from pipeline.errors import SourceError
 from pipeline.grades import N_GRADES, UNKNOWN, parse_grade
 from pipeline.manifest import SPLITS
 from pipeline.photo import SUFFIXES
+from pipeline.places import read_file
+from pipeline.url import Url
 from pipeline.walk import Found, Refusal, is_cache, leads_out, plain_id, read_regular, split_suffix, unique_ids, walk
+from tools.remote import tables_of, walk_url
 from tools.tables import LabelRow, Table, read_column, read_table
 
 COURSE_TABLES: Final = ("train_img.csv", "train_label.csv", "test_img.csv", "test_label.csv")
@@ -40,7 +44,7 @@ class Sample(NamedTuple):
 class Listing:
     """All that is below SRC. Every photograph found is in exactly one of samples, refused and ignored."""
 
-    root: Path
+    root: Path | Url
     layout: str
     samples: list[Sample] = field(default_factory=list)
     refused: list[Refusal] = field(default_factory=list)  # photographs
@@ -54,32 +58,30 @@ class Listing:
 
 
 def list_source(
-    src: Path, labels: Path | None = None, id_column: str | None = None, grade_column: str | None = None
+    src: Path | Url, labels: Path | Url | None = None, id_column: str | None = None, grade_column: str | None = None
 ) -> Listing:
     """Looks through SRC, recognises its layout and matches photographs and grades.
 
-    Raises SourceError where there is nothing to do: no such folder, no photographs, no row that fits one.
+    Raises SourceError where there is nothing to do: no such folder, no photographs, no row that fits one; StoreError
+    where a URL cannot be listed or read.
     """
-    if os.path.isfile(src) and src.suffix.lower() == ".npz":
-        return _medmnist(src)
-    if not os.path.isdir(src):  # pathlib's is_dir raises where a name is too long
-        raise SourceError(f"{src}: no such folder")
-    photographs, refused = walk(src)
-    if labels is not None:
-        table = read_table(labels, id_column, grade_column)
-        if table is None:
-            raise SourceError(f"{labels}: which columns name photograph and grade? give --id-column and --grade-column")
-        listing = _match(src, photographs, _rows_of([table]))
-    elif any(_grade_folder(found.source) for found in photographs) and not has_course_tables(src):
-        listing = _grade_folders(src, photographs)
-    elif (rows := find_rows(src)) is not None:
-        listing = _match(src, photographs, rows)
-    elif not photographs and len(archives := sorted(src.glob("*.npz"))) == 1:
-        listing = _medmnist(archives[0])
-    else:
-        listing = Listing(src, "photographs without grades (no table of grades found; name one with --labels)")
-        listing.samples = _samples((plain_id(found.source), found, UNKNOWN, "") for found in photographs)
-    listing.refused = refused + listing.refused
+    columns = (id_column, grade_column)
+    with ExitStack() as stack:
+        if isinstance(labels, Url):
+            labels = stack.enter_context(tables_of(labels.parent, [labels.name])).folder / labels.name
+        if isinstance(src, Path):
+            if os.path.isfile(src) and src.suffix.lower() == ".npz":
+                return _medmnist(src)
+            if not os.path.isdir(src):  # pathlib's is_dir raises where a name is too long
+                raise SourceError(f"{src}: no such folder")
+            listing = _recognise(src, src, *walk(src), labels, columns)
+        elif src.name.lower().endswith(".npz"):
+            raise SourceError(f"{src}: a MedMNIST file is read from a disk; copy it there first")
+        else:
+            photographs, refused, names = walk_url(src)
+            tables = stack.enter_context(tables_of(src, names, COURSE_TABLES))
+            listing = _recognise(src, tables.folder, photographs, refused, labels, columns)
+            listing.layout = tables.named(listing.layout)
     if not listing.found:
         wanted = " ".join(sorted(SUFFIXES))
         raise SourceError(f"{src}: no photographs below it (looked for {wanted}, and for images by content)")
@@ -89,8 +91,40 @@ def list_source(
     return listing
 
 
-def read_source(root: Path, source: str) -> bytes:
-    """The bytes of a photograph that `list_source` found; of a picture in a MedMNIST file, as a PNG."""
+def _recognise(
+    root: Path | Url,
+    folder: Path,
+    photographs: list[Found],
+    refused: list[Refusal],
+    labels: Path | None,
+    columns: tuple[str | None, str | None],
+) -> Listing:
+    """The photographs below `root` with what the tables below `folder`, or `labels`, say of them."""
+    if labels is not None:
+        table = read_table(labels, *columns)
+        if table is None:
+            raise SourceError(f"{labels}: which columns name photograph and grade? give --id-column and --grade-column")
+        listing = _match(root, photographs, _rows_of([table]))
+    elif any(_grade_folder(found.source) for found in photographs) and not has_course_tables(folder):
+        listing = _grade_folders(root, photographs)
+    elif (rows := find_rows(folder)) is not None:
+        listing = _match(root, photographs, rows)
+    elif not photographs and len(archives := sorted(folder.glob("*.npz"))) == 1:
+        listing = _medmnist(archives[0])
+    else:
+        listing = Listing(root, "photographs without grades (no table of grades found; name one with --labels)")
+        listing.samples = _samples((plain_id(found.source), found, UNKNOWN, "") for found in photographs)
+    listing.refused = refused + listing.refused
+    return listing
+
+
+def read_source(root: Path | Url, source: str) -> bytes:
+    """The bytes of a photograph that `list_source` found; of a picture in a MedMNIST file, as a PNG.
+
+    Raises OSError where it cannot be read, StoreError where the store behind a URL gives nothing any more.
+    """
+    if isinstance(root, Url):
+        return read_file(root / source)
     archive, inside, member = source.partition("#")
     if inside and archive.endswith(".npz"):
         import cv2
@@ -191,7 +225,7 @@ def _grade_folder(source: str) -> tuple[str, str] | None:
     return (SPLIT_NAMES.get(above[-1].casefold(), "?") if above else ""), folder
 
 
-def _grade_folders(src: Path, photographs: list[Found]) -> Listing:
+def _grade_folders(src: Path | Url, photographs: list[Found]) -> Listing:
     places = [(found, _grade_folder(found.source)) for found in photographs]
     bring_splits = any(place and place[0] not in ("", "?") for _, place in places)
     splits = set(SPLIT_NAMES.values()) if bring_splits else {"", "?"}
@@ -253,7 +287,7 @@ def _archive(path: str) -> dict[str, np.ndarray]:
 # --- matching rows and photographs
 
 
-def _match(src: Path, photographs: list[Found], rows: Rows) -> Listing:
+def _match(src: Path | Url, photographs: list[Found], rows: Rows) -> Listing:
     """Gives each photograph the grade of its row, and accounts for every row and photograph that has no partner."""
     listing = Listing(src, rows.layout)
     find = _finder(photographs)

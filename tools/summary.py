@@ -8,6 +8,7 @@ import pandas as pd
 
 from pipeline.grades import GRADES, UNKNOWN
 from pipeline.manifest import COLUMNS, SPLITS, leaked
+from pipeline.url import Url
 from pipeline.walk import Refusal
 from tools.preprocess import Outcome
 from tools.sources import Listing
@@ -25,7 +26,7 @@ def say_listing(listing: Listing) -> None:
     _say_some("photographs ignored", listing.ignored)
 
 
-def say_outcome(listing: Listing, outcome: Outcome, out: Path) -> None:
+def say_outcome(listing: Listing, outcome: Outcome, out: Path | Url) -> None:
     _say_some("photographs rejected", outcome.refused)
     cached, refused, ignored = len(outcome.rows), len(outcome.refused), len(listing.ignored)
     click.echo(f"found {listing.found} = {cached} cached + {refused} rejected + {ignored} ignored")

@@ -8,6 +8,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from pipeline.local import local_cache_gb_option, local_cache_option
+from pipeline.url import Folder, Url, place
 from trainer.config import (
     CLASS_WEIGHTS,
     DEVICES,
@@ -22,7 +24,7 @@ from trainer.config import (
 )
 from trainer.recipes import RECIPES
 
-FOLDER = click.Path(path_type=Path)
+FOLDER = Folder(path_type=Path)
 DEFAULT = FitConfig()
 
 
@@ -65,7 +67,7 @@ def main() -> None:
 @main.command()
 @click.option("--recipe", type=click.Choice(list(RECIPES)),
               help="Defaults of other options by name; those given here override it.")  # fmt: skip
-@click.option("--cache", default=DEFAULT.cache, help="A cache that `tools preprocess` made.")
+@click.option("--cache", default=DEFAULT.cache, help="A cache that `tools preprocess` made, folder or URL.")
 @click.option(
     "--loader", type=click.Choice(LOADERS), default=DEFAULT.loader, help="auto: dali on a GPU where it is installed."
 )
@@ -129,6 +131,8 @@ def main() -> None:
 @click.option("--find-lr", is_flag=True, help="Propose a learning rate, draw why into lr.png, and leave no run.")
 @click.option("--run", type=FOLDER, help="Folder of the run.  [default: runs/MODEL-WEIGHTS-SIZEpx-LOADER]")
 @click.option("--resume", is_flag=True, help="Continue --run, or else the newest unfinished run, as it was started.")
+@local_cache_option
+@local_cache_gb_option
 @click.pass_context
 def fit(context: click.Context, /, run: Path | None, resume: bool, find_lr: bool, **settings: Any) -> None:
     """Train on a cache, choose the best epoch on validation, measure it on test."""
@@ -162,7 +166,9 @@ def fit(context: click.Context, /, run: Path | None, resume: bool, find_lr: bool
 @main.command()
 @click.argument("run", type=FOLDER)
 @click.option("--split", type=click.Choice(["train", "val", "test"]), default="test", help="Which photographs.")
-@click.option("--cache", type=FOLDER, help="Another cache than the run's own.")
+@click.option("--cache", type=place, help="Another cache than the run's own.")
+@local_cache_option
+@local_cache_gb_option
 @click.option("--loader", type=click.Choice(LOADERS), default="auto", help="auto: dali on a GPU where it is installed.")
 @click.option("--device", type=click.Choice(DEVICES), default="auto", help="auto: the fastest there is.")
 @click.option("--workers", type=click.IntRange(1), help="Threads of the loader.  [default: the loader's choice]")
@@ -178,7 +184,7 @@ def fit(context: click.Context, /, run: Path | None, resume: bool, find_lr: bool
 def evaluate(
     run: Path,
     split: str,
-    cache: Path | None,
+    cache: Path | Url | None,
     loader: str,
     device: str,
     workers: int | None,
@@ -230,10 +236,10 @@ def compare(runs: tuple[Path, ...], out: Path) -> None:
 @main.command()
 @click.argument("run", type=FOLDER)
 @click.option("--split", type=click.Choice(["train", "val", "test"]), default="test", help="Which photographs.")
-@click.option("--cache", type=FOLDER, help="Where the cache that was measured lies now, if it was moved.")
+@click.option("--cache", type=place, help="Where the cache that was measured lies now, if it was moved.")
 @click.option("--out", type=FOLDER, help="The page.  [default: RUN/report.html, of another split report_SPLIT.html]")
 @click.option("--card", type=FOLDER, help="Write a model card too, as Markdown.")
-def report(run: Path, split: str, cache: Path | None, out: Path | None, card: Path | None) -> None:
+def report(run: Path, split: str, cache: Path | Url | None, out: Path | None, card: Path | None) -> None:
     """Put RUN's figures, pictures and photographs on one page that needs no network."""
     from trainer.report import report as write
 

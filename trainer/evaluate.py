@@ -17,6 +17,7 @@ from pipeline.cache import Cache, open_cache
 from pipeline.errors import CacheError, RunError
 from pipeline.grades import UNKNOWN
 from pipeline.loaders import open_loader
+from pipeline.url import Url
 from trainer.about import Operating, read_about, temperature_of
 from trainer.calibration import probabilities
 from trainer.config import FitConfig
@@ -50,8 +51,8 @@ class Outputs(NamedTuple):
 
 
 def run_model(model: nn.Module, loader: Loader, device: torch.device, what: str, *, tta: bool = False) -> Outputs:
-    """One pass over a loader's photographs, in its order; with `tta` the mean over eight views of each. Of several
-    ranks each passes over its share, and gets all of it.
+    """One pass over a loader's photographs, by row; with `tta` the mean over eight views of each. Of several ranks each
+    passes over its share, and gets all of it.
 
     Raises RunError where a logit is not finite.
     """
@@ -64,7 +65,8 @@ def run_model(model: nn.Module, loader: Loader, device: torch.device, what: str,
             logits.append(mean_logits(model, batch.images) if tta else model(batch.images).float())
     shares = (torch.cat(part).cpu() for part in (rows, grades, logits))
     all_rows, all_grades, all_logits = (whole(share) for share in shares)
-    outputs = Outputs(all_rows.numpy(), all_grades, all_logits)
+    order = all_rows.argsort()  # a cache behind a URL may come shard by shard
+    outputs = Outputs(all_rows[order].numpy(), all_grades[order], all_logits[order])
     if not outputs.logits.isfinite().all():
         raise RunError(f"the model's output for {what} is not finite; a lower --lr may help")
     return outputs
@@ -73,7 +75,7 @@ def run_model(model: nn.Module, loader: Loader, device: torch.device, what: str,
 def evaluate(
     path: Path,
     split: str,
-    cache_path: Path | None,
+    cache_path: Path | Url | None,
     loader: str,
     device_name: str,
     workers: int | None,

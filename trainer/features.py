@@ -81,7 +81,7 @@ def feature_loaders(
             "views": [config.seed, views, asdict(augment)] if train else None,
         }
         key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
-        path = cache.path.resolve().with_name(f"{cache.path.resolve().name}.features") / f"{split}-{key}.safetensors"
+        path = cache.home.with_name(f"{cache.home.name}.features") / f"{split}-{key}.safetensors"
         features = from_first(partial(_read, path))
         if features is None:
             varied = augment if train else NO_AUGMENT
@@ -94,7 +94,8 @@ def feature_loaders(
         batch = config.batch if train else 2 * config.batch
         size = cache.recipe.size
         labels = cache.grades[rows] if train and config.sampling == "balanced" else None
-        schedule = Schedule(rows, augment, size, size, share_of(batch), train, config.seed, shard(), labels)
+        blocks = cache.blocks(config.together) if config.together else None
+        schedule = Schedule(rows, augment, size, size, share_of(batch), train, config.seed, shard(), labels, blocks)
         loader = FeatureLoader(features.to(device), grades, schedule)
         found[split] = every_step(loader, len(rows), batch, features[0, :0].to(device))
     return found
@@ -136,7 +137,7 @@ def _read(path: Path) -> Tensor | None:
 
 def _write(path: Path, features: Tensor) -> None:
     try:
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         with write_whole(path) as file:
             file.write(save({"features": features}))
     except OSError as error:  # a cache may lie where nobody may write

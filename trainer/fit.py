@@ -151,6 +151,7 @@ def open_loaders(config: FitConfig, cache: Cache) -> Iterator[dict[str, Loader]]
             shuffle=True,
             seed=config.seed,
             balanced=config.sampling == "balanced",
+            together=config.together,
         )
 
     with ExitStack() as stack:

@@ -18,6 +18,7 @@ from pipeline.cache import Cache, open_cache
 from pipeline.errors import CacheError, RunError
 from pipeline.grades import N_GRADES, UNKNOWN
 from pipeline.loaders import choose_loader
+from pipeline.url import Url
 from trainer.about import About
 from trainer.batchnorm import synchronise
 from trainer.checkpoint import Progress, newest_checkpoint
@@ -107,6 +108,7 @@ def resolve(asked: FitConfig, cache: Cache) -> tuple[FitConfig, Grader]:
             head_epochs=head_epochs,
             precision=choose_precision(asked.precision, device),
             size=size,
+            together=cache.together,
         )
     except ValueError as error:  # --weights auto --epochs 0, and no weights to be had
         raise RunError(str(error)) from error
@@ -225,10 +227,12 @@ def check_same(cache: Cache) -> None:
 
 def describe(asked: FitConfig, config: FitConfig, cache: Cache) -> RunConfig:
     packages = ("fundus-grading", "torch", "torchvision", "numpy", "pillow", "opencv-python-headless")
+    if isinstance(cache.path, Url):  # without its secrets, if it has any
+        asked, config = (replace(each, cache=str(cache.path)) for each in (asked, config))
     return RunConfig(
         asked,
         config,
-        cache=str(cache.path.resolve()),
+        cache=str(cache.path if isinstance(cache.path, Url) else cache.path.resolve()),
         cache_digest=cache.digest,
         recipe=cache.recipe.as_dict(),
         photographs={split: len(cache.rows(split)) for split in ("train", "val", "test")},

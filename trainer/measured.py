@@ -9,6 +9,7 @@ import pandas as pd
 
 from pipeline.cache import Cache, open_cache
 from pipeline.errors import CacheError, RunError
+from pipeline.url import Url
 from trainer.about import About, Operating
 from trainer.config import RunConfig
 from trainer.console import warn
@@ -50,7 +51,7 @@ class Measured:
         return Operating(temperature, card["threshold"], card["wanted"], card["level"])
 
 
-def read_measured(run: RunFolder, split: str, cache_path: Path | None) -> Measured:
+def read_measured(run: RunFolder, split: str, cache_path: Path | Url | None) -> Measured:
     """Raises RunError where the split has not been measured, or a file of the run is missing or damaged; CacheError
     where `cache_path` is given and is not the cache that was measured."""
     config = run.read_config()
@@ -70,7 +71,7 @@ def read_measured(run: RunFolder, split: str, cache_path: Path | None) -> Measur
     return Measured(run, split, config, model, about, history, metrics, known, ungraded, cache, absent)
 
 
-def measured_cache(run: RunFolder, config: RunConfig, digest: str, path: Path | None) -> tuple[Cache | None, str]:
+def measured_cache(run: RunFolder, config: RunConfig, digest: str, path: Path | Url | None) -> tuple[Cache | None, str]:
     """The cache that was measured, or None and why. A cache that the user named must be the one."""
     cure = f"`trainer report {run.path} --cache FOLDER` takes the cache that was measured"
     try:

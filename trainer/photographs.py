@@ -139,12 +139,12 @@ def seen_in(cache: Cache, size: int, workers: int | None) -> Seen:
     rows = cache.rows("train")
     some = rows[np.linspace(0, len(rows) - 1, min(LOOKED_AT, len(rows))).round().astype(np.int64)]
     geometry = cache.manifest[["width", "height", "radius"]].to_numpy(np.float64)
-    workers = workers or usable_cores()
+    workers, read = workers or usable_cores(), cache.reader(some)
     with Renderer(cache.recipe.size, size, device="cpu", workers=1) as renderer, ThreadPoolExecutor(workers) as pool:
 
         def measure(row: int) -> Looks:
             width, height, radius = geometry[row].tolist()
-            picture = _decode(renderer, cache.read(row), cache.manifest["id"].iloc[row])
+            picture = _decode(renderer, read(row), cache.manifest["id"].iloc[row])
             return look(picture, int(width), int(height), None if isnan(radius) else radius)
 
         return Seen.summarise(pool.map(measure, some.tolist()))

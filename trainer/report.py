@@ -10,6 +10,7 @@ import pandas as pd
 from pipeline.errors import RunError
 from pipeline.files import write_whole
 from pipeline.grades import GRADES, N_GRADES, REFERABLE, UNKNOWN
+from pipeline.url import Url
 from trainer.calibration import Bin
 from trainer.curves import Point, draw_precision_recall, draw_reliability, draw_roc
 from trainer.figures import draw_accuracy, draw_confusion
@@ -48,7 +49,7 @@ NAMES = {"train": "the photographs it was trained on", "val": "the validation pa
 SIZES_LISTED = 4
 
 
-def report(path: Path, split: str, cache_path: Path | None, out: Path | None, card: Path | None) -> None:
+def report(path: Path, split: str, cache_path: Path | Url | None, out: Path | None, card: Path | None) -> None:
     """Writes the page, its figures (into the run folder, as PNG and SVG) and, where asked for, the model card.
 
     Raises RunError where the split has not been measured, or a file of the run is missing or damaged; CacheError where

@@ -1,0 +1,223 @@
+"""The folder where a machine keeps what it brought down from a store: bounded, checked, shared by processes.
+
+Files are called after their sha256, so what has a final name is whole and never out of date, whichever cache it came
+with. Where there is no room, what was not used for longest goes; a map of it that somebody holds stays readable.
+"""
+
+import mmap
+import os
+import time
+from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any, Final, NamedTuple
+
+import click
+
+from pipeline.errors import StoreError
+from pipeline.files import TMP_SUFFIX
+from pipeline.url import Url
+
+LOCAL_CACHE: Final = "FUNDUS_LOCAL_CACHE"
+LOCAL_CACHE_GB: Final = "FUNDUS_LOCAL_CACHE_GB"
+"""Variables of the environment, for where there is room is a matter of the machine, not of a run."""
+DEFAULT_GB: Final = 100.0
+_LOCK: Final = "lock"
+
+
+class Blob(NamedTuple):
+    """What is wanted: its digest is its name."""
+
+    sha256: str
+    nbytes: int
+
+
+class LocalFolder:
+    """At most `limit` bytes of files below `folder`, those on their way included."""
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        self.folder, self.limit = folder, limit
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            why = f"no folder to keep files in ({error.strerror}); --local-cache names one"
+            raise StoreError(f"{folder}: {why}") from error
+
+    def has(self, blob: Blob) -> bool:
+        return (self.folder / blob.sha256).exists()
+
+    def touch(self, blob: Blob) -> None:
+        """Puts off its turn to go."""
+        with suppress(OSError):  # gone, or another user's
+            os.utime(self.folder / blob.sha256)
+
+    def forget(self, blob: Blob) -> None:
+        (self.folder / blob.sha256).unlink(missing_ok=True)
+
+    def open(self, blob: Blob, download: Callable[[], bytes], spare: Container[str] = ()) -> mmap.mmap:
+        """A map of the file, downloaded if need be by one thread of one process while the others wait.
+
+        download: gives its bytes, checked. spare: digests that are to go last when room is made.
+        Raises StoreError where it has no room, and what `download` raises.
+        """
+        while True:
+            with suppress(FileNotFoundError):
+                return self._map(blob)
+            with self._alone(blob) as unfinished:
+                if unfinished is None:  # somebody else has finished it, or failed
+                    continue
+                self._reserve(unfinished, blob, spare)
+                data = download()
+                try:
+                    unfinished.write(data)
+                    unfinished.flush()
+                    os.replace(unfinished.name, self.folder / blob.sha256)
+                    return mmap.mmap(unfinished.fileno(), 0, access=mmap.ACCESS_READ)  # may be gone by name already
+                except OSError as error:
+                    raise StoreError(
+                        f"{self.folder}: cannot be written ({error.strerror}); --local-cache and --local-cache-gb say "
+                        "where and how much"
+                    ) from error
+
+    def _map(self, blob: Blob) -> mmap.mmap:
+        path = self.folder / blob.sha256
+        with open(path, "rb") as file:
+            if os.fstat(file.fileno()).st_size != blob.nbytes:  # a power cut may have left less
+                path.unlink(missing_ok=True)
+                raise FileNotFoundError(path)
+            self.touch(blob)
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    @contextmanager
+    def _alone(self, blob: Blob) -> Iterator[IO[bytes] | None]:
+        """The file to download into, locked, and removed unless it was renamed; None where it changed meanwhile."""
+        path = self.folder / (blob.sha256 + TMP_SUFFIX)
+        with open(path, "w+b", opener=lambda name, _: os.open(name, os.O_RDWR | os.O_CREAT, 0o666)) as file:
+            _lock(file)
+            if not _is_at(file, path):
+                yield None
+                return
+            try:
+                yield None if self.has(blob) else file
+            finally:
+                if _is_at(file, path):
+                    path.unlink()
+                _unlock(file)
+
+    def _reserve(self, unfinished: IO[bytes], blob: Blob, spare: Container[str]) -> None:
+        """Gives the file its size, for which what was not used for longest makes room."""
+        if blob.nbytes > self.limit:
+            raise StoreError(
+                f"{self.folder}: a file of {blob.nbytes / 1e9:.3g} GB does not fit into the {self.limit / 1e9:.3g} GB "
+                "that it may hold; give --local-cache-gb more"
+            )
+        unfinished.truncate(0)  # one who was killed may have left some
+        while True:
+            with open(self.folder / _LOCK, "wb") as lock:
+                _lock(lock)
+                if self._make_room(blob.nbytes, spare):
+                    unfinished.truncate(blob.nbytes)
+                    return
+            time.sleep(0.05)  # the rest is on its way, and may go when it is here
+
+    def _make_room(self, nbytes: int, spare: Container[str]) -> bool:
+        # 40,000 shards, 1 TB, take 0.1 s to look through, one shard 0.1 s to come at 2 Gbit/s.
+        files = [(entry, entry.stat()) for entry in _entries(self.folder) if entry.name != _LOCK]
+        used = sum(about.st_size for _, about in files)
+        for entry, _ in sorted(files, key=lambda file: (file[0].name in spare, file[1].st_mtime_ns)):
+            if used + nbytes <= self.limit:
+                break
+            if _removed(entry):
+                used -= entry.stat().st_size
+        return used + nbytes <= self.limit
+
+
+def local_root() -> Path:
+    """--local-cache, FUNDUS_LOCAL_CACHE, or the user's own folder for what can be had again."""
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get(LOCAL_CACHE) or Path(home) / "fundus-grading").expanduser().absolute()
+
+
+def home_of(url: Url) -> Path:
+    """What the cache at a URL would be called on this machine."""
+    return local_root() / url.slug / "cache"
+
+
+def local_folder() -> LocalFolder:
+    """Where shards are kept. Raises StoreError for a limit that is no number."""
+    text = os.environ.get(LOCAL_CACHE_GB) or str(DEFAULT_GB)
+    try:
+        limit = int(float(text) * 1e9)
+        if limit <= 0:
+            raise ValueError
+    except (ValueError, OverflowError) as error:
+        raise StoreError(f"{LOCAL_CACHE_GB} must be a positive number, got {text!r}") from error
+    return LocalFolder(local_root() / "shards", limit)
+
+
+def _keep(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+    """Into the environment, as long as the command runs: processes that it starts find it there."""
+    name = str(parameter.envvar)
+    if value is not None:
+        before = os.environ.get(name)
+        os.environ[name] = str(value)
+        context.call_on_close(lambda: os.environ.pop(name) if before is None else os.environ.update({name: before}))
+
+
+local_cache_option = click.option(
+    "--local-cache",
+    type=click.Path(path_type=Path),
+    envvar=LOCAL_CACHE,
+    expose_value=False,
+    callback=_keep,
+    help="Where files of caches at URLs are kept.  [default: ~/.cache/fundus-grading]",
+)
+local_cache_gb_option = click.option(
+    "--local-cache-gb",
+    type=click.FloatRange(0, min_open=True),
+    envvar=LOCAL_CACHE_GB,
+    expose_value=False,
+    callback=_keep,
+    help=f"How much of them; what was not used for longest goes.  [default: {DEFAULT_GB:g}]",
+)
+
+
+def _entries(folder: Path) -> Iterator["os.DirEntry[str]"]:
+    for entry in os.scandir(folder):
+        with suppress(FileNotFoundError):
+            entry.stat()
+            yield entry
+
+
+def _is_at(file: IO[bytes], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _removed(entry: "os.DirEntry[str]") -> bool:
+    """Removes a file, but not one that somebody is downloading into: locks die with their owners."""
+    with suppress(FileNotFoundError), open(entry.path, "rb") as file:
+        if not entry.name.endswith(TMP_SUFFIX) or _lock(file, wait=False):
+            os.unlink(entry.path)
+            return True
+    return False
+
+
+def _lock(file: IO[bytes], wait: bool = True) -> bool:
+    """Until it is unlocked or closed. False where another holds it and is not waited for."""
+    import fcntl  # not on Windows, where nothing but URLs and `tools preprocess` need it
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _unlock(file: IO[bytes]) -> None:
+    """Closing is not enough where there is a map of it, which has a descriptor of its own."""
+    import fcntl
+
+    fcntl.flock(file, fcntl.LOCK_UN)

@@ -1,0 +1,175 @@
+"""The shards of a cache behind a URL, brought to this machine whole, once, and a little before they are wanted."""
+
+import hashlib
+import mmap
+import threading
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import count
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import store
+from pipeline.errors import CacheError, StoreError
+from pipeline.local import Blob, LocalFolder, local_folder
+from pipeline.shards import shard_name
+from pipeline.url import Url
+
+if TYPE_CHECKING:
+    from pipeline.cache import CacheIndex, ShardRecord
+
+THREADS: Final = 4
+"""Shards on their way at once: four of 30 MB, at 50 ms and 100 MB/s each, fill a link of 3 Gbit/s."""
+SLACK: Final = 16
+"""Reads by which threads may be out of step: so much later than by the plan a shard is done with."""
+MAPS: Final = 256
+"""Shards mapped at once: a map keeps a file open, of which a process may have 1024; to map one takes 30 us."""
+NOTHING: Final = np.empty(0, np.int64)
+
+
+class Mirror:
+    """The shards, by number. Safe to use from several threads."""
+
+    def __init__(self, url: Url, records: "Sequence[ShardRecord]", folder: LocalFolder) -> None:
+        """url: of the folder of shards."""
+        self._url, self._folder = url, folder
+        self._blobs = [Blob(record.sha256, record.nbytes) for record in records]
+        self._maps: dict[int, mmap.mmap] = {}
+        self._lock = threading.Lock()
+        self._failed: StoreError | None = None  # until the next epoch
+        self._damaged: dict[int, CacheError] = {}
+        self._under_way = 0
+        self._follow(NOTHING)
+
+    @property
+    def holds_all(self) -> bool:
+        """Whether all shards have room on this machine."""
+        return sum(blob.nbytes for blob in self._blobs) <= self._folder.limit
+
+    @property
+    def block(self) -> int:
+        """How many shards to read from at a time, while as many others are on their way."""
+        return max(1, self._folder.limit // max(blob.nbytes for blob in self._blobs) // 2)
+
+    def map(self, shard: int) -> mmap.mmap:
+        """The bytes of a shard; waits for them where they are not here yet.
+
+        Raises StoreError where they do not come, CacheError where they are gone.
+        """
+        self._read = read = next(self._count)  # counting is atomic, an increment would not be
+        if read > self._until:
+            self._go_ahead()
+        found = self._maps.get(shard)
+        return self._bring(shard) if found is None else found
+
+    def part(self, shard: int, offset: int, nbytes: int) -> bytes | None:
+        """So many bytes of a shard, unchecked; None where it is here as a whole, or nowhere."""
+        if shard in self._maps or self._folder.has(self._blobs[shard]):
+            return None
+        with suppress(FileNotFoundError):
+            return store.read(self._url / shard_name(shard), part=(offset, offset + nbytes))
+        return None
+
+    def forget(self, shard: int) -> None:
+        """Damaged on this machine, it will come again."""
+        self._maps.pop(shard, None)
+        self._folder.forget(self._blobs[shard])
+
+    def expect(self, shards: NDArray[np.int64]) -> None:
+        """Says of all reads to come, in their order, which shard each is from: an epoch. Replaces what was said."""
+        self._failed = None
+        self._damaged.clear()
+        self._follow(shards)
+        self._go_ahead()
+
+    def close(self) -> None:
+        self._follow(NOTHING)
+        self._maps.clear()
+
+    def _follow(self, shards: NDArray[np.int64]) -> None:
+        numbers, first = np.unique(shards, return_index=True)
+        last = len(shards) - 1 - np.unique(shards[::-1], return_index=True)[1]
+        with self._lock:
+            self._count, self._read = count(1), 0
+            self._last = dict(zip(numbers.tolist(), last.tolist(), strict=True))
+            self._ahead = deque(numbers[np.argsort(first)].tolist())
+            self._window: set[int] = set()  # wanted now or soon
+            self._until = len(shards)  # the read at which the window changes
+
+    def _go_ahead(self) -> None:
+        """Begins to bring the shards that come next, as far as they have room beside those still in use."""
+        with self._lock:
+            done = self._read - SLACK  # places of the plan
+            self._window = {shard for shard in self._window if self._last[shard] >= done}
+            while self._ahead and self._under_way < THREADS:
+                shard = self._ahead[0]
+                if self._last[shard] < done:  # it was read before its turn came to be fetched
+                    self._ahead.popleft()
+                    continue
+                coming = self._window | {shard}
+                if self._window and sum(self._blobs[each].nbytes for each in coming) > self._folder.limit:
+                    break
+                self._window = coming
+                self._ahead.popleft()
+                if shard in self._maps:
+                    self._folder.touch(self._blobs[shard])
+                    continue
+                self._under_way += 1
+                # A daemon, which the end of the program does not wait for.
+                threading.Thread(target=self._fetch, args=(shard,), name="mirror", daemon=True).start()
+            self._until = SLACK + min((self._last[shard] for shard in self._window), default=self._read)
+
+    def _fetch(self, shard: int) -> None:
+        try:
+            self._bring(shard)
+        except (StoreError, CacheError):
+            return  # who reads it will be told
+        finally:
+            with self._lock:
+                self._under_way -= 1
+        self._go_ahead()
+
+    def _bring(self, shard: int) -> mmap.mmap:
+        blob = self._blobs[shard]
+        spare = {self._blobs[each].sha256 for each in self._window}
+        found = self._folder.open(blob, lambda: self._download(shard), spare)
+        with self._lock:
+            self._maps[shard] = found
+            if len(self._maps) > MAPS:
+                self._maps.pop(next(iter(self._maps)))
+        return found
+
+    def _download(self, shard: int) -> bytes:
+        if failed := self._failed or self._damaged.get(shard):
+            raise failed
+        for other in list(self._maps):  # a map keeps the disk full of what has made room
+            if other not in self._window and not self._folder.has(self._blobs[other]):
+                self._maps.pop(other, None)
+        try:
+            return read_checked(self._url / shard_name(shard), self._blobs[shard].sha256)
+        except StoreError as error:
+            self._failed = error  # half a minute was waited: nobody else need
+            raise
+        except CacheError as error:
+            self._damaged[shard] = error
+            raise
+
+
+def open_mirror(url: Url, index: "CacheIndex") -> Mirror:
+    """Of the cache at a URL, in this machine's folder."""
+    return Mirror(url / "shards", index.shards, local_folder())
+
+
+def read_checked(url: Url, sha256: str) -> bytes:
+    """Raises CacheError for a file that is missing or has other bytes, StoreError where none come."""
+    for _ in range(2):
+        try:
+            data = store.read(url)
+        except FileNotFoundError as error:
+            raise CacheError(f"{url}: is missing; `tools preprocess` mends it") from error
+        if hashlib.sha256(data).hexdigest() == sha256:
+            return data
+    raise CacheError(f"{url}: damaged, or changed since cache.json was read; `tools preprocess` mends it")

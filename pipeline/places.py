@@ -1,0 +1,44 @@
+"""What can be asked of a path and of a URL alike."""
+
+import hashlib
+import os
+from pathlib import Path
+
+from pipeline.url import Url
+
+
+def read_file(path: Path | Url) -> bytes:
+    """Raises FileNotFoundError, another OSError, or StoreError."""
+    if isinstance(path, Path):
+        return path.read_bytes()
+    from pipeline import store
+
+    return store.read(path)
+
+
+def exists(path: Path | Url) -> bool:
+    if isinstance(path, Path):
+        return os.path.exists(path)
+    from pipeline import store
+
+    return store.exists(path)
+
+
+def names_below(path: Path | Url) -> set[str]:
+    """Of files, with slashes."""
+    if isinstance(path, Path):
+        return {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()}
+    from pipeline import store
+
+    return {stored.name for stored in store.files_below(path)}
+
+
+def sha256_of(path: Path | Url) -> str | None:
+    """Of a file's bytes, 64 hex digits; None where it cannot be read."""
+    try:
+        if isinstance(path, Url):
+            return hashlib.sha256(read_file(path)).hexdigest()
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None

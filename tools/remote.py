@@ -1,0 +1,97 @@
+"""Photographs and tables behind a URL, found by the rules of pipeline.walk.
+
+Sizes and times come from the listing, so that a rerun opens what is new and nothing else. Tables are fetched whole,
+for they are small and read by code that knows files.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+from pipeline import store
+from pipeline.errors import SourceError
+from pipeline.photo import SUFFIXES, sniff
+from pipeline.store import Stored
+from pipeline.url import Url
+from pipeline.walk import Found, Refusal, is_cache, is_left_out, split_suffix
+
+TABLE: Final = ".csv"
+
+
+class Tables:
+    """The tables behind a URL as files in a folder; messages about them name the URL."""
+
+    def __init__(self, url: Url, folder: Path) -> None:
+        self.url, self.folder = url, folder
+
+    def named(self, text: str) -> str:
+        return text.replace(str(self.folder), str(self.url)).replace(str(self.folder.parent), str(self.url.parent))
+
+
+def walk_url(url: Url) -> tuple[list[Found], list[Refusal], list[str]]:
+    """Every photograph below a URL, in the order of its path, those refused unread, and the names of tables."""
+    photographs: list[Found] = []
+    refused: list[Refusal] = []
+    tables: list[str] = []
+    unnamed: list[Stored] = []
+    for stored in _listed(url):
+        suffix = split_suffix(stored.name)[1].lower()
+        if not {"", ".", ".."}.isdisjoint(stored.name.split("/")):
+            refused.append(Refusal(stored.name, "its name is no path"))
+        elif suffix == TABLE:
+            tables.append(stored.name)
+        elif suffix in SUFFIXES:
+            photographs.append(_found(stored))
+        else:
+            unnamed.append(stored)
+    with ThreadPoolExecutor(store.THREADS) as pool:
+        heads = pool.map(lambda stored: store.read(url / stored.name, part=(0, 16)) if stored.nbytes else b"", unnamed)
+        photographs += [_found(stored) for stored, head in zip(unnamed, heads, strict=True) if sniff(head)]
+    return sorted(photographs, key=lambda found: found.source.split("/")), refused, tables
+
+
+def _listed(url: Url) -> Iterator[Stored]:
+    """What is below a URL, less what pipeline.walk leaves out."""
+    listed = store.files_below(url)
+    inside: dict[str, set[str]] = defaultdict(set)  # folder -> what is in it
+    for stored in listed:
+        parts = stored.name.split("/")
+        for depth in range(len(parts)):
+            inside["/".join(parts[:depth])].add(parts[depth])
+    caches = tuple(f"{folder}/" if folder else "" for folder, names in inside.items() if is_cache(names))
+    for stored in listed:
+        if not stored.name.startswith(caches) and not any(map(is_left_out, stored.name.split("/"))):
+            yield stored
+
+
+def _found(stored: Stored) -> Found:
+    # Nobody can set back a server's time of modification: it is the time of change, too.
+    return Found(stored.name, stored.nbytes, stored.mtime_ns, stored.mtime_ns)
+
+
+@contextmanager
+def tables_of(url: Url, names: list[str], beside: tuple[str, ...] = ()) -> Iterator[Tables]:
+    """The tables of these names below a URL, and those called `beside` that lie next to it."""
+    with TemporaryDirectory(prefix="tables-") as name:
+        tables = Tables(url, Path(name) / (url.name or "tables"))
+        tables.folder.mkdir()
+        for each in names:
+            path = tables.folder / each
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(store.read(url / each))
+            except OSError as error:
+                raise SourceError(f"{url / each}: cannot be read ({error.strerror})") from error
+        for each in beside:
+            try:
+                (tables.folder.parent / each).write_bytes(store.read(url.parent / each))
+            except FileNotFoundError:
+                break
+        try:
+            yield tables
+        except SourceError as error:
+            raise SourceError(tables.named(error.message)) from error

@@ -1,0 +1,223 @@
+"""A cache that is made on this machine and lies behind a URL.
+
+It is made in a folder below --local-cache, as any cache is, and stays there, for the next run to go on from: it needs
+the room of the whole cache. Where that folder is behind what lies there (another machine made it), what it lacks is
+fetched first: the sides of the patients have a history, and copying is cheaper than encoding.
+
+A shard is sent when it is finished, cache.json last. Until then unfinished.json stands in its place, so that nobody
+takes half a cache for a whole one. What lies there is known by the finished cache.json, or from this machine's own
+journal, as long as the store still gives the version that was noted; what is not known is sent again. One writer at a
+time: on this machine there is a lock, among machines the last one's cache.json counts, and readers check every shard.
+"""
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from pipeline import store
+from pipeline.cache import INDEX, MANIFEST, REJECTS, SHARDS, UNFINISHED, CacheIndex
+from pipeline.errors import CacheError, StoreError
+from pipeline.files import lock_folder, write_whole
+from pipeline.local import home_of
+from pipeline.places import sha256_of
+from pipeline.shards import shard_name
+from pipeline.url import Url
+
+THREADS: Final = 4
+"""Shards on their way at once."""
+
+
+class Upload:
+    """Of the cache in `folder` to `url`."""
+
+    def __init__(self, url: Url, folder: Path) -> None:
+        self.url, self.folder = url, folder
+        self.sent = 0  # files
+        self.nbytes = 0
+        self._journal = folder.with_name("sent.jsonl")
+        self._noting = threading.Lock()
+        self._background = Background(THREADS)
+        listed = {stored.name: stored for stored in store.files_below(url)}
+        strangers = sorted(listed.keys() - {INDEX, UNFINISHED, MANIFEST, REJECTS})
+        strangers = [name for name in strangers if not name.startswith(f"{SHARDS}/")]
+        if strangers and not listed.keys() & {INDEX, UNFINISHED}:
+            raise CacheError(f"{url} holds {strangers[0]!r} and is no cache; choose another place with --out")
+        self._names = set(listed)
+        self._index = store.read(url / INDEX) if INDEX in listed else None
+        self._known = self._told(listed)
+
+    def _told(self, listed: dict[str, store.Stored]) -> dict[str, str]:
+        """name -> sha256 of what lies there, as far as it is known."""
+        known: dict[str, str] = {}
+        if self._index is not None:
+            try:
+                index = CacheIndex.read(self.url)
+            except CacheError:  # damaged: whatever lies there is sent anew
+                self._index = None
+            else:
+                known = _digests(index)
+                sizes = {_shard(number): record.nbytes for number, record in enumerate(index.shards)}
+                known = {
+                    name: digest
+                    for name, digest in known.items()
+                    if name in listed and listed[name].nbytes == sizes.get(name, listed[name].nbytes)
+                }
+        for name, digest, version in self._noted():
+            if name in listed and listed[name].version == version:
+                known[name] = digest
+            else:
+                known.pop(name, None)
+        return known
+
+    def fetch(self) -> None:
+        """Brings the folder up to what lies there, unless it is already, or is the beginning of what comes next."""
+        here = [path.read_bytes() for name in (INDEX, UNFINISHED) if (path := self.folder / name).exists()]
+        if self._index is None:
+            if here or UNFINISHED not in self._names:
+                return
+        elif self._index in here:
+            return
+        (self.folder / SHARDS).mkdir(parents=True, exist_ok=True)
+        (self.folder / INDEX).unlink(missing_ok=True)
+        for name in sorted(self._names - {INDEX, UNFINISHED}):
+            if sha256_of(self.folder / name) != self._known.get(name, ""):
+                self._background.start(partial(self._fetch_one, name))
+        self._background.join()
+        with write_whole(self.folder / UNFINISHED) as file:
+            file.write(self._index or store.read(self.url / UNFINISHED))
+
+    def _fetch_one(self, name: str) -> None:
+        data = store.read(self.url / name)  # unchecked: an entry proves itself, and what is damaged shall be mended
+        if hashlib.sha256(data).hexdigest() != self._known.get(name):
+            self._known.pop(name, None)
+        # Older than any photograph: each is looked into, for what another machine's clock says means nothing here.
+        with write_whole(self.folder / name, mtime_ns=0) as file:
+            file.write(data)
+
+    def placed(self, shard: int) -> None:
+        """A shard is finished, and shall be sent if it is not there."""
+        name = _shard(shard)
+        digest = sha256_of(self.folder / name)
+        assert digest is not None, "a finished shard can be read"
+        self._send(name, digest)
+
+    def finish(self) -> None:
+        """Sends what is left, and cache.json last; removes what belongs to the cache no more."""
+        data = (self.folder / INDEX).read_bytes()
+        wanted = _digests(CacheIndex.read(self.folder))
+        for name, digest in wanted.items():
+            self._send(name, digest)
+        self._background.join()
+        if self._index != data:
+            self._withdraw()
+            store.send(data, self.url / INDEX)
+        for name in sorted(self._names - wanted.keys() - {INDEX}):
+            store.remove(self.url / name)
+
+    def _send(self, name: str, digest: str) -> None:
+        if self._known.get(name) == digest:
+            return
+        self._withdraw()
+        self._known[name] = digest
+        self._background.start(partial(self._send_one, name, digest))
+
+    def _send_one(self, name: str, digest: str) -> None:
+        path = self.folder / name
+        store.send(path, self.url / name)
+        about = store.about(self.url / name)
+        nbytes = path.stat().st_size
+        if about.nbytes != nbytes:
+            raise StoreError(f"{self.url / name}: has {about.nbytes} bytes of {nbytes} sent; the same command goes on")
+        with self._noting, open(self._journal, "a") as journal:
+            self.sent, self.nbytes = self.sent + 1, self.nbytes + nbytes
+            journal.write(json.dumps([name, digest, about.version]) + "\n")
+
+    def _withdraw(self) -> None:
+        """From now on nobody opens the cache."""
+        if self._index or UNFINISHED not in self._names:
+            here = next(path for name in (UNFINISHED, INDEX) if (path := self.folder / name).exists())
+            store.send(self._index or here.read_bytes(), self.url / UNFINISHED)
+            self._names.add(UNFINISHED)
+        if self._index is not None:
+            store.remove(self.url / INDEX)
+            self._index = None
+
+    def _noted(self) -> Iterator[tuple[str, str, str]]:
+        """(name, sha256, version) of what was sent, the last last."""
+        if self._journal.exists():
+            for line in self._journal.read_text().splitlines():
+                with suppress(ValueError):  # the end of one who was killed
+                    name, digest, version = json.loads(line)
+                    yield name, digest, version
+
+
+@contextmanager
+def upload_to(url: Url) -> Iterator[Upload]:
+    """An upload whose folder is ready to be worked in. Raises CacheError while another process does."""
+    if url.on_web:
+        raise StoreError(f"{url}: can only be read; write to s3:// or gs://")
+    folder = home_of(url)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = lock_folder(folder.parent)
+    except BlockingIOError as error:
+        raise CacheError(f"{url} is being written by another `tools preprocess`; wait until it ends") from error
+    except OSError as error:
+        why = f"no folder to make a cache in ({error.strerror}); --local-cache names one"
+        raise CacheError(f"{folder}: {why}") from error
+    try:
+        upload = Upload(url, folder)
+        upload.fetch()
+        yield upload
+        upload.finish()
+    finally:
+        os.close(lock)
+
+
+def _digests(index: CacheIndex) -> dict[str, str]:
+    """name -> sha256 of the files of a cache but cache.json, the shards first."""
+    shards = {_shard(number): record.sha256 for number, record in enumerate(index.shards)}
+    return {**shards, MANIFEST: index.manifest, REJECTS: index.rejects}
+
+
+def _shard(number: int) -> str:
+    return f"{SHARDS}/{shard_name(number)}"
+
+
+class Background:
+    """Calls in threads, so many at a time; the end of the program does not wait for them."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads, self._free = threads, threading.Semaphore(threads)
+        self._errors: list[Exception] = []
+
+    def start(self, call: Callable[[], object]) -> None:
+        """Waits for a free thread. Raises what an earlier call raised, the first one's first."""
+        self._free.acquire()
+
+        def run() -> None:
+            try:
+                call()
+            except Exception as error:
+                self._errors.append(error)
+            finally:
+                self._free.release()
+
+        threading.Thread(target=run, name="upload", daemon=True).start()
+        if self._errors:
+            raise self._errors[0]
+
+    def join(self) -> None:
+        """Waits for all that were started. Raises what one of them raised."""
+        for _ in range(self._threads):
+            self._free.acquire()
+        for _ in range(self._threads):
+            self._free.release()
+        if self._errors:
+            raise self._errors[0]
