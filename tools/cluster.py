@@ -18,8 +18,9 @@ from typing import Any, Final
 from uuid import uuid4
 
 from distributed import Client, KilledWorker
+from distributed.comm import CommClosedError
 
-from pipeline.errors import ClusterError, FundusError
+from pipeline.errors import ClusterError
 from pipeline.files import TMP_SUFFIX
 from tools.build import Built, Group
 from tools.cluster_worker import (
@@ -143,21 +144,20 @@ class _Cluster:
             return error
         if isinstance(error, KilledWorker):
             return self._killed(self.orders[int(error.task.rpartition("-")[2])])
-        if self.client.status != "running" or isinstance(error, CancelledError):
+        if self.client.status != "running" or isinstance(error, CancelledError | CommClosedError):
             return self._gone()
         if isinstance(error, MemoryError):
             return ClusterError(f"{self.scheduler}: a worker has not memory enough; {_MORE_MEMORY}")
-        if not isinstance(error, FundusError | OSError):  # one that joined late and lacks what an order is made of
-            try:
-                _refuse_unlike(self.client, self.orders[0].group)
-            except ClusterError as found:
-                return found
         return error
 
     def _killed(self, order: Order) -> ClusterError:
         group = order.group
         trails = [under_way(trail) for trail in group.folder.glob(trail_pattern(order))]
-        suspects = sorted(set.intersection(*trails)) if trails else []
+        if not trails:  # Dask ends a worker that does not know what its order is made of
+            return ClusterError(
+                f"{self.scheduler}: workers leave at their first photograph; do they lack {PACKAGES[0]}?"
+            )
+        suspects = sorted(set.intersection(*trails))
         what = " or ".join(str(group.root / source) for source in suspects) or f"a photograph of {group.root}"
         return ClusterError(f"{what} has killed {len(trails)} workers, most likely for want of memory; {_MORE_MEMORY}")
 

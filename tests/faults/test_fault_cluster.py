@@ -16,6 +16,7 @@ import pytest
 from click.testing import Result
 from PIL import Image
 
+from pipeline.errors import ClusterError
 from pipeline.recipe import Recipe
 from tools.preprocess import Outcome, Settings, preprocess
 from tools.sources import list_source
@@ -235,6 +236,32 @@ def test_a_worker_with_other_packages_is_refused_by_name(
     assert result.stderr.startswith("Error: worker tcp://127.0.0.1:")
     assert len(result.stderr.splitlines()) == 1
     assert not (tmp_path / "c/unfinished.json").exists()  # nothing was begun
+
+
+def test_workers_that_join_later_and_would_make_other_bytes_take_no_part(
+    many: Path, tmp_path: Path, tree: Trees, by_one_machine: Tree, cluster: Callable[..., Cluster]
+) -> None:
+    dask = cluster(1)
+    ready(dask, 1)
+    late: list[subprocess.Popen[bytes]] = []
+
+    def join(folder: Path, package: str, other: str | None) -> Callable[[int], None]:
+        environment = installed(folder, package, other)
+
+        def when(done: int) -> None:
+            if done and not late:
+                late.append(dask.worker("--no-nanny", flags=("-S",), cwd=folder, **environment))
+                ready(dask, 2)
+
+        return when
+
+    Made(many, tmp_path / "c", join(tmp_path / "a", "fundus_grading", None), scheduler=dask.address)
+    assert tree(tmp_path / "c") == by_one_machine
+    assert late.pop().wait(10) is not None  # Dask sent it away: it did not know what it was to do
+    with pytest.raises(
+        ClusterError, match=r"^worker tcp://127.0.0.1:\d+ joined with other versions than the client has"
+    ):
+        Made(many, tmp_path / "d", join(tmp_path / "b", "pillow", "1.7"), scheduler=dask.address)
 
 
 def test_workers_that_see_other_files_are_refused(
