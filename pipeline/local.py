@@ -71,7 +71,8 @@ class LocalFolder:
                 try:
                     unfinished.write(data)
                     unfinished.flush()
-                    os.replace(unfinished.name, self.folder / blob.sha256)
+                    with self._settled():
+                        os.replace(unfinished.name, self.folder / blob.sha256)
                     return mmap.mmap(unfinished.fileno(), 0, access=mmap.ACCESS_READ)  # may be gone by name already
                 except OSError as error:
                     raise StoreError(
@@ -113,12 +114,18 @@ class LocalFolder:
             )
         unfinished.truncate(0)  # one who was killed may have left some
         while True:
-            with open(self.folder / _LOCK, "wb") as lock:
-                _lock(lock)
+            with self._settled():
                 if self._make_room(blob.nbytes, spare):
                     unfinished.truncate(blob.nbytes)
                     return
             time.sleep(0.05)  # the rest is on its way, and may go when it is here
+
+    @contextmanager
+    def _settled(self) -> Iterator[None]:
+        """Nobody else makes room meanwhile, or gives a file the name under which it would be overlooked."""
+        with open(self.folder / _LOCK, "wb") as lock:
+            _lock(lock)
+            yield
 
     def _make_room(self, nbytes: int, spare: Container[str]) -> bool:
         # 40,000 shards, 1 TB, take 0.1 s to look through, one shard 0.1 s to come at 2 Gbit/s.

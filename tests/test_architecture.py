@@ -38,6 +38,15 @@ def test_only_the_dali_loader_imports_dali() -> None:
     assert users == {"dali_loader.py"}
 
 
+def test_only_the_store_imports_clients_of_stores_and_only_when_asked() -> None:
+    clients = {"fsspec", "aiohttp", "s3fs", "gcsfs", "botocore", "boto3"}
+    users = {
+        path.name for path in MODULES if clients & {name.partition(".")[0] for name in imports(path, everywhere=True)}
+    }
+    assert users == {"store.py"}
+    assert not clients & imports(ROOT / "pipeline/store.py", everywhere=False)
+
+
 def test_no_module_is_named_after_a_dependency() -> None:
     taken = {
         "click",

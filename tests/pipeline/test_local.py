@@ -77,7 +77,7 @@ def test_nothing_grows_beyond_the_limit_and_what_never_fits_is_said(tmp_path: Pa
         list(pool.map(lambda n: local.open(BLOBS[n % 8], lambda: download(n % 8)), range(64)))
     assert max(sizes) <= 2500
     with pytest.raises(StoreError, match=r"a file of 1e-06 GB does not fit into the 9e-07 GB .* --local-cache-gb"):
-        LocalFolder(tmp_path, 900).open(BLOBS[0], never)
+        LocalFolder(tmp_path / "small", 900).open(BLOBS[0], never)
 
 
 def test_of_many_who_want_the_same_one_brings_it(tmp_path: Path) -> None:
