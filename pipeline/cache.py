@@ -197,9 +197,7 @@ class Cache:
         return Blocks(self._where[:, 0], together, lanes=1 << (min(together, 64).bit_length() - 1))
 
     def by_shard(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """(n,) the rows in the order in which shards that have no room all at once come and go; else as they are."""
-        if self.mirror is None or self.mirror.holds_all:
-            return rows
+        """(n,) the rows, one shard's after another's."""
         return rows[np.argsort(self._where[rows, 0], kind="stable")]
 
     def expect(self, batches: Iterable["EpochPlan"]) -> None:

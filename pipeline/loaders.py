@@ -42,7 +42,8 @@ def open_loader(
     device: where batches shall lie.
     workers: threads, at least 1; one for each core this process may use where None.
     shard: (rank, world), this process's part of an epoch (see `plan_epoch`).
-    together: how many shards a shuffle mixes at a time (see `Blocks`); any photograph may come anywhere where None.
+    together: how many shards a shuffle mixes at a time (see `Blocks`); without one, shards come one after the other.
+    None: any photograph may come anywhere, and without a shuffle rows come in their order. See `Cache.together`.
     balanced: whether every grade has the same number of places in an epoch, photographs of rare ones coming repeatedly.
 
     Raises LoaderMissing where DALI is asked for and not installed, CacheError for an empty split, UsageError for a
@@ -55,7 +56,8 @@ def open_loader(
     rows = cache.rows(split)
     if not len(rows):
         raise CacheError(f"{cache.path}: no photograph is in the split {split!r}")
-    rows = rows if shuffle else cache.by_shard(rows)
+    if together is not None and not shuffle:
+        rows = cache.by_shard(rows)
     source_size = cache.recipe.size
     size = source_size if size is None else size
     try:

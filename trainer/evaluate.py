@@ -106,7 +106,14 @@ def evaluate(
     to_device(model, device)
     batch = 2 * config.resolved.batch
     with open_loader(
-        loader, cache, split=split, batch_size=batch, size=about.size, device=device, workers=workers
+        loader,
+        cache,
+        split=split,
+        batch_size=batch,
+        size=about.size,
+        device=device,
+        workers=workers,
+        together=cache.together,
     ) as batches:
         outputs = run_model(model, batches, device, split, tta=config.resolved.tta if tta is None else tta)
     return write_split(run, cache, split, outputs, operating, prevalence)

@@ -151,7 +151,6 @@ def open_loaders(config: FitConfig, cache: Cache) -> Iterator[dict[str, Loader]]
             shuffle=True,
             seed=config.seed,
             balanced=config.sampling == "balanced",
-            together=config.together,
         )
 
     with ExitStack() as stack:

@@ -29,6 +29,7 @@ def open_share(config: FitConfig, cache: Cache, split: str, batch: int, **settin
         device=config.device,
         workers=config.workers or max(1, usable_cores() // local_world()),
         shard=shard(),
+        together=config.together,
         **settings,
     )
     side = config.size or cache.recipe.size
