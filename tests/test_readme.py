@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 import pytest
+from torch.distributed.run import get_args_parser
 
 from tools.cli import main as tools
 from trainer.cli import main as trainer
@@ -41,6 +42,7 @@ def test_the_three_commands_stand_as_written() -> None:
 
 
 def test_every_option_named_in_the_text_exists() -> None:
+    """Of ours or of torchrun's."""
     options = {
         opt
         for group in GROUPS.values()
@@ -48,7 +50,8 @@ def test_every_option_named_in_the_text_exists() -> None:
         for p in command.params
         for opt in p.opts
     }
-    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) <= options | {"--help"}
+    options |= {option for action in get_args_parser()._actions for option in action.option_strings}
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) <= options
 
 
 def test_pictures_are_there() -> None:

@@ -77,8 +77,8 @@ def save_checkpoint(run: RunFolder, progress: Progress, learner: dict[str, Any])
         file.write(packed.getbuffer())
 
 
-def read_torch(path: Path, device: torch.device) -> Any:
-    """What torch.save wrote, as long as it is tensors and plain values: pickled code is never run.
+def read_torch(path: Path) -> Any:
+    """What torch.save wrote, on the CPU, as long as it is tensors and plain values: pickled code is never run.
 
     Raises RunError where the file is missing, damaged, or holds more than that.
     """
@@ -89,14 +89,14 @@ def read_torch(path: Path, device: torch.device) -> Any:
                     raise BadZipFile(damaged)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's doubts about a file it is going to refuse
-            return torch.load(path, map_location=device, weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise RunError(f"{path} does not exist") from error
     except DAMAGE as error:
         raise RunError(f"{path} is damaged or holds more than weights; nothing of it was run") from error
 
 
-def newest_checkpoint(run: RunFolder, device: torch.device) -> tuple[Progress, dict[str, Any]] | None:
+def newest_checkpoint(run: RunFolder) -> tuple[Progress, dict[str, Any]] | None:
     """last.pt, or previous.pt where that is missing or (it warns) damaged; None where neither is there.
 
     Raises RunError where all there is is damaged.
@@ -104,7 +104,7 @@ def newest_checkpoint(run: RunFolder, device: torch.device) -> tuple[Progress, d
     paths = [path for path in (run.checkpoint, run.previous) if path.exists()]
     for path in paths:
         try:
-            return read_checkpoint(path, device)
+            return read_checkpoint(path)
         except RunError as error:
             if path == paths[-1]:
                 raise
@@ -112,12 +112,12 @@ def newest_checkpoint(run: RunFolder, device: torch.device) -> tuple[Progress, d
     return None
 
 
-def read_checkpoint(path: Path, device: torch.device) -> tuple[Progress, dict[str, Any]]:
-    """The progress, and the file's table with the learner's state.
+def read_checkpoint(path: Path) -> tuple[Progress, dict[str, Any]]:
+    """The progress, and the file's table with the learner's state, on the CPU.
 
     Raises RunError where the file is damaged or not a checkpoint of ours.
     """
-    match read_torch(path, device):
+    match read_torch(path):
         case {
             "format": 1,
             "phase": str(),

@@ -28,7 +28,22 @@ class Share(click.FloatRange):
 SHARE_WANTED = Share(0, 1, min_open=True)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+class SayingOnce(click.Group):
+    """Where torchrun started several processes, one of them says what is wrong, and torchrun's report has it too."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except click.ClickException as error:
+            if os.environ.get("WORLD_SIZE", "1") != "1":
+                from trainer.distributed import report
+
+                if not report(error.format_message()):
+                    raise SystemExit(error.exit_code) from error
+            raise
+
+
+@click.group(cls=SayingOnce, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 def main() -> None:
     """Train ResNets to grade diabetic retinopathy, and measure them."""
     # Read when torch is first imported. Its threads otherwise spin while they wait for one another, on cores that the
@@ -112,18 +127,21 @@ def fit(context: click.Context, /, run: Path | None, resume: bool, find_lr: bool
         raise click.UsageError(str(error)) from error
 
     from trainer import launch
+    from trainer.distributed import from_first, joined, world
     from trainer.run import RunFolder
 
-    if find_lr:
-        launch.find_lr(asked, Path("lr.png"))
-        return
-    if resume and (run is None or RunFolder(run).started):
-        finished = launch.resume(run, given)
-    else:
-        finished = launch.start(asked, run)
-    click.echo(
-        f"results: {finished.path}/ ({finished.accuracy_figure.name}, {finished.confusion_figure('test').name}, ...)"
-    )
+    with joined(asked.device):
+        if find_lr and world() > 1:
+            raise click.UsageError("--find-lr serves one process; its proposal holds for several, whose batch is one")
+        if find_lr:
+            launch.find_lr(asked, Path("lr.png"))
+            return
+        if from_first(lambda: resume and (run is None or RunFolder(run).started)):
+            finished = launch.resume(run, given)
+        else:
+            finished = launch.start(asked, run)
+        figures = f"{finished.accuracy_figure.name}, {finished.confusion_figure('test').name}"
+        click.echo(f"results: {finished.path}/ ({figures}, ...)")
 
 
 @main.command()

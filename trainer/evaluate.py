@@ -1,5 +1,6 @@
 """Running a model over a split, and the files that say how it did."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -16,11 +17,12 @@ from pipeline.cache import Cache, open_cache
 from pipeline.errors import CacheError, RunError
 from pipeline.grades import UNKNOWN
 from pipeline.loaders import open_loader
-from trainer.about import Operating, temperature_of
+from trainer.about import Operating, read_about, temperature_of
 from trainer.calibration import probabilities
 from trainer.config import FitConfig
 from trainer.console import track, warn
 from trainer.device import autocast, choose_device, to_device
+from trainer.distributed import first, same_state, whole
 from trainer.figures import draw_accuracy, draw_confusion
 from trainer.metrics import (
     confusion,
@@ -30,10 +32,11 @@ from trainer.metrics import (
     predictions_table,
     row_shares,
 )
-from trainer.model import load_model, save_model
+from trainer.model import Grader, load_model, save_model
 from trainer.operating import Wish, choose_operating, wished
 from trainer.results import Results, assess
 from trainer.run import RunFolder, write_csv, write_json
+from trainer.shares import open_share
 from trainer.tables import print_results
 from trainer.views import mean_logits
 
@@ -47,7 +50,8 @@ class Outputs(NamedTuple):
 
 
 def run_model(model: nn.Module, loader: Loader, device: torch.device, what: str, *, tta: bool = False) -> Outputs:
-    """One pass over a loader's photographs, in its order; with `tta` the mean over eight views of each.
+    """One pass over a loader's photographs, in its order; with `tta` the mean over eight views of each. Of several
+    ranks each passes over its share, and gets all of it.
 
     Raises RunError where a logit is not finite.
     """
@@ -58,7 +62,9 @@ def run_model(model: nn.Module, loader: Loader, device: torch.device, what: str,
             rows.append(batch.rows)
             grades.append(batch.grades)
             logits.append(mean_logits(model, batch.images) if tta else model(batch.images).float())
-    outputs = Outputs(torch.cat(rows).numpy(), torch.cat(grades).cpu(), torch.cat(logits).cpu())
+    shares = (torch.cat(part).cpu() for part in (rows, grades, logits))
+    all_rows, all_grades, all_logits = (whole(share) for share in shares)
+    outputs = Outputs(all_rows.numpy(), all_grades, all_logits)
     if not outputs.logits.isfinite().all():
         raise RunError(f"the model's output for {what} is not finite; a lower --lr may help")
     return outputs
@@ -110,7 +116,8 @@ def finish(config: FitConfig, cache: Cache, run: RunFolder) -> None:
 
     What is chosen depends on the weights alone, so a run killed here chooses the same when it is resumed.
     """
-    model, about = load_model(run.model)
+    model = load_model(run.model)[0] if first() else Grader(config.model, config.link, config.stem)
+    same_state(model)
     device = torch.device(config.device)
     to_device(model, device)
     operating = None
@@ -121,20 +128,21 @@ def finish(config: FitConfig, cache: Cache, run: RunFolder) -> None:
         except CacheError as error:
             warn(error.message)
             continue
-        with open_loader(
-            config.loader,
-            cache,
-            split=split,
-            batch_size=2 * config.batch,
-            size=config.size,
-            device=device,
-            workers=config.workers,
-        ) as loader:
+        with open_share(config, cache, split, 2 * config.batch) as loader:
             outputs = run_model(model, loader, device, split, tta=config.tta)
+        if not first():
+            continue
         if split == "val":
             operating = choose_operating(outputs.logits.double().numpy(), outputs.grades.numpy())
-            save_model(run.model, model, replace(about, operating=operating))
+            save_model(run.model, model, replace(read_about(run.model), operating=operating))
         measured[split] = write_split(run, cache, split, outputs, operating)
+    if first():
+        summarise(run, measured)
+
+
+def summarise(run: RunFolder, measured: Mapping[str, Results]) -> None:
+    """Draws a run's accuracy by epoch, says how the best weights did, by split, and writes the summary."""
+    about = read_about(run.model)
     table = run.read_accuracy()
     baselines = measured["val"].baselines
     majority = 100 * baselines.majority.accuracy if baselines else None

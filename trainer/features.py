@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +21,13 @@ from pipeline.batch import Batch, Loader
 from pipeline.cache import Cache
 from pipeline.errors import RunError
 from pipeline.files import write_whole
-from pipeline.loaders import open_loader
 from pipeline.plan import NO_AUGMENT, Augment, Schedule
 from trainer.config import FitConfig
 from trainer.console import track, warn
 from trainer.device import autocast
+from trainer.distributed import first, from_first, patient_total, shard
 from trainer.model import Grader, read_tensors
+from trainer.shares import every_step, open_share, share_of
 
 
 class FeatureLoader(AbstractContextManager["FeatureLoader"]):
@@ -80,29 +82,21 @@ def feature_loaders(
         }
         key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
         path = cache.path.resolve().with_name(f"{cache.path.resolve().name}.features") / f"{split}-{key}.safetensors"
-        features = _read(path)
+        features = from_first(partial(_read, path))
         if features is None:
-            photographs = open_loader(
-                config.loader,
-                cache,
-                split=split,
-                batch_size=2 * config.batch,
-                augment=augment if train else NO_AUGMENT,
-                size=config.size,
-                seed=config.seed,
-                device=device,
-                workers=config.workers,
-            )
-            with photographs:
+            varied = augment if train else NO_AUGMENT
+            with open_share(config, cache, split, 2 * config.batch, augment=varied, seed=config.seed) as photographs:
                 seen = [_view(backbone, photographs, rows, view, device, split) for view in range(views)]
             features = torch.stack(seen)
-            _write(path, features)
+            if first():
+                _write(path, features)
         grades = torch.from_numpy(cache.grades[rows]).to(device)
         batch = config.batch if train else 2 * config.batch
         size = cache.recipe.size
         labels = cache.grades[rows] if train and config.sampling == "balanced" else None
-        schedule = Schedule(rows, augment, size, size, batch, shuffle=train, seed=config.seed, labels=labels)
-        found[split] = FeatureLoader(features.to(device), grades, schedule)
+        schedule = Schedule(rows, augment, size, size, share_of(batch), train, config.seed, shard(), labels)
+        loader = FeatureLoader(features.to(device), grades, schedule)
+        found[split] = every_step(loader, len(rows), batch, features[0, :0].to(device))
     return found
 
 
@@ -114,10 +108,10 @@ def _view(backbone: nn.Module, loader: Loader, rows: np.ndarray, view: int, devi
         with autocast(device):
             found = backbone(batch.images).float().cpu()
         if features is None:
-            features = torch.empty(len(rows), found.shape[1])
+            features = torch.zeros(len(rows), found.shape[1])
         features[torch.from_numpy(np.searchsorted(rows, batch.rows.numpy()))] = found
     assert features is not None, "a loader has at least one batch"
-    return features
+    return patient_total(features)
 
 
 def _digest(state: Mapping[str, Tensor]) -> str:

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from functools import partial
 from time import perf_counter
 from typing import Any, Final
 
@@ -15,11 +14,11 @@ from pipeline.batch import Loader
 from pipeline.cache import Cache
 from pipeline.errors import RunError
 from pipeline.grades import UNKNOWN
-from pipeline.loaders import open_loader
 from trainer.about import About
 from trainer.checkpoint import Progress, save_checkpoint
 from trainer.config import FitConfig
 from trainer.console import epoch_line
+from trainer.distributed import first, highest, whole
 from trainer.evaluate import Outputs, run_model
 from trainer.events import Events
 from trainer.learner import Learner, augmentation
@@ -28,6 +27,7 @@ from trainer.loss import losses
 from trainer.model import Grader, save_model
 from trainer.run import RunFolder
 from trainer.schedule import scheduled_lr
+from trainer.shares import open_share
 from trainer.stopping import Stopped, Stopper
 
 CHECK_EVERY: Final = 100
@@ -42,14 +42,15 @@ def train_epoch(learner: Learner, progress: Progress, stopper: Stopper) -> Itera
     learner.set_training()
     loader, epoch, device = learner.batches["train"], progress.epoch, learner.weights.device
     batches = loader.epoch(epoch, start=len(progress.steps))
-    for batch in watch(batches, progress.steps, len(loader), learner.config, epoch, device):
-        step = len(progress.steps)
-        with stopper.step():
-            lr = scheduled_lr(learner.config, epoch, step, len(loader))
-            progress.steps.append(learner.step(batch, epoch, step, lr))
-        if len(progress.steps) % CHECK_EVERY == 0:
-            check_finite(progress)
-        yield
+    with stopper.together():
+        for batch in watch(batches, progress.steps, len(loader), learner.config, epoch, device):
+            step = len(progress.steps)
+            with stopper.step():
+                lr = scheduled_lr(learner.config, epoch, step, len(loader))
+                progress.steps.append(learner.step(batch, epoch, step, lr))
+            if len(progress.steps) % CHECK_EVERY == 0:
+                check_finite(progress)
+            yield
     check_finite(progress)
 
 
@@ -89,19 +90,21 @@ def fit(
 
     def save() -> None:
         check_finite(progress)  # a sick state is never kept
-        save_checkpoint(run, progress, learner.state())
+        if first():
+            save_checkpoint(run, progress, learner.state())
 
-    events = Events(run, progress.history)
+    events = Events(run, progress.history) if first() else None
     try:
         for epoch in range(progress.epoch, config.total_epochs):
             if config.patience and progress.idle(config.head_epochs) >= config.patience:
                 click.echo(f"stopped: no epoch of the last {config.patience} was better on validation")
                 break
             if learner.phase != config.phase(epoch):
-                learner.open(config.phase(epoch))
+                with stopper.step():
+                    learner.open(config.phase(epoch))
             began = saved = perf_counter()
             for _ in train_epoch(learner, progress, stopper):
-                if perf_counter() - saved >= 60 * config.checkpoint_minutes:
+                if highest(perf_counter() - saved >= 60 * config.checkpoint_minutes):
                     save()
                     saved = perf_counter()
             trained = perf_counter() - began
@@ -112,7 +115,8 @@ def fit(
                 progress = Progress(epoch + 1, [], [*progress.history, row])
                 save()
                 publish(about, run, learner.judged, progress)
-                events.add(row)
+                if events:
+                    events.add(row)
             click.echo(epoch_line(row, config.total_epochs))
     except Stopped:
         save()
@@ -120,23 +124,25 @@ def fit(
     except NotFinite as sick:
         train = learner.batches["train"]
         lr = scheduled_lr(config, progress.epoch, sick.step, len(train))
-        rows = next(train.epoch(progress.epoch, start=sick.step)).rows
+        rows = whole(next(train.epoch(progress.epoch, start=sick.step)).rows)
         raise RunError(
             f"the loss is not finite at step {sick.step + 1} of epoch {progress.epoch + 1} (learning rate {lr:.2e}, "
             f"photographs {', '.join(cache.manifest['id'].iloc[rows.numpy()])}); start another run with a lower --lr"
         ) from sick
     finally:
-        events.close()
+        if events:
+            events.close()
 
 
 @contextmanager
 def open_loaders(config: FitConfig, cache: Cache) -> Iterator[dict[str, Loader]]:
     """Loaders by split: "train", shuffled and augmented, "val", and "test" where it is to be tracked."""
-    opened = partial(open_loader, config.loader, cache, size=config.size, device=config.device, workers=config.workers)
     with ExitStack() as stack:
-        train = opened(
-            split="train",
-            batch_size=config.batch,
+        train = open_share(
+            config,
+            cache,
+            "train",
+            config.batch,
             augment=augmentation(config),
             shuffle=True,
             seed=config.seed,
@@ -144,7 +150,7 @@ def open_loaders(config: FitConfig, cache: Cache) -> Iterator[dict[str, Loader]]
         )
         loaders = {"train": stack.enter_context(train)}
         for split in ("val", "test") if config.track_test else ("val",):
-            loaders[split] = stack.enter_context(opened(split=split, batch_size=2 * config.batch))
+            loaders[split] = stack.enter_context(open_share(config, cache, split, 2 * config.batch))
         yield loaders
 
 
@@ -184,7 +190,7 @@ def publish(about: About, run: RunFolder, model: Grader, progress: Progress) -> 
 
     Called once the checkpoint is safe and again on resuming, so a run killed between the two loses nothing.
     """
-    if not progress.history:
+    if not progress.history or not first():
         return
     run.write_accuracy(progress.history)
     if not progress.steps and progress.best == len(progress.history) - 1:

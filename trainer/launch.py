@@ -2,6 +2,7 @@
 
 import platform
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -18,10 +19,12 @@ from pipeline.errors import CacheError, RunError
 from pipeline.grades import N_GRADES, UNKNOWN
 from pipeline.loaders import choose_loader
 from trainer.about import About
+from trainer.batchnorm import synchronise
 from trainer.checkpoint import Progress, newest_checkpoint
 from trainer.config import SMALL_BELOW, FitConfig, RunConfig
 from trainer.console import print_class_weights, warn
 from trainer.device import choose_device, to_device
+from trainer.distributed import first, from_first, restarted, same_state, speaks
 from trainer.evaluate import check_measurable, finish
 from trainer.fit import fit, open_loaders
 from trainer.learner import Learner
@@ -29,7 +32,8 @@ from trainer.loss import class_weights
 from trainer.model import Grader, load_state
 from trainer.photographs import seen_in
 from trainer.rates import range_test
-from trainer.run import RunFolder, create_run, newest_unfinished, write_json
+from trainer.run import RunFolder, create_run, newest_unfinished, unfinished, write_json
+from trainer.shares import say_shares
 from trainer.stopping import Stopped, Stopper
 from trainer.weights import pretrain
 
@@ -38,17 +42,29 @@ MAY_CHANGE: Final = frozenset({"cache", "checkpoint_minutes", "device", "workers
 
 
 def start(asked: FitConfig, path: Path | None) -> RunFolder:
-    """A new run, trained and measured. `path`: the run folder, made here; None: a name of its own below runs/.
+    """A new run, trained and measured; or, where torchrun has had to start the processes anew, the one that they began.
+    `path`: the run folder, made here; None: a name of its own below runs/.
 
     Nothing is written before all that can be checked beforehand has been.
     """
+    if restarted() and (begun := from_first(lambda: begun_run(asked, path))):
+        return resume(begun.path, {})
     config, cache, model = prepare(asked)
     with open_loaders(config, cache) as loaders:
-        run = create_run(path, f"{config.model}-{Path(config.weights).stem}-{config.size}px-{config.loader}")
-        with run.held():
-            write_json(run.config, describe(asked, config, cache).as_dict())
+        name = f"{config.model}-{Path(config.weights).stem}-{config.size}px-{config.loader}"
+        run = from_first(lambda: create_run(path, name))
+        with run.held() if first() else nullcontext():
+            if first():
+                write_json(run.config, describe(asked, config, cache).as_dict())
             carry_out(config, cache, loaders, run, model, Progress())
     return run
+
+
+def begun_run(asked: FitConfig, path: Path | None) -> RunFolder | None:
+    """The run at `path`, or else the newest unfinished one below runs/ that was asked for in the same words."""
+    if path:
+        return RunFolder(path) if RunFolder(path).started else None
+    return next((run for run in unfinished() if run.read_config().asked == asked), None)
 
 
 def find_lr(asked: FitConfig, figure: Path) -> None:
@@ -59,11 +75,23 @@ def find_lr(asked: FitConfig, figure: Path) -> None:
 
 
 def prepare(asked: FitConfig) -> tuple[FitConfig, Cache, Grader]:
-    """The settings resolved, the cache, and the model as it begins, on the CPU."""
+    """The settings resolved, the cache, and the model as it begins, on the CPU; of several ranks rank 0 resolves."""
     cache = open_cache(asked.cache)
     check_cache(cache)
+    check_same(cache)
     if asked.track_test:
         check_measurable(cache, "test")
+    if first():
+        config, model = resolve(asked, cache)
+    config = from_first(lambda: config)
+    if not first():
+        model = Grader(config.model, config.link, config.stem)
+    same_state(model)
+    return config, cache, model
+
+
+def resolve(asked: FitConfig, cache: Cache) -> tuple[FitConfig, Grader]:
+    """The settings without "auto", and the model as it begins, with its weights."""
     device = choose_device(asked.device)
     loader = choose_loader(asked.loader, device)
     size = asked.size or cache.recipe.size
@@ -81,7 +109,7 @@ def prepare(asked: FitConfig) -> tuple[FitConfig, Cache, Grader]:
         )
     except ValueError as error:  # --weights auto --epochs 0, and no weights to be had
         raise RunError(str(error)) from error
-    return config, cache, model
+    return config, model
 
 
 def make_model(asked: FitConfig, size: int) -> tuple[Grader, str]:
@@ -104,10 +132,10 @@ def resume(path: Path | None, given: Mapping[str, Any]) -> RunFolder:
     `given` are the settings asked for this time. Those in MAY_CHANGE replace the run's; raises RunError where another
     one differs from what the run was started with.
     """
-    run = RunFolder(path) if path else newest_unfinished()
-    recorded = run.read_config()
+    run = from_first(lambda: RunFolder(path) if path else newest_unfinished())
+    recorded = from_first(run.read_config)
     asked, config = recorded.asked, recorded.resolved
-    if run.finished:
+    if from_first(lambda: run.finished):
         click.echo(f"{run.path} is finished")
         return run
     for name, value in given.items():
@@ -123,12 +151,14 @@ def resume(path: Path | None, given: Mapping[str, Any]) -> RunFolder:
 
     torch.manual_seed(config.seed)
     model = Grader(config.model, config.link, config.stem)
-    with run.held():
-        progress, checkpoint = newest_checkpoint(run, torch.device(config.device)) or (Progress(), None)
+    with run.held() if first() else nullcontext():
+        progress, checkpoint = from_first(lambda: newest_checkpoint(run)) or (Progress(), None)
+        progress.steps = [row.to(config.device) for row in progress.steps]
         if checkpoint:
             load_state(model, checkpoint["model"], f"checkpoint of {run.path}")
-        else:
+        elif first():
             pretrain(model, config.weights)
+        same_state(model)
         where = (
             f"step {len(progress.steps)} of epoch {progress.epoch + 1}" if progress.steps else f"epoch {progress.epoch}"
         )
@@ -153,7 +183,8 @@ def carry_out(
             train(config, cache, loaders, run, model, progress, stopper, checkpoint)
             finish(config, cache, run)
     except Stopped as stopped:
-        click.echo(f"stopped by {stopped.signal.name}; `trainer fit --run {run.path} --resume` goes on", err=True)
+        if first() and speaks():
+            click.echo(f"stopped by {stopped.signal.name}; `trainer fit --run {run.path} --resume` goes on", err=True)
         raise SystemExit(128 + stopped.signal) from None
     except OSError as error:
         raise RunError(
@@ -183,6 +214,12 @@ def check_cache(cache: Cache) -> None:
                 f"{baselines.leaked} of {baselines.photographs} {split} photographs show patients who are in train, so "
                 f"{split} flatters: `tools preprocess --split patient` keeps each patient on one side"
             )
+
+
+def check_same(cache: Cache) -> None:
+    """Raises CacheError where this rank's cache is not rank 0's: they may run on machines with a disk each."""
+    if from_first(lambda: cache.digest) != cache.digest:
+        raise CacheError(f"{cache.path} on {platform.node()} is not as rank 0 has it; copy that one")
 
 
 def describe(asked: FitConfig, config: FitConfig, cache: Cache) -> RunConfig:
@@ -215,11 +252,12 @@ def train(
     click.echo(
         f"cache {cache.path}: {splits} photographs at {config.size} px; loader {config.loader}, device {config.device}"
     )
+    say_shares(config)
     learner = make_learner(config, cache, loaders, model)
     photographs = np.bincount(cache.grades[cache.rows("train")], minlength=N_GRADES)
     print_class_weights(photographs.tolist(), learner.weights.tolist())
     size = config.size or cache.recipe.size
-    seen = seen_in(cache, size, config.workers)
+    seen = seen_in(cache, size, config.workers) if first() else None
     about = About(config.model, size, cache.recipe, epoch=0, link=config.link, stem=config.stem, seen=seen)
     fit(learner, about, cache, run, progress, stopper, checkpoint)
 
@@ -228,6 +266,7 @@ def make_learner(config: FitConfig, cache: Cache, loaders: Mapping[str, Loader],
     """The model, moved to its device, with the weights of the grades there."""
     device = torch.device(config.device)
     to_device(model, device)
+    synchronise(model, device)
     photographs = np.bincount(cache.grades[cache.rows("train")], minlength=N_GRADES)
     weights = class_weights(config.class_weights, photographs)
     return Learner(config, cache, loaders, model, torch.tensor(weights, dtype=torch.float32, device=device))

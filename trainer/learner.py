@@ -12,11 +12,13 @@ from pipeline.cache import Cache
 from pipeline.plan import Augment
 from trainer.config import FitConfig, Phase
 from trainer.device import autocast
+from trainer.distributed import averaged, before, total, world
 from trainer.features import feature_loaders
 from trainer.loss import losses
 from trainer.mixing import mix
 from trainer.model import Grader, compiled, load_state
 from trainer.schedule import averaging_decay
+from trainer.shares import share_of
 
 CLIP_NORM: Final = 1.0
 """Longest gradient that is applied in full. From scratch they begin at 3 to 19 (RetinaMNIST, ResNet-18), and with a
@@ -45,7 +47,7 @@ class Learner:
         self._cache, self._loaders = cache, loaders
         self._model = model
         self._average = deepcopy(model) if config.ema else None
-        self._whole: Callable[[Tensor], Tensor] = compiled(model, config.batch) if config.compile else model
+        self._photographs = len(cache.rows("train"))
 
     @property
     def judged(self) -> Grader:
@@ -63,6 +65,10 @@ class Learner:
         self.set_training()
         self.optimizer, self._scales = make_optimizer(self._model, self.config)
         self.batches = self._loaders
+        trained = averaged(self._model.head if phase == "head" else self._model)
+        self._net: Callable[[Tensor], Tensor] = trained
+        if phase == "finetune" and self.config.compile:
+            self._net = compiled(trained, share_of(self.config.batch))
         if phase == "head":
             splits, device = self._loaders.keys(), self.weights.device
             varied = augmentation(self.config)
@@ -72,29 +78,34 @@ class Learner:
         set_phase(self._model, self.phase)
 
     def step(self, batch: Batch, epoch: int, step: int, lr: float) -> Tensor:
-        """Learns from a batch, the epoch's `step`-th from 0: float32 (3,), summed loss, graded right, photographs."""
+        """Learns from a batch, the epoch's `step`-th from 0: float32 (3,), summed loss, graded right, photographs.
+
+        Of several ranks each has its share of the batch, perhaps none of it, and gets the whole one's figures.
+        """
         images, grades, _ = batch
+        whole = len(images) if world() == 1 else min(self.config.batch, self._photographs - step * self.config.batch)
         for group, scale in zip(self.optimizer.param_groups, self._scales, strict=True):
             group["lr"] = lr * scale
-        if len(images) == 1:  # BatchNorm cannot take statistics of one photograph; it uses the running ones
+        if whole == 1:  # BatchNorm cannot take statistics of one photograph; it uses the running ones
             self._model.backbone.eval()
         config, share = self.config, 1.0
         if self.phase == "finetune" and (config.mixup or config.cutmix):
-            images, share = mix(images, config.mixup, config.cutmix, config.seed, epoch, step)
+            images, share = mix(images, before(images), config.mixup, config.cutmix, config.seed, epoch, step)
         with autocast(self.weights.device):
-            logits = (self._model.head if self.phase == "head" else self._whole)(images)
+            logits = self._net(images)
         loss, right = self._score(logits.float(), grades)
         if share < 1:
-            other_loss, other_right = self._score(logits.float(), grades.roll(1, 0))
+            other_loss, other_right = self._score(logits.float(), before(grades))
             loss, right = torch.lerp(other_loss, loss, share), torch.lerp(other_right, right, share)
         self.optimizer.zero_grad()
-        (loss / len(images)).backward()  # type: ignore[no-untyped-call]
+        # Of the ranks, whose shares may differ, DistributedDataParallel takes the mean; wanted is the photographs'.
+        (loss / whole * world()).backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_([each for group in self.optimizer.param_groups for each in group["params"]], CLIP_NORM)
         self.optimizer.step()
         if self._average:
             decay = averaging_decay(config, epoch, step, len(self.batches["train"]))
             average(self._average, self._model, decay)
-        return torch.stack([loss.detach(), right, torch.full_like(loss, len(images))])
+        return total(torch.stack([loss.detach(), right, torch.full_like(loss, len(images))]))
 
     def _score(self, logits: Tensor, grades: Tensor) -> tuple[Tensor, Tensor]:
         """The summed loss, and how many are graded right, both float32."""

@@ -12,8 +12,9 @@ class Mix(NamedTuple):
     share: float  # of each photograph itself, 0 to 1; the rest is of the one before it in the batch
 
 
-def mix(images: Tensor, mixup: float, cutmix: float, seed: int, epoch: int, step: int) -> Mix:
-    """Images uint8 (n, 3, s, s), mixed in one of two ways, taken by turns at random where both are asked for.
+def mix(images: Tensor, before: Tensor, mixup: float, cutmix: float, seed: int, epoch: int, step: int) -> Mix:
+    """Images uint8 (n, 3, s, s), each mixed with the one that comes before it in the batch, and of which `before` has
+    its pixels, in one of two ways, taken by turns at random where both are asked for.
 
     mixup: both parameters of the Beta distribution that the share is drawn from, one for the batch; each image becomes
     share * itself + (1 - share) * the one before it (Zhang et al., ICLR 2018). 0: never.
@@ -27,7 +28,6 @@ def mix(images: Tensor, mixup: float, cutmix: float, seed: int, epoch: int, step
     with_mixup = mixup > 0 and (cutmix == 0 or first < 0.5)
     alpha = mixup if with_mixup else cutmix
     share = float(random.beta(alpha, alpha)) if alpha else 1.0
-    before = images.roll(1, 0)
     if with_mixup:
         return Mix(torch.lerp(before.float(), images.float(), share), share)
     side = images.shape[-1]

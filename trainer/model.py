@@ -106,7 +106,7 @@ class Grader(nn.Module):
         return logits
 
 
-def compiled(model: Grader, batch: int) -> Callable[[Tensor], Tensor]:
+def compiled(model: nn.Module, batch: int) -> Callable[[Tensor], Tensor]:
     """The model's forward and backward pass, compiled for whole batches; the short one at an epoch's end, which would
     be compiled anew, goes the plain way. Raises RunError, at the first batch, where there is no working compiler."""
     from torch._dynamo.exc import TorchDynamoException  # half a second to import

@@ -242,10 +242,16 @@ def weights_file(path: Path) -> Path:
 
 def newest_unfinished() -> RunFolder:
     """The run below runs/ that was started last and has not finished. Raises RunError where there is none."""
-    unfinished = [run for path in RUNS.glob("*") if (run := RunFolder(path)).started and not run.finished]
-    if not unfinished:
+    runs = unfinished()
+    if not runs:
         raise RunError(f"no unfinished run below {RUNS}/; name one with --run")
-    return max(unfinished, key=lambda run: run.config.stat().st_mtime_ns)
+    return runs[0]
+
+
+def unfinished() -> list[RunFolder]:
+    """The runs below runs/ that have not finished, the one that was started last first."""
+    runs = [run for path in RUNS.glob("*") if (run := RunFolder(path)).started and not run.finished]
+    return sorted(runs, key=lambda run: run.config.stat().st_mtime_ns, reverse=True)
 
 
 def write_json(path: Path, fields: Mapping[str, Any]) -> None:

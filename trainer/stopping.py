@@ -4,6 +4,8 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from trainer.distributed import highest, world
+
 
 class Stopped(BaseException):
     """The process was told to end. Not an Exception: nothing but the training loop may catch it."""
@@ -14,11 +16,12 @@ class Stopped(BaseException):
 
 class Stopper:
     """Turns SIGINT and SIGTERM into Stopped, but never in the middle of a step: the state of a run is only whole
-    between steps."""
+    between steps. What comes after the first is not heard: torchrun passes on what a terminal or a scheduler has sent
+    to each process already, and the checkpoint is being written."""
 
     def __init__(self) -> None:
-        self._stepping = False
-        self._came: int | None = None
+        self._stepping = self._together = self._stopped = False
+        self._came = 0
 
     @contextmanager
     def step(self) -> Iterator[None]:
@@ -28,13 +31,28 @@ class Stopper:
             yield
         finally:
             self._stepping = False
-        if self._came is not None:
-            raise Stopped(self._came)
+        self._stop(highest(self._came) if self._together else self._came)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """For steps that several ranks do together: whichever hears a signal, all stop after the same step."""
+        self._together = world() > 1
+        try:
+            yield
+        finally:
+            self._together = False
+        self._stop(self._came)
+
+    def _stop(self, number: int) -> None:
+        if number and not self._stopped:
+            self._stopped = True
+            raise Stopped(number)
 
     def _heard(self, number: int, _: object) -> None:
-        if not self._stepping:
-            raise Stopped(number)
-        self._came = number
+        if self._stepping or self._together:
+            self._came = self._came or number
+        else:
+            self._stop(number)
 
     @classmethod
     @contextmanager

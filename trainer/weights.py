@@ -107,7 +107,7 @@ def _our_name(name: str) -> str:
 
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
-    state = read_torch(path, torch.device("cpu"))
+    state = read_torch(path)
     for wrapping in ("state_dict", "model"):  # how training scripts commonly wrap what torchvision saves bare
         if isinstance(state, dict) and isinstance(state.get(wrapping), dict):
             state = state[wrapping]

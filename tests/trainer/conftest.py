@@ -56,8 +56,9 @@ def write_tiny_cache(
     val: Sequence[int] = (0, 1, 2, 3, 4),
     test: Sequence[int] = (0, 1, 2, 3, 4),
     leaky: bool = False,
+    size: int = 32,
 ) -> Path:
-    """Photographs of these grades at 32 px, the redder the higher; -1 is one without a grade.
+    """Photographs of these grades, the redder the higher; -1 is one without a grade.
 
     Each shows another patient, unless `leaky`: then the n-th test photograph is the right eye of the n-th patient of
     train.
@@ -68,7 +69,7 @@ def write_tiny_cache(
         for number, grade in enumerate(its_grades):
             patient = f"train{number}" if leaky and split == "test" else f"{split}{number}"
             id = f"{patient}_{'right' if split == 'test' else 'left'}"
-            pictures[id] = random.integers(0, 40, (32, 32, 3), np.uint8)
+            pictures[id] = random.integers(0, 40, (size, size, 3), np.uint8)
             pictures[id][..., 0] += np.uint8(50 * max(grade, 0))
             splits[id] = split
             if grade >= 0:
