@@ -49,6 +49,23 @@ def to_batch(images: Tensor, rows: NDArray[np.int64], grades: NDArray[np.int64])
     return Batch(images, torch.from_numpy(grades[rows]).to(images.device, non_blocking=True), torch.from_numpy(rows))
 
 
+def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """(images - mean) / std as float32 (n, 3, s, s), channels-last, of images uint8 (n, 3, s, s), a Batch's.
+
+    mean, std: (3,), in grey levels, on the images' device.
+    """
+    width = images.shape[-1]
+    rows = images.permute(0, 2, 3, 1).flatten(2)
+    # Whole rows of pixels, for no processor's vectors fit threes of channels; in place; and on a CPU in numpy's memory,
+    # for which it asks huge pages: 2.1 ms for a photograph of 512 px become 0.55.
+    if images.device.type == "cpu" and not torch.compiler.is_compiling():
+        floats = torch.from_numpy(np.empty(rows.shape, np.float32))
+    else:
+        floats = torch.empty(rows.shape, device=images.device)
+    floats.copy_(rows).sub_(mean.repeat(width)).div_(std.repeat(width))
+    return floats.view(*rows.shape[:2], width, 3).permute(0, 3, 1, 2)
+
+
 AHEAD: Final = 2
 """Batches under way beside the one that is asked for: 50 MB each at 64 photographs of 512 px."""
 

@@ -5,6 +5,7 @@
       PhotoError                    one photograph cannot be read; the message is the reason that rejects.csv keeps
       CacheError                    a cache folder is missing, incomplete, foreign or damaged
       RunError                      a run folder, checkpoint or weight file cannot be used
+      ClusterError                  a Dask cluster cannot do the work
       LoaderMissing        exit 3   the loader asked for is not installed; the message ends in its `pip install` line
 
 Wrong usage (exit 2) is click's own `UsageError`. Foreign exceptions are caught where they arise and raised again as
@@ -31,6 +32,10 @@ class CacheError(FundusError):
 
 
 class RunError(FundusError):
+    pass
+
+
+class ClusterError(FundusError):
     pass
 
 

@@ -42,6 +42,7 @@ _UPRIGHT: Final = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_ON_ITS_SIDE: Final = frozenset(_UPRIGHT[orientation] for orientation in (5, 6, 7, 8))
 _16_TO_8: Final = np.round(np.arange(65536) / 257).astype(np.uint8)
 # Pillow warns of odd metadata, which is no concern of ours. The filter stays: warnings.catch_warnings, which would take
 # it away again, is not safe among threads.
@@ -110,19 +111,19 @@ def read_photo(data: bytes | memoryview, *, cover: int | None = None) -> Photo:
             picture.draft(None, (width // scale, height // scale))
             intact = _decode_intact(data, picture)
             damaged = intact is None
-            rgb = intact or _rgb(picture, 1)
+            rgb = np.asarray(_rgb(picture, 1)) if intact is None else intact
         else:
-            rgb = _rgb(picture, scale)
+            rgb = np.asarray(_rgb(picture, scale))
         turn = _UPRIGHT.get(_orientation(picture))  # TIFFs are turned by Pillow, and then say so no longer
     except (PhotoError, MemoryError):
         raise
     except Exception as error:  # Pillow raises a dozen kinds of exception on damaged files
         verdict = "cut off" if "truncated" in str(error).lower() else f"damaged {kind}"
         raise PhotoError(f"{verdict}: {str(error) or type(error).__name__}") from error
-    upright = rgb if turn is None else rgb.transpose(turn)
-    if upright.width != rgb.width:
+    upright = rgb if turn is None else np.asarray(Image.fromarray(rgb).transpose(turn))
+    if turn in _ON_ITS_SIDE:
         width, height = height, width
-    return Photo(np.asarray(upright), width, height, scale, damaged)
+    return Photo(upright, width, height, scale, damaged)
 
 
 def _scale(short: int, cover: int | None) -> int:
@@ -131,7 +132,7 @@ def _scale(short: int, cover: int | None) -> int:
     return next((scale for scale in (8, 4, 2) if short >= scale * cover), 1)
 
 
-def _decode_intact(data: bytes | memoryview, picture: JpegImageFile) -> Image.Image | None:
+def _decode_intact(data: bytes | memoryview, picture: JpegImageFile) -> NDArray[np.uint8] | None:
     """The JPEG in RGB, of the size that was drafted; None where libjpeg warns of corrupt data.
 
     Pillow decodes to the same pixels, more slowly, and keeps the warnings to itself.
@@ -141,7 +142,7 @@ def _decode_intact(data: bytes | memoryview, picture: JpegImageFile) -> Image.Im
         pixels = simplejpeg.decode_jpeg(data, colours, min_height=picture.height, min_width=picture.width)
     except ValueError:
         return None
-    return _rgb(picture, 1) if colours == "CMYK" else Image.fromarray(pixels)
+    return np.asarray(_rgb(picture, 1)) if colours == "CMYK" else pixels
 
 
 def _orientation(picture: Image.Image) -> int:

@@ -3,6 +3,7 @@
 Coordinates: x to the right, y down, in pixels from the frame's upper left corner, so pixel centres lie at +0.5.
 """
 
+from math import ceil, floor
 from typing import Final, NamedTuple
 
 import cv2
@@ -97,8 +98,8 @@ def is_near_black(image: NDArray[np.uint8], disc: Disc) -> bool:
     light = _light(image)
     height, width = light.shape
     y, x = np.ogrid[:height, :width]
-    inside = np.hypot(x + 0.5 - disc.cx, y + 0.5 - disc.cy) < 0.9 * disc.radius
-    return bool(np.median(light[inside]) < 5)
+    inside = (x + 0.5 - disc.cx) ** 2 + (y + 0.5 - disc.cy) ** 2 < (0.9 * disc.radius) ** 2
+    return bool(np.count_nonzero(light[inside] < 5) > np.count_nonzero(inside) / 2)
 
 
 def crop_square(image: NDArray[np.uint8], disc: Disc) -> Square:
@@ -109,12 +110,15 @@ def crop_square(image: NDArray[np.uint8], disc: Disc) -> Square:
     x0, y0, x1, y1 = disc.cx - disc.radius, disc.cy - disc.radius, disc.cx + disc.radius, disc.cy + disc.radius
     light = _light(image)
     background, retina = _levels(light)
-    y, x = np.nonzero(light > background + max(2.0, FAINT * (retina - background)))
-    outside = (x + 0.5 < x0) | (x + 0.5 > x1) | (y + 0.5 < y0) | (y + 0.5 > y1)
-    if outside.sum() <= 0.01 * len(outside):
+    lit = light > background + max(2.0, FAINT * (retina - background))
+    # Pixels inside have their centres, at + 0.5, in the square.
+    columns, rows = (slice(max(0, ceil(a - 0.5)), max(0, floor(b + 0.5))) for a, b in ((x0, x1), (y0, y1)))
+    total = np.count_nonzero(lit)
+    if total - np.count_nonzero(lit[rows, columns]) <= 0.01 * total:
         return covering(x0, y0, x1, y1)
-    x0, x1 = min(x0, float(x.min())), max(x1, float(x.max() + 1))
-    y0, y1 = min(y0, float(y.min())), max(y1, float(y.max() + 1))
+    x, y = np.flatnonzero(lit.any(axis=0)), np.flatnonzero(lit.any(axis=1))
+    x0, x1 = min(x0, float(x[0])), max(x1, float(x[-1] + 1))
+    y0, y1 = min(y0, float(y[0])), max(y1, float(y[-1] + 1))
     return covering(x0, y0, x1, y1)
 
 
@@ -173,16 +177,22 @@ def _circle(points: NDArray[np.float64], width: int, height: int) -> Disc | None
         return None
     some = points[:: max(1, len(points) // 200)]
     cx, cy, radius = circles.T[:, :, None]
-    support = (np.abs(np.hypot(some[:, 0] - cx, some[:, 1] - cy) - radius) < TOLERANCE).sum(axis=1)
+    support = (np.abs(_length(some[:, 0] - cx, some[:, 1] - cy) - radius) < TOLERANCE).sum(axis=1)
     circle = circles[support.argmax()]
     for _ in range(4):
         arms = points - circle[:2]
-        near = np.abs(np.hypot(*arms.T) - circle[2]) < TOLERANCE
-        distance = np.hypot(*arms[near].T)
+        lengths = _length(*arms.T)
+        near = np.abs(lengths - circle[2]) < TOLERANCE
+        distance = lengths[near]
         directions = np.column_stack([arms[near] / distance[:, None], np.ones_like(distance)])
         circle = circle + np.linalg.lstsq(directions, distance - circle[2], rcond=None)[0]
     disc = Disc(*circle.tolist())
     return disc if _supported(disc, points[near], width, height) else None
+
+
+def _length(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """np.hypot in a third of the time: nothing here overflows."""
+    return np.sqrt(x * x + y * y)
 
 
 def _circumcircles(triples: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,47 +1,45 @@
 """The part of preprocessing that workers do: build the shards of one group, from old entries and from photographs.
 
-A group is the shards that share their predecessors when the number of shards changes, usually a single one; a worker
-has read all that it may copy before it replaces anything.
+A group is the shards that share their predecessors when the number of shards changes, usually a single one. Workers
+write files of names that nobody else has; only the process that holds the lock of the cache gives them their places. So
+one that was given up for dead, and its group to another, may go on: it harms nothing.
 """
 
+import filecmp
 import hashlib
 import os
-import signal
-import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from ctypes import c_bool, c_int64
-from multiprocessing import get_context, parent_process
-from multiprocessing.sharedctypes import RawValue, Synchronized
 from pathlib import Path
-from typing import Any, Final, NamedTuple
-
-import cv2
+from typing import Any, Final, NamedTuple, Protocol
+from uuid import uuid4
 
 from pipeline.cache import ShardRecord
 from pipeline.errors import PhotoError, SourceError
+from pipeline.files import TMP_SUFFIX, sync_folder
 from pipeline.recipe import Recipe, prepare
 from pipeline.shards import Entry, Indexed, scan_shard, shard_name, write_shard
 from pipeline.walk import Refusal
 from tools.sources import Sample, read_source
 
 CLOCK_SLACK_NS: Final = 2_000_000_000
-"""A shard is dated this much before its work began. A photograph changed since then is looked into, whatever its size
-and modification time say; two seconds cover the coarse clocks of file systems and the other clocks of file servers."""
+"""A shard is dated this much before its run began, by the clock of the process that gave out the work. A photograph
+changed since then is looked into, whatever its size and modification time say; two seconds cover the coarse clocks of
+file systems and the other clocks of file servers."""
 
 
 class Group(NamedTuple):
-    """What a worker needs to build some shards."""
+    """What a worker needs to build some shards. Paths are absolute: a worker may run elsewhere."""
 
     root: Path
     folder: Path  # of the shards
     recipe: Recipe
-    shards: dict[int, list[Sample]]  # shard -> its samples, in the order they are written
+    shards: dict[int, list[Sample]]  # shard, the highest first -> its samples, in the order they are written
     predecessors: list[Path]  # shards to copy unchanged entries from
     refused: dict[str, str]  # source -> reason, of photographs refused before and not touched since
     mtimes: dict[str, int]  # source -> modification time when it was cached, ns, where that is known
     in_a_row: int  # so many photographs refused on end stop the run; 0: any number is fine
+    dated: int  # modification time of the shards, ns
     threads: int
 
 
@@ -50,6 +48,7 @@ class Built(NamedTuple):
 
     entries: dict[int, list[Indexed]]  # by shard
     records: dict[int, ShardRecord]
+    files: dict[int, str]  # shard, the highest first -> its file's name for now; none for one that stays as it is
     refused: list[Refusal]
     encoded: int
 
@@ -58,41 +57,14 @@ class Stopped(Exception):
     """The run is over; finish nothing."""
 
 
-class Signals(NamedTuple):
-    """Shared by the main process and the workers.
+class Signals(Protocol):
+    """Between a worker and the process that gave it a group. Called from several threads."""
 
-    The main process reads and writes without a lock: a worker may have been killed while it held one.
-    """
+    def begin(self, source: str) -> None:
+        """A photograph is about to be looked at. Raises Stopped where none shall be any more."""
 
-    done: "Synchronized[int]"  # photographs looked at so far
-    stop: c_bool  # end at the next photograph
-
-    @classmethod
-    def make(cls) -> "Signals":
-        return cls(get_context("spawn").Value(c_int64, 0), RawValue(c_bool, False))
-
-    @property
-    def photographs(self) -> int:
-        return self.done.get_obj().value
-
-
-_signals: Signals
-
-
-def start_worker(signals: Signals) -> None:
-    """To be called in a worker, process or thread, before its first group."""
-    global _signals
-    _signals = signals
-    cv2.setNumThreads(1)  # the workers are the threads
-    parent = parent_process()
-    if parent is not None:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # Ctrl-C stays blocked: the main process hears it
-
-        def die_with_parent() -> None:
-            parent.join()
-            os._exit(1)
-
-        threading.Thread(target=die_with_parent, daemon=True).start()
+    def end(self, source: str) -> None:
+        """It has been."""
 
 
 class _Old(NamedTuple):
@@ -107,23 +79,23 @@ class _Made(NamedTuple):
     encoded: bool = False
 
 
-def build_group(group: Group) -> Built:
+def build_group(group: Group, signals: Signals) -> Built:
     """Builds a group's shards. Raises Stopped when told to end, SourceError for too many refusals in a row."""
-    began = time.time_ns() - CLOCK_SLACK_NS
+    attempt = uuid4().hex[:12]
     old = {
         entry.id: _Old(entry.jpeg, entry.meta, path.stat().st_mtime_ns)
         for path in group.predecessors
         for entry in scan_shard(path)
         if entry.meta.get("recipe") == group.recipe.digest
     }
-    built = Built({}, {}, [], 0)
+    built = Built({}, {}, {}, [], 0)
     encoded = in_a_row = read = 0
     with ThreadPoolExecutor(group.threads) as pool:
         for shard, samples in group.shards.items():
 
             def entries(samples: list[Sample] = samples) -> Iterator[Entry]:
                 nonlocal encoded, in_a_row, read
-                for made in pool.map(lambda sample: _make(group, sample, old.get(sample.id)), samples):
+                for made in pool.map(lambda sample: _make(group, sample, old.get(sample.id), signals), samples):
                     encoded += made.encoded
                     read += made.read
                     if isinstance(made.entry, Entry):
@@ -138,20 +110,33 @@ def build_group(group: Group) -> Built:
                             f"{made.entry.source}: {made.entry.reason}"
                         )
 
-            index, digest, nbytes = write_shard(group.folder / shard_name(shard), entries(), began)
-            if read:  # a shard that came out as it was keeps its old date otherwise
-                os.utime(group.folder / shard_name(shard), ns=(began, began))
+            path = group.folder / shard_name(shard)
+            unplaced = path.with_name(f"{path.name}.{attempt}{TMP_SUFFIX}")
+            index, digest, nbytes = write_shard(unplaced, entries(), group.dated)
+            if not read and path.is_file() and filecmp.cmp(unplaced, path, shallow=False):
+                unplaced.unlink()  # one that came out as it was keeps its date
+            else:
+                built.files[shard] = unplaced.name
             built.entries[shard] = index
             sources = "".join(f"{row.id}\0{row.meta['source_sha256']}\n" for row in index)
             built.records[shard] = ShardRecord(nbytes, digest, _sha256(sources.encode("utf-8", "surrogateescape")))
     return built._replace(encoded=encoded)
 
 
-def _make(group: Group, sample: Sample, old: _Old | None) -> _Made:
+def put_in_place(built: Built, folder: Path) -> None:
+    """Gives a group's shards their names; only the process that holds the lock of the cache may do so.
+
+    Killed half-way, the rest of a group finds its predecessors still under the low numbers.
+    """
+    for shard, name in built.files.items():
+        os.replace(folder / name, folder / shard_name(shard))
+    sync_folder(folder)
+
+
+def _make(group: Group, sample: Sample, old: _Old | None, signals: Signals) -> _Made:
     """An old entry where it still holds, else the photograph prepared anew, else why not."""
-    if _signals.stop.value:
-        raise Stopped
     found = sample.found
+    signals.begin(found.source)
     try:
         if found.source in group.refused:
             return _Made(Refusal(found.source, group.refused[found.source]))
@@ -182,8 +167,7 @@ def _make(group: Group, sample: Sample, old: _Old | None) -> _Made:
         }
         return _Made(Entry(sample.id, prepared.jpeg, meta, sample.grade), read=True, encoded=True)
     finally:
-        with _signals.done.get_lock():
-            _signals.done.value += 1
+        signals.end(found.source)
 
 
 def _untouched(group: Group, sample: Sample, old: _Old) -> bool:

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from pipeline.errors import FundusError
 from pipeline.machine import usable_cores
 
 if TYPE_CHECKING:
+    from tools.bench_report import Report
+    from tools.bench_shards import ShardReport
     from tools.sheet import Grouping
 
 FOLDER = click.Path(path_type=Path)
@@ -63,6 +66,12 @@ def _exit_at_sigterm() -> Iterator[None]:
     default=0.01,
     help="Stop when more than this part of the photographs (and over 100) is refused.",
 )
+@click.option(
+    "--scheduler",
+    metavar="URL",
+    help="A Dask scheduler, tcp://HOST:8786, whose workers do the work instead; they see SRC and --out as this machine "
+    "does.",
+)
 @_exit_at_sigterm()
 def preprocess(
     src: Path,
@@ -80,6 +89,7 @@ def preprocess(
     workers: int,
     strict: bool,
     max_rejects: float,
+    scheduler: str | None,
 ) -> None:
     """Find, crop, resize and cache the photographs below SRC."""
     import re
@@ -94,6 +104,8 @@ def preprocess(
 
     if labels is None and (id_column or grade_column):
         raise click.UsageError("--id-column and --grade-column need --labels")
+    if scheduler and click.get_current_context().get_parameter_source("workers") != ParameterSource.DEFAULT:
+        raise click.UsageError("--workers is for this machine alone; a --scheduler has the workers that it has")
     try:
         groups = re.compile(patient_pattern or PATIENT_PATTERN).groups
     except re.error as error:
@@ -103,7 +115,8 @@ def preprocess(
     listing = list_source(src, labels, id_column, grade_column)
     say_listing(listing)
     recipe = Recipe(size, quality, enhance)
-    settings = Settings(split, split_seed, patient_pattern or PATIENT_PATTERN, keep_blank, workers, strict, max_rejects)
+    pattern = patient_pattern or PATIENT_PATTERN
+    settings = Settings(split, split_seed, pattern, keep_blank, workers, strict, max_rejects, scheduler)
     with photographs_bar() as progress:
         outcome = bring_up_to_date(listing, out, recipe, settings, progress)
     say_outcome(listing, outcome, out)
@@ -170,8 +183,19 @@ def phantom(out: Path, eyes: int, seed: int) -> None:
 @click.option("--workers", type=click.IntRange(1), default=usable_cores, show_default="all cores", help="Loading.")
 @click.option("--seconds", type=click.FloatRange(0, min_open=True), default=1.5, help="For each row in each round.")
 @click.option("--json", "out", type=FOLDER, help="Write the figures there too.")
+@click.option(
+    "--simulate-shards",
+    is_flag=True,
+    help="Measure nothing, simulate: what 1 to 64 machines fetch of ten million photographs, by the order of an epoch.",
+)
 def bench(
-    cache: Path | None, size: int | None, batch: int | None, workers: int, seconds: float, out: Path | None
+    cache: Path | None,
+    size: int | None,
+    batch: int | None,
+    workers: int,
+    seconds: float,
+    out: Path | None,
+    simulate_shards: bool,
 ) -> None:
     """How fast this machine decodes, loads and trains on CACHE (or on phantoms), and what to do about the slowest."""
     import json
@@ -179,11 +203,21 @@ def bench(
     from rich.console import Console
 
     from pipeline.files import write_whole
-    from tools.bench import Settings
-    from tools.bench import bench as measure
 
+    if simulate_shards and cache:
+        raise click.UsageError("--simulate-shards reads no CACHE")
+    report: Report | ShardReport
     with Console(stderr=True).status("") as status:
-        report = measure(cache, Settings(size, batch, workers, seconds), status.update)
+        if simulate_shards:
+            from tools.bench_shards import simulate
+
+            status.update("simulating, about half a minute")
+            report = simulate()
+        else:
+            from tools.bench import Settings
+            from tools.bench import bench as measure
+
+            report = measure(cache, Settings(size, batch, workers, seconds), status.update)
     Console(width=None if Console().is_terminal else 120).print(report.table())
     if out:
         with write_whole(out) as file:

@@ -6,27 +6,26 @@ cache came about: what is wanted is worked out, what is there and still right is
 
 import math
 import os
-import signal
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, ThreadPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, wait
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from multiprocessing import active_children, get_context
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
 from pipeline.cache import INDEX, MANIFEST, REJECTS, SHARDS, CacheIndex, ShardRecord, claim, sweep, sweep_unfinished
-from pipeline.errors import CacheError, SourceError
+from pipeline.errors import CacheError, ClusterError, SourceError
 from pipeline.files import write_whole
 from pipeline.manifest import PATIENT_PATTERN, Row, manifest_csv, to_csv
 from pipeline.recipe import Recipe
 from pipeline.shards import Indexed, shard_count, shard_of, sort_key
 from pipeline.walk import Refusal
-from tools.build import CLOCK_SLACK_NS, Built, Group, Signals, build_group, start_worker
+from tools.build import CLOCK_SLACK_NS, Built, Group, put_in_place
+from tools.crew import Crew, on_this_machine
 from tools.previous import Previous
 from tools.sides import place
 from tools.sources import Listing, Sample
@@ -49,6 +48,7 @@ class Settings:
     workers: int = 1
     strict: bool = False
     max_rejects: float = 0.01  # of the photographs
+    scheduler: str | None = None  # address of a Dask scheduler, whose workers then do the work
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,8 @@ class Outcome:
 def preprocess(listing: Listing, out: Path, recipe: Recipe, settings: Settings, progress: Progress) -> Outcome:
     """Makes or updates the cache `out`.
 
-    Raises SourceError where too much is refused, CacheError where `out` is not ours to write or a worker dies.
+    Raises SourceError where too much is refused, CacheError where `out` is not ours to write or a worker dies,
+    ClusterError where a Dask cluster cannot do the work.
     """
     began, began_ns = time.perf_counter(), time.time_ns() - CLOCK_SLACK_NS
     if settings.strict and (refused := listing.refused + listing.rows):
@@ -84,10 +85,12 @@ def preprocess(listing: Listing, out: Path, recipe: Recipe, settings: Settings, 
         refused = [Refusal(source, reason) for source, reason in still_refused.items() if source in in_kept]
         _stop_if_many(refused, listing, settings)
         in_a_row = MANY_REFUSED if settings.max_rejects < 1 else 0
-        groups = _group(listing.root, out, recipe, wanted, kept, previous, still_refused, in_a_row)
+        groups = _group(listing.root, out, recipe, wanted, kept, previous, still_refused, in_a_row, began_ns)
+        built: list[Built] = []
         if groups:
-            previous.mark_incomplete(recipe, settings.split, settings.split_seed)
-        built = _run(groups, refused, listing, settings, progress)
+            with _crew(settings, groups) as crew:  # which may not be had: before the cache is touched
+                previous.mark_incomplete(recipe, settings.split, settings.split_seed)
+                built = _build(crew, groups, refused, listing, settings, progress)
 
         records = dict(kept)
         rows = [row for row in previous.rows.values() if row.shard in kept]
@@ -108,10 +111,6 @@ def preprocess(listing: Listing, out: Path, recipe: Recipe, settings: Settings, 
         changed = _finish(out, index, rows, refused + listing.rows, previous, began_ns) or bool(groups)
         encoded = sum(part.encoded for part in built)
         return Outcome(rows, refused, encoded, time.perf_counter() - began, changed, notes)
-    except (BrokenProcessPool, MemoryError) as error:
-        raise CacheError(
-            "a worker was killed, most likely for want of memory; the same command goes on, try fewer --workers"
-        ) from error
     except OSError as error:
         raise CacheError(f"{out}: cannot be written ({error.strerror}); the same command goes on from there") from error
     finally:
@@ -129,6 +128,7 @@ def _group(
     previous: Previous,
     still_refused: dict[str, str],
     in_a_row: int,
+    dated: int,
 ) -> list[Group]:
     """The work: shards that must be built, together where they share predecessors.
 
@@ -137,50 +137,48 @@ def _group(
     modulus = min(len(wanted), previous.shard_count or len(wanted))
     files: dict[int, list[Path]] = defaultdict(list)
     for number, path in previous.shard_files().items():
-        files[number % modulus].append(path)
+        files[number % modulus].append(path.absolute())
     mtimes = {row.source: row.source_mtime_ns for row in previous.rows.values()}
     groups = []
     for remainder in range(modulus):
-        # Highest first: killed half-way, the rest of a group finds its predecessors still under the low numbers.
         shards = {shard: wanted[shard] for shard in range(len(wanted) - modulus + remainder, -1, -modulus)}
         shards = {shard: samples for shard, samples in shards.items() if shard not in kept}
         if shards:
             sources = {sample.found.source for samples in shards.values() for sample in samples}
             refused = {source: still_refused[source] for source in sources & still_refused.keys()}
             known = {source: mtimes[source] for source in sources & mtimes.keys()}
-            folder = out / SHARDS
-            groups.append(Group(root, folder, recipe, shards, files[remainder], refused, known, in_a_row, threads=1))
+            old = files[remainder]
+            where = (root.absolute(), (out / SHARDS).absolute())
+            groups.append(Group(*where, recipe, shards, old, refused, known, in_a_row, dated, threads=1))
     return groups
 
 
-def _run(
-    groups: list[Group], refused: list[Refusal], listing: Listing, settings: Settings, progress: Progress
+def _crew(settings: Settings, groups: list[Group]) -> AbstractContextManager[Crew]:
+    if settings.scheduler is None:
+        return on_this_machine(settings.workers, len(groups))
+    try:
+        from tools.cluster import on_cluster
+    except ImportError as error:
+        raise ClusterError("--scheduler needs Dask: pip install 'fundus-grading[dask]'") from error
+    return on_cluster(settings.scheduler, groups)
+
+
+def _build(
+    crew: Crew, groups: list[Group], refused: list[Refusal], listing: Listing, settings: Settings, progress: Progress
 ) -> list[Built]:
-    """Builds the groups: a worker process takes a group; where there are fewer groups than workers, each gets threads
-    (decoding, resizing and encoding release the GIL)."""
-    if not groups:
-        return []
+    """Gives the groups to the crew, few ahead of the work: millions of photographs are never all on their way."""
     total = sum(len(samples) for group in groups for samples in group.shards.values())
-    processes = min(settings.workers, len(groups))
-    threads = math.ceil(settings.workers / processes)
-    signals = Signals.make()
+    folder, waiting = groups[0].folder, iter(groups)
     built: list[Built] = []
-    with _executor(processes, signals) as executor:
-        try:
-            with _undisturbed():
-                pending = {executor.submit(build_group, group._replace(threads=threads)) for group in groups}
-            while pending:
-                finished, pending = wait(pending, timeout=0.25, return_when=FIRST_COMPLETED)
-                built += [future.result() for future in finished]
-                progress(signals.photographs, total)
-                _stop_if_many(refused + [refusal for part in built for refusal in part.refused], listing, settings)
-        except BaseException:
-            for worker in active_children():
-                worker.kill()  # it leaves a .tmp at most; one that is still starting would take its time
-            raise
-        finally:
-            signals.stop.value = True
-            executor.shutdown(cancel_futures=True)
+    pending = {crew.submit(group) for group in islice(waiting, crew.wanted())}
+    while pending:
+        finished, pending = wait(pending, timeout=0.25, return_when=FIRST_COMPLETED)
+        for future in finished:
+            built.append(future.result())
+            put_in_place(built[-1], folder)
+        progress(crew.photographs(), total)
+        _stop_if_many(refused + [refusal for part in built for refusal in part.refused], listing, settings)
+        pending |= {crew.submit(group) for group in islice(waiting, max(0, crew.wanted() - len(pending)))}
     return built
 
 
@@ -193,31 +191,6 @@ def _stop_if_many(refused: list[Refusal], listing: Listing, settings: Settings) 
             f"{len(refused)} of {listing.found} photographs are refused, more than --max-rejects allows; "
             f"is the disk ill? e.g. {refused[0].source}: {refused[0].reason}"
         )
-
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """SIGINT and SIGTERM come when the block has ended. Processes started within never hear them before they say so:
-    Ctrl-C goes to the whole group, and would end each in a traceback."""
-    ends = (signal.SIGINT, signal.SIGTERM)
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ends)  # which the processes inherit
-    came: list[int] = []  # blocked here, a signal finds another thread (numpy has some), and Python hears it after all
-    handlers = {number: signal.signal(number, lambda number, _: came.append(number)) for number in ends}
-    try:
-        yield
-    finally:
-        for end, handler in handlers.items():
-            signal.signal(end, handler)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        for number in came:
-            signal.raise_signal(number)
-
-
-def _executor(processes: int, signals: Signals) -> Executor:
-    if processes == 1:  # nothing to gain from a process that would import everything again
-        return ThreadPoolExecutor(1, initializer=start_worker, initargs=(signals,))
-    # Not forked: the main process has threads (the progress bar), and a fork may inherit their locks held.
-    return ProcessPoolExecutor(processes, get_context("spawn"), start_worker, (signals,))
 
 
 def _row(sample: Sample, shard: int, entry: Indexed) -> Row:

@@ -61,6 +61,8 @@ class About:
     """How the last layer's scores become logits, one of trainer.config.Link; older files were all "softmax"."""
     stem: str = "imagenet"
     """Its first layers: "imagenet" or "small"."""
+    tta: bool = False
+    """Measured, and so to be used, as the mean over the eight symmetries."""
     mean: tuple[float, ...] = MEAN
     std: tuple[float, ...] = STD
     grades: tuple[str, ...] = GRADES

@@ -8,7 +8,18 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from trainer.config import CLASS_WEIGHTS, DEVICES, LOADERS, LOSSES, MODELS, SAMPLINGS, SCHEDULES, STEMS, FitConfig
+from trainer.config import (
+    CLASS_WEIGHTS,
+    DEVICES,
+    LOADERS,
+    LOSSES,
+    MODELS,
+    PRECISIONS,
+    SAMPLINGS,
+    SCHEDULES,
+    STEMS,
+    FitConfig,
+)
 from trainer.recipes import RECIPES
 
 FOLDER = click.Path(path_type=Path)
@@ -70,6 +81,8 @@ def main() -> None:
 @click.option("--epochs", type=click.IntRange(0), default=DEFAULT.epochs, help="Epochs for all layers, after those.")
 @click.option("--batch", type=click.IntRange(1), default=DEFAULT.batch, help="Photographs a step.")
 @click.option("--size", type=click.IntRange(32), help="Side of the training images, pixels.  [default: as cached]")
+@click.option("--start-size", type=click.IntRange(32),
+              help="Of the first fine-tuning epoch's, which grow to --size over two thirds of the epochs.")  # fmt: skip
 @click.option("--lr", type=float, default=DEFAULT.lr, help="Highest learning rate.")
 @click.option("--schedule", type=click.Choice(SCHEDULES), default=DEFAULT.schedule,
               help="Of the learning rate. cosine: warm-up, then half a cosine to 0.")  # fmt: skip
@@ -105,6 +118,8 @@ def main() -> None:
     "--seed", type=click.IntRange(0), default=DEFAULT.seed, help="Of the first weights, order and augmentation."
 )
 @click.option("--device", type=click.Choice(DEVICES), default=DEFAULT.device, help="auto: the fastest there is.")
+@click.option("--precision", type=click.Choice(PRECISIONS), default=DEFAULT.precision,
+              help="Of training steps. auto: bfloat16 on GPUs and CPUs that have circuits for it.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(1), help="Threads of the loader.  [default: the loader's choice]")
 @click.option("--track-test", is_flag=True, help="Measure test after each epoch too, for the curve; never to choose.")
 @click.option("--compile", is_flag=True,
@@ -229,10 +244,13 @@ def report(run: Path, split: str, cache: Path | None, out: Path | None, card: Pa
 @click.argument("run", type=FOLDER)
 @click.argument("photographs", nargs=-1, required=True, type=FOLDER, metavar="PHOTO|FOLDER|CACHE...")
 @click.option("--out", type=FOLDER, default=Path("predictions.csv"), help="Writes it, and beside it what is refused.")
-@click.option("--tta", is_flag=True, help="Mean over the eight flips and right angles; takes eight times as long.")
+@click.option("--tta/--no-tta", default=None,
+              help="Mean over the eight flips and turns, in eight times the time.  [default: as measured]")  # fmt: skip
 @click.option("--device", type=click.Choice(DEVICES), default="auto", help="auto: the fastest there is.")
 @click.option("--workers", type=click.IntRange(1), help="Threads that read photographs.  [default: one a core]")
-def predict(run: Path, photographs: tuple[Path, ...], out: Path, tta: bool, device: str, workers: int | None) -> None:
+def predict(
+    run: Path, photographs: tuple[Path, ...], out: Path, tta: bool | None, device: str, workers: int | None
+) -> None:
     """Grade photographs with RUN's best weights, or those of a model.safetensors.
 
     They are prepared exactly as the training photographs were, whatever their format and size. One that cannot be read

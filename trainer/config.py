@@ -28,6 +28,7 @@ SMALL_BELOW: Final = 64
 """Pixels. A ResNet's own stem leaves a quarter of the side, its last stage an eighth of that: 2 x 2 places of 64."""
 LOADERS: Final = ("auto", "dali", "torchvision")
 DEVICES: Final = ("auto", "cpu", "cuda", "mps")
+PRECISIONS: Final = ("auto", "float32", "bfloat16")
 
 Link = Literal["softmax", "corn", "distance"]
 """How a network's scores become grades' logits: trainer.model says what each is."""
@@ -52,6 +53,7 @@ class FitConfig:
     epochs: int = 20  # of fine-tuning everything
     batch: int = 32
     size: int | None = None  # pixels; None: as cached
+    start_size: int | None = None  # pixels from which training images grow to that; None: they have it from the start
     lr: float = 0.01  # the highest of the schedule
     schedule: str = "cosine"  # after a warm-up; "constant": lr from first to last
     layer_decay: float = 1  # of the learning rate, from each stage of the network to the one before
@@ -70,6 +72,7 @@ class FitConfig:
     patience: int | None = None  # epochs without a better one that end the training
     seed: int = 0
     device: str = "auto"
+    precision: str = "auto"  # of training steps; "auto": bfloat16 where the device multiplies it
     workers: int | None = None  # None: the loader's own choice
     track_test: bool = False
     compile: bool = False  # the network, for training steps
@@ -93,6 +96,7 @@ class FitConfig:
         check(smooth or self.label_smoothing == 0, "label_smoothing", f"0 with the loss {self.loss}")
         check(self.loader in LOADERS, "loader", f"one of {', '.join(LOADERS)}")
         check(self.device in DEVICES, "device", f"one of {', '.join(DEVICES)}")
+        check(self.precision in PRECISIONS, "precision", f"one of {', '.join(PRECISIONS)}")
         check(self.head_epochs >= 0, "head_epochs", "0 or more")
         check(self.views >= 1, "views", "at least 1")
         check(self.epochs >= 0, "epochs", "0 or more")
@@ -100,6 +104,9 @@ class FitConfig:
         check(head or self.epochs > 0, "epochs", "at least 1 where no pretrained weights get head epochs")
         check(self.batch >= 1, "batch", "at least 1")
         check(self.size is None or self.size >= 32, "size", "at least 32 pixels")
+        check(self.start_size is None or self.start_size >= 32, "start_size", "at least 32 pixels")
+        smaller = self.start_size is None or self.size is None or self.start_size < self.size
+        check(smaller, "start_size", f"smaller than the size, {self.size}")
         check(isfinite(self.lr) and self.lr > 0, "lr", "positive")
         check(0 < self.layer_decay <= 1, "layer_decay", "more than 0 and at most 1")
         check(1 <= self.zoom <= 2, "zoom", "1 to 2")

@@ -3,6 +3,7 @@
 import torch
 
 from pipeline.errors import RunError
+from pipeline.machine import multiplies_bfloat16
 
 
 def choose_device(name: str) -> str:
@@ -26,7 +27,19 @@ def to_device(model: torch.nn.Module, device: torch.device) -> None:
     model.to(memory_format=torch.channels_last)
 
 
-def autocast(device: torch.device) -> torch.autocast:
-    """bfloat16 where the hardware has it; it needs no loss scaling, for its exponent is float32's."""
-    enabled = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+def choose_precision(name: str, device: str) -> str:
+    """ "auto" decided."""
+    if name == "auto":
+        return "bfloat16" if multiplies_bfloat16(device) else "float32"
+    return name
+
+
+def training_precision(device: torch.device, precision: str) -> torch.autocast:
+    """For training steps. bfloat16 needs no loss scaling, for its exponent is float32's."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def measuring_precision(device: torch.device) -> torch.autocast:
+    """For whatever does not train: bfloat16 on cards that have it, and float32 on every CPU, so that a photograph's
+    probabilities do not depend on which."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda" and multiplies_bfloat16("cuda"))

@@ -21,7 +21,7 @@ from trainer.about import Operating, read_about, temperature_of
 from trainer.calibration import probabilities
 from trainer.config import FitConfig
 from trainer.console import track, warn
-from trainer.device import autocast, choose_device, to_device
+from trainer.device import choose_device, measuring_precision, to_device
 from trainer.distributed import first, same_state, whole
 from trainer.figures import draw_accuracy, draw_confusion
 from trainer.metrics import (
@@ -57,7 +57,7 @@ def run_model(model: nn.Module, loader: Loader, device: torch.device, what: str,
     """
     model.eval()
     rows, grades, logits = [], [], []
-    with torch.inference_mode(), autocast(device):
+    with torch.inference_mode(), measuring_precision(device):
         for batch in track(loader.epoch(0), len(loader), what):
             rows.append(batch.rows)
             grades.append(batch.grades)

@@ -23,6 +23,7 @@ from trainer.model import Grader, load_model
 from trainer.photographs import gather, render
 from trainer.predict import probabilities
 from trainer.run import RunFolder, weights_file
+from trainer.views import mean_logits
 
 TOLERANCE: Final = 1e-4
 """Of a probability. Another order of summing makes 1e-6 in a ResNet-18; a wrong layer makes 1e-2 and more."""
@@ -35,15 +36,16 @@ Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # images (n, 3, s, s) 
 
 
 class Classifier(nn.Module):
-    """Images uint8 (n, 3, s, s), RGB, to calibrated probabilities float32 (n, 5)."""
+    """Images uint8 (n, 3, s, s), RGB, to calibrated probabilities float32 (n, 5): as trainer.predict.probabilities."""
 
     def __init__(self, model: Grader, about: About) -> None:
         super().__init__()
         self.model = model
-        self.temperature = temperature_of(about.operating)
+        self.temperature, self.tta = temperature_of(about.operating), about.tta
 
     def forward(self, images: Tensor) -> Tensor:
-        return torch.softmax(self.model(images) / self.temperature, dim=1)
+        logits = mean_logits(self.model, images) if self.tta else self.model(images)
+        return torch.softmax(logits / self.temperature, dim=1)
 
 
 def export(run: Path, onnx: Path | None, pt2: Path | None) -> None:
@@ -134,6 +136,7 @@ def describe(about: About, weights: Path) -> dict[str, str]:
         "size": str(about.size),
         "recipe": json.dumps(about.recipe.as_dict(), sort_keys=True),
         "recipe_digest": about.recipe.digest,
+        "views": "8, the mean over flips and right angles" if about.tta else "1",
         "temperature": str(temperature_of(operating)),
         "referable_threshold": str(operating.threshold) if operating else "",
         "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),

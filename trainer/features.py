@@ -24,7 +24,7 @@ from pipeline.files import write_whole
 from pipeline.plan import NO_AUGMENT, Augment, Schedule
 from trainer.config import FitConfig
 from trainer.console import track, warn
-from trainer.device import autocast
+from trainer.device import measuring_precision
 from trainer.distributed import first, from_first, patient_total, shard
 from trainer.model import Grader, read_tensors
 from trainer.shares import every_step, open_share, share_of
@@ -105,7 +105,7 @@ def _view(backbone: nn.Module, loader: Loader, rows: np.ndarray, view: int, devi
     """The features (n, d) of an epoch's photographs, in the order of `rows`, float32 on the CPU."""
     features: Tensor | None = None
     for batch in track(loader.epoch(view), len(loader), f"features of {split}, view {view + 1}"):
-        with autocast(device):
+        with measuring_precision(device):
             found = backbone(batch.images).float().cpu()
         if features is None:
             features = torch.zeros(len(rows), found.shape[1])

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from time import perf_counter
 from typing import Any, Final
 
@@ -18,9 +19,10 @@ from trainer.about import About
 from trainer.checkpoint import Progress, save_checkpoint
 from trainer.config import FitConfig
 from trainer.console import epoch_line
-from trainer.distributed import first, highest, whole
+from trainer.distributed import first, highest, whole, world
 from trainer.evaluate import Outputs, run_model
 from trainer.events import Events
+from trainer.growing import GrowingLoader, training_size
 from trainer.learner import Learner, augmentation
 from trainer.live import watch
 from trainer.loss import losses
@@ -82,7 +84,7 @@ def fit(
     `about` is what the weights shall say of themselves, `resumed` is the checkpoint that the learner's model and
     progress come from. Stopped, it leaves a checkpoint.
     """
-    config = learner.config
+    config, began = learner.config, perf_counter()
     learner.open(config.phase(progress.epoch))
     if resumed:
         learner.load(resumed)
@@ -102,12 +104,12 @@ def fit(
             if learner.phase != config.phase(epoch):
                 with stopper.step():
                     learner.open(config.phase(epoch))
-            began = saved = perf_counter()
+            begun = saved = perf_counter()
             for _ in train_epoch(learner, progress, stopper):
                 if highest(perf_counter() - saved >= 60 * config.checkpoint_minutes):
                     save()
                     saved = perf_counter()
-            trained = perf_counter() - began
+            trained = perf_counter() - begun
             row = epoch_row(learner, progress)
             row["seconds"] = round(perf_counter() - began, 2)
             row["images_per_second"] = round(progress.sums()[2] / trained, 1)
@@ -118,6 +120,7 @@ def fit(
                 if events:
                     events.add(row)
             click.echo(epoch_line(row, config.total_epochs))
+            began = perf_counter()
     except Stopped:
         save()
         raise
@@ -137,9 +140,12 @@ def fit(
 @contextmanager
 def open_loaders(config: FitConfig, cache: Cache) -> Iterator[dict[str, Loader]]:
     """Loaders by split: "train", shuffled and augmented, "val", and "test" where it is to be tracked."""
-    with ExitStack() as stack:
-        train = open_share(
-            config,
+    if config.compile and world() > 1:
+        raise RunError("--compile is for one process; leave it out")
+
+    def opened_to_train(size: int | None) -> Loader:
+        return open_share(
+            replace(config, size=size, start_size=None),
             cache,
             "train",
             config.batch,
@@ -148,7 +154,13 @@ def open_loaders(config: FitConfig, cache: Cache) -> Iterator[dict[str, Loader]]
             seed=config.seed,
             balanced=config.sampling == "balanced",
         )
-        loaders = {"train": stack.enter_context(train)}
+
+    with ExitStack() as stack:
+        if config.start_size is None:
+            train = opened_to_train(config.size)
+        else:
+            train = GrowingLoader(opened_to_train, partial(training_size, config.start_size, config))
+        loaders: dict[str, Loader] = {"train": stack.enter_context(train)}
         for split in ("val", "test") if config.track_test else ("val",):
             loaders[split] = stack.enter_context(open_share(config, cache, split, 2 * config.batch))
         yield loaders

@@ -23,7 +23,7 @@ from trainer.batchnorm import synchronise
 from trainer.checkpoint import Progress, newest_checkpoint
 from trainer.config import SMALL_BELOW, FitConfig, RunConfig
 from trainer.console import print_class_weights, warn
-from trainer.device import choose_device, to_device
+from trainer.device import choose_device, choose_precision, to_device
 from trainer.distributed import first, from_first, restarted, same_state, speaks
 from trainer.evaluate import check_measurable, finish
 from trainer.fit import fit, open_loaders
@@ -105,6 +105,7 @@ def resolve(asked: FitConfig, cache: Cache) -> tuple[FitConfig, Grader]:
             stem=model.stem,
             weights=weights,
             head_epochs=head_epochs,
+            precision=choose_precision(asked.precision, device),
             size=size,
         )
     except ValueError as error:  # --weights auto --epochs 0, and no weights to be had
@@ -250,7 +251,8 @@ def train(
     splits = ", ".join(f"{split} {len(cache.rows(split))}" for split in ("train", "val", "test"))
     click.echo(f"run {run.path}: {config.model} ({parameters:.1f} M parameters), weights {config.weights}")
     click.echo(
-        f"cache {cache.path}: {splits} photographs at {config.size} px; loader {config.loader}, device {config.device}"
+        f"cache {cache.path}: {splits} photographs at {config.size} px; "
+        f"loader {config.loader}, device {config.device}, {config.precision}"
     )
     say_shares(config)
     learner = make_learner(config, cache, loaders, model)
@@ -258,7 +260,16 @@ def train(
     print_class_weights(photographs.tolist(), learner.weights.tolist())
     size = config.size or cache.recipe.size
     seen = seen_in(cache, size, config.workers) if first() else None
-    about = About(config.model, size, cache.recipe, epoch=0, link=config.link, stem=config.stem, seen=seen)
+    about = About(
+        config.model,
+        size,
+        cache.recipe,
+        epoch=0,
+        link=config.link,
+        stem=config.stem,
+        tta=config.tta,
+        seen=seen,
+    )
     fit(learner, about, cache, run, progress, stopper, checkpoint)
 
 

@@ -11,7 +11,7 @@ from pipeline.batch import Batch, Loader
 from pipeline.cache import Cache
 from pipeline.plan import Augment
 from trainer.config import FitConfig, Phase
-from trainer.device import autocast
+from trainer.device import training_precision
 from trainer.distributed import averaged, before, total, world
 from trainer.features import feature_loaders
 from trainer.loss import losses
@@ -91,7 +91,9 @@ class Learner:
         config, share = self.config, 1.0
         if self.phase == "finetune" and (config.mixup or config.cutmix):
             images, share = mix(images, before(images), config.mixup, config.cutmix, config.seed, epoch, step)
-        with autocast(self.weights.device):
+        # The head alone is little work: its features stay as they were measured.
+        precision = config.precision if self.phase == "finetune" else "float32"
+        with training_precision(self.weights.device, precision):
             logits = self._net(images)
         loss, right = self._score(logits.float(), grades)
         if share < 1:

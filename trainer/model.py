@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from pipeline.batch import normalise
 from pipeline.errors import RunError
 from pipeline.files import write_whole
 from pipeline.grades import N_GRADES
@@ -29,8 +30,7 @@ class Normalise(nn.Module):
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        # In place: two temporaries of a batch's size would double the time, 7.7 ms a photograph of 512 px to 4.1.
-        return images.to(torch.float32, copy=True).sub_(255 * self.mean).div_(255 * self.std)
+        return normalise(images, 255 * self.mean.flatten(), 255 * self.std.flatten())
 
 
 class Head(nn.Linear):

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -19,12 +20,12 @@ from pipeline.walk import Refusal
 from trainer.about import About, temperature_of
 from trainer.calibration import probabilities as softmax
 from trainer.console import print_table, track, warn
-from trainer.device import autocast, choose_device, to_device
+from trainer.device import choose_device, measuring_precision, to_device
 from trainer.model import Grader, load_model
 from trainer.photographs import BATCH, Photograph, Rendered, gather, render
 from trainer.run import weights_file
 from trainer.sample import PROBABILITIES, p_referable
-from trainer.views import symmetries
+from trainer.views import mean_logits
 
 COLUMNS: Final = ("id", "source", "predicted", *PROBABILITIES, "referable", "p_referable", "flags")
 THRESHOLD: Final = 0.5
@@ -57,9 +58,13 @@ class Prediction(NamedTuple):
 class User:
     """A run's best weights, ready to be used on photographs."""
 
-    def __init__(self, run: Path, device_name: str, workers: int | None) -> None:
-        """`run`: a run folder or a model.safetensors. Raises RunError where they cannot be used."""
-        self.model, self.about = load_model(weights_file(run))
+    def __init__(self, run: Path, device_name: str, workers: int | None, tta: bool | None = None) -> None:
+        """`run`: a run folder or a model.safetensors. `tta`: see `probabilities`; None: as the weights were measured.
+
+        Raises RunError where they cannot be used.
+        """
+        self.model, about = load_model(weights_file(run))
+        self.about = about if tta is None else replace(about, tta=tta)
         self.device = torch.device(choose_device(device_name))
         self._workers = workers
         to_device(self.model, self.device)
@@ -73,41 +78,38 @@ class User:
         rendered = render(photographs, self.about, device=self.device, workers=self._workers)
         yield from track(rendered, -(-len(photographs) // BATCH), what)
 
-    def predict(self, batch: Rendered, *, tta: bool = False) -> list[Prediction]:
+    def predict(self, batch: Rendered) -> list[Prediction]:
         """Raises RunError where the model's output is not finite."""
         if not batch.photographs:
             return []
-        found = probabilities(self.model, batch.images, self.about, tta=tta)
+        found = probabilities(self.model, batch.images, self.about)
         if not np.isfinite(found).all():
             raise RunError(f"the model's output for {batch.photographs[0].id} and others is not finite")
         return [Prediction(*row) for row in zip(batch.photographs, found, batch.flags, strict=True)]
 
 
 @torch.inference_mode()
-def probabilities(model: Grader, images: Tensor, about: About, *, tta: bool = False) -> NDArray[np.float32]:
+def probabilities(model: Grader, images: Tensor, about: About) -> NDArray[np.float32]:
     """(n, 5), calibrated where the weights are, of images uint8 (n, 3, s, s), on the model's device.
 
-    With `tta`, the mean over the eight symmetries of the square: a retina has no up or down, and left eyes mirror right
-    ones.
+    With `about.tta` of the mean over the eight symmetries of the square: a retina has no up or down, and left eyes
+    mirror right ones.
     """
     model.eval()
-    temperature = temperature_of(about.operating)
-    found = []
-    for view in symmetries(images) if tta else [images]:
-        with autocast(images.device):
-            logits = model(view)
-        found.append(softmax(logits.float().cpu().double().numpy(), temperature))
-    mean: NDArray[np.float64] = np.mean(found, axis=0, dtype=np.float64)
-    return mean.astype(np.float32)  # of one view: itself
+    with measuring_precision(images.device):
+        logits = mean_logits(model, images) if about.tta else model(images)
+    return softmax(logits.float().cpu().double().numpy(), temperature_of(about.operating))
 
 
-def predict(run: Path, paths: Sequence[Path], out: Path, *, tta: bool, device_name: str, workers: int | None) -> None:
+def predict(
+    run: Path, paths: Sequence[Path], out: Path, *, tta: bool | None, device_name: str, workers: int | None
+) -> None:
     """Writes OUT, a row for each photograph, and beside it OUT's name + _rejects.csv, one for each that is refused.
 
     Rows are written batch by batch, so a thousand photographs need no more memory than a hundred. Raises RunError for
     weights that cannot be used, SourceError where a path does not exist or no photograph could be predicted.
     """
-    user = User(run, device_name, workers)
+    user = User(run, device_name, workers, tta)
     photographs, refused = gather(paths, user.about.recipe)
     found = len(photographs) + len(refused)
     grades, flags = Counter[int](), Counter[str]()
@@ -119,7 +121,7 @@ def predict(run: Path, paths: Sequence[Path], out: Path, *, tta: bool, device_na
             file.write(csv_lines([COLUMNS]))
             for batch in user.batches(photographs, "predicting"):
                 refused += batch.refused
-                predictions = user.predict(batch, tta=tta)
+                predictions = user.predict(batch)
                 file.write(csv_lines(cells(each, user.threshold) for each in predictions))
                 grades.update(each.grade for each in predictions)
                 referable += sum(each.referable(user.threshold) for each in predictions)

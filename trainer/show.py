@@ -32,6 +32,8 @@ def show(path: Path, as_json: bool) -> None:
         ("trained at", f"{facts['size']} px, best epoch {facts['epoch']}"),
         ("recipe", ", ".join(f"{name} {value}" for name, value in recipe.items())),
     ]
+    if facts["tta"]:
+        rows.append(("views", "8: measured and used as the mean over flips and right angles"))
     if operating:
         chosen = f"{operating['wanted']} {operating['level']:g} on validation"
         rows += [

@@ -18,7 +18,7 @@ from click.testing import Result
 
 from pipeline.cache import open_cache
 from pipeline.errors import CacheError
-from tools.build import Signals
+from tools.crew import SharedSignals
 
 ROOT = Path(__file__).resolve().parents[2]
 Start = Callable[..., Any]
@@ -103,7 +103,7 @@ def test_sigterm_to_the_main_process_alone_is_enough(disturbed: Callable[[], Any
 
 
 def test_a_worker_killed_in_the_act_of_counting_holds_up_nobody() -> None:
-    signals = Signals.make()
+    signals = SharedSignals.make()
     counting = threading.Thread(target=signals.done.get_lock().acquire)
     counting.start()
     counting.join()

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from torchvision.transforms.functional import normalize, to_tensor
 
 from pipeline.loaders import dali_installed
 from tools.bench import measure
 from tools.bench_report import Report
-from tools.bench_rows import DECODE, MEAN, PLAIN, STD, STEP, fed, normalise, uint8
+from tools.bench_rows import DECODE, PLAIN, STEP, fed, uint8
 from tools.cli import main
 
 LOADERS = ["torchvision", "dali"] if dali_installed() else ["torchvision"]
@@ -143,12 +142,3 @@ def test_of_loaders_that_feed_equally_well_the_faster_one_is_named() -> None:
     both = Report({**one.rates, **more}, ["torchvision", "dali"], 256, one.settings, {})
 
     assert "--loader dali " in both.verdict()
-
-
-def test_normalises_as_torchvision_does() -> None:
-    pictures = np.random.default_rng(0).integers(0, 256, (2, 33, 33, 3), np.uint8)
-    ours = normalise(torch.from_numpy(pictures).permute(0, 3, 1, 2))
-
-    theirs = torch.stack([normalize(to_tensor(picture), MEAN, STD) for picture in pictures])
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
-    assert ours.is_contiguous(memory_format=torch.channels_last)

@@ -42,6 +42,23 @@ def test_a_run_measured_over_eight_views_is_evaluated_so_unless_told_otherwise(
     assert predictions.read_bytes() == first
 
 
+def test_predict_and_export_use_weights_as_they_were_measured(
+    fit: Fit, trainer: Fit, tiny_cache: Cache, tmp_path: Path
+) -> None:
+    fit(tiny_cache(), "--run", "run", "--epochs", 1, "--tta")
+    trainer("predict", "run", "cache")
+    p = ["p0", "p1", "p2", "p3", "p4"]
+    measured = pd.read_csv(tmp_path / "run" / "predictions_test.csv").set_index("id")[p]
+    predicted = pd.read_csv(tmp_path / "predictions.csv").set_index("id")[p]
+    np.testing.assert_allclose(predicted.loc[measured.index], measured, atol=1e-6)
+    trainer("predict", "run", "cache", "--no-tta")
+    assert np.abs(pd.read_csv(tmp_path / "predictions.csv").set_index("id")[p] - predicted).to_numpy().max() > 1e-4
+    assert "views            8" in trainer("show", "run").output
+    assert "from PyTorch" in trainer("export", "run", "--pt2", "model.pt2").output
+    pytest.importorskip("onnxscript")
+    assert "from PyTorch" in trainer("export", "run", "--onnx", "model.onnx").output
+
+
 def test_evaluate_measures_any_split(trained: Trained, trainer: Fit) -> None:
     run = trained.copy("run")
     trainer("evaluate", "run", "--split", "train")

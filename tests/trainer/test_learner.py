@@ -1,14 +1,22 @@
 """What a step changes: which layers at which rate, and the average of the weights."""
 
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
 import pytest
 import torch
+from click.testing import Result
 from torch.optim.swa_utils import AveragedModel
 
 from trainer.checkpoint import Progress
 from trainer.config import FitConfig
+from trainer.device import choose_precision
 from trainer.learner import average, make_optimizer, set_phase
 from trainer.model import Grader
 from trainer.schedule import averaging_decay
+
+Fit = Callable[..., Result]
 
 
 def walk(model: Grader, step: int) -> None:
@@ -75,3 +83,21 @@ def test_epochs_without_a_better_one_are_counted_within_the_last_phase(
     kappas: list[float], first: int, idle: int
 ) -> None:
     assert Progress(history=[{"kappa_val": kappa, "loss_val": 1.0} for kappa in kappas]).idle(first) == idle
+
+
+def test_steps_in_bfloat16_follow_float32s_to_a_hundredth(fit: Fit, tiny_cache: Callable[..., Path]) -> None:
+    """Its numbers have 8 binary digits: a relative error of 2^-9 each, of which means and sums even out."""
+    losses = {}
+    for precision in ("float32", "bfloat16"):
+        fit(tiny_cache(name=precision), "--precision", precision, "--epochs", 1, "--run", f"run-{precision}")
+        losses[precision] = pd.read_csv(f"run-{precision}/accuracy.csv")["loss_train"][0]
+    assert losses["float32"] != losses["bfloat16"]
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.02)
+
+
+def test_auto_is_bfloat16_where_the_machine_multiplies_it() -> None:
+    assert choose_precision("auto", "mps") == "float32"
+    assert choose_precision("auto", "cpu") == (
+        "bfloat16" if "amx_bf16" in Path("/proc/cpuinfo").read_text() else "float32"
+    )
+    assert choose_precision("float32", "cpu") == "float32"

@@ -1,0 +1,149 @@
+"""Who builds the groups of shards: processes of this machine, or (tools.cluster) a cluster."""
+
+import math
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from ctypes import c_bool, c_int64
+from multiprocessing import active_children, get_context, parent_process
+from multiprocessing.sharedctypes import RawValue, Synchronized
+from typing import NamedTuple, Protocol
+
+import cv2
+
+from pipeline.errors import CacheError
+from tools.build import Built, Group, Stopped, build_group
+
+
+class Crew(Protocol):
+    """Workers that build groups. Each is a context manager's, which ends them and says in one line what went wrong."""
+
+    def wanted(self) -> int:
+        """How many groups should be under way or waiting for a worker, so that nobody idles."""
+
+    def submit(self, group: Group) -> "Future[Built]": ...
+
+    def photographs(self) -> int:
+        """How many have been looked at so far. Raises a FundusError where it is known that no more will be."""
+
+
+class SharedSignals(NamedTuple):
+    """Shared by the main process and its workers.
+
+    The main process reads and writes without a lock: a worker may have been killed while it held one.
+    """
+
+    done: "Synchronized[int]"  # photographs looked at so far
+    stop: c_bool  # end at the next photograph
+
+    @classmethod
+    def make(cls) -> "SharedSignals":
+        return cls(get_context("spawn").Value(c_int64, 0), RawValue(c_bool, False))
+
+    @property
+    def photographs(self) -> int:
+        return self.done.get_obj().value
+
+    def begin(self, source: str) -> None:
+        if self.stop.value:
+            raise Stopped
+
+    def end(self, source: str) -> None:
+        with self.done.get_lock():
+            self.done.value += 1
+
+
+@contextmanager
+def on_this_machine(workers: int, groups: int) -> Iterator[Crew]:
+    """A worker process takes a group; where there are fewer groups than workers, each gets threads (decoding, resizing
+    and encoding release the GIL).
+
+    Raises CacheError where a worker dies.
+    """
+    processes = min(workers, groups)
+    signals = SharedSignals.make()
+    try:
+        with _executor(processes, signals) as executor:
+            try:
+                yield _Pool(executor, processes, math.ceil(workers / processes), signals)
+            except BaseException:
+                for worker in active_children():
+                    worker.kill()  # it leaves a .tmp at most; one that is still starting would take its time
+                raise
+            finally:
+                signals.stop.value = True
+                executor.shutdown(cancel_futures=True)
+    except (BrokenProcessPool, MemoryError) as error:
+        raise CacheError(
+            "a worker was killed, most likely for want of memory; the same command goes on, try fewer --workers"
+        ) from error
+
+
+class _Pool(NamedTuple):
+    executor: Executor
+    processes: int
+    threads: int  # of each
+    signals: SharedSignals
+
+    def wanted(self) -> int:
+        return 2 * self.processes
+
+    def submit(self, group: Group) -> "Future[Built]":
+        with _undisturbed():  # this may start a process
+            return self.executor.submit(_build, group._replace(threads=self.threads))
+
+    def photographs(self) -> int:
+        return self.signals.photographs
+
+
+def _executor(processes: int, signals: SharedSignals) -> Executor:
+    if processes == 1:  # nothing to gain from a process that would import everything again
+        return ThreadPoolExecutor(1, initializer=_start_worker, initargs=(signals,))
+    # Not forked: the main process has threads (the progress bar), and a fork may inherit their locks held.
+    return ProcessPoolExecutor(processes, get_context("spawn"), _start_worker, (signals,))
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """SIGINT and SIGTERM come when the block has ended. Processes started within never hear them before they say so:
+    Ctrl-C goes to the whole group, and would end each in a traceback."""
+    ends = (signal.SIGINT, signal.SIGTERM)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ends)  # which the processes inherit
+    came: list[int] = []  # blocked here, a signal finds another thread (numpy has some), and Python hears it after all
+    handlers = {number: signal.signal(number, lambda number, _: came.append(number)) for number in ends}
+    try:
+        yield
+    finally:
+        for end, handler in handlers.items():
+            signal.signal(end, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number in came:
+            signal.raise_signal(number)
+
+
+# --- in a worker, process or thread
+
+_signals: SharedSignals
+
+
+def _start_worker(signals: SharedSignals) -> None:
+    global _signals
+    _signals = signals
+    cv2.setNumThreads(1)  # the workers are the threads
+    parent = parent_process()
+    if parent is not None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # Ctrl-C stays blocked: the main process hears it
+
+        def die_with_parent() -> None:
+            parent.join()
+            os._exit(1)
+
+        threading.Thread(target=die_with_parent, daemon=True).start()
+
+
+def _build(group: Group) -> Built:
+    return build_group(group, _signals)

@@ -1,0 +1,47 @@
+"""Progressive resizing: training images that grow from epoch to epoch, all out of one cache."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+
+from pipeline.batch import Batch, Loader
+from trainer.config import FitConfig
+
+FULL_AFTER = 2 / 3
+"""Of the epochs of fine-tuning: from there on images have the size that the run is measured at."""
+STEP = 16
+"""Pixels by which they grow at least."""
+
+
+def training_size(start: int, config: FitConfig, epoch: int) -> int:
+    """The side of an epoch's training images, pixels: from `start`, along a line, to the resolved config's size."""
+    assert config.size is not None
+    share = (epoch - config.head_epochs) / (FULL_AFTER * config.epochs)
+    if share >= 1:
+        return config.size
+    return start + int(max(0.0, share) * (config.size - start)) // STEP * STEP
+
+
+class GrowingLoader(AbstractContextManager["GrowingLoader"]):
+    """A Loader whose epochs differ in size; one loader at a time is open below it."""
+
+    def __init__(self, opened: Callable[[int], Loader], size_of: Callable[[int], int]) -> None:
+        """opened: a loader of images of so many pixels. size_of: an epoch's."""
+        self._opened, self._size_of = opened, size_of
+        self._size = size_of(0)
+        self._loader = opened(self._size)
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        size = self._size_of(number)
+        if size != self._size:
+            self._loader.close()
+            self._size, self._loader = size, self._opened(size)
+        return self._loader.epoch(number, start)
+
+    def close(self) -> None:
+        self._loader.close()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
