@@ -79,6 +79,7 @@ def torchrun(processes: int, *arguments: object, restarts: int = 0) -> list[str]
 
 
 def fit(processes: int, *options: object, restarts: int = 0) -> list[str]:
+    # Without "--", torchrun takes our --run for its own --run-path.
     return torchrun(processes, "-m", "--", "trainer", "fit", *options, restarts=restarts)
 
 
