@@ -19,7 +19,7 @@ from trainer.about import About
 from trainer.checkpoint import Progress, save_checkpoint
 from trainer.config import FitConfig
 from trainer.console import epoch_line
-from trainer.distributed import first, highest, whole
+from trainer.distributed import first, highest, whole, world
 from trainer.evaluate import Outputs, run_model
 from trainer.events import Events
 from trainer.growing import GrowingLoader, training_size
@@ -140,6 +140,8 @@ def fit(
 @contextmanager
 def open_loaders(config: FitConfig, cache: Cache) -> Iterator[dict[str, Loader]]:
     """Loaders by split: "train", shuffled and augmented, "val", and "test" where it is to be tracked."""
+    if config.compile and world() > 1:
+        raise RunError("--compile is for one process; leave it out")
 
     def open_train(size: int | None) -> Loader:
         return open_share(

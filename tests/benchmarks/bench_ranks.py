@@ -16,7 +16,7 @@ from turns import in_turn, say_load, say_ratio
 ROUNDS = 3
 ROOT = Path(__file__).resolve().parents[2]
 PLAIN = ["-m", "trainer"]
-RANKS = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "trainer"]
+RANKS = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--", "trainer"]
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ def test_the_rate_proposed_is_that_of_the_lowest_loss() -> None:
 
 
 def test_a_rate_is_proposed_and_no_run_is_left(fit: Fit, tiny_cache: Callable[..., Path], tmp_path: Path) -> None:
-    output = fit(tiny_cache(train=(0, 4) * 16), "--find-lr").output
+    output = fit(tiny_cache(train=(0, 4) * 16), "--find-lr", "--precision", "float32").output
     found = re.fullmatch(r"drawn: lr.png\nproposed: --lr (\S+)\n", output)
     assert found
     assert 1e-3 <= float(found[1]) <= 3  # 32 px, 16 reds of each of two grades: hardly a rate fails
