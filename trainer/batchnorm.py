@@ -30,7 +30,7 @@ def synchronise(model: nn.Module, device: torch.device) -> None:
 
 @cache
 def _lane() -> dist.ProcessGroup:
-    """Connections for these small messages alone: behind DistributedDataParallel's, of 25 MB, each would wait 3 ms."""
+    """Connections for these small messages alone: none waits behind DistributedDataParallel's, of 25 MB each."""
     lane = dist.new_group(backend="gloo", timeout=TIMEOUT)
     assert isinstance(lane, dist.ProcessGroup)
     return lane

@@ -1,7 +1,7 @@
 """Training, from the first step to the last: what happens in an epoch and between epochs."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from time import perf_counter
@@ -122,7 +122,8 @@ def fit(
             click.echo(epoch_line(row, config.total_epochs))
             began = perf_counter()
     except Stopped:
-        save()
+        with suppress(NotFinite):  # the checkpoint before stays
+            save()
         raise
     except NotFinite as sick:
         train = learner.batches["train"]
