@@ -131,7 +131,7 @@ def test_three_workers_make_what_one_machine_makes_and_one_may_be_killed(
     done, totals = zip(*made.told, strict=True)
     assert list(done) == sorted(done)
     assert (done[-1], set(totals)) == (400, {400})
-    assert len(set(done)) > 17  # photographs are counted, not only the 16 shards
+    assert len(set(done)) > 5  # it moves while the work goes on, for seconds, of which each is looked at four times
 
     victim = dask.processes[-1]
     made = Made(many, tmp_path / "killed", lambda done: victim.kill() if done > 100 else None, scheduler=dask.address)
