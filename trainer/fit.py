@@ -104,12 +104,12 @@ def fit(
             if learner.phase != config.phase(epoch):
                 with stopper.step():
                     learner.open(config.phase(epoch))
-            begun = saved = perf_counter()
+            training_began = saved = perf_counter()
             for _ in train_epoch(learner, progress, stopper):
                 if highest(perf_counter() - saved >= 60 * config.checkpoint_minutes):
                     save()
                     saved = perf_counter()
-            trained = perf_counter() - begun
+            trained = perf_counter() - training_began
             row = epoch_row(learner, progress)
             row["seconds"] = round(perf_counter() - began, 2)
             row["images_per_second"] = round(progress.sums()[2] / trained, 1)

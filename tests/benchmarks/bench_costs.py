@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import torch
 from caches import repeated
-from turns import SHARED, say_load
+from turns import SHARED, full_size, say_load
 
 from pipeline.cache import MANIFEST, Cache, open_cache
 from pipeline.loaders import open_loader
@@ -71,11 +71,7 @@ def main() -> None:
     say_load()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "full").mkdir()
-        for path in sorted((SHARED / "data/fullres").rglob("*.jpeg")):
-            for copy in range(COPIES):
-                shutil.copy(path, folder / "full" / f"{path.stem}-{copy}.jpeg")
-        full = sorted((folder / "full").iterdir())
+        full = full_size(folder / "full", COPIES)
         nbytes = sum(path.stat().st_size for path in full) / len(full)
         say("a full-size photograph, 10 to 15 megapixels", nbytes, "bytes")
         cost = typical(lambda: cpu_seconds(lambda: prepare_all(folder / "full", folder / "a")) / len(full))

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from PIL import Image
-from turns import SHARED, in_turn, peer, say_load, say_ratio
+from turns import full_size, in_turn, peer, say_load, say_ratio
 
 from pipeline.recipe import Recipe
 from tools.preprocess import Settings, preprocess
@@ -22,11 +22,7 @@ ROUNDS = 5
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "src").mkdir()
-        for path in sorted((SHARED / "data/fullres").rglob("*.jpeg")):
-            for copy in range(COPIES):
-                shutil.copy(path, folder / "src" / f"{path.stem}-{copy}.jpeg")
-        photographs = sorted((folder / "src").iterdir())
+        photographs = full_size(folder / "src", COPIES)
 
         def ours(workers: int) -> float:
             began = time.perf_counter()

@@ -5,6 +5,7 @@ A machine's speed wanders by a factor of two, so candidates are measured in turn
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -40,3 +41,12 @@ def peer(script: str, *arguments: object) -> float:
     command = [sys.executable, SHARED / "peers" / script, *arguments]
     done = subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True)
     return float(json.loads(done.stdout.splitlines()[-1])["images_per_second"])
+
+
+def full_size(folder: Path, copies: int) -> list[Path]:
+    """Makes the folder, with so many copies of each full-size photograph."""
+    folder.mkdir()
+    for path in sorted((SHARED / "data/fullres").rglob("*.jpeg")):
+        for copy in range(copies):
+            shutil.copy(path, folder / f"{path.stem}-{copy}.jpeg")
+    return sorted(folder.iterdir())
