@@ -63,6 +63,8 @@ class About:
     """Its first layers: "imagenet" or "small"."""
     tta: bool = False
     """Measured, and so to be used, as the mean over the eight symmetries."""
+    cuts: tuple[float, ...] | None = None
+    """Of the expected grade, as trainer.cuts.Cuts; None: the likeliest grade is predicted."""
     mean: tuple[float, ...] = MEAN
     std: tuple[float, ...] = STD
     grades: tuple[str, ...] = GRADES
@@ -87,6 +89,8 @@ class About:
             fields: dict[str, Any] = json.loads(metadata[_KEY])
             fields["recipe"] = Recipe.from_dict(fields["recipe"])
             fields |= {name: tuple(fields[name]) for name in ("mean", "std", "grades")}
+            if fields.get("cuts"):
+                fields["cuts"] = tuple(fields["cuts"])
             if fields.get("operating"):
                 fields["operating"] = Operating(**fields["operating"])
             if fields.get("seen"):

@@ -13,6 +13,7 @@ from pipeline.url import Folder, Url, place
 from trainer.config import (
     CLASS_WEIGHTS,
     DEVICES,
+    GRADE_BY,
     LOADERS,
     LOSSES,
     MODELS,
@@ -112,6 +113,8 @@ def main() -> None:
               help="Paste rectangles of one into another; with --mixup, either at random.")  # fmt: skip
 @click.option("--tta/--no-tta", default=DEFAULT.tta,
               help="Measure the best weights as the mean over the eight flips and turns.")  # fmt: skip
+@click.option("--grade-by", type=click.Choice(GRADE_BY), default=DEFAULT.grade_by,
+              help="Predict the likeliest grade, or the expected one cut where val's kappa is best.")  # fmt: skip
 @click.option("--ema", type=float, default=DEFAULT.ema, metavar="DECAY",
               help="Measure and save a moving average of the weights, e.g. 0.99 a step; 0: the weights.")  # fmt: skip
 @click.option("--patience", type=click.IntRange(1),

@@ -22,6 +22,7 @@ MODELS: Final = (
 CLASS_WEIGHTS: Final = ("none", "inverse", "effective")
 SAMPLINGS: Final = ("natural", "balanced")
 LOSSES: Final = ("ce", "focal", "corn", "mse")
+GRADE_BY: Final = ("likeliest", "expected")
 SCHEDULES: Final = ("cosine", "constant")
 STEMS: Final = ("auto", "imagenet", "small")
 SMALL_BELOW: Final = 64
@@ -68,6 +69,7 @@ class FitConfig:
     mixup: float = 0  # of the Beta distribution that photographs are mixed by; 0: not at all
     cutmix: float = 0  # the same for pasted rectangles
     tta: bool = False  # the finished run is measured as the mean over the eight symmetries
+    grade_by: str = "likeliest"  # "expected": the mean of the probabilities, cut where validation's kappa is best
     ema: float = 0  # decay a step of the average of weights that is measured and saved; 0: the weights themselves
     patience: int | None = None  # epochs without a better one that end the training
     seed: int = 0
@@ -95,6 +97,7 @@ class FitConfig:
         check(0 <= self.label_smoothing < 1, "label_smoothing", "at least 0 and less than 1")
         smooth = self.loss in ("ce", "corn")
         check(smooth or self.label_smoothing == 0, "label_smoothing", f"0 with the loss {self.loss}")
+        check(self.grade_by in GRADE_BY, "grade_by", f"one of {', '.join(GRADE_BY)}")
         check(self.loader in LOADERS, "loader", f"one of {', '.join(LOADERS)}")
         check(self.device in DEVICES, "device", f"one of {', '.join(DEVICES)}")
         check(self.precision in PRECISIONS, "precision", f"one of {', '.join(PRECISIONS)}")

@@ -86,4 +86,4 @@ def draw_reliability(path: Path, bins: Sequence[Bin], ece: float, *, title: str)
             edgecolor=INK,
             linewidth=0.6,
         )
-        lower.set(xlabel="probability given to the predicted grade", ylabel="photographs")
+        lower.set(xlabel="probability given to the likeliest grade", ylabel="photographs")

@@ -18,10 +18,11 @@ from pipeline.errors import CacheError, RunError
 from pipeline.grades import UNKNOWN
 from pipeline.loaders import open_loader
 from pipeline.url import Url
-from trainer.about import Operating, read_about, temperature_of
+from trainer.about import About, read_about, temperature_of
 from trainer.calibration import probabilities
 from trainer.config import FitConfig
 from trainer.console import track, warn
+from trainer.cuts import fit_cuts
 from trainer.device import choose_device, measuring_precision, to_device
 from trainer.distributed import first, same_state, whole
 from trainer.figures import draw_accuracy, draw_confusion
@@ -35,7 +36,7 @@ from trainer.metrics import (
 )
 from trainer.model import Grader, load_model, save_model
 from trainer.operating import Wish, choose_operating, wished
-from trainer.results import Results, assess
+from trainer.results import Results, assess, patients_of
 from trainer.run import RunFolder, write_csv, write_json
 from trainer.shares import open_share
 from trainer.tables import print_results
@@ -97,10 +98,9 @@ def evaluate(
     if cache.recipe != about.recipe:
         warn(f"{cache.path} was made by another recipe ({cache.recipe}) than the training photographs ({about.recipe})")
     check_measurable(cache, split)
-    operating = about.operating
     if wish:
-        operating = wished(run, temperature_of(operating), wish)
-    elif operating is None:
+        about = replace(about, operating=wished(run, temperature_of(about.operating), wish))
+    elif about.operating is None:
         warn(f"{run.model} carries no operating point: probabilities are not calibrated; --sensitivity 0.9 chooses one")
     device = torch.device(choose_device(device_name))
     to_device(model, device)
@@ -116,12 +116,12 @@ def evaluate(
         together=cache.together,
     ) as batches:
         outputs = run_model(model, batches, device, split, tta=config.resolved.tta if tta is None else tta)
-    return write_split(run, cache, split, outputs, operating, prevalence)
+    return write_split(run, cache, split, outputs, about, prevalence)
 
 
 def finish(config: FitConfig, cache: Cache, run: RunFolder) -> None:
-    """Measures the best weights on val, where temperature and threshold are chosen, and, for the first time, on test;
-    writes these into the weights, draws the figures and writes the summary.
+    """Measures the best weights on val, where how to read them is chosen, and, for the first time, on test; writes that
+    into the weights, draws the figures and writes the summary.
 
     What is chosen depends on the weights alone, so a run killed here chooses the same when it is resumed.
     """
@@ -129,7 +129,6 @@ def finish(config: FitConfig, cache: Cache, run: RunFolder) -> None:
     same_state(model)
     device = torch.device(config.device)
     to_device(model, device)
-    operating = None
     measured = {}
     for split in ("val", "test"):
         try:
@@ -141,12 +140,26 @@ def finish(config: FitConfig, cache: Cache, run: RunFolder) -> None:
             outputs = run_model(model, loader, device, split, tta=config.tta)
         if not first():
             continue
+        about = read_about(run.model)
         if split == "val":
-            operating = choose_operating(outputs.logits.double().numpy(), outputs.grades.numpy())
-            save_model(run.model, model, replace(read_about(run.model), operating=operating))
-        measured[split] = write_split(run, cache, split, outputs, operating)
+            about = chosen_on(cache, outputs, about, config.grade_by)
+            save_model(run.model, model, about)
+        measured[split] = write_split(run, cache, split, outputs, about)
     if first():
         summarise(run, measured)
+
+
+def chosen_on(cache: Cache, outputs: Outputs, about: About, grade_by: str) -> About:
+    """`about` with temperature, threshold and, where the expected grade is predicted, cuts: from outputs for val."""
+    manifest, known = cache.manifest, outputs.grades.numpy() != UNKNOWN
+    logits, grades = outputs.logits.double().numpy()[known], outputs.grades.numpy()[known]
+    operating, cuts = choose_operating(logits, grades), None
+    if grade_by == "expected":
+        patients = pd.factorize(patients_of(manifest, manifest["id"].iloc[outputs.rows[known]]))[0]
+        cuts = fit_cuts(probabilities(logits, temperature_of(operating)), grades, patients)
+        if cuts is None:
+            warn("validation has one grade alone and says nowhere to cut: the likeliest grade is predicted")
+    return replace(about, operating=operating, cuts=cuts)
 
 
 def summarise(run: RunFolder, measured: Mapping[str, Results]) -> None:
@@ -189,15 +202,15 @@ def write_split(
     cache: Cache,
     split: str,
     outputs: Outputs,
-    operating: Operating | None,
+    about: About,
     prevalence: float | None = None,
 ) -> Results:
     """Writes the predictions, metrics and confusion matrices of a split, and returns what they were measured to be."""
     manifest = cache.manifest
     logits = outputs.logits.double().numpy()
-    calibrated = probabilities(logits, temperature_of(operating))
-    predictions = predictions_table(manifest["id"].iloc[outputs.rows], outputs.grades.numpy(), calibrated)
-    results = assess(manifest, split, predictions, probabilities(logits), operating, prevalence)
+    calibrated = probabilities(logits, temperature_of(about.operating))
+    predictions = predictions_table(manifest["id"].iloc[outputs.rows], outputs.grades.numpy(), calibrated, about.cuts)
+    results = assess(manifest, split, predictions, probabilities(logits), about.operating, prevalence)
     counts = confusion(predictions)
 
     written = predictions.astype({"grade": "Int64"})

@@ -138,6 +138,7 @@ def describe(about: About, weights: Path) -> dict[str, str]:
         "recipe_digest": about.recipe.digest,
         "views": "8, the mean over flips and right angles" if about.tta else "1",
         "temperature": str(temperature_of(operating)),
+        "grade_cuts": json.dumps(about.cuts) if about.cuts else "",
         "referable_threshold": str(operating.threshold) if operating else "",
         "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
     }

@@ -54,7 +54,9 @@ def surest_right(predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def confidence(predictions: pd.DataFrame) -> "pd.Series[float]":
-    return predictions[list(PROBABILITIES)].max(axis=1).astype("float64")
+    """(n,) probabilities of the predicted grades."""
+    p = predictions[list(PROBABILITIES)].to_numpy(np.float64)
+    return pd.Series(p[np.arange(len(p)), predictions["predicted"].to_numpy()], predictions.index)
 
 
 def pictures(cache: Cache, model: Grader, about: About, chosen: pd.DataFrame) -> list[Picture]:

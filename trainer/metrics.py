@@ -1,8 +1,8 @@
 """How good predictions are, measured on all of them at once.
 
-A table of predictions has a row a photograph: id, grade (int64, 0-4, -1 where nobody graded), predicted (int64, the
-likeliest grade) and p0..p4 (float32, summing to 1). What a split cannot define, for want of photographs of a grade, is
-None in Python and JSON and an empty cell in CSV, never NaN.
+A table of predictions has a row a photograph: id, grade (int64, 0-4, -1 where nobody graded), predicted (int64, as
+trainer.cuts reads the probabilities) and p0..p4 (float32, summing to 1). What a split cannot define, for want of
+photographs of a grade, is None in Python and JSON and an empty cell in CSV, never NaN.
 """
 
 from dataclasses import asdict, dataclass
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.baselines import Counts, confusion_counts
 from pipeline.grades import GRADES, N_GRADES, UNKNOWN
+from trainer.cuts import Cuts, predicted_grades
 from trainer.sample import PROBABILITIES, Sample, ratio
 
 
@@ -52,11 +53,12 @@ class Metrics:
 
 
 def predictions_table(
-    ids: "pd.Series[str]", grades: NDArray[np.int64], probabilities: NDArray[np.float32]
+    ids: "pd.Series[str]", grades: NDArray[np.int64], probabilities: NDArray[np.float32], cuts: Cuts | None = None
 ) -> pd.DataFrame:
-    """The table from n ids, n grades and (n, 5) probabilities. Of equally likely grades the lowest is predicted."""
+    """The table from n ids, n grades and (n, 5) probabilities, whose predicted grades are those of `cuts`."""
     columns = dict(zip(PROBABILITIES, probabilities.T, strict=True))
-    return pd.DataFrame({"id": ids.to_numpy(), "grade": grades, "predicted": probabilities.argmax(axis=1), **columns})
+    predicted = predicted_grades(probabilities, cuts)
+    return pd.DataFrame({"id": ids.to_numpy(), "grade": grades, "predicted": predicted, **columns})
 
 
 def graded(predictions: pd.DataFrame) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import RunError
-from pipeline.grades import REFERABLE, UNKNOWN
+from pipeline.grades import REFERABLE
 from trainer.about import Operating
 from trainer.calibration import fit_temperature, probabilities
 from trainer.console import warn
@@ -46,16 +46,15 @@ _SHARES: Final[dict[str, Masks]] = {
 
 
 def choose_operating(logits: Floats, grades: NDArray[np.int64]) -> Operating | None:
-    """Temperature and threshold from logits (n, 5) and grades (n,) of validation; None, with a warning, where these
-    cannot tell."""
-    known = grades != UNKNOWN
-    temperature = fit_temperature(logits[known], grades[known])
+    """Temperature and threshold from logits (n, 5) and grades (n,), all known, of validation; None, with a warning,
+    where these cannot tell."""
+    temperature = fit_temperature(logits, grades)
     if temperature is None:
         warn("validation fits no temperature from 0.1 to 10 and cannot calibrate: probabilities stay as they are")
         temperature = 1.0
-    scores, wish = p_referable(probabilities(logits[known], temperature)), Wish()
+    scores, wish = p_referable(probabilities(logits, temperature)), Wish()
     try:
-        threshold = choose_threshold(scores, grades[known] >= REFERABLE, wish)
+        threshold = choose_threshold(scores, grades >= REFERABLE, wish)
     except ValueError as error:
         warn(f"no operating point can be chosen on validation: {error}")
         return None

@@ -20,6 +20,7 @@ from pipeline.walk import Refusal
 from trainer.about import About, temperature_of
 from trainer.calibration import probabilities as softmax
 from trainer.console import print_table, track, warn
+from trainer.cuts import predicted_grades
 from trainer.device import choose_device, measuring_precision, to_device
 from trainer.model import Grader, load_model
 from trainer.photographs import BATCH, Photograph, Rendered, gather, render
@@ -38,13 +39,10 @@ class Prediction(NamedTuple):
     """A row of predictions.csv."""
 
     photograph: Photograph
+    grade: int
+    """The predicted one."""
     probabilities: NDArray[np.float32]  # (5,), summing to 1
     flags: tuple[str, ...]
-
-    @property
-    def grade(self) -> int:
-        """The likeliest; of equally likely ones the lowest."""
-        return int(self.probabilities.argmax())
 
     @property
     def p_referable(self) -> float:
@@ -85,7 +83,8 @@ class User:
         found = probabilities(self.model, batch.images, self.about)
         if not np.isfinite(found).all():
             raise RunError(f"the model's output for {batch.photographs[0].id} and others is not finite")
-        return [Prediction(*row) for row in zip(batch.photographs, found, batch.flags, strict=True)]
+        grades = predicted_grades(found, self.about.cuts).tolist()
+        return [Prediction(*row) for row in zip(batch.photographs, grades, found, batch.flags, strict=True)]
 
 
 @torch.inference_mode()
@@ -145,9 +144,9 @@ def predict(
 
 def cells(prediction: Prediction, threshold: float) -> tuple[object, ...]:
     """A row of predictions.csv."""
-    photograph, p, flags = prediction
+    photograph, grade, p, flags = prediction
     referable = int(prediction.referable(threshold)), prediction.p_referable
-    return (photograph.id, photograph.source, prediction.grade, *p, *referable, " ".join(flags))
+    return (photograph.id, photograph.source, grade, *p, *referable, " ".join(flags))
 
 
 def say_refused(refused: Sequence[Refusal], rejects: Path) -> None:

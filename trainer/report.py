@@ -21,7 +21,7 @@ from trainer.page import inline_svg, render
 from trainer.results import patients_of
 from trainer.run import RunFolder
 from trainer.sample import PROBABILITIES, p_referable
-from trainer.statements import commands, leak_statement, limits, scaling, starting_point, verdict
+from trainer.statements import commands, leak_statement, limits, reading, scaling, starting_point, verdict
 from trainer.subgroups import subgroups
 
 SECTIONS = (
@@ -42,8 +42,8 @@ HEADLINE = (
     ("kappa", "Kappa, quadratic weights", "places"),
     ("auc", "AUC, mean over grades", "places"),
     ("referable_auc", "AUC, referable", "places"),
-    ("sensitivity", "Sensitivity for referable, by the likeliest grade", "percent"),
-    ("specificity", "Specificity for referable, by the likeliest grade", "percent"),
+    ("sensitivity", "Sensitivity for referable, by the predicted grade", "percent"),
+    ("specificity", "Specificity for referable, by the predicted grade", "percent"),
 )
 NAMES = {"train": "the photographs it was trained on", "val": "the validation part", "test": "the test part"}
 SIZES_LISTED = 4
@@ -101,6 +101,7 @@ def describe(measured: Measured) -> dict[str, Any]:
         "operating": operating,
         "elsewhere": operating and operating["at_prevalence"],
         "calibration": metrics["calibration"],
+        "reading": reading(measured.about.cuts),
         "scaling": scaling(metrics["calibration"]["temperature"]) if metrics["calibration"] else "",
         "patient": metrics["patient"],
         "no_image": no_image,

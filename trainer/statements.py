@@ -58,6 +58,14 @@ def verdict(metrics: Mapping[str, Any], predictions: pd.DataFrame) -> list[str]:
     return lines
 
 
+def reading(cuts: tuple[float, ...] | None) -> str:
+    """Which grade is the predicted one."""
+    if cuts is None:
+        return "The predicted grade is the likeliest one."
+    places = ", ".join(f"{cut:.2f}" for cut in cuts)
+    return f"The predicted grade is the expected one (the mean of the probabilities), cut at {places}: from validation."
+
+
 def scaling(temperature: float) -> str:
     """What was done to the probabilities; a temperature of 1 stands too where none fits validation."""
     if temperature == 1:

@@ -40,8 +40,8 @@ def print_results(measured: Mapping[str, Results]) -> None:
     without_image("kappa", places)
     headline("AUC, mean over grades", "auc", places)
     headline("AUC, referable (grade 2 or worse)", "referable_auc", places)
-    headline("  sensitivity, likeliest grade", "sensitivity", percent)
-    headline("  specificity, likeliest grade", "specificity", percent)
+    headline("  sensitivity, predicted grade", "sensitivity", percent)
+    headline("  specificity, predicted grade", "specificity", percent)
     card = next((each.operating for each in measured.values() if each.operating), None)
     if card:
         part(f"  threshold, {card['wanted']} {percent(card['level'])} on val", _operating, "threshold", places)

@@ -19,7 +19,7 @@ from trainer.run import RunFolder
 
 METADATA = {
     "made_by", "model", "images", "probabilities", "grades", "size", "recipe", "recipe_digest", "temperature",
-    "referable_threshold", "views", "weights_sha256",
+    "grade_cuts", "referable_threshold", "views", "weights_sha256",
 }  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from trainer.statements import leak_statement, limits, scaling, starting_point, verdict
+from trainer.statements import leak_statement, limits, reading, scaling, starting_point, verdict
 
 TWO_GRADES = pd.DataFrame({"predicted": [0, 2]})
 
@@ -123,3 +123,8 @@ def test_how_training_began_shows_no_folder(weights: str, said: str) -> None:
 def test_a_temperature_is_called_fitted_only_where_one_was() -> None:
     assert "the temperature, 1.250, was fitted on validation" in scaling(1.25)
     assert "fitted" not in scaling(1.0)
+
+
+def test_a_reader_learns_how_probabilities_become_a_grade() -> None:
+    assert reading(None) == "The predicted grade is the likeliest one."
+    assert "cut at 0.61, 1.50, 2.40, 3.20: from validation" in reading((0.6123, 1.5, 2.4, 3.2))
