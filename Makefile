@@ -22,8 +22,8 @@ check: .venv/installed ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: check ## ruff, mypy, pytest
-	$(BIN)/pytest
+test: check ## ruff, mypy, pytest: files in the order of their folders, for the first ones, tests/faults, take longest
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 clean:
 	rm -rf .venv demo build
