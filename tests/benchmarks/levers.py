@@ -5,7 +5,7 @@
 Each variant, NAME=OPTIONS, is trained once a seed; runs that OUT already holds are not trained again. Two run
 at a time, a thread each: that trains more in an hour than one with two. Prints a Markdown table: means over the seeds
 with their standard deviation, and each variant's differences from the first, seed by seed. Validation is what a variant
-may be chosen by; test is printed beside it.
+may be chosen by; test is printed beside it, with the 95 % interval of the seeds' mean by a bootstrap over patients.
 """
 
 import json
@@ -18,7 +18,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import click
+import numpy as np
 import pandas as pd
+
+from pipeline.cache import open_cache
+from trainer.intervals import Figures, Floats, Interval, bootstrap, interval
+from trainer.results import patients_of
+from trainer.run import RunFolder
+from trainer.sample import Sample
 
 FIGURES = (
     ("val", "accuracy"),
@@ -47,20 +54,43 @@ def train(cache: Path, run: Path, options: list[str]) -> None:
 
 
 def figures(run: Path) -> list[float]:
-    """As FIGURES, then seconds of training."""
+    """As FIGURES, then photographs a second in half the epochs or more, on one thread."""
     found = [json.loads((run / f"metrics_{split}.json").read_text())[figure] for split, figure in FIGURES]
-    return [*found, float(pd.read_csv(run / "accuracy.csv")["seconds"].sum())]
+    return [*found, float(pd.read_csv(run / "accuracy.csv")["images_per_second"].median())]
 
 
 def spread(values: "pd.Series[float]", sign: str = "") -> str:
     return f"{values.mean():{sign}.3f}" + (f" ± {values.std():.3f}" if len(values) > 1 else "")
 
 
-def rows(out: Path, variants: list[str], seeds: int) -> Iterator[list[str]]:
-    found = {name: pd.DataFrame([figures(out / f"{name}-{seed}") for seed in range(seeds)]) for name in variants}
+def limits(cache: Path, runs: list[Path]) -> dict[str, Interval | None]:
+    """Of the mean of the runs' figures on test, the patients drawn alike for all of them."""
+    with open_cache(cache) as opened:
+        tables = [RunFolder(run).read_predictions("test") for run in runs]
+        samples = [Sample.of(table, patients_of(opened.manifest, table["id"])) for table in tables]
+
+    def means(weights: Floats) -> Figures:
+        every = [sample.figures(weights) for sample in samples]
+        return {
+            figure: np.mean([each[figure] for each in every], axis=0) for split, figure in FIGURES if split == "test"
+        }
+
+    resampled = bootstrap(samples[0].n_patients, means)
+    values = means(samples[0].equal_weights)
+    return {figure: interval(float(values[figure][0]), resampled[figure]) for figure in values}
+
+
+def rows(cache: Path, out: Path, variants: list[str], seeds: int) -> Iterator[list[str]]:
+    runs = {name: [out / f"{name}-{seed}" for seed in range(seeds)] for name in variants}
+    found = {name: pd.DataFrame([figures(run) for run in its]) for name, its in runs.items()}
     for name, table in found.items():
-        *measured, seconds = (table[column] for column in table)
-        yield [name, *map(spread, measured), f"{seconds.mean():.0f}"]
+        *measured, rates = (table[column] for column in table)
+        cells = list(map(spread, measured))
+        within = limits(cache, runs[name])
+        for place, (split, figure) in enumerate(FIGURES):
+            if split == "test" and (bounds := within[figure]):
+                cells[place] += f" ({bounds[0]:.3f} to {bounds[1]:.3f})"
+        yield [name, *cells, f"{rates.median():.0f}"]
     first = variants[0]
     for name in variants[1:]:
         *differences, _ = (found[name][column] - found[first][column] for column in found[first])
@@ -87,7 +117,8 @@ def main(cache: Path, out: Path, variants: tuple[str, ...], seeds: int, common: 
         for each in done:
             each.result()
     table = pd.DataFrame(
-        rows(out, list(named), seeds), columns=["variant", *(f"{figure} {split}" for split, figure in FIGURES), "s"]
+        rows(cache, out, list(named), seeds),
+        columns=["variant", *(f"{figure} {split}" for split, figure in FIGURES), "images/s"],
     )
     print("| " + " | ".join(table.columns) + " |\n|" + "---|" * len(table.columns))
     for row in table.itertuples(index=False):
