@@ -21,7 +21,17 @@ from trainer.page import inline_svg, render
 from trainer.results import patients_of
 from trainer.run import RunFolder
 from trainer.sample import PROBABILITIES, p_referable
-from trainer.statements import commands, leak_statement, limits, reading, scaling, starting_point, verdict
+from trainer.statements import (
+    commands,
+    leak_statement,
+    limits,
+    objective,
+    reading,
+    scaling,
+    starting_point,
+    variation,
+    verdict,
+)
 from trainer.subgroups import subgroups
 
 SECTIONS = (
@@ -94,6 +104,8 @@ def describe(measured: Measured) -> dict[str, Any]:
         "config": config,
         "about": measured.about,
         "start": starting_point(config.resolved.weights),
+        "variation": variation(config.resolved),
+        "objective": objective(config.resolved),
         "epochs": len(measured.history),
         "seconds": float(measured.history["seconds"].sum()),
         "metrics": metrics,

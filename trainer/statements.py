@@ -58,6 +58,33 @@ def verdict(metrics: Mapping[str, Any], predictions: pd.DataFrame) -> list[str]:
     return lines
 
 
+def variation(config: FitConfig) -> str:
+    """How training images differed from one epoch to the next."""
+    words = ["any flip and turn of them"]
+    if config.zoom > 1:
+        words.append(f"up to {config.zoom:g} times larger and smaller")
+    if config.colour:
+        words.append(f"brightness, contrast and saturation varied by up to {config.colour:.0%}")
+    if config.mixup:
+        words.append(f"mixed in pairs (mixup {config.mixup:g})")
+    if config.cutmix:
+        words.append(f"rectangles pasted from others (cutmix {config.cutmix:g})")
+    return ", ".join(words)
+
+
+def objective(config: FitConfig) -> str:
+    """What was made small, and which photographs counted how much in it."""
+    names = {"ce": "cross entropy", "focal": "focal loss", "corn": "CORN, which knows the grades' order"}
+    words = [names.get(config.loss, "squared error of the grade")]
+    if config.label_smoothing:
+        words.append(f"labels smoothed by {config.label_smoothing:g}")
+    weighted = config.class_weights != "none"
+    words.append(f"class weights {config.class_weights}" if weighted else "all photographs count alike")
+    if config.sampling == "balanced":
+        words.append("as many of each grade an epoch, rare ones several times")
+    return ", ".join(words)
+
+
 def reading(cuts: tuple[float, ...] | None) -> str:
     """Which grade is the predicted one."""
     if cuts is None:

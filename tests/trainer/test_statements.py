@@ -5,7 +5,17 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from trainer.statements import leak_statement, limits, reading, scaling, starting_point, verdict
+from trainer.config import FitConfig
+from trainer.statements import (
+    leak_statement,
+    limits,
+    objective,
+    reading,
+    scaling,
+    starting_point,
+    variation,
+    verdict,
+)
 
 TWO_GRADES = pd.DataFrame({"predicted": [0, 2]})
 
@@ -123,6 +133,20 @@ def test_how_training_began_shows_no_folder(weights: str, said: str) -> None:
 def test_a_temperature_is_called_fitted_only_where_one_was() -> None:
     assert "the temperature, 1.250, was fitted on validation" in scaling(1.25)
     assert "fitted" not in scaling(1.0)
+
+
+def test_a_reader_learns_how_the_network_was_trained() -> None:
+    plain, best = FitConfig(), FitConfig(loss="corn", label_smoothing=0.1, sampling="balanced", zoom=1.2, colour=0.15)
+    assert variation(plain) == "any flip and turn of them"
+    assert objective(plain) == "cross entropy, all photographs count alike"
+    assert variation(best).endswith(
+        "up to 1.2 times larger and smaller, brightness, contrast and saturation varied by up to 15%"
+    )
+    assert "CORN" in objective(best)
+    assert "labels smoothed by 0.1" in objective(best)
+    assert "as many of each grade" in objective(best)
+    assert "class weights effective" in objective(FitConfig(class_weights="effective"))
+    assert variation(FitConfig(mixup=0.2, cutmix=1)).endswith("(mixup 0.2), rectangles pasted from others (cutmix 1)")
 
 
 def test_a_reader_learns_how_probabilities_become_a_grade() -> None:
