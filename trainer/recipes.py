@@ -26,7 +26,7 @@ RECIPES: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
         },
         # A first look, within minutes on two cores where photographs are few or small.
         "fast": {"head_epochs": 2, "epochs": 8, "batch": 32, "lr": 0.02},
-        # For small and unbalanced sets, from scratch or not.
-        "best": {"epochs": 30, "batch": 64, "lr": 0.05, "label_smoothing": 0.1, "ema": 0.99, "tta": True},
+        # For small and unbalanced sets; what else was tried and not taken, docs/experiments.md says.
+        "best": {"epochs": 30, "batch": 32, "lr": 0.03, "ema": 0.99, "tta": True, "stem": "auto"},
     }
 )

@@ -47,15 +47,13 @@ def test_a_setting_asked_for_wins_even_where_it_is_the_ordinary_default(
         "--ema",
         FitConfig().ema,
         "--no-tta",
-        "--stem",
-        "auto",
         "--epochs",
         1,
         "--run",
         "run",
     )
     config = json.loads((tmp_path / "run" / "config.json").read_text())["resolved"]
-    assert (config["ema"], config["label_smoothing"]) == (FitConfig().ema, RECIPES["best"]["label_smoothing"])
+    assert (config["ema"], config["lr"]) == (FitConfig().ema, RECIPES["best"]["lr"])
     assert (RECIPES["best"]["tta"], config["tta"]) == (True, False)
     assert config["stem"] == "small"  # what "auto" is at 32 px from scratch
     assert read_about(tmp_path / "run" / "model.safetensors").stem == "small"
