@@ -83,8 +83,8 @@ class _Normalise(torch.autograd.Function):
     """BatchNorm by given statistics, which the gradient knows to depend on the ranks' inputs.
 
     With x' the normalised input, n values a channel and sums over all ranks, the gradient of the input is
-    weight / std * (dy - sum(dy) / n - x' * sum(dy x') / n): the first term and the sums over this rank's share are
-    what torch's kernel for fixed statistics gives, the other terms are a BatchNorm of the input once more.
+    weight / std * (dy - sum(dy) / n - x' * sum(dy x') / n). The sums over this rank's share are what torch's kernel for
+    fixed statistics gives; the rest, a channel's a * dy + b * x + c, is a BatchNorm of dy and one pass more.
     """
 
     @staticmethod
@@ -99,15 +99,19 @@ class _Normalise(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Any) -> Any:
         (d_output,) = gradients
         input, weight, mean, var = ctx.saved_tensors
+        d_weight, d_bias = torch.zeros_like(weight), torch.zeros_like(weight)
         if input.numel():
-            d_input, d_weight, d_bias = torch.ops.aten.native_batch_norm_backward(
-                d_output, input, weight, mean, var, None, None, False, ctx.eps, [True, True, True]
+            _, d_weight, d_bias = torch.ops.aten.native_batch_norm_backward(
+                d_output, input, weight, mean, var, None, None, False, ctx.eps, [False, True, True]
             )
-        else:
-            d_input, d_weight, d_bias = torch.empty_like(input), torch.zeros_like(weight), torch.zeros_like(weight)
         sums = torch.stack([d_weight, d_bias])  # DistributedDataParallel adds up these two themselves
         dist.all_reduce(sums, group=_lane())
+        d_input = torch.empty_like(input)
         if input.numel():
-            by = sums * (weight * (var + ctx.eps).rsqrt() / ctx.values)
-            d_input -= F.batch_norm(input, mean, var, by[0], by[1], eps=ctx.eps)
+            by_std = (var + ctx.eps).rsqrt()
+            scale = weight * by_std
+            of_input = (-scale * by_std * sums[0] / ctx.values).to(input.dtype)
+            shift = -scale * sums[1] / ctx.values - of_input * mean
+            d_input = F.batch_norm(d_output, torch.zeros_like(mean), torch.ones_like(var), scale, shift, eps=0.0)
+            d_input.addcmul_(input, of_input[:, None, None])
         return d_input, d_weight, d_bias, None, None, None, None

@@ -60,9 +60,6 @@ class SayingOnce(click.Group):
 @click.group(cls=SayingOnce, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 def main() -> None:
     """Train ResNets to grade diabetic retinopathy, and measure them."""
-    # Read when torch is first imported. Its threads otherwise spin while they wait for one another, on cores that the
-    # loader's threads need: with two other processes on two cores, 7 images/s became 42.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @main.command()

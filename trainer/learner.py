@@ -156,7 +156,7 @@ def make_optimizer(model: Grader, config: FitConfig) -> tuple[torch.optim.SGD, l
         [{"params": parameters, "weight_decay": decay} for (_, decay), parameters in groups.items()],
         lr=0.0,
         momentum=config.momentum,
-        fused=model.head.weight.is_cuda,
+        fused=True,
     )
     return optimizer, [scale for scale, _ in groups]
 

@@ -12,6 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
+from pipeline.machine import set_up
+
+set_up()  # as the commands do
+
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 """Real photographs and what a user would write otherwise; not part of the project."""
 
