@@ -13,6 +13,8 @@ from tools.bench_rows import DECODE, PLAIN, STEP, fed, uint8
 
 KEEPS_UP: Final = 0.95
 """Of the step's own rate: a loader that lets the network run this fast is no bottleneck."""
+PLENTY: Final = 10
+"""A loader that alone is so many times as fast as the step is no bottleneck either: fed steps wander by 5 %."""
 SPARE: Final = 1.5
 """Times the step's rate that the recommended workers load at."""
 
@@ -80,7 +82,7 @@ class Report:
             f"from a cache at {self.smaller} px torchvision gives {_figures(rate[uint8('torchvision', self.smaller)])} "
             f"images/s instead of {_figures(rate[uint8('torchvision')])}"
         )
-        if share >= KEEPS_UP:
+        if share >= KEEPS_UP or loaded >= PLENTY * alone:
             enough = min(workers, math.ceil(SPARE * workers * alone / loaded))
             return (
                 f"The network is the bottleneck: {trains}; take --loader {loader} --workers {enough} and keep the "

@@ -137,6 +137,13 @@ def test_a_loader_that_is_slower_than_the_network_is_named_with_the_smaller_cach
     assert "from a cache at 256 px torchvision gives 900 images/s instead of 300" in verdict
 
 
+def test_a_loader_a_hundred_times_as_fast_as_the_network_is_not_blamed_for_a_fed_step_that_wandered() -> None:
+    verdict = report(loader=1112, step=10.2, fed_by_it=9.6).verdict()  # as measured on two cores without a GPU
+
+    assert verdict.startswith("The network is the bottleneck")
+    assert "--workers 1 " in verdict
+
+
 def test_of_loaders_that_feed_equally_well_the_faster_one_is_named() -> None:
     one = report(loader=300, step=100, fed_by_it=100)
     more = {"dali uint8": [900.0] * 3, fed("dali"): [99.0] * 3}
