@@ -87,7 +87,7 @@ def test_every_loss_learns_and_predicts_five_probabilities(
     loss: str, fit: Fit, trainer: Fit, tiny_cache: Cache, tmp_path: Path
 ) -> None:
     cache = tiny_cache(train=(0, 4) * 16, val=(0, 4) * 4, test=(0, 4) * 8)
-    fit(cache, "--run", "run", "--epochs", 8, "--lr", 0.02, "--loss", loss, "--sampling", "balanced")
+    fit(cache, "--run", "run", "--epochs", 12, "--lr", 0.02, "--loss", loss, "--sampling", "balanced")
     first = (tmp_path / "run" / "predictions_test.csv").read_bytes()
     trainer("evaluate", "run")  # from the weights alone
     assert (tmp_path / "run" / "predictions_test.csv").read_bytes() == first

@@ -98,6 +98,6 @@ def test_steps_in_bfloat16_follow_float32s_to_a_hundredth(fit: Fit, tiny_cache: 
 def test_auto_is_bfloat16_where_the_machine_multiplies_it() -> None:
     assert choose_precision("auto", "mps") == "float32"
     assert choose_precision("auto", "cpu") == (
-        "bfloat16" if "amx_bf16" in Path("/proc/cpuinfo").read_text() else "float32"
+        "bfloat16" if "avx512_bf16" in Path("/proc/cpuinfo").read_text() else "float32"
     )
     assert choose_precision("float32", "cpu") == "float32"

@@ -30,7 +30,8 @@ def test_a_rate_is_proposed_and_no_run_is_left(fit: Fit, tiny_cache: Callable[..
     output = fit(tiny_cache(train=(0, 4) * 16), "--find-lr", "--precision", "float32").output
     found = re.fullmatch(r"drawn: lr.png\nproposed: --lr (\S+)\n", output)
     assert found
-    assert 1e-3 <= float(found[1]) <= 3  # 32 px, 16 reds of each of two grades: hardly a rate fails
+    # 32 px, 16 reds of each of two grades, clipped gradients: hardly a rate fails, on some machines not the highest.
+    assert 1e-3 <= float(found[1]) <= RATES[-1]
     assert {path.name for path in tmp_path.iterdir()} == {"cache", "lr.png", "lr.svg"}
     with Image.open("lr.png") as image:
         assert image.width > 1000
