@@ -27,11 +27,10 @@ def test_the_rate_proposed_is_that_of_the_lowest_loss() -> None:
 
 
 def test_a_rate_is_proposed_and_no_run_is_left(fit: Fit, tiny_cache: Callable[..., Path], tmp_path: Path) -> None:
-    output = fit(tiny_cache(train=(0, 4) * 16), "--find-lr", "--precision", "float32").output
+    output = fit(tiny_cache(train=(0, 1, 2, 3, 4) * 13), "--find-lr", "--precision", "float32").output
     found = re.fullmatch(r"drawn: lr.png\nproposed: --lr (\S+)\n", output)
     assert found
-    # 32 px, 16 reds of each of two grades, clipped gradients: hardly a rate fails, on some machines not the highest.
-    assert 1e-3 <= float(found[1]) <= RATES[-1]
+    assert 1e-3 <= float(found[1]) <= 3  # of two grades alone hardly a rate fails, on some machines not the highest, 10
     assert {path.name for path in tmp_path.iterdir()} == {"cache", "lr.png", "lr.svg"}
     with Image.open("lr.png") as image:
         assert image.width > 1000
