@@ -106,6 +106,7 @@ class _Normalise(torch.autograd.Function):
             )
         sums = torch.stack([d_weight, d_bias])  # DistributedDataParallel adds up these two themselves
         dist.all_reduce(sums, group=_lane())
+        d_input = torch.empty_like(input)
         if input.numel():
             by_std = (var + ctx.eps).rsqrt()
             scale = weight * by_std
@@ -113,6 +114,4 @@ class _Normalise(torch.autograd.Function):
             shift = -scale * sums[1] / ctx.values - of_input * mean
             d_input = F.batch_norm(d_output, torch.zeros_like(mean), torch.ones_like(var), scale, shift, eps=0.0)
             d_input.addcmul_(input, of_input[:, None, None])
-        else:
-            d_input = torch.empty_like(input)
         return d_input, d_weight, d_bias, None, None, None, None
