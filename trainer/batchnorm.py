@@ -106,12 +106,12 @@ class _Normalise(torch.autograd.Function):
             )
         sums = torch.stack([d_weight, d_bias])  # DistributedDataParallel adds up these two themselves
         dist.all_reduce(sums, group=_lane())
-        d_input = torch.empty_like(input)
-        if input.numel():
-            by_std = (var + ctx.eps).rsqrt()
-            scale = weight * by_std
-            of_input = (-scale * by_std * sums[0] / ctx.values).to(input.dtype)
-            shift = -scale * sums[1] / ctx.values - of_input * mean
-            d_input = F.batch_norm(d_output, torch.zeros_like(mean), torch.ones_like(var), scale, shift, eps=0.0)
-            d_input.addcmul_(input, of_input[:, None, None])
+        if not input.numel():
+            return torch.empty_like(input), d_weight, d_bias, None, None, None, None
+        by_std = (var + ctx.eps).rsqrt()
+        scale = weight * by_std
+        of_input = (-scale * by_std * sums[0] / ctx.values).to(input.dtype)
+        shift = -scale * sums[1] / ctx.values - of_input * mean
+        d_input = F.batch_norm(d_output, torch.zeros_like(mean), torch.ones_like(var), scale, shift, eps=0.0)
+        d_input.addcmul_(input, of_input[:, None, None])
         return d_input, d_weight, d_bias, None, None, None, None
