@@ -53,9 +53,7 @@ def test_a_large_file_goes_in_parts_and_is_seen_when_the_last_has_come(
     assert unfinished(there) == []
 
 
-def test_when_it_gives_up_no_part_stays(
-    large: Path, there: Url, s3: Weather, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_when_it_gives_up_no_part_stays(large: Path, there: Url, s3: Weather, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "WAITS", (0.01,))
     s3.trouble = lambda method, path: "503" if "partNumber=2" in path else None
     with pytest.raises(StoreError, match=r"0000\.tar: cannot be written \(.*tried 2 times in"):

@@ -89,3 +89,21 @@ def test_scores_that_tie_make_a_curve_of_one_step(tmp_path: Path) -> None:
 def test_any_name_of_a_run_can_be_a_title(title: str, tmp_path: Path) -> None:
     draw_confusion(tmp_path / "figure.png", np.eye(5, dtype=np.int64), title=title)
     ElementTree.parse(tmp_path / "figure.svg")
+
+
+def test_a_share_of_few_photographs_has_a_wide_interval(tmp_path: Path) -> None:
+    none, some, all_right = Bin(0.0, 0.5, 0, None, None), Bin(0.5, 0.8, 40, 0.7, 0.25), Bin(0.8, 1.0, 3, 0.9, 1.0)
+    draw_reliability(tmp_path / "reliability.png", [none, some, all_right], 0.1, title="run")
+    svg = (tmp_path / "reliability.svg").read_text()
+    assert "95 % interval" in words(tmp_path / "reliability.svg")
+
+    def ends(path: str) -> list[float]:
+        """Heights where a path begins and ends, in points downwards."""
+        return [float(y) for y in re.findall(r"[ML] \S+ (\S+)", path)]
+
+    before, after = svg.split('id="LineCollection_1"')
+    zero, one = ends(re.findall(r'<path d="([^"]*)"', before)[-1])  # the diagonal
+    bars = re.findall(r'<path d="([^"]*)"', after.split("</g>")[0])
+    limits = np.array([[(zero - y) / (zero - one) for y in ends(bar)] for bar in bars])
+    # Of 3 right ones of 3 the lower bound L has L^3 = 0.025. Of 10 of 40, to three places, tables have 0.127 and 0.412.
+    assert limits == pytest.approx(np.array([[0.127, 0.412], [0.025 ** (1 / 3), 1.0]]), abs=0.002)
