@@ -37,17 +37,25 @@ def test_a_large_file_goes_in_parts_and_is_seen_when_the_last_has_come(
 ) -> None:
     monkeypatch.setattr(store, "WAITS", (0.01,) * 3)
     seen: list[list[store.Stored]] = []
+    under_way: list[list[str]] = []
+    dropped: list[str] = []
 
-    def drops_the_second(method: str, path: str) -> Trouble | None:
+    def drops_one(method: str, path: str) -> Trouble | None:
         if "partNumber=" not in path:
             return None
         seen.append(store.files_below(there))
-        return "drop" if parts_sent(s3) == 2 else None
+        under_way.append(unfinished(there))
+        if dropped or "partNumber=2" not in path:
+            return None
+        dropped.append(path)
+        return "drop"
 
-    s3.trouble = drops_the_second
+    s3.trouble = drops_one
     store.send(large, there / large.name)
     assert len(seen) > 3  # of which the first few were in vain
     assert not any(seen)
+    assert any(under_way)
+    assert dropped
     s3.clear()
     assert store.read(there / large.name) == large.read_bytes()
     assert unfinished(there) == []
