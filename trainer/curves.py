@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from trainer.calibration import Bin
 from trainer.figures import BLUE, DIM, INK, ORANGE, new_figure, unit_axes
+from trainer.intervals import exact_interval
 
 
 class Point(NamedTuple):
@@ -69,19 +70,16 @@ def draw_precision_recall(
 def draw_reliability(path: Path, bins: Sequence[Bin], ece: float, *, title: str) -> None:
     """How often a prediction is right by how sure it is, and below it how many photographs were that sure.
 
-    Each share has its exact 95 % interval (Clopper and Pearson, Biometrika 1934), as if each photograph were another
-    patient's: a bin of three shall not look like a finding.
+    Each share has its exact 95 % interval, as if each photograph were another patient's: a bin of three shall not look
+    like a finding.
     """
-    from scipy.stats import binomtest
-
     with new_figure(path, 7.6, 8) as figure:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         filled = [bin for bin in bins if bin.photographs]
         confidence = [bin.confidence for bin in filled]
-        accuracy = np.array([bin.accuracy for bin in filled], float)
-        counts = np.array([bin.photographs for bin in filled])
-        right = np.rint(accuracy * counts).astype(int)
-        limits = [binomtest(int(k), int(n)).proportion_ci() for k, n in zip(right, counts, strict=True)]
+        accuracy = [bin.accuracy or 0.0 for bin in filled]
+        rights = [round(bin.photographs * share) for bin, share in zip(filled, accuracy, strict=True)]
+        limits = [exact_interval(right, bin.photographs) for bin, right in zip(filled, rights, strict=True)]
         upper.plot([0, 1], [0, 1], color=DIM, linestyle=":", linewidth=1.6, label="as sure as right")
         upper.vlines(confidence, *np.transpose(limits), color=BLUE, alpha=0.35, linewidth=5, label="95 % interval")
         upper.plot(confidence, accuracy, "o-", color=BLUE, markersize=8, label=f"ECE {ece:.3f}")

@@ -45,8 +45,8 @@ def interval(value: float, resampled: Floats, patients: int | None = None) -> In
 
     Rounds that cannot define the figure are left out. Resamples of photographs that were all graded rightly are all
     right as well, and say nothing of the next patient: an interval without width is None. Only for a share of 0 or 1
-    is more known, from the number of `patients` that it is a share of: then it is Clopper and Pearson's exact one
-    (Biometrika 1934), as if each had one photograph.
+    is more known, from the number of `patients` that it is a share of: then it is the exact one, as if each had one
+    photograph.
     """
     known = resampled[~np.isnan(resampled)]
     if np.isnan(value) or not len(known):
@@ -54,11 +54,16 @@ def interval(value: float, resampled: Floats, patients: int | None = None) -> In
     low, high = np.quantile(known, (_TAIL, 1 - _TAIL)).tolist()
     if low < high:
         return low, high
-    if patients and value == 1:
-        return _TAIL ** (1 / patients), 1.0
-    if patients and value == 0:
-        return 0.0, 1 - _TAIL ** (1 / patients)
-    return None
+    return exact_interval(round(patients * value), patients) if patients and value in (0, 1) else None
+
+
+def exact_interval(right: int, of: int) -> Interval:
+    """Clopper and Pearson's of the share of `right` ones of `of` that have nothing to do with one another (Biometrika
+    1934)."""
+    from scipy.stats import binomtest
+
+    low, high = binomtest(right, of).proportion_ci(LEVEL, "exact")
+    return float(low), float(high)
 
 
 def intervals(values: Figures, resampled: Figures, patients: Mapping[str, NDArray[np.int64]]) -> dict[str, Limits]:
