@@ -1,4 +1,4 @@
-"""What fine texture alone says of referable DR, at each size: a bound on what so few photographs can teach.
+"""What fine texture alone says of referable DR, at each size: a yardstick for networks that so few photographs teach.
 
     python tests/benchmarks/texture.py CACHE...
 
@@ -18,7 +18,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import QuantileTransformer
 
 from pipeline.cache import open_cache
-from pipeline.grades import REFERABLE
+from pipeline.grades import REFERABLE, UNKNOWN
+from pipeline.manifest import SPLITS
+from pipeline.tiles import decode_small
 
 SIGMAS = (0.7, 1.4, 2.8, 5.6, 11.2)  # pixels
 PERCENTILES = (0.1, 1, 5, 95, 99, 99.9)
@@ -47,12 +49,13 @@ def texture(photo: NDArray[np.uint8]) -> list[float]:
 def main(caches: tuple[str, ...]) -> None:
     for path in caches:
         with open_cache(path) as cache:
-            splits = [np.sort(cache.rows(split)) for split in ("train", "val", "test")]
+            grades = cache.grades
+            splits = [rows[grades[rows] != UNKNOWN] for rows in map(cache.rows, SPLITS)]
             rows = np.concatenate(splits)
-            photos = [cv2.imdecode(np.frombuffer(cache.read(row), np.uint8), cv2.IMREAD_COLOR) for row in rows]
-            truth = cache.grades[rows] >= REFERABLE
+            size = cache.recipe.size
+            numbers = np.array([texture(np.asarray(decode_small(cache.read(row), size))) for row in rows])
+            truth = grades[rows] >= REFERABLE
             patients = cache.manifest["patient"].to_numpy()[rows]
-        numbers = np.array([texture(photo) for photo in photos])
         scaled = QuantileTransformer(n_quantiles=50, output_distribution="normal")
         model = make_pipeline(scaled, LogisticRegression(C=0.01, class_weight="balanced", max_iter=2000))
         folds = cross_val_predict(model, numbers, truth, groups=patients, cv=GroupKFold(10), method="predict_proba")
@@ -60,7 +63,7 @@ def main(caches: tuple[str, ...]) -> None:
         model.fit(numbers[:known], truth[:known])
         test = roc_auc_score(truth[known:], model.predict_proba(numbers[known:])[:, 1])
         click.echo(
-            f"{path}, {len(rows)} photographs of {len(photos[0])} px: AUC of referable DR {test:.3f} on test, "
+            f"{path}, {len(rows)} photographs of {size} px: AUC of referable DR {test:.3f} on test, "
             f"{roc_auc_score(truth, folds[:, 1]):.3f} by ten folds"
         )
 
