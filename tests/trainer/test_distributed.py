@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -92,7 +93,7 @@ def wait_for_checkpoints(run: Path, count: int, process: "subprocess.Popen[str]"
     while len(seen) <= count:
         assert process.poll() is None, "\n".join(process.communicate())
         assert time.monotonic() < until
-        if (run / "last.pt").exists():
+        with suppress(FileNotFoundError):  # while it becomes previous.pt it is away
             seen.add((run / "last.pt").stat().st_mtime_ns)
         time.sleep(0.002)
 
