@@ -53,6 +53,10 @@ def verdict(metrics: Mapping[str, Any], predictions: pd.DataFrame) -> list[str]:
             f"Given a referable photograph and another, it ranks them rightly in {percent(auc)} of cases "
             f"(95 % interval {percent(interval[0])} to {percent(interval[1])}; a coin: 50 %)."
         )
+    elif auc == 1:  # whichever patients are drawn, their area is 1 too: no interval
+        lines.append(
+            "It ranks every referable photograph above all others; how far that holds elsewhere, these cannot tell."
+        )
     else:
         lines.append("That it tells referable photographs from others better than a coin is not shown.")
     return lines

@@ -78,6 +78,11 @@ def test_a_leak_is_measured_against_the_fellow_eye() -> None:
         (0.9, [0.85, 0.95], "ranks them rightly in 90.0 % of cases"),
         (0.6, [0.5, 0.7], "better than a coin is not shown"),
         (0.6, None, "better than a coin is not shown"),
+        (
+            1.0,
+            None,
+            "ranks every referable photograph above all others; how far that holds elsewhere, these cannot tell",
+        ),
         (None, None, "All of the photographs are referable"),
     ],
 )
