@@ -29,7 +29,12 @@ INK, DIM, FAINT, PAPER = "#222326", "#5E6066", "#E2E3E6", "#FFFFFE"
 ground can put others in their place (trainer.report)."""
 PRETRAINED: Final = (BLUE, "#56B4E9", GREEN)
 SCRATCH: Final = (ORANGE, "#E69F00", PURPLE)
-LINES: Final = {"train": ":", "val": "--", "test": "-"}
+LINES: Final[dict[str, dict[str, Any]]] = {
+    "train": {"marker": "o", "linestyle": ":"},
+    "val": {"marker": "s", "linestyle": "--"},
+    "test": {"marker": "^", "linestyle": "-"},
+}
+"""With points, for a run of one epoch has no line."""
 NAMES: Final = {"train": "train (augmented)", "val": "validation", "test": "test"}
 BESIDE: Final[dict[str, Any]] = {
     "xycoords": ("data", "axes fraction"),
@@ -90,6 +95,12 @@ def unit_axes(axes: Axes, xlabel: str, ylabel: str) -> None:
     axes.set_yticks(ticks)
 
 
+def epoch_axis(axes: Axes, epochs: int) -> None:
+    """From epoch 1 to so many, in whole numbers, one epoch too."""
+    axes.set(xlabel="epoch", xlim=(0.5, epochs + 0.5))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
 def draw_accuracy(path: Path, table: pd.DataFrame, *, title: str, best: int, majority: float | None) -> None:
     """Accuracy and kappa by epoch from a run's accuracy.csv; `best` is an epoch from 1, `majority` in percent."""
     with new_figure(path, 9, 8) as figure:
@@ -115,8 +126,8 @@ def draw_accuracy(path: Path, table: pd.DataFrame, *, title: str, best: int, maj
             upper.annotate("head", (0.5, 1), (5, -5), **BESIDE, va="top")
         upper.set(title=title, ylabel="accuracy (%)")
         upper.legend(loc="best")
-        lower.set(xlabel="epoch", ylabel="validation kappa\n(quadratic weights)", xlim=(0.5, len(table) + 0.5))
-        lower.xaxis.set_major_locator(MaxNLocator(integer=True))
+        lower.set_ylabel("validation kappa\n(quadratic weights)")
+        epoch_axis(lower, len(table))
 
 
 def draw_confusion(path: Path, counts: Counts, *, title: str) -> None:
@@ -172,12 +183,11 @@ def draw_comparison(path: Path, runs: Mapping[str, tuple[str, bool, pd.DataFrame
                 label = f"{name}, {'pretrained' if pretrained else 'from scratch'}"
                 panel.plot([], [], color=colour, linewidth=5, label=label)
                 for split in ("train", measured):
-                    panel.plot(table["epoch"], table[f"acc_{split}"], color=colour, linestyle=LINES[split])
+                    panel.plot(table["epoch"], table[f"acc_{split}"], color=colour, markersize=5, **LINES[split])
             for split in [split for split in LINES if split in drawn]:
-                panel.plot([], [], color=INK, linestyle=LINES[split], label=NAMES[split])
-            panel.set(title=model, xlabel="epoch")
-            panel.set_xlim(left=0.5)
-            panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+                panel.plot([], [], color=INK, label=NAMES[split], markersize=5, **LINES[split])
+            panel.set_title(model)
+            epoch_axis(panel, max(len(table) for its_model, _, table in runs.values() if its_model == model))
             panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13))
         for panel in panels[::columns]:
             panel.set_ylabel("accuracy (%)")

@@ -91,6 +91,14 @@ def test_any_name_of_a_run_can_be_a_title(title: str, tmp_path: Path) -> None:
     ElementTree.parse(tmp_path / "figure.svg")
 
 
+def test_runs_of_one_epoch_are_seen_in_a_comparison_at_epoch_1(tmp_path: Path) -> None:
+    draw_comparison(tmp_path / "compare.png", {"a": ("resnet18", False, TABLE[:1])})
+    svg = (tmp_path / "compare.svg").read_text()
+    points = re.findall(r'<use xlink:href="#\w+" x="([\d.]+)" y="[\d.]+" style="fill: #d55e00', svg)
+    assert len(points) == 2  # train and validation, in the first colour of networks from scratch
+    assert re.findall(r"<!-- ([\d.]+) -->", svg.split('id="matplotlib.axis_2"')[0]) == ["1"]  # below the epochs' axis
+
+
 def test_a_share_of_few_photographs_has_a_wide_interval(tmp_path: Path) -> None:
     none, some, all_right = Bin(0.0, 0.5, 0, None, None), Bin(0.5, 0.8, 40, 0.7, 0.25), Bin(0.8, 1.0, 3, 0.9, 1.0)
     draw_reliability(tmp_path / "reliability.png", [none, some, all_right], 0.1, title="run")
