@@ -39,6 +39,14 @@ class Share(click.FloatRange):
         return share
 
 
+class PixelsOrShare(click.FloatRange):
+    """Whole pixels as an int."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        return int(number) if number % 1 == 0 else number
+
+
 SHARE_WANTED = Share(0, 1, min_open=True)
 
 
@@ -81,8 +89,9 @@ def main() -> None:
 @click.option("--epochs", type=click.IntRange(0), default=DEFAULT.epochs, help="Epochs for all layers, after those.")
 @click.option("--batch", type=click.IntRange(1), default=DEFAULT.batch, help="Photographs a step.")
 @click.option("--size", type=click.IntRange(32), help="Side of the training images, pixels.  [default: as cached]")
-@click.option("--start-size", type=click.IntRange(32),
-              help="Of the first fine-tuning epoch's, which grow to --size over two thirds of the epochs.")  # fmt: skip
+@click.option("--start-size", type=PixelsOrShare(0, min_open=True),
+              help="Of the first fine-tuning epoch's, pixels or a share: they grow to --size over two thirds of the "
+                   "epochs.")  # fmt: skip
 @click.option("--lr", type=float, default=DEFAULT.lr, help="Highest learning rate.")
 @click.option("--schedule", type=click.Choice(SCHEDULES), default=DEFAULT.schedule,
               help="Of the learning rate. cosine: warm-up, then half a cosine to 0.")  # fmt: skip

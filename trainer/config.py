@@ -54,7 +54,7 @@ class FitConfig:
     epochs: int = 20  # of fine-tuning everything
     batch: int = 32
     size: int | None = None  # pixels; None: as cached
-    start_size: int | None = None  # pixels from which training images grow to that; None: they have it from the start
+    start_size: float | None = None  # training images grow from so many pixels, or from that share of the size, to it
     lr: float = 0.01  # the highest of the schedule
     schedule: str = "cosine"  # after a warm-up; "constant": lr from first to last
     layer_decay: float = 1  # of the learning rate, from each stage of the network to the one before
@@ -108,8 +108,10 @@ class FitConfig:
         check(head or self.epochs > 0, "epochs", "at least 1 where no pretrained weights get head epochs")
         check(self.batch >= 1, "batch", "at least 1")
         check(self.size is None or self.size >= 32, "size", "at least 32 pixels")
-        check(self.start_size is None or self.start_size >= 32, "start_size", "at least 32 pixels")
-        smaller = self.start_size is None or self.size is None or self.start_size < self.size
+        start = self.start_size
+        growing = start is None or 0 < start < 1 or (start >= 32 and start % 1 == 0)
+        check(growing, "start_size", "a share of the size below 1, or at least 32 whole pixels")
+        smaller = start is None or self.size is None or start < self.size
         check(smaller, "start_size", f"smaller than the size, {self.size}")
         check(isfinite(self.lr) and self.lr > 0, "lr", "positive")
         check(0 < self.layer_decay <= 1, "layer_decay", "more than 0 and at most 1")

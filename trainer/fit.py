@@ -160,7 +160,7 @@ def open_loaders(config: FitConfig, cache: Cache) -> Iterator[dict[str, Loader]]
         if config.start_size is None:
             train = open_train(config.size)
         else:
-            train = GrowingLoader(open_train, partial(training_size, config.start_size, config))
+            train = GrowingLoader(open_train, partial(training_size, int(config.start_size), config))
         loaders: dict[str, Loader] = {"train": stack.enter_context(train)}
         for split in ("val", "test") if config.track_test else ("val",):
             loaders[split] = stack.enter_context(open_share(config, cache, split, 2 * config.batch))

@@ -10,6 +10,19 @@ FULL_AFTER = 2 / 3
 """Of the epochs of fine-tuning: from there on images have the size that the run is measured at."""
 STEP = 16
 """Pixels by which they grow at least."""
+ROUND = 8
+SMALLEST = 32
+
+
+def start_pixels(start: float | None, size: int) -> int | None:
+    """The first side, pixels, of images that grow to `size` from `start`, pixels or a share of the size below 1.
+
+    A share gives a multiple of 8, at least 32; None where that is no smaller than the size.
+    """
+    if start is None or start >= 1:
+        return start if start is None else int(start)
+    pixels = max(SMALLEST, round(start * size / ROUND) * ROUND)
+    return pixels if pixels < size else None
 
 
 def training_size(start: int, config: FitConfig, epoch: int) -> int:

@@ -28,6 +28,7 @@ from trainer.device import choose_device, choose_precision, to_device
 from trainer.distributed import first, from_first, restarted, same_state, speaks
 from trainer.evaluate import check_measurable, finish
 from trainer.fit import fit, open_loaders
+from trainer.growing import start_pixels
 from trainer.learner import Learner
 from trainer.loss import class_weights
 from trainer.model import Grader, load_state
@@ -108,6 +109,7 @@ def resolve(asked: FitConfig, cache: Cache) -> tuple[FitConfig, Grader]:
             head_epochs=head_epochs,
             precision=choose_precision(asked.precision, device),
             size=size,
+            start_size=start_pixels(asked.start_size, size),
             together=cache.together,
         )
     except ValueError as error:  # --weights auto --epochs 0, and no weights to be had

@@ -6,6 +6,9 @@ Each variant, NAME=OPTIONS, is trained once a seed; runs that OUT already holds 
 at a time, a thread each: that trains more in an hour than one with two. Prints a Markdown table: means over the seeds
 with their standard deviation, and each variant's differences from the first, seed by seed. Validation is what a variant
 may be chosen by; test is printed beside it, with the 95 % interval of the seeds' mean by a bootstrap over patients.
+
+Where CACHE has {seed} in it, each seed has a cache of its own: with those of folds.py a variant may be chosen by their
+test, which has no interval then.
 """
 
 import json
@@ -27,6 +30,7 @@ from trainer.results import patients_of
 from trainer.run import RunFolder
 from trainer.sample import Sample
 
+SEED = "{seed}"
 FIGURES = (
     ("val", "accuracy"),
     ("val", "kappa"),
@@ -38,10 +42,10 @@ FIGURES = (
 )
 
 
-def train(cache: Path, run: Path, options: list[str]) -> None:
+def train(cache: str, run: Path, options: list[str]) -> None:
     if (run / "summary.json").exists():
         return
-    new = ["--cache", str(cache), "--weights", "none", "--workers", "1", *options]
+    new = ["--cache", cache, "--weights", "none", "--workers", "1", *options]
     done = subprocess.run(
         [sys.executable, "-m", "trainer", "fit", "--run", str(run), *(["--resume"] if run.exists() else new)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -63,9 +67,12 @@ def spread(values: "pd.Series[float]", sign: str = "") -> str:
     return f"{values.mean():{sign}.3f}" + (f" ± {values.std():.3f}" if len(values) > 1 else "")
 
 
-def limits(cache: Path, runs: list[Path]) -> dict[str, Interval | None]:
-    """Of the mean of the runs' figures on test, the patients drawn alike for all of them."""
-    with open_cache(cache) as opened:
+def limits(cache: str, runs: list[Path]) -> dict[str, Interval | None]:
+    """Of the mean of the runs' figures on test, the patients drawn alike for all of them; none where each has its own
+    cache."""
+    if SEED in cache:
+        return {}
+    with open_cache(Path(cache)) as opened:
         tables = [RunFolder(run).read_predictions("test") for run in runs]
         samples = [Sample.of(table, patients_of(opened.manifest, table["id"])) for table in tables]
 
@@ -80,7 +87,7 @@ def limits(cache: Path, runs: list[Path]) -> dict[str, Interval | None]:
     return {figure: interval(float(values[figure][0]), resampled[figure]) for figure in values}
 
 
-def rows(cache: Path, out: Path, variants: list[str], seeds: int) -> Iterator[list[str]]:
+def rows(cache: str, out: Path, variants: list[str], seeds: int) -> Iterator[list[str]]:
     runs = {name: [out / f"{name}-{seed}" for seed in range(seeds)] for name in variants}
     found = {name: pd.DataFrame([figures(run) for run in its]) for name, its in runs.items()}
     for name, table in found.items():
@@ -88,7 +95,7 @@ def rows(cache: Path, out: Path, variants: list[str], seeds: int) -> Iterator[li
         cells = list(map(spread, measured))
         within = limits(cache, runs[name])
         for place, (split, figure) in enumerate(FIGURES):
-            if split == "test" and (bounds := within[figure]):
+            if split == "test" and (bounds := within.get(figure)):
                 cells[place] += f" ({bounds[0]:.3f} to {bounds[1]:.3f})"
         yield [name, *cells, f"{rates.median():.0f}"]
     first = variants[0]
@@ -98,18 +105,21 @@ def rows(cache: Path, out: Path, variants: list[str], seeds: int) -> Iterator[li
 
 
 @click.command()
-@click.argument("cache", type=click.Path(path_type=Path))
+@click.argument("cache")
 @click.argument("out", type=click.Path(path_type=Path))
 @click.argument("variants", nargs=-1)
 @click.option("--seeds", default=3)
 @click.option("--common", default="", help="options of all variants")
-def main(cache: Path, out: Path, variants: tuple[str, ...], seeds: int, common: str) -> None:
+def main(cache: str, out: Path, variants: tuple[str, ...], seeds: int, common: str) -> None:
     named = dict(variant.split("=", 1) for variant in variants)
     out.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(2) as pool:
         done = [
             pool.submit(
-                train, cache, out / f"{name}-{seed}", [*shlex.split(f"{common} {options}"), "--seed", str(seed)]
+                train,
+                cache.replace(SEED, str(seed)),
+                out / f"{name}-{seed}",
+                [*shlex.split(f"{common} {options}"), "--seed", str(seed)],
             )
             for name, options in named.items()
             for seed in range(seeds)

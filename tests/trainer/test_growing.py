@@ -16,7 +16,7 @@ from pipeline.loaders import open_loader
 from pipeline.plan import Augment
 from tests.conftest import write_cache
 from trainer.config import FitConfig
-from trainer.growing import GrowingLoader, training_size
+from trainer.growing import GrowingLoader, start_pixels, training_size
 
 Fit = Callable[..., Result]
 
@@ -61,6 +61,36 @@ def test_a_start_size_that_is_no_smaller_than_the_size_is_refused(fit: Fit, cach
     message = "start_size must be smaller than the size, 64, got 64"
     assert message in fit(cache_of_64, "--start-size", 64, "--size", 64, exit=2).stderr
     assert message in fit(cache_of_64, "--start-size", 64, exit=1).stderr  # the size is the cache's
+
+
+@pytest.mark.parametrize(
+    ("start", "size", "pixels"),
+    [
+        (0.5, 64, 32),
+        (0.6, 56, 32),  # 33.6
+        (0.6, 128, 80),  # 76.8
+        (0.6, 512, 304),  # 307.2
+        (0.25, 64, 32),  # not 16
+        (0.6, 32, None),  # nothing smaller to grow from
+        (48, 64, 48),
+        (None, 64, None),
+    ],
+)
+def test_a_share_of_the_size_is_a_multiple_of_8_pixels_and_at_least_32(
+    start: float | None, size: int, pixels: int | None
+) -> None:
+    assert start_pixels(start, size) == pixels
+
+
+@pytest.mark.parametrize("start", [0, 1, 31, 40.5, "inf", "nan"])
+def test_a_start_size_that_is_neither_share_nor_pixels_is_refused(fit: Fit, cache_of_64: Path, start: object) -> None:
+    assert "start" in fit(cache_of_64, "--start-size", start, exit=2).stderr
+
+
+def test_a_share_is_pixels_in_what_the_run_resolved(fit: Fit, cache_of_64: Path, tmp_path: Path) -> None:
+    fit(cache_of_64, "--start-size", 0.6, "--epochs", 1, "--run", "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["asked"]["start_size"], config["resolved"]["start_size"]) == (0.6, 40)  # 38.4
 
 
 def test_a_run_that_grows_can_be_repeated_and_is_another_than_one_that_does_not(
