@@ -27,6 +27,15 @@ RECIPES: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
         # A first look, within minutes on two cores where photographs are few or small.
         "fast": {"head_epochs": 2, "epochs": 8, "batch": 32, "lr": 0.02},
         # For small and unbalanced sets; what else was tried and not taken, docs/experiments.md says.
-        "best": {"epochs": 30, "batch": 32, "lr": 0.03, "ema": 0.99, "tta": True, "stem": "auto"},
+        "best": {
+            "epochs": 60,
+            "batch": 64,
+            "start_size": 0.6,
+            "lr": 0.05,
+            "weight_decay": 0.005,
+            "cutmix": 1.0,
+            "ema": 0.99,
+            "tta": True,
+        },
     }
 )

@@ -47,6 +47,8 @@ def test_a_setting_asked_for_wins_even_where_it_is_the_ordinary_default(
         "--ema",
         FitConfig().ema,
         "--no-tta",
+        "--stem",
+        "auto",
         "--epochs",
         1,
         "--run",
@@ -55,6 +57,7 @@ def test_a_setting_asked_for_wins_even_where_it_is_the_ordinary_default(
     config = json.loads((tmp_path / "run" / "config.json").read_text())["resolved"]
     assert (config["ema"], config["lr"]) == (FitConfig().ema, RECIPES["best"]["lr"])
     assert (RECIPES["best"]["tta"], config["tta"]) == (True, False)
+    assert config["start_size"] is None  # no share of 32 px is large enough to begin with
     assert config["stem"] == "small"  # what "auto" is at 32 px from scratch
     assert read_about(tmp_path / "run" / "model.safetensors").stem == "small"
 
