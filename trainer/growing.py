@@ -19,8 +19,10 @@ def start_pixels(start: float | None, size: int) -> int | None:
 
     A share gives a multiple of 8, at least 32; None where that is no smaller than the size.
     """
-    if start is None or start >= 1:
-        return start if start is None else int(start)
+    if start is None:
+        return None
+    if start >= 1:
+        return int(start)
     pixels = max(SMALLEST, round(start * size / ROUND) * ROUND)
     return pixels if pixels < size else None
 
