@@ -19,6 +19,7 @@ from PIL import Image
 from pipeline.errors import PhotoError
 from pipeline.photo import Photo, read_photo
 from pipeline.retina import Disc, Square, covering, crop_square, find_disc, is_blank, is_near_black, small_copy
+from pipeline.sizes import LARGEST, SMALLEST
 
 ENHANCEMENTS: Final = ("none", "graham", "clahe")
 MAX_ASPECT: Final = 16
@@ -29,7 +30,7 @@ MAX_ASPECT: Final = 16
 class Recipe:
     """How photographs become training pixels. Two equal recipes give equal bytes.
 
-    size: side of the square, pixels, 32 to 4096.
+    size: side of the square, pixels, SMALLEST to LARGEST.
     quality: of the JPEG, 1 to 100.
     enhance: "none", "graham" or "clahe" (see `prepare`).
     """
@@ -41,8 +42,8 @@ class Recipe:
     enhance: str = "none"
 
     def __post_init__(self) -> None:
-        if not 32 <= self.size <= 4096:
-            raise ValueError(f"size must be 32 to 4096 pixels, got {self.size}")
+        if not SMALLEST <= self.size <= LARGEST:
+            raise ValueError(f"size must be {SMALLEST} to {LARGEST} pixels, got {self.size}")
         if not 1 <= self.quality <= 100:
             raise ValueError(f"quality must be 1 to 100, got {self.quality}")
         if self.enhance not in ENHANCEMENTS:

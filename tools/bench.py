@@ -21,6 +21,7 @@ import torch
 from pipeline.cache import Cache, open_cache
 from pipeline.machine import usable_cores
 from pipeline.recipe import Recipe
+from pipeline.sizes import SMALLEST
 from tools.bench_report import Report
 from tools.bench_rows import Rows, Run, uint8
 from tools.phantom import write_phantoms
@@ -75,7 +76,7 @@ def bench(path: Path | None, settings: Settings, say: Callable[[str], None]) -> 
         size = settings.size or cache_size
         if size > cache_size:
             raise click.UsageError(f"--size {size} is more than the {cache_size} px of {path}")
-        small = size if size < cache_size else max(32, size // 2)
+        small = size if size < cache_size else max(SMALLEST, size // 2)
         say(f"making the cache smaller: {small} px")
         smaller = stack.enter_context(open_cache(shrunk(cache, folder, small, settings.workers)))
         rows = Rows(cache, size, batch, settings.workers, device, stack)

@@ -13,6 +13,7 @@ from click.core import ParameterSource
 from pipeline.errors import FundusError
 from pipeline.local import local_cache_option
 from pipeline.machine import usable_cores
+from pipeline.sizes import LARGEST, SMALLEST
 from pipeline.url import Folder, Url, place
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def _exit_at_sigterm() -> Iterator[None]:
 @main.command()
 @click.argument("src", type=place)
 @click.option("--out", type=place, default=Path("cache"), help="The cache, folder or URL, to make or bring up to date.")
-@click.option("--size", type=click.IntRange(32, 4096), default=512, help="Side of the cached square, pixels.")
+@click.option("--size", type=click.IntRange(SMALLEST, LARGEST), default=512, help="Side of the cached square, pixels.")
 @click.option("--quality", type=click.IntRange(1, 100), default=95, help="JPEG quality of the cached photographs.")
 @click.option("--enhance", type=click.Choice(["none", "graham", "clahe"]), default="none", help="Local contrast.")
 @click.option("--labels", type=place, help="A table of grades, where it is not in SRC or has unusual columns.")
@@ -188,7 +189,7 @@ def phantom(out: Path, eyes: int, seed: int) -> None:
 
 @main.command()
 @click.argument("cache", type=FOLDER, required=False)
-@click.option("--size", type=click.IntRange(32), help="Side of the pictures, pixels.  [default: as cached]")
+@click.option("--size", type=click.IntRange(SMALLEST), help="Side of the pictures, pixels.  [default: as cached]")
 @click.option("--batch", type=click.IntRange(1), help="Photographs a batch.  [default: 64 on a GPU, 8 on the CPU]")
 @click.option("--workers", type=click.IntRange(1), default=usable_cores, show_default="all cores", help="Loading.")
 @click.option("--seconds", type=click.FloatRange(0, min_open=True), default=1.5, help="For each row in each round.")

@@ -9,6 +9,7 @@ import click
 from click.core import ParameterSource
 
 from pipeline.local import local_cache_gb_option, local_cache_option
+from pipeline.sizes import SMALLEST
 from pipeline.url import Folder, Url, place
 from trainer.config import (
     CLASS_WEIGHTS,
@@ -88,10 +89,12 @@ def main() -> None:
               help="Augmented views of a photograph that those epochs alternate; each costs a pass.")  # fmt: skip
 @click.option("--epochs", type=click.IntRange(0), default=DEFAULT.epochs, help="Epochs for all layers, after those.")
 @click.option("--batch", type=click.IntRange(1), default=DEFAULT.batch, help="Photographs a step.")
-@click.option("--size", type=click.IntRange(32), help="Side of the training images, pixels.  [default: as cached]")
+@click.option(
+    "--size", type=click.IntRange(SMALLEST), help="Side of the training images, pixels.  [default: as cached]"
+)
 @click.option("--start-size", type=PixelsOrShare(0, min_open=True),
               help="Of the first fine-tuning epoch's, pixels or a share: they grow to --size over two thirds of the "
-                   "epochs.")  # fmt: skip
+                   "epochs. 1: they do not grow.")  # fmt: skip
 @click.option("--lr", type=float, default=DEFAULT.lr, help="Highest learning rate.")
 @click.option("--schedule", type=click.Choice(SCHEDULES), default=DEFAULT.schedule,
               help="Of the learning rate. cosine: warm-up, then half a cosine to 0.")  # fmt: skip

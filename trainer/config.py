@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from math import isfinite
 from typing import Any, Final, Literal
 
+from pipeline.sizes import SMALLEST
 from trainer.recipes import RECIPES
 
 MODELS: Final = (
@@ -107,10 +108,10 @@ class FitConfig:
         head = self.head_epochs > 0 and self.weights != "none"
         check(head or self.epochs > 0, "epochs", "at least 1 where no pretrained weights get head epochs")
         check(self.batch >= 1, "batch", "at least 1")
-        check(self.size is None or self.size >= 32, "size", "at least 32 pixels")
+        check(self.size is None or self.size >= SMALLEST, "size", f"at least {SMALLEST} pixels")
         start = self.start_size
-        growing = start is None or 0 < start < 1 or (start >= 32 and start % 1 == 0)
-        check(growing, "start_size", "a share of the size below 1, or at least 32 whole pixels")
+        known = start is None or 0 < start <= 1 or (start >= SMALLEST and start % 1 == 0)
+        check(known, "start_size", f"a share of the size, or at least {SMALLEST} whole pixels")
         smaller = start is None or self.size is None or start < self.size
         check(smaller, "start_size", f"smaller than the size, {self.size}")
         check(isfinite(self.lr) and self.lr > 0, "lr", "positive")

@@ -4,6 +4,7 @@ Each is written twice, as PNG and, with the suffix .svg, as SVG; the same number
 """
 
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import Any, Final
 
 import numpy as np
 import pandas as pd
-from matplotlib import style
+from matplotlib import colormaps, style
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba_array
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import offset_copy
 from numpy.typing import NDArray
 
 from pipeline.baselines import Counts, quadratic_kappa
@@ -29,6 +32,8 @@ INK, DIM, FAINT, PAPER = "#222326", "#5E6066", "#E2E3E6", "#FFFFFE"
 ground can put others in their place (trainer.report)."""
 PRETRAINED: Final = (BLUE, "#56B4E9", GREEN)
 SCRATCH: Final = (ORANGE, "#E69F00", PURPLE)
+MANY: Final = {PRETRAINED: ("YlGnBu", 1.0, 0.4), SCRATCH: ("plasma", 0.2, 0.87)}
+"""For more runs than that: navy to green and purple to yellow, out of maps of matplotlib."""
 LINES: Final[dict[str, dict[str, Any]]] = {
     "train": {"marker": "o", "linestyle": ":"},
     "val": {"marker": "s", "linestyle": "--"},
@@ -164,15 +169,18 @@ def draw_comparison(path: Path, runs: Mapping[str, tuple[str, bool, pd.DataFrame
 
     Test is drawn where a run tracked it, else validation.
     """
-    models = list(dict.fromkeys(model for model, _, _ in runs.values()))
+    models = Counter(model for model, _, _ in runs.values())
     columns = min(3, len(models))
     rows = -(-len(models) // columns)
-    with new_figure(path, 3 + 6 * columns, 1 + 5.2 * rows) as figure:
+    with new_figure(path, 3 + 6 * columns, 1 + (4.2 + 0.33 * max(models.values())) * rows) as figure:
         panels = figure.subplots(rows, columns, sharey=True, squeeze=False).flatten()
         for panel in panels[len(models) :]:
             panel.set_visible(False)
         for panel, model in zip(panels, models, strict=False):
-            colours = {True: iter(PRETRAINED * len(runs)), False: iter(SCRATCH * len(runs))}
+            colours = {
+                group: iter(_colours(few, sum(run[:2] == (model, group) for run in runs.values())))
+                for group, few in ((True, PRETRAINED), (False, SCRATCH))
+            }
             drawn = set()
             for name, (its_model, pretrained, table) in runs.items():
                 if its_model != model:
@@ -188,9 +196,18 @@ def draw_comparison(path: Path, runs: Mapping[str, tuple[str, bool, pd.DataFrame
                 panel.plot([], [], color=INK, label=NAMES[split], markersize=5, **LINES[split])
             panel.set_title(model)
             epoch_axis(panel, max(len(table) for its_model, _, table in runs.values() if its_model == model))
-            panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13))
+            below = offset_copy(panel.transAxes, figure, y=-0.7)  # inches: past the label, whatever the axes' height
+            panel.legend(loc="upper center", bbox_to_anchor=(0.5, 0), bbox_transform=below)
         for panel in panels[::columns]:
             panel.set_ylabel("accuracy (%)")
+
+
+def _colours(few: tuple[str, str, str], n: int) -> NDArray[np.float64]:
+    """(n, 4), RGBA from 0 to 1: the first n of the few, or where they do not suffice n of another scale."""
+    if n <= len(few):
+        return to_rgba_array(few[:n])
+    name, first, last = MANY[few]
+    return colormaps[name](np.linspace(first, last, n))
 
 
 def draw_rates(

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
 from pipeline.batch import Batch, Loader
+from pipeline.sizes import SMALLEST
 from trainer.config import FitConfig
 
 FULL_AFTER = 2 / 3
@@ -11,17 +12,16 @@ FULL_AFTER = 2 / 3
 STEP = 16
 """Pixels by which they grow at least."""
 ROUND = 8
-SMALLEST = 32
 
 
 def start_pixels(start: float | None, size: int) -> int | None:
-    """The first side, pixels, of images that grow to `size` from `start`, pixels or a share of the size below 1.
+    """The first side, pixels, of images that grow to `size` from `start`, pixels or a share of the size (0 to 1).
 
     A share gives a multiple of 8, at least 32; None where that is no smaller than the size.
     """
     if start is None:
         return None
-    if start >= 1:
+    if start > 1:
         return int(start)
     pixels = max(SMALLEST, round(start * size / ROUND) * ROUND)
     return pixels if pixels < size else None

@@ -1,29 +1,32 @@
-"""Folds of a data set in MedMNIST's layout, to choose between variants by more photographs than its validation has.
+"""Folds of a data set, to choose between variants by more photographs than its validation has.
 
-    python tests/benchmarks/folds.py FILE.npz OUT
+    python tests/benchmarks/folds.py SOURCE OUT
     for fold in 0 1 2; do tools preprocess OUT/$fold --out folds-$fold --size 56; done
     python tests/benchmarks/levers.py 'folds-{seed}' RUNS VARIANT...
 
-Its train and val are taken together, its test is left alone. In each of three folds another third of every grade is
-test; a tenth of what remains is val, which chooses the epoch, and the rest is train.
+SOURCE is a file in MedMNIST's layout, whose train and val are taken together and whose test is left alone, or a folder
+of photographs with grades, of which all are taken. In each of three folds another third is test, of every grade or, of
+patients, of every worst grade; a tenth of what remains is val, which chooses the epoch, and the rest is train.
 """
 
+import re
+import shutil
 from pathlib import Path
 
 import click
 import numpy as np
 
-from pipeline.grades import N_GRADES
+from pipeline.grades import N_GRADES, UNKNOWN
+from pipeline.manifest import PATIENT_PATTERN, draw_sides, parse_patient
+from pipeline.photo import SUFFIXES
+from tools.sources import list_source
 
 FOLDS = 3
 VAL = 10
 """One photograph in so many of those that are not test."""
 
 
-@click.command()
-@click.argument("file", type=click.Path(exists=True, path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
-def main(file: Path, out: Path) -> None:
+def fold_archive(file: Path, out: Path) -> None:
     with np.load(file) as arrays:
         known = {
             kind: np.concatenate([arrays[f"{split}_{kind}"] for split in ("train", "val")])
@@ -46,6 +49,32 @@ def main(file: Path, out: Path) -> None:
             out / str(fold) / file.name,
             **{f"{split}_{kind}": array[rows] for split, rows in splits.items() for kind, array in known.items()},
         )
+
+
+def fold_photographs(folder: Path, out: Path) -> None:
+    """Into folders of splits and of grades below them."""
+    samples = [sample for sample in list_source(folder).samples if sample.grade != UNKNOWN]
+    patients = [parse_patient(sample.id, re.compile(PATIENT_PATTERN))[0] for sample in samples]
+    worst: dict[str, int] = {}
+    for patient, sample in zip(patients, samples, strict=True):
+        worst[patient] = max(sample.grade, worst.get(patient, 0))
+    fold_of = draw_sides(worst, {str(fold): 1 / FOLDS for fold in range(FOLDS)}, 0, {})
+    for fold in range(FOLDS):
+        others = {patient: grade for patient, grade in worst.items() if fold_of[patient] != str(fold)}
+        sides = draw_sides(others, {"train": 1 - 1 / VAL, "val": 1 / VAL}, fold, {})
+        for patient, sample in zip(patients, samples, strict=True):
+            source = folder / sample.found.source
+            suffix = source.suffix if source.suffix.lower() in SUFFIXES else ""
+            into = out / str(fold) / sides.get(patient, "test") / str(sample.grade)
+            into.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, into / (sample.id.replace("/", "_") + suffix))
+
+
+@click.command()
+@click.argument("source", type=click.Path(exists=True, path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+def main(source: Path, out: Path) -> None:
+    (fold_photographs if source.is_dir() else fold_archive)(source, out)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
@@ -97,6 +98,32 @@ def test_runs_of_one_epoch_are_seen_in_a_comparison_at_epoch_1(tmp_path: Path) -
     points = re.findall(r'<use xlink:href="#\w+" x="([\d.]+)" y="[\d.]+" style="fill: #d55e00', svg)
     assert len(points) == 2  # train and validation, in the first colour of networks from scratch
     assert re.findall(r"<!-- ([\d.]+) -->", svg.split('id="matplotlib.axis_2"')[0]) == ["1"]  # below the epochs' axis
+
+
+@pytest.mark.parametrize("n", [1, 3, 4, 12])
+def test_each_run_of_a_comparison_has_its_own_colour(n: int, tmp_path: Path) -> None:
+    runs = {
+        f"{weights}-{run}": ("resnet18", weights == "auto", TABLE) for weights in ("auto", "none") for run in range(n)
+    }
+    draw_comparison(tmp_path / "compare.png", runs)
+    keys = re.findall(r"stroke: (#\w{6}); stroke-width: 5;", (tmp_path / "compare.svg").read_text())
+    assert len(keys) == len(set(keys)) == 2 * n
+
+
+@pytest.mark.parametrize("n", [1, 12])
+def test_the_runs_of_a_comparison_are_named_below_the_word_epoch(
+    n: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr("trainer.figures.Figure", lambda **settings: figures.append(Figure(**settings)) or figures[0])
+    draw_comparison(tmp_path / "compare.png", {f"run-{run}": ("resnet18", True, TABLE) for run in range(n)})
+    figures[0].draw_without_rendering()  # at its own resolution, for the extents below
+    (panel,) = figures[0].axes
+    legend = panel.get_legend()
+    assert legend is not None
+    assert legend.get_window_extent().y1 < panel.xaxis.label.get_window_extent().y0
+    assert legend.get_window_extent().y0 >= 0
+    assert panel.get_window_extent().height > 300  # pixels, at 100 an inch: legends leave the curves their room
 
 
 def test_a_share_of_few_photographs_has_a_wide_interval(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from pipeline.plan import Augment
 from tests.conftest import write_cache
 from trainer.config import FitConfig
 from trainer.growing import GrowingLoader, start_pixels, training_size
+from trainer.recipes import RECIPES
 
 Fit = Callable[..., Result]
 
@@ -72,6 +73,7 @@ def test_a_start_size_that_is_no_smaller_than_the_size_is_refused(fit: Fit, cach
         (0.6, 512, 304),  # 307.2
         (0.25, 64, 32),  # not 16
         (0.6, 32, None),  # nothing smaller to grow from
+        (1, 64, None),  # so that a recipe that grows can be told not to
         (48, 64, 48),
         (None, 64, None),
     ],
@@ -82,7 +84,7 @@ def test_a_share_of_the_size_is_a_multiple_of_8_pixels_and_at_least_32(
     assert start_pixels(start, size) == pixels
 
 
-@pytest.mark.parametrize("start", [0, 1, 31, 40.5, "inf", "nan"])
+@pytest.mark.parametrize("start", [0, 1.5, 31, 40.5, "inf", "nan"])
 def test_a_start_size_that_is_neither_share_nor_pixels_is_refused(fit: Fit, cache_of_64: Path, start: object) -> None:
     assert "start" in fit(cache_of_64, "--start-size", start, exit=2).stderr
 
@@ -91,6 +93,13 @@ def test_a_share_is_pixels_in_what_the_run_resolved(fit: Fit, cache_of_64: Path,
     fit(cache_of_64, "--start-size", 0.6, "--epochs", 1, "--run", "run")
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert (config["asked"]["start_size"], config["resolved"]["start_size"]) == (0.6, 40)  # 38.4
+
+
+def test_a_recipe_that_grows_can_be_told_not_to(fit: Fit, cache_of_64: Path, tmp_path: Path) -> None:
+    assert RECIPES["best"]["start_size"] < 1
+    fit(cache_of_64, "--recipe", "best", "--start-size", 1, "--epochs", 1, "--run", "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["asked"]["start_size"], config["resolved"]["start_size"]) == (1, None)
 
 
 def test_a_run_that_grows_can_be_repeated_and_is_another_than_one_that_does_not(
