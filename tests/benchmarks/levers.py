@@ -8,7 +8,7 @@ with their standard deviation, and each variant's differences from the first, se
 may be chosen by; test is printed beside it, with the 95 % interval of the seeds' mean by a bootstrap over patients.
 
 Where CACHE has {seed} in it, each seed has a cache of its own: with those of folds.py a variant may be chosen by their
-test, which has no interval then.
+test.
 """
 
 import json
@@ -68,23 +68,23 @@ def spread(values: "pd.Series[float]", sign: str = "") -> str:
 
 
 def limits(cache: str, runs: list[Path]) -> dict[str, Interval | None]:
-    """Of the mean of the runs' figures on test, the patients drawn alike for all of them; none where each has its own
-    cache."""
-    if SEED in cache:
-        return {}
-    with open_cache(Path(cache)) as opened:
-        tables = [RunFolder(run).read_predictions("test") for run in runs]
-        samples = [Sample.of(table, patients_of(opened.manifest, table["id"])) for table in tables]
+    """Of the mean of the runs' figures on test; patients are drawn alike for all of them, or in each fold anew."""
+    values, resampled = [], []
+    for seed, run in enumerate(runs):
+        table = RunFolder(run).read_predictions("test")
+        with open_cache(Path(cache.replace(SEED, str(seed)))) as opened:
+            sample = Sample.of(table, patients_of(opened.manifest, table["id"]))
+        values.append(sample.figures(sample.equal_weights))
+        resampled.append(bootstrap(sample.n_patients, sample.figures, seed=seed if SEED in cache else 0))
 
-    def means(weights: Floats) -> Figures:
-        every = [sample.figures(weights) for sample in samples]
-        return {
-            figure: np.mean([each[figure] for each in every], axis=0) for split, figure in FIGURES if split == "test"
-        }
+    def mean(of: list[Figures], figure: str) -> Floats:
+        return np.asarray(np.mean([each[figure] for each in of], axis=0))
 
-    resampled = bootstrap(samples[0].n_patients, means)
-    values = means(samples[0].equal_weights)
-    return {figure: interval(float(values[figure][0]), resampled[figure]) for figure in values}
+    return {
+        figure: interval(mean(values, figure).item(), mean(resampled, figure))
+        for split, figure in FIGURES
+        if split == "test"
+    }
 
 
 def rows(cache: str, out: Path, variants: list[str], seeds: int) -> Iterator[list[str]]:

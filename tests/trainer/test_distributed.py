@@ -118,7 +118,7 @@ def test_three_processes_learn_what_one_does_and_speak_with_one_voice(folder: Pa
         assert out.count(once) == 1
 
 
-@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_shares_make_the_whole(processes: int, folder: Path) -> None:
     with open_cache(folder / "cache") as cache:
         torch.save(learn(cache), folder / "alone.pt")
