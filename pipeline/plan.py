@@ -227,7 +227,8 @@ def halvings(source_size: int, size: int) -> int:
     """How often a picture is halved, by the mean of 2 x 2 pixels, before it is warped to `size`.
 
     Bilinear interpolation looks at two pixels each way: beyond a ratio of 2 it would skip some, and small bright or
-    dark dots would come and go with the angle. The rest of the way is below 2, or 2 where the side is odd.
+    dark dots would come and go with the angle. What is left is below 2, or 2 where the side is odd, times the zoom of
+    photographs that are shown smaller.
 
     >>> halvings(512, 224), halvings(512, 512)
     (1, 0)

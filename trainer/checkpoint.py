@@ -40,6 +40,10 @@ class Progress:
     """Of the epoch under way, a step each: float32 (3,), summed loss, photographs graded right, photographs."""
     history: list[dict[str, Any]] = field(default_factory=list)
     """The rows of accuracy.csv so far."""
+    seconds: float = 0.0
+    """That the epoch under way had taken when the checkpoint was written."""
+    trained: float = 0.0
+    """Of these, between its steps' beginning and end."""
 
     def sums(self) -> tuple[float, float, float]:
         """`steps` added up over the epoch so far."""
@@ -67,6 +71,8 @@ def save_checkpoint(run: RunFolder, progress: Progress, learner: dict[str, Any])
         "epoch": progress.epoch,
         "steps": torch.stack(progress.steps) if progress.steps else torch.empty(0, 3),
         "history": progress.history,
+        "seconds": progress.seconds,
+        "trained": progress.trained,
         **learner,
     }
     packed = BytesIO()  # torch.save to a full disk raises RuntimeErrors of its own
@@ -127,5 +133,6 @@ def read_checkpoint(path: Path) -> tuple[Progress, dict[str, Any]]:
             "model": dict(),
             "optimizer": dict(),
         } as state:
-            return Progress(epoch, list(steps), history), state
+            times = (float(state.get(name, 0)) for name in ("seconds", "trained"))
+            return Progress(epoch, list(steps), history, *times), state
     raise RunError(f"{path} is not a checkpoint of `trainer fit`")

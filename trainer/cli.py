@@ -137,7 +137,7 @@ def main() -> None:
 @click.option("--workers", type=click.IntRange(1), help="Threads of the loader.  [default: the loader's choice]")
 @click.option("--track-test", is_flag=True, help="Measure test after each epoch too, for the curve; never to choose.")
 @click.option("--compile", is_flag=True,
-              help="Compile the network by torch.compile: minutes at the start, then faster steps.")  # fmt: skip
+              help="Compile the network by torch.compile: minutes at first, then faster steps.")  # fmt: skip
 @click.option("--checkpoint-minutes", type=click.FloatRange(0), default=DEFAULT.checkpoint_minutes,
               help="Between checkpoints; there is one after each epoch and at SIGTERM too.")  # fmt: skip
 @click.option("--find-lr", is_flag=True, help="Propose a learning rate, draw why into lr.png, and leave no run.")
@@ -148,8 +148,8 @@ def main() -> None:
 @click.pass_context
 def fit(context: click.Context, /, run: Path | None, resume: bool, find_lr: bool, **settings: Any) -> None:
     """Train on a cache, choose the best epoch on validation, measure it on test."""
-    if find_lr and resume:
-        raise click.UsageError("--find-lr trains no run; leave out --resume")
+    if find_lr and (resume or run):
+        raise click.UsageError(f"--find-lr trains no run; leave out {'--resume' if resume else '--run'}")
     given = {name: value for name, value in settings.items()
              if context.get_parameter_source(name) is not ParameterSource.DEFAULT}  # fmt: skip
     try:
@@ -171,8 +171,9 @@ def fit(context: click.Context, /, run: Path | None, resume: bool, find_lr: bool
             finished = launch.resume(run, given)
         else:
             finished = launch.start(asked, run)
-        figures = f"{finished.accuracy_figure.name}, {finished.confusion_figure('test').name}"
-        click.echo(f"results: {finished.path}/ ({figures}, ...)")
+        figures = (finished.accuracy_figure, finished.confusion_figure("test"))
+        drawn = ", ".join(figure.name for figure in figures if figure.exists())
+        click.echo(f"results: {finished.path}/ ({drawn}, ...)")
 
 
 @main.command()

@@ -1,7 +1,7 @@
 """Several runs side by side: a figure, a table, and the differences from the first of them."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,6 +36,7 @@ PAIR_SHOWN: Final = ("run - against", "figure", "photographs", "patients", "run"
 class Run:
     """A run as it is compared."""
 
+    name: str
     folder: RunFolder
     config: FitConfig
     accuracy: pd.DataFrame
@@ -43,36 +44,40 @@ class Run:
     summary: dict[str, Any]
     """summary.json; empty where the run is unfinished."""
 
-    @property
-    def name(self) -> str:
-        return self.folder.path.resolve().name
-
 
 def compare(paths: Sequence[Path], out: Path) -> None:
     """Writes OUT.png, OUT.csv and OUT_pairs.csv and prints the tables. Folders that are no runs, or damaged, are named
     and left out, and so are, from the pairs, runs that were not measured on the first one's test photographs.
 
-    Raises RunError where that leaves none.
+    Raises RunError where that leaves none, or where nothing can be written.
     """
+    if not out.name:
+        raise RunError(f"{out}: no name for a file; give one, as in --out {out / 'compare'}")
     runs = list(read_runs(paths))
     if not runs:
         raise RunError("none of these can be compared; `trainer fit` makes runs")
     table = pd.DataFrame([table_row(run) for run in runs]).astype({"best_epoch": "Int64"})
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure, csv, pairs_csv = (out.with_name(f"{out.name}{end}") for end in (".png", ".csv", "_pairs.csv"))
-    draw_comparison(figure, {run.name: (run.config.model, run.config.weights != "none", run.accuracy) for run in runs})
-    write_csv(csv, table)
-    print_table(SHOWN, [shown_row(run) for run in runs])
+    curves = {run.name: (run.config.model, run.config.weights != "none", run.accuracy) for run in runs}
     pairs = list(pair_with_first(runs))
-    write_csv(pairs_csv, pairs_table(pairs))
+    figure, csv, pairs_csv = (out.with_name(f"{out.name}{end}") for end in (".png", ".csv", "_pairs.csv"))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        draw_comparison(figure, curves)
+        write_csv(csv, table)
+        write_csv(pairs_csv, pairs_table(pairs))
+    except OSError as error:
+        raise RunError(f"{out}: cannot be written ({error.strerror})") from error
+    print_table(SHOWN, [shown_row(run) for run in runs])
     if pairs:
         click.echo("\ndifferences on the same test photographs, resampled by patients:")
         print_table(PAIR_SHOWN, map(pair_row, pairs))
     click.echo(f"written: {figure} {csv} {pairs_csv}")
 
 
-def read_runs(paths: Iterable[Path]) -> Iterable[Run]:
-    for path in paths:
+def read_runs(paths: Sequence[Path]) -> Iterable[Run]:
+    """By their folders' names; those that share one, by their paths as they were given."""
+    names = [path.resolve().name for path in paths]
+    for path, name in zip(paths, names, strict=True):
         run = RunFolder(path)
         try:
             config = run.read_config().resolved
@@ -83,7 +88,7 @@ def read_runs(paths: Iterable[Path]) -> Iterable[Run]:
         else:
             if not summary:
                 warn(f"{path} is unfinished ({len(accuracy)} epochs); `trainer fit --run {path} --resume` continues it")
-            yield Run(run, config, accuracy, summary)
+            yield Run(name if names.count(name) == 1 else str(path), run, config, accuracy, summary)
 
 
 def table_row(run: Run) -> dict[str, Any]:
@@ -123,7 +128,8 @@ def pair_with_first(runs: Sequence[Run]) -> Iterable[Difference]:
     finished = [run for run in runs if run.summary]
     for run in finished[1:]:
         try:
-            yield from pair(run.folder, finished[0].folder)
+            for difference in pair(run.folder, finished[0].folder):
+                yield replace(difference, run=run.name, against=finished[0].name)
         except RunError as error:
             warn(f"{run.name} and {finished[0].name} are not paired: {error.message}")
 

@@ -124,7 +124,7 @@ class FitConfig:
         check(self.patience is None or self.patience >= 1, "patience", "at least 1")
         check(0 <= self.momentum < 1, "momentum", "at least 0 and less than 1")
         check(isfinite(self.weight_decay) and self.weight_decay >= 0, "weight_decay", "0 or more")
-        check(self.seed >= 0, "seed", "0 or more")
+        check(0 <= self.seed < 2**64, "seed", "0 to 2**64 - 1")
         check(self.checkpoint_minutes >= 0, "checkpoint_minutes", "0 or more")
         check(self.workers is None or self.workers >= 1, "workers", "at least 1")
 

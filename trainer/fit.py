@@ -84,7 +84,7 @@ def fit(
     `about` is what the weights shall say of themselves, `resumed` is the checkpoint that the learner's model and
     progress come from. Stopped, it leaves a checkpoint.
     """
-    config, began = learner.config, perf_counter()
+    config, began = learner.config, perf_counter() - progress.seconds
     learner.open(config.phase(progress.epoch))
     if resumed:
         learner.load(resumed)
@@ -92,6 +92,7 @@ def fit(
 
     def save() -> None:
         check_finite(progress)  # a sick state is never kept
+        progress.seconds = perf_counter() - began
         if first():
             save_checkpoint(run, progress, learner.state())
 
@@ -104,15 +105,18 @@ def fit(
             if learner.phase != config.phase(epoch):
                 with stopper.step():
                     learner.open(config.phase(epoch))
-            training_began = saved = perf_counter()
+            saved = perf_counter()
+            training_began = saved - progress.trained
             for _ in train_epoch(learner, progress, stopper):
+                progress.trained = perf_counter() - training_began
                 if highest(perf_counter() - saved >= 60 * config.checkpoint_minutes):
                     save()
                     saved = perf_counter()
-            trained = perf_counter() - training_began
+            progress.trained = perf_counter() - training_began
             row = epoch_row(learner, progress)
-            row["seconds"] = round(perf_counter() - began, 2)
-            row["images_per_second"] = round(progress.sums()[2] / trained, 1)
+            row["images_per_second"] = round(progress.sums()[2] / progress.trained, 1)
+            ended = perf_counter()
+            row["seconds"], began = round(ended - began, 2), ended
             with stopper.step():
                 progress = Progress(epoch + 1, [], [*progress.history, row])
                 save()
@@ -120,7 +124,6 @@ def fit(
                 if events:
                     events.add(row)
             click.echo(epoch_line(row, config.total_epochs))
-            began = perf_counter()
     except Stopped:
         with suppress(NotFinite):  # the checkpoint before stays
             save()

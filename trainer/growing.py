@@ -17,9 +17,9 @@ ROUND = 8
 def start_pixels(start: float | None, size: int) -> int | None:
     """The first side, pixels, of images that grow to `size` from `start`, pixels or a share of the size (0 to 1).
 
-    A share gives a multiple of 8, at least 32; None where that is no smaller than the size.
+    A share gives a multiple of 8, at least 32; None where that is no smaller than the size, or the share is 1.
     """
-    if start is None:
+    if start is None or start == 1:
         return None
     if start > 1:
         return int(start)

@@ -71,7 +71,7 @@ def begun_run(asked: FitConfig, path: Path | None) -> RunFolder | None:
 
 def find_lr(asked: FitConfig, figure: Path) -> None:
     """Draws the loss against the learning rate into `figure` and proposes a rate. Nothing else is left."""
-    config, cache, model = prepare(asked)
+    config, cache, model = prepare(replace(asked, start_size=None))  # the rate must suit the largest images
     with open_loaders(config, cache) as loaders:
         range_test(make_learner(config, cache, loaders, model), figure)
 
@@ -94,6 +94,11 @@ def prepare(asked: FitConfig) -> tuple[FitConfig, Cache, Grader]:
 
 def resolve(asked: FitConfig, cache: Cache) -> tuple[FitConfig, Grader]:
     """The settings without "auto", and the model as it begins, with its weights."""
+    if asked.class_weights != "none" and asked.sampling == "balanced":
+        warn(
+            f"--sampling balanced shows all grades equally often, and --class-weights {asked.class_weights} lets rare "
+            "ones count more besides: most want one of them"
+        )
     device = choose_device(asked.device)
     loader = choose_loader(asked.loader, device)
     size = asked.size or cache.recipe.size
@@ -109,7 +114,7 @@ def resolve(asked: FitConfig, cache: Cache) -> tuple[FitConfig, Grader]:
             head_epochs=head_epochs,
             precision=choose_precision(asked.precision, device),
             size=size,
-            start_size=start_pixels(asked.start_size, size),
+            start_size=start_pixels(asked.start_size, size) if asked.epochs else None,
             together=cache.together,
         )
     except ValueError as error:  # --weights auto --epochs 0, and no weights to be had
@@ -148,7 +153,8 @@ def resume(path: Path | None, given: Mapping[str, Any]) -> RunFolder:
             raise RunError(
                 f"{run.path} was started with {name} {getattr(asked, name)}, not {value}; leave it out to resume"
             )
-    config = replace(config, **{name: value for name, value in given.items() if name in MAY_CHANGE})
+    changed = {"cache": recorded.cache, "device": asked.device, **given}
+    config = replace(config, **{name: value for name, value in changed.items() if name in MAY_CHANGE})
     config = replace(config, device=choose_device(config.device))
     cache = open_cache(config.cache)
     if cache.digest != recorded.cache_digest:

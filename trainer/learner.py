@@ -68,7 +68,8 @@ class Learner:
         trained = averaged(self._model.head if phase == "head" else self._model)
         self._net: Callable[[Tensor], Tensor] = trained
         if phase == "finetune" and self.config.compile:
-            self._net = compiled(trained, share_of(self.config.batch))
+            size = self.config.size or self._cache.recipe.size
+            self._net = compiled(trained, share_of(self.config.batch), size)
         if phase == "head":
             splits, device = self._loaders.keys(), self.weights.device
             varied = augmentation(self.config)

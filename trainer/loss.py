@@ -18,7 +18,7 @@ GAMMA: Final = 2.0
 
 
 def losses(name: str, logits: Tensor, grades: Tensor, weights: Tensor, smoothing: float = 0) -> Tensor:
-    """(n,) losses of n photographs, each times its grade's weight.
+    """(n,) losses of n photographs, each times the weight of its true grade.
 
     name: one of trainer.config.LOSSES. logits: float32 (n, 5), from a trainer.model.Head with the link that the loss
     asks for. grades: int64 (n,), 0-4. weights: float32 (5,). smoothing: for "ce" and "corn", the share of each label
@@ -30,12 +30,16 @@ def losses(name: str, logits: Tensor, grades: Tensor, weights: Tensor, smoothing
     of them, here divided by the number of photographs and not, as in the paper, of binary tasks. "mse": (s - grade)^2.
     """
     if name in ("ce", "corn"):
-        return F.cross_entropy(logits, grades, weights, reduction="none", label_smoothing=smoothing)
-    if name == "focal":
+        # Not torch's own weights: they would count each share of a smoothed label by the grade that it goes to, and
+        # teach that a healthy eye is proliferative by 0.29, with the inverse weights of EyePACS and a share of 0.1.
+        found = F.cross_entropy(logits, grades, reduction="none", label_smoothing=smoothing)
+    elif name == "focal":
         log_p = F.log_softmax(logits, dim=1).gather(1, grades[:, None])[:, 0]
-        return -weights[grades] * (1 - log_p.exp()) ** GAMMA * log_p
-    score = (logits[:, 1] - logits[:, 0] + 1) / 2  # of the logits -(s - k)^2
-    return weights[grades] * (score - grades) ** 2
+        found = -((1 - log_p.exp()) ** GAMMA) * log_p
+    else:
+        score = (logits[:, 1] - logits[:, 0] + 1) / 2  # of the logits -(s - k)^2
+        found = (score - grades) ** 2
+    return weights[grades] * found
 
 
 def class_weights(method: str, photographs: ArrayLike) -> NDArray[np.float64]:

@@ -106,15 +106,18 @@ class Grader(nn.Module):
         return logits
 
 
-def compiled(model: nn.Module, batch: int) -> Callable[[Tensor], Tensor]:
-    """The model's forward and backward pass, compiled for whole batches; the short one at an epoch's end, which would
-    be compiled anew, goes the plain way. Raises RunError, at the first batch, where there is no working compiler."""
+def compiled(model: nn.Module, batch: int, size: int) -> Callable[[Tensor], Tensor]:
+    """The model's forward and backward pass, compiled for whole batches of images of that side, pixels.
+
+    Others, the short batch at an epoch's end and images that still grow, would each be compiled anew, of which torch
+    does eight at most: they go the plain way. Raises RunError, at the first batch, where there is no working compiler.
+    """
     from torch._dynamo.exc import TorchDynamoException  # half a second to import
 
     fast: Callable[[Tensor], Tensor] = torch.compile(model, dynamic=False)
 
     def forward(images: Tensor) -> Tensor:
-        if len(images) != batch:
+        if len(images) != batch or images.shape[-1] != size:
             logits: Tensor = model(images)
             return logits
         try:

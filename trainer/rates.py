@@ -38,8 +38,11 @@ def range_test(learner: Learner, figure: Path) -> None:
     if len(losses) < 2:
         raise RunError(f"the loss is not finite at a learning rate of {RATES[0]:g}; look at the photographs")
     rates, smoothed = RATES[: len(losses)], smooth(losses)
-    proposal = propose(rates, smoothed)
-    draw_rates(figure, rates, losses, smoothed, proposal)
+    proposal = propose(rates, smoothed, learner.config.schedule)
+    try:
+        draw_rates(figure, rates, losses, smoothed, proposal)
+    except OSError as error:
+        raise RunError(f"{figure}: cannot be written ({error.strerror}); proposed: --lr {proposal:.2g}") from error
     click.echo(f"drawn: {figure}")
     click.echo(f"proposed: --lr {proposal:.2g}")
 
@@ -61,12 +64,14 @@ def smooth(losses: "list[float] | NDArray[np.float64]") -> NDArray[np.float64]:
     return np.array(averages)
 
 
-def propose(rates: NDArray[np.float64], smoothed: NDArray[np.float64]) -> float:
+def propose(rates: NDArray[np.float64], smoothed: NDArray[np.float64], schedule: str) -> float:
     """The rate at which the smoothed loss, (n,) like the rates, is lowest, for the peak of a schedule with warm-up.
 
-    Not a tenth of it, as for a constant rate: gradients are clipped, so that what follows is not yet divergence.
+    A tenth of it for the "constant" schedule, which begins with it (Howard and Gugger, Deep Learning for Coders, 2020,
+    chapter 5). For the other the whole: gradients are clipped, so that what follows is not yet divergence.
 
-    >>> propose(np.array([0.01, 0.1, 1.0]), np.array([2.0, 1.0, 3.0]))
+    >>> propose(np.array([0.01, 0.1, 1.0]), np.array([2.0, 1.0, 3.0]), "cosine")
     0.1
     """
-    return float(rates[smoothed.argmin()])
+    lowest = float(rates[smoothed.argmin()])
+    return lowest / 10 if schedule == "constant" else lowest

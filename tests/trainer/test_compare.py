@@ -59,6 +59,29 @@ def test_nothing_to_compare_is_one_line_and_exit_one(trainer: Fit, tmp_path: Pat
     assert "none of these can be compared" in trainer("compare", tmp_path, exit=1).stderr
 
 
+def test_runs_whose_folders_share_a_name_are_told_apart_by_their_paths(
+    trained: Trained, trainer: Fit, tmp_path: Path
+) -> None:
+    for name in ("x/run", "y/run", "other"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        trained.copy(name)
+    trainer("compare", "x/run", "y/run", "other")
+    assert pd.read_csv("compare.csv")["run"].tolist() == ["x/run", "y/run", "other"]
+    pairs = pd.read_csv("compare_pairs.csv")
+    assert pairs["run"].unique().tolist() == ["y/run", "other"]
+    assert pairs["against"].unique().tolist() == ["x/run"]
+    drawn = Path("compare.svg").read_text()
+    assert all(f"<!-- {name}, from scratch -->" in drawn for name in ("x/run", "y/run", "other"))
+
+
+@pytest.mark.parametrize(("out", "said"), [(".", "no name for a file"), ("run/config.json/all", "cannot be written")])
+def test_a_comparison_that_cannot_be_written_is_one_line(out: str, said: str, trained: Trained, trainer: Fit) -> None:
+    trained.copy("run")
+    stderr = trainer("compare", "run", "--out", out, exit=1).stderr
+    assert stderr.count("\n") == 1
+    assert said in stderr
+
+
 def write_predictions(run: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
     path = run / "predictions_test.csv"
     change(pd.read_csv(path, dtype={"id": str})).to_csv(path, index=False)

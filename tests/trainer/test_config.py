@@ -32,6 +32,7 @@ from trainer.config import FitConfig
         ("momentum", 1.0),
         ("weight_decay", -1e-4),
         ("seed", -1),
+        ("seed", 2**64),
         ("workers", 0),
         ("head_epochs", -1),
     ],

@@ -74,6 +74,7 @@ def test_a_start_size_that_is_no_smaller_than_the_size_is_refused(fit: Fit, cach
         (0.25, 64, 32),  # not 16
         (0.6, 32, None),  # nothing smaller to grow from
         (1, 64, None),  # so that a recipe that grows can be told not to
+        (1, 100, None),  # not 96
         (48, 64, 48),
         (None, 64, None),
     ],
@@ -100,6 +101,14 @@ def test_a_recipe_that_grows_can_be_told_not_to(fit: Fit, cache_of_64: Path, tmp
     fit(cache_of_64, "--recipe", "best", "--start-size", 1, "--epochs", 1, "--run", "run")
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert (config["asked"]["start_size"], config["resolved"]["start_size"]) == (1, None)
+
+
+def test_a_head_alone_has_nothing_to_grow_for(fit: Fit, cache_of_64: Path, tmp_path: Path) -> None:
+    fit(cache_of_64, "--epochs", 1, "--run", "run")
+    weights = ("--weights", "run/model.safetensors", "--head-epochs", 1, "--epochs", 0)
+    fit(cache_of_64, "--recipe", "best", *weights, "--run", "head")
+    config = json.loads((tmp_path / "head" / "config.json").read_text())
+    assert (config["asked"]["start_size"], config["resolved"]["start_size"]) == (0.6, None)
 
 
 def test_a_run_that_grows_can_be_repeated_and_is_another_than_one_that_does_not(

@@ -43,9 +43,26 @@ WEIGHTS = torch.tensor([0.5, 1.0, 2.0, 4.0, 8.0])
 ONES = torch.ones(5)
 
 
-def test_cross_entropy_is_torchs_and_the_mean_over_a_split_is_pooled() -> None:
-    found = losses("ce", SCORES, GRADES, WEIGHTS, 0.1).sum()
-    torch.testing.assert_close(found, F.cross_entropy(SCORES, GRADES, WEIGHTS, reduction="sum", label_smoothing=0.1))
+def test_cross_entropy_is_torchs() -> None:
+    torch.testing.assert_close(
+        losses("ce", SCORES, GRADES, WEIGHTS), F.cross_entropy(SCORES, GRADES, WEIGHTS, reduction="none")
+    )
+    torch.testing.assert_close(
+        losses("ce", SCORES, GRADES, ONES, 0.1),
+        F.cross_entropy(SCORES, GRADES, reduction="none", label_smoothing=0.1),
+    )
+
+
+@pytest.mark.parametrize("name", ["ce", "corn"])
+def test_a_weight_changes_how_much_a_photograph_counts_and_not_what_it_teaches(name: str) -> None:
+    """A smoothed label of grade 0 is 0.92 and four times 0.02, whatever the others weigh."""
+    label = torch.tensor([[0.92, 0.02, 0.02, 0.02, 0.02]])
+    logits = label.log().requires_grad_()
+    loss = losses(name, logits, torch.tensor([0]), WEIGHTS, 0.1)
+    assert loss.item() == pytest.approx(WEIGHTS[0].item() * -(label * label.log()).sum().item(), rel=1e-5)
+    loss.backward()
+    assert logits.grad is not None
+    torch.testing.assert_close(logits.grad, torch.zeros(1, 5), atol=1e-6, rtol=0)
 
 
 def test_focal_is_torchvisions_where_there_are_two_classes() -> None:

@@ -23,7 +23,8 @@ def test_the_smoothed_loss_is_a_weighted_mean_of_those_so_far() -> None:
 def test_the_rate_proposed_is_that_of_the_lowest_loss() -> None:
     """Of a loss that falls until 0.5 and rises from there."""
     valley = np.abs(np.log(RATES / 0.5))
-    assert propose(RATES, valley) == pytest.approx(0.5, rel=0.06)  # the rates are 12 % apart
+    assert propose(RATES, valley, "cosine") == pytest.approx(0.5, rel=0.06)  # the rates are 12 % apart
+    assert propose(RATES, valley, "constant") == pytest.approx(0.05, rel=0.06)
 
 
 def test_a_rate_is_proposed_and_no_run_is_left(fit: Fit, tiny_cache: Callable[..., Path], tmp_path: Path) -> None:
@@ -37,4 +38,13 @@ def test_a_rate_is_proposed_and_no_run_is_left(fit: Fit, tiny_cache: Callable[..
 
 
 def test_a_rate_is_not_sought_for_a_run_that_has_one(fit: Fit, tiny_cache: Callable[..., Path]) -> None:
-    assert "--find-lr" in fit(tiny_cache(), "--find-lr", "--resume", exit=2).stderr
+    assert "leave out --resume" in fit(tiny_cache(), "--find-lr", "--resume", exit=2).stderr
+    assert "leave out --run" in fit(tiny_cache(name="other"), "--find-lr", "--run", "run", exit=2).stderr
+
+
+def test_where_the_curve_cannot_be_written_the_rate_is_said(
+    fit: Fit, tiny_cache: Callable[..., Path], tmp_path: Path
+) -> None:
+    (tmp_path / "lr.png").mkdir()
+    stderr = fit(tiny_cache(), "--find-lr", exit=1).stderr
+    assert re.fullmatch(r"Error: lr.png: cannot be written \(.+\); proposed: --lr \S+", stderr.splitlines()[-1])

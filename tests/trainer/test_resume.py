@@ -1,5 +1,6 @@
 """A run that was killed and resumed is the run that was not."""
 
+import json
 import os
 import shutil
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from safetensors.torch import load_file
 
 from tests.trainer.conftest import Trained
 from trainer.about import read_about
+from trainer.checkpoint import Progress
 from trainer.model import load_model, save_model
 from trainer.run import create_run
 
@@ -110,6 +113,48 @@ def test_killed_between_checkpoint_and_best_weights_these_are_written(after_trai
     assert read_about(after_training / "model.safetensors").epoch == 2
     saved = load_file(after_training / "model.safetensors")
     assert all(torch.equal(tensor, saved[name]) for name, tensor in checkpoint["model"].items())
+
+
+def test_from_another_folder_it_finds_its_cache(
+    fit: Fit, trainer: Trainer, tiny_cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_cache()
+    fit(Path("cache"), "--run", "run", "--epochs", 1)
+    (tmp_path / "run/summary.json").unlink()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert "resuming after epoch 1 of 1" in trainer("fit", "--run", tmp_path / "run", "--resume").output
+
+
+def test_what_was_begun_on_a_gpu_because_there_was_one_goes_on_where_there_is_none(
+    after_training: Path, trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    config = json.loads((after_training / "config.json").read_text())
+    config["asked"]["device"], config["resolved"]["device"] = "auto", "cuda"
+    (after_training / "config.json").write_text(json.dumps(config))
+    assert "resuming after epoch 2 of 2" in trainer("fit", "--run", after_training, "--resume").output
+
+
+def test_an_epoch_lasted_as_long_as_it_did_before_and_after(
+    fit: Fit, after_training: Path, trainer: Trainer, tiny_cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint within an epoch knows its seconds, and a run that goes on counts them."""
+    saved: list[Progress] = []
+    monkeypatch.setattr("trainer.fit.save_checkpoint", lambda run, progress, learner: saved.append(copy(progress)))
+    fit(tiny_cache(name="pictures"), "--run", "another", "--epochs", 1, "--checkpoint-minutes", 0)
+    monkeypatch.undo()
+    monkeypatch.chdir(after_training.parent)
+    first, second, *_, after = saved
+    assert 0 < first.trained < second.trained < second.seconds
+    assert after.trained == 0
+
+    checkpoint = torch.load(after_training / "previous.pt", weights_only=True)  # of epoch 1
+    torch.save({**checkpoint, "seconds": 100.0, "trained": 40.0}, after_training / "last.pt")
+    trainer("fit", "--run", after_training, "--resume")
+    epoch = pd.read_csv(after_training / "accuracy.csv").iloc[1]
+    assert 100 < epoch["seconds"] < 200
+    assert 0.2 < epoch["images_per_second"] <= 0.5  # 20 photographs in 40 s and some
 
 
 def test_a_finished_run_has_nothing_to_resume(trained: Trained, trainer: Trainer) -> None:
