@@ -54,9 +54,8 @@ def test_predict_and_export_use_weights_as_they_were_measured(
     trainer("predict", "run", "cache", "--no-tta")
     assert np.abs(pd.read_csv(tmp_path / "predictions.csv").set_index("id")[p] - predicted).to_numpy().max() > 1e-4
     assert "views            8" in trainer("show", "run").output
-    assert "from PyTorch" in trainer("export", "run", "--pt2", "model.pt2").output
     pytest.importorskip("onnxscript")
-    assert "from PyTorch" in trainer("export", "run", "--onnx", "model.onnx").output
+    assert trainer("export", "run", "--pt2", "model.pt2", "--onnx", "model.onnx").output.count("from PyTorch") == 2
 
 
 def test_the_expected_grade_cut_as_validation_says_is_what_every_command_predicts(
