@@ -111,6 +111,23 @@ def test_a_head_alone_has_nothing_to_grow_for(fit: Fit, cache_of_64: Path, tmp_p
     assert (config["asked"]["start_size"], config["resolved"]["start_size"]) == (0.6, None)
 
 
+@pytest.mark.slow
+def test_only_images_at_full_size_are_compiled_for(
+    fit: Fit, cache_of_64: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[int] = []
+    real = torch.compile
+
+    def counting(model: torch.nn.Module, **settings: object) -> Callable[[torch.Tensor], torch.Tensor]:
+        fast = real(model, **settings)
+        return lambda images: compiled.append(images.shape[-1]) or fast(images)
+
+    monkeypatch.setattr("torch.compile", counting)
+    options = ("--start-size", 32, "--epochs", 3, "--batch", 4, "--precision", "float32")
+    fit(cache_of_64, *options, "--compile", "--run", "run")  # epochs of 32, 48 and 64 px, 12 photographs in train
+    assert compiled == [64] * 3
+
+
 def test_a_run_that_grows_can_be_repeated_and_is_another_than_one_that_does_not(
     fit: Fit, cache_of_64: Path, tmp_path: Path
 ) -> None:
