@@ -3,5 +3,5 @@
 from typing import Final
 
 SMALLEST: Final = 32
-"""A ResNet makes one place of it; below, its last map would have none."""
+"""The last map of a ResNet, a 32nd of the side, has one place of it."""
 LARGEST: Final = 4096

@@ -133,6 +133,5 @@ def read_checkpoint(path: Path) -> tuple[Progress, dict[str, Any]]:
             "model": dict(),
             "optimizer": dict(),
         } as state:
-            times = (float(state.get(name, 0)) for name in ("seconds", "trained"))
-            return Progress(epoch, list(steps), history, *times), state
+            return Progress(epoch, list(steps), history, state.get("seconds", 0.0), state.get("trained", 0.0)), state
     raise RunError(f"{path} is not a checkpoint of `trainer fit`")

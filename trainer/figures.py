@@ -4,7 +4,7 @@ Each is written twice, as PNG and, with the suffix .svg, as SVG; the same number
 """
 
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -170,6 +170,12 @@ def draw_comparison(path: Path, runs: Mapping[str, tuple[str, bool, pd.DataFrame
     Test is drawn where a run tracked it, else validation.
     """
     models = Counter(model for model, _, _ in runs.values())
+    alike = defaultdict(list)
+    for name, (model, pretrained, _) in runs.items():
+        alike[model, pretrained].append(name)
+    colours: dict[str, NDArray[np.float64]] = {}
+    for (_, pretrained), names in alike.items():
+        colours |= zip(names, _colours(PRETRAINED if pretrained else SCRATCH, len(names)), strict=True)
     columns = min(3, len(models))
     rows = -(-len(models) // columns)
     with new_figure(path, 3 + 6 * columns, 1 + (4.2 + 0.33 * max(models.values())) * rows) as figure:
@@ -177,21 +183,16 @@ def draw_comparison(path: Path, runs: Mapping[str, tuple[str, bool, pd.DataFrame
         for panel in panels[len(models) :]:
             panel.set_visible(False)
         for panel, model in zip(panels, models, strict=False):
-            colours = {
-                group: iter(_colours(few, sum(run[:2] == (model, group) for run in runs.values())))
-                for group, few in ((True, PRETRAINED), (False, SCRATCH))
-            }
             drawn = set()
             for name, (its_model, pretrained, table) in runs.items():
                 if its_model != model:
                     continue
                 measured = "test" if table["acc_test"].notna().any() else "val"
                 drawn |= {"train", measured}
-                colour = next(colours[pretrained])
                 label = f"{name}, {'pretrained' if pretrained else 'from scratch'}"
-                panel.plot([], [], color=colour, linewidth=5, label=label)
+                panel.plot([], [], color=colours[name], linewidth=5, label=label)
                 for split in ("train", measured):
-                    panel.plot(table["epoch"], table[f"acc_{split}"], color=colour, markersize=5, **LINES[split])
+                    panel.plot(table["epoch"], table[f"acc_{split}"], color=colours[name], markersize=5, **LINES[split])
             for split in [split for split in LINES if split in drawn]:
                 panel.plot([], [], color=INK, label=NAMES[split], markersize=5, **LINES[split])
             panel.set_title(model)

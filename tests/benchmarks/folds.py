@@ -15,10 +15,11 @@ from pathlib import Path
 
 import click
 import numpy as np
+import pandas as pd
 
 from pipeline.grades import N_GRADES, UNKNOWN
 from pipeline.manifest import PATIENT_PATTERN, draw_sides, parse_patient
-from pipeline.photo import SUFFIXES
+from pipeline.walk import split_suffix
 from tools.sources import list_source
 
 FOLDS = 3
@@ -55,19 +56,16 @@ def fold_photographs(folder: Path, out: Path) -> None:
     """Into folders of splits and of grades below them."""
     samples = [sample for sample in list_source(folder).samples if sample.grade != UNKNOWN]
     patients = [parse_patient(sample.id, re.compile(PATIENT_PATTERN))[0] for sample in samples]
-    worst: dict[str, int] = {}
-    for patient, sample in zip(patients, samples, strict=True):
-        worst[patient] = max(sample.grade, worst.get(patient, 0))
+    worst: dict[str, int] = pd.Series([sample.grade for sample in samples]).groupby(patients).max().to_dict()
     fold_of = draw_sides(worst, {str(fold): 1 / FOLDS for fold in range(FOLDS)}, 0, {})
     for fold in range(FOLDS):
         others = {patient: grade for patient, grade in worst.items() if fold_of[patient] != str(fold)}
         sides = draw_sides(others, {"train": 1 - 1 / VAL, "val": 1 / VAL}, fold, {})
         for patient, sample in zip(patients, samples, strict=True):
-            source = folder / sample.found.source
-            suffix = source.suffix if source.suffix.lower() in SUFFIXES else ""
             into = out / str(fold) / sides.get(patient, "test") / str(sample.grade)
             into.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source, into / (sample.id.replace("/", "_") + suffix))
+            name = sample.id.replace("/", "_") + split_suffix(sample.found.source)[1]
+            shutil.copy2(folder / sample.found.source, into / name)
 
 
 @click.command()
