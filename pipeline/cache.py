@@ -27,7 +27,7 @@ from pipeline.files import TMP_SUFFIX, lock_folder, write_whole
 from pipeline.manifest import SPLITS, read_manifest
 from pipeline.places import exists, names_below, read_file, sha256_of
 from pipeline.plan import Blocks
-from pipeline.recipe import Recipe
+from pipeline.recipe import VERSIONS, Recipe
 from pipeline.shards import shard_name
 from pipeline.url import Url, place
 
@@ -88,10 +88,11 @@ class CacheIndex:
             fields: dict[str, Any] = json.loads(data)
             if fields.pop("seal") != _seal(fields):
                 raise ValueError("broken seal")
-            if fields.pop("format") != FORMAT or fields["recipe"]["version"] != Recipe.VERSION:
+            recipe = fields["recipe"]
+            if fields.pop("format") != FORMAT or recipe["version"] != VERSIONS.get(recipe["enhance"]):
                 raise CacheError(f"{folder} was made by another version of this program; run `tools preprocess` again")
             del fields["source_digest"]
-            fields["recipe"] = Recipe.from_dict(fields["recipe"])
+            fields["recipe"] = Recipe.from_dict(recipe)
             fields["shards"] = tuple(ShardRecord(**record) for record in fields["shards"])
             index = cls(**fields)
         except FileNotFoundError as error:

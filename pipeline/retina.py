@@ -122,6 +122,21 @@ def crop_square(image: NDArray[np.uint8], disc: Disc) -> Square:
     return covering(x0, y0, x1, y1)
 
 
+def lit_box(image: NDArray[np.uint8]) -> tuple[slice, slice]:
+    """Rows and columns of an RGB image (h, w, 3) from the first to the last that hold more light than noise has.
+
+    What lies outside, in a disc's square, is where the frame or a black bar cut the disc off. All of them where nothing
+    is lit.
+    """
+    light = _light(image)
+    background, retina = _levels(light)
+    lit = light > background + max(2.0, FAINT * (retina - background))
+    rows, columns = (np.flatnonzero(lit.mean(axis=axis) > 0.02) for axis in (1, 0))
+    if not rows.size or not columns.size:
+        return slice(0, light.shape[0]), slice(0, light.shape[1])
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+
+
 def covering(left: float, top: float, right: float, bottom: float) -> Square:
     """The smallest square about the centre of a rectangle that covers it."""
     side = float(max(right - left, bottom - top))

@@ -11,7 +11,7 @@ import pytest
 from click.testing import Result
 
 from pipeline.cache import open_cache
-from pipeline.recipe import Recipe
+from pipeline.recipe import VERSIONS
 
 Tools = Callable[..., Result]
 Trees = Callable[[Path], dict[str, bytes]]
@@ -40,7 +40,7 @@ def test_another_version_of_the_recipe_encodes_anew_and_moves_no_patient(
     eyes: Path, grown: Path, tmp_path: Path, tools: Tools, tree: Trees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, first = sides(grown), tree(grown)
-    monkeypatch.setattr(Recipe, "VERSION", Recipe.VERSION + 1)
+    monkeypatch.setitem(VERSIONS, "none", VERSIONS["none"] + 1)
     for command in (("check", grown), ("sheet", grown, tmp_path / "sheet.png")):
         result = tools(*command)
         assert result.exit_code == 1
@@ -59,7 +59,7 @@ def test_killed_between_two_versions_it_still_moves_no_patient(
     eyes: Path, grown: Path, tools: Tools, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = sides(grown)
-    monkeypatch.setattr(Recipe, "VERSION", Recipe.VERSION + 1)
+    monkeypatch.setitem(VERSIONS, "none", VERSIONS["none"] + 1)
     with monkeypatch.context() as patch:
         patch.setattr("tools.build.prepare", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
         assert tools("preprocess", eyes, "--out", grown, *SIZE).exit_code == 1

@@ -16,7 +16,7 @@ from PIL.JpegImagePlugin import get_sampling
 
 from pipeline.errors import PhotoError
 from pipeline.photo import read_photo
-from pipeline.recipe import Prepared, Recipe, prepare
+from pipeline.recipe import VERSIONS, Prepared, Recipe, prepare
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 
@@ -94,7 +94,7 @@ def test_recipes_survive_json_and_cannot_be_changed() -> None:
         recipe.size = 256
 
 
-@pytest.mark.parametrize("broken", [{}, {"size": "512"}, {"version": Recipe.VERSION + 1}, {"enhance": None}])
+@pytest.mark.parametrize("broken", [{}, {"size": "512"}, {"version": VERSIONS["none"] + 1}, {"enhance": None}])
 def test_what_is_no_recipe_of_this_version_is_refused(broken: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="recipe"):
         Recipe.from_dict({**Recipe().as_dict(), **broken} if broken else {})
@@ -228,6 +228,19 @@ def test_graham_makes_what_is_even_middle_grey_and_what_is_outside_black() -> No
     image = pixels(prepare(flat_eye(90), Recipe(240, 100, "graham")))
     assert np.abs(image[within(240, 0.87)] - 128).max() <= 6
     assert image[~within(240, 0.93)].max() <= 24
+
+
+@pytest.mark.parametrize("bar", [0, 12], ids=["by its frame", "by a black bar"])
+def test_graham_leaves_no_trace_of_where_the_camera_cut_the_disc(bar: int) -> None:
+    """The disc reaches past the frame by 40 pixels of 280 at the top and, with the bar, by 52 at the bottom."""
+    image = np.array(Image.open(BytesIO(flat_eye(90))))[50:250]
+    image[len(image) - bar :] = 0
+    graham = pixels(prepare(encoded(Image.fromarray(image)), Recipe(240, 100, "graham")))
+    top, bottom = round(40 * 240 / 280), round((240 - bar) * 240 / 280)
+    inside = within(240, 0.87)
+    inside[: top + 4] = inside[bottom - 4 :] = False
+    assert np.abs(graham[inside] - 128).max() <= 6
+    assert max(graham[: top - 4].max(), graham[bottom + 4 :].max()) <= 24
 
 
 def test_graham_raises_local_contrast_fourfold() -> None:
