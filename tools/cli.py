@@ -180,11 +180,26 @@ def audit(target: Path | Url) -> None:
 @click.argument("out", type=FOLDER)
 @click.option("--eyes", type=click.IntRange(1), required=True, help="How many photographs; two eyes a patient.")
 @click.option("--seed", type=int, default=0, help="Another seed draws other eyes.")
-def phantom(out: Path, eyes: int, seed: int) -> None:
-    """Draw synthetic graded eyes into OUT, in Kaggle's layout, to try everything without a data set."""
-    from tools.phantom import write_phantoms
+@click.option(
+    "--onto",
+    type=place,
+    metavar="CACHE",
+    help="Paint lesions on its healthy photographs of train and val instead, as many a grade, in a folder per grade.",
+)
+@local_cache_option
+def phantom(out: Path, eyes: int, seed: int, onto: Path | Url | None) -> None:
+    """Draw synthetic graded eyes into OUT, in Kaggle's layout, to try everything without a data set.
 
-    click.echo(write_phantoms(out, eyes, seed))
+    With --onto only the lesions are drawn, for a network to learn from before it sees graded photographs.
+    """
+    from pipeline.cache import open_cache
+    from tools.phantom import paint_phantoms, write_phantoms
+
+    if onto is None:
+        click.echo(write_phantoms(out, eyes, seed))
+        return
+    with open_cache(onto) as cache:
+        click.echo(paint_phantoms(out, eyes, cache, seed))
 
 
 @main.command()

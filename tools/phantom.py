@@ -1,23 +1,28 @@
 """Phantoms: a set of drawn, graded eyes, for demos and tests where no real photograph may go.
 
-Both eyes of every patient, taken by one of several cameras, in the Kaggle layout. What an eye looks like is in
-tools.phantom_eye.
+Either whole eyes, both of every patient, taken by one of several cameras (tools.phantom_eye), or lesions on photographs
+of healthy eyes (tools.phantom_lesions).
 """
 
 import os
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import count, islice
+from itertools import chain, count, islice
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import cv2
 import numpy as np
 
+from pipeline.cache import Cache
 from pipeline.errors import SourceError
 from pipeline.files import write_whole
 from pipeline.grades import GRADES, N_GRADES
 from pipeline.manifest import to_csv
-from tools.phantom_eye import Camera, Colour, draw_eye
+from pipeline.tiles import decode_small
+from pipeline.walk import split_suffix
+from tools.phantom_eye import Camera, Colour, Picture, draw_eye
+from tools.phantom_lesions import paint_lesions
 
 CAMERAS: Final = (
     Camera(640, 480, 226, True, (1.0, 1.0, 1.0), 90),
@@ -54,32 +59,52 @@ def write_phantoms(out: Path, eyes: int, seed: int = 0) -> PhantomSummary:
     Both eyes of each patient; the last of an odd number has one. An eye depends on the seed, its patient and its side
     alone, so a larger set begins with the smaller one. Raises SourceError unless `out` is a new or empty folder.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        if any(out.iterdir()):
-            raise SourceError(f"{out}: the folder is not empty; name a new one")
-        (out / "train").mkdir()
-    except OSError as error:
-        raise SourceError(f"{out}: cannot be made a folder ({error.strerror}); name another") from error
-
+    _make_folders(out, ["train"])
     patients = (draw_patient(seed, number) for number in count(1))
     chosen = list(islice(((patient, eye) for patient in patients for eye in patient.grades), eyes))
 
     def write(patient: Patient, eye: str) -> None:
         rng = _generator(seed, patient.number, 1 + (eye == "right"))
         picture = draw_eye(rng, patient.grades[eye], eye, patient.camera, patient.pigment)
-        quality = (cv2.IMWRITE_JPEG_QUALITY, patient.camera.quality)
-        jpeg = cv2.imencode(".jpeg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), quality)[1]
-        (out / "train" / f"{patient.number}_{eye}.jpeg").write_bytes(jpeg.tobytes())
+        _write_jpeg(out / "train" / f"{patient.number}_{eye}.jpeg", picture, patient.camera.quality)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenCV releases the interpreter's lock
-        for _ in pool.map(write, *zip(*chosen, strict=True)):
-            pass
+    _at_once(write, chosen)
     rows = [(f"{patient.number}_{eye}", patient.grades[eye]) for patient, eye in chosen]
     with write_whole(out / "trainLabels.csv") as file:  # last: a set cut short has no table
         file.write(to_csv(rows, ("image", "level")))
-    by_grade = np.bincount([grade for _, grade in rows], minlength=N_GRADES)
-    return PhantomSummary(len(rows), chosen[-1][0].number, tuple(by_grade.tolist()))
+    return PhantomSummary(len(rows), chosen[-1][0].number, _by_grade([grade for _, grade in rows]))
+
+
+def paint_phantoms(out: Path, eyes: int, cache: Cache, seed: int = 0) -> PhantomSummary:
+    """Paints lesions on the healthy photographs of a cache's train and val: out/<series>/<split>/<grade>/<id>.jpeg.
+
+    Photograph by photograph, each grade once; when all had theirs, grades 1 to 4 again with other lesions, as series 2,
+    and so on, until there are `eyes` (at least 1). Test is left alone, so a network that learned here may be measured
+    on it. Raises SourceError unless `out` is a new or empty folder, and where the cache has no healthy photograph in
+    train or has enhanced colours.
+    """
+    if cache.recipe.enhance != "none":
+        raise SourceError(f"{cache.path}: lesions are painted before --enhance {cache.recipe.enhance}, not after it")
+    table = cache.manifest
+    healthy = np.flatnonzero((table["grade"] == 0) & table["split"].isin(["train", "val"]))
+    if not (table["split"].iloc[healthy] == "train").any():
+        raise SourceError(f"{cache.path}: no photograph of grade 0 in train, so there is nothing to paint on")
+
+    once = [(row, 1, grade) for row in healthy.tolist() for grade in range(N_GRADES)]
+    again = ((row, series, grade) for series in count(2) for row in healthy.tolist() for grade in range(1, N_GRADES))
+    chosen = list(islice(chain(once, again), eyes))
+    ids, patients, splits = (table[column].to_numpy() for column in ("id", "patient", "split"))
+    _make_folders(out, sorted({f"{series}/{splits[row]}/{grade}" for row, series, grade in chosen}))
+
+    def write(row: int, series: int, grade: int) -> None:
+        photograph = np.asarray(decode_small(cache.read(row), cache.recipe.size), np.uint8)
+        picture = paint_lesions(_generator(seed, row, series, grade), photograph, grade)
+        name = split_suffix(ids[row])[0].replace("/", "_")
+        _write_jpeg(out / str(series) / splits[row] / str(grade) / f"{name}.jpeg", picture, cache.recipe.quality)
+
+    _at_once(write, chosen)
+    n_patients = len({patients[row] for row, _, _ in chosen})
+    return PhantomSummary(len(chosen), n_patients, _by_grade([grade for _, _, grade in chosen]))
 
 
 def draw_patient(seed: int, number: int) -> Patient:
@@ -97,3 +122,29 @@ def draw_patient(seed: int, number: int) -> Patient:
 
 def _generator(*key: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+
+
+def _make_folders(out: Path, names: Iterable[str]) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if any(out.iterdir()):
+            raise SourceError(f"{out}: the folder is not empty; name a new one")
+        for name in names:
+            (out / name).mkdir(parents=True)
+    except OSError as error:
+        raise SourceError(f"{out}: cannot be made a folder ({error.strerror}); name another") from error
+
+
+def _write_jpeg(path: Path, picture: Picture, quality: int) -> None:
+    jpeg = cv2.imencode(".jpeg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), (cv2.IMWRITE_JPEG_QUALITY, quality))[1]
+    path.write_bytes(jpeg.tobytes())
+
+
+def _at_once(write: Callable[..., None], chosen: Sequence[tuple[Any, ...]]) -> None:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenCV releases the interpreter's lock
+        for _ in pool.map(write, *zip(*chosen, strict=True)):
+            pass
+
+
+def _by_grade(grades: Sequence[int]) -> tuple[int, ...]:
+    return tuple(np.bincount(grades, minlength=N_GRADES).tolist())

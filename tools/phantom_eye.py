@@ -128,6 +128,14 @@ def grow_vessels(rng: np.random.Generator, disc: Places, fovea: Places) -> list[
     return vessels
 
 
+def closed_line(rng: np.random.Generator, size: float, unevenness: float) -> Places:
+    """An uneven circle (37, 2) around the origin."""
+    turn = np.linspace(0, 2 * np.pi, 37)
+    wave, fold = rng.uniform(0, 2 * np.pi, 2)
+    reach = size * (1 + unevenness * (np.sin(2 * turn + wave) + np.sin(3 * turn + fold)))
+    return np.stack([reach * np.cos(turn), reach * np.sin(turn)], axis=1)
+
+
 class _Drawing:
     """Two layers: light that the background sends back, painted, and what lets it `through`, added; multiplied last."""
 
@@ -158,14 +166,14 @@ class _Drawing:
 
     def add_haemorrhages(self, number: int) -> None:
         for place in self._scatter(number, 0.2, 0.85):
-            blot = place + self._ring(self.rng.uniform(0.022, 0.045), unevenness=0.15)
+            blot = place + closed_line(self.rng, self.rng.uniform(0.022, 0.045), unevenness=0.15)
             self._area(blot, _levels(_BLOOD, self.rng.uniform(0.5, 0.9)))
 
     def add_new_vessels(self, elsewhere: int) -> None:
         """Tangles of fine loops, at the optic disc and elsewhere."""
         for place in (self.disc, *self._scatter(elsewhere, 0.4, 0.7)):
             for size in self.rng.uniform(0.03, 0.11, self.rng.integers(10, 16)):
-                loop = place + self.rng.normal(0, 0.05, 2) + self._ring(size, unevenness=0.3)
+                loop = place + self.rng.normal(0, 0.05, 2) + closed_line(self.rng, size, unevenness=0.3)
                 self._line(self._pixels(loop), 0.005, _levels(_NEW_VESSEL))
 
     def add_preretinal_blood(self) -> None:
@@ -226,13 +234,6 @@ class _Drawing:
         places = np.stack([distance * across, distance * down], axis=1)
         places[np.hypot(*(places - self.disc).T) < 0.2, 0] *= -1
         return places
-
-    def _ring(self, size: float, unevenness: float) -> Places:
-        """A closed line (37, 2) around the origin."""
-        turn = np.linspace(0, 2 * np.pi, 37)
-        wave, fold = self.rng.uniform(0, 2 * np.pi, 2)
-        reach = size * (1 + unevenness * (np.sin(2 * turn + wave) + np.sin(3 * turn + fold)))
-        return np.stack([reach * np.cos(turn), reach * np.sin(turn)], axis=1)
 
     def _line(self, pixels: NDArray[np.int32], width: float, levels: Colour) -> None:
         thickness = max(1, round(width * self.camera.radius))

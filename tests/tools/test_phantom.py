@@ -1,17 +1,25 @@
+"""Phantoms: sets of drawn eyes, and of lesions painted on healthy ones."""
+
 import csv
+from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 from scipy.stats import chi2_contingency
 
+from pipeline.cache import open_cache
 from pipeline.errors import SourceError
-from tools.phantom import CAMERAS, PREVALENCE, draw_patient, write_phantoms
+from tools.cli import main
+from tools.phantom import CAMERAS, PREVALENCE, draw_patient, paint_phantoms, write_phantoms
 from tools.phantom_eye import Camera, draw_eye
 
 PIGMENT = (0.8, 0.4, 0.2)
+EYES = ("left", "right")
 
 
 def read_labels(folder: Path) -> dict[str, int]:
@@ -116,3 +124,72 @@ def test_worse_grades_bleed_more_and_exudates_begin_at_moderate() -> None:
     assert bleeding[0] < bleeding[1] < bleeding[2] < min(bleeding[3:])
     assert max(map(max, yellow[:2])) == 0
     assert min(map(min, yellow[2:])) > 20
+
+
+@pytest.fixture
+def graded(make_cache: Callable[..., Path]) -> Path:
+    """Two patients in train, one in val and one in test; in train a fellow eye is ill."""
+    pictures = {
+        f"{patient}_{eye}": np.full((64, 64, 3), 30 * patient, np.uint8) for patient in (1, 2, 3, 4) for eye in EYES
+    }
+    grades = {id: 2 if id == "2_right" else 0 for id in pictures}
+    splits = {id: {"3": "val", "4": "test"}.get(id[0], "train") for id in pictures}
+    return make_cache(pictures, grades, splits)
+
+
+def test_lesions_are_painted_on_the_healthy_of_train_and_val_and_patients_stay_on_their_side(
+    graded: Path, tmp_path: Path
+) -> None:
+    eyes = 5 * 5 + 5 * 4 + 1  # five photographs with each grade once, with grades 1-4 again, and the first a third time
+    ran = CliRunner().invoke(main, ["phantom", str(tmp_path / "out"), "--eyes", str(eyes), "--onto", str(graded)])
+    assert ran.output == "46 eyes of 3 patients: 5 no DR, 11 mild, 10 moderate, 10 severe, 10 proliferative\n"
+
+    result = CliRunner().invoke(
+        main, ["preprocess", str(tmp_path / "out"), "--out", str(tmp_path / "c"), "--size", "64"]
+    )
+    assert "46 cached + 0 rejected" in result.output
+    with open_cache(graded) as source, open_cache(tmp_path / "c") as made:
+        manifest = made.manifest
+        assert set(manifest["patient"][manifest["split"] == "train"]) == {"1", "2"}
+        assert set(manifest["patient"][manifest["split"] == "val"]) == {"3"}
+        assert not (manifest["split"] == "test").any()
+        assert "2_right" not in {id.rpartition("/")[2].removesuffix(".jpeg") for id in manifest["id"]}
+        assert (manifest["grade"] == manifest["source"].str.split("/").str[2].astype(int)).all()
+        as_it_was = Image.open(BytesIO(source.read(0)))
+        same = Image.open(tmp_path / "out" / "1" / "train" / "0" / "1_left.jpeg")
+        assert np.abs(np.asarray(as_it_was, int) - np.asarray(same, int)).max() <= 3
+
+
+def test_paintings_of_one_seed_are_alike_and_of_a_series_or_another_seed_are_not(graded: Path, tmp_path: Path) -> None:
+    with open_cache(graded) as cache:
+        for name, eyes, seed in (("few", 25, 0), ("more", 45, 0), ("other", 25, 1)):
+            paint_phantoms(tmp_path / name, eyes, cache, seed)
+
+    def jpeg(name: str, series: int) -> bytes:
+        return (tmp_path / name / str(series) / "train" / "3" / "1_left.jpeg").read_bytes()
+
+    assert jpeg("few", 1) == jpeg("more", 1)
+    assert len({jpeg("more", 1), jpeg("more", 2), jpeg("other", 1)}) == 3
+
+
+def test_where_nothing_can_be_painted_it_says_why(make_cache: Callable[..., Path], tmp_path: Path) -> None:
+    pictures = {"1_left": np.full((64, 64, 3), 90, np.uint8)}
+    with (
+        open_cache(make_cache(pictures, {"1_left": 3})) as ill,
+        pytest.raises(SourceError, match="no photograph of grade 0"),
+    ):
+        paint_phantoms(tmp_path / "out", 5, ill)
+    write_phantoms(tmp_path / "eyes", 4)
+    cache = tmp_path / "graham"
+    assert (
+        CliRunner()
+        .invoke(main, ["preprocess", str(tmp_path / "eyes"), "--out", str(cache), "--enhance", "graham"])
+        .exit_code
+        == 0
+    )
+    ran = CliRunner().invoke(main, ["phantom", str(tmp_path / "out"), "--eyes", "5", "--onto", str(cache)])
+    assert (ran.exit_code, ran.output) == (
+        1,
+        f"Error: {cache}: lesions are painted before --enhance graham, not after it\n",
+    )
+    assert not (tmp_path / "out").exists()
