@@ -4,7 +4,8 @@ tools.phantom_eye draws whole eyes, with lesions larger than life. Here only the
 and as faint as photographs show them; the rest of the eye, the camera and its faults are real. A network trained on
 that learns what a lesion is against real retina, where few photographs have a grade.
 
-Lengths are in units of the retina's radius.
+Lengths are in units of the retina's radius. Edges take half a pixel more on each side, which below 512 px makes small
+lesions too large.
 """
 
 from typing import Final, NamedTuple
@@ -33,9 +34,9 @@ class Signs(NamedTuple):
 SIGNS: Final = (
     Signs((0, 0), (0, 0)),
     Signs((1, 6), (0, 0)),
-    Signs((4, 20), (1, 10), 0, 0.65, 0.25),
-    Signs((10, 40), (20, 70), 0.1, 0.65, 0.55),
-    Signs((4, 30), (3, 40), 0.1, 0.65, 0.55, proliferative=True),
+    Signs((4, 20), (1, 10), exudates=0.65, cotton_wool=0.25),
+    Signs((10, 40), (20, 70), large_haemorrhages=0.1, exudates=0.65, cotton_wool=0.55),
+    Signs((4, 30), (3, 40), large_haemorrhages=0.1, exudates=0.65, cotton_wool=0.55, proliferative=True),
 )
 """By grade, after the International Clinical Diabetic Retinopathy scale."""
 
