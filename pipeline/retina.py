@@ -108,9 +108,7 @@ def crop_square(image: NDArray[np.uint8], disc: Disc) -> Square:
     Retina is never cut away: where more than 1 % of the lit pixels lay outside, the square grows to cover them all.
     """
     x0, y0, x1, y1 = disc.cx - disc.radius, disc.cy - disc.radius, disc.cx + disc.radius, disc.cy + disc.radius
-    light = _light(image)
-    background, retina = _levels(light)
-    lit = light > background + max(2.0, FAINT * (retina - background))
+    lit = _lit(image)
     # Pixels inside have their centres, at + 0.5, in the square.
     columns, rows = (slice(max(0, ceil(a - 0.5)), max(0, floor(b + 0.5))) for a, b in ((x0, x1), (y0, y1)))
     total = np.count_nonzero(lit)
@@ -128,12 +126,10 @@ def lit_box(image: NDArray[np.uint8]) -> tuple[slice, slice]:
     What lies outside, in a disc's square, is where the frame or a black bar cut the disc off. All of them where nothing
     is lit.
     """
-    light = _light(image)
-    background, retina = _levels(light)
-    lit = light > background + max(2.0, FAINT * (retina - background))
+    lit = _lit(image)
     rows, columns = (np.flatnonzero(lit.mean(axis=axis) > 0.02) for axis in (1, 0))
     if not rows.size or not columns.size:
-        return slice(0, light.shape[0]), slice(0, light.shape[1])
+        return slice(0, lit.shape[0]), slice(0, lit.shape[1])
     return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
@@ -147,6 +143,13 @@ def _light(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The brightest channel (h, w): a retina is red before it is anything else. The median filter takes hot pixels."""
     red, green, blue = cv2.split(image)
     return np.asarray(cv2.medianBlur(cv2.max(cv2.max(red, green), blue), 3), dtype=np.uint8)
+
+
+def _lit(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """The pixels (h, w) that hold light which must not be cut away."""
+    light = _light(image)
+    background, retina = _levels(light)
+    return np.asarray(light > background + max(2.0, FAINT * (retina - background)))
 
 
 def _level(histogram: NDArray[np.int64], share: float) -> int:
