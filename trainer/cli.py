@@ -15,6 +15,7 @@ from trainer.config import (
     CLASS_WEIGHTS,
     DEVICES,
     GRADE_BY,
+    KEEPS,
     LOADERS,
     LOSSES,
     MODELS,
@@ -121,11 +122,13 @@ def main() -> None:
 @click.option("--cutmix", type=float, default=DEFAULT.cutmix, metavar="ALPHA",
               help="Paste rectangles of one into another; with --mixup, either at random.")  # fmt: skip
 @click.option("--tta/--no-tta", default=DEFAULT.tta,
-              help="Measure the best weights as the mean over the eight flips and turns.")  # fmt: skip
+              help="Measure the weights kept as the mean over the eight flips and turns.")  # fmt: skip
 @click.option("--grade-by", type=click.Choice(GRADE_BY), default=DEFAULT.grade_by,
               help="Predict the likeliest grade, or the expected one cut where val's kappa is best.")  # fmt: skip
 @click.option("--ema", type=float, default=DEFAULT.ema, metavar="DECAY",
               help="Measure and save a moving average of the weights, e.g. 0.99 a step; 0: the weights.")  # fmt: skip
+@click.option("--keep", type=click.Choice(KEEPS), default=DEFAULT.keep,
+              help="Weights of the best epoch by kappa, or of the last: few photographs choose by luck.")  # fmt: skip
 @click.option("--patience", type=click.IntRange(1),
               help="Stop after so many epochs without a better one by kappa.  [default: never]")  # fmt: skip
 @click.option(
@@ -147,7 +150,7 @@ def main() -> None:
 @local_cache_gb_option
 @click.pass_context
 def fit(context: click.Context, /, run: Path | None, resume: bool, find_lr: bool, **settings: Any) -> None:
-    """Train on a cache, choose the best epoch on validation, measure it on test."""
+    """Train on a cache, keep the epoch that validation chooses, measure it on test."""
     if find_lr and (resume or run):
         raise click.UsageError(f"--find-lr trains no run; leave out {'--resume' if resume else '--run'}")
     given = {name: value for name, value in settings.items()
@@ -208,7 +211,7 @@ def evaluate(
     by: str,
     as_json: bool,
 ) -> None:
-    """Measure RUN's best weights on a split; rewrites the split's predictions, metrics and confusion matrix there."""
+    """Measure RUN's weights on a split; rewrites the split's predictions, metrics and confusion matrix there."""
     if sensitivity is not None and specificity is not None:
         raise click.UsageError("--sensitivity and --specificity are two ways to choose one threshold; give one")
 
@@ -270,7 +273,7 @@ def report(run: Path, split: str, cache: Path | Url | None, out: Path | None, ca
 def predict(
     run: Path, photographs: tuple[Path, ...], out: Path, tta: bool | None, device: str, workers: int | None
 ) -> None:
-    """Grade photographs with RUN's best weights, or those of a model.safetensors.
+    """Grade photographs with RUN's weights, or those of a model.safetensors.
 
     They are prepared exactly as the training photographs were, whatever their format and size. One that cannot be read
     is refused with the reason; one unlike all training photographs is graded and flagged.
@@ -301,7 +304,7 @@ def explain(
 @click.option("--onnx", type=FOLDER, metavar="FILE", help="Write ONNX, for onnxruntime and others.")
 @click.option("--pt2", type=FOLDER, metavar="FILE", help="Write what torch.export.load reads.")
 def export(run: Path, onnx: Path | None, pt2: Path | None) -> None:
-    """Write RUN's best weights for other programs: uint8 images in, probabilities out, any number at a time.
+    """Write RUN's weights for other programs: uint8 images in, probabilities out, any number at a time.
 
     Each file is compared with PyTorch on the run's photographs before it is put in place.
     """
@@ -317,7 +320,7 @@ def export(run: Path, onnx: Path | None, pt2: Path | None) -> None:
 @click.argument("run", type=FOLDER)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(run: Path, as_json: bool) -> None:
-    """Say what RUN's best weights, or those of a model.safetensors, are."""
+    """Say what RUN's weights, or those of a model.safetensors, are."""
     from trainer.show import show as say
 
     say(run, as_json)

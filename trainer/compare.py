@@ -22,7 +22,7 @@ SHOWN: Final = (
     "model",
     "weights",
     "size",
-    "best",
+    "kept",
     "kappa_val",
     "accuracy_test",
     "majority",
@@ -113,9 +113,9 @@ def table_row(run: Run) -> dict[str, Any]:
 def shown_row(run: Run) -> list[str]:
     """The row of the printed table."""
     test, config = run.summary.get("test", {}), run.config
-    best = run.summary.get("best_epoch", "-")
+    kept = run.summary.get("best_epoch", "-")
     cells = [run.name, config.model, "/".join(Path(config.weights).parts[-2:]), f"{config.size}"]
-    cells += [f"{best}/{len(run.accuracy)}", _cell(run.summary.get("val", {}).get("kappa"))]
+    cells += [f"{kept}/{len(run.accuracy)}", _cell(run.summary.get("val", {}).get("kappa"))]
     figures = [
         with_interval(test.get(name), (test.get("intervals") or {}).get(name), places)
         for name in ("accuracy", "kappa", "auc")

@@ -24,6 +24,7 @@ CLASS_WEIGHTS: Final = ("none", "inverse", "effective")
 SAMPLINGS: Final = ("natural", "balanced")
 LOSSES: Final = ("ce", "focal", "corn", "mse")
 GRADE_BY: Final = ("likeliest", "expected")
+KEEPS: Final = ("best", "last")
 SCHEDULES: Final = ("cosine", "constant")
 STEMS: Final = ("auto", "imagenet", "small")
 SMALL_BELOW: Final = 64
@@ -72,6 +73,7 @@ class FitConfig:
     tta: bool = False  # the finished run is measured as the mean over the eight symmetries
     grade_by: str = "likeliest"  # "expected": the mean of the probabilities, cut where validation's kappa is best
     ema: float = 0  # decay a step of the average of weights that is measured and saved; 0: the weights themselves
+    keep: str = "best"  # the epoch with the best kappa on validation, or "last": a few dozen photographs choose by luck
     patience: int | None = None  # epochs without a better one that end the training
     seed: int = 0
     device: str = "auto"
@@ -121,7 +123,9 @@ class FitConfig:
         check(isfinite(self.mixup) and self.mixup >= 0, "mixup", "0 or more")
         check(isfinite(self.cutmix) and self.cutmix >= 0, "cutmix", "0 or more")
         check(0 <= self.ema < 1, "ema", "at least 0 and less than 1")
+        check(self.keep in KEEPS, "keep", f"one of {', '.join(KEEPS)}")
         check(self.patience is None or self.patience >= 1, "patience", "at least 1")
+        check(self.patience is None or self.keep == "best", "patience", "left out where the last epoch is kept")
         check(0 <= self.momentum < 1, "momentum", "at least 0 and less than 1")
         check(isfinite(self.weight_decay) and self.weight_decay >= 0, "weight_decay", "0 or more")
         check(0 <= self.seed < 2**64, "seed", "0 to 2**64 - 1")

@@ -39,6 +39,7 @@ from trainer.operating import Wish, choose_operating, wished
 from trainer.results import Results, assess, patients_of
 from trainer.run import RunFolder, write_csv, write_json
 from trainer.shares import open_share
+from trainer.statements import choice
 from trainer.tables import print_results
 from trainer.views import mean_logits
 
@@ -84,7 +85,7 @@ def evaluate(
     prevalence: float | None = None,
     tta: bool | None = None,
 ) -> Results:
-    """Measures a run's best weights on a split of its cache, or of another, and rewrites that split's files.
+    """Measures a run's weights on a split of its cache, or of another, and rewrites that split's files.
 
     `tta`: whether as the mean over the eight symmetries; None: as the run was measured.
     `wish`: another operating point than the one that the weights carry, chosen anew on the run's validation part.
@@ -120,7 +121,7 @@ def evaluate(
 
 
 def finish(config: FitConfig, cache: Cache, run: RunFolder) -> None:
-    """Measures the best weights on val, where how to read them is chosen, and, for the first time, on test; writes that
+    """Measures the weights kept on val, where how to read them is chosen, and, for the first time, on test; writes that
     into the weights, draws the figures and writes the summary.
 
     What is chosen depends on the weights alone, so a run killed here chooses the same when it is resumed.
@@ -146,7 +147,7 @@ def finish(config: FitConfig, cache: Cache, run: RunFolder) -> None:
             save_model(run.model, model, about)
         measured[split] = write_split(run, cache, split, outputs, about)
     if first():
-        summarise(run, measured)
+        summarise(config, run, measured)
 
 
 def chosen_on(cache: Cache, outputs: Outputs, about: About, grade_by: str) -> About:
@@ -162,14 +163,14 @@ def chosen_on(cache: Cache, outputs: Outputs, about: About, grade_by: str) -> Ab
     return replace(about, operating=operating, cuts=cuts)
 
 
-def summarise(run: RunFolder, measured: Mapping[str, Results]) -> None:
-    """Draws a run's accuracy by epoch, says how the best weights did, by split, and writes the summary."""
+def summarise(config: FitConfig, run: RunFolder, measured: Mapping[str, Results]) -> None:
+    """Draws a run's accuracy by epoch, says how the weights kept did, by split, and writes the summary."""
     about = read_about(run.model)
     table = run.read_accuracy()
     baselines = measured["val"].baselines
     majority = 100 * baselines.majority.accuracy if baselines else None
-    draw_accuracy(run.accuracy_figure, table, title=run.path.name, best=about.epoch, majority=majority)
-    click.echo(f"best of {len(table)} epochs by kappa on validation: {about.epoch}")
+    draw_accuracy(run.accuracy_figure, table, title=run.path.name, kept=about.epoch, majority=majority)
+    click.echo(f"kept epoch {about.epoch} of {len(table)}, {choice(config)}")
     print_results(measured)
     write_json(
         run.summary,

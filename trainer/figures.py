@@ -106,8 +106,8 @@ def epoch_axis(axes: Axes, epochs: int) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
-def draw_accuracy(path: Path, table: pd.DataFrame, *, title: str, best: int, majority: float | None) -> None:
-    """Accuracy and kappa by epoch from a run's accuracy.csv; `best` is an epoch from 1, `majority` in percent."""
+def draw_accuracy(path: Path, table: pd.DataFrame, *, title: str, kept: int, majority: float | None) -> None:
+    """Accuracy and kappa by epoch from a run's accuracy.csv; `kept` is an epoch from 1, `majority` in percent."""
     with new_figure(path, 9, 8) as figure:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
         epochs, point = table["epoch"], {"markersize": 5}
@@ -122,10 +122,10 @@ def draw_accuracy(path: Path, table: pd.DataFrame, *, title: str, best: int, maj
         head = int((table["phase"] == "head").sum())
         for axes in (upper, lower):
             axes.axvspan(0.5, head + 0.5, color=FAINT, alpha=0.5, zorder=0)
-            axes.axvline(best, color=DIM, linewidth=1.2, linestyle="--")
-        left = best > len(table) / 2  # so that the words stay inside
+            axes.axvline(kept, color=DIM, linewidth=1.2, linestyle="--")
+        left = kept > len(table) / 2  # so that the words stay inside
         lower.annotate(
-            f"best: epoch {best}", (best, 0), (-5 if left else 5, 5), **BESIDE, ha="right" if left else "left"
+            f"kept: epoch {kept}", (kept, 0), (-5 if left else 5, 5), **BESIDE, ha="right" if left else "left"
         )
         if head:
             upper.annotate("head", (0.5, 1), (5, -5), **BESIDE, va="top")

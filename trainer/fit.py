@@ -79,7 +79,7 @@ def fit(
     stopper: Stopper,
     resumed: Mapping[str, Any] | None = None,
 ) -> None:
-    """Trains from `progress` to the end, leaving after each epoch a checkpoint, accuracy.csv and the best weights.
+    """Trains from `progress` to the end, leaving after each epoch a checkpoint, accuracy.csv and the weights to keep.
 
     `about` is what the weights shall say of themselves, `resumed` is the checkpoint that the learner's model and
     progress come from. Stopped, it leaves a checkpoint.
@@ -88,7 +88,7 @@ def fit(
     learner.open(config.phase(progress.epoch))
     if resumed:
         learner.load(resumed)
-    publish(about, run, learner.judged, progress)
+    publish(config, about, run, learner.judged, progress)
 
     def save() -> None:
         check_finite(progress)  # a sick state is never kept
@@ -120,7 +120,7 @@ def fit(
             with stopper.step():
                 progress = Progress(epoch + 1, [], [*progress.history, row])
                 save()
-                publish(about, run, learner.judged, progress)
+                publish(config, about, run, learner.judged, progress)
                 if events:
                     events.add(row)
             click.echo(epoch_line(row, config.total_epochs))
@@ -201,13 +201,13 @@ def accuracy(outputs: Outputs) -> float:
     return 100 * right[graded].double().mean().item()
 
 
-def publish(about: About, run: RunFolder, model: Grader, progress: Progress) -> None:
-    """Writes accuracy.csv, and the model's weights where the epoch that just ended is the best so far.
+def publish(config: FitConfig, about: About, run: RunFolder, model: Grader, progress: Progress) -> None:
+    """Writes accuracy.csv, and the model's weights where the epoch that just ended is the one to keep so far.
 
     Called once the checkpoint is safe and again on resuming, so a run killed between the two loses nothing.
     """
     if not progress.history or not first():
         return
     run.write_accuracy(progress.history)
-    if not progress.steps and progress.best == len(progress.history) - 1:
+    if not progress.steps and (config.keep == "last" or progress.best == len(progress.history) - 1):
         save_model(run.model, model, replace(about, epoch=len(progress.history)))

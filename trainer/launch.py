@@ -204,9 +204,9 @@ def carry_out(
 
 
 def check_cache(cache: Cache) -> None:
-    """Raises CacheError where there is nothing to train on or to choose the best epoch by; warns of leaks."""
+    """Raises CacheError where there is nothing to train on or to choose by; warns of leaks."""
     grades = cache.manifest["grade"].to_numpy()
-    for split, purpose in (("train", "to train on"), ("val", "to choose the best epoch by")):
+    for split, purpose in (("train", "to train on"), ("val", "to choose by")):
         rows = cache.rows(split)
         if not len(rows):
             raise CacheError(

@@ -54,7 +54,7 @@ class Prediction(NamedTuple):
 
 
 class User:
-    """A run's best weights, ready to be used on photographs."""
+    """A run's weights, ready to be used on photographs."""
 
     def __init__(self, run: Path, device_name: str, workers: int | None, tta: bool | None = None) -> None:
         """`run`: a run folder or a model.safetensors. `tta`: see `probabilities`; None: as the weights were measured.

@@ -22,6 +22,7 @@ from trainer.results import patients_of
 from trainer.run import RunFolder
 from trainer.sample import PROBABILITIES, p_referable
 from trainer.statements import (
+    choice,
     commands,
     leak_statement,
     limits,
@@ -106,6 +107,7 @@ def describe(measured: Measured) -> dict[str, Any]:
         "start": starting_point(config.resolved.weights),
         "variation": variation(config.resolved),
         "objective": objective(config.resolved),
+        "choice": choice(config.resolved),
         "epochs": len(measured.history),
         "seconds": float(measured.history["seconds"].sum()),
         "metrics": metrics,
@@ -153,7 +155,7 @@ def draw(measured: Measured) -> dict[str, Any]:
 
     no_image = run.read_json(run.metrics("val"))["no_image"] if run.metrics("val").exists() else None
     majority = 100 * no_image["majority"]["accuracy"] if no_image else None
-    draw_accuracy(run.accuracy_figure, measured.history, title=name, best=measured.about.epoch, majority=majority)
+    draw_accuracy(run.accuracy_figure, measured.history, title=name, kept=measured.about.epoch, majority=majority)
     alts[run.accuracy_figure] = "Accuracy and kappa by epoch; accuracy.csv holds the numbers"
     counts = confusion(known)
     draw_confusion(run.confusion_figure(split), counts, title=title)

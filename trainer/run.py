@@ -61,7 +61,7 @@ class RunFolder:
 
     @property
     def model(self) -> Path:
-        """The best weights so far."""
+        """The weights to keep so far."""
         return self.path / "model.safetensors"
 
     @property
@@ -230,7 +230,7 @@ def _is_empty_folder(path: Path) -> bool:
 
 
 def weights_file(path: Path) -> Path:
-    """Of a run folder its best weights, of a file the file itself. Raises RunError where there are none."""
+    """Of a run folder its weights, of a file the file itself. Raises RunError where there are none."""
     if not path.is_dir():
         return path
     run = RunFolder(path)

@@ -17,7 +17,7 @@ from trainer.seen import QUANTILES
 
 
 def show(path: Path, as_json: bool) -> None:
-    """Prints what a run's best weights, or a model.safetensors, are. Raises RunError where they cannot be read."""
+    """Prints what a run's weights, or a model.safetensors, are. Raises RunError where they cannot be read."""
     facts = collect(path)
     if as_json:
         click.echo(json.dumps(facts, indent=1))
@@ -29,7 +29,7 @@ def show(path: Path, as_json: bool) -> None:
         ("sha256", facts["sha256"]),
         ("model", f"{facts['model']}, {weights['parameters']:,} parameters in {weights['layers']} layers"),
         ("grades", ", ".join(f"{grade} {name}" for grade, name in enumerate(facts["grades"]))),
-        ("trained at", f"{facts['size']} px, best epoch {facts['epoch']}"),
+        ("trained at", f"{facts['size']} px, epoch {facts['epoch']}"),
         ("recipe", ", ".join(f"{name} {value}" for name, value in recipe.items())),
     ]
     if facts["tta"]:

@@ -89,6 +89,13 @@ def objective(config: FitConfig) -> str:
     return ", ".join(words)
 
 
+def choice(config: FitConfig) -> str:
+    """Why the epoch that was kept is that one."""
+    if config.keep == "last":
+        return "the last, whatever validation said"
+    return "the one with the best quadratic weighted kappa on validation"
+
+
 def reading(cuts: tuple[float, ...] | None) -> str:
     """Which grade is the predicted one."""
     if cuts is None:

@@ -5,7 +5,8 @@
 Each variant, NAME=OPTIONS, is trained once a seed; runs that OUT already holds are not trained again. Two run
 at a time, a thread each: that trains more in an hour than one with two. Prints a Markdown table: means over the seeds
 with their standard deviation, and each variant's differences from the first, seed by seed. Validation is what a variant
-may be chosen by; test is printed beside it, with the 95 % interval of the seeds' mean by a bootstrap over patients.
+may be chosen by; test is printed beside it, with the 95 % intervals of the seeds' mean and of the differences' mean by
+a bootstrap over patients.
 
 Where CACHE has {seed} in it, each seed has a cache of its own: with those of folds.py a variant may be chosen by their
 test.
@@ -25,7 +26,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.cache import open_cache
-from trainer.intervals import Figures, Floats, Interval, bootstrap, interval
+from trainer.intervals import Figures, bootstrap, interval
 from trainer.results import patients_of
 from trainer.run import RunFolder
 from trainer.sample import Sample
@@ -67,8 +68,9 @@ def spread(values: "pd.Series[float]", sign: str = "") -> str:
     return f"{values.mean():{sign}.3f}" + (f" ± {values.std():.3f}" if len(values) > 1 else "")
 
 
-def limits(cache: str, runs: list[Path]) -> dict[str, Interval | None]:
-    """Of the mean of the runs' figures on test; patients are drawn alike for all of them, or in each fold anew."""
+def means(cache: str, runs: list[Path]) -> tuple[Figures, Figures]:
+    """The runs' mean figures on test, and those of resamples. Patients are drawn alike for all runs, or in each fold
+    anew, so two variants' resamples show the same."""
     values, resampled = [], []
     for seed, run in enumerate(runs):
         table = RunFolder(run).read_predictions("test")
@@ -77,31 +79,37 @@ def limits(cache: str, runs: list[Path]) -> dict[str, Interval | None]:
         values.append(sample.figures(sample.equal_weights))
         resampled.append(bootstrap(sample.n_patients, sample.figures, seed=seed if SEED in cache else 0))
 
-    def mean(of: list[Figures], figure: str) -> Floats:
-        return np.asarray(np.mean([each[figure] for each in of], axis=0))
+    def mean(of: list[Figures]) -> Figures:
+        return {figure: np.mean([each[figure] for each in of], axis=0) for split, figure in FIGURES if split == "test"}
 
-    return {
-        figure: interval(mean(values, figure).item(), mean(resampled, figure))
-        for split, figure in FIGURES
-        if split == "test"
-    }
+    return mean(values), mean(resampled)
+
+
+def with_limits(cells: list[str], value: Figures, resampled: Figures, sign: str = "") -> list[str]:
+    """`cells`, as FIGURES, those of test with their 95 % intervals."""
+    bounded = list(cells)
+    for place, (split, figure) in enumerate(FIGURES):
+        if split == "test" and (bounds := interval(value[figure].item(), resampled[figure])):
+            bounded[place] += f" ({bounds[0]:{sign}.3f} to {bounds[1]:{sign}.3f})"
+    return bounded
 
 
 def rows(cache: str, out: Path, variants: list[str], seeds: int) -> Iterator[list[str]]:
     runs = {name: [out / f"{name}-{seed}" for seed in range(seeds)] for name in variants}
     found = {name: pd.DataFrame([figures(run) for run in its]) for name, its in runs.items()}
+    test = {name: means(cache, its) for name, its in runs.items()}
     for name, table in found.items():
         *measured, rates = (table[column] for column in table)
-        cells = list(map(spread, measured))
-        within = limits(cache, runs[name])
-        for place, (split, figure) in enumerate(FIGURES):
-            if split == "test" and (bounds := within.get(figure)):
-                cells[place] += f" ({bounds[0]:.3f} to {bounds[1]:.3f})"
-        yield [name, *cells, f"{rates.median():.0f}"]
+        yield [name, *with_limits(list(map(spread, measured)), *test[name]), f"{rates.median():.0f}"]
     first = variants[0]
     for name in variants[1:]:
         *differences, _ = (found[name][column] - found[first][column] for column in found[first])
-        yield [f"{name} - {first}", *(spread(values, "+") for values in differences), ""]
+        gained = (
+            {figure: of[figure] - base[figure] for figure in of}
+            for of, base in zip(test[name], test[first], strict=True)
+        )
+        cells = with_limits([spread(values, "+") for values in differences], *gained, sign="+")
+        yield [f"{name} - {first}", *cells, ""]
 
 
 @click.command()

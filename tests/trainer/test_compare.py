@@ -184,7 +184,7 @@ def test_intervals_and_the_majoritys_accuracy_stand_beside_a_runs(trained: Train
     trained.copy("a")
     header, row = trainer("compare", "a").output.splitlines()[:2]
     assert header.split() == [
-        "run", "model", "weights", "size", "best", "kappa_val", "accuracy_test", "majority", "kappa_test", "auc_test",
+        "run", "model", "weights", "size", "kept", "kappa_val", "accuracy_test", "majority", "kappa_test", "auc_test",
     ]  # fmt: skip
     metrics = json.loads(Path("a/metrics_test.json").read_text())
     low, high = metrics["intervals"]["accuracy"]

@@ -19,6 +19,7 @@ from trainer.config import FitConfig
         ("mixup", -1.0),
         ("cutmix", float("inf")),
         ("ema", 1.0),
+        ("keep", "first"),
         ("patience", 0),
         ("recipe", "worst"),
         ("stem", "large"),
@@ -46,6 +47,11 @@ def test_labels_are_smoothed_only_where_a_loss_has_labels_to_smooth() -> None:
     for loss in ("focal", "mse"):
         with pytest.raises(ValueError, match=f"label_smoothing must be 0 with the loss {loss}, got 0.1"):
             FitConfig(loss=loss, label_smoothing=0.1)
+
+
+def test_patience_waits_for_a_better_epoch_so_the_last_is_not_kept() -> None:
+    with pytest.raises(ValueError, match="patience must be left out where the last epoch is kept, got 3"):
+        FitConfig(keep="last", patience=3)
 
 
 def test_imagenets_weights_have_imagenets_stem() -> None:

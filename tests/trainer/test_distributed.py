@@ -114,7 +114,7 @@ def test_three_processes_learn_what_one_does_and_speak_with_one_voice(folder: Pa
     assert_same_curves(folder / "run", folder / "alone")
     assert err == (folder / "alone.err").read_text()
     said = "3 processes, 2 photographs of a batch each; ranks 0, 1, 2: cpu, 1 thread"
-    for once in (said, "epoch 2/2 finetune", "best of 2 epochs", "results: run/"):
+    for once in (said, "epoch 2/2 finetune", "kept epoch ", "results: run/"):
         assert out.count(once) == 1
 
 

@@ -142,7 +142,7 @@ def test_what_is_no_run_is_said_in_one_line(
 def test_figures_can_be_drawn_of_the_barest_runs(tmp_path: Path) -> None:
     draw_confusion(tmp_path / "confusion.png", confusion_counts([3], [0]), title="one photograph")
     row = dict.fromkeys(ACCURACY_COLUMNS, 1.0) | {"phase": "head", "acc_test": float("nan")}
-    draw_accuracy(tmp_path / "accuracy.png", pd.DataFrame([row]), title="one epoch", best=1, majority=None)
+    draw_accuracy(tmp_path / "accuracy.png", pd.DataFrame([row]), title="one epoch", kept=1, majority=None)
     for name in ("confusion.png", "accuracy.png"):
         with Image.open(tmp_path / name) as image:
             assert min(image.size) > 1000

@@ -23,7 +23,7 @@ POINT = Point(0.35, 0.9, 0.6, 0.45)
 TABLE = pd.DataFrame([dict.fromkeys(ACCURACY_COLUMNS, 1.0) | {"epoch": n, "phase": "finetune"} for n in (1, 2, 3)])
 BINS = [Bin(n / 15, (n + 1) / 15, n, (n + 0.5) / 15 if n else None, n / 20 if n else None) for n in range(15)]
 FIGURES: dict[str, Callable[[Path], None]] = {
-    "accuracy": lambda path: draw_accuracy(path, TABLE, title="run", best=2, majority=70.0),
+    "accuracy": lambda path: draw_accuracy(path, TABLE, title="run", kept=2, majority=70.0),
     "confusion": lambda path: draw_confusion(path, np.arange(25).reshape(5, 5), title="run"),
     "comparison": lambda path: draw_comparison(path, {"a": ("resnet18", True, TABLE), "b": ("resnet50", False, TABLE)}),
     "roc": lambda path: draw_roc(path, TRUTH, SCORE, roc_auc_score(TRUTH, SCORE), POINT, title="run"),

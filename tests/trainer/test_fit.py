@@ -118,6 +118,28 @@ def test_patience_ends_a_run_that_no_longer_gets_better(fit: Fit, tiny_cache: Ca
     assert "is finished" in fit(tmp_path / "cache", "--run", "run", "--resume").output
 
 
+def test_the_last_epoch_is_kept_where_asked_for_whatever_validation_says(
+    fit: Fit, trainer: Fit, tiny_cache: Cache, tmp_path: Path
+) -> None:
+    cache = tiny_cache(train=(3, 4) * 8, val=(0,) * 4)  # the more is learnt, the worse for validation
+    fit(cache, "--run", "best", "--epochs", 4)
+    result = fit(cache, "--run", "last", "--epochs", 4, "--keep", "last")
+    assert "kept epoch 4 of 4, the last, whatever validation said" in result.output
+    curves = [pd.read_csv(tmp_path / run / "accuracy.csv") for run in ("best", "last")]
+    assert curves[0]["kappa_val"].equals(curves[1]["kappa_val"])
+    best, last = (read_about(tmp_path / run / "model.safetensors").epoch for run in ("best", "last"))
+    assert best < last == 4
+    saved = load_file(tmp_path / "last" / "model.safetensors")
+    trained = torch.load(tmp_path / "best" / "last.pt", weights_only=True)["model"]
+    assert all(torch.equal(tensor, trained[name]) for name, tensor in saved.items())
+    measured = (tmp_path / "last" / "predictions_test.csv").read_bytes()
+    trainer("evaluate", "last")
+    assert (tmp_path / "last" / "predictions_test.csv").read_bytes() == measured
+    trainer("report", "last", "--card", "card.md")
+    assert "epoch 4 of 4, the last, whatever validation said" in (tmp_path / "card.md").read_text()
+    assert "Kept was the last, whatever validation said" in (tmp_path / "last" / "report.html").read_text()
+
+
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(trained: Trained, fit: Fit) -> None:
     fit(trained.cache, "--run", "again")
     fit(trained.cache, "--run", "other", "--seed", 1)
@@ -232,7 +254,7 @@ def test_leaks_are_said_aloud_with_their_cure_and_the_fellow_eye_is_scored(fit: 
 @pytest.mark.parametrize(
     ("splits", "problem"),
     [
-        ({"val": []}, "has no val photographs to choose the best epoch by"),
+        ({"val": []}, "has no val photographs to choose by"),
         ({"train": []}, "has no train photographs to train on"),
         ({"train": [0, 1, -1, -1]}, "2 of 4 train photographs have no grade, train2_left first"),
         ({"val": [-1]}, "1 of 1 val photographs have no grade"),

@@ -78,7 +78,7 @@ def test_an_unknown_recipe_is_wrong_usage(fit: Fit, tiny_cache: Cache) -> None:
 def test_runs_from_before_a_setting_existed_have_its_default(trained: Trained) -> None:
     recorded = json.loads((trained.run / "config.json").read_text())
     newer = ("recipe", "stem", "schedule", "sampling", "loss", "label_smoothing", "layer_decay", "zoom", "colour")
-    newer += ("mixup", "cutmix", "grade_by", "tta", "ema", "patience")
+    newer += ("mixup", "cutmix", "grade_by", "tta", "ema", "keep", "patience")
     for settings in ("asked", "resolved"):
         for name in newer:
             del recorded[settings][name]
