@@ -37,5 +37,32 @@ RECIPES: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
             "ema": 0.99,
             "tta": True,
         },
+        # What a lesion is, from scratch, by lesions that `tools phantom --onto` has painted on healthy photographs.
+        "painted": {
+            "weights": "none",
+            "size": 256,
+            "start_size": 0.5,
+            "epochs": 12,
+            "batch": 32,
+            "lr": 0.03,
+            "weight_decay": 0.005,
+            "sampling": "balanced",
+            "zoom": 1.15,
+            "colour": 0.2,
+            "ema": 0.99,
+        },
+        # From there, with --weights FILE, to a few hundred graded photographs, whose validation is too small to choose.
+        "few": {
+            "size": 256,
+            "head_epochs": 2,
+            "epochs": 12,
+            "batch": 16,
+            "lr": 0.01,
+            "weight_decay": 0.005,
+            "sampling": "balanced",
+            "ema": 0.99,
+            "tta": True,
+            "keep": "last",
+        },
     }
 )
