@@ -57,7 +57,7 @@ RECIPES: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
             "head_epochs": 2,
             "epochs": 12,
             "batch": 16,
-            "lr": 0.01,
+            "lr": 0.001,
             "weight_decay": 0.005,
             "sampling": "balanced",
             "ema": 0.99,
