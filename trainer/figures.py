@@ -128,9 +128,9 @@ def draw_accuracy(path: Path, table: pd.DataFrame, *, title: str, kept: int, maj
             f"kept: epoch {kept}", (kept, 0), (-5 if left else 5, 5), **BESIDE, ha="right" if left else "left"
         )
         if head:
-            upper.annotate("head", (0.5, 1), (5, -5), **BESIDE, va="top")
+            lower.annotate("head", (0.5, 1), (5, -5), **BESIDE, va="top")
         upper.set(title=title, ylabel="accuracy (%)")
-        upper.legend(loc="best")
+        figure.legend(loc="outside lower center", ncols=2)  # the curves leave it no certain place
         lower.set_ylabel("validation kappa\n(quadratic weights)")
         epoch_axis(lower, len(table))
 

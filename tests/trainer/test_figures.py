@@ -110,15 +110,33 @@ def test_each_run_of_a_comparison_has_its_own_colour(n: int, tmp_path: Path) -> 
     assert len(keys) == len(set(keys)) == 2 * n
 
 
-@pytest.mark.parametrize("n", [1, 12])
-def test_the_runs_of_a_comparison_are_named_below_the_word_epoch(
-    n: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures drawn so far; `draw_without_rendering` gives extents at their own resolution."""
     figures: list[Figure] = []
-    monkeypatch.setattr("trainer.figures.Figure", lambda **settings: figures.append(Figure(**settings)) or figures[0])
+    monkeypatch.setattr("trainer.figures.Figure", lambda **settings: figures.append(Figure(**settings)) or figures[-1])
+    return figures
+
+
+def test_no_words_lie_on_the_curves_of_accuracy_whatever_they_do(tmp_path: Path, drawn: list[Figure]) -> None:
+    table = TABLE.assign(acc_test=TABLE["acc_val"])
+    draw_accuracy(tmp_path / "accuracy.png", table, title="run", kept=2, majority=float(table["acc_train"].max()))
+    drawn[0].draw_without_rendering()
+    upper, lower = drawn[0].axes
+    (legend,) = drawn[0].legends
+    assert len(legend.get_texts()) == 4
+    assert legend.get_window_extent().y1 < lower.xaxis.label.get_window_extent().y0
+    assert legend.get_window_extent().x0 >= 0
+    assert legend.get_window_extent().x1 <= drawn[0].bbox.x1
+    assert not upper.texts
+    assert upper.get_window_extent().height > 300
+
+
+@pytest.mark.parametrize("n", [1, 12])
+def test_the_runs_of_a_comparison_are_named_below_the_word_epoch(n: int, tmp_path: Path, drawn: list[Figure]) -> None:
     draw_comparison(tmp_path / "compare.png", {f"run-{run}": ("resnet18", True, TABLE) for run in range(n)})
-    figures[0].draw_without_rendering()  # at its own resolution, for the extents below
-    (panel,) = figures[0].axes
+    drawn[0].draw_without_rendering()
+    (panel,) = drawn[0].axes
     legend = panel.get_legend()
     assert legend is not None
     assert legend.get_window_extent().y1 < panel.xaxis.label.get_window_extent().y0
