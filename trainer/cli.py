@@ -150,7 +150,7 @@ def main() -> None:
 @local_cache_gb_option
 @click.pass_context
 def fit(context: click.Context, /, run: Path | None, resume: bool, find_lr: bool, **settings: Any) -> None:
-    """Train on a cache, keep the epoch that validation chooses, measure it on test."""
+    """Train on a cache, keep one epoch's weights, measure them on test."""
     if find_lr and (resume or run):
         raise click.UsageError(f"--find-lr trains no run; leave out {'--resume' if resume else '--run'}")
     given = {name: value for name, value in settings.items()

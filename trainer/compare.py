@@ -56,7 +56,7 @@ def compare(paths: Sequence[Path], out: Path) -> None:
     runs = list(read_runs(paths))
     if not runs:
         raise RunError("none of these can be compared; `trainer fit` makes runs")
-    table = pd.DataFrame([table_row(run) for run in runs]).astype({"best_epoch": "Int64"})
+    table = pd.DataFrame([table_row(run) for run in runs]).astype({"kept_epoch": "Int64"})
     curves = {run.name: (run.config.model, run.config.weights != "none", run.accuracy) for run in runs}
     pairs = list(pair_with_first(runs))
     figure, csv, pairs_csv = (out.with_name(f"{out.name}{end}") for end in (".png", ".csv", "_pairs.csv"))
@@ -95,9 +95,9 @@ def table_row(run: Run) -> dict[str, Any]:
     """What OUT.csv says of a run; shares from 0 to 1, empty where not measured. `_low` and `_high` bound 95 %."""
     row = {
         "run": run.name,
-        **{name: getattr(run.config, name) for name in ("model", "weights", "size", "loader", "seed")},
+        **{name: getattr(run.config, name) for name in ("model", "weights", "size", "loader", "seed", "keep")},
         "epochs": len(run.accuracy),
-        "best_epoch": run.summary.get("best_epoch"),
+        "kept_epoch": run.summary.get("kept_epoch"),
         "seconds": round(float(run.accuracy["seconds"].sum()), 1),
     }
     for split in ("val", "test"):
@@ -113,7 +113,7 @@ def table_row(run: Run) -> dict[str, Any]:
 def shown_row(run: Run) -> list[str]:
     """The row of the printed table."""
     test, config = run.summary.get("test", {}), run.config
-    kept = run.summary.get("best_epoch", "-")
+    kept = run.summary.get("kept_epoch", "-")
     cells = [run.name, config.model, "/".join(Path(config.weights).parts[-2:]), f"{config.size}"]
     cells += [f"{kept}/{len(run.accuracy)}", _cell(run.summary.get("val", {}).get("kappa"))]
     figures = [

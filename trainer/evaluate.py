@@ -175,7 +175,7 @@ def summarise(config: FitConfig, run: RunFolder, measured: Mapping[str, Results]
     write_json(
         run.summary,
         {
-            "best_epoch": about.epoch,
+            "kept_epoch": about.epoch,
             "epochs": len(table),
             "seconds": round(float(table["seconds"].sum()), 1),
             **{

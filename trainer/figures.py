@@ -41,12 +41,6 @@ LINES: Final[dict[str, dict[str, Any]]] = {
 }
 """With points, for a run of one epoch has no line."""
 NAMES: Final = {"train": "train (augmented)", "val": "validation", "test": "test"}
-BESIDE: Final[dict[str, Any]] = {
-    "xycoords": ("data", "axes fraction"),
-    "textcoords": "offset points",
-    "color": DIM,
-}
-"""Of small words beside an epoch, at the edge of the axes."""
 STYLE: Final[dict[str, Any]] = {
     "font.size": 15,  # on a slide of 13.3 x 7.5 inches, which a figure 8 inches high fills: 14
     "axes.titlesize": 16,
@@ -120,15 +114,10 @@ def draw_accuracy(path: Path, table: pd.DataFrame, *, title: str, kept: int, maj
             upper.axhline(majority, color=INK, linewidth=1.6, linestyle=":", label=label)
         lower.plot(epochs, table["kappa_val"], "s-", color=ORANGE, **point)
         head = int((table["phase"] == "head").sum())
-        for axes in (upper, lower):
-            axes.axvspan(0.5, head + 0.5, color=FAINT, alpha=0.5, zorder=0)
-            axes.axvline(kept, color=DIM, linewidth=1.2, linestyle="--")
-        left = kept > len(table) / 2  # so that the words stay inside
-        lower.annotate(
-            f"kept: epoch {kept}", (kept, 0), (-5 if left else 5, 5), **BESIDE, ha="right" if left else "left"
-        )
-        if head:
-            lower.annotate("head", (0.5, 1), (5, -5), **BESIDE, va="top")
+        for axes, own in ((upper, ""), (lower, "_")):  # "_" keeps what both have from being named twice
+            axes.axvline(kept, color=DIM, linewidth=1.2, linestyle="--", label=f"{own}kept: epoch {kept}")
+            if head:
+                axes.axvspan(0.5, head + 0.5, color=FAINT, alpha=0.5, zorder=0, label=f"{own}last layer alone")
         upper.set(title=title, ylabel="accuracy (%)")
         figure.legend(loc="outside lower center", ncols=2)  # the curves leave it no certain place
         lower.set_ylabel("validation kappa\n(quadratic weights)")

@@ -95,6 +95,7 @@ class Grader(nn.Module):
             resnet.maxpool = nn.Identity()
         self.stem = stem
         self.architecture = architecture
+        self.link = link
         self.normalise = Normalise()
         self.head = Head(resnet.fc.in_features, link)
         resnet.fc = nn.Identity()

@@ -44,9 +44,10 @@ def pretrain(model: Grader, weights: str) -> str:
 def load_weights(model: Grader, path: Path) -> None:
     """Copies a file's weights into a model: torchvision's state dict, or a model.safetensors of ours.
 
-    Of the former a last layer for other classes, such as ImageNet's thousand, or for another loss, is left out. Raises
-    RunError where the file cannot be read, or names the first layer that does not fit.
+    A last layer for other classes, such as ImageNet's thousand, or for another loss, is left out. Raises RunError where
+    the file cannot be read, or names the first layer that does not fit.
     """
+    new_head = {f"head.{name}": tensor for name, tensor in model.head.state_dict().items()}
     if path.suffix == ".safetensors":
         about = read_about(path)
         if about.model != model.architecture:
@@ -55,11 +56,11 @@ def load_weights(model: Grader, path: Path) -> None:
             )
         if about.stem != model.stem:
             raise RunError(f"{path} has another stem, choose it with --stem {about.stem}")
-        state = read_tensors(path)
+        state = read_tensors(path) | (new_head if about.link != model.link else {})
     else:
         state = {_our_name(name): tensor for name, tensor in _read_torch(path).items()}
         if (weight := state.get("head.weight")) is None or weight.shape != model.head.weight.shape:
-            state |= {f"head.{name}": tensor for name, tensor in model.head.state_dict().items()}
+            state |= new_head
         # Files from before torch 0.4.1 lack these counters, and with a fixed momentum nothing reads them.
         counters = {name: value for name, value in model.state_dict().items() if name.endswith("num_batches_tracked")}
         state = counters | model.normalise.state_dict(prefix="normalise.") | state

@@ -6,7 +6,7 @@
 
 SOURCE is a file in MedMNIST's layout, whose train and val are taken together and whose test is left alone, or a folder
 of photographs with grades, of which all are taken. In each of three folds another third is test, of every grade or, of
-patients, of every worst grade; a tenth of what remains is val, which chooses the epoch, and the rest is train. Another
+patients, of every worst grade; a tenth of what remains is val, to choose the epoch by, and the rest is train. Another
 seed draws other folds: what was found in these can be asked of those.
 """
 

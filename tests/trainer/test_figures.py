@@ -119,16 +119,19 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
 
 
 def test_no_words_lie_on_the_curves_of_accuracy_whatever_they_do(tmp_path: Path, drawn: list[Figure]) -> None:
-    table = TABLE.assign(acc_test=TABLE["acc_val"])
+    table = TABLE.assign(acc_test=TABLE["acc_val"], phase=["head", "finetune", "finetune"])
     draw_accuracy(tmp_path / "accuracy.png", table, title="run", kept=2, majority=float(table["acc_train"].max()))
     drawn[0].draw_without_rendering()
     upper, lower = drawn[0].axes
     (legend,) = drawn[0].legends
-    assert len(legend.get_texts()) == 4
+    assert [text.get_text() for text in legend.get_texts()] == [
+        *("train (augmented)", "validation", "test (not used to choose)", "majority grade (1.0 % of validation)"),
+        *("kept: epoch 2", "last layer alone"),
+    ]
     assert legend.get_window_extent().y1 < lower.xaxis.label.get_window_extent().y0
     assert legend.get_window_extent().x0 >= 0
     assert legend.get_window_extent().x1 <= drawn[0].bbox.x1
-    assert not upper.texts
+    assert not [*upper.texts, *lower.texts]
     assert upper.get_window_extent().height > 300
 
 

@@ -120,6 +120,19 @@ def test_our_own_weights_are_taken_whole(model: Grader, tmp_path: Path) -> None:
         load_weights(Grader("resnet34"), tmp_path / "model.safetensors")
 
 
+@pytest.mark.parametrize("link", ["corn", "distance"])
+def test_our_own_weights_for_another_loss_are_taken_but_for_the_last_layer(
+    link: str, model: Grader, tmp_path: Path
+) -> None:
+    save_model(tmp_path / "model.safetensors", model, ABOUT)
+    other = Grader("resnet18", link)
+    head = other.head.weight.clone()
+    load_weights(other, tmp_path / "model.safetensors")
+    assert torch.equal(other.head.weight, head)
+    for name, tensor in model.backbone.state_dict().items():
+        assert torch.equal(other.backbone.state_dict()[name], tensor), name
+
+
 def test_weights_of_another_architecture_are_refused_by_the_layer(tmp_path: Path) -> None:
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "resnet18.pth")
     with pytest.raises(

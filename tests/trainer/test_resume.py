@@ -55,10 +55,13 @@ def same(one: Path, other: Path) -> None:
     assert measured[0] == measured[1]
 
 
-def test_killed_between_epochs_and_resumed_it_is_the_undisturbed_run(tiny_cache: Cache, tmp_path: Path) -> None:
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_killed_between_epochs_and_resumed_it_is_the_undisturbed_run(
+    keep: str, tiny_cache: Cache, tmp_path: Path
+) -> None:
     cache = tiny_cache()
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "weights.pth")
-    options = ("--weights", str(tmp_path / "weights.pth"), "--head-epochs", "1")
+    options = ("--weights", str(tmp_path / "weights.pth"), "--head-epochs", "1", "--keep", keep)
     undisturbed = start(cache, tmp_path / "whole", *options)
     killed = start(cache, tmp_path / "killed", *options)
     wait_for_rows(tmp_path / "killed" / "accuracy.csv", 2, killed)
@@ -104,7 +107,7 @@ def test_killed_before_its_first_checkpoint_it_begins_again(
     same(trained.run, after_training)
 
 
-def test_killed_between_checkpoint_and_best_weights_these_are_written(after_training: Path, trainer: Trainer) -> None:
+def test_killed_between_checkpoint_and_kept_weights_these_are_written(after_training: Path, trainer: Trainer) -> None:
     checkpoint = torch.load(after_training / "last.pt", weights_only=True)
     checkpoint["history"][-1]["kappa_val"] = 2.0  # so that the last epoch is the best, whatever it was
     torch.save(checkpoint, after_training / "last.pt")
