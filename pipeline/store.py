@@ -60,17 +60,38 @@ def send(source: Path | bytes, url: Url) -> None:
     if url.on_web:
         raise StoreError(f"{url}: https:// can only be read; write to s3:// or gs://")
     client = _client(url.scheme)
+    failed = False
 
     def attempt() -> None:
-        if isinstance(source, bytes):
-            client.pipe_file(url.text, source)
-        else:
-            client.put_file(str(source), url.text)
+        nonlocal failed
+        try:
+            if isinstance(source, bytes):
+                client.pipe_file(url.text, source)
+            else:
+                client.put_file(str(source), url.text)
+        except Exception:
+            failed = True
+            raise
 
     try:
         _persistently(url, "written", attempt)
     except FileNotFoundError as error:
         raise StoreError(f"{url}: cannot be written (there is no such bucket)") from error
+    finally:
+        if failed and url.scheme == "s3":
+            _abort_uploads(client, url)
+
+
+def _abort_uploads(client: Any, url: Url) -> None:
+    """s3fs aborts an upload in parts that failed, but asks once: where that request is lost, S3 keeps the parts."""
+    bucket, key, _ = client.split_path(url.text)
+    for _ in range(3):
+        with suppress(Exception):  # the caller has worse to tell
+            found = client.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=key)
+            for upload in found.get("Uploads", []):
+                if upload["Key"] == key:
+                    client.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=upload["UploadId"])
+            return
 
 
 def remove(url: Url) -> None:
