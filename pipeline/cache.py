@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pipeline.artifacts import INDEX, SHARDS, UNFINISHED
 from pipeline.errors import CacheError
 from pipeline.files import TMP_SUFFIX, lock_folder, write_whole
 from pipeline.manifest import SPLITS, read_manifest
@@ -36,12 +37,8 @@ if TYPE_CHECKING:
     from pipeline.plan import EpochPlan
 
 FORMAT: Final = 1
-INDEX: Final = "cache.json"
-UNFINISHED: Final = "unfinished.json"
-"""Stands in for cache.json, with what it said before, while the cache is being written."""
 MANIFEST: Final = "manifest.csv"
 REJECTS: Final = "rejects.csv"
-SHARDS: Final = "shards"
 ALONE: Final = 6
 """Photographs of a shard that come one by one as soon as it does: 50 ms each, or 30 MB at 100 MB/s."""
 

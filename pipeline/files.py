@@ -1,14 +1,29 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, and that one process writes at a time."""
 
+import errno
 import filecmp
+import hashlib
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+import secrets
+import stat
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
 
-TMP_SUFFIX = ".tmp"
+TMP_SUFFIX: Final = ".tmp"
 """What a half-written file is called; whoever finds one without its owner may delete it."""
+READER: Final = 10.0
+"""Seconds to wait for somebody who reads a FIFO that is written to."""
+_LONGEST: Final = 200
+"""Bytes of a name that its temporary name repeats: file systems allow 255, and the rest of it takes 30."""
+_UNIQUE: Final = re.compile(rf"(?P<start>.+)\.[0-9a-f]{{16}}-[0-9a-f]{{8}}\{TMP_SUFFIX}", re.DOTALL)
+
+
+class Busy(OSError):
+    """Another process writes the same output."""
 
 
 @contextmanager
@@ -16,25 +31,151 @@ def write_whole(path: Path, mtime_ns: int | None = None) -> Iterator[IO[bytes]]:
     """A file opened beside `path`, synced to the disk and renamed over it when the block ends well.
 
     Killed at any moment, `path` holds the old bytes or the new ones, never a part. An exception in the block removes
-    the unfinished file. `mtime_ns` sets the modification time, in nanoseconds. A file that holds these very bytes
-    already is left as it is.
+    the unfinished file. Of several processes that write one path each has a file of its own, and the last rename wins
+    whole. `mtime_ns` sets the modification time, in nanoseconds. A file that holds these very bytes already is left as
+    it is.
+
+    A link is followed: what it points to is written, and the link stays. A FIFO or a device is written to, as
+    `is_stream` tells them. Raises OSError where that cannot be.
     """
-    unfinished = path.with_name(path.name + TMP_SUFFIX)
-    try:
-        with open(unfinished, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+    if is_stream(path):
+        with _open_stream(path) as stream:
+            yield stream
+        return
+    path = Path(os.path.realpath(path))  # a new name beside a link would take its place
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
+    with _own_file(path) as file:
+        unfinished = file.name
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
         if path.is_file() and filecmp.cmp(unfinished, path, shallow=False):
-            unfinished.unlink()
             return
         if mtime_ns is not None:
             os.utime(unfinished, ns=(mtime_ns, mtime_ns))
         os.replace(unfinished, path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
     sync_folder(path.parent)
+
+
+@contextmanager
+def claimed(paths: Iterable[Path]) -> Iterator[None]:
+    """Keeps outputs for this process while the block lasts, so that a second command is told and no work is lost.
+
+    Missing folders above them are made; those that are still empty go again when the block fails. What writers that
+    were killed have left beside them is removed. Raises Busy where another process has claimed or writes one of them,
+    another OSError where a file cannot be made there. FIFOs and devices cannot be claimed.
+    """
+    with ExitStack() as stack:
+        for path in paths:
+            if is_stream(path):
+                continue
+            path = Path(os.path.realpath(path))
+            stack.enter_context(_made_folder(path.parent))
+            mine = stack.enter_context(_own_file(path)).name
+            for other in _unfinished(path.parent, _start_of(path)):
+                # Names begin with the time: of two that come at once the first one stays.
+                if other.name < Path(mine).name and not _removed_if_dead(other):
+                    raise Busy(errno.EBUSY, "another command is writing it; wait until that ends", str(path))
+        yield
+
+
+def is_stream(path: Path) -> bool:
+    """Whether a path is a FIFO, a device or a socket, or a name that the system has for an open file, as /dev/stdout.
+
+    These are written to and never replaced.
+    """
+    try:
+        kind = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return False
+    return not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)) or _leads_to_open_file(path)
+
+
+def _leads_to_open_file(path: Path) -> bool:
+    for _ in range(40):  # as many links as Linux follows
+        try:
+            target = os.readlink(path)
+        except OSError:
+            return False
+        path = path.parent / target
+        if path.parts[:2] == ("/", "proc"):
+            return True
+    return False
+
+
+def _open_stream(path: Path) -> IO[bytes]:
+    until = time.monotonic() + READER
+    while True:
+        try:
+            descriptor = os.open(path, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0))
+        except OSError as error:
+            if error.errno != errno.ENXIO or time.monotonic() > until:
+                raise
+            time.sleep(0.05)  # a FIFO whose reader has not come yet
+        else:
+            os.set_blocking(descriptor, True)
+            return open(descriptor, "wb")
+
+
+@contextmanager
+def _own_file(path: Path) -> Iterator[IO[bytes]]:
+    """A new file beside `path` that this process alone has, locked as long as it is open, and then removed if it was
+    not renamed."""
+    unique = f"{time.time_ns():016x}-{secrets.token_hex(4)}"
+    unfinished = path.with_name(f"{_start_of(path)}.{unique}{TMP_SUFFIX}")
+    try:
+        with open(unfinished, "xb") as file:
+            with suppress(OSError):  # a file system without locks
+                _lock(file.fileno())
+            yield file
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _start_of(path: Path) -> str:
+    """What the temporary names for a path begin with."""
+    name = os.fsencode(path.name)
+    return path.name if len(name) <= _LONGEST else hashlib.sha256(name).hexdigest()
+
+
+def _unfinished(folder: Path, start: str | None = None) -> list[Path]:
+    """The temporary files of `_own_file` in a folder: all, or those whose names begin so. No other file has such a
+    name, so nobody's `notes.csv.old.tmp` is among them."""
+    names = ((_UNIQUE.fullmatch(name), name) for name in os.listdir(folder))
+    return [folder / name for match, name in names if match and start in (None, match["start"])]
+
+
+def sweep_dead(folder: Path) -> None:
+    """Removes what writers that were killed have left in a folder."""
+    for path in _unfinished(folder):
+        _removed_if_dead(path)
+
+
+def _removed_if_dead(unfinished: Path) -> bool:
+    """Removes a half-written file whose owner has died, for locks die with their owners; whether it is gone."""
+    try:
+        with open(unfinished, "rb") as file:
+            _lock(file.fileno())
+            unfinished.unlink()
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        return not isinstance(error, BlockingIOError)  # without locks nobody can tell: the last rename wins
+    return True
+
+
+@contextmanager
+def _made_folder(path: Path) -> Iterator[None]:
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        for folder in missing:
+            with suppress(OSError):  # it holds something by now
+                folder.rmdir()
+        raise
 
 
 def lock_folder(path: Path) -> int:
@@ -43,15 +184,21 @@ def lock_folder(path: Path) -> int:
     The lock is the kernel's and dies with its owner. Raises BlockingIOError while another process holds it, another
     OSError where the file system knows no locks.
     """
-    import fcntl  # not on Windows, where nothing but this needs it
-
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(descriptor)
     except OSError:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def _lock(descriptor: int) -> None:
+    try:
+        import fcntl
+    except ImportError as error:  # on Windows
+        raise OSError(errno.ENOLCK, "no locks on this system") from error
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def sync_folder(path: Path) -> None:

@@ -16,6 +16,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from pipeline.artifacts import is_drawn_here
 from pipeline.errors import PhotoError
 
 MAX_PIXELS: Final = 120_000_000
@@ -98,6 +99,8 @@ def read_photo(data: bytes | memoryview, *, cover: int | None = None) -> Photo:
     kind = sniff(data)
     if kind is None:
         raise PhotoError(_why_no_photo(bytes(data[:512])))
+    if is_drawn_here(data):
+        raise PhotoError("a picture that this program drew, no photograph")
     if _METADATA_WARNINGS not in warnings.filters:
         warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     try:

@@ -7,6 +7,9 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL.PngImagePlugin import PngInfo
+
+from pipeline.artifacts import picture_mark
 
 COLUMNS: Final = 12
 SIDE: Final = 144  # of a thumbnail, pixels
@@ -29,6 +32,19 @@ def decode_small(jpeg: bytes | memoryview, side: int) -> Image.Image:
     with Image.open(BytesIO(jpeg)) as photo:
         photo.draft("RGB", (side, side))
         return photo.convert("RGB")
+
+
+def encoded(picture: Image.Image, kind: str, what: str) -> bytes:
+    """The bytes of a picture drawn here, "PNG" or "JPEG", whose metadata says `what` it is."""
+    data = BytesIO()
+    mark = picture_mark(what)
+    if kind == "PNG":
+        metadata = PngInfo()
+        metadata.add_text("Software", mark)
+        picture.save(data, kind, pnginfo=metadata)
+    else:
+        picture.save(data, kind, quality=92, comment=mark.encode())
+    return data.getvalue()
 
 
 def draw_sheet(groups: Mapping[str, Sequence[Tile]]) -> Image.Image:

@@ -74,13 +74,18 @@ class Folder(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if isinstance(place(value), Url):
             self.fail(f"{scrubbed(value)} is a URL; this must be a path", param, ctx)
+        if value == "":
+            self.fail("an empty name", param, ctx)
         return super().convert(value, param, ctx)
 
 
 def place(text: str | Path | Url) -> Path | Url:
-    """A path, or a URL where the text begins with its scheme. Raises StoreError for a scheme that is not known."""
+    """A path, or a URL where the text begins with its scheme. Raises StoreError for a scheme that is not known, and for
+    no text at all."""
     if not isinstance(text, str):
         return text
+    if not text:
+        raise StoreError("an empty name where a folder, a file or a URL is wanted")
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", text)
     if scheme is None:
         return Path(text)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from pipeline.cache import INDEX, SHARDS, UNFINISHED
+from pipeline.artifacts import what_is
 from pipeline.errors import SourceError
 from pipeline.photo import SUFFIXES, sniff
 
@@ -31,21 +31,32 @@ class Refusal(NamedTuple):
     reason: str
 
 
-def walk(src: Path) -> tuple[list[Found], list[Refusal]]:
-    """Every photograph below SRC, in the order of its path, and those refused unread.
+class Walked(NamedTuple):
+    """What is below a folder."""
 
-    Hidden files, what other programs leave behind, unfinished downloads and caches of ours are not photographs. Links
-    that lead out of SRC are refused; only regular files are ever opened.
+    photographs: list[Found]  # in the order of their paths
+    refused: list[Refusal]  # unread
+    ours: list[Refusal]  # folders that this program made, and what they are: they hold no photographs of eyes
+
+
+def walk(src: Path) -> Walked:
+    """Every photograph below SRC.
+
+    Hidden files, what other programs leave behind and unfinished downloads are not photographs, and neither is what
+    lies in caches, runs and explained folders of ours. Links that lead out of SRC are refused; only regular files are
+    ever opened.
     """
     photographs: list[Found] = []
     refused: list[Refusal] = []
+    ours: list[Refusal] = []
 
     def visit(folder: Path, below: str) -> None:
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError as error:
             raise SourceError(f"{folder}: cannot be listed ({error.strerror})") from error
-        if is_cache({entry.name for entry in entries}):
+        if what := what_is(folder, (entry.name for entry in entries)):
+            ours.append(Refusal(below or ".", what))
             return
         for entry in entries:
             source = f"{below}{entry.name}"
@@ -71,7 +82,7 @@ def walk(src: Path) -> tuple[list[Found], list[Refusal]]:
                 refused.append(Refusal(source, "not a regular file"))
 
     visit(src, "")
-    return photographs, refused
+    return Walked(photographs, refused, ours)
 
 
 def is_left_out(name: str) -> bool:
@@ -128,11 +139,6 @@ def read_regular(path: Path) -> bytes:
 
 def leads_out(path: str | Path, src: Path) -> bool:
     return not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(src))
-
-
-def is_cache(names: set[str]) -> bool:
-    """Whether a folder that holds these is a cache of ours, finished or not."""
-    return SHARDS in names and not names.isdisjoint({INDEX, UNFINISHED})
 
 
 def _looks_like_image(path: str) -> bool:

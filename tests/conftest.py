@@ -14,7 +14,8 @@ import pytest
 from loopback import Weather, s3_server
 from PIL import Image
 
-from pipeline.cache import MANIFEST, REJECTS, SHARDS, CacheIndex, ShardRecord
+from pipeline.artifacts import SHARDS
+from pipeline.cache import MANIFEST, REJECTS, CacheIndex, ShardRecord
 from pipeline.grades import UNKNOWN
 from pipeline.manifest import PATIENT_PATTERN, Row, manifest_csv, parse_patient, to_csv
 from pipeline.recipe import Recipe

@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pipeline.artifacts import INDEX
 from pipeline.baselines import Baseline, no_image_baselines
-from pipeline.cache import INDEX, open_cache
+from pipeline.cache import open_cache
 from pipeline.errors import PhotoError, SourceError
 from pipeline.grades import UNKNOWN, parse_grade
 from pipeline.photo import read_photo
@@ -53,7 +54,12 @@ def audit(target: Path | Url) -> str:
             for shard in range(len(cache.index.shards)):
                 for entry in scan_tar(cache.map_shard(shard)):
                     glances[entry.id] = Glance(entry.meta.get("source_sha256", ""), fingerprint(entry.jpeg))
-    elif isinstance(target, Url) or not target.is_dir() or walk(target)[0] or (rows := find_rows(target)) is None:
+    elif (
+        isinstance(target, Url)
+        or not target.is_dir()
+        or walk(target).photographs
+        or (rows := find_rows(target)) is None
+    ):
         listing = list_source(target)
         table = _table(listing.samples, place(listing.samples))
         lines = [f"layout: {listing.layout}; splits as `tools preprocess` would place them", *_contradictions(listing)]

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
+from pipeline.artifacts import Kind, picture_kind
 from pipeline.errors import FundusError
+from pipeline.files import write_whole
 from pipeline.local import local_cache_option
 from pipeline.machine import usable_cores
+from pipeline.outputs import GuardedGroup, OutputFile, OutputFolder, OutputPlace
 from pipeline.sizes import LARGEST, SMALLEST
 from pipeline.url import Folder, Url, place
 
@@ -22,9 +25,11 @@ if TYPE_CHECKING:
     from tools.sheet import Grouping
 
 FOLDER = Folder(path_type=Path)
+SHEET = picture_kind("a contact sheet", suffix=".png")
+BENCH = Kind("figures of `tools bench`", holds=b'"made_by": "tools bench"')
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.group(cls=GuardedGroup, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 def main() -> None:
     """Prepare, check and look at caches of fundus photographs."""
 
@@ -41,7 +46,12 @@ def _exit_at_sigterm() -> Iterator[None]:
 
 @main.command()
 @click.argument("src", type=place)
-@click.option("--out", type=place, default=Path("cache"), help="The cache, folder or URL, to make or bring up to date.")
+@click.option(
+    "--out",
+    type=OutputPlace(urls=True),
+    default=Path("cache"),
+    help="The cache, folder or URL, to make or bring up to date.",
+)
 @click.option("--size", type=click.IntRange(SMALLEST, LARGEST), default=512, help="Side of the cached square, pixels.")
 @click.option("--quality", type=click.IntRange(1, 100), default=95, help="JPEG quality of the cached photographs.")
 @click.option("--enhance", type=click.Choice(["none", "graham", "clahe"]), default="none", help="Local contrast.")
@@ -151,16 +161,19 @@ def check(cache: Path | Url) -> None:
 
 @main.command()
 @click.argument("cache", type=place)
-@click.argument("out", type=FOLDER)
+@click.argument("out", type=OutputFile(SHEET))
 @click.option("--by", type=click.Choice(["grade", "split", "flag"]), default="grade", help="What makes a row.")
 @click.option("--each", type=click.IntRange(1, 200), default=12, help="Photographs a row.")
 def sheet(cache: Path | Url, out: Path, by: "Grouping", each: int) -> None:
     """Draw a contact sheet of CACHE into OUT, a PNG."""
     from pipeline.cache import open_cache
+    from pipeline.tiles import encoded
     from tools.sheet import sheet_of_cache
 
     with open_cache(cache) as opened:
-        sheet_of_cache(opened, by, each).save(out)
+        drawn = encoded(sheet_of_cache(opened, by, each), "PNG", SHEET.what)
+    with write_whole(out) as file:
+        file.write(drawn)
     click.echo(f"{out}: photographs of {cache} by {by}")
 
 
@@ -177,9 +190,9 @@ def audit(target: Path | Url) -> None:
 
 
 @main.command()
-@click.argument("out", type=FOLDER)
+@click.argument("out", type=OutputFolder())
 @click.option("--eyes", type=click.IntRange(1), required=True, help="How many photographs; two eyes a patient.")
-@click.option("--seed", type=int, default=0, help="Another seed draws other eyes.")
+@click.option("--seed", type=click.IntRange(0), default=0, help="Another seed draws other eyes.")
 @click.option(
     "--onto",
     type=place,
@@ -208,7 +221,7 @@ def phantom(out: Path, eyes: int, seed: int, onto: Path | Url | None) -> None:
 @click.option("--batch", type=click.IntRange(1), help="Photographs a batch.  [default: 64 on a GPU, 8 on the CPU]")
 @click.option("--workers", type=click.IntRange(1), default=usable_cores, show_default="all cores", help="Loading.")
 @click.option("--seconds", type=click.FloatRange(0, min_open=True), default=1.5, help="For each row in each round.")
-@click.option("--json", "out", type=FOLDER, help="Write the figures there too.")
+@click.option("--json", "out", type=OutputFile(BENCH), help="Write the figures there too.")
 @click.option(
     "--simulate-shards",
     is_flag=True,
@@ -228,8 +241,6 @@ def bench(
 
     from rich.console import Console
 
-    from pipeline.files import write_whole
-
     if simulate_shards and cache:
         raise click.UsageError("--simulate-shards reads no CACHE")
     report: Report | ShardReport
@@ -247,5 +258,5 @@ def bench(
     Console(width=None if Console().is_terminal else 120).print(report.table())
     if out:
         with write_whole(out) as file:
-            file.write((json.dumps(report.as_dict(), indent=1) + "\n").encode())
+            file.write((json.dumps({"made_by": "tools bench", **report.as_dict()}, indent=1) + "\n").encode())
     click.echo(report.verdict())

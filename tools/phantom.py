@@ -16,7 +16,7 @@ import numpy as np
 
 from pipeline.cache import Cache
 from pipeline.errors import SourceError
-from pipeline.files import write_whole
+from pipeline.files import TMP_SUFFIX, write_whole
 from pipeline.grades import GRADES, N_GRADES
 from pipeline.manifest import to_csv
 from pipeline.tiles import decode_small
@@ -127,7 +127,7 @@ def _generator(*key: int) -> np.random.Generator:
 def _make_folders(out: Path, names: Iterable[str]) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
-        if any(out.iterdir()):
+        if any(not path.name.endswith(TMP_SUFFIX) for path in out.iterdir()):
             raise SourceError(f"{out}: the folder is not empty; name a new one")
         for name in names:
             (out / name).mkdir(parents=True)

@@ -17,7 +17,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from pipeline.cache import INDEX, MANIFEST, REJECTS, SHARDS, CacheIndex, ShardRecord, claim, sweep, sweep_unfinished
+from pipeline.artifacts import INDEX, SHARDS
+from pipeline.cache import MANIFEST, REJECTS, CacheIndex, ShardRecord, claim, sweep, sweep_unfinished
 from pipeline.errors import CacheError, ClusterError, SourceError
 from pipeline.files import write_whole
 from pipeline.manifest import PATIENT_PATTERN, Row, manifest_csv, to_csv

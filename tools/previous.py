@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.cache import INDEX, MANIFEST, REJECTS, SHARDS, UNFINISHED, CacheIndex, ShardRecord
+from pipeline.artifacts import INDEX, SHARDS, UNFINISHED
+from pipeline.cache import MANIFEST, REJECTS, CacheIndex, ShardRecord
 from pipeline.errors import CacheError
 from pipeline.files import sync_folder
 from pipeline.manifest import COLUMNS, SPLITS, Row, read_manifest

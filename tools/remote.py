@@ -13,11 +13,12 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 from pipeline import store
+from pipeline.artifacts import is_cache
 from pipeline.errors import SourceError
 from pipeline.photo import SUFFIXES, sniff
 from pipeline.store import Stored
 from pipeline.url import Url
-from pipeline.walk import Found, Refusal, is_cache, is_left_out, split_suffix
+from pipeline.walk import Found, Refusal, Walked, is_left_out, split_suffix
 
 TABLE: Final = ".csv"
 
@@ -32,13 +33,14 @@ class Tables:
         return text.replace(str(self.folder), str(self.url)).replace(str(self.folder.parent), str(self.url.parent))
 
 
-def walk_url(url: Url) -> tuple[list[Found], list[Refusal], list[str]]:
-    """Every photograph below a URL, in the order of its path, those refused unread, and the names of tables."""
+def walk_url(url: Url) -> tuple[Walked, list[str]]:
+    """Every photograph below a URL, and the names of tables."""
     photographs: list[Found] = []
     refused: list[Refusal] = []
     tables: list[str] = []
     unnamed: list[Stored] = []
-    for stored in _listed(url):
+    listed, caches = _listed(url)
+    for stored in listed:
         suffix = split_suffix(stored.name)[1].lower()
         if not {"", ".", ".."}.isdisjoint(stored.name.split("/")):
             refused.append(Refusal(stored.name, "its name is no path"))
@@ -51,11 +53,11 @@ def walk_url(url: Url) -> tuple[list[Found], list[Refusal], list[str]]:
     with ThreadPoolExecutor(store.THREADS) as pool:
         heads = pool.map(lambda stored: store.read(url / stored.name, part=(0, 16)) if stored.nbytes else b"", unnamed)
         photographs += [_found(stored) for stored, head in zip(unnamed, heads, strict=True) if sniff(head)]
-    return sorted(photographs, key=lambda found: found.source.split("/")), refused, tables
+    return Walked(sorted(photographs, key=lambda found: found.source.split("/")), refused, caches), tables
 
 
-def _listed(url: Url) -> Iterator[Stored]:
-    """What is below a URL, less what pipeline.walk leaves out."""
+def _listed(url: Url) -> tuple[list[Stored], list[Refusal]]:
+    """What is below a URL, less what pipeline.walk leaves out; and the caches of ours among that."""
     listed = store.files_below(url)
     inside: dict[str, set[str]] = defaultdict(set)  # folder -> what is in it
     for stored in listed:
@@ -63,9 +65,12 @@ def _listed(url: Url) -> Iterator[Stored]:
         for depth in range(len(parts)):
             inside["/".join(parts[:depth])].add(parts[depth])
     caches = tuple(f"{folder}/" if folder else "" for folder, names in inside.items() if is_cache(names))
-    for stored in listed:
-        if not stored.name.startswith(caches) and not any(map(is_left_out, stored.name.split("/"))):
-            yield stored
+    left = [
+        stored
+        for stored in listed
+        if not stored.name.startswith(caches) and not any(map(is_left_out, stored.name.split("/")))
+    ]
+    return left, [Refusal(cache or ".", "a cache") for cache in sorted(caches)]
 
 
 def _found(stored: Stored) -> Found:

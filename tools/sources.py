@@ -14,13 +14,14 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from pipeline.artifacts import what_is
 from pipeline.errors import SourceError
 from pipeline.grades import N_GRADES, UNKNOWN, parse_grade
 from pipeline.manifest import SPLITS
 from pipeline.photo import SUFFIXES
 from pipeline.places import read_file
 from pipeline.url import Url
-from pipeline.walk import Found, Refusal, is_cache, leads_out, plain_id, read_regular, split_suffix, unique_ids, walk
+from pipeline.walk import Found, Refusal, Walked, leads_out, plain_id, read_regular, split_suffix, unique_ids, walk
 from tools.remote import tables_of, walk_url
 from tools.tables import LabelRow, Table, read_column, read_table
 
@@ -74,17 +75,18 @@ def list_source(
                 return _medmnist(src)
             if not os.path.isdir(src):  # pathlib's is_dir raises where a name is too long
                 raise SourceError(f"{src}: no such folder")
-            listing = _recognise(src, src, *walk(src), labels, columns)
+            listing = _recognise(src, src, walk(src), labels, columns)
         elif src.name.lower().endswith(".npz"):
             raise SourceError(f"{src}: a MedMNIST file is read from a disk; copy it there first")
         else:
-            photographs, refused, names = walk_url(src)
+            walked, names = walk_url(src)
             tables = stack.enter_context(tables_of(src, names, COURSE_TABLES))
-            listing = _recognise(src, tables.folder, photographs, refused, labels, columns)
+            listing = _recognise(src, tables.folder, walked, labels, columns)
             listing.layout = tables.named(listing.layout)
     if not listing.found:
         wanted = " ".join(sorted(SUFFIXES))
-        raise SourceError(f"{src}: no photographs below it (looked for {wanted}, and for images by content)")
+        why = "; ".join([f"looked for {wanted}, and for images by content", *listing.notes])
+        raise SourceError(f"{src}: no photographs below it ({why})")
     if not listing.samples:
         first = (listing.refused + listing.rows + listing.ignored)[0]
         raise SourceError(f"{src}: nothing to prepare ({listing.layout}); e.g. {first.source}: {first.reason}")
@@ -94,12 +96,12 @@ def list_source(
 def _recognise(
     root: Path | Url,
     folder: Path,
-    photographs: list[Found],
-    refused: list[Refusal],
+    walked: Walked,
     labels: Path | None,
     columns: tuple[str | None, str | None],
 ) -> Listing:
     """The photographs below `root` with what the tables below `folder`, or `labels`, say of them."""
+    photographs = walked.photographs
     if labels is not None:
         table = read_table(labels, *columns)
         if table is None:
@@ -114,7 +116,8 @@ def _recognise(
     else:
         listing = Listing(root, "photographs without grades (no table of grades found; name one with --labels)")
         listing.samples = _samples((plain_id(found.source), found, UNKNOWN, "") for found in photographs)
-    listing.refused = refused + listing.refused
+    listing.refused = walked.refused + listing.refused
+    listing.notes = [f"left out: {each.source}, {each.reason} of this program" for each in walked.ours] + listing.notes
     return listing
 
 
@@ -174,11 +177,11 @@ def _find_tables(src: Path) -> list[Table]:
     """The tables of grades at the shallowest depth that has any; those of Kaggle's sample submissions are none."""
     folders = [src]
     while folders:
-        inside = [sorted(os.scandir(folder), key=lambda entry: entry.name) for folder in folders]
+        inside = [(folder, sorted(os.scandir(folder), key=lambda entry: entry.name)) for folder in folders]
         below = [
             entry
-            for entries in inside
-            if not is_cache({entry.name for entry in entries})
+            for folder, entries in inside
+            if not what_is(folder, (entry.name for entry in entries))
             for entry in entries
             if not entry.name.startswith(".")
         ]

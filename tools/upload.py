@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Final
 
 from pipeline import store
-from pipeline.cache import INDEX, MANIFEST, REJECTS, SHARDS, UNFINISHED, CacheIndex
+from pipeline.artifacts import INDEX, SHARDS, UNFINISHED
+from pipeline.cache import MANIFEST, REJECTS, CacheIndex
 from pipeline.errors import CacheError, StoreError
 from pipeline.files import lock_folder, write_whole
 from pipeline.local import home_of

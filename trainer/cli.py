@@ -8,7 +8,9 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from pipeline.artifacts import EXPLAINED
 from pipeline.local import local_cache_gb_option, local_cache_option
+from pipeline.outputs import GuardedGroup, OutputFile, OutputFolder, OutputPlace, kept
 from pipeline.sizes import SMALLEST
 from pipeline.url import Folder, Url, place
 from trainer.config import (
@@ -25,10 +27,22 @@ from trainer.config import (
     STEMS,
     FitConfig,
 )
+from trainer.kinds import (
+    CARD,
+    ONNX,
+    PAGE,
+    PREDICTIONS,
+    PT2,
+    RANGE_TEST,
+    beside_figure,
+    beside_predictions,
+    comparison_parts,
+)
 from trainer.recipes import RECIPES
 
 FOLDER = Folder(path_type=Path)
 DEFAULT = FitConfig()
+LR_FIGURE = OutputFile(RANGE_TEST, lambda path: beside_figure(path, RANGE_TEST))
 
 
 class Share(click.FloatRange):
@@ -52,7 +66,7 @@ class PixelsOrShare(click.FloatRange):
 SHARE_WANTED = Share(0, 1, min_open=True)
 
 
-class SayingOnce(click.Group):
+class SayingOnce(GuardedGroup):
     """Where torchrun started several processes, one of them says what is wrong, and torchrun's report has it too."""
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -144,7 +158,7 @@ def main() -> None:
 @click.option("--checkpoint-minutes", type=click.FloatRange(0), default=DEFAULT.checkpoint_minutes,
               help="Between checkpoints; there is one after each epoch and at SIGTERM too.")  # fmt: skip
 @click.option("--find-lr", is_flag=True, help="Propose a learning rate, draw why into lr.png, and leave no run.")
-@click.option("--run", type=FOLDER, help="Folder of the run.  [default: runs/MODEL-WEIGHTS-SIZEpx-LOADER]")
+@click.option("--run", type=OutputPlace(), help="Folder of the run.  [default: runs/MODEL-WEIGHTS-SIZEpx-LOADER]")
 @click.option("--resume", is_flag=True, help="Continue --run, or else the newest unfinished run, as it was started.")
 @local_cache_option
 @local_cache_gb_option
@@ -168,7 +182,9 @@ def fit(context: click.Context, /, run: Path | None, resume: bool, find_lr: bool
         if find_lr and world() > 1:
             raise click.UsageError("--find-lr serves one process; its proposal holds for several, whose batch is one")
         if find_lr:
-            launch.find_lr(asked, Path("lr.png"))
+            figure = Path("lr.png")
+            with kept(LR_FIGURE.check(figure, [])):
+                launch.find_lr(asked, figure)
             return
         if from_first(lambda: resume and (run is None or RunFolder(run).started)):
             finished = launch.resume(run, given)
@@ -240,7 +256,12 @@ def evaluate(
 
 @main.command()
 @click.argument("runs", nargs=-1, required=True, type=FOLDER, metavar="RUN...")
-@click.option("--out", type=FOLDER, default=Path("compare"), help="Writes OUT.png, OUT.csv and OUT_pairs.csv.")
+@click.option(
+    "--out",
+    type=OutputFile(None, comparison_parts),
+    default=Path("compare"),
+    help="Writes OUT.png, OUT.csv and OUT_pairs.csv.",
+)
 def compare(runs: tuple[Path, ...], out: Path) -> None:
     """Draw RUNs' accuracy by epoch, a panel a model, with and without pretraining; list their results, and how each
     differs from the first on the same test photographs."""
@@ -253,8 +274,10 @@ def compare(runs: tuple[Path, ...], out: Path) -> None:
 @click.argument("run", type=FOLDER)
 @click.option("--split", type=click.Choice(["train", "val", "test"]), default="test", help="Which photographs.")
 @click.option("--cache", type=place, help="Where the cache that was measured lies now, if it was moved.")
-@click.option("--out", type=FOLDER, help="The page.  [default: RUN/report.html, of another split report_SPLIT.html]")
-@click.option("--card", type=FOLDER, help="Write a model card too, as Markdown.")
+@click.option(
+    "--out", type=OutputFile(PAGE), help="The page.  [default: RUN/report.html, of another split report_SPLIT.html]"
+)
+@click.option("--card", type=OutputFile(CARD), help="Write a model card too, as Markdown.")
 def report(run: Path, split: str, cache: Path | Url | None, out: Path | None, card: Path | None) -> None:
     """Put RUN's figures, pictures and photographs on one page that needs no network."""
     from trainer.report import report as write
@@ -265,7 +288,12 @@ def report(run: Path, split: str, cache: Path | Url | None, out: Path | None, ca
 @main.command()
 @click.argument("run", type=FOLDER)
 @click.argument("photographs", nargs=-1, required=True, type=FOLDER, metavar="PHOTO|FOLDER|CACHE...")
-@click.option("--out", type=FOLDER, default=Path("predictions.csv"), help="Writes it, and beside it what is refused.")
+@click.option(
+    "--out",
+    type=OutputFile(PREDICTIONS, beside_predictions),
+    default=Path("predictions.csv"),
+    help="Writes it, and beside it what is refused.",
+)
 @click.option("--tta/--no-tta", default=None,
               help="Mean over the eight flips and turns, in eight times the time.  [default: as measured]")  # fmt: skip
 @click.option("--device", type=click.Choice(DEVICES), default="auto", help="auto: the fastest there is.")
@@ -286,7 +314,7 @@ def predict(
 @main.command()
 @click.argument("run", type=FOLDER)
 @click.argument("photographs", nargs=-1, required=True, type=FOLDER, metavar="PHOTO|FOLDER|CACHE...")
-@click.option("--out", type=FOLDER, default=Path("explained"), help="Folder for the pictures.")
+@click.option("--out", type=OutputFolder(EXPLAINED), default=Path("explained"), help="Folder for the pictures.")
 @click.option("--grade", type=click.IntRange(0, 4), help="Which to explain.  [default: the predicted one]")
 @click.option("--device", type=click.Choice(DEVICES), default="auto", help="auto: the fastest there is.")
 @click.option("--workers", type=click.IntRange(1), help="Threads that read photographs.  [default: one a core]")
@@ -301,8 +329,8 @@ def explain(
 
 @main.command()
 @click.argument("run", type=FOLDER)
-@click.option("--onnx", type=FOLDER, metavar="FILE", help="Write ONNX, for onnxruntime and others.")
-@click.option("--pt2", type=FOLDER, metavar="FILE", help="Write what torch.export.load reads.")
+@click.option("--onnx", type=OutputFile(ONNX), metavar="FILE", help="Write ONNX, for onnxruntime and others.")
+@click.option("--pt2", type=OutputFile(PT2), metavar="FILE", help="Write what torch.export.load reads.")
 def export(run: Path, onnx: Path | None, pt2: Path | None) -> None:
     """Write RUN's weights for other programs: uint8 images in, probabilities out, any number at a time.
 

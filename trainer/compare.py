@@ -12,6 +12,7 @@ from pipeline.errors import RunError
 from trainer.config import FitConfig
 from trainer.console import print_table, warn
 from trainer.figures import draw_comparison
+from trainer.kinds import comparison_parts
 from trainer.pairs import Difference, pair
 from trainer.run import RunFolder, write_csv
 from trainer.tables import places, with_interval
@@ -51,15 +52,13 @@ def compare(paths: Sequence[Path], out: Path) -> None:
 
     Raises RunError where that leaves none, or where nothing can be written.
     """
-    if not out.name:
-        raise RunError(f"{out}: no name for a file; give one, as in --out {out / 'compare'}")
     runs = list(read_runs(paths))
     if not runs:
         raise RunError("none of these can be compared; `trainer fit` makes runs")
     table = pd.DataFrame([table_row(run) for run in runs]).astype({"kept_epoch": "Int64"})
     curves = {run.name: (run.config.model, run.config.weights != "none", run.accuracy) for run in runs}
     pairs = list(pair_with_first(runs))
-    figure, csv, pairs_csv = (out.with_name(f"{out.name}{end}") for end in (".png", ".csv", "_pairs.csv"))
+    figure, _, csv, pairs_csv = (part.path for part in comparison_parts(out))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         draw_comparison(figure, curves)

@@ -148,7 +148,7 @@ def some_images(run: Path, about: About) -> tuple[Tensor, str]:
     """CHECKED images, uint8 (n, 3, s, s), of the run's cache, evenly spread; and what they are. Noise, with a warning,
     where that is not at hand."""
     try:
-        photographs, _ = gather([Path(RunFolder(run).read_config().cache)], about.recipe)
+        photographs, *_ = gather([Path(RunFolder(run).read_config().cache)], about.recipe)
         places = np.linspace(0, len(photographs) - 1, CHECKED).round().astype(int)
         (batch,) = render([photographs[place] for place in places], about, device=torch.device("cpu"))
         if len(batch.photographs) == CHECKED:

@@ -16,13 +16,16 @@ from matplotlib import colormaps, style
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba_array
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import offset_copy
 from numpy.typing import NDArray
 
+from pipeline.artifacts import picture_mark
 from pipeline.baselines import Counts, quadratic_kappa
 from pipeline.files import write_whole
 from pipeline.grades import GRADES, N_GRADES
+from trainer.kinds import COMPARISON, RANGE_TEST
 from trainer.metrics import row_shares
 
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
@@ -73,17 +76,22 @@ STYLE: Final[dict[str, Any]] = {
 
 
 @contextmanager
-def new_figure(path: Path, width: float, height: float) -> Iterator[Figure]:
-    """A figure of that size in inches, written to `path` as PNG, and as SVG beside it, when the block ends."""
-    with style.context(STYLE), warnings.catch_warnings():
+def new_figure(path: Path, width: float, height: float, what: str = "a figure of a run") -> Iterator[Figure]:
+    """A figure of that size in inches, written to `path` as PNG, and as SVG beside it, when the block ends.
+
+    `what` is what both files say of themselves. A user's matplotlibrc changes nothing.
+    """
+    with style.context(STYLE, after_reset=True), warnings.catch_warnings():
         # Of a run named in a script that the font lacks, boxes will do.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure = Figure(figsize=(width, height))
         yield figure
+        for text in figure.findobj(Text):  # a run's name may hold bytes that are no UTF-8: question marks
+            text.set_text(text.get_text().encode("utf-8", "replace").decode())
         with write_whole(path) as png:
-            figure.savefig(png, format="png")
+            figure.savefig(png, format="png", metadata={"Software": picture_mark(what)})
         with write_whole(path.with_suffix(".svg")) as svg:
-            figure.savefig(svg, format="svg", metadata={"Date": None})
+            figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": picture_mark(what)})
 
 
 def unit_axes(axes: Axes, xlabel: str, ylabel: str) -> None:
@@ -167,7 +175,8 @@ def draw_comparison(path: Path, runs: Mapping[str, tuple[str, bool, pd.DataFrame
         colours |= zip(names, _colours(PRETRAINED if pretrained else SCRATCH, len(names)), strict=True)
     columns = min(3, len(models))
     rows = -(-len(models) // columns)
-    with new_figure(path, 3 + 6 * columns, 1 + (4.2 + 0.33 * max(models.values())) * rows) as figure:
+    height = 1 + (4.2 + 0.33 * max(models.values())) * rows
+    with new_figure(path, 3 + 6 * columns, height, COMPARISON.what) as figure:
         panels = figure.subplots(rows, columns, sharey=True, squeeze=False).flatten()
         for panel in panels[len(models) :]:
             panel.set_visible(False)
@@ -208,7 +217,7 @@ def draw_rates(
     proposal: float,
 ) -> None:
     """Loss, (n,) as found and smoothed, against the learning rate, (n,), and the one proposed."""
-    with new_figure(path, 13, 8) as figure:
+    with new_figure(path, 13, 8, RANGE_TEST.what) as figure:
         axes = figure.subplots()
         axes.semilogx(rates, losses, color=DIM, linewidth=1, label="a batch each")
         axes.semilogx(rates, smoothed, color=BLUE, label="smoothed")

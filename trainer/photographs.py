@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.artifacts import INDEX, UNFINISHED, is_explained, is_run
 from pipeline.batch import ahead
-from pipeline.cache import INDEX, UNFINISHED, Cache, open_cache
+from pipeline.cache import Cache, open_cache
 from pipeline.errors import CacheError, PhotoError, SourceError
 from pipeline.machine import usable_cores
 from pipeline.photo import SUFFIXES
@@ -24,6 +25,7 @@ from pipeline.recipe import Recipe, prepare
 from pipeline.torchvision_loader import Picture, Renderer, Rendering
 from pipeline.walk import Refusal, plain_id, read_regular, unique_ids, walk
 from trainer.about import About
+from trainer.console import warn
 from trainer.seen import Looks, Seen, look
 
 BATCH: Final = 64
@@ -62,16 +64,28 @@ class Rendered(NamedTuple):
     refused: list[Refusal]
 
 
-def gather(paths: Sequence[Path], recipe: Recipe) -> tuple[list[Photograph], list[Refusal]]:
-    """The photographs that files, folders and caches name, in the order of their ids, each once; and those refused.
+class Gathered(NamedTuple):
+    """What files, folders and caches hold."""
+
+    photographs: list[Photograph]  # in the order of their ids, each once
+    refused: list[Refusal]  # files that are no photographs
+    ours: list[Refusal]  # folders that this program made, and what they are; they hold no photographs to use
+
+
+def gather(paths: Sequence[Path], recipe: Recipe) -> Gathered:
+    """The photographs that files, folders and caches name.
 
     An id is the file's name without suffix, as most tables of grades have it; where several photographs share one, the
-    path below their folder. Of a cache all photographs are taken, those in no split too. Raises SourceError where a
-    path does not exist or nothing is found, CacheError for a cache that cannot be used.
+    path below their folder. Of a cache all photographs are taken, those in no split too. Of a run, and of a
+    folder that `trainer explain` made, none is: their pictures are drawn. A path without any photograph is warned of.
+    Raises SourceError where a path does not exist or nothing is found, CacheError for a cache that cannot be used.
     """
     found: dict[str, tuple[str, Photograph]] = {}  # absolute path -> (short id, photograph with a longer one)
     refused: list[Refusal] = []
+    ours: list[Refusal] = []
+    idle: list[Path] = []
     for path in paths:
+        before = len(found) + len(refused)
         if os.path.exists(path / INDEX) or os.path.exists(path / UNFINISHED):
             cache = open_cache(path)
             if cache.recipe != recipe:
@@ -85,22 +99,38 @@ def gather(paths: Sequence[Path], recipe: Recipe) -> tuple[list[Photograph], lis
                 photograph = Photograph(id, source, partial(_read_cached, cache, row, *known))
                 found.setdefault(f"{path.absolute()}#{id}", (id, photograph))
         elif os.path.isdir(path):  # pathlib's is_dir raises where a name is too long
-            inside, refusals = walk(path)
-            refused += [Refusal(str(path / refusal.source), refusal.reason) for refusal in refusals]
-            for each in inside:
+            inside = walk(path)
+            refused += [Refusal(str(path / refusal.source), refusal.reason) for refusal in inside.refused]
+            ours += [Refusal(str(path / each.source), each.reason) for each in inside.ours]
+            for each in inside.photographs:
                 _add(found, plain_id(each.source), path / each.source)
+            if len(found) + len(refused) == before and not inside.photographs:
+                idle.append(path)
         elif os.path.lexists(path):
-            _add(found, plain_id(path.name), path)
+            if drawn := _drawn_in(path.absolute().parent):
+                refused.append(Refusal(str(path), f"belongs to {drawn} of this program, no photograph"))
+            else:
+                _add(found, plain_id(path.name), path)
         else:
             raise SourceError(f"{path}: no such file, folder or cache")
     if not found and not refused:
-        wanted = " ".join(sorted(SUFFIXES))
-        raise SourceError(f"{paths[0]}: no photographs below it (looked for {wanted}, and for images by content)")
+        why = f"looked for {' '.join(sorted(SUFFIXES))}, and for images by content"
+        why += "".join(f"; {each.source} is {each.reason} of this program" for each in ours)
+        raise SourceError(f"{paths[0]}: no photographs below it ({why})")
+    for path in idle:
+        warn(f"{path}: no photographs below it")
     often = Counter(short for short, _ in found.values())
     named = [each._replace(id=short) if often[short] == 1 else each for short, each in found.values()]
     ids = unique_ids([(each.id, each.source) for each in named])
     photographs = [each._replace(id=id) for id, each in zip(ids, named, strict=True)]
-    return sorted(photographs, key=lambda photograph: photograph.id), refused
+    return Gathered(sorted(photographs, key=lambda photograph: photograph.id), refused, ours)
+
+
+def _drawn_in(folder: Path) -> str:
+    """What of ours a folder is, whose pictures are all drawn; "" for any other."""
+    if is_run(folder):
+        return "a run"
+    return "the pictures of `trainer explain`" if is_explained(folder) else ""
 
 
 def render(

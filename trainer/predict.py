@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.errors import RunError, SourceError
-from pipeline.files import write_whole
+from pipeline.files import is_stream, write_whole
 from pipeline.grades import GRADES
 from pipeline.manifest import csv_lines, to_csv
 from pipeline.walk import Refusal
@@ -22,6 +22,7 @@ from trainer.calibration import probabilities as softmax
 from trainer.console import print_table, track, warn
 from trainer.cuts import predicted_grades
 from trainer.device import choose_device, measuring_precision, to_device
+from trainer.kinds import rejects_of
 from trainer.model import Grader, load_model
 from trainer.photographs import BATCH, Photograph, Rendered, gather, render
 from trainer.run import weights_file
@@ -105,17 +106,22 @@ def predict(
 ) -> None:
     """Writes OUT, a row for each photograph, and beside it OUT's name + _rejects.csv, one for each that is refused.
 
-    Rows are written batch by batch, so a thousand photographs need no more memory than a hundred. Raises RunError for
-    weights that cannot be used, SourceError where a path does not exist or no photograph could be predicted.
+    Into a FIFO or a device only the rows go; what else there is to say, all refused photographs included, goes to
+    stderr. Rows are written batch by batch, so a thousand photographs need no more memory than a hundred. Raises
+    RunError for weights that cannot be used, SourceError where a path does not exist or no photograph could be
+    predicted.
     """
     user = User(run, device_name, workers, tta)
-    photographs, refused = gather(paths, user.about.recipe)
+    photographs, refused, ours = gather(paths, user.about.recipe)
+    say_ours(ours)
     found = len(photographs) + len(refused)
     grades, flags = Counter[int](), Counter[str]()
     referable = 0
-    rejects = out.with_name(f"{out.stem}_rejects.csv")
+    streams = is_stream(out)
+    rejects = None if streams else rejects_of(out)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+        if not streams:
+            out.parent.mkdir(parents=True, exist_ok=True)
         with write_whole(out) as file:
             file.write(csv_lines([COLUMNS]))
             for batch in user.batches(photographs, "predicting"):
@@ -125,21 +131,21 @@ def predict(
                 grades.update(each.grade for each in predictions)
                 referable += sum(each.referable(user.threshold) for each in predictions)
                 flags.update(flag for each in predictions for flag in each.flags)
-            with write_whole(rejects) as rejected:
-                rejected.write(to_csv(sorted(refused), Refusal._fields))
+            if rejects:
+                with write_whole(rejects) as rejected:
+                    rejected.write(to_csv(sorted(refused), Refusal._fields))
             say_refused(refused, rejects)
             if not grades:
-                raise SourceError(f"none of {found} photographs could be predicted, see {rejects}")
+                raise SourceError(f"none of {found} photographs could be predicted{seen_in_file(rejects)}")
     except OSError as error:
         raise SourceError(f"{out}: cannot be written ({error.strerror})") from error
-    click.echo(f"found {found} = {grades.total()} predicted + {len(refused)} rejected")
-    print_table(
-        ["grade", "photographs"], [(f"{grade} {name}", str(grades[grade])) for grade, name in enumerate(GRADES)]
-    )
-    click.echo(f"referable (grade 2 or worse, p_referable at least {user.threshold:.4g}): {referable}")
+    click.echo(f"found {found} = {grades.total()} predicted + {len(refused)} rejected", err=streams)
+    rows = [(f"{grade} {name}", str(grades[grade])) for grade, name in enumerate(GRADES)]
+    print_table(["grade", "photographs"], rows, err=streams)
+    click.echo(f"referable (grade 2 or worse, p_referable at least {user.threshold:.4g}): {referable}", err=streams)
     for flag, count in sorted(flags.items()):
-        click.echo(f"flagged {flag}: {count}")
-    click.echo(f"predictions: {out}")
+        click.echo(f"flagged {flag}: {count}", err=streams)
+    click.echo(f"predictions: {out}", err=streams)
 
 
 def cells(prediction: Prediction, threshold: float) -> tuple[object, ...]:
@@ -149,11 +155,22 @@ def cells(prediction: Prediction, threshold: float) -> tuple[object, ...]:
     return (photograph.id, photograph.source, grade, *p, *referable, " ".join(flags))
 
 
-def say_refused(refused: Sequence[Refusal], rejects: Path) -> None:
-    """The first of them by name."""
+def say_ours(ours: Sequence[Refusal]) -> None:
+    """What lies among the photographs and is none, for this program made it."""
+    for each in ours:
+        click.echo(f"left out: {each.source}, {each.reason} of this program", err=True)
+
+
+def say_refused(refused: Sequence[Refusal], rejects: Path | None) -> None:
+    """The first of them by name; all where there is no file that lists them."""
+    shown = SHOWN if rejects else len(refused)
     if refused:
-        warn(f"{len(refused)} photographs refused, see {rejects}")
-    for refusal in refused[:SHOWN]:
+        warn(f"{len(refused)} photographs refused{seen_in_file(rejects)}")
+    for refusal in refused[:shown]:
         click.echo(f"  {refusal.source}: {refusal.reason}", err=True)
-    if len(refused) > SHOWN:
-        click.echo(f"  and {len(refused) - SHOWN} more", err=True)
+    if len(refused) > shown:
+        click.echo(f"  and {len(refused) - shown} more", err=True)
+
+
+def seen_in_file(rejects: Path | None) -> str:
+    return f", see {rejects}" if rejects else ""

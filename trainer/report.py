@@ -8,13 +8,15 @@ import numpy as np
 import pandas as pd
 
 from pipeline.errors import RunError
-from pipeline.files import write_whole
+from pipeline.files import is_stream, write_whole
 from pipeline.grades import GRADES, N_GRADES, REFERABLE, UNKNOWN
+from pipeline.outputs import kept
 from pipeline.url import Url
 from trainer.calibration import Bin
 from trainer.curves import Point, draw_precision_recall, draw_reliability, draw_roc
 from trainer.figures import draw_accuracy, draw_confusion
 from trainer.gallery import pictures, surest_right, worst_mistakes
+from trainer.kinds import sealed
 from trainer.measured import Measured, read_measured
 from trainer.metrics import confusion
 from trainer.page import inline_svg, render
@@ -68,23 +70,26 @@ def report(path: Path, split: str, cache_path: Path | Url | None, out: Path | No
     """
     measured = read_measured(RunFolder(path), split, cache_path)
     fields = describe(measured)
-    out = out or measured.run.report(split)
+    page = out or measured.run.report(split)
     try:
-        figures = draw(measured)
-        write(out, render("report.html.j2", {**fields, "figures": figures, **shown_photographs(measured)}))
-        click.echo(f"written: {out} ({out.stat().st_size / 1e6:.1f} MB)")
+        with kept([] if out else [page]):  # what the user named is kept already
+            figures = draw(measured)
+            data = render("report.html.j2", {**fields, "figures": figures, **shown_photographs(measured)})
+            write(page, data)
+        click.echo(f"written: {page} ({len(data) / 1e6:.1f} MB)")
         if card:
-            write(card, render("card.md.j2", fields))
+            write(card, sealed(render("card.md.j2", fields)))
             click.echo(f"written: {card}")
     except OSError as error:
-        where = error.filename or out
+        where = error.filename or page
         raise RunError(
             f"{where}: cannot be written ({error.strerror}); the figures go into the run folder, the page to --out"
         ) from error
 
 
 def write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if not is_stream(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     with write_whole(path) as file:
         file.write(data)
 

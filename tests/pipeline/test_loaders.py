@@ -15,8 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline.artifacts import SHARDS
 from pipeline.batch import Batch, Loader, ahead
-from pipeline.cache import SHARDS, Cache, open_cache
+from pipeline.cache import Cache, open_cache
 from pipeline.errors import CacheError, LoaderMissing
 from pipeline.loaders import open_loader
 from pipeline.plan import Augment

@@ -30,10 +30,11 @@ def test_each_photograph_has_a_picture_and_its_overlay_beside_it(trained: Traine
     assert "found 3 = 3 explained + 0 rejected" in result.output
     assert {path.name for path in Path("out").iterdir()} == {
         *(f"{encode_key(id)}.jpg" for id in ("a", "b", "c/a")), "contact_sheet.png", "rejects.csv",
+        "explained.csv",
     }  # fmt: skip
 
     model, about = load_model(RunFolder(trained.run).model)
-    photographs, _ = gather([tmp_path / "eyes"], about.recipe)
+    photographs, *_ = gather([tmp_path / "eyes"], about.recipe)
     (batch,) = render(photographs, about, device=torch.device("cpu"))
     heats = grad_cam(model, batch.images, torch.full((3,), 3))
     for photograph, image, heat in zip(photographs, batch.images, heats, strict=True):

@@ -89,11 +89,12 @@ def test_a_wrong_export_is_not_written(trained: Trained, monkeypatch: pytest.Mon
             classifier.model.head.bias[0] += 0.01
         return whole(classifier, *rest)  # type: ignore[arg-type]
 
+    invoke("export", trained.run, "--pt2", "model.pt2")
+    old = Path("model.pt2").read_bytes()
     monkeypatch.setattr(export, "make_pt2", lossy)
-    Path("model.pt2").write_text("the old one")
     result = invoke("export", trained.run, "--pt2", "model.pt2", exit=1)
     assert "model.pt2 is not written: its probabilities differ from PyTorch's by up to 0.00" in result.output
-    assert Path("model.pt2").read_text() == "the old one"
+    assert Path("model.pt2").read_bytes() == old
 
 
 def test_nan_is_no_agreement() -> None:

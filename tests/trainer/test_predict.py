@@ -93,7 +93,7 @@ def test_pixels_are_those_of_the_loader(real: Real) -> None:
     with open_loader("torchvision", cache, split="all", batch_size=200, size=96) as loader:
         (batch,) = loader.epoch(0)
     for paths in ([real.source], [real.cache]):
-        photographs, _ = gather(paths, about.recipe)
+        photographs, *_ = gather(paths, about.recipe)
         assert [each.id for each in photographs] == cache.manifest["id"].tolist()
         images = torch.cat([each.images for each in render(photographs, about, device=device)])
         assert torch.equal(images, batch.images)

@@ -1,0 +1,53 @@
+"""What the commands write where a user wants it, and how an older one of its kind is known (see pipeline.outputs)."""
+
+import hashlib
+from pathlib import Path
+from typing import Final
+
+from pipeline.artifacts import MAKER, Kind, picture_kind
+from pipeline.outputs import Part
+
+
+class Card(Kind):
+    """A model card as it was written, and not one that somebody has filled in since."""
+
+    def made(self, path: Path) -> bool:
+        data = path.read_bytes()
+        return not data or data == sealed(data.rpartition(b"<!-- ")[0])
+
+
+def sealed(card: bytes) -> bytes:
+    """A model card and, as a comment below it, the digest by which it is known to be unchanged."""
+    return card + f"<!-- {MAKER} {hashlib.sha256(card).hexdigest()} -->\n".encode()
+
+
+PREDICTIONS: Final = Kind("a table of predictions", begins=b"id,source,predicted,")
+REJECTS: Final = Kind("a table of refused photographs", begins=b"source,reason\n")
+COMPARISON: Final = picture_kind("a comparison of runs")
+COMPARED: Final = Kind("a table of compared runs", begins=b"run,model,weights,")
+PAIRS: Final = Kind("a table of paired runs", begins=b"run,against,photographs,")
+RANGE_TEST: Final = picture_kind("a range test of learning rates")
+PAGE: Final = Kind("a report", holds=f'<meta name="generator" content="{MAKER}'.encode())
+ONNX: Final = Kind("an exported network", holds=f"{MAKER} ".encode())
+CARD: Final = Card("a model card as `trainer report` wrote it; an edited one is kept")
+PT2: Final = Kind("an exported network", holds=b"fundus_grading.json")
+
+
+def rejects_of(predictions: Path) -> Path:
+    """Where the photographs that were refused are listed."""
+    return predictions.with_name(f"{predictions.stem}_rejects.csv")
+
+
+def beside_predictions(path: Path) -> list[Part]:
+    return [Part(rejects_of(path), REJECTS)]
+
+
+def beside_figure(path: Path, kind: Kind) -> list[Part]:
+    """The SVG that each figure has beside its PNG."""
+    return [Part(path.with_suffix(".svg"), kind)]
+
+
+def comparison_parts(stem: Path) -> list[Part]:
+    """OUT.png, OUT.svg, OUT.csv and OUT_pairs.csv of `trainer compare --out OUT`."""
+    kinds = {".png": COMPARISON, ".svg": COMPARISON, ".csv": COMPARED, "_pairs.csv": PAIRS}
+    return [Part(stem.with_name(f"{stem.name}{end}"), kind) for end, kind in kinds.items()]
