@@ -13,7 +13,8 @@ import json
 import mmap
 import os
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -24,12 +25,12 @@ from numpy.typing import NDArray
 
 from pipeline.artifacts import INDEX, SHARDS, UNFINISHED
 from pipeline.errors import CacheError
-from pipeline.files import TMP_SUFFIX, lock_folder, write_whole
+from pipeline.files import TMP_SUFFIX, lock_folder, made_folder, write_whole
 from pipeline.manifest import SPLITS, read_manifest
 from pipeline.places import exists, names_below, read_file, sha256_of
 from pipeline.plan import Blocks
 from pipeline.recipe import VERSIONS, Recipe
-from pipeline.shards import shard_name
+from pipeline.shards import is_shard_name, scan_sources, shard_name
 from pipeline.url import Url, place
 
 if TYPE_CHECKING:
@@ -122,6 +123,8 @@ class Cache:
     manifest: pd.DataFrame
     mirror: "Mirror | None" = None  # of a cache behind a URL
     _maps: dict[int, mmap.mmap] = field(default_factory=dict, repr=False)
+    _sources: dict[int, dict[str, int]] = field(default_factory=dict, repr=False)
+    _noting: bool = False
 
     def __post_init__(self) -> None:
         # Columns as plain arrays: a lookup in a DataFrame costs 20 us, more than the rest of a read.
@@ -220,9 +223,12 @@ class Cache:
     def map_shard(self, shard: int) -> mmap.mmap:
         """Raises CacheError where it cannot be read, StoreError where it cannot be brought here."""
         try:
-            return self.mirror.map(shard) if self.mirror else self._map(shard)
+            mapped = self.mirror.map(shard) if self.mirror else self._map(shard)
         except (OSError, ValueError) as error:
             raise CacheError(f"{self.path / SHARDS / shard_name(shard)}: cannot be read ({error})") from error
+        if self._noting and self.mirror and shard not in self._sources:
+            self._sources[shard] = scan_sources(mapped)
+        return mapped
 
     def _map(self, shard: int) -> mmap.mmap:
         assert isinstance(self.path, Path), "a cache behind a URL has a mirror"
@@ -231,6 +237,23 @@ class Cache:
                 # Two threads may map a shard at once; setdefault keeps one, the other is collected.
                 self._maps.setdefault(shard, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         return self._maps[shard]
+
+    def note_sources(self) -> None:
+        """From now on each shard that comes from behind a URL is looked through for `source_digests` while it is here,
+        so that it need not come twice."""
+        self._noting = True
+
+    def source_digests(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(n,) the first 8 bytes of the SHA-256 of the files that n photographs were made from; 0 where the cache does
+        not tell. Reads the shards' JSONs: 35,000 photographs take 2 s.
+
+        Raises CacheError or StoreError where a shard cannot be read.
+        """
+        for shard in np.unique(self._where[rows, 0]).tolist():
+            if shard not in self._sources:
+                self._sources[shard] = scan_sources(self.map_shard(shard))
+        ids, shards = self.manifest["id"].iloc[rows], self._where[rows, 0].tolist()
+        return np.array([self._sources[shard].get(id, 0) for id, shard in zip(ids, shards, strict=True)], np.int64)
 
     def __enter__(self) -> "Cache":
         return self
@@ -278,11 +301,15 @@ def verify_files(path: Path | Url, index: CacheIndex) -> list[str]:
 
 
 def sweep(path: Path, shards: int) -> None:
-    """Removes what a killed run left behind, and shards beyond the number that a finished cache has now."""
+    """Removes what a killed run left behind, and shards beyond the number that a finished cache has now.
+
+    What others have put there stays; `verify_files` names it.
+    """
     keep = {shard_name(number) for number in range(shards)}
     sweep_unfinished(path)
-    for file in [*path.glob(UNFINISHED), *(path / SHARDS).glob("*")]:
-        if file.name not in keep:
+    (path / UNFINISHED).unlink(missing_ok=True)
+    for file in (path / SHARDS).iterdir():
+        if is_shard_name(file.name) and file.name not in keep:
             file.unlink()
 
 
@@ -293,22 +320,30 @@ def sweep_unfinished(path: Path) -> None:
             file.unlink(missing_ok=True)
 
 
-def claim(path: Path) -> int:
-    """Makes the folder if need be and locks it for one writer; returns the descriptor that holds the lock.
+@contextmanager
+def claim(path: Path) -> Iterator[None]:
+    """A folder to write a cache into, made if need be and locked for one writer. One that was made for nothing goes
+    again.
 
     Raises CacheError for a folder that is somebody else's: not empty, and neither a cache nor the beginning of one; and
     while another process writes it.
     """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        strangers = [name for name in os.listdir(path) if not name.endswith(TMP_SUFFIX)]
-    except OSError as error:
-        raise CacheError(f"{path}: no folder to write a cache into ({error.strerror})") from error
-    if strangers and not {INDEX, UNFINISHED} & set(strangers):
-        raise CacheError(f"{path} holds {strangers[0]!r} and is no cache; choose another folder with --out")
-    try:
-        return lock_folder(path)
-    except BlockingIOError as error:
-        raise CacheError(f"{path} is being written by another `tools preprocess`; wait until it ends") from error
-    except OSError as error:
-        raise CacheError(f"{path}: cannot be locked ({error.strerror}); choose another file system") from error
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(made_folder(path))
+            strangers = [name for name in os.listdir(path) if not name.endswith(TMP_SUFFIX)]
+        except OSError as error:
+            raise CacheError(f"{path}: no folder to write a cache into ({error.strerror})") from error
+        if strangers and not {INDEX, UNFINISHED} & set(strangers):
+            raise CacheError(f"{path} holds {strangers[0]!r} and is no cache; choose another folder with --out")
+        try:
+            stack.callback(os.close, lock_folder(path))
+        except BlockingIOError as error:
+            raise CacheError(f"{path} is being written by another `tools preprocess`; wait until it ends") from error
+        except OSError as error:
+            raise CacheError(f"{path}: cannot be locked ({error.strerror}); choose another file system") from error
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                sweep_unfinished(path)

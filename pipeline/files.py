@@ -71,7 +71,7 @@ def claimed(paths: Iterable[Path]) -> Iterator[None]:
             if is_stream(path):
                 continue
             path = Path(os.path.realpath(path))
-            stack.enter_context(_made_folder(path.parent))
+            stack.enter_context(made_folder(path.parent))
             mine = stack.enter_context(_own_file(path)).name
             for other in _unfinished(path.parent, _start_of(path)):
                 # Names begin with the time: of two that come at once the first one stays.
@@ -166,7 +166,8 @@ def _removed_if_dead(unfinished: Path) -> bool:
 
 
 @contextmanager
-def _made_folder(path: Path) -> Iterator[None]:
+def made_folder(path: Path) -> Iterator[None]:
+    """A folder, with those above it. Those that were made for it and are still empty go again when the block fails."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
     try:

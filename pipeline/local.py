@@ -6,6 +6,7 @@ with. Where there is no room, what was not used for longest goes; a map of it th
 
 import mmap
 import os
+import re
 import time
 from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager, suppress
@@ -16,13 +17,16 @@ import click
 
 from pipeline.errors import StoreError
 from pipeline.files import TMP_SUFFIX
-from pipeline.url import Url
+from pipeline.options import Finite
+from pipeline.url import Folder, Url
 
 LOCAL_CACHE: Final = "FUNDUS_LOCAL_CACHE"
 LOCAL_CACHE_GB: Final = "FUNDUS_LOCAL_CACHE_GB"
 """Variables of the environment, for where there is room is a matter of the machine, not of a run."""
 DEFAULT_GB: Final = 100.0
 _LOCK: Final = "lock"
+_BLOB: Final = re.compile(rf"[0-9a-f]{{64}}(\{TMP_SUFFIX})?")
+"""The names of files that may go; the folder that a user named may hold others, which are not counted either."""
 
 
 class Blob(NamedTuple):
@@ -129,7 +133,7 @@ class LocalFolder:
 
     def _make_room(self, nbytes: int, spare: Container[str]) -> bool:
         # 40,000 shards, 1 TB, take 0.1 s to look through, one shard 0.1 s to come at 2 Gbit/s.
-        files = [(entry, entry.stat()) for entry in _entries(self.folder) if entry.name != _LOCK]
+        files = [(entry, entry.stat()) for entry in _entries(self.folder) if _BLOB.fullmatch(entry.name)]
         used = sum(about.st_size for _, about in files)
         for entry, _ in sorted(files, key=lambda file: (file[0].name in spare, file[1].st_mtime_ns)):
             if used + nbytes <= self.limit:
@@ -173,7 +177,7 @@ def _keep(context: click.Context, parameter: click.Parameter, value: Any) -> Non
 
 local_cache_option = click.option(
     "--local-cache",
-    type=click.Path(path_type=Path),
+    type=Folder(path_type=Path),
     envvar=LOCAL_CACHE,
     expose_value=False,
     callback=_keep,
@@ -181,7 +185,7 @@ local_cache_option = click.option(
 )
 local_cache_gb_option = click.option(
     "--local-cache-gb",
-    type=click.FloatRange(0, min_open=True),
+    type=Finite(0, min_open=True),
     envvar=LOCAL_CACHE_GB,
     expose_value=False,
     callback=_keep,

@@ -1,9 +1,13 @@
 """The machine this runs on."""
 
+import codecs
+import io
 import os
 import sys
 from pathlib import Path
 from typing import Final
+
+from pipeline.errors import FundusError
 
 HUGE_PAGES: Final = "glibc.malloc.hugetlb=1"
 
@@ -27,7 +31,11 @@ def multiplies_bfloat16(device: str) -> bool:
 
 
 def set_up() -> None:
-    """Gives this process, before it imports torch, the environment in which torch is fastest on a CPU.
+    """Makes the surroundings of a command those it was tested in: what it prints, matplotlib, and torch, none of which
+    may have been imported yet.
+
+    Names of files may hold bytes that are no UTF-8, and a terminal may know few letters: printing neither fails.
+    Figures are drawn without a backend; notebooks set one for their own, which a command started there may not have.
 
     Threads that wait for one another sleep after some microseconds. By default they spin, on cores that a loader's
     threads need: with two other processes on two cores, 7 images/s became 42. Those that sleep at once are slower where
@@ -37,6 +45,11 @@ def set_up() -> None:
     one begins anew, with the same id. torch gives back and fetches gigabytes each step, page by page: a step of 32
     photographs of 512 px took 3.8 s on two cores, half of it the kernel's; now it takes 2.6 s.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # None where there is no console
+            utf8 = codecs.lookup(stream.encoding).name == "utf-8"
+            stream.reconfigure(errors="surrogateescape" if utf8 else "backslashreplace")
+    os.environ.pop("MPLBACKEND", None)
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -44,6 +57,14 @@ def set_up() -> None:
     if _huge_pages_for_the_asking() and "hugetlb" not in tunables:
         os.environ["GLIBC_TUNABLES"] = f"{tunables}:{HUGE_PAGES}".removeprefix(":")
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def check_names() -> None:
+    """Raises FundusError where names of files are not read as UTF-8: a cache would then hold other names than one that
+    was made elsewhere, and paths that are recorded would not be found again."""
+    encoding = sys.getfilesystemencoding()
+    if codecs.lookup(encoding).name != "utf-8":
+        raise FundusError(f"names of files are read as {encoding} here, not as UTF-8; set PYTHONUTF8=1")
 
 
 def _huge_pages_for_the_asking() -> bool:

@@ -24,6 +24,7 @@ import click
 from pipeline.artifacts import Kind, belongs_to_run, cache_around
 from pipeline.errors import OutputError
 from pipeline.files import TMP_SUFFIX, Busy, claimed, is_stream
+from pipeline.machine import check_names
 from pipeline.url import Folder, Url, place
 
 _REASONS: Final = {
@@ -51,8 +52,8 @@ class OutputFile(Folder):
 
     def parts(self, path: Path) -> list[Part]:
         """All files that are written where the command is told `path`."""
+        _check_name(path)
         if self._kind is None:
-            _check_name(path)
             return self._beside(path)
         return [Part(path, self._kind), *([] if is_stream(path) else self._beside(path))]
 
@@ -105,6 +106,7 @@ class Guarded(click.Command):
     """A command whose outputs are checked against all paths that it was given, and then are its own until it ends."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        check_names()
         paths = [(param.type, path) for param in self.params for path in _paths(ctx.params.get(param.name or ""))]
         inputs = [path for kind, path in paths if not isinstance(kind, Output)]
         outputs = [(kind, path) for kind, path in paths if isinstance(kind, Output)]
@@ -151,7 +153,6 @@ def _paths(value: Any) -> list[Path]:
 
 def _check_file(path: Path, kind: Kind, inputs: Sequence[Path]) -> Path:
     """The file that will be written. Raises OutputError where it may not be."""
-    _check_name(path)
     if is_stream(path):
         return path
     real = _real(path)

@@ -12,6 +12,7 @@ import mmap
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple, cast
 from urllib.parse import quote_from_bytes, unquote
@@ -79,6 +80,11 @@ def shard_name(shard: int) -> str:
     return f"{shard:04d}.tar"
 
 
+def is_shard_name(name: str) -> bool:
+    stem, dot, suffix = name.partition(".")
+    return stem.isdecimal() and f"{dot}{suffix}" == ".tar" and name == shard_name(int(stem))
+
+
 def write_shard(path: Path, entries: Iterable[Entry], mtime_ns: int | None = None) -> tuple[list[Indexed], str, int]:
     """Writes the entries, which must come in the order of `sort_key`.
 
@@ -133,6 +139,42 @@ def scan_tar(data: bytes | mmap.mmap) -> Iterator[Entry]:
             continue
         if id == decode_key(key) and text == _about(id, meta, zlib.crc32(jpeg)):
             yield Entry(id, jpeg, meta, grade)
+
+
+def scan_sources(data: mmap.mmap) -> dict[str, int]:
+    """id -> the first 8 bytes of the SHA-256 of the photograph's file, as a signed number, for the samples that tell.
+
+    Of a map only the pages of headers and JSONs are read. Damage ends or thins the listing, as in `scan_tar`.
+    """
+    found: dict[str, int] = {}
+    with suppress(OSError, tarfile.TarError), tarfile.open(fileobj=cast(IO[bytes], _Window(data))) as tar:
+        for member in tar:
+            if member.name.endswith(".json"):
+                with suppress(ValueError, KeyError, TypeError):
+                    about = json.loads(data[member.offset_data : member.offset_data + member.size])
+                    first = bytes.fromhex(about["source_sha256"])[:8]
+                    found[about["id"]] = int.from_bytes(first, "big", signed=True)
+    return found
+
+
+class _Window:
+    """A file over a map that others read too: it has a place of its own."""
+
+    def __init__(self, data: mmap.mmap) -> None:
+        self._data, self._at = data, 0
+
+    def read(self, size: int = -1) -> bytes:
+        end = len(self._data) if size < 0 else self._at + size
+        part = self._data[self._at : end]
+        self._at += len(part)
+        return part
+
+    def seek(self, at: int) -> int:
+        self._at = at
+        return at
+
+    def tell(self) -> int:
+        return self._at
 
 
 def _about(id: str, meta: dict[str, Any], crc32: int) -> bytes:

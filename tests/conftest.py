@@ -51,10 +51,14 @@ def write_cache(
         Image.fromarray(picture).save(data, "JPEG", quality=95, subsampling=0)
         return data.getvalue()
 
+    def entry(id: str) -> Entry:
+        meta = {"source_sha256": sha256(pictures[id].tobytes()).hexdigest()}
+        return Entry(id, jpeg(pictures[id]), meta, grades.get(id, UNKNOWN))
+
     places, records = {}, []
     for shard in range(shards):
         inside = [id for id in ids if shard_of(id, shards) == shard]
-        entries = [Entry(id, jpeg(pictures[id]), {}, grades.get(id, UNKNOWN)) for id in inside]
+        entries = [entry(id) for id in inside]
         index, digest, nbytes = write_shard(folder / SHARDS / shard_name(shard), entries)
         places |= {entry.id: (shard, entry.offset, entry.nbytes, entry.crc32) for entry in index}
         records.append(ShardRecord(nbytes, digest, ""))

@@ -1,6 +1,7 @@
 """`tools audit`: what tables and a glance at the photographs tell before any network is trained."""
 
 import hashlib
+import os
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -56,7 +57,7 @@ def audit(target: Path | Url) -> str:
                     glances[entry.id] = Glance(entry.meta.get("source_sha256", ""), fingerprint(entry.jpeg))
     elif (
         isinstance(target, Url)
-        or not target.is_dir()
+        or not os.path.isdir(target)
         or walk(target).photographs
         or (rows := find_rows(target)) is None
     ):

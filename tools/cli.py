@@ -15,6 +15,7 @@ from pipeline.errors import FundusError
 from pipeline.files import write_whole
 from pipeline.local import local_cache_option
 from pipeline.machine import usable_cores
+from pipeline.options import MOST_A_BATCH, WORKERS, Finite, Text
 from pipeline.outputs import GuardedGroup, OutputFile, OutputFolder, OutputPlace
 from pipeline.sizes import LARGEST, SMALLEST
 from pipeline.url import Folder, Url, place
@@ -56,32 +57,36 @@ def _exit_at_sigterm() -> Iterator[None]:
 @click.option("--quality", type=click.IntRange(1, 100), default=95, help="JPEG quality of the cached photographs.")
 @click.option("--enhance", type=click.Choice(["none", "graham", "clahe"]), default="none", help="Local contrast.")
 @click.option("--labels", type=place, help="A table of grades, where it is not in SRC or has unusual columns.")
-@click.option("--id-column", help="Column of that table that names the photograph.")
-@click.option("--grade-column", help="Column of that table that has the grade, 0..4.")
+@click.option("--id-column", type=Text(), help="Column of that table that names the photograph.")
+@click.option("--grade-column", type=Text(), help="Column of that table that has the grade, 0..4.")
 @click.option(
     "--split",
     type=click.Choice(["auto", "patient"]),
     default="auto",
     help="auto: train/val/test as the layout has them, else as patient. patient: drawn by patient, 70/10/20.",
 )
-@click.option("--split-seed", type=int, default=0, help="Another seed draws other patients.")
+@click.option(
+    "--split-seed", type=click.IntRange(-(2**63), 2**64 - 1), default=0, help="Another seed draws other patients."
+)
 @click.option(
     "--patient-pattern",
+    type=Text(),
     help="Regular expression: its group `patient` (or its first) is the patient, `eye` the eye.  "
     "[default: the text before _left or _right]",
 )
 @click.option("--keep-blank", is_flag=True, help="Let near-black and featureless photographs take part.")
-@click.option("--workers", type=click.IntRange(1), default=usable_cores, show_default="all cores", help="Processes.")
+@click.option("--workers", type=WORKERS, default=usable_cores, show_default="all cores", help="Processes.")
 @click.option("--strict", is_flag=True, help="Stop at the first photograph or row that is refused.")
 @click.option(
     "--max-rejects",
-    type=click.FloatRange(0, 1),
+    type=Finite(0, 1),
     default=0.01,
     help="Stop when more than this part of the photographs (and over 100) is refused.",
 )
 @local_cache_option
 @click.option(
     "--scheduler",
+    type=Text(),
     metavar="URL",
     help="A Dask scheduler, tcp://HOST:8786, whose workers do the work instead; they see SRC and --out as this machine "
     "does.",
@@ -191,8 +196,10 @@ def audit(target: Path | Url) -> None:
 
 @main.command()
 @click.argument("out", type=OutputFolder())
-@click.option("--eyes", type=click.IntRange(1), required=True, help="How many photographs; two eyes a patient.")
-@click.option("--seed", type=click.IntRange(0), default=0, help="Another seed draws other eyes.")
+@click.option(
+    "--eyes", type=click.IntRange(1, 10_000_000), required=True, help="How many photographs; two eyes a patient."
+)
+@click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, help="Another seed draws other eyes.")
 @click.option(
     "--onto",
     type=place,
@@ -217,10 +224,14 @@ def phantom(out: Path, eyes: int, seed: int, onto: Path | Url | None) -> None:
 
 @main.command()
 @click.argument("cache", type=FOLDER, required=False)
-@click.option("--size", type=click.IntRange(SMALLEST), help="Side of the pictures, pixels.  [default: as cached]")
-@click.option("--batch", type=click.IntRange(1), help="Photographs a batch.  [default: 64 on a GPU, 8 on the CPU]")
-@click.option("--workers", type=click.IntRange(1), default=usable_cores, show_default="all cores", help="Loading.")
-@click.option("--seconds", type=click.FloatRange(0, min_open=True), default=1.5, help="For each row in each round.")
+@click.option(
+    "--size", type=click.IntRange(SMALLEST, LARGEST), help="Side of the pictures, pixels.  [default: as cached]"
+)
+@click.option(
+    "--batch", type=click.IntRange(1, MOST_A_BATCH), help="Photographs a batch.  [default: 64 on a GPU, 8 on the CPU]"
+)
+@click.option("--workers", type=WORKERS, default=usable_cores, show_default="all cores", help="Loading.")
+@click.option("--seconds", type=Finite(0, min_open=True), default=1.5, help="For each row in each round.")
 @click.option("--json", "out", type=OutputFile(BENCH), help="Write the figures there too.")
 @click.option(
     "--simulate-shards",

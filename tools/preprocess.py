@@ -10,7 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, wait
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import islice
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.artifacts import INDEX, SHARDS
-from pipeline.cache import MANIFEST, REJECTS, CacheIndex, ShardRecord, claim, sweep, sweep_unfinished
+from pipeline.cache import MANIFEST, REJECTS, CacheIndex, ShardRecord, claim, sweep
 from pipeline.errors import CacheError, ClusterError, SourceError
 from pipeline.files import write_whole
 from pipeline.manifest import PATIENT_PATTERN, Row, manifest_csv, to_csv
@@ -81,51 +81,51 @@ def preprocess(
     began, began_ns = time.perf_counter(), time.time_ns() - CLOCK_SLACK_NS
     if settings.strict and (refused := listing.refused + listing.rows):
         raise SourceError(f"--strict: {refused[0].source}: {refused[0].reason} ({len(refused)} refused in all)")
-    lock = claim(out)
-    try:
-        previous = Previous.read(out)
-        count = shard_count(len(listing.samples))
-        wanted: dict[int, list[Sample]] = {shard: [] for shard in range(count)}
-        for sample in sorted(listing.samples, key=lambda sample: sort_key(sample.id)):
-            wanted[shard_of(sample.id, count)].append(sample)
-        still_refused = previous.still_refused(listing.samples, recipe)
-        kept = previous.untouched(wanted, still_refused, recipe)
-        in_kept = {sample.found.source for shard in kept for sample in wanted[shard]}
-        refused = [Refusal(source, reason) for source, reason in still_refused.items() if source in in_kept]
-        _stop_if_many(refused, listing, settings)
-        in_a_row = MANY_REFUSED if settings.max_rejects < 1 else 0
-        groups = _group(listing.root, out, recipe, wanted, kept, previous, still_refused, in_a_row, began_ns)
-        built: list[Built] = []
-        if groups:
-            with _crew(settings, groups) as crew:  # which may not be had: before the cache is touched
-                previous.mark_incomplete(recipe, settings.split, settings.split_seed)
-                built = _build(crew, groups, refused, listing, settings, progress, placed)
+    with claim(out):
+        try:
+            previous = Previous.read(out)
+            count = shard_count(len(listing.samples))
+            wanted: dict[int, list[Sample]] = {shard: [] for shard in range(count)}
+            for sample in sorted(listing.samples, key=lambda sample: sort_key(sample.id)):
+                wanted[shard_of(sample.id, count)].append(sample)
+            still_refused = previous.still_refused(listing.samples, recipe)
+            kept = previous.untouched(wanted, still_refused, recipe)
+            in_kept = {sample.found.source for shard in kept for sample in wanted[shard]}
+            refused = [Refusal(source, reason) for source, reason in still_refused.items() if source in in_kept]
+            _stop_if_many(refused, listing, settings)
+            in_a_row = MANY_REFUSED if settings.max_rejects < 1 else 0
+            groups = _group(listing.root, out, recipe, wanted, kept, previous, still_refused, in_a_row, began_ns)
+            built: list[Built] = []
+            if groups:
+                with _crew(settings, groups) as crew:  # which may not be had: before the cache is touched
+                    previous.mark_incomplete(recipe, settings.split, settings.split_seed)
+                    built = _build(crew, groups, refused, listing, settings, progress, placed)
 
-        records = dict(kept)
-        rows = [row for row in previous.rows.values() if row.shard in kept]
-        samples = {sample.id: sample for sample in listing.samples}
-        for part in built:
-            records |= part.records
-            rows += [_row(samples[entry.id], shard, entry) for shard, index in part.entries.items() for entry in index]
-        refused = sorted(listing.refused + refused + [refusal for part in built for refusal in part.refused])
-        if not rows:
-            raise SourceError(
-                f"{listing.root}: every photograph is refused, e.g. {refused[0].source}: {refused[0].reason}"
+            records = dict(kept)
+            rows = [row for row in previous.rows.values() if row.shard in kept]
+            samples = {sample.id: sample for sample in listing.samples}
+            for part in built:
+                records |= part.records
+                rows += [
+                    _row(samples[entry.id], shard, entry) for shard, index in part.entries.items() for entry in index
+                ]
+            refused = sorted(listing.refused + refused + [refusal for part in built for refusal in part.refused])
+            if not rows:
+                raise SourceError(
+                    f"{listing.root}: every photograph is refused, e.g. {refused[0].source}: {refused[0].reason}"
+                )
+            rows, notes = _place(rows, samples, settings, previous)
+
+            index = CacheIndex(
+                recipe, settings.split, settings.split_seed, tuple(records[shard] for shard in range(count)), "", ""
             )
-        rows, notes = _place(rows, samples, settings, previous)
-
-        index = CacheIndex(
-            recipe, settings.split, settings.split_seed, tuple(records[shard] for shard in range(count)), "", ""
-        )
-        changed = _finish(out, index, rows, refused + listing.rows, previous, began_ns) or bool(groups)
-        encoded = sum(part.encoded for part in built)
-        return Outcome(rows, refused, encoded, time.perf_counter() - began, changed, notes)
-    except OSError as error:
-        raise CacheError(f"{out}: cannot be written ({error.strerror}); the same command goes on from there") from error
-    finally:
-        with suppress(OSError):
-            sweep_unfinished(out)
-        os.close(lock)
+            changed = _finish(out, index, rows, refused + listing.rows, previous, began_ns) or bool(groups)
+            encoded = sum(part.encoded for part in built)
+            return Outcome(rows, refused, encoded, time.perf_counter() - began, changed, notes)
+        except OSError as error:
+            raise CacheError(
+                f"{out}: cannot be written ({error.strerror}); the same command goes on from there"
+            ) from error
 
 
 def _group(

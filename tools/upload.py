@@ -27,7 +27,7 @@ from pipeline.errors import CacheError, StoreError
 from pipeline.files import lock_folder, write_whole
 from pipeline.local import home_of
 from pipeline.places import sha256_of
-from pipeline.shards import shard_name
+from pipeline.shards import is_shard_name, shard_name
 from pipeline.url import Url
 
 THREADS: Final = 4
@@ -49,7 +49,7 @@ class Upload:
         strangers = [name for name in strangers if not name.startswith(f"{SHARDS}/")]
         if strangers and not listed.keys() & {INDEX, UNFINISHED}:
             raise CacheError(f"{url} holds {strangers[0]!r} and is no cache; choose another place with --out")
-        self._names = set(listed)
+        self._names = set(filter(_is_ours, listed))  # what others have put there stays
         self._index = store.read(url / INDEX) if INDEX in listed else None
         self._known = self._told(listed)
 
@@ -185,6 +185,11 @@ def _digests(index: CacheIndex) -> dict[str, str]:
     """name -> sha256 of the files of a cache but cache.json, the shards first."""
     shards = {_shard(number): record.sha256 for number, record in enumerate(index.shards)}
     return {**shards, MANIFEST: index.manifest, REJECTS: index.rejects}
+
+
+def _is_ours(name: str) -> bool:
+    folder, _, shard = name.rpartition("/")
+    return name in (INDEX, UNFINISHED, MANIFEST, REJECTS) or (folder == SHARDS and is_shard_name(shard))
 
 
 def _shard(number: int) -> str:

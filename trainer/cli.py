@@ -1,7 +1,6 @@
 """The `trainer` command. Bodies import what they need when they run: `--help` answers at once."""
 
 import os
-from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,9 @@ from click.core import ParameterSource
 
 from pipeline.artifacts import EXPLAINED
 from pipeline.local import local_cache_gb_option, local_cache_option
+from pipeline.options import MOST_A_BATCH, MOST_EPOCHS, WORKERS, Finite, Text
 from pipeline.outputs import GuardedGroup, OutputFile, OutputFolder, OutputPlace, kept
-from pipeline.sizes import SMALLEST
+from pipeline.sizes import LARGEST, SMALLEST
 from pipeline.url import Folder, Url, place
 from trainer.config import (
     CLASS_WEIGHTS,
@@ -45,17 +45,7 @@ DEFAULT = FitConfig()
 LR_FIGURE = OutputFile(RANGE_TEST, lambda path: beside_figure(path, RANGE_TEST))
 
 
-class Share(click.FloatRange):
-    """Refuses "nan" too, which lies outside no range."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        share = super().convert(value, param, ctx)
-        if isnan(share):
-            self.fail(f"{value} is not a number from 0 to 1.", param, ctx)
-        return share
-
-
-class PixelsOrShare(click.FloatRange):
+class PixelsOrShare(Finite):
     """Whole pixels as an int."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -63,7 +53,7 @@ class PixelsOrShare(click.FloatRange):
         return int(number) if number % 1 == 0 else number
 
 
-SHARE_WANTED = Share(0, 1, min_open=True)
+SHARE_WANTED = Finite(0, 1, min_open=True)
 
 
 class SayingOnce(GuardedGroup):
@@ -89,23 +79,27 @@ def main() -> None:
 @main.command()
 @click.option("--recipe", type=click.Choice(list(RECIPES)),
               help="Defaults of other options by name; those given here override it.")  # fmt: skip
-@click.option("--cache", default=DEFAULT.cache, help="A cache that `tools preprocess` made, folder or URL.")
+@click.option(
+    "--cache", type=Text(), default=DEFAULT.cache, help="A cache that `tools preprocess` made, folder or URL."
+)
 @click.option(
     "--loader", type=click.Choice(LOADERS), default=DEFAULT.loader, help="auto: dali on a GPU where it is installed."
 )
 @click.option("--model", type=click.Choice(MODELS), default=DEFAULT.model, help="A ResNet of torchvision.")
 @click.option("--stem", type=click.Choice(STEMS), default=DEFAULT.stem,
               help="The first layers. small: at full resolution, for images below 64 px; auto: by size.")  # fmt: skip
-@click.option("--weights", default=DEFAULT.weights, metavar="auto|imagenet|none|FILE",
+@click.option("--weights", type=Text(), default=DEFAULT.weights, metavar="auto|imagenet|none|FILE",
               help="auto: ImageNet's if they can be had. FILE: torchvision's .pth or a model.safetensors.")  # fmt: skip
-@click.option("--head-epochs", type=click.IntRange(0), default=DEFAULT.head_epochs,
+@click.option("--head-epochs", type=click.IntRange(0, MOST_EPOCHS), default=DEFAULT.head_epochs,
               help="Epochs for the last layer alone, where weights are pretrained.")  # fmt: skip
-@click.option("--views", type=click.IntRange(1), default=DEFAULT.views,
+@click.option("--views", type=click.IntRange(1, MOST_EPOCHS), default=DEFAULT.views,
               help="Augmented views of a photograph that those epochs alternate; each costs a pass.")  # fmt: skip
-@click.option("--epochs", type=click.IntRange(0), default=DEFAULT.epochs, help="Epochs for all layers, after those.")
-@click.option("--batch", type=click.IntRange(1), default=DEFAULT.batch, help="Photographs a step.")
 @click.option(
-    "--size", type=click.IntRange(SMALLEST), help="Side of the training images, pixels.  [default: as cached]"
+    "--epochs", type=click.IntRange(0, MOST_EPOCHS), default=DEFAULT.epochs, help="Epochs for all layers, after those."
+)
+@click.option("--batch", type=click.IntRange(1, MOST_A_BATCH), default=DEFAULT.batch, help="Photographs a step.")
+@click.option(
+    "--size", type=click.IntRange(SMALLEST, LARGEST), help="Side of the training images, pixels.  [default: as cached]"
 )
 @click.option("--start-size", type=PixelsOrShare(0, min_open=True),
               help="Of the first fine-tuning epoch's, pixels or a share: they grow to --size over two thirds of the "
@@ -143,19 +137,22 @@ def main() -> None:
               help="Measure and save a moving average of the weights, e.g. 0.99 a step; 0: the weights.")  # fmt: skip
 @click.option("--keep", type=click.Choice(KEEPS), default=DEFAULT.keep,
               help="Weights of the best epoch by kappa, or of the last: few photographs choose by luck.")  # fmt: skip
-@click.option("--patience", type=click.IntRange(1),
+@click.option("--patience", type=click.IntRange(1, MOST_EPOCHS),
               help="Stop after so many epochs without a better one by kappa.  [default: never]")  # fmt: skip
 @click.option(
-    "--seed", type=click.IntRange(0), default=DEFAULT.seed, help="Of the first weights, order and augmentation."
+    "--seed",
+    type=click.IntRange(0, 2**64 - 1),
+    default=DEFAULT.seed,
+    help="Of the first weights, order and augmentation.",
 )
 @click.option("--device", type=click.Choice(DEVICES), default=DEFAULT.device, help="auto: the fastest there is.")
 @click.option("--precision", type=click.Choice(PRECISIONS), default=DEFAULT.precision,
               help="Of training steps. auto: bfloat16 on GPUs and CPUs that have circuits for it.")  # fmt: skip
-@click.option("--workers", type=click.IntRange(1), help="Threads of the loader.  [default: the loader's choice]")
+@click.option("--workers", type=WORKERS, help="Threads of the loader.  [default: the loader's choice]")
 @click.option("--track-test", is_flag=True, help="Measure test after each epoch too, for the curve; never to choose.")
 @click.option("--compile", is_flag=True,
               help="Compile the network by torch.compile: minutes at first, then faster steps.")  # fmt: skip
-@click.option("--checkpoint-minutes", type=click.FloatRange(0), default=DEFAULT.checkpoint_minutes,
+@click.option("--checkpoint-minutes", type=Finite(0), default=DEFAULT.checkpoint_minutes,
               help="Between checkpoints; there is one after each epoch and at SIGTERM too.")  # fmt: skip
 @click.option("--find-lr", is_flag=True, help="Propose a learning rate, draw why into lr.png, and leave no run.")
 @click.option("--run", type=OutputPlace(), help="Folder of the run.  [default: runs/MODEL-WEIGHTS-SIZEpx-LOADER]")
@@ -203,11 +200,11 @@ def fit(context: click.Context, /, run: Path | None, resume: bool, find_lr: bool
 @local_cache_gb_option
 @click.option("--loader", type=click.Choice(LOADERS), default="auto", help="auto: dali on a GPU where it is installed.")
 @click.option("--device", type=click.Choice(DEVICES), default="auto", help="auto: the fastest there is.")
-@click.option("--workers", type=click.IntRange(1), help="Threads of the loader.  [default: the loader's choice]")
+@click.option("--workers", type=WORKERS, help="Threads of the loader.  [default: the loader's choice]")
 @click.option("--sensitivity", type=SHARE_WANTED,
               help="Wanted for referable DR: a threshold chosen on val.  [default: the weights' own]")  # fmt: skip
 @click.option("--specificity", type=SHARE_WANTED, help="Wanted instead of a sensitivity.")
-@click.option("--prevalence", type=Share(0, 1), help="Of another population: its PPV and NPV too.")
+@click.option("--prevalence", type=Finite(0, 1), help="Of another population: its PPV and NPV too.")
 @click.option("--tta/--no-tta", default=None,
               help="Mean over the eight flips and turns of each photograph.  [default: as fit was told]")  # fmt: skip
 @click.option("--by", type=click.Choice(["photograph", "patient"]), default="photograph",
@@ -297,7 +294,7 @@ def report(run: Path, split: str, cache: Path | Url | None, out: Path | None, ca
 @click.option("--tta/--no-tta", default=None,
               help="Mean over the eight flips and turns, in eight times the time.  [default: as measured]")  # fmt: skip
 @click.option("--device", type=click.Choice(DEVICES), default="auto", help="auto: the fastest there is.")
-@click.option("--workers", type=click.IntRange(1), help="Threads that read photographs.  [default: one a core]")
+@click.option("--workers", type=WORKERS, help="Threads that read photographs.  [default: one a core]")
 def predict(
     run: Path, photographs: tuple[Path, ...], out: Path, tta: bool | None, device: str, workers: int | None
 ) -> None:
@@ -317,7 +314,7 @@ def predict(
 @click.option("--out", type=OutputFolder(EXPLAINED), default=Path("explained"), help="Folder for the pictures.")
 @click.option("--grade", type=click.IntRange(0, 4), help="Which to explain.  [default: the predicted one]")
 @click.option("--device", type=click.Choice(DEVICES), default="auto", help="auto: the fastest there is.")
-@click.option("--workers", type=click.IntRange(1), help="Threads that read photographs.  [default: one a core]")
+@click.option("--workers", type=WORKERS, help="Threads that read photographs.  [default: one a core]")
 def explain(
     run: Path, photographs: tuple[Path, ...], out: Path, grade: int | None, device: str, workers: int | None
 ) -> None:

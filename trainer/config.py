@@ -147,6 +147,18 @@ class FitConfig:
         return "head" if epoch < self.head_epochs else "finetune"
 
 
+def as_options(name: str, value: Any) -> list[str]:
+    """A setting as `trainer fit` is told it.
+
+    >>> as_options("head_epochs", 3), as_options("tta", True), as_options("tta", False)
+    (['--head-epochs', '3'], ['--tta'], ['--no-tta'])
+    """
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{flag}" if value else f"--no-{flag}"]
+    return [f"--{flag}", str(value)]
+
+
 @dataclass(frozen=True)
 class RunConfig:
     """What config.json holds."""

@@ -17,6 +17,7 @@ from pipeline.cache import Cache, open_cache
 from pipeline.errors import CacheError, RunError
 from pipeline.grades import UNKNOWN
 from pipeline.loaders import open_loader
+from pipeline.outputs import kept
 from pipeline.url import Url
 from trainer.about import About, read_about, temperature_of
 from trainer.calibration import probabilities
@@ -34,12 +35,13 @@ from trainer.metrics import (
     predictions_table,
     row_shares,
 )
-from trainer.model import Grader, load_model, save_model
+from trainer.model import Grader, load_model, read_provenance, save_model
 from trainer.operating import Wish, choose_operating, wished
+from trainer.provenance import Exposure, Provenance
 from trainer.results import Results, assess, patients_of
 from trainer.run import RunFolder, write_csv, write_json
 from trainer.shares import open_share
-from trainer.statements import choice
+from trainer.statements import choice, exposure_line
 from trainer.tables import print_results
 from trainer.views import mean_logits
 
@@ -93,7 +95,12 @@ def evaluate(
     run = RunFolder(path)
     config = run.read_config()
     model, about = load_model(run.model)
-    cache = open_cache(cache_path or config.cache)
+    cache = open_measured(run, config.cache, cache_path)
+    if split == "test" and not run.finished:
+        warn(
+            f"{path} is unfinished: these are the weights of epoch {about.epoch} so far. Test is to be looked at once, "
+            "when all is chosen"
+        )
     if cache.digest != config.cache_digest:
         warn(f"{cache.path} is not as it was when {path} was trained; {path.name}'s {split} files will be about it")
     if cache.recipe != about.recipe:
@@ -106,18 +113,43 @@ def evaluate(
     device = torch.device(choose_device(device_name))
     to_device(model, device)
     batch = 2 * config.resolved.batch
-    with open_loader(
-        loader,
-        cache,
-        split=split,
-        batch_size=batch,
-        size=about.size,
-        device=device,
-        workers=workers,
-        together=cache.together,
-    ) as batches:
+    with (
+        kept([run.metrics(split)]),
+        open_loader(
+            loader,
+            cache,
+            split=split,
+            batch_size=batch,
+            size=about.size,
+            device=device,
+            workers=workers,
+            together=cache.together,
+        ) as batches,
+    ):
         outputs = run_model(model, batches, device, split, tta=config.resolved.tta if tta is None else tta)
-    return write_split(run, cache, split, outputs, about, prevalence)
+        exposure = met(read_provenance(run.model), cache, split, own=cache.digest == config.cache_digest)
+        return write_split(run, cache, split, outputs, about, exposure, prevalence)
+
+
+def met(provenance: Provenance | None, cache: Cache, split: str, *, own: bool) -> Exposure | None:
+    """How many photographs of a split the weights have met beyond what the split says itself; None where nobody knows.
+
+    `own`: whether it is the cache that they were trained on, whose train and val they have met, of course.
+    """
+    if provenance is None or (own and split == "train"):
+        return None
+    exposure = provenance.exposure(cache, split)
+    return exposure._replace(chosen_by=0) if own and split == "val" else exposure
+
+
+def open_measured(run: RunFolder, recorded: str, path: Path | Url | None) -> Cache:
+    """The cache that is named, or else the run's own. Raises CacheError where it cannot be opened."""
+    try:
+        return open_cache(path or recorded)
+    except CacheError as error:
+        if path:
+            raise
+        raise CacheError(f"{error.message}. If it was moved: `trainer evaluate {run.path} --cache FOLDER`") from error
 
 
 def finish(config: FitConfig, cache: Cache, run: RunFolder) -> None:
@@ -141,11 +173,11 @@ def finish(config: FitConfig, cache: Cache, run: RunFolder) -> None:
             outputs = run_model(model, loader, device, split, tta=config.tta)
         if not first():
             continue
-        about = read_about(run.model)
+        about, provenance = read_about(run.model), read_provenance(run.model)
         if split == "val":
             about = chosen_on(cache, outputs, about, config.grade_by)
-            save_model(run.model, model, about)
-        measured[split] = write_split(run, cache, split, outputs, about)
+            save_model(run.model, model, about, provenance)
+        measured[split] = write_split(run, cache, split, outputs, about, met(provenance, cache, split, own=True))
     if first():
         summarise(config, run, measured)
 
@@ -204,6 +236,7 @@ def write_split(
     split: str,
     outputs: Outputs,
     about: About,
+    exposure: Exposure | None,
     prevalence: float | None = None,
 ) -> Results:
     """Writes the predictions, metrics and confusion matrices of a split, and returns what they were measured to be."""
@@ -219,7 +252,13 @@ def write_split(
     write_csv(run.confusion_counts(split), confusion_table(counts), index=True)
     write_csv(run.confusion(split), confusion_table(row_shares(counts)), index=True)
     draw_confusion(run.confusion_figure(split), counts, title=f"{run.path.name}, {split}")
-    write_json(run.metrics(split), {"split": split, "cache": cache.digest, **results.as_dict()})
+    write_json(
+        run.metrics(split),
+        {"split": split, "cache": cache.digest, **results.as_dict(), "exposure": exposure and exposure._asdict()},
+    )
+    told = results.baselines.leaked if results.baselines else 0
+    if exposure and max(exposure.trained_on, exposure.chosen_by) > told:  # more than this cache's names tell
+        warn(exposure_line(split, exposure))
 
     warn_of_defects(split, predictions, results)
     return results

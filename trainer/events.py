@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any, Final
 
+from trainer.console import warn
 from trainer.run import RunFolder
 
 TAGS: Final = {
@@ -22,6 +23,8 @@ TAGS: Final = {
 class Events:
     """Writes a run's epochs below runs/NAME/tensorboard/, a step an epoch; nothing without the extra.
 
+    Nothing either, and that is said, below a name that is not UTF-8: TensorBoard cannot.
+
     What an earlier process wrote is replaced by `history`, so that the events are accuracy.csv's rows, no more and no
     fewer, however often the run was killed and resumed, and from whichever checkpoint.
     """
@@ -30,12 +33,18 @@ class Events:
         self._writer: Any = None
         if find_spec("tensorboard") is None:
             return
+        folder = str(run.events)
+        if folder != folder.encode("utf-8", "replace").decode():
+            warn(
+                f"{run.events}: TensorBoard writes no folder whose name is not UTF-8; accuracy.csv has the same figures"
+            )
+            return
         from torch.utils.tensorboard import SummaryWriter
 
         for old in run.events.glob("events.out.tfevents.*"):
             old.unlink()
         self._clock = run.config.stat().st_mtime  # TensorBoard's time axis is then that of training, pauses left out
-        self._writer = SummaryWriter(str(run.events))
+        self._writer = SummaryWriter(folder)
         for row in history:
             self.add(row)
 

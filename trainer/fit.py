@@ -1,6 +1,6 @@
 """Training, from the first step to the last: what happens in an epoch and between epochs."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -27,6 +27,7 @@ from trainer.learner import Learner, augmentation
 from trainer.live import watch
 from trainer.loss import losses
 from trainer.model import Grader, save_model
+from trainer.provenance import Provenance
 from trainer.run import RunFolder
 from trainer.schedule import scheduled_lr
 from trainer.shares import open_share
@@ -77,18 +78,20 @@ def fit(
     run: RunFolder,
     progress: Progress,
     stopper: Stopper,
+    provenance: Callable[[], Provenance | None],
     resumed: Mapping[str, Any] | None = None,
 ) -> None:
     """Trains from `progress` to the end, leaving after each epoch a checkpoint, accuracy.csv and the weights to keep.
 
-    `about` is what the weights shall say of themselves, `resumed` is the checkpoint that the learner's model and
-    progress come from. Stopped, it leaves a checkpoint.
+    `about` is what the weights shall say of themselves. `provenance` gives the photographs that they have met; it is
+    asked after the first epoch, when all shards of a cache behind a URL have come. `resumed` is the checkpoint that the
+    learner's model and progress come from. Stopped, it leaves a checkpoint.
     """
     config, began = learner.config, perf_counter() - progress.seconds
     learner.open(config.phase(progress.epoch))
     if resumed:
         learner.load(resumed)
-    publish(config, about, run, learner.judged, progress)
+    publish(config, about, run, learner.judged, progress, provenance)
 
     def save() -> None:
         check_finite(progress)  # a sick state is never kept
@@ -120,7 +123,7 @@ def fit(
             with stopper.step():
                 progress = Progress(epoch + 1, [], [*progress.history, row])
                 save()
-                publish(config, about, run, learner.judged, progress)
+                publish(config, about, run, learner.judged, progress, provenance)
                 if events:
                     events.add(row)
             click.echo(epoch_line(row, config.total_epochs))
@@ -201,7 +204,14 @@ def accuracy(outputs: Outputs) -> float:
     return 100 * right[graded].double().mean().item()
 
 
-def publish(config: FitConfig, about: About, run: RunFolder, model: Grader, progress: Progress) -> None:
+def publish(
+    config: FitConfig,
+    about: About,
+    run: RunFolder,
+    model: Grader,
+    progress: Progress,
+    provenance: Callable[[], Provenance | None],
+) -> None:
     """Writes accuracy.csv, and the model's weights where the epoch that just ended is the one to keep so far.
 
     Called once the checkpoint is safe and again on resuming, so a run killed between the two loses nothing.
@@ -210,4 +220,4 @@ def publish(config: FitConfig, about: About, run: RunFolder, model: Grader, prog
         return
     run.write_accuracy(progress.history)
     if not progress.steps and (config.keep == "last" or progress.best == len(progress.history) - 1):
-        save_model(run.model, model, replace(about, epoch=len(progress.history)))
+        save_model(run.model, model, replace(about, epoch=len(progress.history)), provenance())

@@ -1,9 +1,11 @@
 """From what was asked for to a finished run: resolve, start or resume, train, measure."""
 
+import functools
 import platform
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -22,7 +24,7 @@ from pipeline.url import Url
 from trainer.about import About
 from trainer.batchnorm import synchronise
 from trainer.checkpoint import Progress, newest_checkpoint
-from trainer.config import SMALL_BELOW, FitConfig, RunConfig
+from trainer.config import SMALL_BELOW, FitConfig, RunConfig, as_options
 from trainer.console import print_class_weights, warn
 from trainer.device import choose_device, choose_precision, to_device
 from trainer.distributed import first, from_first, restarted, same_state, speaks
@@ -31,11 +33,13 @@ from trainer.fit import fit, open_loaders
 from trainer.growing import start_pixels
 from trainer.learner import Learner
 from trainer.loss import class_weights
-from trainer.model import Grader, load_state
+from trainer.model import Grader, load_state, read_provenance
 from trainer.photographs import seen_in
+from trainer.provenance import Provenance
 from trainer.rates import range_test
 from trainer.run import RunFolder, create_run, newest_unfinished, unfinished, write_json
 from trainer.shares import say_shares
+from trainer.statements import exposure_line
 from trainer.stopping import Stopped, Stopper
 from trainer.weights import pretrain
 
@@ -52,6 +56,8 @@ def start(asked: FitConfig, path: Path | None) -> RunFolder:
     if restarted() and (begun := from_first(lambda: begun_run(asked, path))):
         return resume(begun.path, {})
     config, cache, model = prepare(asked)
+    if first():
+        warn_of_earlier(config.weights, cache)
     with open_loaders(config, cache) as loaders:
         name = f"{config.model}-{Path(config.weights).stem}-{config.size}px-{config.loader}"
         run = from_first(lambda: create_run(path, name))
@@ -145,14 +151,20 @@ def resume(path: Path | None, given: Mapping[str, Any]) -> RunFolder:
     run = from_first(lambda: RunFolder(path) if path else newest_unfinished())
     recorded = from_first(run.read_config)
     asked, config = recorded.asked, recorded.resolved
+    other = {name: value for name, value in given.items() if name not in MAY_CHANGE and value != getattr(asked, name)}
     if from_first(lambda: run.finished):
+        if other:
+            options = " ".join(option for name, value in other.items() for option in as_options(name, value))
+            raise RunError(
+                f"{run.path} is finished, so {options} changes nothing; another run goes on from its weights: "
+                f"`trainer fit --weights {run.model} {options}`"
+            )
         click.echo(f"{run.path} is finished")
         return run
-    for name, value in given.items():
-        if name not in MAY_CHANGE and value != getattr(asked, name):
-            raise RunError(
-                f"{run.path} was started with {name} {getattr(asked, name)}, not {value}; leave it out to resume"
-            )
+    for name, value in other.items():
+        raise RunError(
+            f"{run.path} was started with {name} {getattr(asked, name)}, not {value}; leave it out to resume"
+        )
     changed = {"cache": recorded.cache, "device": asked.device, **given}
     config = replace(config, **{name: value for name, value in changed.items() if name in MAY_CHANGE})
     config = replace(config, device=choose_device(config.device))
@@ -225,6 +237,29 @@ def check_cache(cache: Cache) -> None:
                 f"{baselines.leaked} of {baselines.photographs} {split} photographs show patients who are in train, so "
                 f"{split} flatters: `tools preprocess --split patient` keeps each patient on one side"
             )
+    patients, splits = cache.manifest["patient"], cache.manifest["split"]
+    tested = patients[(splits == "test") & (patients != "")]
+    if both := int(tested.isin(patients[splits == "val"]).sum()):
+        warn(
+            f"{both} of {int((splits == 'test').sum())} test photographs show patients who are in val, which chooses "
+            "the epoch, so test flatters a little: `tools preprocess --split patient` keeps each patient on one side"
+        )
+
+
+def warn_of_earlier(weights: str, cache: Cache) -> None:
+    """Warns where the weights that a run begins with have met photographs of its val or test."""
+    if not weights.endswith(".safetensors"):
+        return
+    earlier = earlier_provenance(weights)
+    if earlier is None:
+        warn(
+            f"{weights} does not say which photographs it was trained on, so nobody knows whether val and test are "
+            "among them"
+        )
+        return
+    for split in ("val", "test"):
+        if line := exposure_line(split, earlier.exposure(cache, split)):
+            warn(f"--weights: {line}")
 
 
 def check_same(cache: Cache) -> None:
@@ -282,7 +317,21 @@ def train(
         tta=config.tta,
         seen=seen,
     )
-    fit(learner, about, cache, run, progress, stopper, checkpoint)
+    cache.note_sources()
+    provenance = functools.cache(partial(provenance_of, config, cache, run))
+    fit(learner, about, cache, run, progress, stopper, provenance, checkpoint)
+
+
+def provenance_of(config: FitConfig, cache: Cache, run: RunFolder) -> Provenance | None:
+    """Which photographs the run's weights have met: its cache's, and those of the weights that it began with."""
+    if run.model.exists() and (known := read_provenance(run.model)):
+        return known  # resumed: the weights that it began with may be gone by now
+    return Provenance.of_cache(cache).after(earlier_provenance(config.weights))
+
+
+def earlier_provenance(weights: str) -> Provenance | None:
+    """Of the weights that a run begins with, where they are ours; `weights` as resolved in config.json."""
+    return read_provenance(Path(weights)) if weights.endswith(".safetensors") else None
 
 
 def make_learner(config: FitConfig, cache: Cache, loaders: Mapping[str, Loader], model: Grader) -> Learner:

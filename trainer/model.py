@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from pipeline.batch import normalise
@@ -16,6 +16,10 @@ from pipeline.errors import RunError
 from pipeline.files import write_whole
 from pipeline.grades import N_GRADES
 from trainer.about import MEAN, STD, About, read_about
+from trainer.provenance import Provenance
+
+MET: Final = "photographs."
+"""What the names of tensors begin with that are no weights, but say which photographs these have met."""
 
 
 class Normalise(nn.Module):
@@ -130,10 +134,12 @@ def compiled(model: nn.Module, batch: int, size: int) -> Callable[[Tensor], Tens
     return forward
 
 
-def save_model(path: Path, model: Grader, about: About) -> None:
+def save_model(path: Path, model: Grader, about: About, provenance: Provenance | None = None) -> None:
     """Writes the weights as safetensors, whole or not at all; equal weights make equal bytes."""
     # contiguous: channels-last strides cannot be saved as they are.
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    if provenance:
+        tensors |= {f"{MET}{name}": torch.from_numpy(value) for name, value in vars(provenance).items()}
     with write_whole(path) as file:
         file.write(save(tensors, metadata=about.as_metadata()))
 
@@ -142,14 +148,28 @@ def load_model(path: Path) -> tuple[Grader, About]:
     """A model as `save_model` wrote it, on the CPU, in evaluation mode. Raises RunError for any other file."""
     about = read_about(path)
     model = Grader(about.model, about.link, about.stem)
-    load_state(model, read_tensors(path), str(path))
+    load_state(model, read_weights(path), str(path))
     return model.eval(), about
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The layers of a model's file. Raises RunError where it cannot be read."""
+    return {name: tensor for name, tensor in read_tensors(path).items() if not name.startswith(MET)}
+
+
+def read_provenance(path: Path) -> Provenance | None:
+    """Which photographs a model's weights have met; None where it does not say, as older files. Raises RunError where
+    it cannot be read."""
+    found = {
+        name.removeprefix(MET): tensor.numpy() for name, tensor in read_tensors(path).items() if name.startswith(MET)
+    }
+    return Provenance(**found) if found.keys() == {"digests", "patients", "roles"} else None
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file. Raises RunError where it cannot be read."""
     try:
-        return load_file(path)
+        return load(path.read_bytes())  # load_file opens no path that is not UTF-8
     except (OSError, SafetensorError) as error:
         raise RunError(f"{path} is damaged: {error}") from error
 

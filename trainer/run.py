@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pipeline.errors import RunError
-from pipeline.files import TMP_SUFFIX, lock_folder, write_whole
+from pipeline.files import TMP_SUFFIX, lock_folder, sweep_dead, write_whole
 from pipeline.grades import N_GRADES, UNKNOWN
 from trainer.config import RunConfig
 
@@ -113,22 +113,23 @@ class RunFolder:
         except OSError as error:
             raise RunError(f"{self.path}: cannot be locked ({error.strerror}); choose another --run") from error
         try:
+            sweep_dead(self.path)
             yield
         finally:
             os.close(lock)
 
     @property
     def started(self) -> bool:
-        return self.config.exists()
+        return os.path.exists(self.config)  # pathlib's raises where a name is too long
 
     @property
     def finished(self) -> bool:
-        return self.summary.exists()
+        return os.path.exists(self.summary)
 
     def read_config(self) -> RunConfig:
         """Raises RunError where the folder is no run or its config.json is damaged."""
         if not self.started:
-            what = "is not a run (it has no config.json)" if self.path.exists() else "does not exist"
+            what = "is not a run (it has no config.json)" if os.path.exists(self.path) else "does not exist"
             raise RunError(f"{self.path} {what}; `trainer fit` makes one")
         try:
             return RunConfig.from_dict(self.read_json(self.config))
@@ -210,7 +211,10 @@ def create_run(path: Path | None, default_name: str) -> RunFolder:
         if path.exists() and not _is_empty_folder(path):
             cure = "--resume continues it, or choose" if RunFolder(path).started else "choose"
             raise RunError(f"{path} exists and is never overwritten; {cure} another --run")
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"{path}: cannot be made a folder ({error.strerror}); choose another --run") from error
         return RunFolder(path)
     RUNS.mkdir(exist_ok=True)
     number = 1
@@ -231,7 +235,7 @@ def _is_empty_folder(path: Path) -> bool:
 
 def weights_file(path: Path) -> Path:
     """Of a run folder its weights, of a file the file itself. Raises RunError where there are none."""
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return path
     run = RunFolder(path)
     if not run.model.exists():

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from pipeline.errors import RunError
-from trainer.about import read_about
+from trainer.about import read_about, read_header
 from trainer.console import print_table
 from trainer.run import RunFolder, weights_file
 from trainer.seen import QUANTILES
@@ -63,15 +63,12 @@ def show(path: Path, as_json: bool) -> None:
 
 def collect(path: Path) -> dict[str, Any]:
     """What is known of the weights, as plain JSON; `run` is None for a file outside a run folder."""
-    from safetensors import safe_open
-
     weights = weights_file(path)
     about = read_about(weights)
+    shapes = {name: tensor["shape"] for name, tensor in read_header(weights).items() if name != "__metadata__"}
     try:
         with open(weights, "rb") as file:
             sha256 = hashlib.file_digest(file, "sha256")
-        with safe_open(weights, framework="numpy") as tensors:
-            shapes = {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118  # no mapping
         nbytes = weights.stat().st_size
     except OSError as error:
         raise RunError(f"{weights}: cannot be read ({error.strerror})") from error

@@ -12,9 +12,10 @@ from pipeline.cache import Cache
 from pipeline.grades import GRADES, N_GRADES, REFERABLE
 from pipeline.recipe import Recipe
 from trainer.about import About
-from trainer.config import FitConfig, RunConfig
+from trainer.config import FitConfig, RunConfig, as_options
 from trainer.metrics import only_grade
 from trainer.operating import Wish
+from trainer.provenance import Exposure
 from trainer.recipes import RECIPES
 from trainer.tables import percent
 
@@ -111,13 +112,32 @@ def scaling(temperature: float) -> str:
     return f"Before and after temperature scaling; the temperature, {temperature:.3f}, was fitted on validation."
 
 
+def exposure_line(split: str, exposure: Exposure) -> str:
+    """How many of a split's photographs the weights have met; "" for none."""
+    n, trained_on, same, chosen_by = exposure
+    if trained_on:
+        line = (
+            f"LEAK: {trained_on:,} of {n:,} {split} photographs ({trained_on / n:.0%}) show patients whom the weights "
+        )
+        line += "were trained on"
+        line += f", and {same:,} are training photographs themselves" if same else ""
+        return f"{line}; the figures flatter."
+    if chosen_by:
+        line = f"LEAK: {chosen_by:,} of {n:,} {split} photographs ({chosen_by / n:.0%}) show patients by whom the "
+        return f"{line}weights were chosen (the validation part); the figures flatter a little."
+    return ""
+
+
 def leak_statement(split: str, metrics: Mapping[str, Any], manifest: pd.DataFrame | None) -> dict[str, Any]:
     """`text`, and whether it is an `alarm`."""
-    n, no_image = metrics["photographs"], metrics["no_image"]
+    n, no_image, exposure = metrics["photographs"], metrics["no_image"], metrics.get("exposure")
+    leaked = no_image["leaked"] if no_image else 0
+    if exposure and max(exposure["trained_on"], exposure["chosen_by"]) > leaked:  # more than this cache's names tell
+        return {"alarm": True, "text": exposure_line(split, Exposure(**exposure))}
     if split == "train":
         return {"alarm": True, "text": "It was trained on these very photographs: the figures show what it remembers."}
-    if no_image and no_image["leaked"]:
-        share = f"{no_image['leaked']:,} of {n:,} {split} photographs ({no_image['leaked'] / n:.0%})"
+    if leaked:
+        share = f"{leaked:,} of {n:,} {split} photographs ({leaked / n:.0%})"
         return {"alarm": True, "text": f"LEAK: {share} show a patient who is also in train; the figures flatter."}
     if manifest is None:
         return {"alarm": False, "text": f"No patient of the {n:,} {split} photographs is known to be in train."}
@@ -167,8 +187,7 @@ def commands(
     for field in fields(asked):
         value = getattr(asked, field.name)
         if value != getattr(default, field.name):
-            flag = f"--{field.name.replace('_', '-')}"
-            fit += [flag] if value is True else [f"--no-{flag[2:]}"] if value is False else [flag, value]
+            fit += as_options(field.name, value)
     evaluate: list[object] = ["trainer", "evaluate", path, "--split", split]
     card = metrics["operating"]
     if card and Wish(card["wanted"], card["level"]) != Wish():

@@ -16,7 +16,7 @@ from pipeline.files import write_whole
 from trainer.about import read_about
 from trainer.checkpoint import read_torch
 from trainer.console import warn
-from trainer.model import Grader, load_state, read_tensors
+from trainer.model import Grader, load_state, read_weights
 
 TIMEOUT: Final = 10.0
 """Seconds without an answer after which a download is given up."""
@@ -56,7 +56,7 @@ def load_weights(model: Grader, path: Path) -> None:
             )
         if about.stem != model.stem:
             raise RunError(f"{path} has another stem, choose it with --stem {about.stem}")
-        state = read_tensors(path) | (new_head if about.link != model.link else {})
+        state = read_weights(path) | (new_head if about.link != model.link else {})
     else:
         state = {_our_name(name): tensor for name, tensor in _read_torch(path).items()}
         if (weight := state.get("head.weight")) is None or weight.shape != model.head.weight.shape:

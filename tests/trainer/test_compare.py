@@ -74,7 +74,9 @@ def test_runs_whose_folders_share_a_name_are_told_apart_by_their_paths(
     assert all(f"<!-- {name}, from scratch -->" in drawn for name in ("x/run", "y/run", "other"))
 
 
-@pytest.mark.parametrize(("out", "said"), [(".", "a folder; name a file in it"), ("run/config.json/all", "is a file and no folder")])
+@pytest.mark.parametrize(
+    ("out", "said"), [(".", "a folder; name a file in it"), ("run/config.json/all", "is a file and no folder")]
+)
 def test_a_comparison_that_cannot_be_written_is_one_line(out: str, said: str, trained: Trained, trainer: Fit) -> None:
     trained.copy("run")
     stderr = trainer("compare", "run", "--out", out, exit=1).stderr

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from tests.trainer.conftest import Trained
 from trainer.about import read_about
 from trainer.checkpoint import Progress
-from trainer.model import load_model, save_model
+from trainer.model import load_model, read_provenance, save_model
 from trainer.run import create_run
 
 Fit = Callable[..., Result]
@@ -93,7 +93,8 @@ def test_killed_before_the_weights_got_their_operating_point_they_get_the_same(
 ) -> None:
     model, about = load_model(after_training / "model.safetensors")
     assert about.operating is not None
-    save_model(after_training / "model.safetensors", model, replace(about, operating=None))
+    met = read_provenance(after_training / "model.safetensors")
+    save_model(after_training / "model.safetensors", model, replace(about, operating=None), met)
     trainer("fit", "--run", after_training, "--resume")
     same(trained.run, after_training)
 
