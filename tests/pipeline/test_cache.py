@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.cache import CacheIndex, claim, open_cache
+from pipeline.cache import CacheIndex, claim, open_cache, sweep, verify_files
 from pipeline.errors import CacheError
 
 PICTURES = {f"{n}_left": np.full((32, 32, 3), 20 * n, np.uint8) for n in range(6)}
@@ -95,8 +95,27 @@ def test_the_index_says_the_same_when_read_again(make_cache: Callable[..., Path]
 
 
 def test_two_writers_exclude_each_other(tmp_path: Path) -> None:
-    held = claim(tmp_path / "c")
-    with pytest.raises(CacheError, match="is being written by another"):
-        claim(tmp_path / "c")
-    os.close(held)
-    os.close(claim(tmp_path / "c"))
+    with (
+        claim(tmp_path / "c"),
+        pytest.raises(CacheError, match="is being written by another"),
+        claim(tmp_path / "c"),
+    ):
+        pass
+    with claim(tmp_path / "c"):
+        pass
+
+
+def test_a_folder_made_for_nothing_goes_again(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), claim(tmp_path / "no" / "such" / "c"):
+        raise RuntimeError
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_others_put_among_the_shards_stays_and_is_named(make_cache: Callable[..., Path]) -> None:
+    path = make_cache(PICTURES)
+    for name in ("notes.txt", "0007.tar", "0001.tar.old"):
+        (path / "shards" / name).write_text("somebody's")
+    sweep(path, 1)
+    assert sorted(file.name for file in (path / "shards").iterdir()) == ["0000.tar", "0001.tar.old", "notes.txt"]
+    problems = verify_files(path, CacheIndex.read(path))
+    assert problems == [f"shards/{name}: does not belong to the cache" for name in ("0001.tar.old", "notes.txt")]

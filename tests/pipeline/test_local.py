@@ -57,6 +57,17 @@ def test_what_was_not_used_for_longest_makes_room_and_stays_readable(tmp_path: P
     assert names(tmp_path) == {1, 3, 4}
 
 
+def test_what_others_keep_there_never_goes(tmp_path: Path) -> None:
+    for name in ("0000.tar", "notes.tmp", "0" * 63):
+        (tmp_path / name).write_bytes(b"somebody's" * 1000)
+    local = LocalFolder(tmp_path, 2000)
+    for n in range(4):
+        local.open(BLOBS[n], lambda n=n: DATA[n])
+    assert {path.name for path in tmp_path.iterdir()} - {blob.sha256 for blob in BLOBS.values()} == {
+        "0000.tar", "notes.tmp", "0" * 63, "lock",
+    }  # fmt: skip
+
+
 def test_nothing_grows_beyond_the_limit_and_what_never_fits_is_said(tmp_path: Path) -> None:
     local = LocalFolder(tmp_path, 2500)
     sizes = []

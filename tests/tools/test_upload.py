@@ -104,6 +104,16 @@ def test_shards_that_are_no_more_go(preprocess: Callable[..., str], eyes: Path, 
     assert brought_down(there)["shards/0000.tar"] == tree(tmp_path / "c")["shards/0000.tar"]
 
 
+def test_what_others_put_there_stays(preprocess: Callable[..., str], eyes: Path, there: Url) -> None:
+    preprocess()
+    theirs = [there / name for name in ("notes.txt", "runs/one/model.safetensors", "shards/0007.tar.old", "shards.tar")]
+    for url in theirs:
+        store.send(b"somebody's", url)
+    next(path for path in sorted(eyes.iterdir())).unlink()
+    preprocess()
+    assert [store.read(url) for url in theirs] == [b"somebody's"] * 4
+
+
 def test_another_machine_goes_on_from_what_lies_there(
     preprocess: Callable[..., str],
     eyes: Path,
