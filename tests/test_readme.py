@@ -51,7 +51,7 @@ def test_every_option_named_in_the_text_exists() -> None:
         for opt in p.opts
     }
     options |= {option for action in get_args_parser()._actions for option in action.option_strings}
-    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) <= options
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", README)) <= options
 
 
 def test_pictures_are_there() -> None:

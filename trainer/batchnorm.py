@@ -112,6 +112,7 @@ class _Normalise(torch.autograd.Function):
         scale = weight * by_std
         of_input = (-scale * by_std * sums[0] / ctx.values).to(input.dtype)
         shift = -scale * sums[1] / ctx.values - of_input * mean
-        d_input = F.batch_norm(d_output, torch.zeros_like(mean), torch.ones_like(var), scale, shift, eps=0.0)
+        # 1 + 1e-30 is 1 in float32; releases before torch 2.14 refuse an eps of 0.
+        d_input = F.batch_norm(d_output, torch.zeros_like(mean), torch.ones_like(var), scale, shift, eps=1e-30)
         d_input.addcmul_(input, of_input[:, None, None])
         return d_input, d_weight, d_bias, None, None, None, None
