@@ -1,10 +1,10 @@
-"""What `tools bench` measures: each row is a function that works through so many batches, from the first to the last.
+"""What `tools bench` and benchmarks/gpu.py measure: each row is a function that works through so many batches.
 
 Nothing is under way when it begins, and nothing when it ends: what one row left running would slow the next.
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from io import BytesIO
@@ -36,6 +36,9 @@ MEAN: Final[list[float]] = _PRESET.mean
 STD: Final[list[float]] = _PRESET.std
 
 DECODE: Final = "decoding alone"
+NVJPEG: Final = f"{DECODE}, nvJPEG"
+DISTINCT: Final = 512
+"""Photographs whose bytes wait in memory for nvJPEG: 50 MB at 512 px."""
 PLAIN: Final = "plain DataLoader float32"
 STEP: Final = "step alone"
 
@@ -53,26 +56,27 @@ class Rows(NamedTuple):
     def all(self, smaller: Cache) -> dict[str, Run]:
         """Every row that applies to this machine, by name; `smaller` is the same cache at a smaller size."""
         names = ["torchvision", "dali"] if dali_installed() else ["torchvision"]
-        loaders = {name: self._open(name, self.cache, self.size) for name in names}
+        loaders = {name: self.open(name, self.cache, self.size) for name in names}
         small = smaller.recipe.size
         step = Step(self.device)
-        runs = {DECODE: self._decode()}
+        runs = {DECODE: self.decode()}
         if self.device.type == "cuda":
-            runs[f"{DECODE}, nvJPEG"] = self._decode_on_gpu()
-        runs[PLAIN] = self._plain()
+            runs[NVJPEG] = self.decode_on_gpu()
+        runs[PLAIN] = self.plain()
         for name, loader in loaders.items():
-            runs[uint8(name)] = self._render(loader, lambda images, _: images)
-            runs[f"{name} float32"] = self._render(loader, lambda images, _: step.normalised(images))
-        runs[uint8("torchvision", small)] = self._render(
-            self._open("torchvision", smaller, min(self.size, small)), lambda images, _: images
+            runs[uint8(name)] = self.render(loader, lambda images, _: images)
+            runs[f"{name} float32"] = self.render(loader, lambda images, _: step.normalised(images))
+        runs[uint8("torchvision", small)] = self.render(
+            self.open("torchvision", smaller, min(self.size, small)), lambda images, _: images
         )
         images, grades, _ = next(iter(loaders["torchvision"].epoch(0, start=len(loaders["torchvision"]) - 1)))
-        runs[STEP] = self._repeat(lambda: step(images, grades))
+        runs[STEP] = self.repeat(lambda: step(images, grades))
         for name, loader in loaders.items():
-            runs[fed(name)] = self._render(loader, step)
+            runs[fed(name)] = self.render(loader, step)
         return runs
 
-    def _open(self, name: str, cache: Cache, size: int) -> Loader:
+    def open(self, name: str, cache: Cache, size: int) -> Loader:
+        """A loader of all photographs, shuffled and turned, which is closed with `stack`."""
         return self.stack.enter_context(
             open_loader(
                 name,
@@ -87,7 +91,9 @@ class Rows(NamedTuple):
             )
         )
 
-    def _render(self, loader: Loader, use: Callable[[Tensor, Tensor], object]) -> Run:
+    def render(self, loader: Loader, use: Callable[[Tensor, Tensor], object]) -> Run:
+        """The last batches of an epoch; `use` is given the images and grades of each."""
+
         def run(batches: int) -> None:
             for images, grades, _ in loader.epoch(0, start=len(loader) - batches):
                 use(images, grades)
@@ -95,7 +101,9 @@ class Rows(NamedTuple):
 
         return run
 
-    def _repeat(self, work: Callable[[], object]) -> Run:
+    def repeat(self, work: Callable[[], object]) -> Run:
+        """The same work for every batch."""
+
         def run(batches: int) -> None:
             for _ in range(batches):
                 work()
@@ -107,7 +115,8 @@ class Rows(NamedTuple):
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 
-    def _decode(self) -> Run:
+    def decode(self) -> Run:
+        """OpenCV alone, in threads."""
         pool = self.stack.enter_context(ThreadPoolExecutor(self.workers))
 
         def decode(row: int) -> None:
@@ -119,19 +128,13 @@ class Rows(NamedTuple):
 
         return run
 
-    def _decode_on_gpu(self) -> Run:
-        def run(batches: int) -> None:
-            for first in range(0, batches * self.batch, self.batch):
-                rows = range(first, first + self.batch)
-                jpegs = [torch.from_numpy(np.frombuffer(self.cache.read(row), np.uint8).copy()) for row in rows]
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", DeprecationWarning)  # only nvJPEG's speed is asked for
-                    torchvision.io.decode_jpeg(jpegs, torchvision.io.ImageReadMode.RGB, device=self.device)
-            self._wait()
+    def decode_on_gpu(self) -> Run:
+        """nvJPEG alone, as torchvision calls it."""
+        rows = range(min(DISTINCT, len(self.cache.manifest)))
+        return decode_on_gpu([self.cache.read(row) for row in rows], self.batch, self.device)
 
-        return run
-
-    def _plain(self) -> Run:
+    def plain(self) -> Run:
+        """A DataLoader with a process a worker."""
         batches_to_do: list[list[int]] = []
         loader = DataLoader(
             PlainPhotos(self.cache, self.size),
@@ -183,25 +186,49 @@ class PlainPhotos(Dataset[tuple[Tensor, int]]):
 
 
 class Step:
-    """A training step of a ResNet-18 as `trainer fit` takes it: channels-last, SGD; bfloat16 where it is fast."""
+    """A training step of a ResNet as `trainer fit` takes it: channels-last, SGD; bfloat16 where it is fast.
 
-    def __init__(self, device: torch.device) -> None:
+    architecture: torchvision's name. compiled: by torch.compile, normalisation included.
+    """
+
+    def __init__(self, device: torch.device, architecture: str = "resnet18", *, compiled: bool = False) -> None:
         self.device = device
-        self.model = torchvision.models.resnet18(num_classes=N_GRADES).to(device, memory_format=torch.channels_last)
-        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01, momentum=0.9, fused=device.type == "cuda")
+        self.model = torchvision.models.get_model(architecture, num_classes=N_GRADES)
+        self.model.to(device, memory_format=torch.channels_last)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01, momentum=0.9, fused=True)
         self._bfloat16 = multiplies_bfloat16(device.type)
         self._mean, self._std = (255 * torch.tensor(values, device=device) for values in (MEAN, STD))
+        self._forward = torch.compile(self._logits, dynamic=False) if compiled else self._logits
 
     def normalised(self, images: Tensor) -> Tensor:
         return normalise(images, self._mean, self._std)
 
+    def _logits(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.model(self.normalised(images))
+        return logits
+
     def __call__(self, images: Tensor, grades: Tensor) -> None:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16):
-            logits = self.model(self.normalised(images))
+            logits = self._forward(images)
         loss: Any = F.cross_entropy(logits.float(), grades.clamp(min=0))  # ungraded photographs cost the same
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
+
+
+def decode_on_gpu(jpegs: Sequence[bytes | memoryview], batch: int, device: torch.device) -> Run:
+    """nvJPEG alone, as torchvision calls it, on these JPEGs over and over."""
+    ready = [torch.from_numpy(np.frombuffer(jpeg, np.uint8).copy()) for jpeg in jpegs]
+
+    def run(batches: int) -> None:
+        for number in range(batches):
+            some = [ready[i % len(ready)] for i in range(number * batch, (number + 1) * batch)]
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # only nvJPEG's speed is asked for
+                torchvision.io.decode_jpeg(some, torchvision.io.ImageReadMode.RGB, device=device)
+        torch.cuda.synchronize(device)
+
+    return run
 
 
 def uint8(loader: str, small: int | None = None) -> str:
