@@ -27,6 +27,10 @@ WORK: Final = Path(tempfile.gettempdir()) / "fundus-gpu"
 """Where phantoms and runs lie; on the device machine it lasts from one call to the next."""
 
 
+BRIEF: Final = 0.5
+"""Seconds of a turn where many variants of one thing are compared."""
+
+
 def draw(stage: Stage) -> None:
     """Phantoms, cached at both sizes."""
     from drawn import draw as draw_all
@@ -35,18 +39,15 @@ def draw(stage: Stage) -> None:
 
 
 def steps(stage: Stage) -> None:
-    """Training steps on a resident batch: both networks, both sizes, with and without --compile."""
+    """Training steps on a resident batch: both networks, both sizes; how long the card waits for the host."""
     import workloads
     from drawn import open_drawn
 
     scale = stage.scale
-    sizes = (scale.large, scale.small)
-    with stage.group(seconds=stage.left() * 0.55) as group:
-        for size in sizes:
+    with stage.group(seconds=stage.left() * 0.8) as group:
+        for size in (scale.large, scale.small):
             for network in workloads.NETWORKS:
-                group.add(
-                    workloads.step_row(network, size), partial(workloads.alone, stage, network, size)
-                )
+                group.add(workloads.step_row(network, size), partial(workloads.alone, stage, network, size))
         with open_drawn(stage, scale.large) as cache:
             for network in workloads.NETWORKS:
                 group.add(
@@ -62,18 +63,25 @@ def steps(stage: Stage) -> None:
         if not stage.lacks(each, ["cuda"], seconds=5):
             with stage.attempt(each):
                 stage.found[each] = workloads.host_share(workloads.alone(stage, network, scale.large), 10)
-    # Compiled last: each costs half a minute before its first step.
-    few = [(workloads.NETWORKS[0], scale.small)]
-    for network, size in few if stage.small else [(net, size) for size in sizes for net in workloads.NETWORKS]:
-        row = workloads.step_row(network, size, compiled=True)
-        if stage.lacks(row, ["compiler"], seconds=1 if stage.small else 25):
+
+
+def compile_steps(stage: Stage) -> None:
+    """The same steps by --compile: each network at each size costs up to a minute before its first step."""
+    import workloads
+
+    scale = stage.scale
+    everything = [(network, size) for size in (scale.large, scale.small) for network in workloads.NETWORKS]
+    for network, size in [(workloads.NETWORKS[0], scale.small)] if stage.small else everything:
+        plain, compiled = (workloads.step_row(network, size, compiled=each) for each in (False, True))
+        if stage.lacks(compiled, ["compiler"], seconds=20):
             continue
         with stage.group() as group:
-            group.add(row, partial(workloads.alone, stage, network, size, compiled=True))
-        stage.want(f"{row} / without", stage.ratio(row, workloads.step_row(network, size)))
-        if row in stage.rows:
+            group.add(compiled, partial(workloads.alone, stage, network, size, compiled=True))
+            group.add(plain, partial(workloads.alone, stage, network, size))
+        stage.want(f"{compiled} / without", stage.ratio(compiled, plain))
+        if compiled in stage.rows:
             # Images that grow would pay this for every size they pass; trainer leaves those sizes uncompiled.
-            stage.found[f"{row}: seconds before its first step is done"] = stage.rows[row].opening_seconds
+            stage.found[f"{compiled}: seconds until its first step is done"] = stage.rows[compiled].opening_seconds
 
 
 def torchvision(stage: Stage) -> None:
@@ -126,9 +134,7 @@ def fed(stage: Stage, caches: dict[int, object], names: list[str], *, decoding: 
             workloads.add_resident_and_fed(stage, group, rows, network, loaders)
             if decoding:
                 jpegs = jpegs_of(stage, rows.cache)
-                group.add(
-                    limit, partial(decode_on_gpu, jpegs, stage.scale.batch, stage.device), needs=["cuda"]
-                )
+                group.add(limit, partial(decode_on_gpu, jpegs, stage.scale.batch, stage.device), needs=["cuda"])
             if not stage.lacks(profiled, ["cuda"], seconds=20):
                 with stage.attempt(profiled):
                     run = rows.render(loaders[names[0]], Step(stage.device, network))
@@ -162,9 +168,7 @@ def dali(stage: Stage) -> None:
             jpegs = jpegs_of(stage, large)
             group.add(whole, lambda: workloads.drain(rows.open("dali", large, scale.large), batch), needs=["dali"])
             group.add(limits[0], partial(decode_on_gpu, jpegs, batch, stage.device), needs=["cuda"])
-            group.add(
-                limits[1], partial(workloads.nvimgcodec_alone, jpegs, batch, []), needs=["nvimgcodec", "cuda"]
-            )
+            group.add(limits[1], partial(workloads.nvimgcodec_alone, jpegs, batch, []), needs=["nvimgcodec", "cuda"])
             group.add(PLAIN, rows.plain)
             group.add(
                 workloads.loader_row("torchvision", scale.large, scale.large),
@@ -234,32 +238,34 @@ def switch(stage: Stage) -> None:
         if not stage.lacks("switches of the DALI loader", ["dali"]):
             names = list(switches.dali_variants())
             subject = f"--loader dali, {scale.large} px"
-            with stage.group(seconds=stage.left() * 0.38) as group:
-                switches.add_dali(stage, group, cache, scale.large, subject, [each for each in names if each != "no halving"])
+            with stage.group(seconds=stage.left() * 0.38, turn=BRIEF) as group:
+                switches.add_dali(
+                    stage, group, cache, scale.large, subject, [each for each in names if each != "no halving"]
+                )
             switches.say_switches(stage, subject, names[1:-1])
             subject = f"--loader dali, {scale.small} px from a cache of {scale.large} px"
-            with stage.group(seconds=stage.left() * 0.15) as group:
+            with stage.group(seconds=stage.left() * 0.15, turn=BRIEF) as group:
                 switches.add_dali(stage, group, cache, scale.small, subject, [switches.AS_IT_IS, "no halving"])
             switches.say_switches(stage, subject, ["no halving"])
         subject = f"trainer's step of a ResNet-18, {scale.large} px"
-        with stage.group(seconds=stage.left() * 0.4) as group:
+        with stage.group(seconds=stage.left() * 0.4, turn=BRIEF) as group:
             variants = switches.add_steps(stage, group, cache, scale.large, subject)
         switches.say_switches(stage, subject, variants)
         with stage.attempt("layouts"):
             switches.find_layouts(stage, cache, scale.large)
         subject = f"--loader torchvision, {scale.large} px"
-        with stage.group(seconds=stage.left() * 0.4) as group:
+        with stage.group(seconds=stage.left() * 0.4, turn=BRIEF) as group:
             variants = switches.add_torchvision(stage, group, cache, scale.large, subject)
         switches.say_switches(stage, subject, variants)
         subject = f"a step of a ResNet-18 fed by torchvision, {scale.large} px"
-        with stage.group(seconds=stage.left() * 0.3) as group:
+        with stage.group(seconds=stage.left() * 0.3, turn=BRIEF) as group:
             variants = switches.add_fed_streams(stage, group, workloads.rows_of(stage, cache, group.stack), subject)
         switches.say_switches(stage, subject, variants)
         subject = f"the head phase's features, {scale.large} px"
-        with stage.group(seconds=stage.left() * 0.4) as group:
+        with stage.group(seconds=stage.left() * 0.4, turn=BRIEF) as group:
             variants = switches.add_features(stage, group, cache, scale.large, subject)
         switches.say_switches(stage, subject, variants)
-        with stage.group() as group:
+        with stage.group(turn=BRIEF) as group:
             switches.add_predict(stage, group, scale.large)
         stage.want(
             "predict: as it is / the slower of preparing and the network",
@@ -319,11 +325,14 @@ def tests(stage: Stage, selection: str) -> None:
     """The tests that are marked `gpu`."""
     from xml.etree import ElementTree
 
-    if stage.lacks("tests marked gpu", ["cuda"]) and not stage.small:
-        return
     report = stage.work / f"{stage.name}.xml"
     report.parent.mkdir(parents=True, exist_ok=True)
     arguments = ["-m", "pytest", "tests", "-m", "gpu", "-k", selection, "-q", "--tb=short", "-W", "default"]
+    if stage.lacks("tests marked gpu", ["cuda"]):
+        with stage.attempt("collecting tests"):
+            _, output, _ = command(stage.work, *arguments, "--collect-only", timeout=stage.left())
+            stage.found["tests that would run"] = output.count("::")
+        return
     with stage.attempt("pytest"):
         code, output, _ = command(stage.work, *arguments, f"--junitxml={report}", timeout=stage.left())
         print(output[-3000:])
@@ -352,15 +361,16 @@ class Work(NamedTuple):
 
 STAGES: Final = {
     "draw": Work(draw, 45),
-    "tests-torchvision": Work(partial(tests, selection="not dali"), 40),
-    "steps": Work(steps, 90),
+    "tests-torchvision": Work(partial(tests, selection="not dali"), 30),
+    "steps": Work(steps, 50),
     "torchvision": Work(torchvision, 100),
-    "tests-dali": Work(partial(tests, selection="dali"), 40),
-    "dali": Work(dali, 150),
+    "compile": Work(compile_steps, 70),
+    "tests-dali": Work(partial(tests, selection="dali"), 30),
+    "dali": Work(dali, 175),
     "nccl": Work(nccl, 25),
-    "switches": Work(switch, 110),
-    "fits": Work(fits, 80),
-    "train": Work(train, 120),
+    "switches": Work(switch, 100),
+    "fits": Work(fits, 75),
+    "train": Work(train, 100),
 }
 """In the order of benchmarks/README.md, with the seconds that each may take on the device machine."""
 

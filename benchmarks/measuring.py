@@ -41,7 +41,7 @@ class Scale:
     longest: int  # photographs of the longest turn
 
 
-FULL: Final = Scale(2000, 1.6, 512, 224, batch=64, turn=1.2, turns=3, distinct=512, longest=32768)
+FULL: Final = Scale(2000, 1.6, 512, 224, batch=64, turn=1.0, turns=3, distinct=512, longest=32768)
 SMALL: Final = Scale(48, 0.5, 64, 32, batch=4, turn=0.05, turns=2, distinct=16, longest=64)
 
 NEEDS: Final[dict[str, Callable[[], str | None]]] = {
@@ -82,7 +82,7 @@ class Row:
     batches: int = 0  # of a turn
     opening_seconds: float = 0.0  # making it ready, the first batch included
     torch_peak_gib: float | None = None  # of memory that torch gave out in a turn
-    card_used_gib: float | None = None  # of the card's memory after a turn, whoever has it
+    card_used_gib: float | None = None  # of the card's memory after a turn, what other open rows keep included
 
     @property
     def median(self) -> float:
@@ -147,10 +147,14 @@ class Stage:
                     torch.cuda.empty_cache()
 
     @contextmanager
-    def group(self, *, seconds: float | None = None) -> Iterator["Group"]:
-        """Rows that are compared with one another; measured at the block's end, in at most so many seconds."""
+    def group(self, *, seconds: float | None = None, turn: float | None = None) -> Iterator["Group"]:
+        """Rows that are compared with one another; measured at the block's end, in at most so many seconds.
+
+        turn: seconds of a row's turn, the scale's own where None.
+        """
         with ExitStack() as stack:
-            group = Group(self, stack, min(self.left(), self.left() if seconds is None else seconds))
+            seconds = self.left() if seconds is None else seconds
+            group = Group(self, stack, seconds, self.scale.turn if turn is None or self.small else turn)
             yield group
             group.measure()
 
@@ -209,8 +213,8 @@ class Stage:
 class Group:
     """Rows measured in turn. Each is a function that works through so many batches, to the last one's end."""
 
-    def __init__(self, stage: Stage, stack: ExitStack, seconds: float) -> None:
-        self._stage, self.stack = stage, stack
+    def __init__(self, stage: Stage, stack: ExitStack, seconds: float, turn: float) -> None:
+        self._stage, self.stack, self._seconds_of_turn = stage, stack, turn
         self._until = time.perf_counter() + seconds
         self._planned: list[tuple[str, Callable[[], Run], int]] = []
         self._lengths: dict[str, float] = {}
@@ -225,7 +229,7 @@ class Group:
         ready: list[tuple[Row, Run, int]] = []
         for number, (name, make, batch) in enumerate(self._planned):
             # The rows that are open need a turn each, at the least.
-            reserved = scale.turn * (len(ready) + 2)
+            reserved = self._seconds_of_turn * (len(ready) + 2)
             if self._left() < reserved:
                 for late, _, _ in self._planned[number:]:
                     stage.dropped[late] = f"{self._left():.0f} s were left, the rows before it need {reserved:.0f}"
@@ -241,7 +245,7 @@ class Group:
                 ready.append((row, run, batch))
         for turn in range(scale.turns):
             for row, run, batch in tuple(ready):
-                if self._left() < self._lengths.get(row.name, scale.turn):
+                if self._left() < self._lengths.get(row.name, self._seconds_of_turn):
                     continue
                 stage.say(f"turn {turn + 1} of {scale.turns}: {row.name}")
                 with stage.attempt(row.name):
@@ -257,10 +261,12 @@ class Group:
     def _turn(self, row: Row, run: Run, batch: int) -> None:
         cuda = self._stage.device.type == "cuda"
         began = time.perf_counter()
-        run(min(2, row.batches))  # what ran before has pushed its memory out
         if cuda:
             import torch
 
+            torch.cuda.empty_cache()  # or memory that another row has used counts as this one's
+        run(min(2, row.batches))  # what ran before has pushed its memory out
+        if cuda:
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
         row.turns.append(batch * row.batches / self._timed(run, row.batches))
@@ -273,7 +279,7 @@ class Group:
     def _warm(self, run: Run, most: int) -> int:
         """How many batches take about a turn; the run has seen as many then."""
         batches, seconds = 1, self._timed(run, 1)
-        while seconds < self._stage.scale.turn / 2 and batches < most:
+        while seconds < self._seconds_of_turn / 2 and batches < most:
             batches = min(2 * batches, most)
             seconds = self._timed(run, batches)
         return batches
@@ -306,7 +312,9 @@ def machine() -> dict[str, Any]:
         with suppress(PackageNotFoundError):
             found[distribution] = version(distribution)
     if int(str(found.get("opencv", "5")).partition(".")[0]) < 5:
-        found["note"] = "OpenCV is older than 5: its warp on the CPU rounds to 1/32 pixel, 4 grey levels from the card's"
+        found["note"] = (
+            "OpenCV is older than 5: its warp on the CPU rounds to 1/32 pixel, 4 grey levels from the card's"
+        )
     return found
 
 

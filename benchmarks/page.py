@@ -15,40 +15,35 @@ END: Final = "<!-- until here -->"
 NOT_YET: Final = "not measured yet"
 LARGE, SMALL = FULL.large, FULL.small
 
+_DECODERS: Final = ("torchvision", "nvimgcodec")
+_ENGINES: Final = ("nvimgcodec, the hardware engine only", "nvimgcodec, CUDA kernels only")
+_CACHED: Final = ((LARGE, LARGE), (SMALL, SMALL), (SMALL, LARGE))
+_LOADERS: Final = ("dali", "torchvision")
+_SETTINGS: Final = [(network, size) for network in NETWORKS for size in (LARGE, SMALL)]
+
 ROWS: Final[list[tuple[str, str]]] = [
-    *(("dali", nvjpeg_row(by, LARGE, colours)) for colours in ("4:4:4", "4:2:0") for by in ("torchvision", "nvimgcodec")),
-    *(("dali", nvjpeg_row(f"nvimgcodec, {what} only", LARGE)) for what in ("the hardware engine", "CUDA kernels")),
+    *(("dali", nvjpeg_row(by, LARGE, colours)) for colours in ("4:4:4", "4:2:0") for by in _DECODERS),
+    *(("dali", nvjpeg_row(by, LARGE)) for by in _ENGINES),
     ("dali", f"DALI's decoder alone, {LARGE} px"),
     ("torchvision", DECODE),
     ("dali", PLAIN),
     ("dali", f"DALI's own reader with fn.rotate, {LARGE} px"),
-    *(
-        (loader, loader_row(loader, size, cached))
-        for loader in ("dali", "torchvision")
-        for size, cached in ((LARGE, LARGE), (SMALL, SMALL), (SMALL, LARGE))
-    ),
-    *(("steps", step_row(network, size, compiled=compiled))
-      for network in NETWORKS for size in (LARGE, SMALL) for compiled in (False, True)),
-    *(
-        ("dali", fed_row(loader, network, size))
-        for network in NETWORKS
-        for size in (LARGE, SMALL)
-        for loader in ("dali", "torchvision")
-    ),
-    *(("fits", f"fit, --loader {loader}") for loader in ("dali", "torchvision")),
-]  # fmt: skip
+    *((loader, loader_row(loader, size, cached)) for loader in _LOADERS for size, cached in _CACHED),
+    *(("steps", step_row(network, size)) for network, size in _SETTINGS),
+    *(("compile", step_row(network, size, compiled=True)) for network, size in _SETTINGS),
+    *(("dali", fed_row(loader, network, size)) for network, size in _SETTINGS for loader in _LOADERS),
+    *(("fits", f"fit, --loader {loader}") for loader in _LOADERS),
+]
 """(stage, row) in the order of the page."""
+
+_BOUND: Final = "the smaller of the step alone and nvJPEG alone"
 
 WANTED: Final[list[tuple[str, str, str]]] = [
     ("dali", f"{loader_row('dali', LARGE, LARGE)} / nvJPEG alone", "at least 0.9"),
     ("dali", f"{loader_row('dali', LARGE, LARGE)} / {PLAIN}", "at least 5"),
-    *(
-        ("dali", f"{fed_row('dali', network, size)} / the smaller of the step alone and nvJPEG alone", "at least 0.95")
-        for network in NETWORKS
-        for size in (LARGE, SMALL)
-    ),
+    *(("dali", f"{fed_row('dali', network, size)} / {_BOUND}", "at least 0.95") for network, size in _SETTINGS),
     ("fits", "loss of the first epoch, one loader against the other, relative", "at most 0.02"),
-]  # fmt: skip
+]
 """(stage, what, bound)."""
 
 
@@ -105,13 +100,15 @@ def said(stages: dict[str, dict[str, Any]]) -> str:
     """On what it was measured, in a line."""
     if not stages:
         return f"Card: {NOT_YET}."
-    machines = {json.dumps(fields["machine"], sort_keys=True) for fields in stages.values()}
-    lines = []
-    for machine in map(json.loads, sorted(machines)):
-        parts = [machine.get("gpu", "no card"), *(f"{key} {machine[key]}" for key in ("driver", "cuda_of_torch", "torch",
-                 "torchvision", "dali", "opencv") if key in machine), f"{machine['cores']} cores of {machine['cpu']}"]  # fmt: skip
-        lines.append(", ".join(parts))
-    return "Card: " + "; ".join(dict.fromkeys(lines)) + "."
+    keys = ("driver", "cuda_of_torch", "torch", "torchvision", "dali", "opencv")
+    found: dict[str, None] = {}
+    for fields in stages.values():
+        machine = fields["machine"]
+        versions = [f"{key} {machine[key]}" for key in keys if key in machine]
+        on = [machine.get("gpu", "no card"), *versions, f"{machine['cores']} cores of {machine['cpu']}"]
+        found[", ".join(on)] = None
+    # DALI comes with the last part, so stages may differ in it.
+    return "Card: " + "; ".join(found) + "."
 
 
 def reason(stage: dict[str, Any] | None, name: str) -> str:

@@ -5,6 +5,7 @@ A switch is our code with one thing done otherwise, by a subclass or by a name r
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from typing import Any, Final
@@ -92,7 +93,8 @@ def dali_variants() -> dict[str, tuple[type, dict[str, Any], Callable[[], Abstra
 
         def __init__(self, *arguments: Any, **settings: Any) -> None:
             super().__init__(*arguments, **settings)
-            self._reader._max_workers = 2
+            self._reader.shutdown()
+            self._reader = ThreadPoolExecutor(2, thread_name_prefix="loader")
 
     decode = fn.decoders.image
 
@@ -357,7 +359,7 @@ def add_steps(stage: Stage, group: Group, cache: Cache, size: int, subject: str)
 
 
 def find_layouts(stage: Stage, cache: Cache, size: int) -> None:
-    """Whether photographs reach the first convolution channels-last, mixed or not, and weights stay so in the average."""
+    """Whether photographs, mixed or not, reach the first convolution channels-last, and weights stay so."""
     from trainer.distributed import before
     from trainer.mixing import mix
 
@@ -409,13 +411,12 @@ def add_features(stage: Stage, group: Group, cache: Cache, size: int, subject: s
 
 def add_predict(stage: Stage, group: Group, size: int) -> None:
     """`trainer predict` on photographs as files: preparing alone, the network alone, and both."""
+    from pipeline.recipe import Recipe
     from trainer.about import About
     from trainer.device import to_device
     from trainer.model import Grader
     from trainer.photographs import BATCH, gather, render
     from trainer.predict import probabilities
-
-    from pipeline.recipe import Recipe
 
     model = Grader("resnet18").eval()
     to_device(model, stage.device)

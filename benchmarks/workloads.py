@@ -257,6 +257,4 @@ def add_resident_and_fed(stage: Stage, group: Group, rows: Rows, network: str, l
     size = rows.size
     group.add(step_row(network, size), lambda: alone(stage, network, size))
     for name, loader in loaders.items():
-        group.add(
-            fed_row(name, network, size), lambda loader=loader: rows.render(loader, Step(stage.device, network))
-        )
+        group.add(fed_row(name, network, size), lambda loader=loader: rows.render(loader, Step(stage.device, network)))

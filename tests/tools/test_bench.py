@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from rich.console import Console
 
 from pipeline.loaders import dali_installed
 from tools.bench import measure
 from tools.bench_report import Report
-from tools.bench_rows import DECODE, PLAIN, STEP, fed, uint8
+from tools.bench_rows import DECODE, NVJPEG, PLAIN, STEP, Step, fed, uint8
 from tools.cli import main
 
 LOADERS = ["torchvision", "dali"] if dali_installed() else ["torchvision"]
@@ -150,3 +152,35 @@ def test_of_loaders_that_feed_equally_well_the_faster_one_is_named() -> None:
     both = Report({**one.rates, **more}, ["torchvision", "dali"], 256, one.settings, {})
 
     assert "--loader dali " in both.verdict()
+
+
+def test_a_gpu_machine_has_the_same_table_and_verdict_with_a_row_more() -> None:
+    plain = report(loader=300, step=2000, fed_by_it=290)
+    with_card = Report({**plain.rates, NVJPEG: [4000.0] * 3}, plain.loaders, 256, plain.settings, {})
+    console = Console(width=120, record=True, file=StringIO())
+    console.print(with_card.table())
+    (line,) = (line for line in console.export_text().splitlines() if NVJPEG in line)
+
+    assert line.split()[-2:] == ["8.00", "80.00"]  # times decoding alone (500), times the plain way (50)
+    assert with_card.verdict() == plain.verdict()
+    assert [row["name"] for row in with_card.as_dict()["rows"]] == [*plain.rates, NVJPEG]
+
+
+@pytest.mark.gpu
+def test_a_gpu_machine_is_measured_like_any_other(cache: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["bench", str(cache), "--json", str(tmp_path / "bench.json"), *TINY])
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "bench.json").read_text())
+
+    assert {row["name"] for row in found["rows"]} >= {DECODE, NVJPEG, PLAIN, STEP, *map(fed, LOADERS)}
+    assert found["hardware"]["gpu"] == torch.cuda.get_device_name()
+    assert done.stdout.splitlines()[-1] == found["verdict"]
+
+
+def test_a_step_can_be_of_another_network() -> None:
+    step = Step(torch.device("cpu"), "resnet50")
+    before = step.model.fc.weight.detach().clone()
+    step(torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8), torch.tensor([-1, 4]))
+
+    assert sum(parameter.numel() for parameter in step.model.parameters()) > 20e6
+    assert not torch.equal(step.model.fc.weight, before)

@@ -85,9 +85,7 @@ def make_learner(monkeypatch: pytest.MonkeyPatch, **settings: Any) -> Learner:
     monkeypatch.setattr(learner, "deepcopy", lambda model: fake_model(link))
     # Nor has torch's engine a queue to put a backward pass into; nothing in that is ours.
     monkeypatch.setattr(Tensor, "backward", lambda loss: give_gradients(made))
-    config = FitConfig(
-        device="cuda", weights="none", epochs=1, batch=BATCH, size=SIDE, precision="float32", **settings
-    )
+    config = FitConfig(device="cuda", weights="none", epochs=1, batch=BATCH, size=SIDE, precision="float32", **settings)
     cache = SimpleNamespace(rows=lambda split: range(STEPS * BATCH), recipe=SimpleNamespace(size=SIDE))
     loaders = {"train": cast(Loader, Batches())}
     made = Learner(config, cast(Cache, cache), loaders, fake_model(link), torch.ones(5, device=CUDA))
