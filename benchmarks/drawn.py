@@ -14,6 +14,7 @@ from PIL import Image
 
 from pipeline.cache import Cache, open_cache
 from tools import phantom
+from tools.phantom_eye import Camera
 
 EYES: Final = "eyes"
 
@@ -77,7 +78,7 @@ def draw_part(part: Path, eyes: int, seed: int, scale: Scale) -> None:
     phantom.write_phantoms(part, eyes, seed)
 
 
-def enlarged(scale: Scale) -> tuple[phantom.Camera, ...]:
+def enlarged(scale: Scale) -> tuple[Camera, ...]:
     """The phantoms' cameras with larger pictures, so that 512 px of a cache are filled as photographs fill them."""
     return tuple(
         camera._replace(

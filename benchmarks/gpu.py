@@ -98,7 +98,7 @@ def torchvision(stage: Stage) -> None:
             rows = workloads.rows_of(stage, large, group.stack)
             jpegs = jpegs_of(stage, large)
             whole = workloads.loader_row(name, scale.large, scale.large)
-            group.add(whole, lambda: workloads.drain(rows.open(name, large, scale.large), batch))
+            group.add(whole, lambda: workloads.drain(rows.open(name, large, scale.large)))
             group.add(PLAIN, rows.plain)
             group.add(DECODE, rows.decode)
             for colours, some in (("4:4:4", jpegs), ("4:2:0", halved_colour(jpegs))):
@@ -107,7 +107,7 @@ def torchvision(stage: Stage) -> None:
             for cache in (small, large):
                 group.add(
                     workloads.loader_row(name, scale.small, cache.recipe.size),
-                    lambda cache=cache: workloads.drain(rows.open(name, cache, scale.small), batch),
+                    lambda cache=cache: workloads.drain(rows.open(name, cache, scale.small)),
                 )
         for base in (PLAIN, DECODE, workloads.nvjpeg_row(name, scale.large)):
             stage.want(f"{whole} / {base}", stage.ratio(whole, base))
@@ -166,13 +166,13 @@ def dali(stage: Stage) -> None:
         with stage.group(seconds=stage.left() * 0.5) as group:
             rows = workloads.rows_of(stage, large, group.stack)
             jpegs = jpegs_of(stage, large)
-            group.add(whole, lambda: workloads.drain(rows.open("dali", large, scale.large), batch), needs=["dali"])
+            group.add(whole, lambda: workloads.drain(rows.open("dali", large, scale.large)), needs=["dali"])
             group.add(limits[0], partial(decode_on_gpu, jpegs, batch, stage.device), needs=["cuda"])
             group.add(limits[1], partial(workloads.nvimgcodec_alone, jpegs, batch, []), needs=["nvimgcodec", "cuda"])
             group.add(PLAIN, rows.plain)
             group.add(
                 workloads.loader_row("torchvision", scale.large, scale.large),
-                lambda: workloads.drain(rows.open("torchvision", large, scale.large), batch),
+                lambda: workloads.drain(rows.open("torchvision", large, scale.large)),
             )
             group.add(f"DALI's decoder alone, {scale.large} px", partial(workloads.dali_alone, stage, jpegs))
             group.add(
@@ -181,11 +181,11 @@ def dali(stage: Stage) -> None:
             )
             group.add(
                 workloads.loader_row("dali", scale.small, scale.small),
-                lambda: workloads.drain(rows.open("dali", small, scale.small), batch),
+                lambda: workloads.drain(rows.open("dali", small, scale.small)),
             )
             group.add(
                 workloads.loader_row("dali", scale.small, scale.large),
-                lambda: workloads.drain(rows.open("dali", large, scale.small), batch),
+                lambda: workloads.drain(rows.open("dali", large, scale.small)),
             )
             for what, kinds in (("the hardware engine", ["HW_GPU_ONLY"]), ("CUDA kernels", ["GPU_ONLY"])):
                 group.add(
@@ -243,6 +243,11 @@ def switch(stage: Stage) -> None:
                     stage, group, cache, scale.large, subject, [each for each in names if each != "no halving"]
                 )
             switches.say_switches(stage, subject, names[1:-1])
+            subject = f"a step of a ResNet-18 fed by dali, {scale.large} px"
+            bound = [names[0], "outputs bound to torch's stream", "both of these"]
+            with stage.group(seconds=stage.left() * 0.2, turn=BRIEF) as group:
+                switches.add_dali(stage, group, cache, scale.large, subject, bound, feeding=True)
+            switches.say_switches(stage, subject, bound[1:])
             subject = f"--loader dali, {scale.small} px from a cache of {scale.large} px"
             with stage.group(seconds=stage.left() * 0.15, turn=BRIEF) as group:
                 switches.add_dali(stage, group, cache, scale.small, subject, [switches.AS_IT_IS, "no halving"])

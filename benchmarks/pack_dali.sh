@@ -37,7 +37,8 @@ unpack "$scratch/large" "${LARGE[@]}"
 # Decoding JPEGs and warping need neither headers nor samples, no other Python's libraries, and no other format's codec.
 (
     cd "$scratch/large/nvidia"
-    rm -rf dali/include dali/test nvimgcodec/include nvimgcodec/samples libnvcomp/bin libnvcomp/include
+    rm -rf dali/include dali/test nvimgcodec/include nvimgcodec/samples libnvcomp/bin libnvcomp/include cu13/include
+    rm -f __init__.py # it says nothing, and would hide the machine's own packages below nvidia/
     rm -f nvimgcodec/extensions/lib{opencv,tiff,nvtiff,nvjpeg2k}_ext*
 )
 find "$scratch/large" -name '*.cpython-3*.so' ! -name '*.cpython-312-*' -delete

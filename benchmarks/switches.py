@@ -137,8 +137,10 @@ class _Namespace:
         return getattr(self._module, name)
 
 
-def add_dali(stage: Stage, group: Group, cache: Cache, size: int, subject: str, names: Sequence[str]) -> None:
-    """Rows of the DALI loader at that size; `names`: of the variants."""
+def add_dali(
+    stage: Stage, group: Group, cache: Cache, size: int, subject: str, names: Sequence[str], *, feeding: bool = False
+) -> None:
+    """Rows of the DALI loader at that size; `names`: of the variants. feeding: a ResNet-18's steps."""
     from nvidia.dali import fn
 
     for name, (loader_class, built_with, running, needs) in dali_variants().items():
@@ -155,11 +157,13 @@ def add_dali(stage: Stage, group: Group, cache: Cache, size: int, subject: str, 
                 patch("pipeline.dali_loader.fn", _Namespace(fn, **built_with)),
             ):
                 loader = open_at(stage, group.stack, "dali", cache, size)
-            inner = workloads.drain(loader, stage.scale.batch)
+            step = Step(stage.device) if feeding else None
 
             def run(batches: int) -> None:
                 with running():
-                    inner(batches)
+                    for images, grades, _ in loader.epoch(0, start=len(loader) - batches):
+                        if step:
+                            step(images, grades)
 
             return run
 
@@ -224,7 +228,7 @@ def add_torchvision(stage: Stage, group: Group, cache: Cache, size: int, subject
     """Rows of the torchvision loader at that size; their variants' names."""
 
     def as_it_is() -> Run:
-        return workloads.drain(open_at(stage, group.stack, "torchvision", cache, size), stage.scale.batch)
+        return workloads.drain(open_at(stage, group.stack, "torchvision", cache, size))
 
     def pageable() -> Run:
         inner = as_it_is()

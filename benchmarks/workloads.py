@@ -204,7 +204,7 @@ def dali_own_reader(stage: Stage, folder: Path, jpegs: Sequence[bytes]) -> Run:
     return repeated(pipe.run)
 
 
-def drain(loader: Loader, batch: int) -> Run:
+def drain(loader: Loader) -> Run:
     """The last batches of an epoch, each thrown away as it comes."""
 
     def run(batches: int) -> None:
