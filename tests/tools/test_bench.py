@@ -167,7 +167,7 @@ def test_a_gpu_machine_has_the_same_table_and_verdict_with_a_row_more() -> None:
 
 
 @pytest.mark.gpu
-def test_a_gpu_machine_is_measured_like_any_other(cache: Path, tmp_path: Path) -> None:
+def test_a_gpu_machine_is_measured_like_any_other_dali_included(cache: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["bench", str(cache), "--json", str(tmp_path / "bench.json"), *TINY])
     assert done.exit_code == 0, done.output
     found = json.loads((tmp_path / "bench.json").read_text())

@@ -170,7 +170,7 @@ def test_whoever_made_a_step_wait_would_be_told(monkeypatch: pytest.MonkeyPatch,
 
     def waiting(logits: Tensor, grades: Tensor) -> tuple[Tensor, Tensor]:
         loss, right = score(logits, grades)
-        WAITS[wait](loss.expand(3))
+        WAITS[wait](loss.detach().expand(3))
         return loss, right
 
     monkeypatch.setattr(made, "_score", waiting)
