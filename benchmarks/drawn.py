@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from measuring import ROOT, Scale, Stage, command
+from measuring import Scale, Stage, command
 from PIL import Image
 
 from pipeline.cache import Cache, open_cache
@@ -92,7 +92,7 @@ def open_drawn(stage: Stage, size: int) -> Cache:
     """Some of the cached phantoms, over and over: as many as the longest turn takes."""
     path = cache_path(stage.work, size)
     if not (path / "cache.json").exists():
-        raise FileNotFoundError(f"no phantoms are cached at {size} px; run `python {ROOT.name}/benchmarks/gpu.py draw`")
+        raise FileNotFoundError(f"no phantoms are cached at {size} px; run `python benchmarks/gpu.py draw`")
     cache = open_cache(path)
     distinct = np.linspace(0, len(cache.manifest) - 1, min(stage.scale.distinct, len(cache.manifest))).astype(int)
     length = stage.scale.longest // stage.scale.batch * stage.scale.batch

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -157,6 +158,7 @@ class Stage:
             group = Group(self, stack, seconds, self.scale.turn if turn is None or self.small else turn)
             yield group
             group.measure()
+        self.write()  # so that a stage which is killed leaves what it had
 
     def ratio(self, row: str, *bases: str) -> float | None:
         """How many times as fast as the slowest of `bases`: the median over the turns. None where one is missing."""
@@ -189,7 +191,7 @@ class Stage:
             "failed": self.failed,
         }
         text = json.dumps(fields, indent=1) + "\n"
-        whole = self._path.with_suffix(".tmp")  # a stage that is killed leaves the file of its last run
+        whole = self._path.with_suffix(".tmp")
         whole.write_text(text)
         os.replace(whole, self._path)
 
@@ -297,6 +299,7 @@ class Group:
         return self._until - time.perf_counter()
 
 
+@cache
 def machine() -> dict[str, Any]:
     """Card, driver, processor, cores and versions."""
     import torch
