@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))  # the project need not be installed
 from measuring import Stage, command  # noqa: E402
 
 WORK: Final = Path(tempfile.gettempdir()) / "fundus-gpu"
-"""Where phantoms and runs lie; on the device machine it lasts from one call to the next."""
+"""Where phantoms and runs lie; on the device machine they last from one visit to the next."""
 
 
 BRIEF: Final = 0.5
@@ -379,7 +379,7 @@ STAGES: Final = {
     "fits": Work(fits, 75),
     "train": Work(train, 100),
 }
-"""In the order of benchmarks/README.md, with the seconds that each may take on the device machine."""
+"""In the order of benchmarks/README.md, with the seconds that each may take on the GPU machine."""
 
 SLOWER: Final = 4
 """Times as long as a trial may take: two busy cores are not sixteen and a card."""

@@ -196,7 +196,7 @@ class Stage:
         os.replace(whole, self._path)
 
     def table(self) -> str:
-        """What is printed last: the reply of a device machine carries the end of the output."""
+        """What is printed last: rows, what was wanted of them, and what is missing and why."""
         width = max((len(name) for name in self.rows), default=0)
         lines = [f"{name:{width}}  {row.median:12,.1f} {row.unit}, {len(row.turns)} turns" for name, row in
                  self.rows.items()]  # fmt: skip

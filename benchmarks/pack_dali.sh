@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Packs what the device machine lacks (DALI, nvimgcodec, simplejpeg, rich) into .gpu/1, .gpu/2 and .gpu/3, to be carried one
-# a call: a call takes 64 MiB, the project's own 3 MiB included. For Python 3.12 on x86-64. Run once, in the project's root.
+# Packs what the GPU machine lacks (DALI, nvimgcodec, simplejpeg, rich) into .gpu/1, .gpu/2 and .gpu/3, to be copied one
+# a visit: at most 64 MiB each, the project's own 3 MiB included. For Python 3.12 on x86-64. Run once, in the project's root.
 #
 # Part 1 also holds small.tar.xz, which is of use at once: every stage needs simplejpeg, and none before `dali` needs DALI.
 set -euo pipefail
@@ -15,7 +15,7 @@ readonly LARGE=(nvidia-dali-cuda130==2.4.0 nvidia-nvimgcodec-cu13==0.9.0.20 nvid
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
-# unpack FOLDER PACKAGE...: the packages' files for the device machine's Python, in FOLDER.
+# unpack FOLDER PACKAGE...: the packages' files for the GPU machine's Python, in FOLDER.
 unpack() {
     local folder=$1 wheels=$scratch/wheels-${1##*/} options=() tag
     shift

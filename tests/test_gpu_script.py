@@ -280,15 +280,15 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
 
 
-def test_the_three_calls_fit_into_the_time_that_is_lent() -> None:
+def test_the_three_visits_fit_into_thirteen_minutes() -> None:
     stages = load("gpu").STAGES
     text = (ROOT / "benchmarks/README.md").read_text()
-    calls = re.findall(r"limit (\d+) s\.\*\*.*?for stage in (.*?); do", text, re.DOTALL)
-    assert len(calls) == 3
-    for limit, names in calls:
+    visits = re.findall(r"limit (\d+) s\.\*\*.*?for stage in (.*?); do", text, re.DOTALL)
+    assert len(visits) == 3
+    for limit, names in visits:
         assert sum(stages[name].seconds for name in names.split()) + 10 <= int(limit)  # and to unpack and to start
-    assert sum(int(limit) for limit, _ in calls) < 13 * 60
-    assert {name for _, names in calls for name in names.split()} | {"train"} == stages.keys()
+    assert sum(int(limit) for limit, _ in visits) < 13 * 60
+    assert {name for _, names in visits for name in names.split()} | {"train"} == stages.keys()
     (trial,) = re.findall(r"for stage in ([^;]*); do\n +python benchmarks/gpu.py \$stage --out /tmp/trial", text)
     assert {*trial.split(), "train"} == stages.keys()
 
