@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))  # the project need not be installed
 from measuring import Stage, command  # noqa: E402
 
 WORK: Final = Path(tempfile.gettempdir()) / "fundus-gpu"
-"""Where phantoms and runs lie; on the device machine they last from one visit to the next."""
+"""Where phantoms and runs lie; on the GPU machine they last from one visit to the next."""
 
 
 BRIEF: Final = 0.5
