@@ -181,7 +181,9 @@ def _check_folder(path: Path, inputs: Sequence[Path]) -> Path:
         raise OutputError(f"{path}: is no folder; name another")
     for source in inputs:
         where = Path(os.path.realpath(source))
-        if where == real or real in where.parents:
+        if where == real:
+            raise OutputError(f"{path}: what the command reads; name another folder")
+        if real in where.parents:
             raise OutputError(f"{path}: contains {source}, which the command reads; name another folder")
     _check_around(path, real)
     return real
