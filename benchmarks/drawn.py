@@ -12,7 +12,7 @@ import numpy as np
 from measuring import Scale, Stage, command
 from PIL import Image
 
-from pipeline.cache import Cache, open_cache
+from pipeline.cache.cache import Cache, open_cache
 from tools import phantom
 from tools.phantom_eye import Camera
 

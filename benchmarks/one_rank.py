@@ -15,8 +15,8 @@ import torch.distributed as dist
 import workloads
 from measuring import Stage
 
-from pipeline.batch import Batch
-from pipeline.cache import Cache
+from pipeline.cache.cache import Cache
+from pipeline.loading.batch import Batch
 from trainer.batchnorm import synchronise
 from trainer.distributed import averaged, from_first, highest
 from trainer.learner import Learner

@@ -18,9 +18,9 @@ from drawn import EYES
 from measuring import Group, Run, Stage
 from torch import Tensor
 
-from pipeline.batch import Batch, Loader, ahead
-from pipeline.cache import Cache
-from pipeline.loaders import open_loader
+from pipeline.cache.cache import Cache
+from pipeline.loading.batch import Batch, Loader, ahead
+from pipeline.loading.loaders import open_loader
 from tools.bench_rows import AUGMENT, Rows, Step
 
 AS_IT_IS: Final = "as it is"
@@ -44,7 +44,7 @@ def dali_variants() -> dict[str, tuple[type, dict[str, Any], Callable[[], Abstra
     runs, and what it needs."""
     from nvidia.dali import fn
 
-    from pipeline.dali_loader import DaliLoader
+    from pipeline.loading.dali_loader import DaliLoader
 
     class BoundToStream(DaliLoader):
         """outputs() does not wait for the batch: the stream that torch uses does. The JPEGs of two more batches are
@@ -103,7 +103,7 @@ def dali_variants() -> dict[str, tuple[type, dict[str, Any], Callable[[], Abstra
 
     bare_frame = {"crop": lambda images, **_: images, "warp_affine": partial(fn.warp_affine, fill_value=0)}
     three_ahead = partial(
-        patch, "pipeline.dali_loader.ahead", lambda begin, items, depth=2: ahead(begin, items, max(depth, 3))
+        patch, "pipeline.loading.dali_loader.ahead", lambda begin, items, depth=2: ahead(begin, items, max(depth, 3))
     )
     return {
         AS_IT_IS: (DaliLoader, {}, nullcontext, []),
@@ -153,8 +153,8 @@ def add_dali(
             running: Callable[[], AbstractContextManager[object]] = running,
         ) -> Run:
             with (
-                patch("pipeline.dali_loader.DaliLoader", loader_class),
-                patch("pipeline.dali_loader.fn", _Namespace(fn, **built_with)),
+                patch("pipeline.loading.dali_loader.DaliLoader", loader_class),
+                patch("pipeline.loading.dali_loader.fn", _Namespace(fn, **built_with)),
             ):
                 loader = open_at(stage, group.stack, "dali", cache, size)
             step = Step(stage.device) if feeding else None
@@ -197,7 +197,7 @@ def late_readers(stage: Stage, cache: Cache, loader_class: type) -> bool:
     batches = 24
     sums: list[list[list[int]]] = []
     for cycles in (0, 50_000_000):  # 25 ms of an H100
-        with ExitStack() as stack, patch("pipeline.dali_loader.DaliLoader", loader_class):
+        with ExitStack() as stack, patch("pipeline.loading.dali_loader.DaliLoader", loader_class):
             loader = open_at(stage, stack, "dali", cache, cache.recipe.size)
             found = []
             for batch in loader.epoch(0, start=len(loader) - batches):
@@ -234,7 +234,7 @@ def add_torchvision(stage: Stage, group: Group, cache: Cache, size: int, subject
         inner = as_it_is()
 
         def run(batches: int) -> None:
-            with patch("pipeline.torchvision_loader.torch", _Pageable()):
+            with patch("pipeline.loading.torchvision_loader.torch", _Pageable()):
                 inner(batches)
 
         return run
@@ -415,7 +415,7 @@ def add_features(stage: Stage, group: Group, cache: Cache, size: int, subject: s
 
 def add_predict(stage: Stage, group: Group, size: int) -> None:
     """`trainer predict` on photographs as files: preparing alone, the network alone, and both."""
-    from pipeline.recipe import Recipe
+    from pipeline.photos.preparation import Recipe
     from trainer.about import About
     from trainer.device import to_device
     from trainer.model import Grader

@@ -11,9 +11,9 @@ import torch
 from measuring import Group, Run, Stage
 from torch import Tensor
 
-from pipeline.batch import Batch, Loader
-from pipeline.cache import Cache
+from pipeline.cache.cache import Cache
 from pipeline.grades import N_GRADES
+from pipeline.loading.batch import Batch, Loader
 from tools.bench_rows import MEAN, STD, Rows, Step
 from trainer.config import FitConfig
 from trainer.device import choose_precision, to_device

@@ -1,1 +1,36 @@
-"""The vocabulary of graded fundus photographs, their cache, and the loaders that feed a trainer from it."""
+"""The vocabulary of graded fundus photographs, their cache, and the loaders that feed a trainer from it.
+
+    errors grades metrics machine options   the words that all rooms share
+    storage/   files here and behind URLs: whole or not there, and never over what others made
+    photos/    from a photograph's bytes to the prepared square
+    cache/     the prepared photographs: index, table, shards, splits
+    loading/   batches for a trainer: an epoch is a table, and a loader renders it
+
+What a library user needs stands here, and is imported when it is asked for: `import pipeline` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from pipeline.cache.cache import open_cache as open_cache
+    from pipeline.loading.batch import Batch as Batch
+    from pipeline.loading.batch import normalise as normalise
+    from pipeline.loading.loaders import open_loader as open_loader
+    from pipeline.loading.plan import NO_AUGMENT as NO_AUGMENT
+    from pipeline.loading.plan import Augment as Augment
+
+_HOMES: Final = {
+    "open_cache": "pipeline.cache.cache",
+    "open_loader": "pipeline.loading.loaders",
+    "Augment": "pipeline.loading.plan",
+    "NO_AUGMENT": "pipeline.loading.plan",
+    "Batch": "pipeline.loading.batch",
+    "normalise": "pipeline.loading.batch",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

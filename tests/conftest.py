@@ -14,13 +14,15 @@ import pytest
 from loopback import Weather, s3_server
 from PIL import Image
 
-from pipeline.artifacts import SHARDS
-from pipeline.cache import MANIFEST, REJECTS, CacheIndex, ShardRecord
+from pipeline.cache.index import MANIFEST, REJECTS, CacheIndex, ShardRecord
+from pipeline.cache.manifest import Row, manifest_csv
+from pipeline.cache.shards import Entry, shard_name, shard_of, sort_key, write_shard
+from pipeline.cache.splits import PATIENT_PATTERN, parse_patient
 from pipeline.grades import UNKNOWN
-from pipeline.manifest import PATIENT_PATTERN, Row, manifest_csv, parse_patient, to_csv
-from pipeline.recipe import Recipe
-from pipeline.shards import Entry, shard_name, shard_of, sort_key, write_shard
-from pipeline.url import Url
+from pipeline.photos.preparation import Recipe
+from pipeline.storage.artifacts import SHARDS
+from pipeline.storage.csv_files import to_csv
+from pipeline.storage.url import Url
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

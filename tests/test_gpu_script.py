@@ -17,10 +17,10 @@ import torch
 from click import ClickException
 from PIL import Image
 
-from pipeline.batch import Loader
-from pipeline.cache import open_cache
-from pipeline.loaders import open_loader
-from pipeline.plan import Augment
+from pipeline.cache.cache import open_cache
+from pipeline.loading.batch import Loader
+from pipeline.loading.loaders import open_loader
+from pipeline.loading.plan import Augment
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/benchmarks.md"
@@ -239,8 +239,8 @@ def test_a_variant_of_the_dali_loader_gives_the_same_pixels(noise: Any, name: st
     loader_class, built_with, running, _ = switches.dali_variants()[name]
     with (
         patch.object(switches, "torch", WithoutCard()),
-        patch("pipeline.dali_loader.DaliLoader", loader_class),
-        patch("pipeline.dali_loader.fn", switches._Namespace(fn, **built_with)),
+        patch("pipeline.loading.dali_loader.DaliLoader", loader_class),
+        patch("pipeline.loading.dali_loader.fn", switches._Namespace(fn, **built_with)),
         running(),
     ):
         loader = opened()

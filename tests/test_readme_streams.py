@@ -10,9 +10,9 @@ import pytest
 from loopback import Weather
 from PIL import Image
 
-from pipeline import store
-from pipeline.cache import Cache, open_cache
-from pipeline.url import Url
+from pipeline.cache.cache import Cache, open_cache
+from pipeline.storage import object_store
+from pipeline.storage.url import Url
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
@@ -24,7 +24,7 @@ def cache(make_cache: Callable[..., Path], s3: Weather) -> Cache:
     """In the README's own place."""
     folder = make_cache(PICTURES, {id: n % 5 for n, id in enumerate(PICTURES)}, shards=2)
     for path in folder.rglob("*.*"):
-        store.send(path, Url("s3://eyes/cache") / str(path.relative_to(folder)))
+        object_store.send(path, Url("s3://eyes/cache") / str(path.relative_to(folder)))
     return open_cache(folder)
 
 

@@ -13,17 +13,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.artifacts import INDEX
-from pipeline.baselines import Baseline, no_image_baselines
-from pipeline.cache import open_cache
+from pipeline.cache.baselines import Baseline, no_image_baselines
+from pipeline.cache.cache import open_cache
+from pipeline.cache.shards import scan_tar
 from pipeline.errors import PhotoError, SourceError
 from pipeline.grades import UNKNOWN, parse_grade
-from pipeline.photo import read_photo
-from pipeline.places import exists
-from pipeline.recipe import Recipe, prepare
-from pipeline.shards import scan_tar
-from pipeline.url import Url
-from pipeline.walk import Found, walk
+from pipeline.photos.discovery import Found, walk
+from pipeline.photos.photo import read_photo
+from pipeline.photos.preparation import Recipe, prepare
+from pipeline.storage.artifacts import INDEX
+from pipeline.storage.paths import exists
+from pipeline.storage.url import Url
 from tools.sides import Place, place
 from tools.sources import Listing, Rows, Sample, find_rows, list_source, read_source
 from tools.summary import SHOWN, grades_by_split, leak_line

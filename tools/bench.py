@@ -18,10 +18,10 @@ import click
 import numpy as np
 import torch
 
-from pipeline.cache import Cache, open_cache
+from pipeline.cache.cache import Cache, open_cache
 from pipeline.machine import usable_cores
-from pipeline.recipe import Recipe
-from pipeline.sizes import SMALLEST
+from pipeline.options import SMALLEST
+from pipeline.photos.preparation import Recipe
 from tools.bench_report import Report
 from tools.bench_rows import Rows, Run, uint8
 from tools.phantom import write_phantoms

@@ -20,13 +20,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from pipeline.batch import Loader, normalise
-from pipeline.cache import Cache
+from pipeline.cache.cache import Cache
 from pipeline.errors import FundusError
 from pipeline.grades import N_GRADES
-from pipeline.loaders import dali_installed, open_loader
+from pipeline.loading.batch import Loader, normalise
+from pipeline.loading.loaders import dali_installed, open_loader
+from pipeline.loading.plan import Augment
 from pipeline.machine import multiplies_bfloat16
-from pipeline.plan import Augment
 
 Run = Callable[[int], None]  # of a number of batches
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from pipeline.plan import Blocks, random_words, shuffled
-from pipeline.shards import shard_count
+from pipeline.cache.shards import shard_count
+from pipeline.loading.plan import Blocks, random_words, shuffled
 
 PHOTOGRAPHS: Final = 10_000_000
 MACHINES: Final = (1, 8, 64)

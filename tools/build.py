@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 from uuid import uuid4
 
-from pipeline.cache import ShardRecord
+from pipeline.cache.index import ShardRecord
+from pipeline.cache.shards import Entry, Indexed, scan_shard, shard_name, write_shard
 from pipeline.errors import PhotoError, SourceError
-from pipeline.files import TMP_SUFFIX, sync_folder
-from pipeline.recipe import Recipe, prepare
-from pipeline.shards import Entry, Indexed, scan_shard, shard_name, write_shard
-from pipeline.url import Url
-from pipeline.walk import Refusal
+from pipeline.photos.discovery import Refusal
+from pipeline.photos.preparation import Recipe, prepare
+from pipeline.storage.atomic import TMP_SUFFIX, sync_folder
+from pipeline.storage.url import Url
 from tools.sources import Sample, read_source
 
 CLOCK_SLACK_NS: Final = 2_000_000_000

@@ -3,11 +3,13 @@
 from contextlib import suppress
 from pathlib import Path
 
-from pipeline.cache import CacheIndex, open_cache, verify_files
+from pipeline.cache.cache import open_cache
+from pipeline.cache.folder import verify_files
+from pipeline.cache.index import CacheIndex
+from pipeline.cache.shards import scan_tar
 from pipeline.errors import CacheError, PhotoError
-from pipeline.photo import read_photo
-from pipeline.shards import scan_tar
-from pipeline.url import Url
+from pipeline.photos.photo import read_photo
+from pipeline.storage.url import Url
 
 
 def check_cache(path: Path | Url) -> tuple[list[str], int]:

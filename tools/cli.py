@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from pipeline.artifacts import Kind, picture_kind
 from pipeline.errors import FundusError
-from pipeline.files import write_whole
-from pipeline.local import local_cache_option
 from pipeline.machine import usable_cores
-from pipeline.options import MOST_A_BATCH, WORKERS, Finite, Text
-from pipeline.outputs import GuardedGroup, OutputFile, OutputFolder, OutputPlace
-from pipeline.sizes import LARGEST, SMALLEST
-from pipeline.url import Folder, Url, place
+from pipeline.options import LARGEST, MOST_A_BATCH, SMALLEST, WORKERS, Finite, Text
+from pipeline.storage.artifacts import Kind, picture_kind
+from pipeline.storage.atomic import write_whole
+from pipeline.storage.local_cache import local_cache_option
+from pipeline.storage.outputs import GuardedGroup, OutputFile, OutputFolder, OutputPlace
+from pipeline.storage.url import Folder, Url, place
 
 if TYPE_CHECKING:
     from tools.bench_report import Report
@@ -113,8 +112,8 @@ def preprocess(
     """Find, crop, resize and cache the photographs below SRC."""
     import re
 
-    from pipeline.manifest import PATIENT_PATTERN
-    from pipeline.recipe import Recipe
+    from pipeline.cache.splits import PATIENT_PATTERN
+    from pipeline.photos.preparation import Recipe
     from tools.preprocess import Settings
     from tools.preprocess import preprocess as bring_up_to_date
     from tools.progress import photographs_bar
@@ -171,8 +170,8 @@ def check(cache: Path | Url) -> None:
 @click.option("--each", type=click.IntRange(1, 200), default=12, help="Photographs a row.")
 def sheet(cache: Path | Url, out: Path, by: "Grouping", each: int) -> None:
     """Draw a contact sheet of CACHE into OUT, a PNG."""
-    from pipeline.cache import open_cache
-    from pipeline.tiles import encoded
+    from pipeline.cache.cache import open_cache
+    from pipeline.photos.contact_sheet import encoded
     from tools.sheet import sheet_of_cache
 
     with open_cache(cache) as opened:
@@ -212,7 +211,7 @@ def phantom(out: Path, eyes: int, seed: int, onto: Path | Url | None) -> None:
 
     With --onto only the lesions are drawn, for a network to learn from before it sees graded photographs.
     """
-    from pipeline.cache import open_cache
+    from pipeline.cache.cache import open_cache
     from tools.phantom import paint_phantoms, write_phantoms
 
     if onto is None:

@@ -21,7 +21,7 @@ from distributed import Client, KilledWorker
 from distributed.comm import CommClosedError
 
 from pipeline.errors import ClusterError
-from pipeline.files import TMP_SUFFIX
+from pipeline.storage.atomic import TMP_SUFFIX
 from tools.build import Built, Group
 from tools.cluster_worker import (
     PACKAGES,

@@ -14,10 +14,10 @@ from uuid import uuid4
 import cv2
 from distributed import get_worker
 
+from pipeline.cache.shards import shard_name
 from pipeline.errors import ClusterError, SourceError, StoreError
-from pipeline.files import TMP_SUFFIX
-from pipeline.shards import shard_name
-from pipeline.url import Url
+from pipeline.storage.atomic import TMP_SUFFIX
+from pipeline.storage.url import Url
 from tools.build import Built, Group, Stopped, build_group
 from tools.sources import read_source
 
@@ -57,8 +57,9 @@ def fingerprint() -> str:
     """Differs where the bytes of a shard might: sha256 of the packages' versions and of our own code."""
     digest = sha256(repr([version_of(package) for package in PACKAGES]).encode())
     here = Path(__file__).resolve().parents[1]
-    for path in sorted(path for room in ("pipeline", "tools") for path in (here / room).glob("*.py")):
-        digest.update(path.name.encode() + path.read_bytes())
+    names = sorted(str(path.relative_to(here)) for room in ("pipeline", "tools") for path in (here / room).rglob("*.py"))
+    for name in names:
+        digest.update(name.encode() + (here / name).read_bytes())
     return digest.hexdigest()
 
 

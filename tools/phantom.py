@@ -14,13 +14,13 @@ from typing import Any, Final, NamedTuple
 import cv2
 import numpy as np
 
-from pipeline.cache import Cache
+from pipeline.cache.cache import Cache
 from pipeline.errors import SourceError
-from pipeline.files import TMP_SUFFIX, write_whole
 from pipeline.grades import GRADES, N_GRADES
-from pipeline.manifest import to_csv
-from pipeline.tiles import decode_small
-from pipeline.walk import split_suffix
+from pipeline.photos.contact_sheet import decode_small
+from pipeline.photos.discovery import split_suffix
+from pipeline.storage.atomic import TMP_SUFFIX, write_whole
+from pipeline.storage.csv_files import to_csv
 from tools.phantom_eye import Camera, Colour, Picture, draw_eye
 from tools.phantom_lesions import paint_lesions
 

@@ -17,15 +17,18 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from pipeline.artifacts import INDEX, SHARDS
-from pipeline.cache import MANIFEST, REJECTS, CacheIndex, ShardRecord, claim, sweep
+from pipeline.cache.folder import claim, sweep
+from pipeline.cache.index import MANIFEST, REJECTS, CacheIndex, ShardRecord
+from pipeline.cache.manifest import Row, manifest_csv
+from pipeline.cache.shards import Indexed, shard_count, shard_of, sort_key
+from pipeline.cache.splits import PATIENT_PATTERN
 from pipeline.errors import CacheError, ClusterError, SourceError
-from pipeline.files import write_whole
-from pipeline.manifest import PATIENT_PATTERN, Row, manifest_csv, to_csv
-from pipeline.recipe import Recipe
-from pipeline.shards import Indexed, shard_count, shard_of, sort_key
-from pipeline.url import Url
-from pipeline.walk import Refusal
+from pipeline.photos.discovery import Refusal
+from pipeline.photos.preparation import Recipe
+from pipeline.storage.artifacts import INDEX, SHARDS
+from pipeline.storage.atomic import write_whole
+from pipeline.storage.csv_files import to_csv
+from pipeline.storage.url import Url
 from tools.build import CLOCK_SLACK_NS, Built, Group, put_in_place
 from tools.crew import Crew, on_this_machine
 from tools.previous import Previous

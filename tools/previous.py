@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.artifacts import INDEX, SHARDS, UNFINISHED
-from pipeline.cache import MANIFEST, REJECTS, CacheIndex, ShardRecord
+from pipeline.cache.index import MANIFEST, REJECTS, CacheIndex, ShardRecord
+from pipeline.cache.manifest import COLUMNS, Row, read_manifest
+from pipeline.cache.shards import shard_name
+from pipeline.cache.splits import SPLITS
 from pipeline.errors import CacheError
-from pipeline.files import sync_folder
-from pipeline.manifest import COLUMNS, SPLITS, Row, read_manifest
-from pipeline.places import sha256_of
-from pipeline.recipe import Recipe
-from pipeline.shards import shard_name
+from pipeline.photos.preparation import Recipe
+from pipeline.storage.artifacts import INDEX, SHARDS, UNFINISHED
+from pipeline.storage.atomic import sync_folder
+from pipeline.storage.paths import sha256_of
 from tools.sources import Sample
 
 

@@ -1,4 +1,4 @@
-"""Photographs and tables behind a URL, found by the rules of pipeline.walk.
+"""Photographs and tables behind a URL, found by the rules of pipeline.photos.discovery.
 
 Sizes and times come from the listing, so that a rerun opens what is new and nothing else. Tables are fetched whole,
 for they are small and read by code that knows files.
@@ -12,13 +12,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from pipeline import store
-from pipeline.artifacts import is_cache
 from pipeline.errors import SourceError
-from pipeline.photo import SUFFIXES, sniff
-from pipeline.store import Stored
-from pipeline.url import Url
-from pipeline.walk import Found, Refusal, Walked, is_left_out, split_suffix
+from pipeline.photos.discovery import Found, Refusal, Walked, is_left_out, split_suffix
+from pipeline.photos.photo import SUFFIXES, sniff
+from pipeline.storage import object_store
+from pipeline.storage.artifacts import is_cache
+from pipeline.storage.object_store import Stored
+from pipeline.storage.url import Url
 
 TABLE: Final = ".csv"
 
@@ -50,15 +50,17 @@ def walk_url(url: Url) -> tuple[Walked, list[str]]:
             photographs.append(_found(stored))
         else:
             unnamed.append(stored)
-    with ThreadPoolExecutor(store.THREADS) as pool:
-        heads = pool.map(lambda stored: store.read(url / stored.name, part=(0, 16)) if stored.nbytes else b"", unnamed)
+    with ThreadPoolExecutor(object_store.THREADS) as pool:
+        heads = pool.map(
+            lambda stored: object_store.read(url / stored.name, part=(0, 16)) if stored.nbytes else b"", unnamed
+        )
         photographs += [_found(stored) for stored, head in zip(unnamed, heads, strict=True) if sniff(head)]
     return Walked(sorted(photographs, key=lambda found: found.source.split("/")), refused, caches), tables
 
 
 def _listed(url: Url) -> tuple[list[Stored], list[Refusal]]:
-    """What is below a URL, less what pipeline.walk leaves out; and the caches of ours among that."""
-    listed = store.files_below(url)
+    """What is below a URL, less what pipeline.photos.discovery leaves out; and the caches of ours among that."""
+    listed = object_store.files_below(url)
     inside: dict[str, set[str]] = defaultdict(set)  # folder -> what is in it
     for stored in listed:
         parts = stored.name.split("/")
@@ -88,12 +90,12 @@ def tables_of(url: Url, names: list[str], beside: tuple[str, ...] = ()) -> Itera
             path = tables.folder / each
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(store.read(url / each))
+                path.write_bytes(object_store.read(url / each))
             except OSError as error:
                 raise SourceError(f"{url / each}: cannot be read ({error.strerror})") from error
         for each in beside:
             try:
-                (tables.folder.parent / each).write_bytes(store.read(url.parent / each))
+                (tables.folder.parent / each).write_bytes(object_store.read(url.parent / each))
             except FileNotFoundError:
                 break
         try:

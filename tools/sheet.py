@@ -7,10 +7,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from pipeline.cache import Cache
+from pipeline.cache.cache import Cache
+from pipeline.cache.splits import SPLITS
 from pipeline.grades import GRADES, UNKNOWN
-from pipeline.manifest import SPLITS
-from pipeline.tiles import SIDE, Tile, decode_small, draw_sheet
+from pipeline.photos.contact_sheet import SIDE, Tile, decode_small, draw_sheet
 
 Grouping = Literal["grade", "split", "flag"]
 

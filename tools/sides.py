@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from pipeline.cache.splits import PATIENT_PATTERN, SHARES, draw_sides, parse_patient
 from pipeline.grades import UNKNOWN
-from pipeline.manifest import PATIENT_PATTERN, SHARES, draw_sides, parse_patient
 from tools.sources import Sample
 
 

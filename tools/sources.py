@@ -14,14 +14,24 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from pipeline.artifacts import what_is
+from pipeline.cache.splits import SPLITS
 from pipeline.errors import SourceError
 from pipeline.grades import N_GRADES, UNKNOWN, parse_grade
-from pipeline.manifest import SPLITS
-from pipeline.photo import SUFFIXES
-from pipeline.places import read_file
-from pipeline.url import Url
-from pipeline.walk import Found, Refusal, Walked, leads_out, plain_id, read_regular, split_suffix, unique_ids, walk
+from pipeline.photos.discovery import (
+    Found,
+    Refusal,
+    Walked,
+    leads_out,
+    plain_id,
+    read_regular,
+    split_suffix,
+    unique_ids,
+    walk,
+)
+from pipeline.photos.photo import SUFFIXES
+from pipeline.storage.artifacts import what_is
+from pipeline.storage.paths import read_file
+from pipeline.storage.url import Url
 from tools.remote import tables_of, walk_url
 from tools.tables import LabelRow, Table, read_column, read_table
 

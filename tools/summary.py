@@ -6,10 +6,11 @@ from pathlib import Path
 import click
 import pandas as pd
 
+from pipeline.cache.manifest import COLUMNS
+from pipeline.cache.splits import SPLITS, leaked
 from pipeline.grades import GRADES, UNKNOWN
-from pipeline.manifest import COLUMNS, SPLITS, leaked
-from pipeline.url import Url
-from pipeline.walk import Refusal
+from pipeline.photos.discovery import Refusal
+from pipeline.storage.url import Url
 from tools.preprocess import Outcome
 from tools.sources import Listing
 

@@ -20,15 +20,15 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from pipeline import store
-from pipeline.artifacts import INDEX, SHARDS, UNFINISHED
-from pipeline.cache import MANIFEST, REJECTS, CacheIndex
+from pipeline.cache.index import MANIFEST, REJECTS, CacheIndex
+from pipeline.cache.shards import is_shard_name, shard_name
 from pipeline.errors import CacheError, StoreError
-from pipeline.files import lock_folder, write_whole
-from pipeline.local import home_of
-from pipeline.places import sha256_of
-from pipeline.shards import is_shard_name, shard_name
-from pipeline.url import Url
+from pipeline.storage import object_store
+from pipeline.storage.artifacts import INDEX, SHARDS, UNFINISHED
+from pipeline.storage.atomic import lock_folder, write_whole
+from pipeline.storage.local_cache import home_of
+from pipeline.storage.paths import sha256_of
+from pipeline.storage.url import Url
 
 THREADS: Final = 4
 """Shards on their way at once."""
@@ -44,16 +44,16 @@ class Upload:
         self._journal = folder.with_name("sent.jsonl")
         self._noting = threading.Lock()
         self._background = Background(THREADS)
-        listed = {stored.name: stored for stored in store.files_below(url)}
+        listed = {stored.name: stored for stored in object_store.files_below(url)}
         strangers = sorted(listed.keys() - {INDEX, UNFINISHED, MANIFEST, REJECTS})
         strangers = [name for name in strangers if not name.startswith(f"{SHARDS}/")]
         if strangers and not listed.keys() & {INDEX, UNFINISHED}:
             raise CacheError(f"{url} holds {strangers[0]!r} and is no cache; choose another place with --out")
         self._names = set(filter(_is_ours, listed))  # what others have put there stays
-        self._index = store.read(url / INDEX) if INDEX in listed else None
+        self._index = object_store.read(url / INDEX) if INDEX in listed else None
         self._known = self._told(listed)
 
-    def _told(self, listed: dict[str, store.Stored]) -> dict[str, str]:
+    def _told(self, listed: dict[str, object_store.Stored]) -> dict[str, str]:
         """name -> sha256 of what lies there, as far as it is known."""
         known: dict[str, str] = {}
         if self._index is not None:
@@ -91,10 +91,12 @@ class Upload:
                 self._background.start(partial(self._fetch_one, name))
         self._background.join()
         with write_whole(self.folder / UNFINISHED) as file:
-            file.write(self._index or store.read(self.url / UNFINISHED))
+            file.write(self._index or object_store.read(self.url / UNFINISHED))
 
     def _fetch_one(self, name: str) -> None:
-        data = store.read(self.url / name)  # unchecked: an entry proves itself, and what is damaged shall be mended
+        data = object_store.read(
+            self.url / name
+        )  # unchecked: an entry proves itself, and what is damaged shall be mended
         if hashlib.sha256(data).hexdigest() != self._known.get(name):
             self._known.pop(name, None)
         # Older than any photograph: each is looked into, for what another machine's clock says means nothing here.
@@ -117,9 +119,9 @@ class Upload:
         self._background.join()
         if self._index != data:
             self._withdraw()
-            store.send(data, self.url / INDEX)
+            object_store.send(data, self.url / INDEX)
         for name in sorted(self._names - wanted.keys() - {INDEX}):
-            store.remove(self.url / name)
+            object_store.remove(self.url / name)
 
     def _send(self, name: str, digest: str) -> None:
         if self._known.get(name) == digest:
@@ -130,8 +132,8 @@ class Upload:
 
     def _send_one(self, name: str, digest: str) -> None:
         path = self.folder / name
-        store.send(path, self.url / name)
-        about = store.about(self.url / name)
+        object_store.send(path, self.url / name)
+        about = object_store.about(self.url / name)
         nbytes = path.stat().st_size
         if about.nbytes != nbytes:
             raise StoreError(f"{self.url / name}: has {about.nbytes} bytes of {nbytes} sent; the same command goes on")
@@ -143,10 +145,10 @@ class Upload:
         """From now on nobody opens the cache."""
         if self._index or UNFINISHED not in self._names:
             here = next(path for name in (UNFINISHED, INDEX) if (path := self.folder / name).exists())
-            store.send(self._index or here.read_bytes(), self.url / UNFINISHED)
+            object_store.send(self._index or here.read_bytes(), self.url / UNFINISHED)
             self._names.add(UNFINISHED)
         if self._index is not None:
-            store.remove(self.url / INDEX)
+            object_store.remove(self.url / INDEX)
             self._index = None
 
     def _noted(self) -> Iterator[tuple[str, str, str]]:

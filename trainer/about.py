@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, get_args
 
 from pipeline.errors import RunError
 from pipeline.grades import GRADES
-from pipeline.recipe import Recipe
+from pipeline.photos.preparation import Recipe
 from trainer.config import STEMS, Link
 from trainer.seen import Seen
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import RunError
-from pipeline.files import write_whole
+from pipeline.storage.atomic import write_whole
 from trainer.console import warn
 from trainer.run import RunFolder
 

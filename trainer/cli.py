@@ -7,12 +7,11 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from pipeline.artifacts import EXPLAINED
-from pipeline.local import local_cache_gb_option, local_cache_option
-from pipeline.options import MOST_A_BATCH, MOST_EPOCHS, WORKERS, Finite, Text
-from pipeline.outputs import GuardedGroup, OutputFile, OutputFolder, OutputPlace, kept
-from pipeline.sizes import LARGEST, SMALLEST
-from pipeline.url import Folder, Url, place
+from pipeline.options import LARGEST, MOST_A_BATCH, MOST_EPOCHS, SMALLEST, WORKERS, Finite, Text
+from pipeline.storage.artifacts import EXPLAINED
+from pipeline.storage.local_cache import local_cache_gb_option, local_cache_option
+from pipeline.storage.outputs import GuardedGroup, OutputFile, OutputFolder, OutputPlace, kept
+from pipeline.storage.url import Folder, Url, place
 from trainer.config import (
     CLASS_WEIGHTS,
     DEVICES,

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from math import isfinite
 from typing import Any, Final, Literal
 
-from pipeline.sizes import SMALLEST
+from pipeline.options import SMALLEST
 from trainer.recipes import RECIPES
 
 MODELS: Final = (

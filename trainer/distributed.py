@@ -159,7 +159,7 @@ def local_world() -> int:
 
 
 def shard() -> tuple[int, int]:
-    """(rank, world): this process's part of an epoch (see pipeline.plan.plan_epoch)."""
+    """(rank, world): this process's part of an epoch (see pipeline.loading.plan.plan_epoch)."""
     return (dist.get_rank(), world()) if world() > 1 else (0, 1)
 
 

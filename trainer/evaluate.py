@@ -12,13 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline.batch import Loader
-from pipeline.cache import Cache, open_cache
+from pipeline.cache.cache import Cache, open_cache
 from pipeline.errors import CacheError, RunError
 from pipeline.grades import UNKNOWN
-from pipeline.loaders import open_loader
-from pipeline.outputs import kept
-from pipeline.url import Url
+from pipeline.loading.batch import Loader
+from pipeline.loading.loaders import open_loader
+from pipeline.storage.outputs import kept
+from pipeline.storage.url import Url
 from trainer.about import About, read_about, temperature_of
 from trainer.calibration import probabilities
 from trainer.config import FitConfig

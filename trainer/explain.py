@@ -13,15 +13,15 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.artifacts import EXPLAINED, EXPLAINED_COLUMNS
+from pipeline.cache.shards import encode_key
 from pipeline.errors import SourceError
-from pipeline.files import write_whole
 from pipeline.grades import GRADES
-from pipeline.manifest import to_csv
-from pipeline.outputs import recorded
-from pipeline.shards import encode_key
-from pipeline.tiles import SIDE, Tile, draw_sheet, encoded
-from pipeline.walk import Refusal
+from pipeline.photos.contact_sheet import SIDE, Tile, draw_sheet, encoded
+from pipeline.photos.discovery import Refusal
+from pipeline.storage.artifacts import EXPLAINED, EXPLAINED_COLUMNS
+from pipeline.storage.atomic import write_whole
+from pipeline.storage.csv_files import to_csv
+from pipeline.storage.outputs import recorded
 from trainer.gradcam import grad_cam, overlay
 from trainer.photographs import gather
 from trainer.predict import User, say_ours, say_refused

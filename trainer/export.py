@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.errors import FundusError, RunError
-from pipeline.files import write_whole
+from pipeline.storage.atomic import write_whole
 from trainer.about import About, temperature_of
 from trainer.console import warn
 from trainer.model import Grader, load_model

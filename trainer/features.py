@@ -17,11 +17,11 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from pipeline.batch import Batch, Loader
-from pipeline.cache import Cache
+from pipeline.cache.cache import Cache
 from pipeline.errors import RunError
-from pipeline.files import write_whole
-from pipeline.plan import NO_AUGMENT, Augment, Schedule
+from pipeline.loading.batch import Batch, Loader
+from pipeline.loading.plan import NO_AUGMENT, Augment, Blocks, Schedule
+from pipeline.storage.atomic import write_whole
 from trainer.config import FitConfig
 from trainer.console import track, warn
 from trainer.device import measuring_precision
@@ -31,7 +31,7 @@ from trainer.shares import every_step, open_share, share_of
 
 
 class FeatureLoader(AbstractContextManager["FeatureLoader"]):
-    """A pipeline.batch.Loader whose images are features: float32 (n, d), on their device.
+    """A pipeline.loading.batch.Loader whose images are features: float32 (n, d), on their device.
 
     Epoch e has the order that the photographs' own loader gives it, and view e modulo the number of views.
     """
@@ -94,7 +94,7 @@ def feature_loaders(
         batch = config.batch if train else 2 * config.batch
         size = cache.recipe.size
         labels = cache.grades[rows] if train and config.sampling == "balanced" else None
-        blocks = cache.blocks(config.together) if config.together else None
+        blocks = Blocks.in_lanes(cache.shards, config.together) if config.together else None
         schedule = Schedule(rows, augment, size, size, share_of(batch), train, config.seed, shard(), labels, blocks)
         loader = FeatureLoader(features.to(device), grades, schedule)
         found[split] = every_step(loader, len(rows), batch, features[0, :0].to(device))

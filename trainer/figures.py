@@ -21,10 +21,10 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import offset_copy
 from numpy.typing import NDArray
 
-from pipeline.artifacts import picture_mark
-from pipeline.baselines import Counts, quadratic_kappa
-from pipeline.files import write_whole
 from pipeline.grades import GRADES, N_GRADES
+from pipeline.metrics import Counts, quadratic_kappa
+from pipeline.storage.artifacts import picture_mark
+from pipeline.storage.atomic import write_whole
 from trainer.kinds import COMPARISON, RANGE_TEST
 from trainer.metrics import row_shares
 

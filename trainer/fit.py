@@ -10,11 +10,11 @@ from typing import Any, Final
 import click
 import torch
 
-from pipeline.baselines import confusion_counts, quadratic_kappa
-from pipeline.batch import Loader
-from pipeline.cache import Cache
+from pipeline.cache.cache import Cache
 from pipeline.errors import RunError
 from pipeline.grades import UNKNOWN
+from pipeline.loading.batch import Loader
+from pipeline.metrics import confusion_counts, quadratic_kappa
 from trainer.about import About
 from trainer.checkpoint import Progress, save_checkpoint
 from trainer.config import FitConfig

@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.cache import Cache
-from pipeline.plan import NO_AUGMENT, Schedule
-from pipeline.tiles import decode_small
-from pipeline.torchvision_loader import TorchvisionLoader
+from pipeline.cache.cache import Cache
+from pipeline.loading.plan import NO_AUGMENT, Schedule
+from pipeline.loading.torchvision_loader import TorchvisionLoader
+from pipeline.photos.contact_sheet import decode_small
 from trainer.about import About
 from trainer.gradcam import grad_cam, overlay
 from trainer.model import Grader

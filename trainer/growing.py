@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
-from pipeline.batch import Batch, Loader
-from pipeline.sizes import SMALLEST
+from pipeline.loading.batch import Batch, Loader
+from pipeline.options import SMALLEST
 from trainer.config import FitConfig
 
 FULL_AFTER = 2 / 3

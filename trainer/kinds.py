@@ -1,11 +1,11 @@
-"""What the commands write where a user wants it, and how an older one of its kind is known (see pipeline.outputs)."""
+"""What commands write where a user wants it, and how an older one is known (see pipeline.storage.outputs)."""
 
 import hashlib
 from pathlib import Path
 from typing import Final
 
-from pipeline.artifacts import MAKER, Kind, picture_kind
-from pipeline.outputs import Part
+from pipeline.storage.artifacts import MAKER, Kind, picture_kind
+from pipeline.storage.outputs import Part
 
 
 class Card(Kind):

@@ -14,13 +14,13 @@ import click
 import numpy as np
 import torch
 
-from pipeline.baselines import no_image_baselines
-from pipeline.batch import Loader
-from pipeline.cache import Cache, open_cache
+from pipeline.cache.baselines import no_image_baselines
+from pipeline.cache.cache import Cache, open_cache
 from pipeline.errors import CacheError, RunError
 from pipeline.grades import N_GRADES, UNKNOWN
-from pipeline.loaders import choose_loader
-from pipeline.url import Url
+from pipeline.loading.batch import Loader
+from pipeline.loading.loaders import choose_loader
+from pipeline.storage.url import Url
 from trainer.about import About
 from trainer.batchnorm import synchronise
 from trainer.checkpoint import Progress, newest_checkpoint

@@ -7,9 +7,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from pipeline.batch import Batch, Loader
-from pipeline.cache import Cache
-from pipeline.plan import Augment
+from pipeline.cache.cache import Cache
+from pipeline.loading.batch import Batch, Loader
+from pipeline.loading.plan import Augment
 from trainer.config import FitConfig, Phase
 from trainer.device import training_precision
 from trainer.distributed import averaged, before, total, world

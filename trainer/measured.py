@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.cache import Cache, open_cache
+from pipeline.cache.cache import Cache, open_cache
 from pipeline.errors import CacheError, RunError
-from pipeline.url import Url
+from pipeline.storage.url import Url
 from trainer.about import About, Operating
 from trainer.config import RunConfig
 from trainer.console import warn

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.baselines import Counts, confusion_counts
 from pipeline.grades import GRADES, N_GRADES, UNKNOWN
+from pipeline.metrics import Counts, confusion_counts
 from trainer.cuts import Cuts, predicted_grades
 from trainer.sample import PROBABILITIES, Sample, ratio
 

@@ -22,7 +22,7 @@ def mix(images: Tensor, before: Tensor, mixup: float, cutmix: float, seed: int, 
     off at the frame (Yun et al., ICCV 2019). 0: never.
     The draws are a function of (seed, epoch, step): a resumed run draws the same.
     """
-    # pipeline.plan has streams of this key too; that the first step's words also order its shards harms neither.
+    # pipeline.loading.plan has streams of this key too: that the first step's words also order its shards harms none.
     random = np.random.Generator(np.random.Philox(key=np.array([seed, epoch], np.uint64), counter=[0, 0, step, 3]))
     first, place_x, place_y = random.random(3)
     with_mixup = mixup > 0 and (cutmix == 0 or first < 0.5)

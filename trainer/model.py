@@ -11,10 +11,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from pipeline.batch import normalise
 from pipeline.errors import RunError
-from pipeline.files import write_whole
 from pipeline.grades import N_GRADES
+from pipeline.loading.batch import normalise
+from pipeline.storage.atomic import write_whole
 from trainer.about import MEAN, STD, About, read_about
 from trainer.provenance import Provenance
 

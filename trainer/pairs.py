@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from pipeline.cache import open_cache
+from pipeline.cache.cache import open_cache
 from pipeline.errors import CacheError, RunError
 from trainer.intervals import Figures, Floats, Interval, bootstrap, interval, p_value
 from trainer.metrics import plain_value

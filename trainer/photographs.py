@@ -14,16 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.artifacts import INDEX, UNFINISHED, is_explained, is_run
-from pipeline.batch import ahead
-from pipeline.cache import Cache, open_cache
+from pipeline.cache.cache import Cache, open_cache
 from pipeline.errors import CacheError, PhotoError, SourceError
+from pipeline.loading.batch import ahead
+from pipeline.loading.plan import NO_AUGMENT, plan_epoch
+from pipeline.loading.torchvision_loader import Picture, Renderer, Rendering
 from pipeline.machine import usable_cores
-from pipeline.photo import SUFFIXES
-from pipeline.plan import NO_AUGMENT, plan_epoch
-from pipeline.recipe import Recipe, prepare
-from pipeline.torchvision_loader import Picture, Renderer, Rendering
-from pipeline.walk import Refusal, plain_id, read_regular, unique_ids, walk
+from pipeline.photos.discovery import Refusal, plain_id, read_regular, unique_ids, walk
+from pipeline.photos.photo import SUFFIXES
+from pipeline.photos.preparation import Recipe, prepare
+from pipeline.storage.artifacts import INDEX, UNFINISHED, is_explained, is_run
 from trainer.about import About
 from trainer.console import warn
 from trainer.seen import Looks, Seen, look
@@ -44,7 +44,7 @@ class Ready(NamedTuple):
     width: int  # of the original, pixels
     height: int
     radius: float | None  # of the retina's disc, in pixels of the original; None: no disc
-    flags: Flags  # see pipeline.recipe.Prepared
+    flags: Flags  # see pipeline.photos.preparation.Prepared
 
 
 class Photograph(NamedTuple):

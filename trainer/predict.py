@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.errors import RunError, SourceError
-from pipeline.files import is_stream, write_whole
 from pipeline.grades import GRADES
-from pipeline.manifest import csv_lines, to_csv
-from pipeline.walk import Refusal
+from pipeline.photos.discovery import Refusal
+from pipeline.storage.atomic import is_stream, write_whole
+from pipeline.storage.csv_files import csv_lines, to_csv
 from trainer.about import About, temperature_of
 from trainer.calibration import probabilities as softmax
 from trainer.console import print_table, track, warn

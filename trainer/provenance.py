@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.cache import Cache
+from pipeline.cache.cache import Cache
 from pipeline.grades import UNKNOWN
 from trainer.results import patients_of
 

@@ -10,8 +10,8 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.batch import Batch
 from pipeline.errors import RunError
+from pipeline.loading.batch import Batch
 from trainer.console import track
 from trainer.figures import draw_rates
 from trainer.learner import Learner

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 
 from pipeline.errors import RunError
-from pipeline.files import is_stream, write_whole
 from pipeline.grades import GRADES, N_GRADES, REFERABLE, UNKNOWN
-from pipeline.outputs import kept
-from pipeline.url import Url
+from pipeline.storage.atomic import is_stream, write_whole
+from pipeline.storage.outputs import kept
+from pipeline.storage.url import Url
 from trainer.calibration import Bin
 from trainer.curves import Point, draw_precision_recall, draw_reliability, draw_roc
 from trainer.figures import draw_accuracy, draw_confusion

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.baselines import Baselines, no_image_baselines
+from pipeline.cache.baselines import Baselines, no_image_baselines
 from pipeline.grades import UNKNOWN
 from trainer.about import Operating, temperature_of
 from trainer.calibration import brier_by_photograph, expected_calibration_error, reliability

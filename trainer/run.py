@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pipeline.errors import RunError
-from pipeline.files import TMP_SUFFIX, lock_folder, sweep_dead, write_whole
 from pipeline.grades import N_GRADES, UNKNOWN
+from pipeline.storage.atomic import TMP_SUFFIX, lock_folder, sweep_dead, write_whole
 from trainer.config import RunConfig
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.baselines import quadratic_kappas
 from pipeline.grades import N_GRADES, REFERABLE, UNKNOWN
+from pipeline.metrics import quadratic_kappas
 from trainer.intervals import Figures, Floats
 
 PROBABILITIES: Final = tuple(f"p{grade}" for grade in range(N_GRADES))

@@ -8,10 +8,10 @@ import click
 import torch
 from torch import Tensor
 
-from pipeline.batch import Batch, Loader
-from pipeline.cache import Cache
+from pipeline.cache.cache import Cache
 from pipeline.errors import RunError
-from pipeline.loaders import open_loader
+from pipeline.loading.batch import Batch, Loader
+from pipeline.loading.loaders import open_loader
 from pipeline.machine import usable_cores
 from trainer.config import FitConfig
 from trainer.distributed import from_all, local_world, shard, world

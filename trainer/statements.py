@@ -8,9 +8,9 @@ from typing import Any, Final
 
 import pandas as pd
 
-from pipeline.cache import Cache
+from pipeline.cache.cache import Cache
 from pipeline.grades import GRADES, N_GRADES, REFERABLE
-from pipeline.recipe import Recipe
+from pipeline.photos.preparation import Recipe
 from trainer.about import About
 from trainer.config import FitConfig, RunConfig, as_options
 from trainer.metrics import only_grade

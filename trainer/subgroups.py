@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.cache import Cache
+from pipeline.cache.cache import Cache
 from pipeline.grades import REFERABLE
-from pipeline.tiles import decode_small
+from pipeline.photos.contact_sheet import decode_small
 from trainer.about import Operating
 from trainer.intervals import Figures, Floats, bootstrap, intervals
 from trainer.metrics import plain_value

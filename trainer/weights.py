@@ -12,7 +12,7 @@ import torchvision
 from torch import Tensor
 
 from pipeline.errors import RunError
-from pipeline.files import write_whole
+from pipeline.storage.atomic import write_whole
 from trainer.about import read_about
 from trainer.checkpoint import read_torch
 from trainer.console import warn

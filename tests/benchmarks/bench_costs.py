@@ -13,10 +13,11 @@ import torch
 from caches import repeated
 from turns import SHARED, full_size, say_load
 
-from pipeline.cache import MANIFEST, Cache, open_cache
-from pipeline.loaders import open_loader
-from pipeline.plan import Augment, plan_epoch
-from pipeline.recipe import Recipe
+from pipeline.cache.cache import Cache, open_cache
+from pipeline.cache.index import MANIFEST
+from pipeline.loading.loaders import open_loader
+from pipeline.loading.plan import Augment, plan_epoch
+from pipeline.photos.preparation import Recipe
 from tools.bench import hardware
 from tools.bench_rows import Step
 from tools.preprocess import Settings, preprocess

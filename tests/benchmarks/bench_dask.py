@@ -13,7 +13,7 @@ from pathlib import Path
 
 from turns import SHARED, in_turn, say_load, say_ratio
 
-from pipeline.recipe import Recipe
+from pipeline.photos.preparation import Recipe
 from tools.preprocess import Settings, preprocess
 from tools.sources import list_source
 

@@ -10,9 +10,9 @@ from statistics import median
 from caches import eyepacs
 from turns import say_load
 
-from pipeline.batch import Loader
-from pipeline.loaders import open_loader
-from pipeline.plan import Augment
+from pipeline.loading.batch import Loader
+from pipeline.loading.loaders import open_loader
+from pipeline.loading.plan import Augment
 
 EPOCHS = 5
 BATCH = 32

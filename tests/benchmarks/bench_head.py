@@ -16,9 +16,9 @@ import torch
 import torchvision
 from click.testing import CliRunner
 
-from pipeline.cache import open_cache
-from pipeline.loaders import open_loader
-from pipeline.plan import Augment
+from pipeline.cache.cache import open_cache
+from pipeline.loading.loaders import open_loader
+from pipeline.loading.plan import Augment
 from trainer.cli import main as trainer
 from trainer.model import Grader
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
-from pipeline.cache import open_cache
-from pipeline.loaders import open_loader
-from pipeline.plan import Augment
-from pipeline.recipe import Recipe
+from pipeline.cache.cache import open_cache
+from pipeline.loading.loaders import open_loader
+from pipeline.loading.plan import Augment
+from pipeline.photos.preparation import Recipe
 from tools.preprocess import Settings, preprocess
 from tools.sources import list_source
 

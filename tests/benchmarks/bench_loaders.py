@@ -15,8 +15,8 @@ import torch
 from caches import eyepacs, write_jpegs
 from turns import in_turn, peer, say_load, say_ratio
 
-from pipeline.loaders import open_loader
-from pipeline.plan import Augment
+from pipeline.loading.loaders import open_loader
+from pipeline.loading.plan import Augment
 from trainer.model import Normalise
 
 ROUNDS = 5

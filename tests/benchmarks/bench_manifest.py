@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.manifest import Row, manifest_csv, read_manifest
-from pipeline.plan import Augment, plan_epoch
+from pipeline.cache.manifest import Row, manifest_csv, read_manifest
+from pipeline.loading.plan import Augment, plan_epoch
 
 ROWS = 1_000_000
 

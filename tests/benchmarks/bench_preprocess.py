@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 from turns import full_size, in_turn, peer, say_load, say_ratio
 
-from pipeline.recipe import Recipe
+from pipeline.photos.preparation import Recipe
 from tools.preprocess import Settings, preprocess
 from tools.sources import list_source
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pipeline.recipe import Recipe
+from pipeline.photos.preparation import Recipe
 from tools.preprocess import Settings, preprocess
 from tools.sources import list_source
 

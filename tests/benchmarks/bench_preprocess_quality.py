@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 from turns import SHARED
 
-from pipeline.recipe import Recipe, prepare
+from pipeline.photos.preparation import Recipe, prepare
 
 SIZE = 512
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from pipeline.recipe import Recipe
+from pipeline.photos.preparation import Recipe
 from tools.preprocess import Settings, preprocess
 from tools.sources import list_source
 

@@ -16,12 +16,12 @@ from caches import eyepacs
 from loopback import s3_server
 from turns import in_turn, say_load, say_ratio
 
-from pipeline import store
-from pipeline.cache import Cache, open_cache
-from pipeline.loaders import open_loader
-from pipeline.local import local_root
-from pipeline.plan import Augment
-from pipeline.url import Url
+from pipeline.cache.cache import Cache, open_cache
+from pipeline.loading.loaders import open_loader
+from pipeline.loading.plan import Augment
+from pipeline.storage import object_store
+from pipeline.storage.local_cache import local_root
+from pipeline.storage.url import Url
 
 ROUNDS = 5
 LATENCY = 0.05  # seconds a request
@@ -34,7 +34,7 @@ def main() -> None:
         os.environ["FUNDUS_LOCAL_CACHE"] = str(folder / "local")
         here = eyepacs(folder)
         for path in (folder / "cache").rglob("*.*"):
-            store.send(path, there / str(path.relative_to(folder / "cache")))
+            object_store.send(path, there / str(path.relative_to(folder / "cache")))
         weather.latency = LATENCY
         away = open_cache(there)
         waits: list[float] = []

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 from turns import SHARED
 
-from pipeline.cache import Cache, open_cache
+from pipeline.cache.cache import Cache, open_cache
 from pipeline.machine import usable_cores
-from pipeline.recipe import Recipe
+from pipeline.photos.preparation import Recipe
 from tools.preprocess import Settings, preprocess
 from tools.sources import list_source
 

@@ -18,9 +18,9 @@ import click
 import numpy as np
 import pandas as pd
 
+from pipeline.cache.splits import PATIENT_PATTERN, draw_sides, parse_patient
 from pipeline.grades import N_GRADES, UNKNOWN
-from pipeline.manifest import PATIENT_PATTERN, draw_sides, parse_patient
-from pipeline.walk import split_suffix
+from pipeline.photos.discovery import split_suffix
 from tools.sources import list_source
 
 FOLDS = 3

@@ -25,7 +25,7 @@ import click
 import numpy as np
 import pandas as pd
 
-from pipeline.cache import open_cache
+from pipeline.cache.cache import open_cache
 from trainer.intervals import Figures, bootstrap, interval
 from trainer.results import patients_of
 from trainer.run import RunFolder

@@ -17,10 +17,10 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import QuantileTransformer
 
-from pipeline.cache import open_cache
+from pipeline.cache.cache import open_cache
+from pipeline.cache.splits import SPLITS
 from pipeline.grades import REFERABLE, UNKNOWN
-from pipeline.manifest import SPLITS
-from pipeline.tiles import decode_small
+from pipeline.photos.contact_sheet import decode_small
 
 SIGMAS = (0.7, 1.4, 2.8, 5.6, 11.2)  # pixels
 PERCENTILES = (0.1, 1, 5, 95, 99, 99.9)

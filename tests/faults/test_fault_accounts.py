@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from pipeline.cache import open_cache
-from pipeline.photo import SUFFIXES
+from pipeline.cache.cache import open_cache
+from pipeline.photos.photo import SUFFIXES
 
 Tools = Callable[..., Result]
 CASES = Path(__file__).resolve().parents[2].parent / "shared" / "cases"

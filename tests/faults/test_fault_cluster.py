@@ -17,7 +17,7 @@ from click.testing import Result
 from PIL import Image
 
 from pipeline.errors import ClusterError
-from pipeline.recipe import Recipe
+from pipeline.photos.preparation import Recipe
 from tools.preprocess import Outcome, Settings, preprocess
 from tools.sources import list_source
 
@@ -90,7 +90,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., 
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """400 photographs in 16 shards, so that there is a middle to be killed in."""
-    monkeypatch.setattr("pipeline.shards.SAMPLES_A_SHARD", 25)
+    monkeypatch.setattr("pipeline.cache.shards.SAMPLES_A_SHARD", 25)
 
 
 class Made:

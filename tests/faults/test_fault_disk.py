@@ -109,7 +109,7 @@ def test_too_little_memory_is_no_fault_of_the_photograph(
     def short(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("pipeline.photo.simplejpeg.decode_jpeg", short)
+    monkeypatch.setattr("pipeline.photos.photo.simplejpeg.decode_jpeg", short)
     result = tools("preprocess", eyes, "--out", tmp_path / "c", "--size", 64, "--workers", 1)
     assert result.exit_code == 1
     assert "Error: a worker was killed, most likely for want of memory" in result.output

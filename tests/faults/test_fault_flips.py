@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from pipeline.cache import open_cache
+from pipeline.cache.cache import open_cache
 from pipeline.errors import CacheError
-from pipeline.loaders import dali_installed, open_loader
+from pipeline.loading.loaders import dali_installed, open_loader
 from tools.build import CLOCK_SLACK_NS
 
 Tools = Callable[..., Result]
@@ -25,7 +25,7 @@ def built(eyes_once: Path, tmp_path_factory: pytest.TempPathFactory, tools: Tool
     folder = tmp_path_factory.mktemp("built")
     source, out = shutil.copytree(eyes_once, folder / "src"), folder / "c"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.shards.SAMPLES_A_SHARD", 5)
+        patch.setattr("pipeline.cache.shards.SAMPLES_A_SHARD", 5)
         (source / "bad.jpeg").write_bytes(b"")  # so that rejects.csv says something
         with open(source / "trainLabels.csv", "a") as table:
             table.write("bad,0\n")
@@ -75,7 +75,7 @@ def check_mending(built: tuple[Path, Path], out: Path, tools: Tools, tree: Trees
 
 @pytest.fixture
 def in_fives(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.shards.SAMPLES_A_SHARD", 5)
+    monkeypatch.setattr("pipeline.cache.shards.SAMPLES_A_SHARD", 5)
 
 
 @pytest.mark.usefixtures("in_fives")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from click.testing import Result
 
-from pipeline.cache import open_cache
+from pipeline.cache.cache import open_cache
 
 Tools = Callable[..., Result]
 Trees = Callable[[Path], dict[str, bytes]]

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from pipeline.cache import open_cache
+from pipeline.cache.cache import open_cache
 from pipeline.errors import CacheError
 from tools.crew import SharedSignals
 

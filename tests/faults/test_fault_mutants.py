@@ -14,10 +14,10 @@ import pytest
 from click.testing import Result
 from PIL import Image
 
-from pipeline.cache import Cache, open_cache
+from pipeline.cache.cache import Cache, open_cache
 from pipeline.errors import PhotoError
-from pipeline.loaders import dali_installed, open_loader
-from pipeline.photo import read_photo
+from pipeline.loading.loaders import dali_installed, open_loader
+from pipeline.photos.photo import read_photo
 
 ROOT = Path(__file__).resolve().parents[2]
 PEAK = (

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from click.testing import Result
 
-from pipeline.cache import open_cache
-from pipeline.recipe import VERSIONS
+from pipeline.cache.cache import open_cache
+from pipeline.photos.preparation import VERSIONS
 
 Tools = Callable[..., Result]
 Trees = Callable[[Path], dict[str, bytes]]
@@ -70,7 +70,7 @@ def test_killed_between_two_versions_it_still_moves_no_patient(
 
 def test_another_format_is_called_so(grown: Path, eyes: Path, tools: Tools, monkeypatch: pytest.MonkeyPatch) -> None:
     before = sides(grown)
-    monkeypatch.setattr("pipeline.cache.FORMAT", 2)
+    monkeypatch.setattr("pipeline.cache.index.FORMAT", 2)
     assert "made by another version of this program" in tools("check", grown).output
     assert tools("preprocess", eyes, "--out", grown, *SIZE).exit_code == 0
     assert sides(grown) == before

@@ -11,16 +11,16 @@ import pytest
 from click.testing import Result
 from loopback import Weather
 
-from pipeline import store
-from pipeline.cache import open_cache
+from pipeline.cache.cache import open_cache
 from pipeline.errors import CacheError
-from pipeline.url import Url
+from pipeline.storage import object_store
+from pipeline.storage.url import Url
 
 Tree = dict[str, bytes]
 
 
 def brought_down(url: Url) -> Tree:
-    return {stored.name: store.read(url / stored.name) for stored in store.files_below(url)}
+    return {stored.name: object_store.read(url / stored.name) for stored in object_store.files_below(url)}
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 from sklearn.metrics import cohen_kappa_score, confusion_matrix
 
-from pipeline.baselines import confusion_counts, no_image_baselines, quadratic_kappa
+from pipeline.cache.baselines import no_image_baselines
+from pipeline.metrics import confusion_counts, quadratic_kappa
 
 COURSE = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "course"
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torchvision.transforms.functional import normalize, to_tensor
 
-from pipeline.batch import normalise
+from pipeline.loading.batch import normalise
 
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.cache import CacheIndex, claim, open_cache, sweep, verify_files
+from pipeline.cache.cache import open_cache
+from pipeline.cache.folder import claim, sweep, verify_files
+from pipeline.cache.index import CacheIndex
 from pipeline.errors import CacheError
 
 PICTURES = {f"{n}_left": np.full((32, 32, 3), 20 * n, np.uint8) for n in range(6)}

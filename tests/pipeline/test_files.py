@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.files import Busy, claimed, is_stream, sweep_dead, write_whole
+from pipeline.storage.atomic import Busy, claimed, is_stream, sweep_dead, write_whole
 
 
 def written(path: Path, data: bytes) -> None:
@@ -37,7 +37,7 @@ def another_process(code: str, *arguments: object) -> Iterator[subprocess.Popen[
 CLAIM = """
 import sys
 from pathlib import Path
-from pipeline.files import claimed
+from pipeline.storage.atomic import claimed
 with claimed([Path(sys.argv[1])]):
     print("ready", flush=True)
     sys.stdin.read()
@@ -96,7 +96,7 @@ def test_a_device_is_written_to_and_stays(tmp_path: Path) -> None:
 
 
 def test_stdout_is_a_stream_even_where_it_goes_to_a_file(tmp_path: Path) -> None:
-    code = "import pathlib, pipeline.files as files\n"
+    code = "import pathlib, pipeline.storage.atomic as files\n"
     code += "with files.write_whole(pathlib.Path('/dev/stdout')) as file: file.write(b'x')"
     with open(tmp_path / "out", "wb") as out:
         inode = os.fstat(out.fileno()).st_ino

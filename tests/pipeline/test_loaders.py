@@ -15,14 +15,14 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.artifacts import SHARDS
-from pipeline.batch import Batch, Loader, ahead
-from pipeline.cache import Cache, open_cache
+from pipeline.cache.cache import Cache, open_cache
+from pipeline.cache.shards import shard_name
 from pipeline.errors import CacheError, LoaderMissing
-from pipeline.loaders import open_loader
-from pipeline.plan import Augment
-from pipeline.recipe import Recipe, prepare
-from pipeline.shards import shard_name
+from pipeline.loading.batch import Batch, Loader, ahead
+from pipeline.loading.loaders import open_loader
+from pipeline.loading.plan import Augment
+from pipeline.photos.preparation import Recipe, prepare
+from pipeline.storage.artifacts import SHARDS
 
 N = 13
 SIZE = 48
@@ -312,7 +312,7 @@ def test_auto_needs_no_dali_on_the_cpu(cache: Cache) -> None:
 
 
 def test_a_missing_dali_is_named_with_its_cure(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "pipeline.dali_loader", raising=False)
+    monkeypatch.delitem(sys.modules, "pipeline.loading.dali_loader", raising=False)
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)  # as where it is not installed: importing it fails
     with pytest.raises(LoaderMissing) as missing:
         open_loader("dali", cache, split="all", batch_size=4)
@@ -322,7 +322,7 @@ def test_a_missing_dali_is_named_with_its_cure(cache: Cache, monkeypatch: pytest
 
 
 def test_torch_and_dali_are_imported_when_a_loader_is_opened() -> None:
-    code = "import sys, pipeline.loaders; sys.exit(bool({'torch', 'nvidia.dali'} & set(sys.modules)))"
+    code = "import sys, pipeline.loading.loaders; sys.exit(bool({'torch', 'nvidia.dali'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

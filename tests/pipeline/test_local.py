@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import StoreError
-from pipeline.local import Blob, LocalFolder, local_folder
+from pipeline.storage.local_cache import Blob, LocalFolder, local_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = {n: bytes([n]) * 1000 for n in range(8)}
@@ -121,7 +121,7 @@ def test_where_one_fails_the_next_tries_and_nothing_is_left(tmp_path: Path) -> N
 BRING_SLOWLY = """
 import sys, time
 from pathlib import Path
-from pipeline.local import Blob, LocalFolder
+from pipeline.storage.local_cache import Blob, LocalFolder
 
 def slow():
     with open(sys.argv[2], "a") as log:

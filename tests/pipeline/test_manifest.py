@@ -10,18 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.cache.manifest import COLUMNS, Row, manifest_csv, read_manifest
+from pipeline.cache.splits import PATIENT_PATTERN, SHARES, draw_sides, leaked, parse_patient
 from pipeline.errors import CacheError
-from pipeline.manifest import (
-    COLUMNS,
-    PATIENT_PATTERN,
-    SHARES,
-    Row,
-    draw_sides,
-    leaked,
-    manifest_csv,
-    parse_patient,
-    read_manifest,
-)
 
 
 def row(id: str, **changes: object) -> Row:

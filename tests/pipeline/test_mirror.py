@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from loopback import SECRET, Trouble, Weather
 
-from pipeline import store
-from pipeline.cache import Cache, open_cache
+from pipeline.cache.cache import Cache, open_cache
 from pipeline.errors import CacheError, StoreError
-from pipeline.loaders import open_loader
-from pipeline.url import Url
+from pipeline.loading.loaders import open_loader
+from pipeline.storage import object_store
+from pipeline.storage.url import Url
 
 PICTURES = {f"{n}_left": np.full((64, 64, 3), 3 * n, np.uint8) for n in range(64)}
 SHARDS = 8
@@ -27,13 +27,13 @@ def here(make_cache: Callable[..., Path], there: Url) -> Path:
     """A cache of eight shards; the same lies in the bucket."""
     folder = make_cache(PICTURES, {id: n % 5 for n, id in enumerate(PICTURES)}, shards=SHARDS)
     for path in folder.rglob("*.*"):
-        store.send(path, there / str(path.relative_to(folder)))
+        object_store.send(path, there / str(path.relative_to(folder)))
     return folder
 
 
 @pytest.fixture
 def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "WAITS", (0.01, 0.01))
+    monkeypatch.setattr(object_store, "WAITS", (0.01, 0.01))
 
 
 @pytest.fixture
@@ -203,7 +203,7 @@ def test_few_photographs_of_many_shards_come_alone(here: Path, there: Url, s3: W
 def test_what_fails_now_and_then_is_asked_for_again(
     trouble: Trouble, here: Path, there: Url, s3: Weather, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "WAITS", (0.01,) * 8)
+    monkeypatch.setattr(object_store, "WAITS", (0.01,) * 8)
     draw = np.random.default_rng(0)
     s3.trouble = lambda method, path: trouble if draw.random() < 0.5 else None
     with open_cache(there) as cache:
@@ -244,11 +244,11 @@ def test_so_it_is_on_the_web(
     here = make_cache(PICTURES, shards=SHARDS)
     weather, draw = Weather(int(web.path.rpartition(":")[2])), np.random.default_rng(0)
     try:
-        monkeypatch.setattr(store, "WAITS", (0.01,) * 8)
+        monkeypatch.setattr(object_store, "WAITS", (0.01,) * 8)
         weather.trouble = lambda method, path: trouble if draw.random() < 0.5 else None
         with open_cache(f"{weather.url}/cache") as cache, open_cache(here) as local:
             assert_same(cache, local)
-        monkeypatch.setattr(store, "WAITS", (0.01, 0.01))
+        monkeypatch.setattr(object_store, "WAITS", (0.01, 0.01))
         weather.trouble = lambda method, path: trouble
         with pytest.raises(StoreError, match=r"cache\.json: cannot be read \(.*; tried 3 times in \d s, the same"):
             open_cache(f"{weather.url}/cache")
@@ -259,13 +259,13 @@ def test_so_it_is_on_the_web(
 
 @pytest.mark.usefixtures("no_patience")
 def test_a_shard_of_another_cache_is_refused(here: Path, there: Url, tmp_path: Path) -> None:
-    store.send(here / "shards/0001.tar", there / "shards/0002.tar")
+    object_store.send(here / "shards/0001.tar", there / "shards/0002.tar")
     with open_cache(there) as cache:
         row = int(np.flatnonzero(cache.manifest["shard"] == 2)[0])
         with pytest.raises(CacheError, match=r"0002\.tar: damaged, or changed since cache\.json was read"):
             cache.read(row)
         assert kept(tmp_path) == []
-        store.remove(there / "shards/0002.tar")
+        object_store.remove(there / "shards/0002.tar")
         cache.mirror.expect(np.empty(0, np.int64))
         with pytest.raises(CacheError, match=r"0002\.tar: is missing"):
             cache.read(row)
@@ -275,8 +275,8 @@ def test_a_shard_of_another_cache_is_refused(here: Path, there: Url, tmp_path: P
 def test_what_is_no_cache_there_does_not_open(here: Path, there: Url, s3: Weather, tmp_path: Path) -> None:
     with pytest.raises(CacheError, match=r"nowhere is not a cache .*--out s3://eyes/nowhere"):
         open_cache("s3://eyes/nowhere")
-    store.send(here / "cache.json", there / "unfinished.json")
-    store.remove(there / "cache.json")
+    object_store.send(here / "cache.json", there / "unfinished.json")
+    object_store.remove(there / "cache.json")
     with pytest.raises(CacheError, match="is incomplete"):
         open_cache(there)
     with pytest.raises(CacheError, match="is not a cache"):
@@ -294,7 +294,7 @@ def test_nobody_there_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_a_package_that_is_missing_is_named_with_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gcsfs", None)
-    store._client.cache_clear()
+    object_store._client.cache_clear()
     with pytest.raises(StoreError, match=r"gs:// needs a package .*pip install 'fundus-grading\[gcs\]'"):
         open_cache("gs://eyes/cache")
 

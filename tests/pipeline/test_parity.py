@@ -14,12 +14,12 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
-from pipeline.batch import Loader
-from pipeline.cache import Cache, open_cache
-from pipeline.loaders import open_loader
-from pipeline.plan import NO_AUGMENT, Augment, EpochPlan, Schedule, affine
-from pipeline.recipe import Recipe
-from pipeline.torchvision_loader import Scratch, TorchvisionLoader, recolour_batch, warp, warp_batch
+from pipeline.cache.cache import Cache, open_cache
+from pipeline.loading.batch import Loader
+from pipeline.loading.loaders import open_loader
+from pipeline.loading.plan import NO_AUGMENT, Augment, EpochPlan, Schedule, affine
+from pipeline.loading.torchvision_loader import Scratch, TorchvisionLoader, recolour_batch, warp, warp_batch
+from pipeline.photos.preparation import Recipe
 from tools.phantom import write_phantoms
 from tools.preprocess import Settings, preprocess
 from tools.sources import list_source
@@ -44,7 +44,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Cache:
 
 def dali_loader() -> Callable[..., Loader]:
     pytest.importorskip("nvidia.dali", reason="DALI is not installed")
-    from pipeline.dali_loader import DaliLoader
+    from pipeline.loading.dali_loader import DaliLoader
 
     return DaliLoader
 
@@ -126,7 +126,7 @@ def warp_by_torch(
 @pytest.fixture
 def exact_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     if int(cv2.__version__.partition(".")[0]) < 5:
-        monkeypatch.setattr("pipeline.torchvision_loader.warp", partial(warp_by_torch, batch=warp_batch))
+        monkeypatch.setattr("pipeline.loading.torchvision_loader.warp", partial(warp_by_torch, batch=warp_batch))
 
 
 @pytest.mark.parametrize("size", [512, 224])
@@ -135,7 +135,7 @@ def test_without_opencv_5_torch_warps_what_gpus_are_compared_to(
 ) -> None:
     settings = {"augment": Augment(zoom=1.3, colour=0.3), "shuffle": True, "size": size}
     expected = render("torchvision", drawn, **settings)
-    monkeypatch.setattr("pipeline.torchvision_loader.warp", partial(warp_by_torch, batch=warp_batch))
+    monkeypatch.setattr("pipeline.loading.torchvision_loader.warp", partial(warp_by_torch, batch=warp_batch))
     assert_alike(render("torchvision", drawn, **settings), expected)
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from pipeline.errors import PhotoError
-from pipeline.photo import MAX_PIXELS, read_photo, sniff
+from pipeline.photos.photo import MAX_PIXELS, read_photo, sniff
 
 CASES = Path(__file__).resolve().parents[2].parent / "shared" / "cases"
 FORMATS = ["JPEG", "PNG", "TIFF", "BMP", "WEBP"]

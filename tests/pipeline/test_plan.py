@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchvision.transforms.v2 import functional as F
 
-from pipeline.plan import (
+from pipeline.loading.plan import (
     NO_AUGMENT,
     Augment,
     Blocks,

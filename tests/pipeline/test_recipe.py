@@ -15,8 +15,8 @@ from PIL import Image, ImageOps
 from PIL.JpegImagePlugin import get_sampling
 
 from pipeline.errors import PhotoError
-from pipeline.photo import read_photo
-from pipeline.recipe import VERSIONS, Prepared, Recipe, prepare
+from pipeline.photos.photo import read_photo
+from pipeline.photos.preparation import VERSIONS, Prepared, Recipe, prepare
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 

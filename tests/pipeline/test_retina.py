@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from pipeline.photo import read_photo
-from pipeline.retina import SEARCH_SIDE, Disc, crop_square, find_disc, is_blank, is_near_black, small_copy
+from pipeline.photos.photo import read_photo
+from pipeline.photos.retina import SEARCH_SIDE, Disc, crop_square, find_disc, is_blank, is_near_black, small_copy
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 Image = NDArray[np.uint8]

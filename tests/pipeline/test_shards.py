@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.shards import (
+from pipeline.cache.shards import (
     SAMPLES_A_SHARD,
     Entry,
     decode_key,

@@ -6,7 +6,7 @@ import click
 import pytest
 
 from pipeline.errors import StoreError
-from pipeline.url import Folder, Url, place, scrubbed
+from pipeline.storage.url import Folder, Url, place, scrubbed
 
 
 @pytest.mark.parametrize(

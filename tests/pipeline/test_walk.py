@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.walk import plain_id, split_suffix
+from pipeline.photos.discovery import plain_id, split_suffix
 
 NAMES = st.text(alphabet="ab. ", min_size=1).filter(lambda name: name not in (".", ".."))
 

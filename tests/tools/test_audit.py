@@ -8,7 +8,7 @@ import numpy as np
 from click.testing import CliRunner
 from PIL import Image
 
-from pipeline.recipe import Recipe, prepare
+from pipeline.photos.preparation import Recipe, prepare
 from tools.audit import ALIKE, audit, fingerprint
 from tools.cli import main
 

@@ -10,7 +10,7 @@ import torch
 from click.testing import CliRunner, Result
 from rich.console import Console
 
-from pipeline.loaders import dali_installed
+from pipeline.loading.loaders import dali_installed
 from tools.bench import measure
 from tools.bench_report import Report
 from tools.bench_rows import DECODE, NVJPEG, PLAIN, STEP, Step, fed, uint8

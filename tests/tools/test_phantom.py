@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from PIL import Image
 from scipy.stats import chi2_contingency
 
-from pipeline.cache import open_cache
+from pipeline.cache.cache import open_cache
 from pipeline.errors import SourceError
 from tools.cli import main
 from tools.phantom import CAMERAS, PREVALENCE, draw_patient, paint_phantoms, write_phantoms

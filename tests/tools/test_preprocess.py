@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from pipeline.cache import Cache, open_cache
+from pipeline.cache.cache import Cache, open_cache
 from tools.build import CLOCK_SLACK_NS
 from tools.cli import main
 
@@ -172,7 +172,7 @@ def test_no_patient_changes_side_when_photographs_are_added(eyes: Path, tmp_path
 
 
 def test_growing_past_a_shard_copies_entries(eyes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.shards.SAMPLES_A_SHARD", 5)  # 12 photographs: 2 shards, 24: 4
+    monkeypatch.setattr("pipeline.cache.shards.SAMPLES_A_SHARD", 5)  # 12 photographs: 2 shards, 24: 4
     out = tmp_path / "c"
     done(eyes, "--out", out, "--size", 64, "--workers", 1)
     assert len(list((out / "shards").iterdir())) == 2

@@ -10,9 +10,9 @@ from click.testing import CliRunner
 from loopback import Weather
 from PIL import Image
 
-from pipeline import store
 from pipeline.errors import SourceError, StoreError
-from pipeline.url import Url
+from pipeline.storage import object_store
+from pipeline.storage.url import Url
 from tools.build import CLOCK_SLACK_NS
 from tools.cli import main
 from tools.sources import Listing, list_source, read_source
@@ -55,7 +55,7 @@ def eyes(tmp_path: Path) -> Path:
 def put(folder: Path, url: Url) -> Url:
     for path in sorted(folder.rglob("*")):
         if path.is_file():
-            store.send(path, url / str(path.relative_to(folder)))
+            object_store.send(path, url / str(path.relative_to(folder)))
     return url
 
 
@@ -96,7 +96,7 @@ def test_the_courses_four_tables_are_found_in_it_and_beside_it(inside: bool, eye
         (eyes.parent / ("eyes" if inside else ".") / f"{name}.csv").write_text(text)
     local = list_source(eyes)
     for table in eyes.parent.glob("*.csv"):
-        store.send(table, there / table.name)
+        object_store.send(table, there / table.name)
     found = list_source(put(eyes, there / "eyes"))
     where = there / "eyes" if inside else there
     assert found.layout == f"the course's four tables without header in {where}"
@@ -105,7 +105,7 @@ def test_the_courses_four_tables_are_found_in_it_and_beside_it(inside: bool, eye
 
 
 def test_labels_may_lie_behind_a_url_of_their_own(eyes: Path, bucket: Url, there: Url) -> None:
-    store.send(b"eye;dr\n1_left;2\n", there / "mine.csv")
+    object_store.send(b"eye;dr\n1_left;2\n", there / "mine.csv")
     listing = list_source(bucket, there / "mine.csv", "eye", "dr")
     assert [(sample.id, sample.grade) for sample in listing.samples] == [("1_left", 2)]
     assert [(s.id, s.grade) for s in list_source(eyes, there / "mine.csv", "eye", "dr").samples] == [("1_left", 2)]
@@ -144,7 +144,7 @@ def test_nothing_there_is_said(s3: Weather, there: Url, monkeypatch: pytest.Monk
         list_source(there / "none")
     with pytest.raises(SourceError, match="a MedMNIST file is read from a disk"):
         list_source(there / "retinamnist.npz")
-    monkeypatch.setattr(store, "WAITS", (0.01,))
+    monkeypatch.setattr(object_store, "WAITS", (0.01,))
     s3.trouble = lambda method, path: "503"
     with pytest.raises(StoreError, match=rf"{there}: cannot be listed \(.*reduce your request rate.*tried 2 times"):
         list_source(there)
@@ -165,7 +165,7 @@ def test_it_makes_the_cache_that_the_folder_makes_and_a_rerun_opens_no_photograp
     assert [path for method, path in s3.requests if path.endswith(".jpeg")] == []
     assert tree(tmp_path / "there") == there
 
-    store.send(eyes / "train 0/0_right.jpeg", bucket / "train 1/1_left.jpeg")
+    object_store.send(eyes / "train 0/0_right.jpeg", bucket / "train 1/1_left.jpeg")
     s3.requests.clear()
     assert "1 encoded" in done("preprocess", bucket.text, "--out", tmp_path / "there", "--size", 64)
     assert {path.rpartition("/")[2] for _, path in s3.requests if path.endswith(".jpeg")} == {"1_left.jpeg"}
@@ -174,7 +174,7 @@ def test_it_makes_the_cache_that_the_folder_makes_and_a_rerun_opens_no_photograp
 def test_a_network_that_is_gone_never_becomes_a_refused_photograph(
     bucket: Url, s3: Weather, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "WAITS", (0.01,))
+    monkeypatch.setattr(object_store, "WAITS", (0.01,))
     s3.trouble = lambda method, path: "drop" if "/2_left" in path else None
     arguments = ["preprocess", bucket.text, "--out", str(tmp_path / "c"), "--size", "64"]
     result = CliRunner().invoke(main, arguments)

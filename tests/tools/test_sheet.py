@@ -7,9 +7,9 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image, ImageOps
 
-from pipeline.cache import Cache, open_cache
+from pipeline.cache.cache import Cache, open_cache
 from pipeline.errors import CacheError
-from pipeline.tiles import COLUMNS, SIDE, Tile, draw_sheet
+from pipeline.photos.contact_sheet import COLUMNS, SIDE, Tile, draw_sheet
 from tools.cli import main
 from tools.phantom import write_phantoms
 from tools.sheet import pick_rows, sheet_of_cache

@@ -12,12 +12,12 @@ from click.testing import CliRunner, Result
 from loopback import SECRET, Weather
 from PIL import Image
 
-from pipeline import store
-from pipeline.cache import open_cache
+from pipeline.cache.cache import open_cache
 from pipeline.errors import CacheError
-from pipeline.files import lock_folder
-from pipeline.local import home_of
-from pipeline.url import Url
+from pipeline.storage import object_store
+from pipeline.storage.atomic import lock_folder
+from pipeline.storage.local_cache import home_of
+from pipeline.storage.url import Url
 from tests.conftest import write_tiny_eyes
 from tools.cli import main
 
@@ -41,7 +41,7 @@ def tree(folder: Path) -> Tree:
 
 
 def brought_down(url: Url) -> Tree:
-    return {stored.name: store.read(url / stored.name) for stored in store.files_below(url)}
+    return {stored.name: object_store.read(url / stored.name) for stored in object_store.files_below(url)}
 
 
 @pytest.fixture
@@ -108,10 +108,10 @@ def test_what_others_put_there_stays(preprocess: Callable[..., str], eyes: Path,
     preprocess()
     theirs = [there / name for name in ("notes.txt", "runs/one/model.safetensors", "shards/0007.tar.old", "shards.tar")]
     for url in theirs:
-        store.send(b"somebody's", url)
+        object_store.send(b"somebody's", url)
     next(path for path in sorted(eyes.iterdir())).unlink()
     preprocess()
-    assert [store.read(url) for url in theirs] == [b"somebody's"] * 4
+    assert [object_store.read(url) for url in theirs] == [b"somebody's"] * 4
 
 
 def test_another_machine_goes_on_from_what_lies_there(
@@ -144,13 +144,13 @@ def test_what_is_damaged_there_is_found_and_mended(
     data = bytearray(whole["shards/0001.tar"])
     data[len(data) // 2] ^= 1
     for damaged in (bytes(data), bytes(data[:1000])):
-        store.send(damaged, there / "shards/0001.tar")
+        object_store.send(damaged, there / "shards/0001.tar")
         result = tools("check", there.text)
         assert result.exit_code == 1
         assert "shards/0001.tar: damaged" in result.output
         preprocess()
         assert brought_down(there) == whole
-    store.send(bytes(data), there / "shards/0001.tar")
+    object_store.send(bytes(data), there / "shards/0001.tar")
     another_machine(monkeypatch, tmp_path)
     preprocess()
     assert brought_down(there) == whole
@@ -167,7 +167,7 @@ def test_two_at_once_on_one_machine_are_told(preprocess: Callable[..., str], eye
 
 
 def test_a_place_that_is_somebody_elses_is_left_alone(eyes: Path, there: Url) -> None:
-    store.send(b"mine", there / "thesis.tex")
+    object_store.send(b"mine", there / "thesis.tex")
     result = tools("preprocess", eyes, "--out", there.text)
     assert result.exit_code == 1
     assert f"{there} holds 'thesis.tex' and is no cache; choose another place with --out" in result.output
@@ -187,7 +187,7 @@ def test_the_web_cannot_be_written(eyes: Path, s3: Weather) -> None:
 def test_troubled_uploads_are_made_again(
     trouble: str, preprocess: Callable[..., str], there: Url, s3: Weather, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "WAITS", (0.01,) * 8)
+    monkeypatch.setattr(object_store, "WAITS", (0.01,) * 8)
     draws = np.random.default_rng(0)
     s3.trouble = lambda method, path: trouble if method == "PUT" and draws.random() < 0.6 else None
     preprocess()
@@ -201,7 +201,7 @@ def test_troubled_uploads_are_made_again(
 def test_it_gives_up_in_one_line_and_the_same_command_goes_on(
     trouble: str, preprocess: Callable[..., str], eyes: Path, there: Url, s3: Weather, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "WAITS", (0.01, 0.01))
+    monkeypatch.setattr(object_store, "WAITS", (0.01, 0.01))
     s3.trouble = lambda method, path: trouble if method == "PUT" and "0001.tar" in path else None
     result = tools("preprocess", eyes, "--out", there.text, "--size", 32, "--workers", 1)
     assert result.exit_code == 1

@@ -15,7 +15,7 @@ import pytest
 import torch
 import torchvision
 
-from pipeline.cache import open_cache
+from pipeline.cache.cache import open_cache
 from tests.trainer.conftest import invoke, write_tiny_cache
 from tests.trainer.whole_batches import learn
 

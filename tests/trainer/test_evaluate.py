@@ -10,7 +10,7 @@ import pytest
 from click.testing import Result
 from PIL import Image
 
-from pipeline.baselines import confusion_counts
+from pipeline.metrics import confusion_counts
 from tests.trainer.conftest import Trained
 from trainer.about import read_about
 from trainer.figures import draw_accuracy, draw_confusion

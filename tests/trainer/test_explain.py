@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.shards import encode_key
+from pipeline.cache.shards import encode_key
 from tests.trainer.conftest import Trained, invoke
 from trainer.gradcam import grad_cam, overlay
 from trainer.model import load_model, save_model

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 import torchvision
 from click.testing import Result
 
-from pipeline.cache import open_cache
-from pipeline.loaders import open_loader
-from pipeline.plan import NO_AUGMENT, Augment, Schedule
+from pipeline.cache.cache import open_cache
+from pipeline.loading.loaders import open_loader
+from pipeline.loading.plan import NO_AUGMENT, Augment, Schedule
 from trainer.features import FeatureLoader
 from trainer.learner import CLIP_NORM
 from trainer.model import Grader

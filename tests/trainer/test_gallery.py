@@ -9,8 +9,8 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from pipeline.cache import open_cache
-from pipeline.loaders import open_loader
+from pipeline.cache.cache import open_cache
+from pipeline.loading.loaders import open_loader
 from tests.conftest import write_cache
 from tests.trainer.conftest import Trained
 from trainer.gallery import SURE, WORST, pictures, surest_right, worst_mistakes

@@ -10,10 +10,10 @@ import pytest
 import torch
 from click.testing import Result
 
-from pipeline.batch import Loader
-from pipeline.cache import open_cache
-from pipeline.loaders import open_loader
-from pipeline.plan import Augment
+from pipeline.cache.cache import open_cache
+from pipeline.loading.batch import Loader
+from pipeline.loading.loaders import open_loader
+from pipeline.loading.plan import Augment
 from tests.conftest import write_cache
 from trainer.config import FitConfig
 from trainer.growing import GrowingLoader, start_pixels, training_size

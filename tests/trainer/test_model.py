@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import normalize, to_dtype
 
 from pipeline.errors import RunError
-from pipeline.recipe import Recipe
+from pipeline.photos.preparation import Recipe
 from trainer.about import About, read_about
 from trainer.config import MODELS
 from trainer.model import Grader, Normalise, load_model, save_model

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix, precision_score
 
-from pipeline.recipe import Recipe
+from pipeline.photos.preparation import Recipe
 from trainer.about import About, Operating
 from trainer.operating import Referral, Wish, by_bayes, choose_operating, choose_threshold
 from trainer.sample import Sample

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pipeline.files import claimed
+from pipeline.storage.atomic import claimed
 from tests.trainer.conftest import Trained, invoke
 
 CPU = ("--device", "cpu")

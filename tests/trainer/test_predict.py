@@ -16,8 +16,8 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from pipeline.cache import open_cache
-from pipeline.loaders import open_loader
+from pipeline.cache.cache import open_cache
+from pipeline.loading.loaders import open_loader
 from tests.trainer.conftest import Trained, invoke
 from tools.cli import main as tools
 from trainer.model import load_model, save_model

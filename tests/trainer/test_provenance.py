@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from click.testing import Result
 
-from pipeline.cache import open_cache
-from pipeline.shards import scan_tar
+from pipeline.cache.cache import open_cache
+from pipeline.cache.shards import scan_tar
 from tests.conftest import write_cache
 from tests.trainer.conftest import Trained
 from trainer.about import read_header

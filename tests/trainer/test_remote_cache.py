@@ -11,8 +11,8 @@ import pytest
 from click.testing import Result
 from loopback import Weather
 
-from pipeline import store
-from pipeline.url import Url
+from pipeline.storage import object_store
+from pipeline.storage.url import Url
 from tests.trainer.conftest import Trained
 from trainer.config import FitConfig
 from trainer.fit import open_loaders
@@ -21,7 +21,7 @@ from trainer.launch import prepare
 
 def put(folder: Path, url: Url) -> Url:
     for path in folder.rglob("*.*"):
-        store.send(path, url / str(path.relative_to(folder)))
+        object_store.send(path, url / str(path.relative_to(folder)))
     return url
 
 
@@ -64,7 +64,7 @@ def test_a_network_that_goes_while_training_ends_it_in_one_line(
     trained: Trained, there: Url, fit: Callable[..., Result], s3: Weather, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(trained.cache, there)
-    monkeypatch.setattr(store, "WAITS", (0.01,))
+    monkeypatch.setattr(object_store, "WAITS", (0.01,))
     s3.trouble = lambda method, path: "drop" if path.endswith(".tar") else None
     last = fit(there.text, "--run", "run", exit=1).output.splitlines()[-1]
     assert last.startswith(f"Error: {there}/shards/0000.tar: cannot be read (")

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from pipeline.cache import Cache, open_cache
+from pipeline.cache.cache import Cache, open_cache
 from tools.cli import main
 from trainer.photographs import seen_in
 from trainer.seen import Looks, Seen, look

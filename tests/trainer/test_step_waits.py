@@ -16,8 +16,8 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pipeline.batch import Batch, Loader
-from pipeline.cache import Cache
+from pipeline.cache.cache import Cache
+from pipeline.loading.batch import Batch, Loader
 from trainer import fit, learner
 from trainer.checkpoint import Progress
 from trainer.config import FitConfig

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import accuracy_score, roc_auc_score
 
-from pipeline.cache import open_cache
+from pipeline.cache.cache import open_cache
 from tests.trainer.conftest import Trained
 from trainer.about import Operating
 from trainer.run import RunFolder

@@ -6,7 +6,7 @@ import click
 import pytest
 from click.testing import Result
 
-from pipeline.loaders import LOADERS
+from pipeline.loading.loaders import LOADERS
 from trainer import config
 from trainer.cli import main
 

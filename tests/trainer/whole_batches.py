@@ -15,9 +15,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.cache import Cache, open_cache
+from pipeline.cache.cache import Cache, open_cache
 from pipeline.errors import RunError
-from pipeline.loaders import open_loader
+from pipeline.loading.loaders import open_loader
 from trainer.batchnorm import WholeBatchNorm, synchronise
 from trainer.config import FitConfig
 from trainer.distributed import before, first, from_all, from_first, highest, joined, shard, total, whole

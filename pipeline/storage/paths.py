@@ -4,33 +4,33 @@ import hashlib
 import os
 from pathlib import Path
 
-from pipeline.url import Url
+from pipeline.storage.url import Url
 
 
 def read_file(path: Path | Url) -> bytes:
     """Raises FileNotFoundError, another OSError, or StoreError."""
     if isinstance(path, Path):
         return path.read_bytes()
-    from pipeline import store
+    from pipeline.storage import object_store
 
-    return store.read(path)
+    return object_store.read(path)
 
 
 def exists(path: Path | Url) -> bool:
     if isinstance(path, Path):
         return os.path.exists(path)
-    from pipeline import store
+    from pipeline.storage import object_store
 
-    return store.exists(path)
+    return object_store.exists(path)
 
 
 def names_below(path: Path | Url) -> set[str]:
     """Of files, with slashes."""
     if isinstance(path, Path):
         return {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()}
-    from pipeline import store
+    from pipeline.storage import object_store
 
-    return {stored.name for stored in store.files_below(path)}
+    return {stored.name for stored in object_store.files_below(path)}
 
 
 def sha256_of(path: Path | Url) -> str | None:

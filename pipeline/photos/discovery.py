@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from pipeline.artifacts import what_is
 from pipeline.errors import SourceError
-from pipeline.photo import SUFFIXES, sniff
+from pipeline.photos.photo import SUFFIXES, sniff
+from pipeline.storage.artifacts import what_is
 
 _UNFINISHED: Final = (".part", ".crdownload", ".download", ".tmp", ".partial")
 _JUNK: Final = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})

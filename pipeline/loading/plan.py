@@ -63,6 +63,11 @@ class Blocks:
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
 
+    @classmethod
+    def in_lanes(cls, shards: NDArray[np.int64], together: int) -> "Blocks":
+        """Lanes are a power of two, as numbers of processes are, and none has less than a shard."""
+        return cls(shards, together, lanes=1 << (min(together, 64).bit_length() - 1))
+
 
 class EpochPlan(NamedTuple):
     """An epoch, or a batch of it."""

@@ -7,19 +7,17 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import count
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import store
+from pipeline.cache.index import CacheIndex, ShardRecord
+from pipeline.cache.shards import shard_name
 from pipeline.errors import CacheError, StoreError
-from pipeline.local import Blob, LocalFolder, local_folder
-from pipeline.shards import shard_name
-from pipeline.url import Url
-
-if TYPE_CHECKING:
-    from pipeline.cache import CacheIndex, ShardRecord
+from pipeline.storage import object_store
+from pipeline.storage.local_cache import Blob, LocalFolder, local_folder
+from pipeline.storage.url import Url
 
 THREADS: Final = 4
 """Shards on their way at once: four of 30 MB, at 50 ms and 100 MB/s each, fill a link of 3 Gbit/s."""
@@ -33,7 +31,7 @@ NOTHING: Final = np.empty(0, np.int64)
 class Mirror:
     """The shards, by number. Safe to use from several threads."""
 
-    def __init__(self, url: Url, records: "Sequence[ShardRecord]", folder: LocalFolder) -> None:
+    def __init__(self, url: Url, records: Sequence[ShardRecord], folder: LocalFolder) -> None:
         """url: of the folder of shards."""
         self._url, self._folder = url, folder
         self._blobs = [Blob(record.sha256, record.nbytes) for record in records]
@@ -70,7 +68,7 @@ class Mirror:
         if shard in self._maps or self._folder.has(self._blobs[shard]):
             return None
         with suppress(FileNotFoundError):
-            return store.read(self._url / shard_name(shard), part=(offset, offset + nbytes))
+            return object_store.read(self._url / shard_name(shard), part=(offset, offset + nbytes))
         return None
 
     def forget(self, shard: int) -> None:
@@ -158,7 +156,7 @@ class Mirror:
             raise
 
 
-def open_mirror(url: Url, index: "CacheIndex") -> Mirror:
+def open_mirror(url: Url, index: CacheIndex) -> Mirror:
     """Of the cache at a URL, in this machine's folder."""
     return Mirror(url / "shards", index.shards, local_folder())
 
@@ -167,7 +165,7 @@ def read_checked(url: Url, sha256: str) -> bytes:
     """Raises CacheError for a file that is missing or has other bytes, StoreError where none come."""
     for _ in range(2):
         try:
-            data = store.read(url)
+            data = object_store.read(url)
         except FileNotFoundError as error:
             raise CacheError(f"{url}: is missing; `tools preprocess` mends it") from error
         if hashlib.sha256(data).hexdigest() == sha256:

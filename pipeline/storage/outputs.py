@@ -21,11 +21,11 @@ from typing import Any, Final, NamedTuple
 
 import click
 
-from pipeline.artifacts import Kind, belongs_to_run, cache_around
 from pipeline.errors import OutputError
-from pipeline.files import TMP_SUFFIX, Busy, claimed, is_stream
 from pipeline.machine import check_names
-from pipeline.url import Folder, Url, place
+from pipeline.storage.artifacts import Kind, belongs_to_run, cache_around
+from pipeline.storage.atomic import TMP_SUFFIX, Busy, claimed, is_stream
+from pipeline.storage.url import Folder, Url, place
 
 _REASONS: Final = {
     errno.ENAMETOOLONG: "its name is too long",

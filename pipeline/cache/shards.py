@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import IO, Any, Final, NamedTuple, cast
 from urllib.parse import quote_from_bytes, unquote
 
-from pipeline.files import write_whole
 from pipeline.grades import UNKNOWN, parse_grade
+from pipeline.storage.atomic import write_whole
 
 SAMPLES_A_SHARD: Final = 256
 

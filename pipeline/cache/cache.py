@@ -1,117 +1,40 @@
 """A cache folder: open it, read from it, know what it holds.
 
     cache.json     what it is: format, recipe, split, a record per shard; written last, so where it is, all is there
-    manifest.csv   the table of samples (pipeline.manifest)
+    manifest.csv   the table of samples (pipeline.cache.manifest)
     rejects.csv    source, reason: every photograph and row that was refused
-    shards/        NNNN.tar (pipeline.shards)
+    shards/        NNNN.tar (pipeline.cache.shards)
 
-Only this module reads and writes cache.json. The folder may lie behind a URL: pipeline.mirror brings its shards.
+The folder may lie behind a URL: pipeline.cache.remote_shards brings its shards.
 """
 
 import hashlib
-import json
 import mmap
-import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.artifacts import INDEX, SHARDS, UNFINISHED
+from pipeline.cache.index import MANIFEST, CacheIndex
+from pipeline.cache.manifest import read_manifest
+from pipeline.cache.shards import scan_sources, shard_name
+from pipeline.cache.splits import SPLITS
 from pipeline.errors import CacheError
-from pipeline.files import TMP_SUFFIX, lock_folder, made_folder, write_whole
-from pipeline.manifest import SPLITS, read_manifest
-from pipeline.places import exists, names_below, read_file, sha256_of
-from pipeline.plan import Blocks
-from pipeline.recipe import VERSIONS, Recipe
-from pipeline.shards import is_shard_name, scan_sources, shard_name
-from pipeline.url import Url, place
+from pipeline.photos.preparation import Recipe
+from pipeline.storage.artifacts import SHARDS
+from pipeline.storage.paths import sha256_of
+from pipeline.storage.url import Url, place
 
 if TYPE_CHECKING:
-    from pipeline.mirror import Mirror
-    from pipeline.plan import EpochPlan
+    from pipeline.cache.remote_shards import Mirror
 
-FORMAT: Final = 1
-MANIFEST: Final = "manifest.csv"
-REJECTS: Final = "rejects.csv"
 ALONE: Final = 6
 """Photographs of a shard that come one by one as soon as it does: 50 ms each, or 30 MB at 100 MB/s."""
-
-
-@dataclass(frozen=True)
-class ShardRecord:
-    nbytes: int
-    sha256: str  # of the tar
-    sources: str  # sha256 over its entries' ids and their photographs' sha256
-
-
-@dataclass(frozen=True)
-class CacheIndex:
-    """What cache.json says."""
-
-    recipe: Recipe
-    split: str  # "auto" or "patient"
-    split_seed: int
-    shards: tuple[ShardRecord, ...]
-    manifest: str  # sha256 of manifest.csv
-    rejects: str  # sha256 of rejects.csv
-
-    @property
-    def source_digest(self) -> str:
-        """Identifies the photographs that were cached, whatever the recipe: sha256, 64 hex digits."""
-        return hashlib.sha256("".join(record.sources for record in self.shards).encode()).hexdigest()
-
-    def to_json(self) -> bytes:
-        """The bytes of cache.json; its `seal` is the sha256 of the rest, so that a flipped bit shows."""
-        fields = {
-            "format": FORMAT,
-            "source_digest": self.source_digest,
-            **asdict(self),
-            "recipe": self.recipe.as_dict(),
-        }
-        return (json.dumps({**fields, "seal": _seal(fields)}, indent=1, sort_keys=True) + "\n").encode()
-
-    @classmethod
-    def read(cls, folder: Path | Url, name: str = INDEX) -> "CacheIndex":
-        """Raises CacheError where cache.json is missing, damaged, or made by another version of this program."""
-        path = folder / name
-        try:
-            data = read_file(path)
-            fields: dict[str, Any] = json.loads(data)
-            if fields.pop("seal") != _seal(fields):
-                raise ValueError("broken seal")
-            recipe = fields["recipe"]
-            if fields.pop("format") != FORMAT or recipe["version"] != VERSIONS.get(recipe["enhance"]):
-                raise CacheError(f"{folder} was made by another version of this program; run `tools preprocess` again")
-            del fields["source_digest"]
-            fields["recipe"] = Recipe.from_dict(recipe)
-            fields["shards"] = tuple(ShardRecord(**record) for record in fields["shards"])
-            index = cls(**fields)
-        except FileNotFoundError as error:
-            if exists(folder / UNFINISHED):
-                raise CacheError(f"{folder} is incomplete, its preprocess did not finish; run it again") from error
-            there = isinstance(folder, Url) or folder.is_dir()
-            what = "is not a cache (it has no cache.json)" if there else "does not exist"
-            raise CacheError(f"{folder} {what}; make one with `tools preprocess SRC --out {folder}`") from error
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            raise CacheError(f"{path}: damaged; `tools preprocess` mends it") from error
-        if data != index.to_json():
-            raise CacheError(f"{path}: damaged; `tools preprocess` mends it")
-        return index
-
-    def write(self, folder: Path, name: str = INDEX) -> None:
-        with write_whole(folder / name) as file:
-            file.write(self.to_json())
-
-
-def _seal(fields: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(eq=False)
@@ -135,7 +58,7 @@ class Cache:
         """Where it lies on this machine, or would; what is derived from it may be kept beside."""
         if isinstance(self.path, Path):
             return self.path.resolve()
-        from pipeline.local import home_of
+        from pipeline.storage.local_cache import home_of
 
         return home_of(self.path)
 
@@ -193,18 +116,19 @@ class Cache:
         """
         return None if self.mirror is None or self.mirror.holds_all else self.mirror.block
 
-    def blocks(self, together: int) -> Blocks:
-        """For a plan. Lanes are a power of two, as numbers of processes are, and none has less than a shard."""
-        return Blocks(self._where[:, 0], together, lanes=1 << (min(together, 64).bit_length() - 1))
+    @property
+    def shards(self) -> NDArray[np.int64]:
+        """(rows,) the shard that each row lies in."""
+        return self._where[:, 0]
 
     def by_shard(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """(n,) the rows, one shard's after another's."""
         return rows[np.argsort(self._where[rows, 0], kind="stable")]
 
-    def expect(self, batches: Iterable["EpochPlan"]) -> None:
+    def expect(self, batches: Iterable[NDArray[np.int64]]) -> None:
         """Says what will be read, in this order, so that shards behind a URL come in time."""
         if self.mirror:
-            rows = [batch.rows for batch in batches]
+            rows = list(batches)
             self.mirror.expect(self._where[np.concatenate(rows), 0] if rows else np.empty(0, np.int64))
 
     def reader(self, rows: NDArray[np.int64]) -> Callable[[int], bytes | memoryview]:
@@ -277,73 +201,10 @@ def open_cache(path: Path | Url | str) -> Cache:
     path = place(path)
     index = CacheIndex.read(path)
     if isinstance(path, Url):
-        from pipeline.mirror import open_mirror, read_checked
+        from pipeline.cache.remote_shards import open_mirror, read_checked
 
         manifest = read_manifest(path / MANIFEST, read_checked(path / MANIFEST, index.manifest))
         return Cache(path, index, manifest, open_mirror(path, index))
     if sha256_of(path / MANIFEST) != index.manifest:
         raise CacheError(f"{path / MANIFEST}: damaged or edited; `tools preprocess` mends it")
     return Cache(path, index, read_manifest(path / MANIFEST))
-
-
-def verify_files(path: Path | Url, index: CacheIndex) -> list[str]:
-    """What of a cache's files is not as it was written: one line each, none when all is well. Reads every byte."""
-    wanted = {MANIFEST: index.manifest, REJECTS: index.rejects}
-    wanted |= {f"{SHARDS}/{shard_name(number)}": record.sha256 for number, record in enumerate(index.shards)}
-    problems = []
-    for name, digest in wanted.items():
-        found = sha256_of(path / name)
-        if found != digest:
-            problems.append(f"{name}: {'missing' if found is None else 'damaged'}")
-    strangers = names_below(path) - {INDEX, *wanted}
-    problems += [f"{name}: does not belong to the cache" for name in sorted(strangers)]
-    return problems
-
-
-def sweep(path: Path, shards: int) -> None:
-    """Removes what a killed run left behind, and shards beyond the number that a finished cache has now.
-
-    What others have put there stays; `verify_files` names it.
-    """
-    keep = {shard_name(number) for number in range(shards)}
-    sweep_unfinished(path)
-    (path / UNFINISHED).unlink(missing_ok=True)
-    for file in (path / SHARDS).iterdir():
-        if is_shard_name(file.name) and file.name not in keep:
-            file.unlink()
-
-
-def sweep_unfinished(path: Path) -> None:
-    """Removes half-written files, which only the owner of the lock may do."""
-    for folder in (path, path / SHARDS):
-        for file in folder.glob(f"*{TMP_SUFFIX}"):
-            file.unlink(missing_ok=True)
-
-
-@contextmanager
-def claim(path: Path) -> Iterator[None]:
-    """A folder to write a cache into, made if need be and locked for one writer. One that was made for nothing goes
-    again.
-
-    Raises CacheError for a folder that is somebody else's: not empty, and neither a cache nor the beginning of one; and
-    while another process writes it.
-    """
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(made_folder(path))
-            strangers = [name for name in os.listdir(path) if not name.endswith(TMP_SUFFIX)]
-        except OSError as error:
-            raise CacheError(f"{path}: no folder to write a cache into ({error.strerror})") from error
-        if strangers and not {INDEX, UNFINISHED} & set(strangers):
-            raise CacheError(f"{path} holds {strangers[0]!r} and is no cache; choose another folder with --out")
-        try:
-            stack.callback(os.close, lock_folder(path))
-        except BlockingIOError as error:
-            raise CacheError(f"{path} is being written by another `tools preprocess`; wait until it ends") from error
-        except OSError as error:
-            raise CacheError(f"{path}: cannot be locked ({error.strerror}); choose another file system") from error
-        try:
-            yield
-        finally:
-            with suppress(OSError):
-                sweep_unfinished(path)

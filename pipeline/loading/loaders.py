@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from pipeline.cache import Cache
+from pipeline.cache.cache import Cache
 from pipeline.errors import CacheError, LoaderMissing
+from pipeline.loading.plan import NO_AUGMENT, Augment, Blocks, Schedule
 from pipeline.machine import usable_cores
-from pipeline.plan import NO_AUGMENT, Augment, Schedule
 
 if TYPE_CHECKING:
     import torch
 
-    from pipeline.batch import Loader
+    from pipeline.loading.batch import Loader
 
 LOADERS: Final = ("auto", "dali", "torchvision")
 
@@ -62,19 +62,19 @@ def open_loader(
     size = source_size if size is None else size
     try:
         labels = cache.grades[rows] if balanced else None
-        blocks = None if together is None else cache.blocks(together)
+        blocks = None if together is None else Blocks.in_lanes(cache.shards, together)
         schedule = Schedule(rows, augment, source_size, size, batch_size, shuffle, seed, shard, labels, blocks)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     workers = workers or usable_cores()
     if choose_loader(name, device) == "torchvision":
-        from pipeline.torchvision_loader import TorchvisionLoader
+        from pipeline.loading.torchvision_loader import TorchvisionLoader
 
         return TorchvisionLoader(cache, schedule, device=device, workers=workers)
     if _kind(device) not in ("cpu", "cuda"):
         raise click.UsageError(f"DALI knows no device {device}; the torchvision loader does")
     try:
-        from pipeline.dali_loader import DaliLoader
+        from pipeline.loading.dali_loader import DaliLoader
     except ImportError as error:
         raise LoaderMissing(f"DALI is not installed ({error}): pip install 'fundus-grading[dali]'") from error
     return DaliLoader(cache, schedule, device=device, workers=workers)

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from pipeline.batch import Batch, ahead, to_batch
-from pipeline.cache import Cache
+from pipeline.cache.cache import Cache
 from pipeline.errors import CacheError
-from pipeline.plan import EpochPlan, Schedule, halvings
+from pipeline.loading.batch import Batch, ahead, to_batch
+from pipeline.loading.plan import EpochPlan, Schedule, halvings
 
 Picture = NDArray[np.uint8]
 
@@ -110,7 +110,7 @@ class Renderer(AbstractContextManager["Renderer"]):
 
 
 class TorchvisionLoader(AbstractContextManager["TorchvisionLoader"]):
-    """workers: threads, at least 1. See pipeline.batch.Loader."""
+    """workers: threads, at least 1. See pipeline.loading.batch.Loader."""
 
     def __init__(self, cache: Cache, schedule: Schedule, *, device: str | torch.device, workers: int) -> None:
         self._cache = cache
@@ -129,7 +129,7 @@ class TorchvisionLoader(AbstractContextManager["TorchvisionLoader"]):
             return plan, self._renderer.begin(pictures, plan, over)
 
         batches = self._schedule.batches(number, start)
-        self._cache.expect(batches)
+        self._cache.expect(plan.rows for plan in batches)
         try:
             for plan, rendering in ahead(begin, batches):
                 yield to_batch(self._renderer.finish(rendering), plan.rows, self._grades)

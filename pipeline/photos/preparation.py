@@ -17,9 +17,19 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.errors import PhotoError
-from pipeline.photo import Photo, read_photo
-from pipeline.retina import Disc, Square, covering, crop_square, find_disc, is_blank, is_near_black, lit_box, small_copy
-from pipeline.sizes import LARGEST, SMALLEST
+from pipeline.options import LARGEST, SMALLEST
+from pipeline.photos.photo import Photo, read_photo
+from pipeline.photos.retina import (
+    Disc,
+    Square,
+    covering,
+    crop_square,
+    find_disc,
+    is_blank,
+    is_near_black,
+    lit_box,
+    small_copy,
+)
 
 VERSIONS: Final = {"none": 1, "graham": 2, "clahe": 1}
 """By enhancement; raised whenever `prepare` gives other pixels for the same settings."""

@@ -16,9 +16,9 @@ from typing import IO, Any, Final, NamedTuple
 import click
 
 from pipeline.errors import StoreError
-from pipeline.files import TMP_SUFFIX
 from pipeline.options import Finite
-from pipeline.url import Folder, Url
+from pipeline.storage.atomic import TMP_SUFFIX
+from pipeline.storage.url import Folder, Url
 
 LOCAL_CACHE: Final = "FUNDUS_LOCAL_CACHE"
 LOCAL_CACHE_GB: Final = "FUNDUS_LOCAL_CACHE_GB"

@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from urllib.parse import unquote
 
 from pipeline.errors import StoreError
-from pipeline.url import EXTRAS, Url, scrubbed
+from pipeline.storage.url import EXTRAS, Url, scrubbed
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from pipeline.artifacts import picture_mark
+from pipeline.storage.artifacts import picture_mark
 
 COLUMNS: Final = 12
 SIDE: Final = 144  # of a thumbnail, pixels

@@ -18,10 +18,10 @@ from nvidia.dali import Pipeline, fn, types
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-from pipeline.batch import Batch, ahead, to_batch
-from pipeline.cache import Cache
+from pipeline.cache.cache import Cache
 from pipeline.errors import CacheError
-from pipeline.plan import EpochPlan, Schedule, halvings
+from pipeline.loading.batch import Batch, ahead, to_batch
+from pipeline.loading.plan import EpochPlan, Schedule, halvings
 
 Jpegs = list[NDArray[np.uint8]]
 
@@ -34,7 +34,7 @@ class _Job(NamedTuple):
 
 
 class DaliLoader(AbstractContextManager["DaliLoader"]):
-    """workers: threads that decode and, on the CPU, warp; at least 1. See pipeline.batch.Loader."""
+    """workers: threads that decode and, on the CPU, warp; at least 1. See pipeline.loading.batch.Loader."""
 
     def __init__(self, cache: Cache, schedule: Schedule, *, device: str | torch.device, workers: int) -> None:
         self._cache = cache
@@ -54,7 +54,7 @@ class DaliLoader(AbstractContextManager["DaliLoader"]):
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         batches = self._schedule.batches(number, start)
-        self._cache.expect(batches)
+        self._cache.expect(plan.rows for plan in batches)
         # Fed one ahead DALI never waits (two are no faster: 0.98 times), and an abandoned epoch leaves one batch to
         # wait out, so that the next epoch's first comes after two in all.
         jobs = ahead(self._feed, ahead(self._read, batches), 1)

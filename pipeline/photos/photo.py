@@ -16,8 +16,8 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from pipeline.artifacts import is_drawn_here
 from pipeline.errors import PhotoError
+from pipeline.storage.artifacts import is_drawn_here
 
 MAX_PIXELS: Final = 120_000_000
 """Larger photographs are refused from the header. The largest fundus cameras make 50 million pixels."""

@@ -1,0 +1,77 @@
+"""A cache's folder on this machine: who writes it, what is left over in it, and whether it is as it was written."""
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from pipeline.cache.index import MANIFEST, REJECTS, CacheIndex
+from pipeline.cache.shards import is_shard_name, shard_name
+from pipeline.errors import CacheError
+from pipeline.storage.artifacts import INDEX, SHARDS, UNFINISHED
+from pipeline.storage.atomic import TMP_SUFFIX, lock_folder, made_folder
+from pipeline.storage.paths import names_below, sha256_of
+from pipeline.storage.url import Url
+
+
+def verify_files(path: Path | Url, index: CacheIndex) -> list[str]:
+    """What of a cache's files is not as it was written: one line each, none when all is well. Reads every byte."""
+    wanted = {MANIFEST: index.manifest, REJECTS: index.rejects}
+    wanted |= {f"{SHARDS}/{shard_name(number)}": record.sha256 for number, record in enumerate(index.shards)}
+    problems = []
+    for name, digest in wanted.items():
+        found = sha256_of(path / name)
+        if found != digest:
+            problems.append(f"{name}: {'missing' if found is None else 'damaged'}")
+    strangers = names_below(path) - {INDEX, *wanted}
+    problems += [f"{name}: does not belong to the cache" for name in sorted(strangers)]
+    return problems
+
+
+def sweep(path: Path, shards: int) -> None:
+    """Removes what a killed run left behind, and shards beyond the number that a finished cache has now.
+
+    What others have put there stays; `verify_files` names it.
+    """
+    keep = {shard_name(number) for number in range(shards)}
+    sweep_unfinished(path)
+    (path / UNFINISHED).unlink(missing_ok=True)
+    for file in (path / SHARDS).iterdir():
+        if is_shard_name(file.name) and file.name not in keep:
+            file.unlink()
+
+
+def sweep_unfinished(path: Path) -> None:
+    """Removes half-written files, which only the owner of the lock may do."""
+    for folder in (path, path / SHARDS):
+        for file in folder.glob(f"*{TMP_SUFFIX}"):
+            file.unlink(missing_ok=True)
+
+
+@contextmanager
+def claim(path: Path) -> Iterator[None]:
+    """A folder to write a cache into, made if need be and locked for one writer. One that was made for nothing goes
+    again.
+
+    Raises CacheError for a folder that is somebody else's: not empty, and neither a cache nor the beginning of one; and
+    while another process writes it.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(made_folder(path))
+            strangers = [name for name in os.listdir(path) if not name.endswith(TMP_SUFFIX)]
+        except OSError as error:
+            raise CacheError(f"{path}: no folder to write a cache into ({error.strerror})") from error
+        if strangers and not {INDEX, UNFINISHED} & set(strangers):
+            raise CacheError(f"{path} holds {strangers[0]!r} and is no cache; choose another folder with --out")
+        try:
+            stack.callback(os.close, lock_folder(path))
+        except BlockingIOError as error:
+            raise CacheError(f"{path} is being written by another `tools preprocess`; wait until it ends") from error
+        except OSError as error:
+            raise CacheError(f"{path}: cannot be locked ({error.strerror}); choose another file system") from error
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                sweep_unfinished(path)

@@ -1,0 +1,88 @@
+"""cache.json: what a cache is. Only this module reads and writes it."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pipeline.errors import CacheError
+from pipeline.photos.preparation import VERSIONS, Recipe
+from pipeline.storage.artifacts import INDEX, UNFINISHED
+from pipeline.storage.atomic import write_whole
+from pipeline.storage.paths import exists, read_file
+from pipeline.storage.url import Url
+
+FORMAT: Final = 1
+MANIFEST: Final = "manifest.csv"
+REJECTS: Final = "rejects.csv"
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    nbytes: int
+    sha256: str  # of the tar
+    sources: str  # sha256 over its entries' ids and their photographs' sha256
+
+
+@dataclass(frozen=True)
+class CacheIndex:
+    """What cache.json says."""
+
+    recipe: Recipe
+    split: str  # "auto" or "patient"
+    split_seed: int
+    shards: tuple[ShardRecord, ...]
+    manifest: str  # sha256 of manifest.csv
+    rejects: str  # sha256 of rejects.csv
+
+    @property
+    def source_digest(self) -> str:
+        """Identifies the photographs that were cached, whatever the recipe: sha256, 64 hex digits."""
+        return hashlib.sha256("".join(record.sources for record in self.shards).encode()).hexdigest()
+
+    def to_json(self) -> bytes:
+        """The bytes of cache.json; its `seal` is the sha256 of the rest, so that a flipped bit shows."""
+        fields = {
+            "format": FORMAT,
+            "source_digest": self.source_digest,
+            **asdict(self),
+            "recipe": self.recipe.as_dict(),
+        }
+        return (json.dumps({**fields, "seal": _seal(fields)}, indent=1, sort_keys=True) + "\n").encode()
+
+    @classmethod
+    def read(cls, folder: Path | Url, name: str = INDEX) -> "CacheIndex":
+        """Raises CacheError where cache.json is missing, damaged, or made by another version of this program."""
+        path = folder / name
+        try:
+            data = read_file(path)
+            fields: dict[str, Any] = json.loads(data)
+            if fields.pop("seal") != _seal(fields):
+                raise ValueError("broken seal")
+            recipe = fields["recipe"]
+            if fields.pop("format") != FORMAT or recipe["version"] != VERSIONS.get(recipe["enhance"]):
+                raise CacheError(f"{folder} was made by another version of this program; run `tools preprocess` again")
+            del fields["source_digest"]
+            fields["recipe"] = Recipe.from_dict(recipe)
+            fields["shards"] = tuple(ShardRecord(**record) for record in fields["shards"])
+            index = cls(**fields)
+        except FileNotFoundError as error:
+            if exists(folder / UNFINISHED):
+                raise CacheError(f"{folder} is incomplete, its preprocess did not finish; run it again") from error
+            there = isinstance(folder, Url) or folder.is_dir()
+            what = "is not a cache (it has no cache.json)" if there else "does not exist"
+            raise CacheError(f"{folder} {what}; make one with `tools preprocess SRC --out {folder}`") from error
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise CacheError(f"{path}: damaged; `tools preprocess` mends it") from error
+        if data != index.to_json():
+            raise CacheError(f"{path}: damaged; `tools preprocess` mends it")
+        return index
+
+    def write(self, folder: Path, name: str = INDEX) -> None:
+        with write_whole(folder / name) as file:
+            file.write(self.to_json())
+
+
+def _seal(fields: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()

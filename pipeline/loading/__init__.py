@@ -1,0 +1,1 @@
+"""Batches for a trainer: an epoch is a table (plan), and a loader renders it."""
