@@ -13,8 +13,8 @@ from measuring import Scale, Stage, command
 from PIL import Image
 
 from pipeline.cache.cache import Cache, open_cache
-from tools import phantom
-from tools.phantom_eye import Camera
+from tools.phantoms import dataset as phantom
+from tools.phantoms.eye import Camera
 
 EYES: Final = "eyes"
 

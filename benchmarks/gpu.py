@@ -89,7 +89,7 @@ def torchvision(stage: Stage) -> None:
     import workloads
     from drawn import halved_colour, jpegs_of, open_drawn
 
-    from tools.bench_rows import DECODE, PLAIN, decode_on_gpu
+    from tools.benchmark.workloads import DECODE, PLAIN, decode_on_gpu
 
     scale, batch = stage.scale, stage.scale.batch
     name = "torchvision"
@@ -122,7 +122,7 @@ def fed(stage: Stage, caches: dict[int, object], names: list[str], *, decoding: 
     import workloads
     from drawn import jpegs_of
 
-    from tools.bench_rows import Step, decode_on_gpu
+    from tools.benchmark.workloads import Step, decode_on_gpu
 
     combinations = [(network, size) for size in caches for network in workloads.NETWORKS]
     for number, (network, size) in enumerate(combinations):
@@ -155,7 +155,7 @@ def dali(stage: Stage) -> None:
     import workloads
     from drawn import halved_colour, jpegs_of, open_drawn
 
-    from tools.bench_rows import PLAIN, decode_on_gpu
+    from tools.benchmark.workloads import PLAIN, decode_on_gpu
 
     scale, batch = stage.scale, stage.scale.batch
     if stage.lacks("the DALI loader", ["dali"]):

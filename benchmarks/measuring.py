@@ -304,7 +304,7 @@ def machine() -> dict[str, Any]:
     """Card, driver, processor, cores and versions."""
     import torch
 
-    from tools.bench import hardware
+    from tools.benchmark.bench import hardware
 
     found = {**hardware(), "platform": platform.platform(), "cuda_of_torch": torch.version.cuda}
     if torch.cuda.is_available():

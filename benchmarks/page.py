@@ -8,7 +8,7 @@ import click
 from measuring import FULL
 from workloads import NETWORKS, fed_row, loader_row, nvjpeg_row, step_row
 
-from tools.bench_rows import DECODE, PLAIN
+from tools.benchmark.workloads import DECODE, PLAIN
 
 BEGIN: Final = "<!-- written by `python benchmarks/gpu.py page`, not by hand -->"
 END: Final = "<!-- until here -->"

@@ -21,7 +21,7 @@ from torch import Tensor
 from pipeline.cache.cache import Cache
 from pipeline.loading.batch import Batch, Loader, ahead
 from pipeline.loading.loaders import open_loader
-from tools.bench_rows import AUGMENT, Rows, Step
+from tools.benchmark.workloads import AUGMENT, Rows, Step
 
 AS_IT_IS: Final = "as it is"
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from pipeline.cache.cache import Cache
 from pipeline.grades import N_GRADES
 from pipeline.loading.batch import Batch, Loader
-from tools.bench_rows import MEAN, STD, Rows, Step
+from tools.benchmark.workloads import MEAN, STD, Rows, Step
 from trainer.config import FitConfig
 from trainer.device import choose_precision, to_device
 from trainer.learner import Learner

@@ -24,9 +24,10 @@ from pipeline.photos.preparation import Recipe, prepare
 from pipeline.storage.artifacts import INDEX
 from pipeline.storage.paths import exists
 from pipeline.storage.url import Url
-from tools.sides import Place, place
-from tools.sources import Listing, Rows, Sample, find_rows, list_source, read_source
-from tools.summary import SHOWN, grades_by_split, leak_line
+from tools.preprocessing.splits import Place, place
+from tools.preprocessing.summary import SHOWN, grades_by_split, leak_line
+from tools.sources.layouts import find_rows, list_source, read_source
+from tools.sources.listing import Listing, Rows, Sample
 
 SIDE: Final = 64  # of a fingerprint, pixels
 ALIKE: Final = 0.7

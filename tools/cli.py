@@ -20,8 +20,8 @@ from pipeline.storage.outputs import GuardedGroup, OutputFile, OutputFolder, Out
 from pipeline.storage.url import Folder, Url, place
 
 if TYPE_CHECKING:
-    from tools.bench_report import Report
-    from tools.bench_shards import ShardReport
+    from tools.benchmark.report import Report
+    from tools.benchmark.shards import ShardReport
     from tools.sheet import Grouping
 
 FOLDER = Folder(path_type=Path)
@@ -114,11 +114,11 @@ def preprocess(
 
     from pipeline.cache.splits import PATIENT_PATTERN
     from pipeline.photos.preparation import Recipe
-    from tools.preprocess import Settings
-    from tools.preprocess import preprocess as bring_up_to_date
-    from tools.progress import photographs_bar
-    from tools.sources import list_source
-    from tools.summary import say_listing, say_outcome
+    from tools.preprocessing.preprocess import Settings
+    from tools.preprocessing.preprocess import preprocess as bring_up_to_date
+    from tools.preprocessing.progress import photographs_bar
+    from tools.preprocessing.summary import say_listing, say_outcome
+    from tools.sources.layouts import list_source
 
     if labels is None and (id_column or grade_column):
         raise click.UsageError("--id-column and --grade-column need --labels")
@@ -139,7 +139,7 @@ def preprocess(
         with photographs_bar() as progress:
             outcome = bring_up_to_date(listing, out, recipe, settings, progress)
     else:
-        from tools.upload import upload_to
+        from tools.preprocessing.upload import upload_to
 
         with upload_to(out) as upload, photographs_bar() as progress:
             outcome = bring_up_to_date(listing, upload.folder, recipe, settings, progress, upload.placed)
@@ -212,7 +212,7 @@ def phantom(out: Path, eyes: int, seed: int, onto: Path | Url | None) -> None:
     With --onto only the lesions are drawn, for a network to learn from before it sees graded photographs.
     """
     from pipeline.cache.cache import open_cache
-    from tools.phantom import paint_phantoms, write_phantoms
+    from tools.phantoms.dataset import paint_phantoms, write_phantoms
 
     if onto is None:
         click.echo(write_phantoms(out, eyes, seed))
@@ -256,13 +256,13 @@ def bench(
     report: Report | ShardReport
     with Console(stderr=True).status("") as status:
         if simulate_shards:
-            from tools.bench_shards import simulate
+            from tools.benchmark.shards import simulate
 
             status.update("simulating, about half a minute")
             report = simulate()
         else:
-            from tools.bench import Settings
-            from tools.bench import bench as measure
+            from tools.benchmark.bench import Settings
+            from tools.benchmark.bench import bench as measure
 
             report = measure(cache, Settings(size, batch, workers, seconds), status.update)
     Console(width=None if Console().is_terminal else 120).print(report.table())

@@ -198,7 +198,8 @@ def _check_around(path: Path, real: Path) -> None:
     if not os.path.isdir(above):
         raise OutputError(f"{path}: {above} is a file and no folder")
     if not os.access(above, os.W_OK | os.X_OK):
-        raise OutputError(f"{path}: cannot be written ({_REASONS[errno.EACCES]})")
+        shut = os.statvfs(above).f_flag & os.ST_RDONLY
+        raise OutputError(f"{path}: cannot be written ({_REASONS[errno.EROFS if shut else errno.EACCES]})")
 
 
 def _check_name(path: Path) -> None:

@@ -18,10 +18,10 @@ from pipeline.cache.index import MANIFEST
 from pipeline.loading.loaders import open_loader
 from pipeline.loading.plan import Augment, plan_epoch
 from pipeline.photos.preparation import Recipe
-from tools.bench import hardware
-from tools.bench_rows import Step
-from tools.preprocess import Settings, preprocess
-from tools.sources import list_source
+from tools.benchmark.bench import hardware
+from tools.benchmark.workloads import Step
+from tools.preprocessing.preprocess import Settings, preprocess
+from tools.sources.layouts import list_source
 
 COPIES = 10  # of each of the 4 full-size photographs
 ROUNDS = 5

@@ -14,8 +14,8 @@ from pathlib import Path
 from turns import SHARED, in_turn, say_load, say_ratio
 
 from pipeline.photos.preparation import Recipe
-from tools.preprocess import Settings, preprocess
-from tools.sources import list_source
+from tools.preprocessing.preprocess import Settings, preprocess
+from tools.sources.layouts import list_source
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKERS = 2

@@ -12,8 +12,8 @@ from pipeline.cache.cache import open_cache
 from pipeline.loading.loaders import open_loader
 from pipeline.loading.plan import Augment
 from pipeline.photos.preparation import Recipe
-from tools.preprocess import Settings, preprocess
-from tools.sources import list_source
+from tools.preprocessing.preprocess import Settings, preprocess
+from tools.sources.layouts import list_source
 
 PHOTOGRAPHS = 300
 EPOCHS = 20

@@ -12,8 +12,8 @@ from PIL import Image
 from turns import full_size, in_turn, peer, say_load, say_ratio
 
 from pipeline.photos.preparation import Recipe
-from tools.preprocess import Settings, preprocess
-from tools.sources import list_source
+from tools.preprocessing.preprocess import Settings, preprocess
+from tools.sources.layouts import list_source
 
 COPIES = 10  # of each of the 4 photographs
 ROUNDS = 5

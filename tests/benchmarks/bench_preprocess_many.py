@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 
 from pipeline.photos.preparation import Recipe
-from tools.preprocess import Settings, preprocess
-from tools.sources import list_source
+from tools.preprocessing.preprocess import Settings, preprocess
+from tools.sources.layouts import list_source
 
 PHOTOGRAPHS = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
 TENTH = PHOTOGRAPHS // 10

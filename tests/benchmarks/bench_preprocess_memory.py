@@ -12,8 +12,8 @@ from PIL import Image
 from turns import SHARED
 
 from pipeline.photos.preparation import Recipe
-from tools.preprocess import Settings, preprocess
-from tools.sources import list_source
+from tools.preprocessing.preprocess import Settings, preprocess
+from tools.sources.layouts import list_source
 
 
 def peak() -> float:

@@ -8,8 +8,8 @@ from pathlib import Path
 from PIL import Image
 
 from pipeline.photos.preparation import Recipe
-from tools.preprocess import Settings, preprocess
-from tools.sources import list_source
+from tools.preprocessing.preprocess import Settings, preprocess
+from tools.sources.layouts import list_source
 
 PHOTOGRAPHS = 35_000
 

@@ -8,8 +8,8 @@ from turns import SHARED
 from pipeline.cache.cache import Cache, open_cache
 from pipeline.machine import usable_cores
 from pipeline.photos.preparation import Recipe
-from tools.preprocess import Settings, preprocess
-from tools.sources import list_source
+from tools.preprocessing.preprocess import Settings, preprocess
+from tools.sources.layouts import list_source
 
 
 def eyepacs(folder: Path, size: int = 512) -> Cache:

@@ -21,7 +21,7 @@ import pandas as pd
 from pipeline.cache.splits import PATIENT_PATTERN, draw_sides, parse_patient
 from pipeline.grades import N_GRADES, UNKNOWN
 from pipeline.photos.discovery import split_suffix
-from tools.sources import list_source
+from tools.sources.layouts import list_source
 
 FOLDS = 3
 VAL = 10

@@ -18,12 +18,12 @@ from PIL import Image
 
 from pipeline.errors import ClusterError
 from pipeline.photos.preparation import Recipe
-from tools.preprocess import Outcome, Settings, preprocess
-from tools.sources import list_source
+from tools.preprocessing.preprocess import Outcome, Settings, preprocess
+from tools.sources.layouts import list_source
 
 pytest.importorskip("distributed", reason="needs the extra dask: pip install 'fundus-grading[dask]'")
 
-from tools import cluster as tools_cluster
+from tools.preprocessing import dask_executor
 
 ROOT = Path(__file__).resolve().parents[2]
 SITE = Path(next(path for path in sys.path if path.endswith("site-packages")))
@@ -291,8 +291,8 @@ def test_a_scheduler_without_workers_and_none_at_all_are_said_in_one_line(
     cluster: Callable[..., Cluster],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert tools_cluster.CONNECT_SECONDS <= 10
-    monkeypatch.setattr(tools_cluster, "CONNECT_SECONDS", 1)
+    assert dask_executor.CONNECT_SECONDS <= 10
+    monkeypatch.setattr(dask_executor, "CONNECT_SECONDS", 1)
     dask = cluster()
     command = ("preprocess", eyes, "--out", tmp_path / "c", "--size", 64, "--scheduler")
     result = tools(*command, dask.address)
@@ -309,7 +309,7 @@ def test_a_scheduler_without_workers_and_none_at_all_are_said_in_one_line(
 def test_without_the_extra_its_pip_line_is_named(
     eyes: Path, tmp_path: Path, tools: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("tools.cluster", "tools.cluster_worker"):
+    for name in ("tools.preprocessing.dask_executor", "tools.preprocessing.dask_worker"):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "distributed", None)
     result = tools("preprocess", eyes, "--out", tmp_path / "c", "--scheduler", "tcp://127.0.0.1:8786")

@@ -146,7 +146,7 @@ def test_a_source_on_a_disk_that_is_read_only_serves_as_well(
     finally:
         subprocess.run(["umount", place], check=True)
     assert result.exit_code == 1
-    assert "no folder to write a cache into (Read-only file system)" in result.output
+    assert "cannot be written (its file system may only be read)" in result.output
     assert tools("preprocess", eyes, "--out", tmp_path / "d", "--size", 64).exit_code == 0
     assert tree(tmp_path / "c") == tree(tmp_path / "d")
 

@@ -13,7 +13,7 @@ from click.testing import Result
 from pipeline.cache.cache import open_cache
 from pipeline.errors import CacheError
 from pipeline.loading.loaders import dali_installed, open_loader
-from tools.build import CLOCK_SLACK_NS
+from tools.preprocessing.build_shards import CLOCK_SLACK_NS
 
 Tools = Callable[..., Result]
 Trees = Callable[[Path], dict[str, bytes]]

@@ -18,7 +18,7 @@ from click.testing import Result
 
 from pipeline.cache.cache import open_cache
 from pipeline.errors import CacheError
-from tools.crew import SharedSignals
+from tools.preprocessing.executors import SharedSignals
 
 ROOT = Path(__file__).resolve().parents[2]
 Start = Callable[..., Any]

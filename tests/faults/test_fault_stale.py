@@ -61,7 +61,10 @@ def test_killed_between_two_versions_it_still_moves_no_patient(
     before = sides(grown)
     monkeypatch.setitem(VERSIONS, "none", VERSIONS["none"] + 1)
     with monkeypatch.context() as patch:
-        patch.setattr("tools.build.prepare", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        patch.setattr(
+            "tools.preprocessing.build_shards.prepare",
+            lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")),
+        )
         assert tools("preprocess", eyes, "--out", grown, *SIZE).exit_code == 1
     assert (grown / "unfinished.json").exists()
     assert tools("preprocess", eyes, "--out", grown, *SIZE).exit_code == 0

@@ -20,9 +20,9 @@ from pipeline.loading.loaders import open_loader
 from pipeline.loading.plan import NO_AUGMENT, Augment, EpochPlan, Schedule, affine
 from pipeline.loading.torchvision_loader import Scratch, TorchvisionLoader, recolour_batch, warp, warp_batch
 from pipeline.photos.preparation import Recipe
-from tools.phantom import write_phantoms
-from tools.preprocess import Settings, preprocess
-from tools.sources import list_source
+from tools.phantoms.dataset import write_phantoms
+from tools.preprocessing.preprocess import Settings, preprocess
+from tools.sources.layouts import list_source
 
 LOADERS = ["torchvision", "dali"]
 

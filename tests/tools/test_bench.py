@@ -11,9 +11,9 @@ from click.testing import CliRunner, Result
 from rich.console import Console
 
 from pipeline.loading.loaders import dali_installed
-from tools.bench import measure
-from tools.bench_report import Report
-from tools.bench_rows import DECODE, NVJPEG, PLAIN, STEP, Step, fed, uint8
+from tools.benchmark.bench import measure
+from tools.benchmark.report import Report
+from tools.benchmark.workloads import DECODE, NVJPEG, PLAIN, STEP, Step, fed, uint8
 from tools.cli import main
 
 LOADERS = ["torchvision", "dali"] if dali_installed() else ["torchvision"]
@@ -104,7 +104,7 @@ def test_rows_are_measured_in_turn_warm_and_counted_in_photographs(monkeypatch: 
 
         return run
 
-    monkeypatch.setattr("tools.bench.perf_counter", lambda: now)
+    monkeypatch.setattr("tools.benchmark.bench.perf_counter", lambda: now)
     runs = {"quick": takes("quick", 0.25), "slow": takes("slow", 5.0)}
     rates = measure(runs, batch=8, seconds=1, rounds=3, say=lambda text: None)
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from tools import bench_shards
-from tools.bench_shards import BLOCKS, GLOBAL, LANES, ShardReport, fetches, mixing, simulate
+from tools.benchmark import shards as bench_shards
+from tools.benchmark.shards import BLOCKS, GLOBAL, LANES, ShardReport, fetches, mixing, simulate
 from tools.cli import main
 
 

@@ -15,8 +15,8 @@ from scipy.stats import chi2_contingency
 from pipeline.cache.cache import open_cache
 from pipeline.errors import SourceError
 from tools.cli import main
-from tools.phantom import CAMERAS, PREVALENCE, draw_patient, paint_phantoms, write_phantoms
-from tools.phantom_eye import Camera, draw_eye
+from tools.phantoms.dataset import CAMERAS, PREVALENCE, draw_patient, paint_phantoms, write_phantoms
+from tools.phantoms.eye import Camera, draw_eye
 
 PIGMENT = (0.8, 0.4, 0.2)
 EYES = ("left", "right")

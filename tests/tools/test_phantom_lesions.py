@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tools.phantom_lesions import SIGNS, paint_lesions
+from tools.phantoms.lesions import SIGNS, paint_lesions
 
 SEEDS = range(6)
 

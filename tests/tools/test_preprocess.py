@@ -16,8 +16,8 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from pipeline.cache.cache import Cache, open_cache
-from tools.build import CLOCK_SLACK_NS
 from tools.cli import main
+from tools.preprocessing.build_shards import CLOCK_SLACK_NS
 
 ROOT = Path(__file__).parents[2]
 Tree = dict[str, bytes]

@@ -13,9 +13,10 @@ from PIL import Image
 from pipeline.errors import SourceError, StoreError
 from pipeline.storage import object_store
 from pipeline.storage.url import Url
-from tools.build import CLOCK_SLACK_NS
 from tools.cli import main
-from tools.sources import Listing, list_source, read_source
+from tools.preprocessing.build_shards import CLOCK_SLACK_NS
+from tools.sources.layouts import list_source, read_source
+from tools.sources.listing import Listing
 
 Tree = dict[str, bytes]
 

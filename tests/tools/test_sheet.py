@@ -11,7 +11,7 @@ from pipeline.cache.cache import Cache, open_cache
 from pipeline.errors import CacheError
 from pipeline.photos.contact_sheet import COLUMNS, SIDE, Tile, draw_sheet
 from tools.cli import main
-from tools.phantom import write_phantoms
+from tools.phantoms.dataset import write_phantoms
 from tools.sheet import pick_rows, sheet_of_cache
 
 RED = np.full((90, 90, 3), (200, 0, 0), np.uint8)

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from pipeline.errors import SourceError
-from tools.sources import Listing, list_source, read_source
+from tools.sources.layouts import list_source, read_source
+from tools.sources.listing import Listing
 
 
 def draw(path: Path, value: int = 90) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import SourceError
-from tools.tables import read_column, read_table
+from tools.sources.label_tables import read_column, read_table
 
 TRUTH = {"10_left": "0", "11_left": "1", "12_left": "2", "13_left": "3", "14_left": "4", "15_left": "0"}
 

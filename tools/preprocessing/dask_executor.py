@@ -22,8 +22,8 @@ from distributed.comm import CommClosedError
 
 from pipeline.errors import ClusterError
 from pipeline.storage.atomic import TMP_SUFFIX
-from tools.build import Built, Group
-from tools.cluster_worker import (
+from tools.preprocessing.build_shards import Built, Group
+from tools.preprocessing.dask_worker import (
     PACKAGES,
     Order,
     Sight,
@@ -35,7 +35,7 @@ from tools.cluster_worker import (
     under_way,
     version_of,
 )
-from tools.crew import Crew
+from tools.preprocessing.executors import Crew
 
 CONNECT_SECONDS: Final = 10
 ALONE_SECONDS: Final = 60

@@ -18,7 +18,7 @@ from pipeline.photos.preparation import Recipe
 from pipeline.storage.artifacts import INDEX, SHARDS, UNFINISHED
 from pipeline.storage.atomic import sync_folder
 from pipeline.storage.paths import sha256_of
-from tools.sources import Sample
+from tools.sources.listing import Sample
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Who builds the groups of shards: processes of this machine, or (tools.cluster) a cluster."""
+"""Who builds the groups of shards: processes of this machine, or (tools.preprocessing.dask_executor) a cluster."""
 
 import math
 import os
@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 import cv2
 
 from pipeline.errors import CacheError
-from tools.build import Built, Group, Stopped, build_group
+from tools.preprocessing.build_shards import Built, Group, Stopped, build_group
 
 
 class Crew(Protocol):

@@ -5,18 +5,16 @@ A layout is recognised and said aloud; whatever does not fit is refused by name 
 
 import os
 import re
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 
 from pipeline.cache.splits import SPLITS
 from pipeline.errors import SourceError
-from pipeline.grades import N_GRADES, UNKNOWN, parse_grade
+from pipeline.grades import N_GRADES, UNKNOWN
 from pipeline.photos.discovery import (
     Found,
     Refusal,
@@ -24,48 +22,22 @@ from pipeline.photos.discovery import (
     leads_out,
     plain_id,
     read_regular,
-    split_suffix,
-    unique_ids,
     walk,
 )
 from pipeline.photos.photo import SUFFIXES
 from pipeline.storage.artifacts import what_is
 from pipeline.storage.paths import read_file
 from pipeline.storage.url import Url
-from tools.remote import tables_of, walk_url
-from tools.tables import LabelRow, Table, read_column, read_table
+from tools.sources.label_tables import LabelRow, Table, read_column, read_table
+from tools.sources.listing import Listing, Rows, Sample
+from tools.sources.matching import match_rows, with_ids
+from tools.sources.remote import tables_of, walk_url
 
 COURSE_TABLES: Final = ("train_img.csv", "train_label.csv", "test_img.csv", "test_label.csv")
 SPLIT_NAMES: Final = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
     "testing": "test",
 }  # fmt: skip
-
-
-class Sample(NamedTuple):
-    """A photograph that will be prepared."""
-
-    id: str
-    found: Found
-    grade: int  # UNKNOWN where the layout has none
-    split: str  # what the layout brings, else ""
-
-
-@dataclass
-class Listing:
-    """All that is below SRC. Every photograph found is in exactly one of samples, refused and ignored."""
-
-    root: Path | Url
-    layout: str
-    samples: list[Sample] = field(default_factory=list)
-    refused: list[Refusal] = field(default_factory=list)  # photographs
-    rows: list[Refusal] = field(default_factory=list)  # rows of tables for which there is no photograph to use
-    ignored: list[Refusal] = field(default_factory=list)  # photographs that nobody asked for
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def found(self) -> int:
-        return len(self.samples) + len(self.refused) + len(self.ignored)
 
 
 def list_source(
@@ -116,16 +88,16 @@ def _recognise(
         table = read_table(labels, *columns)
         if table is None:
             raise SourceError(f"{labels}: which columns name photograph and grade? give --id-column and --grade-column")
-        listing = _match(root, photographs, _rows_of([table]))
+        listing = match_rows(root, photographs, _rows_of([table]))
     elif any(_grade_folder(found.source) for found in photographs) and not has_course_tables(folder):
         listing = _grade_folders(root, photographs)
     elif (rows := find_rows(folder)) is not None:
-        listing = _match(root, photographs, rows)
+        listing = match_rows(root, photographs, rows)
     elif not photographs and len(archives := sorted(folder.glob("*.npz"))) == 1:
         listing = _medmnist(archives[0])
     else:
         listing = Listing(root, "photographs without grades (no table of grades found; name one with --labels)")
-        listing.samples = _samples((plain_id(found.source), found, UNKNOWN, "") for found in photographs)
+        listing.samples = with_ids((plain_id(found.source), found, UNKNOWN, "") for found in photographs)
     listing.refused = walked.refused + listing.refused
     listing.notes = [f"left out: {each.source}, {each.reason} of this program" for each in walked.ours] + listing.notes
     return listing
@@ -155,13 +127,6 @@ def _check_inside(table: Path, folder: Path) -> None:
 
 
 # --- layouts
-
-
-class Rows(NamedTuple):
-    """What the tables of a layout say."""
-
-    layout: str
-    rows: list[tuple[LabelRow, str]]  # (row, the split that its table brings or "")
 
 
 def find_rows(src: Path) -> Rows | None:
@@ -259,7 +224,7 @@ def _grade_folders(src: Path | Url, photographs: list[Found]) -> Listing:
         else:
             stem = plain_id(found.source).rpartition("/")[2]
             samples.append((stem, found, int(place[1]), place[0] if bring_splits else ""))
-    listing.samples = _samples(samples)
+    listing.samples = with_ids(samples)
     return listing
 
 
@@ -298,91 +263,6 @@ def _archive(path: str) -> dict[str, np.ndarray]:
 
 
 # --- matching rows and photographs
-
-
-def _match(src: Path | Url, photographs: list[Found], rows: Rows) -> Listing:
-    """Gives each photograph the grade of its row, and accounts for every row and photograph that has no partner."""
-    listing = Listing(src, rows.layout)
-    find = _finder(photographs)
-    claims: dict[str, list[tuple[str, LabelRow, str]]] = defaultdict(list)  # source -> (id, row, split)
-    for row, split in rows.rows:
-        try:
-            id, sources = find(row.name)
-        except ValueError as error:
-            listing.rows.append(Refusal(row.where, f"{row.name!r} {error}"))
-            continue
-        for source in sources:
-            claims[source].append((id, row, split))
-        if len(sources) > 1:
-            listing.notes.append(f"{row.where}: {row.name} grades {len(sources)} photographs: {', '.join(sources)}")
-    samples = []
-    for found in photographs:
-        claimed = claims.get(found.source, [])
-        if not claimed:
-            listing.ignored.append(Refusal(found.source, "no row names it"))
-            continue
-        wheres = " and ".join(row.where for _, row, _ in claimed)
-        try:
-            grades = {parse_grade(row.grade) for _, row, _ in claimed}
-        except ValueError as error:
-            listing.refused.append(Refusal(found.source, f"{wheres}: {error}"))
-            continue
-        splits = {split for _, _, split in claimed}
-        if len(grades) > 1 or len(splits) > 1:
-            said = ", ".join(f"{row.grade} {split}".strip() for _, row, split in claimed)
-            listing.refused.append(Refusal(found.source, f"{wheres} contradict each other: {said}"))
-            continue
-        if len(claimed) > 1:
-            listing.notes.append(f"{wheres}: the same row {len(claimed)} times, used once")
-        samples.append((claimed[0][0], found, grades.pop(), splits.pop()))
-    listing.samples = _samples(samples)
-    return listing
-
-
-def _finder(photographs: list[Found]) -> Callable[[str], tuple[str, list[str]]]:
-    """A function from a name in a table to (id, the photographs it names).
-
-    A name may have a suffix and folders or not. One that fits photographs which differ only in their suffix names
-    them all; one that fits photographs in several folders raises ValueError, as do names that fit none or lead out of
-    SRC.
-    """
-    by_name: dict[str, list[str]] = defaultdict(list)
-    for found in photographs:
-        name = found.source.rpartition("/")[2]
-        by_name[name].append(found.source)
-        by_name[f"{split_suffix(name)[0]}."].append(found.source)  # no file name ends in a dot and is also a stem
-
-    def find(name: str) -> tuple[str, list[str]]:
-        slashed = name.replace("\\", "/")
-        if slashed.startswith("/") or re.match(r"[A-Za-z]:", slashed) or ".." in slashed.split("/"):
-            raise ValueError("leads out of the folder of photographs: refused")
-        parts = [part for part in slashed.split("/") if part not in ("", ".")]
-        if not parts:
-            raise ValueError("names no photograph")
-        *folders, last = parts
-        without, suffix = split_suffix(last)
-        stem = without if suffix.lower() in SUFFIXES else last
-        for candidates in (by_name.get(last), by_name.get(f"{last}."), by_name.get(f"{stem}.")):
-            fitting = [source for source in candidates or () if _ends_alike(source.split("/")[:-1], folders)]
-            if len({source.rpartition("/")[0] for source in fitting}) > 1:
-                raise ValueError(f"fits photographs in several folders, write the folder too: {', '.join(fitting)}")
-            if fitting:
-                return "/".join([*folders, stem]), fitting
-        raise ValueError("has no photograph")
-
-    return find
-
-
-def _ends_alike(a: list[str], b: list[str]) -> bool:
-    """Whether one path is the end of the other: a table may start its paths above SRC, or below it."""
-    n = min(len(a), len(b))
-    return n == 0 or a[-n:] == b[-n:]
-
-
-def _samples(candidates: Iterable[tuple[str, Found, int, str]]) -> list[Sample]:
-    samples = [Sample(*candidate) for candidate in candidates]
-    ids = unique_ids([(sample.id, sample.found.source) for sample in samples])
-    return [sample._replace(id=id) for sample, id in zip(samples, ids, strict=True)]
 
 
 def _split_in_name(stem: str) -> str:

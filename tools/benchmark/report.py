@@ -9,7 +9,7 @@ from typing import Any, Final
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from tools.bench_rows import DECODE, PLAIN, STEP, fed, uint8
+from tools.benchmark.workloads import DECODE, PLAIN, STEP, fed, uint8
 
 KEEPS_UP: Final = 0.95
 """Of the step's own rate: a loader that lets the network run this fast is no bottleneck."""

@@ -1,6 +1,6 @@
 """Lesions of a given grade painted on a photograph of a healthy eye.
 
-tools.phantom_eye draws whole eyes, with lesions larger than life. Here only the lesions are drawn, as large, as many
+tools.phantoms.eye draws whole eyes, with lesions larger than life. Here only the lesions are drawn, as large, as many
 and as faint as photographs show them; the rest of the eye, the camera and its faults are real. A network trained on
 that learns what a lesion is against real retina, where few photographs have a grade.
 
@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from tools.phantom_eye import Picture, Places, closed_line
+from tools.phantoms.eye import Picture, Places, closed_line
 
 Layer = NDArray[np.uint8]
 Bounds = tuple[float, float]

@@ -22,12 +22,12 @@ from pipeline.cache.cache import Cache, open_cache
 from pipeline.machine import usable_cores
 from pipeline.options import SMALLEST
 from pipeline.photos.preparation import Recipe
-from tools.bench_report import Report
-from tools.bench_rows import Rows, Run, uint8
-from tools.phantom import write_phantoms
-from tools.preprocess import Settings as PreprocessSettings
-from tools.preprocess import preprocess
-from tools.sources import list_source
+from tools.benchmark.report import Report
+from tools.benchmark.workloads import Rows, Run, uint8
+from tools.phantoms.dataset import write_phantoms
+from tools.preprocessing.preprocess import Settings as PreprocessSettings
+from tools.preprocessing.preprocess import preprocess
+from tools.sources.layouts import list_source
 
 PHANTOMS: Final = 200
 SAMPLE: Final = 512

@@ -11,8 +11,8 @@ from pipeline.cache.splits import SPLITS, leaked
 from pipeline.grades import GRADES, UNKNOWN
 from pipeline.photos.discovery import Refusal
 from pipeline.storage.url import Url
-from tools.preprocess import Outcome
-from tools.sources import Listing
+from tools.preprocessing.preprocess import Outcome
+from tools.sources.listing import Listing
 
 SHOWN = 10
 """Lines of a kind before "and N more"."""

@@ -29,11 +29,11 @@ from pipeline.storage.artifacts import INDEX, SHARDS
 from pipeline.storage.atomic import write_whole
 from pipeline.storage.csv_files import to_csv
 from pipeline.storage.url import Url
-from tools.build import CLOCK_SLACK_NS, Built, Group, put_in_place
-from tools.crew import Crew, on_this_machine
-from tools.previous import Previous
-from tools.sides import place
-from tools.sources import Listing, Sample
+from tools.preprocessing.build_shards import CLOCK_SLACK_NS, Built, Group, put_in_place
+from tools.preprocessing.executors import Crew, on_this_machine
+from tools.preprocessing.existing_cache import Previous
+from tools.preprocessing.splits import place
+from tools.sources.listing import Listing, Sample
 
 MANY_REFUSED: Final = 100
 """Fewer refused photographs than this never stop a run: a small set may have its share of bad files. So many in a row
@@ -170,7 +170,7 @@ def _crew(settings: Settings, groups: list[Group]) -> AbstractContextManager[Cre
     if settings.scheduler is None:
         return on_this_machine(settings.workers, len(groups))
     try:
-        from tools.cluster import on_cluster
+        from tools.preprocessing.dask_executor import on_cluster
     except ImportError as error:
         raise ClusterError("--scheduler needs Dask: pip install 'fundus-grading[dask]'") from error
     return on_cluster(settings.scheduler, groups)

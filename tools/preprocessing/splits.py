@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from pipeline.cache.splits import PATIENT_PATTERN, SHARES, draw_sides, parse_patient
 from pipeline.grades import UNKNOWN
-from tools.sources import Sample
+from tools.sources.listing import Sample
 
 
 class Place(NamedTuple):

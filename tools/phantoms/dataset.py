@@ -1,7 +1,7 @@
 """Phantoms: a set of drawn, graded eyes, for demos and tests where no real photograph may go.
 
-Either whole eyes, both of every patient, taken by one of several cameras (tools.phantom_eye), or lesions on photographs
-of healthy eyes (tools.phantom_lesions).
+Either whole eyes, both of every patient, taken by one of several cameras (tools.phantoms.eye), or lesions on
+photographs of healthy eyes (tools.phantoms.lesions).
 """
 
 import os
@@ -21,8 +21,8 @@ from pipeline.photos.contact_sheet import decode_small
 from pipeline.photos.discovery import split_suffix
 from pipeline.storage.atomic import TMP_SUFFIX, write_whole
 from pipeline.storage.csv_files import to_csv
-from tools.phantom_eye import Camera, Colour, Picture, draw_eye
-from tools.phantom_lesions import paint_lesions
+from tools.phantoms.eye import Camera, Colour, Picture, draw_eye
+from tools.phantoms.lesions import paint_lesions
 
 CAMERAS: Final = (
     Camera(640, 480, 226, True, (1.0, 1.0, 1.0), 90),

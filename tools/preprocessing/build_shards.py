@@ -21,7 +21,8 @@ from pipeline.photos.discovery import Refusal
 from pipeline.photos.preparation import Recipe, prepare
 from pipeline.storage.atomic import TMP_SUFFIX, sync_folder
 from pipeline.storage.url import Url
-from tools.sources import Sample, read_source
+from tools.sources.layouts import read_source
+from tools.sources.listing import Sample
 
 CLOCK_SLACK_NS: Final = 2_000_000_000
 """A shard is dated this much before its run began, by the clock of the process that gave out the work. A photograph

@@ -1,4 +1,4 @@
-"""What a Dask worker does for `tools preprocess --scheduler`; tools.cluster sends it there."""
+"""What a Dask worker does for `tools preprocess --scheduler`; tools.preprocessing.dask_executor sends it there."""
 
 import os
 import threading
@@ -18,8 +18,8 @@ from pipeline.cache.shards import shard_name
 from pipeline.errors import ClusterError, SourceError, StoreError
 from pipeline.storage.atomic import TMP_SUFFIX
 from pipeline.storage.url import Url
-from tools.build import Built, Group, Stopped, build_group
-from tools.sources import read_source
+from tools.preprocessing.build_shards import Built, Group, Stopped, build_group
+from tools.sources.layouts import read_source
 
 PACKAGES: Final = ("fundus-grading", "numpy", "opencv-python-headless", "pillow", "simplejpeg")
 """Distributions of which another version may make other bytes."""
@@ -56,9 +56,9 @@ def version_of(package: str) -> str | None:
 def fingerprint() -> str:
     """Differs where the bytes of a shard might: sha256 of the packages' versions and of our own code."""
     digest = sha256(repr([version_of(package) for package in PACKAGES]).encode())
-    here = Path(__file__).resolve().parents[1]
-    names = sorted(str(path.relative_to(here)) for room in ("pipeline", "tools") for path in (here / room).rglob("*.py"))
-    for name in names:
+    here = Path(__file__).resolve().parents[2]
+    paths = [path for package in ("pipeline", "tools") for path in (here / package).rglob("*.py")]
+    for name in sorted(str(path.relative_to(here)) for path in paths):
         digest.update(name.encode() + (here / name).read_bytes())
     return digest.hexdigest()
 

@@ -1,0 +1,1 @@
+"""`tools bench`: how fast this machine decodes, loads and trains."""

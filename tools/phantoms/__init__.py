@@ -1,0 +1,1 @@
+"""Drawn eyes, for demos and tests where no real photograph may go."""
