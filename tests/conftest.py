@@ -8,6 +8,7 @@ from functools import partial
 from hashlib import sha256
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -155,9 +156,9 @@ def s3(s3_of_session: Weather, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.fixture
-def there(s3: Weather, tmp_path: Path) -> Url:
-    """A place in the bucket that no other test has."""
-    return Url(f"s3://eyes/{tmp_path.name}")
+def there(s3: Weather) -> Url:
+    """A place in the bucket that no other test has; the name of tmp_path comes again once it has gone."""
+    return Url(f"s3://eyes/{uuid4().hex}")
 
 
 @pytest.fixture
