@@ -1,8 +1,9 @@
 # Two verbs for a fresh machine with Python: `make demo` and `make test`. Everything goes into .venv.
+# `make lowest` has a .venv-lowest of its own.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check clean
+.PHONY: demo test check lowest clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -25,5 +26,15 @@ check: .venv/installed ## ruff and mypy
 test: check ## ruff, mypy, pytest: files in the order of their folders, for the first ones, tests/faults, take longest
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
+.venv-lowest/installed: pyproject.toml tests/lowest.py
+	rm -rf .venv-lowest
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python tests/lowest.py > .venv-lowest/constraints.txt
+	.venv-lowest/bin/pip install --quiet --constraint .venv-lowest/constraints.txt --editable '.[dali,dev,gcs]'
+	touch $@
+
+lowest: .venv-lowest/installed ## pytest with the lowest releases that pyproject.toml allows, in .venv-lowest
+	.venv-lowest/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder
+
 clean:
-	rm -rf .venv demo build
+	rm -rf .venv .venv-lowest demo build
