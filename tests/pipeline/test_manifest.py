@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.cache.manifest import COLUMNS, Row, manifest_csv, read_manifest
@@ -25,6 +25,7 @@ def row(id: str, **changes: object) -> Row:
 names = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1)
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(st.lists(names, unique=True, min_size=1, max_size=5), st.integers(-1, 4), st.sampled_from(["", "train", "test"]))
 def test_what_was_written_is_read(
     tmp_path_factory: pytest.TempPathFactory, ids: list[str], grade: int, split: str
