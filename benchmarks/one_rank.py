@@ -17,9 +17,9 @@ from measuring import Stage
 
 from pipeline.cache.cache import Cache
 from pipeline.loading.batch import Batch
-from trainer.batchnorm import synchronise
-from trainer.distributed import averaged, from_first, highest
-from trainer.learner import Learner
+from trainer.distributed.process_group import averaged, from_first, highest
+from trainer.distributed.sync_batchnorm import synchronise
+from trainer.training.learner import Learner
 
 STEPS = 2
 """The second has the first one's gradient in its loss; later ones magnify the rounding of float32."""
@@ -27,7 +27,7 @@ STEPS = 2
 
 @contextmanager
 def group_of_one(device: torch.device) -> Iterator[str]:
-    """A process group as `trainer.distributed.joined` makes it; its backend."""
+    """A process group as `trainer.distributed.process_group.joined` makes it; its backend."""
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     if device.type == "cuda":
         torch.cuda.set_device(device.index or 0)
@@ -41,14 +41,14 @@ def group_of_one(device: torch.device) -> Iterator[str]:
 
 @contextmanager
 def as_one_of_several() -> Iterator[None]:
-    """trainer.distributed does nothing for one rank alone; within the block it believes that there are more."""
-    with patch("trainer.distributed.world", lambda: 2):
+    """The process group does nothing for one rank alone; within the block it believes that there are more."""
+    with patch("trainer.distributed.process_group.world", lambda: 2):
         yield
 
 
 def as_rank(learner: Learner) -> Learner:
     """The learner's network as a rank has it: BatchNorm over all ranks, gradients averaged over them."""
-    with as_one_of_several(), patch("trainer.batchnorm.world", lambda: 2):
+    with as_one_of_several(), patch("trainer.distributed.sync_batchnorm.world", lambda: 2):
         synchronise(learner._model, learner.weights.device)
         learner._net = averaged(learner._model)
     return learner
@@ -94,7 +94,7 @@ def measure(stage: Stage, cache: Cache, size: int) -> None:
 
         def make(learner: Learner, several: bool) -> Any:
             def run(batches: int) -> None:
-                with patch("trainer.distributed.world", lambda: 2 if several else 1):
+                with patch("trainer.distributed.process_group.world", lambda: 2 if several else 1):
                     for _ in range(batches):
                         learner.step(batch, 0, 1, 0.001)
 

@@ -342,7 +342,7 @@ def add_steps(stage: Stage, group: Group, cache: Cache, size: int, subject: str)
         inner = workloads.own_step(stage, cache, "resnet18", size, mixup=0.2)
 
         def run(batches: int) -> None:
-            with patch("trainer.learner.before", lambda share: torch.cat([share[-1:], share[:-1]])):
+            with patch("trainer.training.learner.before", lambda share: torch.cat([share[-1:], share[:-1]])):
                 inner(batches)
 
         return run
@@ -364,8 +364,8 @@ def add_steps(stage: Stage, group: Group, cache: Cache, size: int, subject: str)
 
 def find_layouts(stage: Stage, cache: Cache, size: int) -> None:
     """Whether photographs, mixed or not, reach the first convolution channels-last, and weights stay so."""
-    from trainer.distributed import before
-    from trainer.mixing import mix
+    from trainer.distributed.process_group import before
+    from trainer.training.mixup import mix
 
     images, _ = workloads.resident(stage, size)
     last = torch.channels_last
@@ -388,8 +388,8 @@ def find_layouts(stage: Stage, cache: Cache, size: int) -> None:
 
 def add_features(stage: Stage, group: Group, cache: Cache, size: int, subject: str) -> list[str]:
     """The frozen backbone over photographs, its features brought to the host batch by batch, or at the end."""
-    from trainer.device import measuring_precision, to_device
-    from trainer.model import Grader
+    from trainer.network.device import measuring_precision, to_device
+    from trainer.network.model import Grader
 
     def make(every_batch: bool) -> Run:
         model = Grader("resnet18")
@@ -416,11 +416,11 @@ def add_features(stage: Stage, group: Group, cache: Cache, size: int, subject: s
 def add_predict(stage: Stage, group: Group, size: int) -> None:
     """`trainer predict` on photographs as files: preparing alone, the network alone, and both."""
     from pipeline.photos.preparation import Recipe
-    from trainer.about import About
-    from trainer.device import to_device
-    from trainer.model import Grader
-    from trainer.photographs import BATCH, gather, render
-    from trainer.predict import probabilities
+    from trainer.inference.forward import probabilities
+    from trainer.inference.inputs import BATCH, gather, render
+    from trainer.network.device import to_device
+    from trainer.network.metadata import About
+    from trainer.network.model import Grader
 
     model = Grader("resnet18").eval()
     to_device(model, stage.device)

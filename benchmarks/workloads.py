@@ -16,9 +16,9 @@ from pipeline.grades import N_GRADES
 from pipeline.loading.batch import Batch, Loader
 from tools.benchmark.workloads import MEAN, STD, Rows, Step
 from trainer.config import FitConfig
-from trainer.device import choose_precision, to_device
-from trainer.learner import Learner
-from trainer.model import Grader
+from trainer.network.device import choose_precision, to_device
+from trainer.network.model import Grader
+from trainer.training.learner import Learner
 
 NETWORKS: Final = ("resnet18", "resnet50")
 

@@ -1,20 +1,51 @@
-"""The house stands as drawn: who imports whom, and what starts quickly."""
+"""The house stands as docs/architecture.md draws it: who imports whom, and what starts quickly."""
 
 import ast
+import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-ROOMS = {"pipeline": {"pipeline"}, "tools": {"tools", "pipeline"}, "trainer": {"trainer", "pipeline"}}
-MODULES = [path for room in ROOMS for path in sorted((ROOT / room).glob("*.py"))]
+PACKAGES = {"pipeline": {"pipeline"}, "tools": {"tools", "pipeline"}, "trainer": {"trainer", "pipeline"}}
+ROOMS = {
+    "pipeline": {
+        "": set(),
+        "storage": {""},
+        "photos": {"", "storage"},
+        "cache": {"", "storage", "photos"},
+        "loading": {"", "photos", "cache"},
+    },
+    "tools": {
+        "": {"sources", "preprocessing", "phantoms", "benchmark"},
+        "sources": set(),
+        "preprocessing": {"sources"},
+        "phantoms": set(),
+        "benchmark": {"sources", "preprocessing", "phantoms"},
+    },
+    "trainer": {
+        "": set(),
+        "distributed": {""},
+        "network": {"", "distributed"},
+        "inference": {"", "distributed", "network"},
+        "evaluation": {"", "network"},
+        "training": {"", "distributed", "network", "inference", "evaluation"},
+        "reporting": {"", "network", "inference", "evaluation"},
+        "commands": {"", "distributed", "network", "inference", "evaluation", "training", "reporting"},
+    },
+}
+"""Package -> room -> the rooms of the package that it may import from; "" is the package's own floor. Its commands, and
+nothing else there, import from every room."""
+COMMANDS = {"tools/audit.py", "tools/check.py", "tools/sheet.py", "tools/cli.py", "trainer/cli.py"}
+MODULES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 
 
 def imports(path: Path, *, everywhere: bool) -> set[str]:
-    """Full names of the modules a file imports; only those at import time unless `everywhere`."""
+    """Full names of what a file imports; only that at import time unless `everywhere`."""
     tree = ast.parse(path.read_text())
     nodes = ast.walk(tree) if everywhere else tree.body
     names: set[str] = set()
@@ -23,14 +54,72 @@ def imports(path: Path, *, everywhere: bool) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: a relative import"
-            names.add(str(node.module))
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
     return names
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: f"{path.parent.name}/{path.name}")
+def ours(path: Path) -> Iterator[Path]:
+    """The files of ours that a file imports from, anywhere in it."""
+    for name in imports(path, everywhere=True):
+        parts = name.split(".")
+        for length in (len(parts), len(parts) - 1):
+            file = ROOT.joinpath(*parts[:length]).with_suffix(".py")
+            if parts[0] in PACKAGES and file in MODULES:
+                yield file
+                break
+
+
+def place(path: Path) -> tuple[str, str]:
+    """Package and room."""
+    package, *room, _ = path.relative_to(ROOT).parts
+    return package, "/".join(room)
+
+
+def short(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=short)
 def test_imports_only_along_the_arrows(path: Path) -> None:
-    ours = {name.partition(".")[0] for name in imports(path, everywhere=True)} & ROOMS.keys()
-    assert ours <= ROOMS[path.parent.name]
+    package, room = place(path)
+    if path.name == "__init__.py":
+        return  # hands names on
+    for other in ours(path):
+        its_package, its_room = place(other)
+        assert its_package in PACKAGES[package], f"{short(path)} imports {short(other)}"
+        if its_package == package and its_room != room and short(path) not in COMMANDS:
+            assert its_room in ROOMS[package][room], f"{short(path)} imports {short(other)}"
+
+
+def test_every_room_is_in_the_table_and_on_the_page() -> None:
+    page = (ROOT / "docs/architecture.md").read_text()
+    for package, rooms in ROOMS.items():
+        assert {place(path)[1] for path in MODULES if place(path)[0] == package} == rooms.keys()
+        for room in rooms.keys() - {""}:
+            assert f"`{package}/{room}/`" in page
+            assert f"{room}/" in (ROOT / package / "__init__.py").read_text()
+
+
+def test_every_file_named_on_the_page_is_there() -> None:
+    page = (ROOT / "docs/architecture.md").read_text()
+    named = set(re.findall(r"`((?:pipeline|tools|trainer|tests|docs|benchmarks)/[\w/.]*\w\.\w+)", page))
+    assert len(named) > 10
+    for name in named:
+        assert (ROOT / name).exists(), name
+
+
+def test_no_two_files_import_each_other_in_a_circle() -> None:
+    done: set[Path] = set()
+
+    def visit(path: Path, above: tuple[Path, ...]) -> None:
+        assert path not in above, " -> ".join(map(short, (*above, path)))
+        if path not in done:
+            for other in ours(path):
+                visit(other, (*above, path))
+            done.add(path)
+
+    for path in MODULES:
+        visit(path, ())
 
 
 def test_only_the_dali_loader_imports_dali() -> None:
@@ -40,11 +129,17 @@ def test_only_the_dali_loader_imports_dali() -> None:
 
 def test_only_the_store_imports_clients_of_stores_and_only_when_asked() -> None:
     clients = {"fsspec", "aiohttp", "s3fs", "gcsfs", "botocore", "boto3"}
-    users = {
-        path.name for path in MODULES if clients & {name.partition(".")[0] for name in imports(path, everywhere=True)}
-    }
-    assert users == {"store.py"}
-    assert not clients & imports(ROOT / "pipeline/storage/object_store.py", everywhere=False)
+
+    def used(path: Path, *, everywhere: bool) -> set[str]:
+        return clients & {name.partition(".")[0] for name in imports(path, everywhere=everywhere)}
+
+    assert {path.name for path in MODULES if used(path, everywhere=True)} == {"object_store.py"}
+    assert not used(ROOT / "pipeline/storage/object_store.py", everywhere=False)
+
+
+def test_training_imports_no_figures_and_no_words_of_reports() -> None:
+    for path in (ROOT / "trainer/training").glob("*.py"):
+        assert not {"matplotlib", "jinja2"} & {name.partition(".")[0] for name in imports(path, everywhere=True)}
 
 
 def test_no_module_is_named_after_a_dependency() -> None:
@@ -62,6 +157,17 @@ def test_no_module_is_named_after_a_dependency() -> None:
         "torch",
     }
     assert not {path.stem for path in MODULES} & taken
+
+
+def test_what_a_library_user_needs_is_in_pipeline_and_costs_nothing_before_it_is_used() -> None:
+    script = (
+        "import sys, pipeline\n"
+        "print(sorted({'numpy', 'torch', 'click'} & sys.modules.keys()))\n"
+        "from pipeline import NO_AUGMENT, Augment, Batch, normalise, open_cache, open_loader\n"
+        "print(open_cache.__module__, Batch._fields)\n"
+    )
+    lines = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True).stdout
+    assert lines.splitlines() == ["[]", "pipeline.cache.cache ('images', 'grades', 'rows')"]
 
 
 @pytest.mark.parametrize("command", ["tools", "trainer"])

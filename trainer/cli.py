@@ -37,7 +37,7 @@ from trainer.kinds import (
     beside_predictions,
     comparison_parts,
 )
-from trainer.recipes import RECIPES
+from trainer.presets import RECIPES
 
 FOLDER = Folder(path_type=Path)
 DEFAULT = FitConfig()
@@ -63,7 +63,7 @@ class SayingOnce(GuardedGroup):
             return super().invoke(ctx)
         except click.ClickException as error:
             if os.environ.get("WORLD_SIZE", "1") != "1":
-                from trainer.distributed import report
+                from trainer.distributed.process_group import report
 
                 if not report(error.format_message()):
                     raise SystemExit(error.exit_code) from error
@@ -170,11 +170,12 @@ def fit(context: click.Context, /, run: Path | None, resume: bool, find_lr: bool
     except ValueError as error:
         raise click.UsageError(str(error)) from error
 
-    from trainer import launch
-    from trainer.distributed import from_first, joined, world
-    from trainer.run import RunFolder
+    from trainer.commands import fit as launch
+    from trainer.distributed.process_group import from_first, joined, world
+    from trainer.network.device import choose_device
+    from trainer.run_folder import RunFolder
 
-    with joined(asked.device):
+    with joined(choose_device(asked.device)):
         if find_lr and world() > 1:
             raise click.UsageError("--find-lr serves one process; its proposal holds for several, whose batch is one")
         if find_lr:
@@ -227,10 +228,10 @@ def evaluate(
     if sensitivity is not None and specificity is not None:
         raise click.UsageError("--sensitivity and --specificity are two ways to choose one threshold; give one")
 
-    from trainer.evaluate import evaluate as measure
-    from trainer.operating import Wish
-    from trainer.run import RunFolder
-    from trainer.tables import print_by_grade, print_results
+    from trainer.commands.evaluate import evaluate as measure
+    from trainer.evaluation.operating_point import Wish
+    from trainer.reporting.tables import print_by_grade, print_results
+    from trainer.run_folder import RunFolder
 
     wish = None
     if sensitivity is not None:
@@ -261,7 +262,7 @@ def evaluate(
 def compare(runs: tuple[Path, ...], out: Path) -> None:
     """Draw RUNs' accuracy by epoch, a panel a model, with and without pretraining; list their results, and how each
     differs from the first on the same test photographs."""
-    from trainer.compare import compare as draw
+    from trainer.commands.compare import compare as draw
 
     draw(runs, out)
 
@@ -276,7 +277,7 @@ def compare(runs: tuple[Path, ...], out: Path) -> None:
 @click.option("--card", type=OutputFile(CARD), help="Write a model card too, as Markdown.")
 def report(run: Path, split: str, cache: Path | Url | None, out: Path | None, card: Path | None) -> None:
     """Put RUN's figures, pictures and photographs on one page that needs no network."""
-    from trainer.report import report as write
+    from trainer.commands.report import report as write
 
     write(run, split, cache, out, card)
 
@@ -302,7 +303,7 @@ def predict(
     They are prepared exactly as the training photographs were, whatever their format and size. One that cannot be read
     is refused with the reason; one unlike all training photographs is graded and flagged.
     """
-    from trainer.predict import predict as grade
+    from trainer.commands.predict import predict as grade
 
     grade(run, photographs, out, tta=tta, device_name=device, workers=workers)
 
@@ -318,7 +319,7 @@ def explain(
     run: Path, photographs: tuple[Path, ...], out: Path, grade: int | None, device: str, workers: int | None
 ) -> None:
     """Show where in photographs the evidence for their grade lies (Grad-CAM): a picture each, and a contact sheet."""
-    from trainer.explain import explain as show
+    from trainer.commands.explain import explain as show
 
     show(run, photographs, out, grade=grade, device_name=device, workers=workers)
 
@@ -335,7 +336,7 @@ def export(run: Path, onnx: Path | None, pt2: Path | None) -> None:
     if onnx is None and pt2 is None:
         raise click.UsageError("nothing to write; give --onnx FILE, --pt2 FILE or both")
 
-    from trainer.export import export as write
+    from trainer.commands.export import export as write
 
     write(run, onnx, pt2)
 
@@ -345,6 +346,6 @@ def export(run: Path, onnx: Path | None, pt2: Path | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(run: Path, as_json: bool) -> None:
     """Say what RUN's weights, or those of a model.safetensors, are."""
-    from trainer.show import show as say
+    from trainer.commands.show import show as say
 
     say(run, as_json)

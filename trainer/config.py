@@ -5,7 +5,7 @@ from math import isfinite
 from typing import Any, Final, Literal
 
 from pipeline.options import SMALLEST
-from trainer.recipes import RECIPES
+from trainer.presets import RECIPES
 
 MODELS: Final = (
     "resnet18",
@@ -34,7 +34,7 @@ DEVICES: Final = ("auto", "cpu", "cuda", "mps")
 PRECISIONS: Final = ("auto", "float32", "bfloat16")
 
 Link = Literal["softmax", "corn", "distance"]
-"""How a network's scores become grades' logits: trainer.model says what each is."""
+"""How a network's scores become grades' logits: trainer.network.model says what each is."""
 Phase = Literal["head", "finetune"]
 
 

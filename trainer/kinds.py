@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 from typing import Final
 
+from pipeline.grades import N_GRADES
 from pipeline.storage.artifacts import MAKER, Kind, picture_kind
 from pipeline.storage.outputs import Part
 
@@ -51,3 +52,7 @@ def comparison_parts(stem: Path) -> list[Part]:
     """OUT.png, OUT.svg, OUT.csv and OUT_pairs.csv of `trainer compare --out OUT`."""
     kinds = {".png": COMPARISON, ".svg": COMPARISON, ".csv": COMPARED, "_pairs.csv": PAIRS}
     return [Part(stem.with_name(f"{stem.name}{end}"), kind) for end, kind in kinds.items()]
+
+
+PROBABILITIES: Final = tuple(f"p{grade}" for grade in range(N_GRADES))
+"""Columns of a table of predictions."""

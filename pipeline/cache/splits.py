@@ -70,3 +70,9 @@ def leaked(manifest: pd.DataFrame) -> "pd.Series[bool]":
     """For each row, whether it is a test photograph of a patient who is also in train."""
     train = manifest.loc[manifest["split"] == "train", "patient"]
     return (manifest["split"] == "test") & manifest["patient"].isin(train)
+
+
+def patients_of(manifest: pd.DataFrame, ids: "pd.Series[str]") -> "pd.Series[str]":
+    """(n,) patients of n photographs of the manifest; a photograph whose patient nobody knows is its own."""
+    patients = manifest["patient"].mask(manifest["patient"] == "", manifest["id"])
+    return ids.map(dict(zip(manifest["id"], patients, strict=True)))

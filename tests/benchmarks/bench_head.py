@@ -20,7 +20,7 @@ from pipeline.cache.cache import open_cache
 from pipeline.loading.loaders import open_loader
 from pipeline.loading.plan import Augment
 from trainer.cli import main as trainer
-from trainer.model import Grader
+from trainer.network.model import Grader
 
 
 def one_pass(cache: Path, size: int) -> float:

@@ -17,7 +17,7 @@ from turns import in_turn, peer, say_load, say_ratio
 
 from pipeline.loading.loaders import open_loader
 from pipeline.loading.plan import Augment
-from trainer.model import Normalise
+from trainer.network.model import Normalise
 
 ROUNDS = 5
 WORKERS = 2

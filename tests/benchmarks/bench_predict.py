@@ -15,11 +15,11 @@ import torch
 from caches import eyepacs
 from turns import SHARED, in_turn, say_load, say_ratio
 
-from trainer.about import About
-from trainer.device import to_device
-from trainer.model import Grader
-from trainer.photographs import Photograph, gather, render, seen_in
-from trainer.predict import probabilities
+from trainer.inference.forward import probabilities
+from trainer.inference.inputs import Photograph, gather, render, seen_in
+from trainer.network.device import to_device
+from trainer.network.metadata import About
+from trainer.network.model import Grader
 
 ROUNDS = 3
 CPU = torch.device("cpu")

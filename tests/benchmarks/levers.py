@@ -26,10 +26,10 @@ import numpy as np
 import pandas as pd
 
 from pipeline.cache.cache import open_cache
-from trainer.intervals import Figures, bootstrap, interval
-from trainer.results import patients_of
-from trainer.run import RunFolder
-from trainer.sample import Sample
+from pipeline.cache.splits import patients_of
+from trainer.evaluation.bootstrap import Figures, bootstrap, interval
+from trainer.evaluation.weighted_metrics import Sample
+from trainer.run_folder import RunFolder
 
 SEED = "{seed}"
 FIGURES = (

@@ -4,13 +4,8 @@ import torch
 from sklearn.metrics import brier_score_loss
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from trainer.calibration import (
-    brier_by_photograph,
-    expected_calibration_error,
-    fit_temperature,
-    probabilities,
-    reliability,
-)
+from trainer.evaluation.calibration import brier_by_photograph, expected_calibration_error, fit_temperature, reliability
+from trainer.network.decision import probabilities
 
 
 def drawn(n: int, seed: int, sharper: float = 1.0) -> tuple[np.ndarray, np.ndarray]:

@@ -9,10 +9,10 @@ from click.testing import Result
 from PIL import Image
 
 from tests.trainer.conftest import Trained
-from trainer.intervals import bootstrap, interval
-from trainer.pairs import pair
-from trainer.run import RunFolder
-from trainer.sample import Sample
+from trainer.evaluation.bootstrap import bootstrap, interval
+from trainer.evaluation.paired import pair
+from trainer.evaluation.weighted_metrics import Sample
+from trainer.run_folder import RunFolder
 
 Fit = Callable[..., Result]
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
-from trainer.cuts import ABOVE, best_cuts, expected_grades, fit_cuts, predicted_grades
+from trainer.evaluation.ordinal_thresholds import ABOVE, best_cuts, fit_cuts
+from trainer.network.decision import expected_grades, predicted_grades
 
 
 def kappa(grades: np.ndarray, predicted: np.ndarray, weights: np.ndarray | None = None) -> float:

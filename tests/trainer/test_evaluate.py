@@ -12,10 +12,10 @@ from PIL import Image
 
 from pipeline.metrics import confusion_counts
 from tests.trainer.conftest import Trained
-from trainer.about import read_about
-from trainer.figures import draw_accuracy, draw_confusion
-from trainer.model import load_model, save_model
-from trainer.run import ACCURACY_COLUMNS
+from trainer.network.metadata import read_about
+from trainer.network.model import load_model, save_model
+from trainer.reporting.figures import draw_accuracy, draw_confusion
+from trainer.run_folder import ACCURACY_COLUMNS
 
 Fit = Callable[..., Result]
 Cache = Callable[..., Path]

@@ -9,9 +9,9 @@ from click.testing import Result
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.trainer.conftest import Trained
-from trainer import events
-from trainer.events import TAGS, Events
-from trainer.run import RunFolder
+from trainer.run_folder import RunFolder
+from trainer.training import tensorboard as events
+from trainer.training.tensorboard import TAGS, Events
 
 Fit = Callable[..., Result]
 

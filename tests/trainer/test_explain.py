@@ -11,10 +11,10 @@ from PIL import Image
 
 from pipeline.cache.shards import encode_key
 from tests.trainer.conftest import Trained, invoke
-from trainer.gradcam import grad_cam, overlay
-from trainer.model import load_model, save_model
-from trainer.photographs import gather, render
-from trainer.run import RunFolder
+from trainer.inference.gradcam import grad_cam, overlay
+from trainer.inference.inputs import gather, render
+from trainer.network.model import load_model, save_model
+from trainer.run_folder import RunFolder
 
 
 def eyes(folder: Path, names: tuple[str, ...] = ("a.png", "b.png", "c/a.png")) -> Path:

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from tests.trainer.conftest import Trained, invoke
-from trainer import export
-from trainer.model import load_model
-from trainer.predict import probabilities
-from trainer.run import RunFolder
+from trainer.commands import export
+from trainer.inference.forward import probabilities
+from trainer.network.model import load_model
+from trainer.run_folder import RunFolder
 
 METADATA = {
     "made_by", "model", "images", "probabilities", "grades", "size", "recipe", "recipe_digest", "temperature",

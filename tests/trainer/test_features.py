@@ -13,11 +13,11 @@ from click.testing import Result
 from pipeline.cache.cache import open_cache
 from pipeline.loading.loaders import open_loader
 from pipeline.loading.plan import NO_AUGMENT, Augment, Schedule
-from trainer.features import FeatureLoader
-from trainer.learner import CLIP_NORM
-from trainer.model import Grader
-from trainer.schedule import learning_rate
-from trainer.weights import load_weights
+from trainer.network.model import Grader
+from trainer.network.pretrained import load_weights
+from trainer.training.head_features import FeatureLoader
+from trainer.training.learner import CLIP_NORM
+from trainer.training.schedule import learning_rate
 
 Fit = Callable[..., Result]
 EPOCHS = 4

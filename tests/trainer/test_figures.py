@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from trainer.calibration import Bin
-from trainer.curves import Point, draw_precision_recall, draw_reliability, draw_roc
-from trainer.figures import STYLE, draw_accuracy, draw_comparison, draw_confusion
-from trainer.run import ACCURACY_COLUMNS
+from trainer.evaluation.calibration import Bin
+from trainer.reporting.curves import Point, draw_precision_recall, draw_reliability, draw_roc
+from trainer.reporting.figures import STYLE, draw_accuracy, draw_comparison, draw_confusion
+from trainer.run_folder import ACCURACY_COLUMNS
 
 RANDOM = np.random.default_rng(0)
 TRUTH = RANDOM.random(300) < 0.3
@@ -114,7 +114,9 @@ def test_each_run_of_a_comparison_has_its_own_colour(n: int, tmp_path: Path) -> 
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The figures drawn so far; `draw_without_rendering` gives extents at their own resolution."""
     figures: list[Figure] = []
-    monkeypatch.setattr("trainer.figures.Figure", lambda **settings: figures.append(Figure(**settings)) or figures[-1])
+    monkeypatch.setattr(
+        "trainer.reporting.figures.Figure", lambda **settings: figures.append(Figure(**settings)) or figures[-1]
+    )
     return figures
 
 

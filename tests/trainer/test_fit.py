@@ -13,11 +13,11 @@ from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, cohen_kappa_score, confusion_matrix
 
 from tests.trainer.conftest import Trained
-from trainer.about import read_about
-from trainer.learner import set_phase
-from trainer.model import Grader
-from trainer.run import ACCURACY_COLUMNS
-from trainer.schedule import learning_rate
+from trainer.network.metadata import read_about
+from trainer.network.model import Grader
+from trainer.run_folder import ACCURACY_COLUMNS
+from trainer.training.learner import set_phase
+from trainer.training.schedule import learning_rate
 
 Fit = Callable[..., Result]
 Cache = Callable[..., Path]
@@ -102,20 +102,22 @@ def test_the_average_of_the_weights_is_what_is_measured_and_saved(fit: Fit, tiny
     fit(tiny_cache(), "--run", "run", "--ema", 0.5, "--epochs", 1)
     checkpoint = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
     saved = load_file(tmp_path / "run" / "model.safetensors")
-    assert all(torch.equal(tensor, checkpoint["average"][name]) for name, tensor in saved.items())
+    assert all(torch.equal(saved[name], tensor) for name, tensor in checkpoint["average"].items())
     assert not torch.equal(saved["head.weight"], checkpoint["model"]["head.weight"])
     accuracy = pd.read_csv(tmp_path / "run" / "accuracy.csv")["acc_val"].item()
     assert accuracy == 100 * json.loads((tmp_path / "run" / "metrics_val.json").read_text())["accuracy"]
 
 
-def test_patience_ends_a_run_that_no_longer_gets_better(fit: Fit, tiny_cache: Cache, tmp_path: Path) -> None:
+def test_patience_ends_a_run_that_no_longer_gets_better(
+    fit: Fit, trainer: Fit, tiny_cache: Cache, tmp_path: Path
+) -> None:
     result = fit(tiny_cache(), "--run", "run", "--epochs", 30, "--patience", 1, "--lr", 0.05)
     assert "stopped: no epoch of the last 1 was better on validation" in result.output
     accuracy = pd.read_csv(tmp_path / "run" / "accuracy.csv")
     ranks = list(zip(accuracy["kappa_val"], -accuracy["loss_val"], strict=True))
     assert all(later > earlier for earlier, later in pairwise(ranks[:-1]))
     assert ranks[-1] <= ranks[-2]
-    assert "is finished" in fit(tmp_path / "cache", "--run", "run", "--resume").output
+    assert "is finished" in trainer("fit", "--run", "run", "--resume").output
 
 
 def test_the_last_epoch_is_kept_where_asked_for_whatever_validation_says(
@@ -131,7 +133,7 @@ def test_the_last_epoch_is_kept_where_asked_for_whatever_validation_says(
     assert best < last == 4
     saved = load_file(tmp_path / "last" / "model.safetensors")
     trained = torch.load(tmp_path / "best" / "last.pt", weights_only=True)["model"]
-    assert all(torch.equal(tensor, trained[name]) for name, tensor in saved.items())
+    assert all(torch.equal(saved[name], tensor) for name, tensor in trained.items())
     measured = (tmp_path / "last" / "predictions_test.csv").read_bytes()
     trainer("evaluate", "last")
     assert (tmp_path / "last" / "predictions_test.csv").read_bytes() == measured

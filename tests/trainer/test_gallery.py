@@ -13,9 +13,9 @@ from pipeline.cache.cache import open_cache
 from pipeline.loading.loaders import open_loader
 from tests.conftest import write_cache
 from tests.trainer.conftest import Trained
-from trainer.gallery import SURE, WORST, pictures, surest_right, worst_mistakes
-from trainer.gradcam import grad_cam, overlay
-from trainer.model import load_model
+from trainer.inference.gradcam import grad_cam, overlay
+from trainer.network.model import load_model
+from trainer.reporting.gallery import SURE, WORST, pictures, surest_right, worst_mistakes
 
 
 def predictions(*rows: tuple[str, int, int, float]) -> pd.DataFrame:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.gradcam import TINT, grad_cam, overlay
-from trainer.model import Grader
+from trainer.inference.gradcam import TINT, grad_cam, overlay
+from trainer.network.model import Grader
 
 
 def grader(architecture: str, seed: int = 0, link: str = "softmax") -> Grader:

@@ -16,8 +16,8 @@ from pipeline.loading.loaders import open_loader
 from pipeline.loading.plan import Augment
 from tests.conftest import write_cache
 from trainer.config import FitConfig
-from trainer.growing import GrowingLoader, start_pixels, training_size
-from trainer.recipes import RECIPES
+from trainer.presets import RECIPES
+from trainer.training.progressive_resizing import GrowingLoader, start_pixels, training_size
 
 Fit = Callable[..., Result]
 

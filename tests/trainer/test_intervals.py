@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from trainer.intervals import Figures, Floats, bootstrap, interval, intervals, p_value
+from trainer.evaluation.bootstrap import Figures, Floats, bootstrap, interval, intervals, p_value
 
 RIGHT = np.array([2, 2, 2, 2, 1, 1, 1, 1, 1, 0])
 """Of the two photographs of each of ten patients, how many are graded rightly."""

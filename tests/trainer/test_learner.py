@@ -9,12 +9,12 @@ import torch
 from click.testing import Result
 from torch.optim.swa_utils import AveragedModel
 
-from trainer.checkpoint import Progress
 from trainer.config import FitConfig
-from trainer.device import choose_precision
-from trainer.learner import average, make_optimizer, set_phase
-from trainer.model import Grader
-from trainer.schedule import averaging_decay
+from trainer.network.device import choose_precision
+from trainer.network.model import Grader
+from trainer.training.checkpoint import Progress
+from trainer.training.learner import average, make_optimizer, set_phase
+from trainer.training.schedule import averaging_decay
 
 Fit = Callable[..., Result]
 

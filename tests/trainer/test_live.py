@@ -9,7 +9,7 @@ import torch
 
 from tests.trainer.conftest import FAST, Trained
 from trainer.cli import main
-from trainer.live import LastLoss, clock
+from trainer.training.progress import LastLoss, clock
 
 
 def test_a_terminal_shows_step_loss_pace_and_time_left(

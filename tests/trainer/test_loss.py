@@ -6,8 +6,8 @@ from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
 from trainer.config import LOSSES, FitConfig
-from trainer.loss import BETA, GAMMA, class_weights, losses
-from trainer.model import LINKS, Head
+from trainer.network.model import LINKS, Head
+from trainer.training.losses import BETA, GAMMA, class_weights, losses
 
 COURSE = [20656, 1955, 4210, 698, 581]
 

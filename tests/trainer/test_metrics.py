@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, cohen_kappa_score, recall_score, roc_auc_score
 
-from trainer.metrics import confusion, confusion_table, measure, only_grade, predictions_table, row_shares
-from trainer.sample import Sample
+from trainer.evaluation.metrics import confusion, confusion_table, measure, only_grade, predictions_table, row_shares
+from trainer.evaluation.weighted_metrics import Sample
 
 
 def predictions(grades: list[int], predicted: list[int]) -> pd.DataFrame:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.mixing import mix
+from trainer.training.mixup import mix
 
 IMAGES = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (4, 3, 40, 40), np.uint8))
 BEFORE = torch.stack([IMAGES[3], IMAGES[0], IMAGES[1], IMAGES[2]])

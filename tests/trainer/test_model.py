@@ -10,10 +10,10 @@ from torchvision.transforms.v2.functional import normalize, to_dtype
 
 from pipeline.errors import RunError
 from pipeline.photos.preparation import Recipe
-from trainer.about import About, read_about
 from trainer.config import MODELS
-from trainer.model import Grader, Normalise, load_model, save_model
-from trainer.weights import imagenet_file, load_weights
+from trainer.network.metadata import About, read_about
+from trainer.network.model import Grader, Normalise, load_model, save_model
+from trainer.network.pretrained import imagenet_file, load_weights
 
 ABOUT = About("resnet18", 32, Recipe(64), epoch=3)
 

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix, precision_score
 
 from pipeline.photos.preparation import Recipe
-from trainer.about import About, Operating
-from trainer.operating import Referral, Wish, by_bayes, choose_operating, choose_threshold
-from trainer.sample import Sample
+from trainer.evaluation.operating_point import Referral, Wish, by_bayes, choose_operating, choose_threshold
+from trainer.evaluation.weighted_metrics import Sample
+from trainer.network.metadata import About, Operating
 
 
 @given(

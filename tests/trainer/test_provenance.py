@@ -12,9 +12,9 @@ from pipeline.cache.cache import open_cache
 from pipeline.cache.shards import scan_tar
 from tests.conftest import write_cache
 from tests.trainer.conftest import Trained
-from trainer.about import read_header
-from trainer.model import load_model, read_provenance, save_model
-from trainer.provenance import Exposure, Provenance
+from trainer.network.metadata import read_header
+from trainer.network.model import load_model, read_provenance, save_model
+from trainer.network.provenance import Exposure, Provenance
 
 Trainer = Callable[..., Result]
 PIXELS = np.random.default_rng(7).integers(0, 200, (40, 32, 32, 3), np.uint8)

@@ -9,7 +9,7 @@ import pytest
 from click.testing import Result
 from PIL import Image
 
-from trainer.rates import RATES, SMOOTHING, propose, smooth
+from trainer.training.range_test import RATES, SMOOTHING, propose, smooth
 
 Fit = Callable[..., Result]
 
@@ -45,6 +45,6 @@ def test_a_rate_is_not_sought_for_a_run_that_has_one(fit: Fit, tiny_cache: Calla
 def test_where_the_curve_cannot_be_written_the_rate_is_said(
     fit: Fit, tiny_cache: Callable[..., Path], tmp_path: Path
 ) -> None:
-    (tmp_path / "lr.png").mkdir()
+    (tmp_path / "lr.png").symlink_to("/dev/full")
     stderr = fit(tiny_cache(), "--find-lr", exit=1).stderr
     assert re.fullmatch(r"Error: lr.png: cannot be written \(.+\); proposed: --lr \S+", stderr.splitlines()[-1])

@@ -10,10 +10,10 @@ import pytest
 from click.testing import Result
 
 from tests.trainer.conftest import Trained
-from trainer.about import read_about
 from trainer.config import FitConfig, RunConfig
-from trainer.recipes import RECIPES
-from trainer.statements import commands
+from trainer.network.metadata import read_about
+from trainer.presets import RECIPES
+from trainer.reporting.narrative import commands
 
 Fit = Callable[..., Result]
 Cache = Callable[..., Path]
@@ -32,8 +32,8 @@ def test_a_recipe_gives_what_is_not_asked_for_and_the_run_says_so(fit: Fit, tiny
     resolved = {**asked, "device": "cpu", "loader": "torchvision", "size": 32}
     assert {name: config["resolved"][name] for name in resolved} == resolved
     assert pd.read_csv(tmp_path / "run" / "accuracy.csv")["lr"].tolist() == [1e-3]  # no warm-up, no decay
-    refused = fit(tmp_path / "cache", "--recipe", "fast", "--run", "run", "--resume").output
-    assert "is finished" in refused
+    refused = fit(tmp_path / "cache", "--recipe", "fast", "--run", "run", "--resume", exit=1).stderr
+    assert "run is finished, so --epochs 2 --recipe fast changes nothing" in refused
 
 
 def test_a_setting_asked_for_wins_even_where_it_is_the_ordinary_default(

@@ -14,9 +14,9 @@ from loopback import Weather
 from pipeline.storage import object_store
 from pipeline.storage.url import Url
 from tests.trainer.conftest import Trained
+from trainer.commands.fit import prepare
 from trainer.config import FitConfig
-from trainer.fit import open_loaders
-from trainer.launch import prepare
+from trainer.training.loop import open_loaders
 
 
 def put(folder: Path, url: Url) -> Url:

@@ -16,7 +16,7 @@ from tests.trainer.conftest import Trained, invoke, write_tiny_cache
 from tools.cli import main as tools
 from trainer.cli import main as trainer_main
 from trainer.config import FitConfig
-from trainer.model import load_model, save_model
+from trainer.network.model import load_model, save_model
 
 Fit = Callable[..., Result]
 Cache = Callable[..., Path]

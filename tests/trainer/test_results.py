@@ -4,10 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from trainer.about import Operating
-from trainer.metrics import predictions_table
-from trainer.results import Results, assess, patients_of, worse_eyes
-from trainer.sample import PROBABILITIES
+from pipeline.cache.splits import patients_of
+from trainer.evaluation.metrics import predictions_table
+from trainer.evaluation.results import Results, assess, worse_eyes
+from trainer.kinds import PROBABILITIES
+from trainer.network.metadata import Operating
 
 POINT = Operating(1.0, 0.5, "sensitivity", 0.9)
 

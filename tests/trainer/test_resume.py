@@ -20,10 +20,10 @@ from click.testing import Result
 from safetensors.torch import load_file
 
 from tests.trainer.conftest import Trained
-from trainer.about import read_about
-from trainer.checkpoint import Progress
-from trainer.model import load_model, read_provenance, save_model
-from trainer.run import create_run
+from trainer.network.metadata import read_about
+from trainer.network.model import load_model, read_provenance, save_model
+from trainer.run_folder import create_run
+from trainer.training.checkpoint import Progress
 
 Fit = Callable[..., Result]
 Trainer = Callable[..., Result]
@@ -145,7 +145,9 @@ def test_an_epoch_lasted_as_long_as_it_did_before_and_after(
 ) -> None:
     """A checkpoint within an epoch knows its seconds, and a run that goes on counts them."""
     saved: list[Progress] = []
-    monkeypatch.setattr("trainer.fit.save_checkpoint", lambda run, progress, learner: saved.append(copy(progress)))
+    monkeypatch.setattr(
+        "trainer.training.loop.save_checkpoint", lambda run, progress, learner: saved.append(copy(progress))
+    )
     fit(tiny_cache(name="pictures"), "--run", "another", "--epochs", 1, "--checkpoint-minutes", 0)
     monkeypatch.undo()
     monkeypatch.chdir(after_training.parent)

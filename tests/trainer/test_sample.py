@@ -14,10 +14,11 @@ from sklearn.metrics import (
 )
 
 from pipeline.grades import N_GRADES
-from trainer.about import Operating
-from trainer.metrics import predictions_table
-from trainer.results import assess
-from trainer.sample import Sample, p_referable
+from trainer.evaluation.metrics import predictions_table
+from trainer.evaluation.results import assess
+from trainer.evaluation.weighted_metrics import Sample
+from trainer.network.decision import p_referable
+from trainer.network.metadata import Operating
 
 
 def drawn(n: int, seed: int, places: int = 1, shares: tuple[float, ...] = (0.2,) * 5) -> Sample:

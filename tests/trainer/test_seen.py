@@ -12,8 +12,8 @@ from PIL import Image
 
 from pipeline.cache.cache import Cache, open_cache
 from tools.cli import main
-from trainer.photographs import seen_in
-from trainer.seen import Looks, Seen, look
+from trainer.inference.inputs import seen_in
+from trainer.network.image_statistics import Looks, Seen, look
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from tests.trainer.conftest import Trained, invoke
-from trainer.model import Grader, load_model, save_model
-from trainer.run import RunFolder
+from trainer.network.model import Grader, load_model, save_model
+from trainer.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[2]
 

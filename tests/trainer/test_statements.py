@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from trainer.config import FitConfig
-from trainer.statements import (
+from trainer.reporting.narrative import (
     leak_statement,
     limits,
     objective,

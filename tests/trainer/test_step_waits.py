@@ -18,13 +18,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.cache.cache import Cache
 from pipeline.loading.batch import Batch, Loader
-from trainer import fit, learner
-from trainer.checkpoint import Progress
 from trainer.config import FitConfig
-from trainer.fit import CHECK_EVERY, train_epoch
-from trainer.learner import Learner
-from trainer.model import Grader
-from trainer.stopping import Stopper
+from trainer.network.model import Grader
+from trainer.training import learner, loop
+from trainer.training.checkpoint import Progress
+from trainer.training.learner import Learner
+from trainer.training.loop import CHECK_EVERY, train_epoch
+from trainer.training.signals import Stopper
 
 BATCH, SIDE, STEPS = 4, 32, 2 * CHECK_EVERY
 CUDA = torch.device("cuda:0")
@@ -139,7 +139,7 @@ def test_between_two_looks_at_the_losses_the_loop_never_waits(monkeypatch: pytes
     made = make_learner(monkeypatch)
     monkeypatch.setattr(made, "step", lambda *_: torch.ones(3, device=CUDA))  # the step itself is tested above
     looks: list[int] = []
-    monkeypatch.setattr(fit, "check_finite", lambda progress: looks.append(len(progress.steps)))
+    monkeypatch.setattr(loop, "check_finite", lambda progress: looks.append(len(progress.steps)))
     progress = Progress()
     with watched(monkeypatch):
         for _ in train_epoch(made, progress, Stopper()):

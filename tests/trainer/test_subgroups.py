@@ -5,9 +5,9 @@ from sklearn.metrics import accuracy_score, roc_auc_score
 
 from pipeline.cache.cache import open_cache
 from tests.trainer.conftest import Trained
-from trainer.about import Operating
-from trainer.run import RunFolder
-from trainer.subgroups import frames, measure_part, sizes, subgroups, thirds
+from trainer.evaluation.subgroups import frames, measure_part, sizes, subgroups, thirds
+from trainer.network.metadata import Operating
+from trainer.run_folder import RunFolder
 
 
 def predictions(grades: list[int], p_referable: list[float]) -> pd.DataFrame:

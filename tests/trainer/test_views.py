@@ -1,8 +1,8 @@
 import numpy as np
 import torch
 
-from trainer.model import Grader
-from trainer.views import mean_logits
+from trainer.inference.forward import mean_logits
+from trainer.network.model import Grader
 
 
 def test_the_mean_is_of_probabilities_over_all_flips_and_turns() -> None:

@@ -18,15 +18,14 @@ from torch import Tensor, nn
 from pipeline.cache.cache import Cache, open_cache
 from pipeline.errors import RunError
 from pipeline.loading.loaders import open_loader
-from trainer.batchnorm import WholeBatchNorm, synchronise
 from trainer.config import FitConfig
-from trainer.distributed import before, first, from_all, from_first, highest, joined, shard, total, whole
-from trainer.evaluate import run_model
-from trainer.fit import open_loaders
-from trainer.learner import Learner
-from trainer.model import Grader
-from trainer.shares import open_share, share_of
-from trainer.views import mean_logits
+from trainer.distributed.loaders import open_share, share_of
+from trainer.distributed.process_group import before, first, from_all, from_first, highest, joined, shard, total, whole
+from trainer.distributed.sync_batchnorm import WholeBatchNorm, synchronise
+from trainer.inference.forward import mean_logits, run_model
+from trainer.network.model import Grader
+from trainer.training.learner import Learner
+from trainer.training.loop import open_loaders
 
 
 def check_batchnorm(photographs: int) -> None:

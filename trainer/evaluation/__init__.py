@@ -1,0 +1,1 @@
+"""Honest measures: metrics, bootstrap, calibration, operating points, subgroups, paired comparison."""

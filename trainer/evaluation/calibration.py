@@ -1,0 +1,87 @@
+"""Whether a probability of 0.8 is right eight times of ten, and a temperature that makes it so."""
+
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.grades import N_GRADES
+
+Floats = NDArray[np.float64]
+
+BINS: Final = 15
+COLDEST, HOTTEST = 0.1, 10.0
+"""Temperatures within which a network's are looked for; those of Guo et al. lie between 0.9 and 3."""
+
+
+class Bin(NamedTuple):
+    """Photographs whose likeliest grade has a probability in (low, high]."""
+
+    low: float
+    high: float
+    photographs: int
+    confidence: float | None  # mean of that probability; None where there are none
+    accuracy: float | None  # share of them that are graded rightly
+
+
+def fit_temperature(logits: Floats, grades: NDArray[np.int64]) -> float | None:
+    """The temperature under which the grades are likeliest (Guo et al., ICML 2017).
+
+    logits (n, 5) and grades (n,), all known, of validation. To four places. None where it is not within 0.1 to 10:
+    of photographs that are all graded rightly any certainty is too little, of those graded worse than by chance any is
+    too much, and that is no calibration.
+    """
+    from scipy.optimize import minimize_scalar
+    from scipy.special import logsumexp
+
+    right = logits[np.arange(len(grades)), grades]
+
+    def loss(log_temperature: float) -> float:
+        scale = np.exp(-log_temperature)
+        return float(np.mean(logsumexp(scale * logits, axis=1) - scale * right))
+
+    if (logits.argmax(axis=1) == grades).all():
+        return None  # the valley runs on to 0, and is flat to the last bit long before
+    bounds = (np.log(COLDEST), np.log(HOTTEST))
+    # The loss is convex in 1 / temperature, so it has one valley in the logarithm too.
+    found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6})
+    at_bound = min(found.x - bounds[0], bounds[1] - found.x) < 1e-3
+    return None if at_bound else round(float(np.exp(found.x)), 4)
+
+
+def reliability(predicted: NDArray[np.float32], grades: NDArray[np.int64]) -> list[Bin]:
+    """The reliability curve in 15 bins of equal width; (n, 5) probabilities and (n,) known grades."""
+    confidence = predicted.max(axis=1).astype(np.float64)
+    right = predicted.argmax(axis=1) == grades
+    edges = np.linspace(0, 1, BINS + 1)
+    places = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, BINS - 1)
+    sums = [np.bincount(places, weights, BINS) for weights in (np.ones(len(right)), confidence, right)]
+    photographs, confidences, rights = np.stack(sums).astype(np.float64)
+
+    def mean(sums: Floats, place: int) -> float | None:
+        return float(sums[place] / photographs[place]) if photographs[place] else None
+
+    return [
+        Bin(
+            round(float(edges[n]), 4),
+            round(float(edges[n + 1]), 4),
+            int(photographs[n]),
+            mean(confidences, n),
+            mean(rights, n),
+        )
+        for n in range(BINS)
+    ]
+
+
+def expected_calibration_error(bins: list[Bin]) -> float:
+    """Mean distance between confidence and accuracy over the photographs (Naeini et al., AAAI 2015), 0 to 1."""
+    total = sum(each.photographs for each in bins)
+    gaps = [each.photographs * abs((each.confidence or 0) - (each.accuracy or 0)) for each in bins]
+    return sum(gaps) / total
+
+
+def brier_by_photograph(predicted: NDArray[np.float32], grades: NDArray[np.int64]) -> Floats:
+    """(n,) sum over the grades of (probability - truth) squared (Brier, Monthly Weather Review 1950), 0 to 2."""
+    errors = predicted.astype(np.float64) - np.eye(N_GRADES)[grades]
+    squares: Floats = (errors**2).sum(axis=1)
+    return squares

@@ -1,0 +1,150 @@
+"""All that is measured of a split, by photograph and by patient."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipeline.cache.baselines import Baselines, no_image_baselines
+from pipeline.cache.splits import patients_of
+from pipeline.grades import UNKNOWN
+from trainer.evaluation.bootstrap import Figures, Floats, bootstrap, interval, intervals
+from trainer.evaluation.calibration import brier_by_photograph, expected_calibration_error, reliability
+from trainer.evaluation.metrics import Metrics, measure
+from trainer.evaluation.operating_point import Referral
+from trainer.evaluation.weighted_metrics import Sample, ratio
+from trainer.kinds import PROBABILITIES
+from trainer.network.metadata import Operating, temperature_of
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """What metrics_*.json says of a split, or of its patients."""
+
+    metrics: Metrics
+    """Its "photographs" are patients where these are measured."""
+    patients: int
+    intervals: dict[str, Any]
+    """By name of a figure: (low, high), None, or five of these for one of each grade."""
+    operating: dict[str, Any] | None
+    """None where the weights carry no threshold."""
+    calibration: dict[str, Any] | None
+    """None for patients: a network's certainty is about a photograph."""
+    baselines: Baselines | None
+    """Scored without looking at a photograph."""
+    by_patient: "Results | None"
+    """None where no patient has two photographs."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "patients": self.patients,
+            **self.metrics.as_dict(),
+            "intervals": self.intervals,
+            "operating": self.operating,
+            "calibration": self.calibration,
+            "no_image": self.baselines and self.baselines.as_dict(),
+            "patient": self.by_patient and self.by_patient.as_dict(),
+        }
+
+
+def assess(
+    manifest: pd.DataFrame,
+    split: str,
+    predictions: pd.DataFrame,
+    uncalibrated: NDArray[np.float32],
+    operating: Operating | None,
+    prevalence: float | None = None,
+) -> Results:
+    """Measures predictions of a split's photographs, some of them graded, and their patients.
+
+    `uncalibrated` are the probabilities (n, 5) at temperature 1; `prevalence`, 0 to 1, is that of another population.
+    """
+    patients = patients_of(manifest, predictions["id"])
+    known = (predictions["grade"] != UNKNOWN).to_numpy()
+    sample = Sample.of(predictions, patients)
+    by_patient = None
+    if sample.n_patients < len(sample.grades):
+        table = worse_eyes(predictions[known], patients[known])
+        baselines = no_image_baselines(patient_table(manifest), split)
+        by_patient = _measured(Sample.of(table), operating, prevalence, None, baselines, None)
+    return _measured(
+        sample,
+        operating,
+        prevalence,
+        calibration(sample, uncalibrated[known], temperature_of(operating)),
+        no_image_baselines(manifest, split),
+        by_patient,
+    )
+
+
+def _measured(
+    sample: Sample,
+    operating: Operating | None,
+    prevalence: float | None,
+    calibration: dict[str, Any] | None,
+    baselines: Baselines | None,
+    by_patient: Results | None,
+) -> Results:
+    values = sample.figures(sample.equal_weights)
+    resampled = bootstrap(sample.n_patients, sample.figures)
+    return Results(
+        measure(sample),
+        sample.n_patients,
+        intervals(values, resampled, sample.share_patients()),
+        Referral(sample, operating, prevalence).card() if operating else None,
+        calibration,
+        baselines,
+        by_patient,
+    )
+
+
+def calibration(sample: Sample, uncalibrated: NDArray[np.float32], temperature: float) -> dict[str, Any]:
+    """The `calibration` part of metrics_*.json. `uncalibrated` (n, 5): the sample's probabilities at temperature 1.
+
+    The calibration error has no interval: resamples have a larger one than the sample they are drawn from.
+    """
+    bins = reliability(sample.probabilities, sample.grades)
+    scores = brier_by_photograph(sample.probabilities, sample.grades)
+    sums = np.stack(
+        [np.bincount(sample.patients, weights, sample.n_patients) for weights in (scores, None)], axis=1
+    ).astype(np.float64)
+
+    def brier(weights: Floats) -> Figures:
+        total = weights.T @ sums
+        return {"brier": ratio(total[:, 0], total[:, 1])}
+
+    return {
+        "temperature": temperature,
+        "ece": expected_calibration_error(bins),
+        "brier": float(scores.mean()),
+        "ece_before": expected_calibration_error(reliability(uncalibrated, sample.grades)),
+        "brier_before": float(brier_by_photograph(uncalibrated, sample.grades).mean()),
+        "intervals": {"brier": interval(float(scores.mean()), bootstrap(sample.n_patients, brier)["brier"])},
+        "bins": [each._asdict() for each in bins],
+    }
+
+
+def worse_eyes(predictions: pd.DataFrame, patients: "pd.Series[str]") -> pd.DataFrame:
+    """Graded predictions, a row a patient: the worse eye decides, on the true side and on the predicted one.
+
+    Likewise the probability of being at grade g or worse is the larger one of the eyes, for every g. So a patient is
+    referred where one of the eyes is, at any threshold, and p0..p4 are the differences, which sum to 1. It is the least
+    that the eyes allow; taking them to be independent would make two doubtful eyes one sick patient.
+    """
+    p = predictions[list(PROBABILITIES)].to_numpy(np.float64)
+    worse = pd.DataFrame(p[:, ::-1].cumsum(axis=1)[:, ::-1])
+    worse[0] = 1.0
+    groups = patients.to_numpy()
+    at_least = worse.groupby(groups).max().to_numpy()
+    found = predictions[["grade", "predicted"]].groupby(groups).max()
+    columns = (at_least - np.pad(at_least[:, 1:], ((0, 0), (0, 1)))).astype(np.float32)
+    return found.rename_axis("id").reset_index().assign(**dict(zip(PROBABILITIES, columns.T, strict=True)))
+
+
+def patient_table(manifest: pd.DataFrame) -> pd.DataFrame:
+    """The graded photographs of a manifest as one row a patient and split, with the worse eye's grade."""
+    graded = manifest[manifest["grade"] != UNKNOWN]
+    patients = patients_of(manifest, graded["id"])
+    return graded.assign(patient=patients).groupby(["patient", "split"], as_index=False)[["grade"]].max()

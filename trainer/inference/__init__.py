@@ -1,0 +1,1 @@
+"""From images to logits and grades: what commands, a page and other programs call."""

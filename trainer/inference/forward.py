@@ -1,0 +1,81 @@
+"""The one way from images to logits: what measures, predicts, explains and exports calls it."""
+
+from collections.abc import Iterator
+from math import log
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pipeline.errors import RunError
+from pipeline.loading.batch import Loader
+from trainer.console import track
+from trainer.distributed.process_group import whole
+from trainer.network.decision import DecisionRule
+from trainer.network.device import measuring_precision
+from trainer.network.metadata import About
+
+
+class Outputs(NamedTuple):
+    """What a model says of n photographs."""
+
+    rows: NDArray[np.int64]  # (n,) in the cache's manifest
+    grades: Tensor  # int64 (n,), on the CPU
+    logits: Tensor  # float32 (n, 5), on the CPU
+
+
+def logits_of(model: nn.Module, images: Tensor, *, tta: bool) -> Tensor:
+    """(n, 5) of images uint8 (n, 3, s, s), RGB.
+
+    With `tta` of the mean over the eight symmetries of the square: a retina has no up or down, and left eyes mirror
+    right ones.
+    """
+    logits: Tensor = mean_logits(model, images) if tta else model(images)
+    return logits
+
+
+def mean_logits(model: nn.Module, images: Tensor) -> Tensor:
+    """(n, 5) logits whose softmax is the mean of the eight views' probabilities, of images uint8 (n, 3, s, s)."""
+    views = torch.stack([model(view).float().log_softmax(dim=1) for view in symmetries(images)])
+    return views.logsumexp(dim=0) - log(len(views))
+
+
+def symmetries(images: Tensor) -> Iterator[Tensor]:
+    """Images (n, 3, s, s) turned by 0, 90, 180 and 270 degrees, each also mirrored; as they are first."""
+    for turns in range(4):
+        turned = images.rot90(turns, (2, 3))
+        for view in (turned, turned.flip(3)):
+            yield view.contiguous(memory_format=torch.channels_last)
+
+
+def run_model(model: nn.Module, loader: Loader, device: torch.device, what: str, *, tta: bool = False) -> Outputs:
+    """One pass over a loader's photographs, by row; with `tta` the mean over eight views of each. Of several ranks each
+    passes over its share, and gets all of it.
+
+    Raises RunError where a logit is not finite.
+    """
+    model.eval()
+    rows, grades, logits = [], [], []
+    with torch.inference_mode(), measuring_precision(device):
+        for batch in track(loader.epoch(0), len(loader), what):
+            rows.append(batch.rows)
+            grades.append(batch.grades)
+            logits.append(logits_of(model, batch.images, tta=tta).float())
+    shares = (torch.cat(part).cpu() for part in (rows, grades, logits))
+    all_rows, all_grades, all_logits = (whole(share) for share in shares)
+    order = all_rows.argsort()  # a cache behind a URL may come shard by shard
+    outputs = Outputs(all_rows[order].numpy(), all_grades[order], all_logits[order])
+    if not outputs.logits.isfinite().all():
+        raise RunError(f"the model's output for {what} is not finite; a lower --lr may help")
+    return outputs
+
+
+@torch.inference_mode()
+def probabilities(model: nn.Module, images: Tensor, about: About) -> NDArray[np.float32]:
+    """(n, 5), calibrated where the weights are, of images uint8 (n, 3, s, s), on the model's device."""
+    model.eval()
+    with measuring_precision(images.device):
+        logits = logits_of(model, images, tta=about.tta)
+    return DecisionRule.of(about).probabilities(logits.float().cpu().double().numpy())

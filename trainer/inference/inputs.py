@@ -1,0 +1,230 @@
+"""Photographs to use a model on: named, found and rendered exactly as those it was trained and measured on."""
+
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from math import isnan
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.cache.cache import Cache, open_cache
+from pipeline.errors import CacheError, PhotoError, SourceError
+from pipeline.loading.batch import ahead
+from pipeline.loading.plan import NO_AUGMENT, plan_epoch
+from pipeline.loading.torchvision_loader import Picture, Renderer, Rendering
+from pipeline.machine import usable_cores
+from pipeline.photos.discovery import Refusal, plain_id, read_regular, unique_ids, walk
+from pipeline.photos.photo import SUFFIXES
+from pipeline.photos.preparation import Recipe, prepare
+from pipeline.storage.artifacts import INDEX, UNFINISHED, is_explained, is_run
+from trainer.console import warn
+from trainer.network.image_statistics import Looks, Seen, look
+from trainer.network.metadata import About
+
+BATCH: Final = 64
+"""As many as `trainer evaluate` takes at a time by default: what a network makes of a photograph depends on it in the
+last bits, where libraries choose other kernels for small batches."""
+LOOKED_AT: Final = 400
+"""Training photographs that `seen_in` measures, evenly spread: 400 at 512 px take 1 s on two cores."""
+
+Flags = tuple[str, ...]
+
+
+class Ready(NamedTuple):
+    """A photograph made ready for the network, as a cache holds it."""
+
+    jpeg: bytes | memoryview
+    width: int  # of the original, pixels
+    height: int
+    radius: float | None  # of the retina's disc, in pixels of the original; None: no disc
+    flags: Flags  # see pipeline.photos.preparation.Prepared
+
+
+class Photograph(NamedTuple):
+    """A photograph to use a model on, not yet read."""
+
+    id: str
+    source: str  # where it lies; of one in a cache, what was cached
+    read: Callable[[Recipe], Ready]  # raises PhotoError, CacheError or OSError
+
+
+class Rendered(NamedTuple):
+    """A batch: n photographs, and those of the same lot that were refused."""
+
+    photographs: list[Photograph]
+    images: Tensor  # uint8 (n, 3, size, size), RGB, on the device; as a Loader's batches
+    flags: list[Flags]  # (n,) the recipe's, then those of About.seen
+    refused: list[Refusal]
+
+
+class Gathered(NamedTuple):
+    """What files, folders and caches hold."""
+
+    photographs: list[Photograph]  # in the order of their ids, each once
+    refused: list[Refusal]  # files that are no photographs
+    ours: list[Refusal]  # folders that this program made, and what they are; they hold no photographs to use
+
+
+def gather(paths: Sequence[Path], recipe: Recipe) -> Gathered:
+    """The photographs that files, folders and caches name.
+
+    An id is the file's name without suffix, as most tables of grades have it; where several photographs share one, the
+    path below their folder. Of a cache all photographs are taken, those in no split too. Of a run, and of a
+    folder that `trainer explain` made, none is: their pictures are drawn. A path without any photograph is warned of.
+    Raises SourceError where a path does not exist or nothing is found, CacheError for a cache that cannot be used.
+    """
+    found: dict[str, tuple[str, Photograph]] = {}  # absolute path -> (short id, photograph with a longer one)
+    refused: list[Refusal] = []
+    ours: list[Refusal] = []
+    idle: list[Path] = []
+    for path in paths:
+        before = len(found) + len(refused)
+        if os.path.exists(path / INDEX) or os.path.exists(path / UNFINISHED):
+            cache = open_cache(path)
+            if cache.recipe != recipe:
+                raise CacheError(
+                    f"{path} was made by another recipe ({cache.recipe}) than the training photographs ({recipe}); "
+                    "give the photographs themselves"
+                )
+            table = cache.manifest[["id", "source", "width", "height", "radius", "flags"]]
+            for row, (id, source, width, height, radius, flags) in enumerate(table.itertuples(index=False)):
+                known = (int(width), int(height), None if isnan(radius) else float(radius), tuple(flags.split()))
+                photograph = Photograph(id, source, partial(_read_cached, cache, row, *known))
+                found.setdefault(f"{path.absolute()}#{id}", (id, photograph))
+        elif os.path.isdir(path):  # pathlib's is_dir raises where a name is too long
+            inside = walk(path)
+            refused += [Refusal(str(path / refusal.source), refusal.reason) for refusal in inside.refused]
+            ours += [Refusal(str(path / each.source), each.reason) for each in inside.ours]
+            for each in inside.photographs:
+                _add(found, plain_id(each.source), path / each.source)
+            if len(found) + len(refused) == before and not inside.photographs:
+                idle.append(path)
+        elif os.path.lexists(path):
+            if drawn := _drawn_in(path.absolute().parent):
+                refused.append(Refusal(str(path), f"belongs to {drawn} of this program, no photograph"))
+            else:
+                _add(found, plain_id(path.name), path)
+        else:
+            raise SourceError(f"{path}: no such file, folder or cache")
+    if not found and not refused:
+        why = f"looked for {' '.join(sorted(SUFFIXES))}, and for images by content"
+        why += "".join(f"; {each.source} is {each.reason} of this program" for each in ours)
+        raise SourceError(f"{paths[0]}: no photographs below it ({why})")
+    for path in idle:
+        warn(f"{path}: no photographs below it")
+    often = Counter(short for short, _ in found.values())
+    named = [each._replace(id=short) if often[short] == 1 else each for short, each in found.values()]
+    ids = unique_ids([(each.id, each.source) for each in named])
+    photographs = [each._replace(id=id) for id, each in zip(ids, named, strict=True)]
+    return Gathered(sorted(photographs, key=lambda photograph: photograph.id), refused, ours)
+
+
+def _drawn_in(folder: Path) -> str:
+    """What of ours a folder is, whose pictures are all drawn; "" for any other."""
+    if is_run(folder):
+        return "a run"
+    return "the pictures of `trainer explain`" if is_explained(folder) else ""
+
+
+def render(
+    photographs: Sequence[Photograph], about: About, *, device: torch.device, workers: int | None = None
+) -> Iterator[Rendered]:
+    """The photographs in batches of BATCH, less those refused: read and prepared by threads, two batches ahead.
+
+    The pixels are bit for bit those of a cache made by `about.recipe` and its torchvision loader at `about.size`,
+    wherever a photograph comes from. `workers`: threads, one for each usable core where None.
+    """
+    over = threading.Event()
+    with Renderer(about.recipe.size, about.size, device=device, workers=workers or usable_cores()) as renderer:
+
+        def begin(lot: Sequence[Photograph]) -> tuple[Sequence[Photograph], list[Flags | Refusal], Rendering]:
+            came: list[Flags | Refusal] = [()] * len(lot)
+            pictures = [partial(_picture, renderer, about, photograph, came, i) for i, photograph in enumerate(lot)]
+            rows = np.zeros(len(lot), np.int64)
+            plan = plan_epoch(
+                rows, NO_AUGMENT, source_size=about.recipe.size, size=about.size, shuffle=False, seed=0, epoch=0
+            )
+            return lot, came, renderer.begin(pictures, plan, over)
+
+        lots = [photographs[first : first + BATCH] for first in range(0, len(photographs), BATCH)]
+        try:
+            for lot, came, rendering in ahead(begin, lots):
+                yield _without_refused(lot, came, renderer.finish(rendering))
+        finally:
+            over.set()
+
+
+def seen_in(cache: Cache, size: int, workers: int | None) -> Seen:
+    """What the training photographs of a cache look like when trained on at `size` pixels.
+
+    The same for the same cache. Raises CacheError where one is damaged.
+    """
+    rows = cache.rows("train")
+    some = rows[np.linspace(0, len(rows) - 1, min(LOOKED_AT, len(rows))).round().astype(np.int64)]
+    geometry = cache.manifest[["width", "height", "radius"]].to_numpy(np.float64)
+    workers, read = workers or usable_cores(), cache.reader(some)
+    with Renderer(cache.recipe.size, size, device="cpu", workers=1) as renderer, ThreadPoolExecutor(workers) as pool:
+
+        def measure(row: int) -> Looks:
+            width, height, radius = geometry[row].tolist()
+            picture = _decode(renderer, read(row), cache.manifest["id"].iloc[row])
+            return look(picture, int(width), int(height), None if isnan(radius) else radius)
+
+        return Seen.summarise(pool.map(measure, some.tolist()))
+
+
+def _add(found: dict[str, tuple[str, Photograph]], id: str, path: Path) -> None:
+    source = str(path)
+    found.setdefault(str(path.absolute()), (path.stem, Photograph(id, source, partial(_read_raw, source))))
+
+
+def _read_raw(source: str, recipe: Recipe) -> Ready:
+    prepared = prepare(read_regular(Path(source)), recipe)
+    disc = prepared.disc
+    return Ready(prepared.jpeg, prepared.width, prepared.height, None if disc is None else disc.radius, prepared.flags)
+
+
+def _read_cached(
+    cache: Cache, row: int, width: int, height: int, radius: float | None, flags: Flags, recipe: Recipe
+) -> Ready:
+    return Ready(cache.read(row), width, height, radius, flags)
+
+
+def _decode(renderer: Renderer, jpeg: bytes | memoryview, id: str) -> Picture:
+    picture = renderer.decode(jpeg)
+    if picture is None:
+        raise CacheError(f"{id} does not decode as a JPEG")
+    return picture
+
+
+def _picture(
+    renderer: Renderer, about: About, photograph: Photograph, came: list[Flags | Refusal], place: int
+) -> Picture:
+    """The photograph's pixels, and at its place in `came` its flags; or black, and why it is refused."""
+    try:
+        ready = photograph.read(about.recipe)
+        picture = _decode(renderer, ready.jpeg, photograph.id)
+    except (PhotoError, CacheError) as error:
+        came[place] = Refusal(photograph.source, error.message)
+    except OSError as error:
+        came[place] = Refusal(photograph.source, f"cannot be read ({error.strerror or error})")
+    else:
+        unlike = about.seen.unlike(look(picture, *ready[1:4])) if about.seen else ()
+        came[place] = (*ready.flags, *unlike)
+        return picture
+    return np.zeros((renderer.reduced, renderer.reduced, 3), np.uint8)
+
+
+def _without_refused(lot: Sequence[Photograph], came: Sequence[Flags | Refusal], images: Tensor) -> Rendered:
+    refused = [each for each in came if isinstance(each, Refusal)]
+    kept = [i for i, each in enumerate(came) if not isinstance(each, Refusal)]
+    if refused:
+        images = images[kept].contiguous(memory_format=torch.channels_last)
+    return Rendered([lot[i] for i in kept], images, [came[i] for i in kept], refused)

@@ -1,0 +1,70 @@
+"""A run's weights, ready to be used on photographs."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.errors import RunError
+from trainer.console import track, warn
+from trainer.inference.forward import probabilities
+from trainer.inference.inputs import BATCH, Photograph, Rendered, render
+from trainer.network.decision import THRESHOLD, DecisionRule, p_referable
+from trainer.network.device import choose_device, to_device
+from trainer.network.model import load_model
+from trainer.run_folder import weights_file
+
+
+class Prediction(NamedTuple):
+    """A row of predictions.csv."""
+
+    photograph: Photograph
+    grade: int
+    """The predicted one."""
+    probabilities: NDArray[np.float32]  # (5,), summing to 1
+    flags: tuple[str, ...]
+
+    @property
+    def p_referable(self) -> float:
+        """That the grade is 2 or worse."""
+        return float(p_referable(self.probabilities[None])[0])
+
+    def referable(self, threshold: float) -> bool:
+        return self.p_referable >= threshold
+
+
+class Predictor:
+    """A run's weights, ready to be used on photographs."""
+
+    def __init__(self, run: Path, device_name: str, workers: int | None, tta: bool | None = None) -> None:
+        """`run`: a run folder or a model.safetensors. `tta`: see `probabilities`; None: as the weights were measured.
+
+        Raises RunError where they cannot be used.
+        """
+        self.model, about = load_model(weights_file(run))
+        self.about = about if tta is None else replace(about, tta=tta)
+        self.device = torch.device(choose_device(device_name))
+        self._workers = workers
+        to_device(self.model, self.device)
+        self.rule: Final = DecisionRule.of(about)
+        if about.operating is None:
+            warn(f"{run} carries no operating point: probabilities are not calibrated, the threshold is {THRESHOLD}")
+
+    def batches(self, photographs: Sequence[Photograph], what: str) -> Iterator[Rendered]:
+        """The photographs rendered, with a bar on a terminal."""
+        rendered = render(photographs, self.about, device=self.device, workers=self._workers)
+        yield from track(rendered, -(-len(photographs) // BATCH), what)
+
+    def predict(self, batch: Rendered) -> list[Prediction]:
+        """Raises RunError where the model's output is not finite."""
+        if not batch.photographs:
+            return []
+        found = probabilities(self.model, batch.images, self.about)
+        if not np.isfinite(found).all():
+            raise RunError(f"the model's output for {batch.photographs[0].id} and others is not finite")
+        grades = self.rule.grades(found).tolist()
+        return [Prediction(*row) for row in zip(batch.photographs, grades, found, batch.flags, strict=True)]

@@ -1,0 +1,69 @@
+"""From logits to a decision: probabilities, the predicted grade, referral. Weights carry what it takes; no torch."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.grades import N_GRADES, REFERABLE
+from trainer.network.metadata import About, temperature_of
+
+Floats = NDArray[np.float64]
+Cuts = tuple[float, ...]
+"""Four, ascending: an expected grade from the n-th on, and below the next, is grade n."""
+
+THRESHOLD: Final = 0.5
+"""Of p_referable, where the weights carry no operating point."""
+
+
+@dataclass(frozen=True)
+class DecisionRule:
+    """How the logits of some weights are read. All of it was chosen on validation."""
+
+    temperature: float = 1.0
+    cuts: Cuts | None = None
+    """None: the likeliest grade is predicted."""
+    threshold: float = THRESHOLD
+    """A photograph is referred from this probability of grade 2 or worse on."""
+
+    @classmethod
+    def of(cls, about: About) -> "DecisionRule":
+        """As weights carry it."""
+        operating = about.operating
+        return cls(temperature_of(operating), about.cuts, operating.threshold if operating else THRESHOLD)
+
+    def probabilities(self, logits: Floats) -> NDArray[np.float32]:
+        """(n, 5), each row summing to 1, of logits (n, 5)."""
+        return probabilities(logits, self.temperature)
+
+    def grades(self, probabilities: NDArray[np.float32]) -> NDArray[np.int64]:
+        """(n,) predicted grades of probabilities (n, 5)."""
+        return predicted_grades(probabilities, self.cuts)
+
+
+def probabilities(logits: Floats, temperature: float = 1.0) -> NDArray[np.float32]:
+    """softmax(logits / temperature), (n, 5)."""
+    scaled = logits / temperature
+    powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    shares: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+    return shares.astype(np.float32)
+
+
+def expected_grades(probabilities: NDArray[np.float32]) -> Floats:
+    """(n,) means of the grades under probabilities (n, 5), 0 to 4."""
+    means: Floats = probabilities.astype(np.float64) @ np.arange(N_GRADES)
+    return means
+
+
+def predicted_grades(probabilities: NDArray[np.float32], cuts: Cuts | None) -> NDArray[np.int64]:
+    """(n,) grades of probabilities (n, 5). Without cuts the likeliest; of equally likely ones the lowest."""
+    if cuts is None:
+        return np.asarray(probabilities.argmax(axis=1), np.int64)
+    return np.asarray(np.searchsorted(cuts, expected_grades(probabilities), side="right"), np.int64)
+
+
+def p_referable(probabilities: NDArray[np.float32]) -> Floats:
+    """(n,) p2 + p3 + p4 of (n, 5) probabilities."""
+    sums: Floats = probabilities[:, REFERABLE:].sum(axis=1, dtype=np.float64)
+    return sums

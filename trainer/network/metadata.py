@@ -1,0 +1,137 @@
+"""What weights say about themselves: enough to use them without the run that made them. Imports no torch."""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, get_args
+
+from pipeline.errors import RunError
+from pipeline.grades import GRADES
+from pipeline.photos.preparation import Recipe
+from trainer.config import STEMS, Link
+from trainer.network.image_statistics import Seen
+
+MEAN: Final = (0.485, 0.456, 0.406)
+STD: Final = (0.229, 0.224, 0.225)
+"""Of ImageNet's RGB values in 0..1, which torchvision's pretrained ResNets expect."""
+
+_KEY: Final = "fundus_grading"
+
+
+@dataclass(frozen=True)
+class Operating:
+    """How the logits are to be read: both numbers were chosen on validation, never on test."""
+
+    temperature: float
+    """Probabilities are softmax(logits / temperature)."""
+    threshold: float
+    """From this probability of grade 2 or worse on, 0 to 1, a photograph is referred; above 1: none is."""
+    wanted: Literal["sensitivity", "specificity"]
+    """Which of the two the threshold was chosen for,"""
+    level: float
+    """and how much of it validation shows at least, 0 to 1."""
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be positive, got {self.temperature!r}")
+        if not self.threshold >= 0:
+            raise ValueError(f"threshold must be at least 0, got {self.threshold!r}")
+        if self.wanted not in ("sensitivity", "specificity") or not 0 < self.level <= 1:
+            raise ValueError(
+                f"an operating point is for a sensitivity or specificity in 0..1, got {self.wanted} {self.level!r}"
+            )
+
+
+def temperature_of(operating: Operating | None) -> float:
+    """1, which changes nothing, where none was fitted."""
+    return operating.temperature if operating else 1.0
+
+
+@dataclass(frozen=True)
+class About:
+    model: str
+    """One of trainer.config.MODELS."""
+    size: int
+    """Side of the images it was trained on, pixels."""
+    recipe: Recipe
+    """How photographs became those images."""
+    epoch: int
+    """The epoch the weights are from, counted from 1."""
+    link: str = "softmax"
+    """How the last layer's scores become logits, one of trainer.config.Link; older files were all "softmax"."""
+    stem: str = "imagenet"
+    """Its first layers: "imagenet" or "small"."""
+    tta: bool = False
+    """Measured, and so to be used, as the mean over the eight symmetries."""
+    cuts: tuple[float, ...] | None = None
+    """Of the expected grade, as trainer.network.decision.Cuts; None: the likeliest grade is predicted."""
+    mean: tuple[float, ...] = MEAN
+    std: tuple[float, ...] = STD
+    grades: tuple[str, ...] = GRADES
+    operating: Operating | None = None
+    """None: the run has not been finished, or its validation photographs could not tell."""
+    seen: Seen | None = None
+    """What the training photographs look like; None in files from before this was kept."""
+
+    def as_metadata(self) -> dict[str, str]:
+        """For the header of a safetensors file. One entry, because safetensors writes several in random order, and
+        equal weights should be equal files."""
+        return {_KEY: json.dumps(self.as_dict(), sort_keys=True)}
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain JSON."""
+        return {**asdict(self), "recipe": self.recipe.as_dict()}
+
+    @classmethod
+    def from_metadata(cls, metadata: dict[str, str]) -> "About":
+        """Raises ValueError where the metadata is not ours."""
+        try:
+            fields: dict[str, Any] = json.loads(metadata[_KEY])
+            fields["recipe"] = Recipe.from_dict(fields["recipe"])
+            fields |= {name: tuple(fields[name]) for name in ("mean", "std", "grades")}
+            if fields.get("cuts"):
+                fields["cuts"] = tuple(fields["cuts"])
+            if fields.get("operating"):
+                fields["operating"] = Operating(**fields["operating"])
+            if fields.get("seen"):
+                fields["seen"] = Seen.from_dict(fields["seen"])
+            about = cls(**fields)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError("it does not say which model it is") from error
+        if about.link not in get_args(Link) or about.stem not in STEMS:
+            raise ValueError(f"its first or last layers ({about.stem}, {about.link}) are none that this version knows")
+        if about.grades != GRADES:
+            raise ValueError(f"it predicts other grades: {', '.join(map(str, about.grades))}")
+        return about
+
+
+def read_about(path: Path) -> About:
+    """Reads a safetensors file's header. Raises RunError where it is missing, damaged or not ours."""
+    try:
+        return About.from_metadata(read_header(path).get("__metadata__", {}))
+    except ValueError as error:
+        raise RunError(f"{path} is damaged or not a model of ours: {error}") from error
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """The header of a safetensors file: for each tensor its dtype, shape and data_offsets, and "__metadata__".
+
+    The format is a length of 8 bytes, little-endian, so many bytes of JSON, and the tensors. The library's own reader
+    opens no path that is not UTF-8. Raises RunError where the file is missing, cut, or no safetensors file.
+    """
+    try:
+        with open(path, "rb") as file:
+            nbytes = os.fstat(file.fileno()).st_size
+            length = int.from_bytes(file.read(8), "little")
+            if not 0 < length <= nbytes - 8:
+                raise ValueError("its header is cut or none")
+            header = json.loads(file.read(length))
+        tensors = [value for name, value in header.items() if name != "__metadata__"]
+        if 8 + length + max((tensor["data_offsets"][1] for tensor in tensors), default=0) != nbytes:
+            raise ValueError("it is not as long as its header says")
+    except FileNotFoundError as error:
+        raise RunError(f"{path} does not exist") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise RunError(f"{path} is damaged or not a model of ours: {error}") from error
+    return dict(header)

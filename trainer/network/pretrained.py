@@ -1,0 +1,117 @@
+"""Pretrained weights: torchvision's, from torch.hub's folder or the network, or a file's. Pickled code is never run."""
+
+import hashlib
+import re
+from http.client import HTTPException
+from pathlib import Path
+from typing import Final
+from urllib.request import urlopen
+
+import torch
+import torchvision
+from torch import Tensor
+
+from pipeline.errors import RunError
+from pipeline.storage.atomic import write_whole
+from trainer.console import warn
+from trainer.network.metadata import read_about
+from trainer.network.model import Grader, load_state, read_weights
+from trainer.network.torch_files import read_torch
+
+TIMEOUT: Final = 10.0
+"""Seconds without an answer after which a download is given up."""
+
+
+def pretrain(model: Grader, weights: str) -> str:
+    """Loads the weights asked for; returns "imagenet", "none", or the file. "auto" warns where it ends with "none"."""
+    if weights == "none":
+        return weights
+    if weights not in ("auto", "imagenet"):
+        file = Path(weights).resolve()
+        load_weights(model, file)
+        return str(file)
+    try:
+        file = imagenet_file(model.architecture)
+    except RunError as error:
+        if weights == "imagenet":
+            raise
+        warn(f"TRAINING FROM SCRATCH: {error.message}")
+        return "none"
+    load_weights(model, file)
+    return "imagenet"
+
+
+def load_weights(model: Grader, path: Path) -> None:
+    """Copies a file's weights into a model: torchvision's state dict, or a model.safetensors of ours.
+
+    A last layer for other classes, such as ImageNet's thousand, or for another loss, is left out. Raises RunError where
+    the file cannot be read, or names the first layer that does not fit.
+    """
+    new_head = {f"head.{name}": tensor for name, tensor in model.head.state_dict().items()}
+    if path.suffix == ".safetensors":
+        about = read_about(path)
+        if about.model != model.architecture:
+            raise RunError(
+                f"{path} is a {about.model}, not a {model.architecture}; choose it with --model {about.model}"
+            )
+        if about.stem != model.stem:
+            raise RunError(f"{path} has another stem, choose it with --stem {about.stem}")
+        state = read_weights(path) | (new_head if about.link != model.link else {})
+    else:
+        state = {_our_name(name): tensor for name, tensor in _read_torch(path).items()}
+        if (weight := state.get("head.weight")) is None or weight.shape != model.head.weight.shape:
+            state |= new_head
+        # Files from before torch 0.4.1 lack these counters, and with a fixed momentum nothing reads them.
+        counters = {name: value for name, value in model.state_dict().items() if name.endswith("num_batches_tracked")}
+        state = counters | model.normalise.state_dict(prefix="normalise.") | state
+    load_state(model, state, str(path))
+
+
+def imagenet_file(architecture: str) -> Path:
+    """torchvision's ImageNet weights for an architecture: a file at hand, or downloaded to where torch.hub keeps it.
+
+    Raises RunError saying what to download and where to put it.
+    """
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    weights = torchvision.models.get_model_weights(architecture)
+    urls: list[str] = [weights.DEFAULT.url, *(each.url for each in weights)]  # the best first, then what else there is
+    paths = [folder / url.rpartition("/")[2] for url in urls]
+    for path in paths:
+        if path.is_file():
+            return path
+    url, path = urls[0], paths[0]
+    try:
+        _download(url, path)
+    except (OSError, HTTPException, ValueError) as error:
+        raise RunError(
+            f"ImageNet weights for {architecture} cannot be downloaded ({getattr(error, 'reason', error)}): "
+            f"fetch {url} and put it into {folder} as {path.name}"
+        ) from error
+    return path
+
+
+def _download(url: str, path: Path) -> None:
+    """Raises ValueError where the bytes are not those that the name's hash promises."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sha256 = hashlib.sha256()
+    with urlopen(url, timeout=TIMEOUT) as answer, write_whole(path) as file:
+        while block := answer.read(1 << 20):
+            sha256.update(block)
+            file.write(block)
+        promised = re.search(r"-([0-9a-f]{8,})\.", path.name)
+        if promised and not sha256.hexdigest().startswith(promised[1]):
+            raise ValueError("the download is damaged")
+
+
+def _our_name(name: str) -> str:
+    return f"head.{name[3:]}" if name.startswith("fc.") else f"backbone.{name}"
+
+
+def _read_torch(path: Path) -> dict[str, Tensor]:
+    state = read_torch(path)
+    for wrapping in ("state_dict", "model"):  # how training scripts commonly wrap what torchvision saves bare
+        if isinstance(state, dict) and isinstance(state.get(wrapping), dict):
+            state = state[wrapping]
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise RunError(f"{path} is not a table of layers and weights")
+    return state

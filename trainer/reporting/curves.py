@@ -1,0 +1,97 @@
+"""Figures of probabilities: ROC and precision-recall of referable retinopathy, and how far they can be believed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.evaluation.bootstrap import exact_interval
+from trainer.evaluation.calibration import Bin
+from trainer.reporting.figures import BLUE, DIM, INK, ORANGE, new_figure, unit_axes
+
+
+class Point(NamedTuple):
+    """Where a threshold works; all from 0 to 1."""
+
+    threshold: float
+    sensitivity: float
+    specificity: float
+    ppv: float | None
+    """None where nothing is referred."""
+
+
+def draw_roc(
+    path: Path, truth: NDArray[np.bool_], score: NDArray[np.float64], auc: float, point: Point | None, *, title: str
+) -> None:
+    """ROC curve of (n,) scores for (n,) truths, both classes among them; `point` is marked on it."""
+    from sklearn.metrics import roc_curve
+
+    false_positive, sensitivity, _ = roc_curve(truth, score)
+    with new_figure(path, 7.6, 7.6) as figure:
+        axes = figure.subplots()
+        axes.plot([0, 1], [0, 1], color=DIM, linestyle=":", linewidth=1.6, label="guessing")
+        axes.plot(false_positive, sensitivity, color=BLUE, label=f"AUC {auc:.3f}")
+        if point:
+            label = (
+                f"operating point: sensitivity {100 * point.sensitivity:.0f} %,\n"
+                f"specificity {100 * point.specificity:.0f} %"
+            )
+            axes.plot(1 - point.specificity, point.sensitivity, "o", color=ORANGE, markersize=12, label=label)
+        unit_axes(axes, "1 - specificity", "sensitivity")
+        axes.set_title(title)
+        axes.legend(loc="lower right")
+
+
+def draw_precision_recall(
+    path: Path, truth: NDArray[np.bool_], score: NDArray[np.float64], point: Point | None, *, title: str
+) -> None:
+    """Precision (PPV) over recall (sensitivity) of (n,) scores for (n,) truths, both classes among them."""
+    from sklearn.metrics import average_precision_score, precision_recall_curve
+
+    precision, recall, _ = precision_recall_curve(truth, score)
+    prevalence = float(truth.mean())
+    with new_figure(path, 7.6, 7.6) as figure:
+        axes = figure.subplots()
+        label = f"referring everybody: PPV {100 * prevalence:.0f} %"
+        axes.axhline(prevalence, color=DIM, linestyle=":", linewidth=1.6, label=label)
+        # A step holds: between two thresholds no precision in between can be had (Davis and Goadrich, ICML 2006).
+        average = average_precision_score(truth, score)
+        axes.step(recall, precision, where="post", color=BLUE, label=f"average precision {average:.3f}")
+        if point and point.ppv is not None:
+            label = f"operating point: sensitivity {100 * point.sensitivity:.0f} %,\nPPV {100 * point.ppv:.0f} %"
+            axes.plot(point.sensitivity, point.ppv, "o", color=ORANGE, markersize=12, label=label)
+        unit_axes(axes, "sensitivity (recall)", "positive predictive value (precision)")
+        axes.set_title(title)
+        axes.legend(loc="upper right" if prevalence < 0.4 else "lower left")
+
+
+def draw_reliability(path: Path, bins: Sequence[Bin], ece: float, *, title: str) -> None:
+    """How often a prediction is right by how sure it is, and below it how many photographs were that sure.
+
+    Each share has its exact 95 % interval, as if each photograph were another patient's: a bin of three shall not look
+    like a finding.
+    """
+    with new_figure(path, 7.6, 8) as figure:
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+        filled = [bin for bin in bins if bin.photographs]
+        confidence = [bin.confidence for bin in filled]
+        accuracy = [bin.accuracy or 0.0 for bin in filled]
+        rights = [round(bin.photographs * share) for bin, share in zip(filled, accuracy, strict=True)]
+        limits = [exact_interval(right, bin.photographs) for bin, right in zip(filled, rights, strict=True)]
+        upper.plot([0, 1], [0, 1], color=DIM, linestyle=":", linewidth=1.6, label="as sure as right")
+        upper.vlines(confidence, *np.transpose(limits), color=BLUE, alpha=0.35, linewidth=5, label="95 % interval")
+        upper.plot(confidence, accuracy, "o-", color=BLUE, markersize=8, label=f"ECE {ece:.3f}")
+        upper.set(title=title, ylabel="share that is right", xlim=(-0.015, 1.015), ylim=(-0.015, 1.03))
+        upper.legend(loc="upper left")
+        lower.bar(
+            [bin.low for bin in bins],
+            [bin.photographs for bin in bins],
+            [bin.high - bin.low for bin in bins],
+            align="edge",
+            color=BLUE,
+            edgecolor=INK,
+            linewidth=0.6,
+        )
+        lower.set(xlabel="probability given to the likeliest grade", ylabel="photographs")

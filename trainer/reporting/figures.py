@@ -1,0 +1,230 @@
+"""Figures, in one style: large enough for a slide, and told apart by the colour-blind.
+
+Each is written twice, as PNG and, with the suffix .svg, as SVG; the same numbers make the same bytes.
+"""
+
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from matplotlib import colormaps, style
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba_array
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import offset_copy
+from numpy.typing import NDArray
+
+from pipeline.grades import GRADES, N_GRADES
+from pipeline.metrics import Counts, quadratic_kappa
+from pipeline.storage.artifacts import picture_mark
+from pipeline.storage.atomic import write_whole
+from trainer.evaluation.metrics import row_shares
+from trainer.kinds import COMPARISON, RANGE_TEST
+
+BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+"""From Okabe and Ito's palette."""
+INK, DIM, FAINT, PAPER = "#222326", "#5E6066", "#E2E3E6", "#FFFFFE"
+"""Words and axes, lesser words, grid lines, ground. Nothing else has these four colours, so that a page with a dark
+ground can put others in their place (trainer.commands.report)."""
+PRETRAINED: Final = (BLUE, "#56B4E9", GREEN)
+SCRATCH: Final = (ORANGE, "#E69F00", PURPLE)
+MANY: Final = {PRETRAINED: ("YlGnBu", 1.0, 0.4), SCRATCH: ("plasma", 0.2, 0.87)}
+"""For more runs than that: navy to green and purple to yellow, out of maps of matplotlib."""
+LINES: Final[dict[str, dict[str, Any]]] = {
+    "train": {"marker": "o", "linestyle": ":"},
+    "val": {"marker": "s", "linestyle": "--"},
+    "test": {"marker": "^", "linestyle": "-"},
+}
+"""With points, for a run of one epoch has no line."""
+NAMES: Final = {"train": "train (augmented)", "val": "validation", "test": "test"}
+STYLE: Final[dict[str, Any]] = {
+    "font.size": 15,  # on a slide of 13.3 x 7.5 inches, which a figure 8 inches high fills: 14
+    "axes.titlesize": 16,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 12,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.edgecolor": DIM,
+    "axes.facecolor": PAPER,
+    "axes.labelcolor": INK,
+    "figure.facecolor": PAPER,
+    "figure.constrained_layout.use": True,
+    "grid.color": FAINT,
+    "legend.edgecolor": PAPER,
+    "legend.facecolor": PAPER,
+    "legend.framealpha": 0.85,
+    "lines.linewidth": 2.4,
+    "savefig.dpi": 150,
+    "svg.hashsalt": "fundus-grading",  # ids in an SVG are random without it
+    "text.color": INK,
+    "text.parse_math": False,  # "$" in a run's name is a dollar
+    "xtick.color": DIM,
+    "xtick.labelcolor": INK,
+    "ytick.color": DIM,
+    "ytick.labelcolor": INK,
+}
+
+
+@contextmanager
+def new_figure(path: Path, width: float, height: float, what: str = "a figure of a run") -> Iterator[Figure]:
+    """A figure of that size in inches, written to `path` as PNG, and as SVG beside it, when the block ends.
+
+    `what` is what both files say of themselves. A user's matplotlibrc changes nothing.
+    """
+    with style.context(STYLE, after_reset=True), warnings.catch_warnings():
+        # Of a run named in a script that the font lacks, boxes will do.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure = Figure(figsize=(width, height))
+        yield figure
+        for text in figure.findobj(Text):  # a run's name may hold bytes that are no UTF-8: question marks
+            text.set_text(text.get_text().encode("utf-8", "replace").decode())
+        with write_whole(path) as png:
+            figure.savefig(png, format="png", metadata={"Software": picture_mark(what)})
+        with write_whole(path.with_suffix(".svg")) as svg:
+            figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": picture_mark(what)})
+
+
+def unit_axes(axes: Axes, xlabel: str, ylabel: str) -> None:
+    """A square from 0 to 1 with room for a line along its edge."""
+    axes.set(xlabel=xlabel, ylabel=ylabel, xlim=(-0.015, 1.015), ylim=(-0.015, 1.015), aspect="equal")
+    ticks = np.linspace(0, 1, 6)
+    axes.set_xticks(ticks)
+    axes.set_yticks(ticks)
+
+
+def epoch_axis(axes: Axes, epochs: int) -> None:
+    """From epoch 1 to so many, in whole numbers, one epoch too."""
+    axes.set(xlabel="epoch", xlim=(0.5, epochs + 0.5))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
+def draw_accuracy(path: Path, table: pd.DataFrame, *, title: str, kept: int, majority: float | None) -> None:
+    """Accuracy and kappa by epoch from a run's accuracy.csv; `kept` is an epoch from 1, `majority` in percent."""
+    with new_figure(path, 9, 8) as figure:
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+        epochs, point = table["epoch"], {"markersize": 5}
+        upper.plot(epochs, table["acc_train"], "o-", color=BLUE, label="train (augmented)", **point)
+        upper.plot(epochs, table["acc_val"], "s-", color=ORANGE, label="validation", **point)
+        if table["acc_test"].notna().any():
+            upper.plot(epochs, table["acc_test"], "^-", color=GREEN, label="test (not used to choose)", **point)
+        if majority is not None:
+            label = f"majority grade ({majority:.1f} % of validation)"
+            upper.axhline(majority, color=INK, linewidth=1.6, linestyle=":", label=label)
+        lower.plot(epochs, table["kappa_val"], "s-", color=ORANGE, **point)
+        head = int((table["phase"] == "head").sum())
+        for axes, own in ((upper, ""), (lower, "_")):  # "_" keeps what both have from being named twice
+            axes.axvline(kept, color=DIM, linewidth=1.2, linestyle="--", label=f"{own}kept: epoch {kept}")
+            if head:
+                axes.axvspan(0.5, head + 0.5, color=FAINT, alpha=0.5, zorder=0, label=f"{own}last layer alone")
+        upper.set(title=title, ylabel="accuracy (%)")
+        figure.legend(loc="outside lower center", ncols=2)  # the curves leave it no certain place
+        lower.set_ylabel("validation kappa\n(quadratic weights)")
+        epoch_axis(lower, len(table))
+
+
+def draw_confusion(path: Path, counts: Counts, *, title: str) -> None:
+    """A confusion matrix: colour and percentage by true grade, photographs below them."""
+    shares = row_shares(counts)
+    n = int(counts.sum())
+    with new_figure(path, 9.4, 8) as figure:
+        axes = figure.subplots()
+        axes.grid(visible=False)
+        image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        for row, column in np.ndindex(N_GRADES, N_GRADES):
+            share, count = shares[row, column], counts[row, column]
+            text = "" if np.isnan(share) else f"{100 * share:.0f} %\n{count:,}"
+            axes.text(column, row, text, ha="center", va="center", color="white" if share > 0.6 else "#202020")
+        totals = [f"{name}\n(n = {total:,})" for name, total in zip(GRADES, counts.sum(axis=1), strict=True)]
+        axes.set_xticks(range(N_GRADES), GRADES, rotation=25, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(N_GRADES), totals)
+        axes.set(xlabel="predicted grade", ylabel="true grade")
+        accuracy = f"accuracy {100 * np.trace(counts) / n:.1f} %, kappa {quadratic_kappa(counts):.3f}"
+        axes.set_title(f"{title}\n{n:,} photographs, {accuracy}")
+        axes.spines[:].set_visible(False)
+        axes.set_xticks(np.arange(1, N_GRADES) - 0.5, minor=True)
+        axes.set_yticks(np.arange(1, N_GRADES) - 0.5, minor=True)
+        axes.grid(which="minor", color=PAPER, linewidth=2)
+        axes.tick_params(which="both", length=0)
+        bar = figure.colorbar(
+            image, ax=axes, shrink=0.8, label="share of the true grade", format=lambda share, _: f"{100 * share:.0f} %"
+        )
+        bar.outline.set_visible(False)
+
+
+def draw_comparison(path: Path, runs: Mapping[str, tuple[str, bool, pd.DataFrame]]) -> None:
+    """Accuracy by epoch, a panel a model. `runs`: name -> (model, whether pretrained, accuracy.csv).
+
+    Test is drawn where a run tracked it, else validation.
+    """
+    models = Counter(model for model, _, _ in runs.values())
+    alike = defaultdict(list)
+    for name, (model, pretrained, _) in runs.items():
+        alike[model, pretrained].append(name)
+    colours: dict[str, NDArray[np.float64]] = {}
+    for (_, pretrained), names in alike.items():
+        colours |= zip(names, _colours(PRETRAINED if pretrained else SCRATCH, len(names)), strict=True)
+    columns = min(3, len(models))
+    rows = -(-len(models) // columns)
+    height = 1 + (4.2 + 0.33 * max(models.values())) * rows
+    with new_figure(path, 3 + 6 * columns, height, COMPARISON.what) as figure:
+        panels = figure.subplots(rows, columns, sharey=True, squeeze=False).flatten()
+        for panel in panels[len(models) :]:
+            panel.set_visible(False)
+        for panel, model in zip(panels, models, strict=False):
+            drawn = set()
+            for name, (its_model, pretrained, table) in runs.items():
+                if its_model != model:
+                    continue
+                measured = "test" if table["acc_test"].notna().any() else "val"
+                drawn |= {"train", measured}
+                label = f"{name}, {'pretrained' if pretrained else 'from scratch'}"
+                panel.plot([], [], color=colours[name], linewidth=5, label=label)
+                for split in ("train", measured):
+                    panel.plot(table["epoch"], table[f"acc_{split}"], color=colours[name], markersize=5, **LINES[split])
+            for split in [split for split in LINES if split in drawn]:
+                panel.plot([], [], color=INK, label=NAMES[split], markersize=5, **LINES[split])
+            panel.set_title(model)
+            epoch_axis(panel, max(len(table) for its_model, _, table in runs.values() if its_model == model))
+            below = offset_copy(panel.transAxes, figure, y=-0.7)  # inches: past the label, whatever the axes' height
+            panel.legend(loc="upper center", bbox_to_anchor=(0.5, 0), bbox_transform=below)
+        for panel in panels[::columns]:
+            panel.set_ylabel("accuracy (%)")
+
+
+def _colours(few: tuple[str, str, str], n: int) -> NDArray[np.float64]:
+    """(n, 4), RGBA from 0 to 1: the first n of the few, or where they do not suffice n of another scale."""
+    if n <= len(few):
+        return to_rgba_array(few[:n])
+    name, first, last = MANY[few]
+    return colormaps[name](np.linspace(first, last, n))
+
+
+def draw_rates(
+    path: Path,
+    rates: NDArray[np.float64],
+    losses: NDArray[np.float64],
+    smoothed: NDArray[np.float64],
+    proposal: float,
+) -> None:
+    """Loss, (n,) as found and smoothed, against the learning rate, (n,), and the one proposed."""
+    with new_figure(path, 13, 8, RANGE_TEST.what) as figure:
+        axes = figure.subplots()
+        axes.semilogx(rates, losses, color=DIM, linewidth=1, label="a batch each")
+        axes.semilogx(rates, smoothed, color=BLUE, label="smoothed")
+        axes.axvline(proposal, color=ORANGE, linestyle="--", label=f"proposed: {proposal:.2g}")
+        axes.set_ylim(0, 2.1 * float(smoothed[: smoothed.argmin() + 1].max()))
+        axes.set_title("Loss while the learning rate rises")
+        axes.set_xlabel("learning rate")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.set_ylabel("loss")
+        axes.legend()

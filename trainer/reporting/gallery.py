@@ -1,0 +1,90 @@
+"""The photographs that a report shows: where the model is most wrong, and where it is rightly sure, and why."""
+
+from base64 import b64encode
+from io import BytesIO
+from typing import Final, NamedTuple
+
+import cv2
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline.cache.cache import Cache
+from pipeline.loading.plan import NO_AUGMENT, Schedule
+from pipeline.loading.torchvision_loader import TorchvisionLoader
+from pipeline.photos.contact_sheet import decode_small
+from trainer.inference.gradcam import grad_cam, overlay
+from trainer.kinds import PROBABILITIES
+from trainer.network.metadata import About
+from trainer.network.model import Grader
+
+WORST: Final = 12
+SURE: Final = 10
+SIDE: Final = 320  # of a picture, pixels
+
+
+class Picture(NamedTuple):
+    id: str
+    grade: int
+    predicted: int
+    confidence: float
+    """Probability of the predicted grade, 0 to 1."""
+    photo: str
+    """data: URI of a JPEG."""
+    heat: str
+    """The same with Grad-CAM of the predicted grade laid over it."""
+
+
+def worst_mistakes(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Of graded predictions the most wrong: the most grades off, of equals the surest; empty where all are right."""
+    off = (predictions["predicted"] - predictions["grade"]).abs()
+    ranks = predictions.assign(off=off, sure=confidence(predictions))[off > 0]
+    return ranks.sort_values(["off", "sure", "id"], ascending=[False, False, True]).head(WORST)
+
+
+def surest_right(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Of graded predictions the surest right ones, the grades taking turns: else all would be healthy eyes."""
+    right = predictions[predictions["predicted"] == predictions["grade"]]
+    ranks = right.assign(sure=confidence(right)).sort_values(["sure", "id"], ascending=[False, True])
+    turn = ranks.groupby("grade").cumcount()
+    chosen = ranks.assign(turn=turn).sort_values(["turn", "grade"], kind="stable").head(SURE)
+    return chosen.sort_values(["grade", "turn"])
+
+
+def confidence(predictions: pd.DataFrame) -> "pd.Series[float]":
+    """(n,) probabilities of the predicted grades."""
+    p = predictions[list(PROBABILITIES)].to_numpy(np.float64)
+    return pd.Series(p[np.arange(len(p)), predictions["predicted"].to_numpy()], predictions.index)
+
+
+def pictures(cache: Cache, model: Grader, about: About, chosen: pd.DataFrame) -> list[Picture]:
+    """The n chosen photographs of the cache, in that order; the model, on the CPU, sees them as in evaluation."""
+    if chosen.empty:
+        return []
+    rows = cache.rows_of(chosen["id"])
+    schedule = Schedule(rows, NO_AUGMENT, cache.recipe.size, about.size, len(rows), False, 0, (0, 1))
+    with TorchvisionLoader(cache, schedule, device="cpu", workers=1) as loader:
+        batch = next(iter(loader.epoch(0)))
+    heats = grad_cam(model, batch.images, torch.tensor(chosen["predicted"].tolist()))
+    found = []
+    columns = [chosen[name].tolist() for name in ("id", "grade", "predicted", "sure")]
+    for row, heat, id, grade, predicted, sure in zip(rows.tolist(), heats, *columns, strict=True):
+        photo = thumbnail(cache, row)
+        covered = overlay(photo, cv2.resize(heat, photo.shape[1::-1], interpolation=cv2.INTER_LINEAR))
+        found.append(Picture(id, grade, predicted, sure, data_uri(photo), data_uri(covered)))
+    return found
+
+
+def thumbnail(cache: Cache, row: int) -> NDArray[np.uint8]:
+    """(s, s, 3), RGB, s at most 320."""
+    photo = decode_small(cache.read(row), SIDE)
+    side = min(SIDE, photo.width)
+    return np.asarray(photo.resize((side, side), Image.Resampling.LANCZOS))
+
+
+def data_uri(picture: NDArray[np.uint8]) -> str:
+    file = BytesIO()
+    Image.fromarray(picture).save(file, "JPEG", quality=85)
+    return "data:image/jpeg;base64," + b64encode(file.getvalue()).decode()

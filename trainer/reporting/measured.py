@@ -1,0 +1,86 @@
+"""All that a run folder knows of a split, read and checked for a report."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pipeline.cache.cache import Cache, open_cache
+from pipeline.errors import CacheError, RunError
+from pipeline.storage.url import Url
+from trainer.config import RunConfig
+from trainer.console import warn
+from trainer.evaluation.metrics import graded
+from trainer.network.metadata import About, Operating
+from trainer.network.model import Grader, load_model
+from trainer.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Measured:
+    """All that a run says of a split."""
+
+    run: RunFolder
+    split: str
+    config: RunConfig
+    model: Grader
+    about: About
+    history: pd.DataFrame
+    metrics: Mapping[str, Any]
+    predictions: pd.DataFrame
+    """Of the graded photographs."""
+    ungraded: int
+    cache: Cache | None
+    """The one that was measured; None where it is not at hand."""
+    absent: str
+    """Why not; "" where it is."""
+
+    @property
+    def name(self) -> str:
+        return self.run.path.resolve().name
+
+    @property
+    def operating(self) -> Operating | None:
+        """The operating point that was measured, which may be another than the weights carry."""
+        card = self.metrics["operating"]
+        if card is None:
+            return None
+        temperature = self.metrics["calibration"]["temperature"]
+        return Operating(temperature, card["threshold"], card["wanted"], card["level"])
+
+
+def read_measured(run: RunFolder, split: str, cache_path: Path | Url | None) -> Measured:
+    """Raises RunError where the split has not been measured, or a file of the run is missing or damaged; CacheError
+    where `cache_path` is given and is not the cache that was measured."""
+    config = run.read_config()
+    again = f"`trainer evaluate {run.path} --split {split}` measures it"
+    if not run.metrics(split).exists() or not run.predictions(split).exists():
+        raise RunError(f"{run.path} has no predictions for {split}; {again}")
+    metrics = run.read_json(run.metrics(split))
+    predictions = run.read_predictions(split)
+    known = graded(predictions).reset_index(drop=True)
+    if not metrics.keys() >= {"intervals", "operating", "calibration", "patient", "no_image", "cache"}:
+        raise RunError(f"{run.metrics(split)} is damaged or of an earlier version; {again} again")
+    if metrics["photographs"] != len(known):
+        raise RunError(f"{run.metrics(split)} and {run.predictions(split).name} are of different photographs; {again}")
+    model, about = load_model(run.model)
+    cache, absent = measured_cache(run, config, metrics["cache"], cache_path)
+    history, ungraded = run.read_accuracy(), len(predictions) - len(known)
+    return Measured(run, split, config, model, about, history, metrics, known, ungraded, cache, absent)
+
+
+def measured_cache(run: RunFolder, config: RunConfig, digest: str, path: Path | Url | None) -> tuple[Cache | None, str]:
+    """The cache that was measured, or None and why. A cache that the user named must be the one."""
+    cure = f"`trainer report {run.path} --cache FOLDER` takes the cache that was measured"
+    try:
+        cache = open_cache(path or config.cache)
+        if cache.digest != digest:
+            raise CacheError(f"{cache.path} is not the cache that was measured (its digest differs)")
+    except CacheError as error:
+        if path:
+            raise
+        warn(f"no photographs, subgroups and splits: {error.message}; {cure}")
+        return None, f"Left out, for the cache is not at hand ({error.message})."
+    return cache, ""

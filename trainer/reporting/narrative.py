@@ -1,0 +1,204 @@
+"""What a report says in words. Each sentence follows from a run's figures by a rule that stands here."""
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Final
+
+import pandas as pd
+
+from pipeline.cache.cache import Cache
+from pipeline.grades import GRADES, N_GRADES, REFERABLE
+from pipeline.photos.preparation import Recipe
+from trainer.config import FitConfig, RunConfig, as_options
+from trainer.evaluation.metrics import only_grade
+from trainer.evaluation.operating_point import Wish
+from trainer.network.metadata import About
+from trainer.network.provenance import Exposure
+from trainer.presets import RECIPES
+from trainer.reporting.tables import percent
+
+FEW: Final = 100
+"""Patients, below which a share of 90 % is known to no better than 6 points either way."""
+
+
+def verdict(metrics: Mapping[str, Any], predictions: pd.DataFrame) -> list[str]:
+    """What the pixels added: accuracy against the best guess without them, and referable retinopathy against a coin."""
+    lines = []
+    grade, n = only_grade(predictions), metrics["photographs"]
+    if grade is not None and n > 1:
+        lines.append(f"It gives every photograph the same grade, {grade} ({GRADES[grade]}).")
+    no_image = metrics["no_image"]
+    if no_image:
+        kinds = [("the commonest grade of its training photographs", no_image["majority"]["accuracy"])]
+        if no_image["leaked"]:
+            kinds.append(("the grade of the patient's other eye in train", no_image["fellow_eye"]["accuracy"]))
+        words, floor = max(kinds, key=lambda kind: kind[1])
+        accuracy, interval = metrics["accuracy"], metrics["intervals"]["accuracy"]
+        line = f"It gives {percent(accuracy)} of the photographs their grade. Without looking, giving each {words} "
+        line += f"would score {percent(floor)}: "
+        if interval and interval[0] > floor:
+            line += f"the pixels add {100 * (accuracy - floor):.1f} points."
+        elif interval and interval[1] < floor:
+            line += f"the network loses {100 * (floor - accuracy):.1f} points against that."
+        else:
+            line += "the figures do not tell the two apart."
+        lines.append(line)
+    auc, interval = metrics["referable_auc"], metrics["intervals"]["referable_auc"]
+    if auc is None:
+        which = "All" if sum(metrics["grades"][REFERABLE:]) else "None"
+        lines.append(f"{which} of the photographs are referable, so how well it tells them apart cannot be measured.")
+    elif interval and interval[0] > 0.5:
+        lines.append(
+            f"Given a referable photograph and another, it ranks them rightly in {percent(auc)} of cases "
+            f"(95 % interval {percent(interval[0])} to {percent(interval[1])}; a coin: 50 %)."
+        )
+    elif auc == 1:  # whichever patients are drawn, their area is 1 too: no interval
+        lines.append(
+            "It ranks every referable photograph above all others; how far that holds elsewhere, these cannot tell."
+        )
+    else:
+        lines.append("That it tells referable photographs from others better than a coin is not shown.")
+    return lines
+
+
+def variation(config: FitConfig) -> str:
+    """How training images differed from one epoch to the next."""
+    words = ["any flip and turn of them"]
+    if config.zoom > 1:
+        words.append(f"up to {config.zoom:g} times larger and smaller")
+    if config.colour:
+        words.append(f"brightness, contrast and saturation varied by up to {config.colour:.0%}")
+    if config.mixup:
+        words.append(f"mixed in pairs (mixup {config.mixup:g})")
+    if config.cutmix:
+        words.append(f"rectangles pasted from others (cutmix {config.cutmix:g})")
+    return ", ".join(words)
+
+
+def objective(config: FitConfig) -> str:
+    """What was made small, and which photographs counted how much in it."""
+    names = {"ce": "cross entropy", "focal": "focal loss", "corn": "CORN, which knows the grades' order"}
+    words = [names.get(config.loss, "squared error of the grade")]
+    if config.label_smoothing:
+        words.append(f"labels smoothed by {config.label_smoothing:g}")
+    weighted = config.class_weights != "none"
+    words.append(f"class weights {config.class_weights}" if weighted else "all photographs count alike")
+    if config.sampling == "balanced":
+        words.append("as many of each grade an epoch, rare ones several times")
+    return ", ".join(words)
+
+
+def choice(config: FitConfig) -> str:
+    """Why the epoch that was kept is that one."""
+    if config.keep == "last":
+        return "the last, whatever validation said"
+    return "the one with the best quadratic weighted kappa on validation"
+
+
+def reading(cuts: tuple[float, ...] | None) -> str:
+    """Which grade is the predicted one."""
+    if cuts is None:
+        return "The predicted grade is the likeliest one."
+    places = ", ".join(f"{cut:.2f}" for cut in cuts)
+    return f"The predicted grade is the expected one (the mean of the probabilities), cut at {places}: from validation."
+
+
+def scaling(temperature: float) -> str:
+    """What was done to the probabilities; a temperature of 1 stands too where none fits validation."""
+    if temperature == 1:
+        return "Left as they are: no other temperature was found to fit validation better."
+    return f"Before and after temperature scaling; the temperature, {temperature:.3f}, was fitted on validation."
+
+
+def exposure_line(split: str, exposure: Exposure) -> str:
+    """How many of a split's photographs the weights have met; "" for none."""
+    n, trained_on, same, chosen_by = exposure
+    if trained_on:
+        line = (
+            f"LEAK: {trained_on:,} of {n:,} {split} photographs ({trained_on / n:.0%}) show patients whom the weights "
+        )
+        line += "were trained on"
+        line += f", and {same:,} are training photographs themselves" if same else ""
+        return f"{line}; the figures flatter."
+    if chosen_by:
+        line = f"LEAK: {chosen_by:,} of {n:,} {split} photographs ({chosen_by / n:.0%}) show patients by whom the "
+        return f"{line}weights were chosen (the validation part); the figures flatter a little."
+    return ""
+
+
+def leak_statement(split: str, metrics: Mapping[str, Any], manifest: pd.DataFrame | None) -> dict[str, Any]:
+    """`text`, and whether it is an `alarm`."""
+    n, no_image, exposure = metrics["photographs"], metrics["no_image"], metrics.get("exposure")
+    leaked = no_image["leaked"] if no_image else 0
+    if exposure and max(exposure["trained_on"], exposure["chosen_by"]) > leaked:  # more than this cache's names tell
+        return {"alarm": True, "text": exposure_line(split, Exposure(**exposure))}
+    if split == "train":
+        return {"alarm": True, "text": "It was trained on these very photographs: the figures show what it remembers."}
+    if leaked:
+        share = f"{leaked:,} of {n:,} {split} photographs ({leaked / n:.0%})"
+        return {"alarm": True, "text": f"LEAK: {share} show a patient who is also in train; the figures flatter."}
+    if manifest is None:
+        return {"alarm": False, "text": f"No patient of the {n:,} {split} photographs is known to be in train."}
+    if (manifest["eye"] == "").all():
+        return {"alarm": True, "text": "The names tell no patients, so a leak between the splits cannot be seen."}
+    return {"alarm": False, "text": f"No leak: no patient of the {n:,} {split} photographs is in train."}
+
+
+def limits(metrics: Mapping[str, Any], ungraded: int, manifest: pd.DataFrame | None) -> list[str]:
+    lines = [
+        "One data set was measured. Other cameras, populations and graders can give other figures: measure yours.",
+        "A grade given by people is the truth here. Where they err, the figures err with them.",
+    ]
+    if metrics["patients"] < FEW:
+        who = "Only one patient was" if metrics["patients"] == 1 else f"Only {metrics['patients']:,} patients were"
+        lines.append(f"{who} measured: read the intervals before the figures.")
+    missing = [GRADES[grade] for grade in range(N_GRADES) if not metrics["grades"][grade]]
+    if missing:
+        lines.append(f"No photograph measured was graded {' or '.join(missing)}: nothing is known about these.")
+    if ungraded:
+        lines.append(f"{ungraded:,} photographs of the split have no grade and are left out.")
+    if manifest is not None and (manifest["eye"] == "").all():
+        lines.append(
+            "No patients are known, so each photograph counts as one; where two show one, intervals are too narrow."
+        )
+    if metrics["operating"]:
+        lines.append("PPV and NPV hold for the prevalence beside them and for no other.")
+    lines.append("Grad-CAM shows where evidence for a grade lies, coarsely. It shows no lesions, and no reasons.")
+    lines.append("Other diseases of the eye, macular oedema among them, are not looked for.")
+    return lines
+
+
+def commands(
+    path: Path, split: str, config: RunConfig, about: About, metrics: Mapping[str, Any], cache: Cache | None
+) -> list[str]:
+    """The command lines that make this run and its figures again, for a shell."""
+    asked = config.asked
+    default = FitConfig(**{**RECIPES.get(asked.recipe or "", {}), "recipe": None})
+    preprocess: list[object] = ["tools", "preprocess", "PHOTOGRAPHS", "--out", asked.cache, "--size", about.recipe.size]
+    if about.recipe.quality != Recipe().quality:
+        preprocess += ["--quality", about.recipe.quality]
+    if about.recipe.enhance != Recipe().enhance:
+        preprocess += ["--enhance", about.recipe.enhance]
+    if cache:
+        preprocess += ["--split", cache.index.split, "--split-seed", cache.index.split_seed]
+    fit: list[object] = ["trainer", "fit", "--run", path]
+    for field in fields(asked):
+        value = getattr(asked, field.name)
+        if value != getattr(default, field.name):
+            fit += as_options(field.name, value)
+    evaluate: list[object] = ["trainer", "evaluate", path, "--split", split]
+    card = metrics["operating"]
+    if card and Wish(card["wanted"], card["level"]) != Wish():
+        evaluate += [f"--{card['wanted']}", card["level"]]
+    if card and card["at_prevalence"]:
+        evaluate += ["--prevalence", card["at_prevalence"]["prevalence"]]
+    report: list[object] = ["trainer", "report", path, "--split", split]
+    return [shlex.join(map(str, words)) for words in (preprocess, fit, evaluate, report)]
+
+
+def starting_point(weights: str) -> str:
+    """How training began; `weights` as resolved in config.json."""
+    known = {"none": "trained from scratch", "imagenet": "pretrained on ImageNet"}
+    return known.get(weights, f"pretrained from {Path(weights).name}")

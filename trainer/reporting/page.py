@@ -1,0 +1,72 @@
+"""Filling in the templates beside this file: numbers, figures and words as a page or a model card shows them."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from trainer.reporting.figures import BLUE, DIM, FAINT, INK, ORANGE, PAPER
+
+VARIABLES: Final = {
+    INK: "var(--ink)",
+    DIM: "var(--dim)",
+    FAINT: "var(--line)",
+    PAPER: "var(--paper)",
+    BLUE: "var(--blue)",
+    ORANGE: "var(--mark)",
+}
+"""A figure's colours -> those of the page's style sheet, which has two of each: for a light ground and a dark one."""
+
+
+def render(template: str, fields: Mapping[str, Any]) -> bytes:
+    """UTF-8. In an .html.j2 everything but Markup is escaped; an id's bytes that are no UTF-8 become question marks."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"duration": duration, "number": number, "plain": plain}
+    return environment.get_template(template).render(fields).encode("utf-8", "replace")
+
+
+def number(value: float, kind: str) -> str:
+    """
+    >>> number(0.9376, "places"), number(7026, "count")
+    ('0.938', '7,026')
+    >>> number(0.9376, "percent").replace(chr(0xa0), "_")  # its space never breaks a line
+    '93.8_%'
+    """
+    formats = {"percent": "{:.1%}", "count": "{:,}", "places": "{:.3f}"}
+    return formats[kind].format(value).replace("%", "\N{NO-BREAK SPACE}%").replace("-", "\N{MINUS SIGN}")
+
+
+def duration(seconds: float) -> str:
+    """
+    >>> duration(59), duration(90), duration(9000)
+    ('59 s', '1.5 min', '2.5 h')
+    """
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
+
+
+def plain(text: object) -> str:
+    """A user's words in Markdown, where they mean nothing but themselves."""
+    return re.sub(r"([\\`*_{}\[\]<>#|~])", r"\\\1", " ".join(str(text).split()))
+
+
+def inline_svg(path: Path, alt: str) -> Markup:
+    """A figure's SVG as part of a page: named for those who cannot see it, and in the page's colours."""
+    text = path.read_text()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\1{path.stem}-", text)  # ids are one namespace on a page
+    text = re.sub(r"#[0-9a-f]{6}\b", lambda match: VARIABLES.get(match[0].upper(), match[0]), text)
+    opening = f'<svg role="img" aria-label="{Markup.escape(alt)}" '
+    return Markup(opening + re.sub(r'<svg ([^>]*?)width="\S+" height="\S+"', r"\1", text, count=1))

@@ -1,0 +1,114 @@
+"""Results as a person reads them: aligned, every figure with its interval."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pipeline.grades import GRADES
+from trainer.console import print_table
+from trainer.evaluation.results import Results
+
+Show = Callable[[float], str]
+Part = Callable[[Results], Mapping[str, Any] | None]
+
+
+def print_results(measured: Mapping[str, Results]) -> None:
+    """A column a split, a row a figure; under the accuracies what is scored there without looking at a photograph."""
+    rows: list[Sequence[str]] = []
+
+    def row(title: str, cell: Callable[[Results], str]) -> None:
+        """Left out where every cell is empty."""
+        cells = [cell(each) for each in measured.values()]
+        if any(cells):
+            rows.append((title, *cells))
+
+    def headline(title: str, name: str, show: Show) -> None:
+        row(title, lambda each: with_interval(getattr(each.metrics, name), each.intervals[name], show))
+
+    def without_image(name: str, show: Show) -> None:
+        row("  majority grade, no image", lambda each: _baseline(each, "majority", name, show))
+        row("  fellow eye's grade, no image", lambda each: _baseline(each, "fellow_eye", name, show))
+
+    def part(title: str, of: Part, name: str, show: Show) -> None:
+        row(title, lambda each: _cell(of(each), name, show))
+
+    row("photographs", lambda each: f"{each.metrics.photographs:,}" if each.calibration else "")
+    row("patients", lambda each: f"{each.patients:,}")
+    headline("accuracy", "accuracy", percent)
+    without_image("accuracy", percent)
+    headline("balanced accuracy", "balanced_accuracy", percent)
+    headline("kappa, quadratic weights", "kappa", places)
+    without_image("kappa", places)
+    headline("AUC, mean over grades", "auc", places)
+    headline("AUC, referable (grade 2 or worse)", "referable_auc", places)
+    headline("  sensitivity, predicted grade", "sensitivity", percent)
+    headline("  specificity, predicted grade", "specificity", percent)
+    card = next((each.operating for each in measured.values() if each.operating), None)
+    if card:
+        part(f"  threshold, {card['wanted']} {percent(card['level'])} on val", _operating, "threshold", places)
+        for name, title in (("sensitivity", "sensitivity"), ("specificity", "specificity"),
+                            ("prevalence", "prevalence"), ("ppv", "PPV"), ("npv", "NPV")):  # fmt: skip
+            part(f"    {title}", _operating, name, percent)
+        if card["at_prevalence"]:
+            where = f"at a prevalence of {percent(card['at_prevalence']['prevalence'])}"
+            part(f"    PPV {where}", _elsewhere, "ppv", percent)
+            part(f"    NPV {where}", _elsewhere, "npv", percent)
+    part("calibration: temperature", _calibration, "temperature", places)
+    for name, title in (("ece", "expected error"), ("brier", "Brier score")):
+        part(f"  {title}", _calibration, name, places)
+        part("    at temperature 1", _calibration, f"{name}_before", places)
+    print_table(["95 % intervals by patients", *measured], rows)
+
+
+def print_by_grade(results: Results) -> None:
+    """A row a grade: each against the rest."""
+    shown = {"sensitivity": percent, "specificity": percent, "precision": percent, "auc": places}
+    rows = []
+    for grade, title in enumerate(GRADES):
+        cells = [
+            with_interval(getattr(results.metrics, name)[grade], results.intervals[name][grade], show)
+            for name, show in ((f"{figure}_by_grade", show) for figure, show in shown.items())
+        ]
+        rows.append((title, f"{results.metrics.grades[grade]:,}", *cells))
+    print_table(["grade", "photographs", "sensitivity", "specificity", "precision", "AUC"], rows)
+
+
+def with_interval(value: float | None, interval: Sequence[float] | None, show: Show) -> str:
+    """72.3 % (68.1-76.0), 0.012 (-0.031 to 0.040); "-" where it is not defined."""
+    if value is None:
+        return "-"
+    if interval is None:
+        return show(value)
+    low, high = (show(limit).removesuffix(" %") for limit in interval)
+    return f"{show(value)} ({low}{' to ' if low.startswith('-') else '-'}{high})"
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def places(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def _cell(part: Mapping[str, Any] | None, name: str, show: Show) -> str:
+    return with_interval(part[name], part.get("intervals", {}).get(name), show) if part else ""
+
+
+def _baseline(results: Results, kind: str, name: str, show: Show) -> str:
+    """Empty for the fellow eye's where no patient leaks: it is the majority's then."""
+    baselines = results.baselines
+    if baselines is None or (kind == "fellow_eye" and not baselines.leaked):
+        return ""
+    return show(getattr(getattr(baselines, kind), name))
+
+
+def _operating(results: Results) -> Mapping[str, Any] | None:
+    return results.operating
+
+
+def _elsewhere(results: Results) -> Mapping[str, Any] | None:
+    return results.operating["at_prevalence"] if results.operating else None
+
+
+def _calibration(results: Results) -> Mapping[str, Any] | None:
+    return results.calibration

@@ -1,0 +1,269 @@
+"""The run folder: every file name of it lives here. Imports no torch.
+
+Files are written whole or not at all, so a reader may look at any moment, and a killed run is a shorter one.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from pipeline.errors import RunError
+from pipeline.grades import N_GRADES, UNKNOWN
+from pipeline.storage.atomic import TMP_SUFFIX, lock_folder, sweep_dead, write_whole
+from trainer.config import RunConfig
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RUNS: Final = Path("runs")
+
+ACCURACY_COLUMNS: Final = (
+    "epoch",
+    "phase",
+    "lr",
+    "loss_train",
+    "acc_train",
+    "loss_val",
+    "acc_val",
+    "kappa_val",
+    "acc_test",
+    "seconds",
+    "images_per_second",
+)
+"""Of accuracy.csv: epochs from 1, accuracies in percent, seconds of the whole epoch, images trained on a second."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """What was asked for, what it was resolved to, versions, and the cache's digest."""
+        return self.path / "config.json"
+
+    @property
+    def accuracy(self) -> Path:
+        return self.path / "accuracy.csv"
+
+    @property
+    def accuracy_figure(self) -> Path:
+        return self.path / "accuracy.png"
+
+    @property
+    def events(self) -> Path:
+        """TensorBoard's view of accuracy.csv."""
+        return self.path / "tensorboard"
+
+    @property
+    def model(self) -> Path:
+        """The weights to keep so far."""
+        return self.path / "model.safetensors"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The state that --resume continues from."""
+        return self.path / "last.pt"
+
+    @property
+    def previous(self) -> Path:
+        """The checkpoint before the last, in case that one is damaged."""
+        return self.path / "previous.pt"
+
+    @property
+    def summary(self) -> Path:
+        """The result in a few numbers; written last, so that it marks a finished run."""
+        return self.path / "summary.json"
+
+    def predictions(self, split: str) -> Path:
+        return self.path / f"predictions_{split}.csv"
+
+    def metrics(self, split: str) -> Path:
+        return self.path / f"metrics_{split}.json"
+
+    def confusion(self, split: str) -> Path:
+        """Shares of each true grade."""
+        return self.path / f"confusion_{split}.csv"
+
+    def confusion_counts(self, split: str) -> Path:
+        return self.path / f"confusion_{split}_counts.csv"
+
+    def confusion_figure(self, split: str) -> Path:
+        return self.path / f"confusion_{split}.png"
+
+    def figure(self, name: str, split: str) -> Path:
+        """Those of `trainer report`; as all figures, PNG here and SVG beside it."""
+        return self.path / f"{name}_{split}.png"
+
+    def report(self, split: str) -> Path:
+        """The page; test's, which most people want, has the plain name."""
+        return self.path / ("report.html" if split == "test" else f"report_{split}.html")
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keeps the run for this process. Raises RunError while another one trains it."""
+        try:
+            lock = lock_folder(self.path)
+        except BlockingIOError as error:
+            raise RunError(f"{self.path} is being trained by another process; wait until it ends") from error
+        except OSError as error:
+            raise RunError(f"{self.path}: cannot be locked ({error.strerror}); choose another --run") from error
+        try:
+            sweep_dead(self.path)
+            yield
+        finally:
+            os.close(lock)
+
+    @property
+    def started(self) -> bool:
+        return os.path.exists(self.config)  # pathlib's raises where a name is too long
+
+    @property
+    def finished(self) -> bool:
+        return os.path.exists(self.summary)
+
+    def read_config(self) -> RunConfig:
+        """Raises RunError where the folder is no run or its config.json is damaged."""
+        if not self.started:
+            what = "is not a run (it has no config.json)" if os.path.exists(self.path) else "does not exist"
+            raise RunError(f"{self.path} {what}; `trainer fit` makes one")
+        try:
+            return RunConfig.from_dict(self.read_json(self.config))
+        except ValueError as error:
+            raise RunError(f"{self.config} is damaged; start another run") from error
+
+    def read_json(self, path: Path) -> dict[str, Any]:
+        """Raises RunError where a file of the run is missing or damaged."""
+        try:
+            fields = json.loads(path.read_bytes())
+        except FileNotFoundError as error:
+            raise RunError(f"{path} is missing; {self.cure}") from error
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path} is damaged; {self.cure}") from error
+        if not isinstance(fields, dict):
+            raise RunError(f"{path} is damaged; {self.cure}")
+        return fields
+
+    def read_accuracy(self) -> "pd.DataFrame":
+        """accuracy.csv with its columns checked. Raises RunError where it is missing, damaged or empty."""
+        import pandas as pd
+
+        try:
+            table = pd.read_csv(self.accuracy)
+        except FileNotFoundError as error:
+            raise RunError(f"{self.accuracy} is missing: no epoch was finished; {self.cure}") from error
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self.accuracy} is damaged; {self.cure}") from error
+        numbers = table.drop(columns="phase", errors="ignore")
+        if tuple(table.columns) != ACCURACY_COLUMNS or table.empty or numbers.select_dtypes(exclude="number").size:
+            raise RunError(f"{self.accuracy} is damaged; {self.cure}")
+        return table
+
+    def read_predictions(self, split: str) -> "pd.DataFrame":
+        """predictions_<split>.csv as `trainer.evaluation.metrics` describes it, -1 where nobody graded.
+
+        Raises RunError where it is missing or damaged.
+        """
+        import pandas as pd
+
+        from trainer.kinds import PROBABILITIES
+
+        path, cure = self.predictions(split), f"`trainer evaluate {self.path} --split {split}` writes it"
+        columns = ["id", "grade", "predicted", *PROBABILITIES]
+        try:
+            # Ids as text: one may be "NA", "007" or "1e5".
+            table = pd.read_csv(path, dtype=str, na_filter=False, encoding_errors="surrogateescape")
+            if list(table.columns) != columns:
+                raise ValueError("other columns")
+            table["grade"] = table["grade"].replace("", str(UNKNOWN))
+            table = table.astype({"grade": "int64", "predicted": "int64"} | dict.fromkeys(PROBABILITIES, "float32"))
+        except FileNotFoundError as error:
+            raise RunError(f"{path} is missing; {cure}") from error
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path} is damaged; {cure}") from error
+        in_range = table["grade"].between(UNKNOWN, N_GRADES - 1) & table["predicted"].between(0, N_GRADES - 1)
+        complete = table[list(PROBABILITIES)].notna().all(axis=None)
+        if not in_range.all() or not complete or table["id"].duplicated().any():
+            raise RunError(f"{path} is damaged; {cure}")
+        return table
+
+    def write_accuracy(self, history: Sequence[Mapping[str, Any]]) -> None:
+        import pandas as pd
+
+        write_csv(self.accuracy, pd.DataFrame(history, columns=list(ACCURACY_COLUMNS)))
+
+    @property
+    def cure(self) -> str:
+        """The end of an error message."""
+        return f"`trainer fit --run {self.path} --resume` continues an unfinished run"
+
+
+def create_run(path: Path | None, default_name: str) -> RunFolder:
+    """A new folder, empty so far: `path`, or `default_name` below runs/, with -2, -3, ... where that is taken.
+
+    Raises RunError rather than write into a folder that holds anything.
+    """
+    if path is not None:
+        if path.exists() and not _is_empty_folder(path):
+            cure = "--resume continues it, or choose" if RunFolder(path).started else "choose"
+            raise RunError(f"{path} exists and is never overwritten; {cure} another --run")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"{path}: cannot be made a folder ({error.strerror}); choose another --run") from error
+        return RunFolder(path)
+    RUNS.mkdir(exist_ok=True)
+    number = 1
+    while True:
+        path = RUNS / (default_name if number == 1 else f"{default_name}-{number}")
+        try:
+            path.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return RunFolder(path)
+
+
+def _is_empty_folder(path: Path) -> bool:
+    """Half-written files of a killed run do not count."""
+    return path.is_dir() and all(file.name.endswith(TMP_SUFFIX) for file in path.iterdir())
+
+
+def weights_file(path: Path) -> Path:
+    """Of a run folder its weights, of a file the file itself. Raises RunError where there are none."""
+    if not os.path.isdir(path):
+        return path
+    run = RunFolder(path)
+    if not run.model.exists():
+        run.read_config()
+        raise RunError(f"{run.model} is missing: no epoch was finished; {run.cure}")
+    return run.model
+
+
+def newest_unfinished() -> RunFolder:
+    """The run below runs/ that was started last and has not finished. Raises RunError where there is none."""
+    runs = unfinished()
+    if not runs:
+        raise RunError(f"no unfinished run below {RUNS}/; name one with --run")
+    return runs[0]
+
+
+def unfinished() -> list[RunFolder]:
+    """The runs below runs/ that have not finished, the one that was started last first."""
+    runs = [run for path in RUNS.glob("*") if (run := RunFolder(path)).started and not run.finished]
+    return sorted(runs, key=lambda run: run.config.stat().st_mtime_ns, reverse=True)
+
+
+def write_json(path: Path, fields: Mapping[str, Any]) -> None:
+    with write_whole(path) as file:
+        file.write((json.dumps(fields, indent=1, allow_nan=False) + "\n").encode())
+
+
+def write_csv(path: Path, table: "pd.DataFrame", *, index: bool = False) -> None:
+    """UTF-8; what is not known is an empty cell."""
+    with write_whole(path) as file:
+        table.to_csv(file, index=index, lineterminator="\n", encoding="utf-8", errors="surrogateescape")

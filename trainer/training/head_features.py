@@ -1,0 +1,144 @@
+"""The head phase reads every photograph once: what a frozen backbone makes of it does not change.
+
+Features are computed for a few augmented views of the training photographs and kept beside the cache, in
+CACHE.features/, under a name that says what they depend on. The folder may be deleted at any time.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from pipeline.cache.cache import Cache
+from pipeline.errors import RunError
+from pipeline.loading.batch import Batch, Loader
+from pipeline.loading.plan import NO_AUGMENT, Augment, Blocks, Schedule
+from pipeline.storage.atomic import write_whole
+from trainer.config import FitConfig
+from trainer.console import track, warn
+from trainer.distributed.loaders import every_step, open_share, share_of
+from trainer.distributed.process_group import first, from_first, patient_total, shard
+from trainer.network.device import measuring_precision
+from trainer.network.model import Grader, read_tensors
+
+
+class FeatureLoader(AbstractContextManager["FeatureLoader"]):
+    """A pipeline.loading.batch.Loader whose images are features: float32 (n, d), on their device.
+
+    Epoch e has the order that the photographs' own loader gives it, and view e modulo the number of views.
+    """
+
+    def __init__(self, features: Tensor, grades: Tensor, schedule: Schedule) -> None:
+        """features: (views, rows of the schedule, d); grades: int64, as many as rows, on the same device."""
+        self._features, self._grades, self._schedule = features, grades, schedule
+
+    def __len__(self) -> int:
+        return len(self._schedule)
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        view = self._features[number % len(self._features)]
+        for plan in self._schedule.batches(number, start):
+            at = torch.from_numpy(np.searchsorted(self._schedule.rows, plan.rows)).to(view.device)
+            yield Batch(view[at], self._grades[at], torch.from_numpy(plan.rows))
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def feature_loaders(
+    config: FitConfig,
+    cache: Cache,
+    splits: Iterable[str],
+    model: Grader,
+    augment: Augment,
+    device: torch.device,
+) -> dict[str, Loader]:
+    """Loaders of features by split; "train" has `config.views` augmented views, the others one."""
+    backbone = nn.Sequential(model.normalise, model.backbone).eval()
+    weights = _digest(model.state_dict())
+    found: dict[str, Loader] = {}
+    for split in splits:
+        train = split == "train"
+        rows = cache.rows(split)
+        views = min(config.views, config.head_epochs) if train else 1
+        about = {
+            "weights": weights,
+            "cache": cache.digest,
+            "split": split,
+            "size": config.size,
+            "loader": config.loader,
+            "views": [config.seed, views, asdict(augment)] if train else None,
+        }
+        key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+        path = cache.home.with_name(f"{cache.home.name}.features") / f"{split}-{key}.safetensors"
+        features = from_first(partial(_read, path))
+        if features is None:
+            varied = augment if train else NO_AUGMENT
+            with open_share(config, cache, split, 2 * config.batch, augment=varied, seed=config.seed) as photographs:
+                seen = [_view(backbone, photographs, rows, view, device, split) for view in range(views)]
+            features = torch.stack(seen)
+            if first():
+                _write(path, features)
+        grades = torch.from_numpy(cache.grades[rows]).to(device)
+        batch = config.batch if train else 2 * config.batch
+        size = cache.recipe.size
+        labels = cache.grades[rows] if train and config.sampling == "balanced" else None
+        blocks = Blocks.in_lanes(cache.shards, config.together) if config.together else None
+        schedule = Schedule(rows, augment, size, size, share_of(batch), train, config.seed, shard(), labels, blocks)
+        loader = FeatureLoader(features.to(device), grades, schedule)
+        found[split] = every_step(loader, len(rows), batch, features[0, :0].to(device))
+    return found
+
+
+@torch.inference_mode()
+def _view(backbone: nn.Module, loader: Loader, rows: np.ndarray, view: int, device: torch.device, split: str) -> Tensor:
+    """The features (n, d) of an epoch's photographs, in the order of `rows`, float32 on the CPU."""
+    features: Tensor | None = None
+    for batch in track(loader.epoch(view), len(loader), f"features of {split}, view {view + 1}"):
+        with measuring_precision(device):
+            found = backbone(batch.images).float().cpu()
+        if features is None:
+            features = torch.zeros(len(rows), found.shape[1])
+        features[torch.from_numpy(np.searchsorted(rows, batch.rows.numpy()))] = found
+    assert features is not None, "a loader has at least one batch"
+    return patient_total(features)
+
+
+def _digest(state: Mapping[str, Tensor]) -> str:
+    """Identifies the weights in front of the last layer."""
+    sha256 = hashlib.sha256()
+    for name, tensor in state.items():
+        if not name.startswith("head."):
+            sha256.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            sha256.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return sha256.hexdigest()
+
+
+def _read(path: Path) -> Tensor | None:
+    if not path.exists():
+        return None
+    try:
+        return read_tensors(path)["features"]
+    except (RunError, KeyError) as error:
+        warn(f"{error}; the features are computed again")
+        return None
+
+
+def _write(path: Path, features: Tensor) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with write_whole(path) as file:
+            file.write(save({"features": features}))
+    except OSError as error:  # a cache may lie where nobody may write
+        warn(f"{path.parent}: features cannot be kept ({error.strerror}); another run will compute them again")

@@ -1,0 +1,180 @@
+"""The network while it learns: what a phase trains, a step of it, and its state between two steps."""
+
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.cache.cache import Cache
+from pipeline.loading.batch import Batch, Loader
+from pipeline.loading.plan import Augment
+from trainer.config import FitConfig, Phase
+from trainer.distributed.loaders import share_of
+from trainer.distributed.process_group import averaged, before, total, world
+from trainer.network.device import training_precision
+from trainer.network.model import Grader, compiled, load_state
+from trainer.training.head_features import feature_loaders
+from trainer.training.losses import losses
+from trainer.training.mixup import mix
+from trainer.training.schedule import averaging_decay
+
+CLIP_NORM: Final = 1.0
+"""Longest gradient that is applied in full. From scratch they begin at 3 to 19 (RetinaMNIST, ResNet-18), and with a
+bound of 5 the loss on validation jumps for many epochs."""
+STAGES: Final = ("layer4.", "layer3.", "layer2.", "layer1.")
+"""Of a ResNet's backbone, from the head backwards; before them comes the stem."""
+
+
+def augmentation(config: FitConfig) -> Augment:
+    """A retina has no upright: any flip and turn of it is another eye."""
+    return Augment(hflip=0.5, vflip=0.5, degrees=180, zoom=config.zoom, colour=config.colour)
+
+
+class Learner:
+    """A model that learns in two phases; `open` begins each."""
+
+    optimizer: torch.optim.SGD
+    batches: Mapping[str, Loader]
+    """By split: photographs, or features where only the head is trained."""
+
+    def __init__(
+        self, config: FitConfig, cache: Cache, loaders: Mapping[str, Loader], model: Grader, weights: Tensor
+    ) -> None:
+        """config: resolved. loaders: of photographs, by split. weights: float32 (5,) by grade, on the device."""
+        self.config, self.weights = config, weights
+        self._cache, self._loaders = cache, loaders
+        self._model = model
+        self._average = deepcopy(model) if config.ema else None
+        self._photographs = len(cache.rows("train"))
+
+    @property
+    def judged(self) -> Grader:
+        """The model that is measured and saved: with --ema the average, else the one that is trained."""
+        return self._average or self._model
+
+    @property
+    def judged_net(self) -> nn.Module:
+        """The part of it that the phase's batches are for."""
+        return self.judged.head if self.phase == "head" else self.judged
+
+    def open(self, phase: Phase) -> None:
+        """Makes ready what the phase trains, and a new optimizer."""
+        self.phase = phase
+        self.set_training()
+        self.optimizer, self._scales = make_optimizer(self._model, self.config)
+        self.batches = self._loaders
+        trained = averaged(self._model.head if phase == "head" else self._model)
+        self._net: Callable[[Tensor], Tensor] = trained
+        if phase == "finetune" and self.config.compile:
+            size = self.config.size or self._cache.recipe.size
+            self._net = compiled(trained, share_of(self.config.batch), size)
+        if phase == "head":
+            splits, device = self._loaders.keys(), self.weights.device
+            varied = augmentation(self.config)
+            self.batches = feature_loaders(self.config, self._cache, splits, self._model, varied, device)
+
+    def set_training(self) -> None:
+        set_phase(self._model, self.phase)
+
+    def step(self, batch: Batch, epoch: int, step: int, lr: float) -> Tensor:
+        """Learns from a batch, the epoch's `step`-th from 0: float32 (3,), summed loss, graded right, photographs.
+
+        Of several ranks each has its share of the batch, perhaps none of it, and gets the whole one's figures.
+        """
+        images, grades, _ = batch
+        whole = len(images) if world() == 1 else min(self.config.batch, self._photographs - step * self.config.batch)
+        for group, scale in zip(self.optimizer.param_groups, self._scales, strict=True):
+            group["lr"] = lr * scale
+        if whole == 1:  # BatchNorm cannot take statistics of one photograph; it uses the running ones
+            self._model.backbone.eval()
+        config, share = self.config, 1.0
+        if self.phase == "finetune" and (config.mixup or config.cutmix):
+            images, share = mix(images, before(images), config.mixup, config.cutmix, config.seed, epoch, step)
+        # The head alone is little work: its features stay as they were measured.
+        precision = config.precision if self.phase == "finetune" else "float32"
+        with training_precision(self.weights.device, precision):
+            logits = self._net(images)
+        loss, right = self._score(logits.float(), grades)
+        if share < 1:
+            other_loss, other_right = self._score(logits.float(), before(grades))
+            loss, right = torch.lerp(other_loss, loss, share), torch.lerp(other_right, right, share)
+        self.optimizer.zero_grad()
+        # Of the ranks, whose shares may differ, DistributedDataParallel takes the mean; wanted is the photographs'.
+        (loss / whole * world()).backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_([each for group in self.optimizer.param_groups for each in group["params"]], CLIP_NORM)
+        self.optimizer.step()
+        if self._average:
+            decay = averaging_decay(config, epoch, step, len(self.batches["train"]))
+            average(self._average, self._model, decay)
+        return total(torch.stack([loss.detach(), right, torch.full_like(loss, len(images))]))
+
+    def _score(self, logits: Tensor, grades: Tensor) -> tuple[Tensor, Tensor]:
+        """The summed loss, and how many are graded right, both float32."""
+        loss = losses(self.config.loss, logits, grades, self.weights, self.config.label_smoothing).sum()
+        return loss, (logits.argmax(dim=1) == grades).sum().float()
+
+    def state(self) -> dict[str, Any]:
+        """What `load` takes, tensors and plain values."""
+        return {
+            "phase": self.phase,
+            "model": self._model.state_dict(),
+            "average": self._average.state_dict() if self._average else {},
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Takes up the average of a checkpoint, and its optimizer where that is the open phase's.
+
+        The model's own weights are loaded before it comes here.
+        """
+        if self._average:
+            load_state(self._average, state["average"], "the average of weights in the checkpoint")
+        if state["phase"] == self.phase:
+            self.optimizer.load_state_dict(state["optimizer"])
+
+
+def set_phase(model: Grader, phase: Phase) -> None:
+    """Training mode. In the head phase the backbone is frozen whole: BatchNorm's running statistics must not drift."""
+    model.train()
+    model.backbone.train(phase == "finetune")
+    model.backbone.requires_grad_(phase == "finetune")
+
+
+def make_optimizer(model: Grader, config: FitConfig) -> tuple[torch.optim.SGD, list[float]]:
+    """SGD over what the phase trains, and by group the share of the learning rate that it is trained with.
+
+    Biases and BatchNorm (one dimension) do not decay. Each stage before the head has `layer_decay` times the share of
+    the next: what is general in pretrained weights, at the front, changes least (Howard and Ruder, ACL 2018).
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decay = config.weight_decay if parameter.ndim > 1 else 0.0
+            groups.setdefault((config.layer_decay ** _stages_before_head(name), decay), []).append(parameter)
+    optimizer = torch.optim.SGD(
+        [{"params": parameters, "weight_decay": decay} for (_, decay), parameters in groups.items()],
+        lr=0.0,
+        momentum=config.momentum,
+        fused=True,
+    )
+    return optimizer, [scale for scale, _ in groups]
+
+
+def _stages_before_head(name: str) -> int:
+    if name.startswith("head."):
+        return 0
+    part = name.removeprefix("backbone.")
+    return next((count for count, stage in enumerate(STAGES, 1) if part.startswith(stage)), len(STAGES) + 1)
+
+
+@torch.no_grad()
+def average(into: nn.Module, model: nn.Module, decay: float) -> None:
+    """into = decay * into + (1 - decay) * model, BatchNorm's running statistics included; its counters are copied."""
+    pairs = list(zip(into.state_dict().values(), model.state_dict().values(), strict=True))
+    floats = [pair for pair in pairs if pair[0].is_floating_point()]
+    torch._foreach_lerp_([ours for ours, _ in floats], [theirs for _, theirs in floats], 1 - decay)
+    for ours, theirs in pairs:
+        if not ours.is_floating_point():
+            ours.copy_(theirs)

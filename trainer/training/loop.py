@@ -1,0 +1,223 @@
+"""Training, from the first step to the last: what happens in an epoch and between epochs."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from functools import partial
+from time import perf_counter
+from typing import Any, Final
+
+import click
+import torch
+
+from pipeline.cache.cache import Cache
+from pipeline.errors import RunError
+from pipeline.grades import UNKNOWN
+from pipeline.loading.batch import Loader
+from pipeline.metrics import confusion_counts, quadratic_kappa
+from trainer.config import FitConfig
+from trainer.console import epoch_line
+from trainer.distributed.loaders import open_share
+from trainer.distributed.process_group import first, highest, whole, world
+from trainer.inference.forward import Outputs, run_model
+from trainer.network.metadata import About
+from trainer.network.model import Grader, save_model
+from trainer.network.provenance import Provenance
+from trainer.run_folder import RunFolder
+from trainer.training.checkpoint import Progress, save_checkpoint
+from trainer.training.learner import Learner, augmentation
+from trainer.training.losses import losses
+from trainer.training.progress import watch
+from trainer.training.progressive_resizing import GrowingLoader, training_size
+from trainer.training.schedule import scheduled_lr
+from trainer.training.signals import Stopped, Stopper
+from trainer.training.tensorboard import Events
+
+CHECK_EVERY: Final = 100
+"""Steps between looks at the losses: each look makes the host wait for the GPU."""
+
+
+def train_epoch(learner: Learner, progress: Progress, stopper: Stopper) -> Iterator[None]:
+    """Trains through what is left of the epoch under way; each step adds a row to `progress.steps`, then yields.
+
+    Raises NotFinite where a loss is not finite, Stopped between steps.
+    """
+    learner.set_training()
+    loader, epoch, device = learner.batches["train"], progress.epoch, learner.weights.device
+    batches = loader.epoch(epoch, start=len(progress.steps))
+    with stopper.together():
+        for batch in watch(batches, progress.steps, len(loader), learner.config, epoch, device):
+            step = len(progress.steps)
+            with stopper.step():
+                lr = scheduled_lr(learner.config, epoch, step, len(loader))
+                progress.steps.append(learner.step(batch, epoch, step, lr))
+            if len(progress.steps) % CHECK_EVERY == 0:
+                check_finite(progress)
+            yield
+    check_finite(progress)
+
+
+class NotFinite(Exception):
+    """`step`, counted from 0, is the first of its epoch whose loss is not finite."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+
+def check_finite(progress: Progress) -> None:
+    """Raises NotFinite naming the first step of the epoch whose loss is not finite."""
+    finite = torch.stack(progress.steps)[:, 0].isfinite().tolist() if progress.steps else []
+    if not all(finite):
+        raise NotFinite(finite.index(False))
+
+
+def fit(
+    learner: Learner,
+    about: About,
+    cache: Cache,
+    run: RunFolder,
+    progress: Progress,
+    stopper: Stopper,
+    provenance: Callable[[], Provenance | None],
+    resumed: Mapping[str, Any] | None = None,
+) -> None:
+    """Trains from `progress` to the end, leaving after each epoch a checkpoint, accuracy.csv and the weights to keep.
+
+    `about` is what the weights shall say of themselves. `provenance` gives the photographs that they have met; it is
+    asked after the first epoch, when all shards of a cache behind a URL have come. `resumed` is the checkpoint that the
+    learner's model and progress come from. Stopped, it leaves a checkpoint.
+    """
+    config, began = learner.config, perf_counter() - progress.seconds
+    learner.open(config.phase(progress.epoch))
+    if resumed:
+        learner.load(resumed)
+    publish(config, about, run, learner.judged, progress, provenance)
+
+    def save() -> None:
+        check_finite(progress)  # a sick state is never kept
+        progress.seconds = perf_counter() - began
+        if first():
+            save_checkpoint(run, progress, learner.state())
+
+    events = Events(run, progress.history) if first() else None
+    try:
+        for epoch in range(progress.epoch, config.total_epochs):
+            if config.patience and progress.idle(config.head_epochs) >= config.patience:
+                click.echo(f"stopped: no epoch of the last {config.patience} was better on validation")
+                break
+            if learner.phase != config.phase(epoch):
+                with stopper.step():
+                    learner.open(config.phase(epoch))
+            saved = perf_counter()
+            training_began = saved - progress.trained
+            for _ in train_epoch(learner, progress, stopper):
+                progress.trained = perf_counter() - training_began
+                if highest(perf_counter() - saved >= 60 * config.checkpoint_minutes):
+                    save()
+                    saved = perf_counter()
+            progress.trained = perf_counter() - training_began
+            row = epoch_row(learner, progress)
+            row["images_per_second"] = round(progress.sums()[2] / progress.trained, 1)
+            ended = perf_counter()
+            row["seconds"], began = round(ended - began, 2), ended
+            with stopper.step():
+                progress = Progress(epoch + 1, [], [*progress.history, row])
+                save()
+                publish(config, about, run, learner.judged, progress, provenance)
+                if events:
+                    events.add(row)
+            click.echo(epoch_line(row, config.total_epochs))
+    except Stopped:
+        with suppress(NotFinite):  # the checkpoint before stays
+            save()
+        raise
+    except NotFinite as sick:
+        train = learner.batches["train"]
+        lr = scheduled_lr(config, progress.epoch, sick.step, len(train))
+        rows = whole(next(train.epoch(progress.epoch, start=sick.step)).rows)
+        raise RunError(
+            f"the loss is not finite at step {sick.step + 1} of epoch {progress.epoch + 1} (learning rate {lr:.2e}, "
+            f"photographs {', '.join(cache.manifest['id'].iloc[rows.numpy()])}); start another run with a lower --lr"
+        ) from sick
+    finally:
+        if events:
+            events.close()
+
+
+@contextmanager
+def open_loaders(config: FitConfig, cache: Cache) -> Iterator[dict[str, Loader]]:
+    """Loaders by split: "train", shuffled and augmented, "val", and "test" where it is to be tracked."""
+    if config.compile and world() > 1:
+        raise RunError("--compile is for one process; leave it out")
+
+    def open_train(size: int | None) -> Loader:
+        return open_share(
+            replace(config, size=size, start_size=None),
+            cache,
+            "train",
+            config.batch,
+            augment=augmentation(config),
+            shuffle=True,
+            seed=config.seed,
+            balanced=config.sampling == "balanced",
+        )
+
+    with ExitStack() as stack:
+        if config.start_size is None:
+            train = open_train(config.size)
+        else:
+            train = GrowingLoader(open_train, partial(training_size, int(config.start_size), config))
+        loaders: dict[str, Loader] = {"train": stack.enter_context(train)}
+        for split in ("val", "test") if config.track_test else ("val",):
+            loaders[split] = stack.enter_context(open_share(config, cache, split, 2 * config.batch))
+        yield loaders
+
+
+def epoch_row(learner: Learner, progress: Progress) -> dict[str, Any]:
+    """The row of accuracy.csv, but for the times, of an epoch whose steps are done."""
+    config, device = learner.config, learner.weights.device
+    loss, right, photographs = progress.sums()
+    val = run_model(learner.judged_net, learner.batches["val"], device, "val")
+    val_loss = losses(config.loss, val.logits, val.grades, learner.weights.cpu()).mean()
+    val_counts = confusion_counts(val.grades, val.logits.argmax(dim=1))
+    acc_test = None
+    if config.track_test:
+        test = run_model(learner.judged_net, learner.batches["test"], device, "test")
+        acc_test = round(accuracy(test), 4)
+    return {
+        "epoch": progress.epoch + 1,
+        "phase": config.phase(progress.epoch),
+        "lr": float(f"{scheduled_lr(config, progress.epoch, len(progress.steps) - 1, len(progress.steps)):.4g}"),
+        "loss_train": round(loss / photographs, 6),
+        "acc_train": round(100 * right / photographs, 4),
+        "loss_val": round(val_loss.item(), 6),
+        "acc_val": round(accuracy(val), 4),
+        "kappa_val": round(quadratic_kappa(val_counts), 6),
+        "acc_test": acc_test,
+    }
+
+
+def accuracy(outputs: Outputs) -> float:
+    """Percent of the graded photographs."""
+    graded = outputs.grades != UNKNOWN
+    right = outputs.logits.argmax(dim=1) == outputs.grades
+    return 100 * right[graded].double().mean().item()
+
+
+def publish(
+    config: FitConfig,
+    about: About,
+    run: RunFolder,
+    model: Grader,
+    progress: Progress,
+    provenance: Callable[[], Provenance | None],
+) -> None:
+    """Writes accuracy.csv, and the model's weights where the epoch that just ended is the one to keep so far.
+
+    Called once the checkpoint is safe and again on resuming, so a run killed between the two loses nothing.
+    """
+    if not progress.history or not first():
+        return
+    run.write_accuracy(progress.history)
+    if not progress.steps and (config.keep == "last" or progress.best == len(progress.history) - 1):
+        save_model(run.model, model, replace(about, epoch=len(progress.history)), provenance())

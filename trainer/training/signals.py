@@ -1,0 +1,67 @@
+"""Being told to stop: Ctrl-C, or SIGTERM, by which schedulers end a job before they kill it."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from trainer.distributed.process_group import highest, world
+
+
+class Stopped(BaseException):
+    """The process was told to end. Not an Exception: nothing but the training loop may catch it."""
+
+    def __init__(self, number: int) -> None:
+        self.signal = signal.Signals(number)
+
+
+class Stopper:
+    """Turns SIGINT and SIGTERM into Stopped, but never in the middle of a step: the state of a run is only whole
+    between steps. What comes after the first is not heard: torchrun passes on what a terminal or a scheduler has sent
+    to each process already, and the checkpoint is being written."""
+
+    def __init__(self) -> None:
+        self._stepping = self._together = self._stopped = False
+        self._came = 0
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """What is done within is done whole; a signal that comes meanwhile raises Stopped at its end."""
+        self._stepping = True
+        try:
+            yield
+        finally:
+            self._stepping = False
+        self._stop(highest(self._came) if self._together else self._came)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """For steps that several ranks do together: whichever hears a signal, all stop after the same step."""
+        self._together = world() > 1
+        try:
+            yield
+        finally:
+            self._together = False
+        self._stop(self._came)
+
+    def _stop(self, number: int) -> None:
+        if number and not self._stopped:
+            self._stopped = True
+            raise Stopped(number)
+
+    def _heard(self, number: int, _: object) -> None:
+        if self._stepping or self._together:
+            self._came = self._came or number
+        else:
+            self._stop(number)
+
+    @classmethod
+    @contextmanager
+    def listening(cls) -> Iterator["Stopper"]:
+        """Hears the signals within the block; to be called in the main thread."""
+        stopper = cls()
+        before = {number: signal.signal(number, stopper._heard) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield stopper
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
