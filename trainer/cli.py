@@ -36,6 +36,7 @@ from trainer.kinds import (
     beside_figure,
     beside_predictions,
     comparison_parts,
+    is_explained_file,
 )
 from trainer.presets import RECIPES
 
@@ -311,7 +312,9 @@ def predict(
 @main.command()
 @click.argument("run", type=FOLDER)
 @click.argument("photographs", nargs=-1, required=True, type=FOLDER, metavar="PHOTO|FOLDER|CACHE...")
-@click.option("--out", type=OutputFolder(EXPLAINED), default=Path("explained"), help="Folder for the pictures.")
+@click.option(
+    "--out", type=OutputFolder(EXPLAINED, is_explained_file), default=Path("explained"), help="Folder for the pictures."
+)
 @click.option("--grade", type=click.IntRange(0, 4), help="Which to explain.  [default: the predicted one]")
 @click.option("--device", type=click.Choice(DEVICES), default="auto", help="auto: the fastest there is.")
 @click.option("--workers", type=WORKERS, help="Threads that read photographs.  [default: one a core]")

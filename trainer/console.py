@@ -29,14 +29,14 @@ def track(items: Iterable[Item], total: int, description: str) -> Iterator[Item]
         yield from progress.track(items, total=total, description=description)
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, err: bool = False) -> None:
-    """Aligned columns, the first to the left and numbers to the right; on stderr where `err`."""
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Aligned columns, the first to the left and numbers to the right."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    console = Console(highlight=False, markup=False, stderr=err)
+    console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console.width = 1000  # whoever reads a pipe wants whole words; lines end after their last column anyway
     console.print(table)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.grades import N_GRADES
-from pipeline.storage.artifacts import MAKER, Kind, picture_kind
+from pipeline.storage.artifacts import EXPLAINED, MAKER, Kind, is_drawn, is_record, picture_kind
 from pipeline.storage.outputs import Part
 
 
@@ -29,9 +29,18 @@ COMPARED: Final = Kind("a table of compared runs", begins=b"run,model,weights,")
 PAIRS: Final = Kind("a table of paired runs", begins=b"run,against,photographs,")
 RANGE_TEST: Final = picture_kind("a range test of learning rates")
 PAGE: Final = Kind("a report", holds=f'<meta name="generator" content="{MAKER}'.encode())
-ONNX: Final = Kind("an exported network", holds=f"{MAKER} ".encode())
+ONNX: Final = Kind("an exported network", begins=b"\x08", holds=f"{MAKER} ".encode())
 CARD: Final = Card("a model card as `trainer report` wrote it; an edited one is kept")
-PT2: Final = Kind("an exported network", holds=b"fundus_grading.json")
+PT2: Final = Kind("an exported network", begins=b"PK", holds=b"fundus_grading.json")
+
+
+def is_explained_file(path: Path) -> bool:
+    """Whether a file is one that `trainer explain` made; one that is not there may become one."""
+    if not path.exists():
+        return True
+    if path.name == EXPLAINED:
+        return is_record(path)
+    return is_drawn(path) if path.suffix in (".jpg", ".png") else REJECTS.made(path)
 
 
 def rejects_of(predictions: Path) -> Path:

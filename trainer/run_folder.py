@@ -118,6 +118,14 @@ class RunFolder:
         finally:
             os.close(lock)
 
+    def check_places(self, *files: Path) -> None:
+        """Raises RunError where one of the run's own files, or a figure's SVG, is a link or a folder: what it leads to
+        is somebody's."""
+        for file in (each for path in files for each in (path, path.with_suffix(".svg"))):
+            if os.path.islink(file) or os.path.isdir(file):
+                what = "link" if os.path.islink(file) else "folder"
+                raise RunError(f"{file}: a {what}, and no file of the run; take it away")
+
     @property
     def started(self) -> bool:
         return os.path.exists(self.config)  # pathlib's raises where a name is too long

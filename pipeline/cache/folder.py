@@ -1,17 +1,24 @@
 """A cache's folder on this machine: who writes it, what is left over in it, and whether it is as it was written."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
 from pipeline.cache.index import MANIFEST, REJECTS, CacheIndex
+from pipeline.cache.manifest import COLUMNS
 from pipeline.cache.shards import is_shard_name, shard_name
 from pipeline.errors import CacheError
-from pipeline.storage.artifacts import INDEX, SHARDS, UNFINISHED
-from pipeline.storage.atomic import TMP_SUFFIX, lock_folder, made_folder
+from pipeline.storage.artifacts import INDEX, SHARDS, UNFINISHED, open_regular
+from pipeline.storage.atomic import TMP_SUFFIX, is_unfinished, lock_folder, made_folder
 from pipeline.storage.paths import names_below, sha256_of
 from pipeline.storage.url import Url
+
+_INDEX_MARKS: Final = (b'"source_digest"', b'"split_seed"', b'"recipe"')
+_OF_WORKERS: Final = re.compile(rf"(\d+\.tar|[0-9a-f]{{32}}|\w+\.(json|csv)).*\{TMP_SUFFIX}", re.DOTALL)
+"""Shards that are being built, marks that workers look for, and what versions before 0.2 called half-written files."""
 
 
 def verify_files(path: Path | Url, index: CacheIndex) -> list[str]:
@@ -44,8 +51,28 @@ def sweep(path: Path, shards: int) -> None:
 def sweep_unfinished(path: Path) -> None:
     """Removes half-written files, which only the owner of the lock may do."""
     for folder in (path, path / SHARDS):
-        for file in folder.glob(f"*{TMP_SUFFIX}"):
-            file.unlink(missing_ok=True)
+        for name in os.listdir(folder) if folder.is_dir() else ():
+            if _is_unfinished(name):
+                (folder / name).unlink(missing_ok=True)
+
+
+def _is_unfinished(name: str) -> bool:
+    """Whether a file's name is one that only half-written files of a cache have; other .tmp files are somebody's."""
+    return is_unfinished(name) or _OF_WORKERS.fullmatch(name) is not None
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a folder holds a cache of ours, damaged ones included: others have a cache.json too."""
+    marks = {INDEX: _INDEX_MARKS, UNFINISHED: _INDEX_MARKS, MANIFEST: (",".join(COLUMNS[:5]).encode(),)}
+    for name, some in marks.items():
+        try:
+            with open_regular(path / name) as file:
+                head = file.read(1 << 20)
+        except OSError:
+            continue
+        if any(mark in head for mark in some):
+            return True
+    return False
 
 
 @contextmanager
@@ -59,10 +86,10 @@ def claim(path: Path) -> Iterator[None]:
     with ExitStack() as stack:
         try:
             stack.enter_context(made_folder(path))
-            strangers = [name for name in os.listdir(path) if not name.endswith(TMP_SUFFIX)]
+            strangers = [name for name in os.listdir(path) if not _is_unfinished(name)]
         except OSError as error:
             raise CacheError(f"{path}: no folder to write a cache into ({error.strerror})") from error
-        if strangers and not {INDEX, UNFINISHED} & set(strangers):
+        if strangers and not _is_ours(path):
             raise CacheError(f"{path} holds {strangers[0]!r} and is no cache; choose another folder with --out")
         try:
             stack.callback(os.close, lock_folder(path))

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from pipeline.errors import SourceError
 from pipeline.photos.photo import SUFFIXES, sniff
-from pipeline.storage.artifacts import what_is
+from pipeline.storage.artifacts import open_regular, what_is
 
 _UNFINISHED: Final = (".part", ".crdownload", ".download", ".tmp", ".partial")
 _JUNK: Final = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
@@ -129,11 +129,7 @@ def unique_ids(photographs: Sequence[tuple[str, str]]) -> list[str]:
 
 def read_regular(path: Path) -> bytes:
     """The bytes of a regular file. Raises OSError for anything else, and never waits for a writer."""
-    # O_NONBLOCK: a FIFO that took the file's place since it was listed must not hang the run.
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError("not a regular file")
+    with open_regular(path) as file:
         return file.read()
 
 

@@ -1,12 +1,14 @@
 """What this program leaves on a disk, and how to tell it from what others have there. Imports nothing heavy."""
 
+import errno
 import json
 import os
 import re
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 INDEX: Final = "cache.json"
 UNFINISHED: Final = "unfinished.json"
@@ -15,6 +17,8 @@ SHARDS: Final = "shards"
 RUN_CONFIG: Final = "config.json"
 EXPLAINED: Final = "explained.csv"
 """The record of a folder that `trainer explain` has made: a row for each file, after this header."""
+SHEET: Final = "contact_sheet.png"
+"""Its contact sheet."""
 EXPLAINED_COLUMNS: Final = ("file", "id", "source", "predicted", "explained", "probability")
 MAKER: Final = "fundus-grading"
 """Stands in the head of each picture that is drawn here, so that nobody grades it as a photograph."""
@@ -35,23 +39,23 @@ class Kind:
     begins: bytes = b""
     """Its first bytes."""
     holds: bytes = b""
-    """Or bytes anywhere in it."""
+    """And bytes anywhere in it."""
     suffix: str = ""
     """That its name must have; "" where any will do."""
 
     def made(self, path: Path) -> bool:
         """Whether a file is one of them; an empty file may become one. Raises OSError where it cannot be read."""
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             if os.fstat(file.fileno()).st_size == 0:
                 return True
-            if self.begins:
-                return file.read(len(self.begins)) == self.begins
-            rest = b""
+            rest = file.read(len(self.begins))
+            if rest != self.begins:
+                return False
             while block := file.read(1 << 20):
                 if self.holds in rest + block:
                     return True
-                rest = block[-len(self.holds) :]
-        return False
+                rest = block[-len(self.holds) :] if self.holds else b""
+        return self.holds in rest
 
 
 def picture_kind(what: str, suffix: str = "") -> Kind:
@@ -77,20 +81,49 @@ def is_cache(names: set[str]) -> bool:
 def is_run(folder: Path) -> bool:
     """Whether a folder is a run of `trainer fit`, finished or not."""
     try:
-        fields = json.loads((folder / RUN_CONFIG).read_bytes())
-    except (OSError, ValueError):
+        fields = json.loads(_read_small(folder / RUN_CONFIG))
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(fields, dict) and {"asked", "resolved", "cache_digest"} <= fields.keys()
 
 
 def is_explained(folder: Path) -> bool:
-    """Whether a folder holds what `trainer explain` drew."""
-    header = ",".join(EXPLAINED_COLUMNS).encode()
+    """Whether a folder holds what `trainer explain` drew: its record alone may have been copied to photographs."""
+    return is_record(folder / EXPLAINED) and is_drawn(folder / SHEET)
+
+
+def is_record(path: Path) -> bool:
+    """Whether a file is a record of `trainer explain`."""
     try:
-        with open(folder / EXPLAINED, "rb") as file:
-            return file.read(len(header)) == header
+        return _read_small(path).startswith(",".join(EXPLAINED_COLUMNS).encode())
     except OSError:
         return False
+
+
+def is_drawn(path: Path) -> bool:
+    """Whether a file is a picture that was drawn here."""
+    try:
+        with open_regular(path) as file:
+            return is_drawn_here(file.read(_HEAD))
+    except OSError:
+        return False
+
+
+def open_regular(path: Path) -> IO[bytes]:
+    """A regular file opened to be read. Raises OSError for anything else, and never waits for a writer."""
+    # O_NONBLOCK: a FIFO that took the file's place since it was listed must not hang the run.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    file = open(descriptor, "rb")  # noqa: SIM115  # the caller's
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return file
+
+
+def _read_small(path: Path) -> bytes:
+    """The first 4 MB: a record of 40,000 photographs, and any config.json."""
+    with open_regular(path) as file:
+        return file.read(4 << 20)
 
 
 def what_is(folder: Path, names: Iterable[str]) -> str:
@@ -118,3 +151,8 @@ def cache_around(path: Path) -> Path | None:
 def belongs_to_run(path: Path) -> bool:
     """Whether a path is, or would be, a file that a run writes itself; reports and what users put there are none."""
     return _OF_A_RUN.fullmatch(path.name) is not None and is_run(path.parent)
+
+
+def is_report_of_run(path: Path) -> bool:
+    """Whether a path is where a run's own report lies."""
+    return re.fullmatch(r"report(_\w+)?\.html", path.name) is not None and is_run(path.parent)

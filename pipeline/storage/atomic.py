@@ -15,6 +15,8 @@ from typing import IO, Final
 
 TMP_SUFFIX: Final = ".tmp"
 """What a half-written file is called; whoever finds one without its owner may delete it."""
+TRIES: Final = 8
+"""To claim an output, up to 50 ms apart."""
 READER: Final = 10.0
 """Seconds to wait for somebody who reads a FIFO that is written to."""
 _LONGEST: Final = 200
@@ -68,16 +70,38 @@ def claimed(paths: Iterable[Path]) -> Iterator[None]:
     """
     with ExitStack() as stack:
         for path in paths:
-            if is_stream(path):
-                continue
-            path = Path(os.path.realpath(path))
-            stack.enter_context(made_folder(path.parent))
-            mine = stack.enter_context(_own_file(path)).name
-            for other in _unfinished(path.parent, _start_of(path)):
-                # Names begin with the time: of two that come at once the first one stays.
-                if other.name < Path(mine).name and not _removed_if_dead(other):
-                    raise Busy(errno.EBUSY, "another command is writing it; wait until that ends", str(path))
+            if not is_stream(path):
+                path = Path(os.path.realpath(path))
+                stack.enter_context(made_folder(path.parent))
+                _claim(path, stack)
         yield
+
+
+def _claim(path: Path, stack: ExitStack) -> None:
+    """Holds an own file beside `path` with `stack`, where nobody else has one.
+
+    Each looks for others after its own file is there and locked, so of two at least one sees the other and steps back.
+    Where both do, they try again after different times.
+    """
+    for _ in range(TRIES):
+        with ExitStack() as mine:
+            file = mine.enter_context(_own_file(path))
+            others = [
+                other for other in _unfinished(path.parent, _start_of(path)) if other.name != Path(file.name).name
+            ]
+            if all([_removed_if_dead(other) for other in others]) and _is_there(file):
+                stack.push(mine.pop_all())
+                return
+        time.sleep(secrets.randbelow(50) / 1000)
+    raise Busy(errno.EBUSY, "another command is writing it; wait until that ends", str(path))
+
+
+def _is_there(file: IO[bytes]) -> bool:
+    """Whether the file still has its name: before it was locked, another may have taken it for a dead one's."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(file.name))
+    except FileNotFoundError:
+        return False
 
 
 def is_stream(path: Path) -> bool:
@@ -89,29 +113,35 @@ def is_stream(path: Path) -> bool:
         kind = os.stat(path).st_mode
     except (OSError, ValueError):
         return False
-    return not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)) or _leads_to_open_file(path)
+    return not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)) or _open_descriptor(path) is not None
 
 
-def _leads_to_open_file(path: Path) -> bool:
+def _open_descriptor(path: Path) -> int | None:
+    """The descriptor of this process that a path stands for, as /dev/stdout and /dev/fd/3 do."""
     for _ in range(40):  # as many links as Linux follows
         try:
-            target = os.readlink(path)
+            where = f"{os.path.realpath(path.parent)}/{path.name}"
+            if match := re.fullmatch(rf"/proc/{os.getpid()}/fd/(\d+)", where):
+                return int(match[1])
+            path = Path(where).parent / os.readlink(where)
         except OSError:
-            return False
-        path = path.parent / target
-        if path.parts[:2] == ("/", "proc"):
-            return True
-    return False
+            return None
+    return None
 
 
 def _open_stream(path: Path) -> IO[bytes]:
+    if (descriptor := _open_descriptor(path)) is not None:
+        # The open file itself: opened anew, a file that the shell appends to would be written over from its beginning.
+        return open(os.dup(descriptor), "wb")
     until = time.monotonic() + READER
     while True:
         try:
             descriptor = os.open(path, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0))
         except OSError as error:
-            if error.errno != errno.ENXIO or time.monotonic() > until:
+            if error.errno != errno.ENXIO:
                 raise
+            if time.monotonic() > until:
+                raise OSError(errno.ENXIO, "nobody reads from it", str(path)) from error
             time.sleep(0.05)  # a FIFO whose reader has not come yet
         else:
             os.set_blocking(descriptor, True)
@@ -144,6 +174,11 @@ def _unfinished(folder: Path, start: str | None = None) -> list[Path]:
     name, so nobody's `notes.csv.old.tmp` is among them."""
     names = ((_UNIQUE.fullmatch(name), name) for name in os.listdir(folder))
     return [folder / name for match, name in names if match and start in (None, match["start"])]
+
+
+def is_unfinished(name: str) -> bool:
+    """Whether a file's name is one of those that half-written files of ours have."""
+    return _UNIQUE.fullmatch(name) is not None
 
 
 def sweep_dead(folder: Path) -> None:

@@ -17,6 +17,7 @@ import click
 
 from pipeline.errors import StoreError
 from pipeline.options import Finite
+from pipeline.storage.artifacts import INDEX
 from pipeline.storage.atomic import TMP_SUFFIX
 from pipeline.storage.url import Folder, Url
 
@@ -41,6 +42,8 @@ class LocalFolder:
 
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder, self.limit = folder, limit
+        if (folder.parent / INDEX).exists():
+            raise StoreError(f"{folder.parent} is a cache; name another folder with --local-cache")
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -127,7 +130,7 @@ class LocalFolder:
     @contextmanager
     def _settled(self) -> Iterator[None]:
         """Nobody else makes room meanwhile, or gives a file the name under which it would be overlooked."""
-        with open(self.folder / _LOCK, "wb") as lock:
+        with open(self.folder / _LOCK, "ab") as lock:
             _lock(lock)
             yield
 

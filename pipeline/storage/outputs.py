@@ -14,8 +14,9 @@ An option that names an output has one of the types below; `Guarded`, the class 
 import csv
 import errno
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -23,10 +24,12 @@ import click
 
 from pipeline.errors import OutputError
 from pipeline.machine import check_names
-from pipeline.storage.artifacts import Kind, belongs_to_run, cache_around
-from pipeline.storage.atomic import TMP_SUFFIX, Busy, claimed, is_stream
+from pipeline.storage.artifacts import Kind, belongs_to_run, cache_around, is_report_of_run
+from pipeline.storage.atomic import Busy, claimed, is_stream, is_unfinished
 from pipeline.storage.url import Folder, Url, place
 
+_LOCK: Final = "lock"
+"""Is claimed in a folder that has no record; a file of this name is never made."""
 _REASONS: Final = {
     errno.ENAMETOOLONG: "its name is too long",
     errno.ENOTDIR: "a part of its path is a file and no folder",
@@ -53,6 +56,8 @@ class OutputFile(Folder):
     def parts(self, path: Path) -> list[Part]:
         """All files that are written where the command is told `path`."""
         _check_name(path)
+        if self._kind is None and is_stream(path):
+            raise OutputError(f"{path}: a device; several files are written, so name the beginning of their names")
         if self._kind is None:
             return self._beside(path)
         return [Part(path, self._kind), *([] if is_stream(path) else self._beside(path))]
@@ -63,21 +68,25 @@ class OutputFile(Folder):
 
 
 class OutputFolder(Folder):
-    """A folder. In one that exists, `record` lists what may be replaced; without a record it must be empty."""
+    """A folder. In one that exists, `record` lists what may be replaced, as long as it is what the command made, which
+    `made` tells of a file; without a record the folder must be empty."""
 
-    def __init__(self, record: str | None = None) -> None:
+    def __init__(self, record: str | None = None, made: Callable[[Path], bool] = lambda path: False) -> None:
         super().__init__(path_type=Path)
-        self._record = record
+        self._record, self._made = record, made
 
     def check(self, path: Path, inputs: Sequence[Path]) -> list[Path]:
         """As OutputFile's."""
         real = _check_folder(path, inputs)
         if os.path.isdir(real):
-            allowed = {self._record, *recorded(real / self._record)} if self._record else set()
-            if strangers := sorted(name for name in os.listdir(real) if name not in allowed and not _is_tmp(name)):
+            listed = recorded(real / self._record) if self._record and self._made(real / self._record) else []
+            allowed = {name for name in listed if not os.path.islink(real / name) and self._made(real / name)}
+            if strangers := sorted(
+                name for name in os.listdir(real) if name not in allowed and not is_unfinished(name)
+            ):
                 why = f"holds {strangers[0]!r}, which this command did not make; name a new folder"
                 raise OutputError(f"{path}: {why if self._record else 'the folder is not empty; name a new one'}")
-        return [real / (self._record or "lock")]
+        return [real / (self._record or _LOCK)]
 
 
 class OutputPlace(Folder):
@@ -111,10 +120,17 @@ class Guarded(click.Command):
         inputs = [path for kind, path in paths if not isinstance(kind, Output)]
         outputs = [(kind, path) for kind, path in paths if isinstance(kind, Output)]
         files = [file for kind, path in outputs for file in kind.check(path, inputs)]
+        aside = any(is_stream(file) for file in files)  # a command's own words must not stand among its rows
         if twice := [file for file in files if files.count(file) > 1 and not is_stream(file)]:
             raise OutputError(f"{twice[0]}: two outputs of one name; give each its own")
-        with kept(files):
-            return super().invoke(ctx)
+        with kept(files), redirect_stdout(sys.stderr) if aside else nullcontext():
+            try:
+                return super().invoke(ctx)
+            except OSError as error:
+                if error.errno == errno.EPIPE:  # click ends quietly where nobody reads on
+                    raise
+                where = f"{error.filename}: " if error.filename else ""
+                raise OutputError(f"{where}cannot be read or written ({_why(error)})") from error
 
 
 class GuardedGroup(click.Group):
@@ -130,7 +146,7 @@ def kept(files: Sequence[Path]) -> Iterator[None]:
         try:
             stack.enter_context(claimed(files))
         except Busy as error:
-            raise OutputError(f"{error.filename}: {error.strerror}") from error
+            raise OutputError(f"{error.filename.removesuffix(f'/{_LOCK}')}: {error.strerror}") from error
         except OSError as error:
             raise OutputError(f"{error.filename}: cannot be written ({_why(error)})") from error
         yield
@@ -161,6 +177,8 @@ def _check_file(path: Path, kind: Kind, inputs: Sequence[Path]) -> Path:
     if os.path.isdir(real):
         raise OutputError(f"{path}: a folder; name a file in it")
     _check_around(path, real)
+    if is_report_of_run(real) and not any(_same(real.parent, source) for source in inputs):
+        raise OutputError(f"{path}: the report of another run; name another file")
     if belongs_to_run(real):
         raise OutputError(f"{path}: a file of the run {real.parent}; name another file")
     if os.path.lexists(real):
@@ -210,13 +228,14 @@ def _check_name(path: Path) -> None:
 def _real(path: Path) -> Path:
     """Without links. Raises OutputError for a path that cannot be."""
     try:
-        real = os.path.realpath(path)
-        os.lstat(real)
-    except FileNotFoundError:
-        pass
+        real = Path(os.path.realpath(path))
+        with suppress(FileNotFoundError):
+            os.lstat(real)
+    except FileNotFoundError as error:
+        raise OutputError(f"{path}: the current folder is gone; change to another") from error
     except (OSError, ValueError) as error:
         raise OutputError(f"{path}: cannot be written ({_why(error)})") from error
-    return Path(real)
+    return real
 
 
 def _why(error: OSError | ValueError) -> str:
@@ -230,7 +249,3 @@ def _same(one: Path, other: Path) -> bool:
         return os.path.samefile(one, other)
     except OSError:
         return False
-
-
-def _is_tmp(name: str) -> bool:
-    return name.endswith(TMP_SUFFIX)

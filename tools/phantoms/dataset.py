@@ -137,7 +137,11 @@ def _make_folders(out: Path, names: Iterable[str]) -> None:
 
 def _write_jpeg(path: Path, picture: Picture, quality: int) -> None:
     jpeg = cv2.imencode(".jpeg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), (cv2.IMWRITE_JPEG_QUALITY, quality))[1]
-    path.write_bytes(jpeg.tobytes())
+    try:
+        path.write_bytes(jpeg.tobytes())
+    except OSError:
+        path.unlink(missing_ok=True)  # half a photograph has no name
+        raise
 
 
 def _at_once(write: Callable[..., None], chosen: Sequence[tuple[Any, ...]]) -> None:

@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 from pipeline.errors import SourceError
 from pipeline.grades import parse_grade
+from pipeline.storage.artifacts import open_regular
 
 ID_COLUMNS: Final = (
     "image", "id_code", "image name", "image_name", "image id", "image_id", "imageid", "filename", "file_name",
@@ -75,7 +76,8 @@ def read_column(path: Path) -> list[tuple[str, str]]:
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     """(line number, cells without surrounding spaces) of each row that is not blank."""
     try:
-        data = path.read_bytes()
+        with open_regular(path) as file:
+            data = file.read()
     except OSError as error:
         raise SourceError(f"{path}: cannot be read ({error.strerror})") from error
     encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"

@@ -1,6 +1,7 @@
 """Several runs side by side: a figure, a table, and the differences from the first of them."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +14,9 @@ from trainer.config import FitConfig
 from trainer.console import print_table, warn
 from trainer.evaluation.paired import Difference, pair
 from trainer.kinds import comparison_parts
+from trainer.network.provenance import Exposure
 from trainer.reporting.figures import draw_comparison
+from trainer.reporting.narrative import exposure_line
 from trainer.reporting.tables import places, with_interval
 from trainer.run_folder import RunFolder, write_csv
 
@@ -85,9 +88,18 @@ def read_runs(paths: Sequence[Path]) -> Iterable[Run]:
         except RunError as error:
             warn(f"left out: {error.message}")
         else:
+            say_exposure(run, str(path))
             if not summary:
                 warn(f"{path} is unfinished ({len(accuracy)} epochs); `trainer fit --run {path} --resume` continues it")
             yield Run(name if names.count(name) == 1 else str(path), run, config, accuracy, summary)
+
+
+def say_exposure(run: RunFolder, name: str) -> None:
+    """Warns of a run whose weights have met the test photographs it was measured on."""
+    with suppress(RunError):
+        exposure = run.read_json(run.metrics("test")).get("exposure")
+        if exposure and (line := exposure_line("test", Exposure(**exposure))):
+            warn(f"{name}: {line}")
 
 
 def table_row(run: Run) -> dict[str, Any]:

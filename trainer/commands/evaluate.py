@@ -37,7 +37,7 @@ from trainer.network.metadata import About, read_about, temperature_of
 from trainer.network.model import Grader, load_model, read_provenance, save_model
 from trainer.network.provenance import Exposure, Provenance
 from trainer.reporting.figures import draw_accuracy, draw_confusion
-from trainer.reporting.narrative import choice, exposure_line
+from trainer.reporting.narrative import UNKNOWN_PAST, choice, exposure_line
 from trainer.reporting.tables import print_results
 from trainer.run_folder import RunFolder, write_csv, write_json
 
@@ -60,6 +60,13 @@ def evaluate(
     """
     run = RunFolder(path)
     config = run.read_config()
+    run.check_places(
+        run.predictions(split),
+        run.metrics(split),
+        run.confusion(split),
+        run.confusion_counts(split),
+        run.confusion_figure(split),
+    )
     model, about = load_model(run.model)
     cache = open_measured(run, config.cache, cache_path)
     if split == "test" and not run.finished:
@@ -93,8 +100,9 @@ def evaluate(
         ) as batches,
     ):
         outputs = run_model(model, batches, device, split, tta=config.resolved.tta if tta is None else tta)
-        exposure = met(read_provenance(run.model), cache, split, own=cache.digest == config.cache_digest)
-        return write_split(run, cache, split, outputs, about, exposure, prevalence)
+        own = cache.digest == config.cache_digest
+        exposure = met(read_provenance(run.model), cache, split, own=own)
+        return write_split(run, cache, split, outputs, about, exposure, prevalence, own=own)
 
 
 def met(provenance: Provenance | None, cache: Cache, split: str, *, own: bool) -> Exposure | None:
@@ -204,6 +212,8 @@ def write_split(
     about: About,
     exposure: Exposure | None,
     prevalence: float | None = None,
+    *,
+    own: bool = True,
 ) -> Results:
     """Writes the predictions, metrics and confusion matrices of a split, and returns what they were measured to be."""
     manifest = cache.manifest
@@ -222,9 +232,11 @@ def write_split(
         run.metrics(split),
         {"split": split, "cache": cache.digest, **results.as_dict(), "exposure": exposure and exposure._asdict()},
     )
-    told = results.baselines.leaked if results.baselines else 0
-    if exposure and max(exposure.trained_on, exposure.chosen_by) > told:  # more than this cache's names tell
+    told = results.baselines.leaked if own and results.baselines else 0  # fit has said so much by the names
+    if exposure and max(exposure.trained_on, exposure.chosen_by) > told:
         warn(exposure_line(split, exposure))
+    if exposure is None and not own:
+        warn(UNKNOWN_PAST)
 
     warn_of_defects(split, predictions, results)
     return results

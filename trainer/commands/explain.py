@@ -18,7 +18,7 @@ from pipeline.errors import SourceError
 from pipeline.grades import GRADES
 from pipeline.photos.contact_sheet import SIDE, Tile, draw_sheet, encoded
 from pipeline.photos.discovery import Refusal
-from pipeline.storage.artifacts import EXPLAINED, EXPLAINED_COLUMNS
+from pipeline.storage.artifacts import EXPLAINED, EXPLAINED_COLUMNS, SHEET
 from pipeline.storage.atomic import write_whole
 from pipeline.storage.csv_files import to_csv
 from pipeline.storage.outputs import recorded
@@ -29,7 +29,6 @@ from trainer.inference.predictor import Predictor
 
 SHOWN_SIDE: Final = 512
 """Of a picture, pixels, at least: training images may be too small to look at."""
-SHEET: Final = "contact_sheet.png"
 REJECTS: Final = "rejects.csv"
 NOT_YET: Final = ("",) * (len(EXPLAINED_COLUMNS) - 1)
 LONGEST: Final = 200

@@ -2,10 +2,10 @@
 
 import functools
 import platform
+import shlex
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -64,9 +64,19 @@ def start(asked: FitConfig, path: Path | None) -> RunFolder:
         run = from_first(lambda: create_run(path, name))
         with run.held() if first() else nullcontext():
             if first():
-                write_json(run.config, describe(asked, config, cache).as_dict())
+                begin(run, describe(asked, config, cache))
             carry_out(config, cache, loaders, run, model, Progress())
     return run
+
+
+def begin(run: RunFolder, config: RunConfig) -> None:
+    """Writes config.json, which makes a folder a run. Raises RunError, and leaves no empty folder, where it cannot."""
+    try:
+        write_json(run.config, config.as_dict())
+    except OSError as error:
+        with suppress(OSError):
+            run.path.rmdir()
+        raise RunError(f"{run.path}: cannot be written ({error.strerror}); choose another --run") from error
 
 
 def begun_run(asked: FitConfig, path: Path | None) -> RunFolder | None:
@@ -162,10 +172,11 @@ def resume(path: Path | None, given: Mapping[str, Any]) -> RunFolder:
     other = {name: value for name, value in given.items() if name not in MAY_CHANGE and value != getattr(asked, name)}
     if from_first(lambda: run.finished):
         if other:
-            options = " ".join(option for name, value in other.items() for option in as_options(name, value))
+            options = [option for name, value in other.items() for option in as_options(name, value)]
+            way_on = shlex.join(["trainer", "fit", "--cache", recorded.cache, "--weights", str(run.model), *options])
             raise RunError(
-                f"{run.path} is finished, so {options} changes nothing; another run goes on from its weights: "
-                f"`trainer fit --weights {run.model} {options}`"
+                f"{run.path} is finished, so {shlex.join(options)} changes nothing; another run goes on from its "
+                f"weights: `{way_on}`"
             )
         click.echo(f"{run.path} is finished")
         return run
@@ -326,15 +337,13 @@ def train(
         seen=seen,
     )
     cache.note_sources()
-    provenance = functools.cache(partial(provenance_of, config, cache, run))
-    fit(learner, about, cache, run, progress, stopper, provenance, checkpoint)
-
-
-def provenance_of(config: FitConfig, cache: Cache, run: RunFolder) -> Provenance | None:
-    """Which photographs the run's weights have met: its cache's, and those of the weights that it began with."""
-    if run.model.exists() and (known := read_provenance(run.model)):
-        return known  # resumed: the weights that it began with may be gone by now
-    return Provenance.of_cache(cache).after(earlier_provenance(config.weights))
+    if checkpoint:  # resumed: the weights that it began with may be gone by now
+        earlier = Provenance.from_tensors(checkpoint.get("earlier"))
+    else:
+        earlier = earlier_provenance(config.weights) if first() else None
+    provenance = functools.cache(lambda: Provenance.of_cache(cache).after(earlier))
+    kept = {"earlier": earlier.as_tensors()} if earlier else {}
+    fit(learner, about, cache, run, progress, stopper, provenance, checkpoint, kept)
 
 
 def earlier_provenance(weights: str) -> Provenance | None:

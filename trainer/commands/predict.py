@@ -27,10 +27,9 @@ def predict(
 ) -> None:
     """Writes OUT, a row for each photograph, and beside it OUT's name + _rejects.csv, one for each that is refused.
 
-    Into a FIFO or a device only the rows go; what else there is to say, all refused photographs included, goes to
-    stderr. Rows are written batch by batch, so a thousand photographs need no more memory than a hundred. Raises
-    RunError for weights that cannot be used, SourceError where a path does not exist or no photograph could be
-    predicted.
+    Into a FIFO or a device only the rows go, and all refused photographs are said. Rows are written batch by batch, so
+    a thousand photographs need no more memory than a hundred. Raises RunError for weights that cannot be used,
+    SourceError where a path does not exist or no photograph could be predicted.
     """
     predictor = Predictor(run, device_name, workers, tta)
     threshold = predictor.rule.threshold
@@ -61,13 +60,13 @@ def predict(
                 raise SourceError(f"none of {found} photographs could be predicted{seen_in_file(rejects)}")
     except OSError as error:
         raise SourceError(f"{out}: cannot be written ({error.strerror})") from error
-    click.echo(f"found {found} = {grades.total()} predicted + {len(refused)} rejected", err=streams)
+    click.echo(f"found {found} = {grades.total()} predicted + {len(refused)} rejected")
     rows = [(f"{grade} {name}", str(grades[grade])) for grade, name in enumerate(GRADES)]
-    print_table(["grade", "photographs"], rows, err=streams)
-    click.echo(f"referable (grade 2 or worse, p_referable at least {threshold:.4g}): {referable}", err=streams)
+    print_table(["grade", "photographs"], rows)
+    click.echo(f"referable (grade 2 or worse, p_referable at least {threshold:.4g}): {referable}")
     for flag, count in sorted(flags.items()):
-        click.echo(f"flagged {flag}: {count}", err=streams)
-    click.echo(f"predictions: {out}", err=streams)
+        click.echo(f"flagged {flag}: {count}")
+    click.echo(f"predictions: {out}")
 
 
 def cells(prediction: Prediction, threshold: float) -> tuple[object, ...]:

@@ -1,5 +1,6 @@
 """`trainer report`: a run as one page for a clinician, and as a model card."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,12 @@ from pipeline.cache.splits import patients_of
 from pipeline.errors import RunError
 from pipeline.grades import GRADES, N_GRADES, REFERABLE, UNKNOWN
 from pipeline.storage.atomic import is_stream, write_whole
-from pipeline.storage.outputs import kept
+from pipeline.storage.outputs import OutputFile, kept
 from pipeline.storage.url import Url
 from trainer.evaluation.calibration import Bin
 from trainer.evaluation.metrics import confusion
 from trainer.evaluation.subgroups import subgroups
-from trainer.kinds import PROBABILITIES, sealed
+from trainer.kinds import PAGE, PROBABILITIES, sealed
 from trainer.network.decision import p_referable
 from trainer.reporting.curves import Point, draw_precision_recall, draw_reliability, draw_roc
 from trainer.reporting.figures import draw_accuracy, draw_confusion
@@ -71,17 +72,21 @@ def report(path: Path, split: str, cache_path: Path | Url | None, out: Path | No
     measured = read_measured(RunFolder(path), split, cache_path)
     fields = describe(measured)
     page = out or measured.run.report(split)
+    figures = ("accuracy", "confusion", "roc", "precision_recall", "reliability")
+    measured.run.check_places(measured.run.accuracy_figure, *(measured.run.figure(name, split) for name in figures))
+    if card and os.path.realpath(card) == os.path.realpath(page):
+        raise RunError(f"{card}: the page and the model card need a file each")
     try:
-        with kept([] if out else [page]):  # what the user named is kept already
-            figures = draw(measured)
-            data = render("report.html.j2", {**fields, "figures": figures, **shown_photographs(measured)})
+        with kept([] if out else OutputFile(PAGE).check(page, [path])):  # what the user named is kept already
+            drawn = draw(measured)
+            data = render("report.html.j2", {**fields, "figures": drawn, **shown_photographs(measured)})
             write(page, data)
         click.echo(f"written: {page} ({len(data) / 1e6:.1f} MB)")
         if card:
             write(card, sealed(render("card.md.j2", fields)))
             click.echo(f"written: {card}")
     except OSError as error:
-        where = error.filename or page
+        where = error.filename or "the report"
         raise RunError(
             f"{where}: cannot be written ({error.strerror}); the figures go into the run folder, the page to --out"
         ) from error
@@ -99,7 +104,8 @@ def describe(measured: Measured) -> dict[str, Any]:
     metrics, config = measured.metrics, measured.config
     manifest = measured.cache.manifest if measured.cache else None
     operating, no_image = metrics["operating"], metrics["no_image"]
-    leak = leak_statement(measured.split, metrics, manifest)
+    own = metrics["cache"] == config.cache_digest
+    leak = leak_statement(measured.split, metrics, manifest, own=own)
     return {
         "name": measured.name,
         "split": measured.split,

@@ -182,7 +182,7 @@ def seen_in(cache: Cache, size: int, workers: int | None) -> Seen:
 
 def _add(found: dict[str, tuple[str, Photograph]], id: str, path: Path) -> None:
     source = str(path)
-    found.setdefault(str(path.absolute()), (path.stem, Photograph(id, source, partial(_read_raw, source))))
+    found.setdefault(os.path.normpath(path.absolute()), (path.stem, Photograph(id, source, partial(_read_raw, source))))
 
 
 def _read_raw(source: str, recipe: Recipe) -> Ready:

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, get_args
 from pipeline.errors import RunError
 from pipeline.grades import GRADES
 from pipeline.photos.preparation import Recipe
+from pipeline.storage.artifacts import open_regular
 from trainer.config import STEMS, Link
 from trainer.network.image_statistics import Seen
 
@@ -121,7 +122,7 @@ def read_header(path: Path) -> dict[str, Any]:
     opens no path that is not UTF-8. Raises RunError where the file is missing, cut, or no safetensors file.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             nbytes = os.fstat(file.fileno()).st_size
             length = int.from_bytes(file.read(8), "little")
             if not 0 < length <= nbytes - 8:

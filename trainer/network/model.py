@@ -139,7 +139,7 @@ def save_model(path: Path, model: Grader, about: About, provenance: Provenance |
     # contiguous: channels-last strides cannot be saved as they are.
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     if provenance:
-        tensors |= {f"{MET}{name}": torch.from_numpy(value) for name, value in vars(provenance).items()}
+        tensors |= {f"{MET}{name}": tensor for name, tensor in provenance.as_tensors().items()}
     with write_whole(path) as file:
         file.write(save(tensors, metadata=about.as_metadata()))
 
@@ -160,10 +160,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 def read_provenance(path: Path) -> Provenance | None:
     """Which photographs a model's weights have met; None where it does not say, as older files. Raises RunError where
     it cannot be read."""
-    found = {
-        name.removeprefix(MET): tensor.numpy() for name, tensor in read_tensors(path).items() if name.startswith(MET)
-    }
-    return Provenance(**found) if found.keys() == {"digests", "patients", "roles"} else None
+    tensors = read_tensors(path)
+    return Provenance.from_tensors({name.removeprefix(MET): tensors[name] for name in tensors if name.startswith(MET)})
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

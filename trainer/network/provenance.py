@@ -1,11 +1,12 @@
 """Which photographs weights were trained on and chosen by, and how many of those that are measured are among them.
 
 Weights carry it as digests of the photographs' own files, grouped by patient. Names and ids would not do: numbers can
-be guessed, and another clinic's patient 17 is another person. Imports no torch.
+be guessed, and another clinic's patient 17 is another person. Imports no torch before it is needed.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,9 @@ from numpy.typing import NDArray
 from pipeline.cache.cache import Cache
 from pipeline.cache.splits import patients_of
 from pipeline.grades import UNKNOWN
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TRAINED: Final = 0
 CHOSEN: Final = 1
@@ -62,6 +66,19 @@ class Provenance:
     def _sorted(cls, digests: NDArray[np.int64], patients: NDArray[np.int64], roles: NDArray[np.uint8]) -> "Provenance":
         order = np.lexsort((patients, roles, digests))
         return cls(digests[order], pd.factorize(patients[order])[0].astype(np.int32), roles[order])
+
+    def as_tensors(self) -> dict[str, "Tensor"]:
+        """By name, for a file of weights or a checkpoint."""
+        import torch
+
+        return {name: torch.from_numpy(value) for name, value in vars(self).items()}
+
+    @classmethod
+    def from_tensors(cls, tensors: "Mapping[str, Tensor] | None") -> "Provenance | None":
+        """What `as_tensors` gave; None for anything else, as from files of earlier versions."""
+        if tensors is None or tensors.keys() != {"digests", "patients", "roles"}:
+            return None
+        return cls(**{name: tensor.numpy() for name, tensor in tensors.items()})
 
     def after(self, earlier: "Provenance | None") -> "Provenance":
         """Of weights that went on from others: both have left their traces."""

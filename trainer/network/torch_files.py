@@ -8,6 +8,7 @@ from zipfile import BadZipFile, ZipFile, is_zipfile
 import torch
 
 from pipeline.errors import RunError
+from pipeline.storage.artifacts import open_regular
 
 
 def read_torch(path: Path) -> Any:
@@ -16,6 +17,7 @@ def read_torch(path: Path) -> Any:
     Raises RunError where the file is missing, damaged, or holds more than that.
     """
     try:
+        open_regular(path).close()  # a FIFO would be waited for
         if is_zipfile(path):  # as torch.save writes since 1.6; torch.load looks at no checksum
             with ZipFile(path) as records:
                 if damaged := records.testzip():

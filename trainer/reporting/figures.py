@@ -86,8 +86,9 @@ def new_figure(path: Path, width: float, height: float, what: str = "a figure of
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure = Figure(figsize=(width, height))
         yield figure
-        for text in figure.findobj(Text):  # a run's name may hold bytes that are no UTF-8: question marks
-            text.set_text(text.get_text().encode("utf-8", "replace").decode())
+        for text in figure.findobj(Text):  # a run's name may hold any bytes; what no figure can show is a "?"
+            shown = (letter if letter.isprintable() or letter == "\n" else "?" for letter in text.get_text())
+            text.set_text("".join(shown))
         with write_whole(path) as png:
             figure.savefig(png, format="png", metadata={"Software": picture_mark(what)})
         with write_whole(path.with_suffix(".svg")) as svg:

@@ -128,9 +128,22 @@ def exposure_line(split: str, exposure: Exposure) -> str:
     return ""
 
 
-def leak_statement(split: str, metrics: Mapping[str, Any], manifest: pd.DataFrame | None) -> dict[str, Any]:
-    """`text`, and whether it is an `alarm`."""
+UNKNOWN_PAST: Final = "The weights do not say which photographs they were trained on, so a leak cannot be seen."
+
+
+def leak_statement(
+    split: str, metrics: Mapping[str, Any], manifest: pd.DataFrame | None, *, own: bool = True
+) -> dict[str, Any]:
+    """`text`, and whether it is an `alarm`.
+
+    `own`: whether the cache that was measured is the one that the weights were trained on. Another one's splits say
+    nothing of these weights, but the digests that they carry do.
+    """
     n, no_image, exposure = metrics["photographs"], metrics["no_image"], metrics.get("exposure")
+    if not own:
+        line = exposure_line(split, Exposure(**exposure)) if exposure else UNKNOWN_PAST
+        text = line or f"No leak: no patient of the {n:,} {split} photographs is among those the weights have met."
+        return {"alarm": bool(line), "text": text}
     leaked = no_image["leaked"] if no_image else 0
     if exposure and max(exposure["trained_on"], exposure["chosen_by"]) > leaked:  # more than this cache's names tell
         return {"alarm": True, "text": exposure_line(split, Exposure(**exposure))}

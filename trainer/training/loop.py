@@ -78,14 +78,15 @@ def fit(
     run: RunFolder,
     progress: Progress,
     stopper: Stopper,
-    provenance: Callable[[], Provenance | None],
+    provenance: Callable[[], Provenance],
     resumed: Mapping[str, Any] | None = None,
+    kept: Mapping[str, Any] | None = None,
 ) -> None:
     """Trains from `progress` to the end, leaving after each epoch a checkpoint, accuracy.csv and the weights to keep.
 
     `about` is what the weights shall say of themselves. `provenance` gives the photographs that they have met; it is
     asked after the first epoch, when all shards of a cache behind a URL have come. `resumed` is the checkpoint that the
-    learner's model and progress come from. Stopped, it leaves a checkpoint.
+    learner's model and progress come from, `kept` is what checkpoints keep besides. Stopped, it leaves a checkpoint.
     """
     config, began = learner.config, perf_counter() - progress.seconds
     learner.open(config.phase(progress.epoch))
@@ -97,7 +98,7 @@ def fit(
         check_finite(progress)  # a sick state is never kept
         progress.seconds = perf_counter() - began
         if first():
-            save_checkpoint(run, progress, learner.state())
+            save_checkpoint(run, progress, {**learner.state(), **(kept or {})})
 
     events = Events(run, progress.history) if first() else None
     try:
@@ -210,7 +211,7 @@ def publish(
     run: RunFolder,
     model: Grader,
     progress: Progress,
-    provenance: Callable[[], Provenance | None],
+    provenance: Callable[[], Provenance],
 ) -> None:
     """Writes accuracy.csv, and the model's weights where the epoch that just ended is the one to keep so far.
 
