@@ -107,6 +107,24 @@ def test_two_writers_exclude_each_other(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.parametrize("name", ["cache.json", "unfinished.json"])
+def test_somebody_elses_cache_json_makes_no_cache(name: str, tmp_path: Path) -> None:
+    theirs = {name: '{"npm": 1}', "manifest.csv": "url,caption\n", "shards/0000.tar": "x", "shards/0007.tar": "x"}
+    for path, text in theirs.items():
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(text)
+    with pytest.raises(CacheError, match="and is no cache; choose another folder"), claim(tmp_path):
+        pass
+    assert {path: (tmp_path / path).read_text() for path in theirs} == theirs
+
+
+def test_somebody_elses_half_written_files_are_theirs(tmp_path: Path) -> None:
+    (tmp_path / "draft.tmp").write_text("mine")
+    with pytest.raises(CacheError, match=r"holds 'draft\.tmp'"), claim(tmp_path):
+        pass
+    assert (tmp_path / "draft.tmp").read_text() == "mine"
+
+
 def test_a_folder_made_for_nothing_goes_again(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), claim(tmp_path / "no" / "such" / "c"):
         raise RuntimeError

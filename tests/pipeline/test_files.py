@@ -106,6 +106,24 @@ def test_stdout_is_a_stream_even_where_it_goes_to_a_file(tmp_path: Path) -> None
     assert not is_stream(tmp_path / "out")
 
 
+def test_what_a_shell_appends_to_keeps_its_beginning(tmp_path: Path) -> None:
+    (tmp_path / "all").write_text("old\n")
+    for path in ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"):
+        code = (
+            f"import pathlib, pipeline.storage.atomic as files\nwith files.write_whole(pathlib.Path('{path}')) as file:"
+        )
+        with open(tmp_path / "all", "ab") as out:
+            subprocess.run([sys.executable, "-c", f"{code} file.write(b'new\\n')"], stdout=out, check=True)
+    assert (tmp_path / "all").read_text() == "old\nnew\nnew\nnew\n"
+
+
+def test_a_fifo_that_nobody_reads_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.storage.atomic.READER", 0.1)
+    os.mkfifo(tmp_path / "p")
+    with pytest.raises(OSError, match="nobody reads from it"):
+        written(tmp_path / "p", b"x")
+
+
 def test_a_name_as_long_as_a_name_may_be_is_written(tmp_path: Path) -> None:
     path = tmp_path / ("x" * 255)
     with claimed([path]):
@@ -121,6 +139,33 @@ def test_a_second_command_with_the_same_output_is_told(tmp_path: Path) -> None:
         with claimed([other]):
             pass
     assert not out.exists()
+
+
+RACE = """
+import sys, time
+from pathlib import Path
+from pipeline.storage.atomic import Busy, claimed
+print("ready", flush=True)
+until, got = time.monotonic() + 3, 0
+while time.monotonic() < until:
+    try:
+        with claimed([Path(sys.argv[1])]), open(sys.argv[2], "x"):
+            got += 1
+            Path(sys.argv[2]).unlink()
+    except Busy:
+        pass
+print(got)
+"""
+
+
+def test_two_that_claim_one_output_over_and_over_never_have_it_both(tmp_path: Path) -> None:
+    """Whoever has it makes a file that must not be there: a FileExistsError would end a process with code 1."""
+    (tmp_path / "marks").mkdir()
+    command = [sys.executable, "-c", RACE, str(tmp_path / "a.csv"), str(tmp_path / "marks" / "held")]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    counts = [int(process.communicate()[0].split()[1]) for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert min(counts) > 0
 
 
 def test_by_another_name_of_it_too(tmp_path: Path) -> None:

@@ -262,6 +262,86 @@ def test_figures_among_the_photographs_are_not_graded(photos: Path, trained: Tra
     assert rejects["compare.png"] == "a picture that this program drew, no photograph"
 
 
+def test_a_record_copied_beside_photographs_makes_them_nobodys_to_delete(photos: Path, trained: Trained) -> None:
+    """The record of other photographs, and a table of the user's own that has its name."""
+    invoke("explain", trained.run, "photos", "--out", "ex", *CPU)
+    mine = {f"{name}.jpg": (photos / f"{name}.png").read_bytes() for name in "abc"}
+    for table in (Path("ex/explained.csv").read_bytes(), b"picture,remark\na.jpg,ok\n"):
+        folder = Path("mine")
+        folder.mkdir(exist_ok=True)
+        for name, data in {**mine, "explained.csv": table}.items():
+            (folder / name).write_bytes(data)
+        before = tree(folder)
+        assert "which this command did not make" in refused("explain", trained.run, "photos", "--out", "mine", *CPU)
+        assert tree(folder) == before
+        invoke("predict", trained.run, "mine", "--out", "p.csv", *CPU)
+        assert len(pd.read_csv("p.csv")) == 3
+
+
+def test_a_link_among_the_files_of_a_run_or_of_explained_leads_nowhere(photos: Path, trained: Trained) -> None:
+    before = tree(photos)
+    invoke("explain", trained.run, "photos", *CPU)
+    Path("explained/a.jpg").unlink()
+    Path("explained/a.jpg").symlink_to(photos / "a.png")
+    assert "holds 'a.jpg', which this command did not make" in refused("explain", trained.run, "photos", *CPU)
+    for name, command in (("report.html", "report"), ("roc_test.png", "report"), ("confusion_test.csv", "evaluate")):
+        run = trained.copy(f"run-{name}")
+        (run / name).unlink(missing_ok=True)
+        (run / name).symlink_to(photos / "a.png")
+        refused(command, run)
+    assert tree(photos) == before
+
+
+def test_a_page_of_ones_own_in_a_run_stays(trained: Trained) -> None:
+    run = trained.copy("run")
+    (run / "report.html").write_text("our ward's report")
+    assert "exists and is not a report" in refused("report", "run")
+    assert (run / "report.html").read_text() == "our ward's report"
+    trained.copy("other")
+    invoke("report", "other")
+    assert "the report of another run" in refused("report", "run", "--out", "other/report.html")
+    Path("other/report.html").unlink()
+    assert "need a file each" in refused("report", "other", "--card", "other/report.html")
+
+
+def test_a_text_that_names_this_program_is_no_network(trained: Trained) -> None:
+    for option, text in (("--onnx", "We used fundus-grading (Smith)."), ("--pt2", "import fundus_grading.json")):
+        Path("thesis.txt").write_text(text)
+        assert "exists and is not an exported network" in refused("export", trained.run, option, "thesis.txt")
+        assert Path("thesis.txt").read_text() == text
+
+
+def test_a_fifo_among_photographs_hangs_nothing(photos: Path, trained: Trained) -> None:
+    for name in ("config.json", "explained.csv"):
+        os.mkfifo(photos / name)
+    invoke("predict", trained.run, "photos", *CPU)
+    for arguments in (("show", "photos/config.json"), ("export", "photos/config.json", "--pt2", "m")):
+        assert "not a regular file" in refused(*arguments)
+    stderr = invoke("fit", "--cache", trained.cache, "--weights", "photos/config.json", exit=1).stderr
+    assert "photos/config.json is damaged" in stderr
+    (photos / "explained.csv").unlink()
+    (photos / "config.json").unlink()
+    (photos / "config.json").write_text("[" * 200_000)
+    invoke("predict", trained.run, "photos", *CPU)
+
+
+def test_a_current_folder_that_is_gone_is_one_line(
+    trained: Trained, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert "the current folder is gone" in refused("predict", trained.run, photos, *CPU)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_full_disk_is_one_line_in_every_command(trained: Trained) -> None:
+    for name in ("page.html", "m.pt2"):
+        Path(name).symlink_to("/dev/full")
+    assert "No space left on device" in refused("report", trained.copy("run"), "--out", "page.html")
+    assert "No space left on device" in refused("export", trained.run, "--pt2", "m.pt2")
+
+
 COMMANDS = """
 import json, sys
 from pipeline.machine import set_up

@@ -172,6 +172,55 @@ def test_test_patients_who_are_in_val_are_said(trainer: Trainer, tmp_path: Path)
     assert json.loads(Path("run/metrics_test.json").read_text())["exposure"]["chosen_by"] == 3
 
 
+def test_another_caches_own_leak_does_not_hide_what_the_weights_have_met(
+    trained: Trained, trainer: Trainer, tmp_path: Path
+) -> None:
+    """Two test photographs there have their fellow eye in that cache's train; two others were trained on here."""
+    random = np.random.default_rng(0)  # as write_tiny_cache draws them
+    pictures = {}
+    for number in range(2):
+        pictures[f"met{number}"] = random.integers(0, 40, (32, 32, 3), np.uint8)
+        pictures[f"met{number}"][..., 0] += np.uint8(50 * number)
+    pictures |= {f"{n}_{eye}": PIXELS[2 * n + (eye == "left")] for n in range(2) for eye in ("left", "right")}
+    splits = {id: "train" if id.endswith("_left") else "test" for id in pictures}
+    other = write_cache(tmp_path / "other", pictures, {id: number % 5 for number, id in enumerate(pictures)}, splits)
+    trained.copy("run")
+    said = "LEAK: 2 of 4 test photographs (50%) show patients whom the weights were trained on, and 2 are training"
+    assert said in trainer("evaluate", "run", "--cache", other).stderr
+    trainer("report", "run", "--cache", other, "--card", "card.md")
+    assert said in Path("card.md").read_text()
+    assert "also in train" not in Path("card.md").read_text()
+    assert f"run: {said}" in trainer("compare", "run").stderr
+
+
+def test_weights_that_say_nothing_of_their_past_are_called_so(
+    trained: Trained, trainer: Trainer, tmp_path: Path
+) -> None:
+    run, other = trained.copy("run"), resplit(trained, tmp_path / "other")
+    model, about = load_model(run / "model.safetensors")
+    save_model(run / "model.safetensors", model, about)
+    said = "The weights do not say which photographs they were trained on, so a leak cannot be seen."
+    assert said in trainer("evaluate", "run", "--cache", other).stderr
+    trainer("report", "run", "--cache", other, "--card", "card.md")
+    assert said in Path("card.md").read_text()
+
+
+def test_a_run_goes_on_though_the_weights_it_began_with_are_gone(
+    trained: Trained, trainer: Trainer, tmp_path: Path
+) -> None:
+    """And knows what they had met: the checkpoint has it."""
+    other = resplit(trained, tmp_path / "other")
+    Path("base.safetensors").write_bytes((trained.run / "model.safetensors").read_bytes())
+    begin = ("fit", "--cache", other, "--weights", "base.safetensors", "--head-epochs", 0, "--epochs", 1)
+    trainer(*begin, "--device", "cpu", "--run", "k")
+    for name in ("k/model.safetensors", "k/summary.json", "base.safetensors"):
+        Path(name).unlink()
+    trainer("fit", "--run", "k", "--resume")
+    met = read_provenance(Path("k/model.safetensors"))
+    assert met is not None
+    assert len(met.digests) == 25 + 3
+
+
 def test_an_unfinished_run_is_measured_on_test_with_a_word_about_it(trained: Trained, trainer: Trainer) -> None:
     trained.copy("run")
     Path("run/summary.json").unlink()

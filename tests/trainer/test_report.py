@@ -172,7 +172,7 @@ def test_a_leak_stands_where_it_is_seen(trained: Trained, trainer: Fit, tmp_path
     trainer("evaluate", "run", "--cache", cache)
     trainer("report", "run", "--cache", cache)
     page = text_of(run / "report.html")
-    assert "LEAK: 5 of 5 test photographs (100%) show a patient who is also in train" in page
+    assert "LEAK: 5 of 5 test photographs (100%) show patients whom the weights were trained on" in page
     assert "No image: fellow eye" in page
 
 
