@@ -30,6 +30,7 @@ BENCH = Kind("figures of `tools bench`", holds=b'"made_by": "tools bench"')
 
 
 @click.group(cls=GuardedGroup, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.version_option(package_name="fundus-grading")
 def main() -> None:
     """Prepare, check and look at caches of fundus photographs."""
 

@@ -72,6 +72,7 @@ class SayingOnce(GuardedGroup):
 
 
 @click.group(cls=SayingOnce, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.version_option(package_name="fundus-grading")
 def main() -> None:
     """Train ResNets to grade diabetic retinopathy, and measure them."""
 
