@@ -12,7 +12,6 @@ from uuid import uuid4
 
 import numpy as np
 import pytest
-from loopback import Weather, s3_server
 from PIL import Image
 
 from pipeline.cache.index import MANIFEST, REJECTS, CacheIndex, ShardRecord
@@ -24,6 +23,7 @@ from pipeline.photos.preparation import Recipe
 from pipeline.storage.artifacts import SHARDS
 from pipeline.storage.csv_files import to_csv
 from pipeline.storage.url import Url
+from tests.loopback import Weather, s3_server
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from loopback import Weather
 from PIL import Image
 
 from pipeline.cache.cache import Cache, open_cache
 from pipeline.storage import object_store
 from pipeline.storage.url import Url
+from tests.loopback import Weather
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)

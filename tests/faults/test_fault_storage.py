@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 from click.testing import Result
-from loopback import Weather
 
 from pipeline.cache.cache import open_cache
 from pipeline.errors import CacheError
 from pipeline.storage import object_store
 from pipeline.storage.url import Url
+from tests.loopback import Weather
 
 Tree = dict[str, bytes]
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from loopback import SECRET, Trouble, Weather
 
 from pipeline.cache.cache import Cache, open_cache
 from pipeline.errors import CacheError, StoreError
 from pipeline.loading.loaders import open_loader
 from pipeline.storage import object_store
 from pipeline.storage.url import Url
+from tests.loopback import SECRET, Trouble, Weather
 
 PICTURES = {f"{n}_left": np.full((64, 64, 3), 3 * n, np.uint8) for n in range(64)}
 SHARDS = 8

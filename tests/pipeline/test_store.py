@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from loopback import Trouble, Weather
 
 from pipeline.errors import StoreError
 from pipeline.storage import object_store
 from pipeline.storage.url import Url
+from tests.loopback import Trouble, Weather
 
 NBYTES = 130_000_000
 """Over the 100 MB from which s3fs sends a file in parts."""

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from loopback import Weather
 from PIL import Image
 
 from pipeline.errors import SourceError, StoreError
 from pipeline.storage import object_store
 from pipeline.storage.url import Url
+from tests.loopback import Weather
 from tools.cli import main
 from tools.preprocessing.build_shards import CLOCK_SLACK_NS
 from tools.sources.layouts import list_source, read_source

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from loopback import SECRET, Weather
 from PIL import Image
 
 from pipeline.cache.cache import open_cache
@@ -19,6 +18,7 @@ from pipeline.storage.atomic import lock_folder
 from pipeline.storage.local_cache import home_of
 from pipeline.storage.url import Url
 from tests.conftest import write_tiny_eyes
+from tests.loopback import SECRET, Weather
 from tools.cli import main
 
 Tree = dict[str, bytes]

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import Result
-from loopback import Weather
 
 from pipeline.storage import object_store
 from pipeline.storage.url import Url
+from tests.loopback import Weather
 from tests.trainer.conftest import Trained
 from trainer.commands.fit import prepare
 from trainer.config import FitConfig

@@ -1,6 +1,6 @@
 """What fine texture alone says of referable DR, at each size: a yardstick for networks that so few photographs teach.
 
-    python tests/benchmarks/texture.py CACHE...
+    python benchmarks/texture.py CACHE...
 
 Each photograph becomes 105 numbers: in every channel and at five scales the spread of a difference of Gaussians within
 the retina, and six of its percentiles by that spread. A logistic regression on them is judged on patients that it has

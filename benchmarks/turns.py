@@ -1,4 +1,4 @@
-"""What the scripts here have in common. Each is run by hand (`python tests/benchmarks/bench_X.py`) and prints figures.
+"""What the scripts here have in common. Each is run by hand (`python benchmarks/bench_X.py`) and prints figures.
 
 A machine's speed wanders by a factor of two, so candidates are measured in turn, A B A B, and only their ratios count.
 """
@@ -16,7 +16,7 @@ from pipeline.machine import set_up
 
 set_up()  # as the commands do
 
-SHARED = Path(__file__).resolve().parents[3] / "shared"
+SHARED = Path(__file__).resolve().parents[2] / "shared"
 """Real photographs and what a user would write otherwise; not part of the project."""
 
 

@@ -1,6 +1,6 @@
 """Ten epochs of the head phase against one pass of the training photographs through the frozen backbone.
 
-    python tests/benchmarks/bench_head.py CACHE [--size 128] [--rounds 3]
+    python benchmarks/bench_head.py CACHE [--size 128] [--rounds 3]
 
 Prints the ratio of each round, in turn. Issue "Throughput" asks for at most 1.3, the validation photographs included.
 """

@@ -1,8 +1,8 @@
 """Folds of a data set, to choose between variants by more photographs than its validation has.
 
-    python tests/benchmarks/folds.py SOURCE OUT [--seed 0]
+    python benchmarks/folds.py SOURCE OUT [--seed 0]
     for fold in 0 1 2; do tools preprocess OUT/$fold --out folds-$fold --size 56; done
-    python tests/benchmarks/levers.py 'folds-{seed}' RUNS VARIANT...
+    python benchmarks/levers.py 'folds-{seed}' RUNS VARIANT...
 
 SOURCE is a file in MedMNIST's layout, whose train and val are taken together and whose test is left alone, or a folder
 of photographs with grades, of which all are taken. In each of three folds another third is test, of every grade or, of

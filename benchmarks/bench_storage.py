@@ -6,6 +6,7 @@ waits for its first batch. Later ones find everything here.
 
 import os
 import shutil
+import sys
 import tempfile
 import time
 from functools import partial
@@ -13,7 +14,6 @@ from pathlib import Path
 
 import torch
 from caches import eyepacs
-from loopback import s3_server
 from turns import in_turn, say_load, say_ratio
 
 from pipeline.cache.cache import Cache, open_cache
@@ -22,6 +22,9 @@ from pipeline.loading.plan import Augment
 from pipeline.storage import object_store
 from pipeline.storage.local_cache import local_root
 from pipeline.storage.url import Url
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tests.loopback import s3_server  # the tests' own server
 
 ROUNDS = 5
 LATENCY = 0.05  # seconds a request

@@ -17,7 +17,7 @@ from pipeline.photos.preparation import Recipe
 from tools.preprocessing.preprocess import Settings, preprocess
 from tools.sources.layouts import list_source
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 WORKERS = 2
 ROUNDS = 5
 

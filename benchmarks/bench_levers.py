@@ -1,6 +1,6 @@
 """What each lever of `trainer fit` costs: photographs a second of an epoch with it, by those without it, in turn.
 
-    python tests/benchmarks/bench_levers.py CACHE [--rounds 3]
+    python benchmarks/bench_levers.py CACHE [--rounds 3]
 
 The epoch is the second of two, for in the first memory is touched and libraries choose their kernels.
 """

@@ -1,7 +1,7 @@
 """Two processes of one thread, which torchrun starts, against one process of two threads: training, in images a second
 of an epoch that is not the first, when memory is being touched and libraries choose their kernels.
 
-    python tests/benchmarks/bench_ranks.py [--size 96] [--batch 32] [--rounds 3]
+    python benchmarks/bench_ranks.py [--size 96] [--batch 32] [--rounds 3]
 """
 
 import os
@@ -17,7 +17,7 @@ import pandas as pd
 from caches import eyepacs
 from turns import in_turn, say_load, say_ratio
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 PLAIN = ["-m", "trainer"]
 RANKS = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--", "trainer"]
 

@@ -1,6 +1,6 @@
 """Paired experiments: what each lever of `trainer fit` gives, over the same splits and seeds.
 
-    python tests/benchmarks/levers.py CACHE OUT plain= 'ema=--ema 0.99' ... [--seeds 3] [--common OPTIONS]
+    python benchmarks/levers.py CACHE OUT plain= 'ema=--ema 0.99' ... [--seeds 3] [--common OPTIONS]
 
 Each variant, NAME=OPTIONS, is trained once a seed; runs that OUT already holds are not trained again. Two run
 at a time, a thread each: that trains more in an hour than one with two. Prints a Markdown table: means over the seeds
