@@ -404,7 +404,7 @@ def main(stage: str, out: Path, work: Path, seconds: float | None, small: bool, 
         raise click.ClickException(f"{' and '.join(absent)} missing; unpack part 1 first, see benchmarks/README.md")
     from pipeline.machine import set_up
 
-    set_up()  # as the commands do; the process may begin anew here
+    set_up()  # as the commands do
     folder = work / ("small" if small else "full")
     allowed = STAGES[stage].seconds * (SLOWER if small else 1)
     measured = Stage(stage, out, folder, seconds or allowed, small=small)
