@@ -17,8 +17,10 @@ from pipeline.storage.paths import names_below, sha256_of
 from pipeline.storage.url import Url
 
 _INDEX_MARKS: Final = (b'"source_digest"', b'"split_seed"', b'"recipe"')
-_OF_WORKERS: Final = re.compile(rf"(\d+\.tar|[0-9a-f]{{32}}|\w+\.(json|csv)).*\{TMP_SUFFIX}", re.DOTALL)
-"""Shards that are being built, marks that workers look for, and what versions before 0.2 called half-written files."""
+_OF_WORKERS: Final = re.compile(
+    rf"(\d{{4,}}\.tar\..+|[0-9a-f]{{32}}|cache\.json|unfinished\.json|manifest\.csv|rejects\.csv)\{TMP_SUFFIX}"
+)
+"""Shards that are being built, marks that workers look for, and what earlier versions called half-written files."""
 
 
 def verify_files(path: Path | Url, index: CacheIndex) -> list[str]:

@@ -119,10 +119,12 @@ def test_somebody_elses_cache_json_makes_no_cache(name: str, tmp_path: Path) -> 
 
 
 def test_somebody_elses_half_written_files_are_theirs(tmp_path: Path) -> None:
-    (tmp_path / "draft.tmp").write_text("mine")
-    with pytest.raises(CacheError, match=r"holds 'draft\.tmp'"), claim(tmp_path):
-        pass
-    assert (tmp_path / "draft.tmp").read_text() == "mine"
+    for name in ("draft.tmp", "labels.csv.tmp", "a.csv.0123.tmp"):
+        (tmp_path / name).write_text("mine")
+        with pytest.raises(CacheError, match=f"holds {name!r}"), claim(tmp_path):
+            pass
+        assert (tmp_path / name).read_text() == "mine"
+        (tmp_path / name).unlink()
 
 
 def test_a_folder_made_for_nothing_goes_again(tmp_path: Path) -> None:
