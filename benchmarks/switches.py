@@ -425,7 +425,7 @@ def add_predict(stage: Stage, group: Group, size: int) -> None:
     model = Grader("resnet18").eval()
     to_device(model, stage.device)
     about = About("resnet18", size, Recipe(size), epoch=1)
-    photographs, _ = gather([stage.work / EYES / "train"], about.recipe)
+    photographs, *_ = gather([stage.work / EYES / "train"], about.recipe)
     images, _ = workloads.resident(stage, size, batch=BATCH)
 
     def rendered(batches: int) -> Iterator[Any]:
