@@ -142,7 +142,7 @@ def leak_statement(
     n, no_image, exposure = metrics["photographs"], metrics["no_image"], metrics.get("exposure")
     if not own:
         line = exposure_line(split, Exposure(**exposure)) if exposure else UNKNOWN_PAST
-        text = line or f"No leak: no patient of the {n:,} {split} photographs is among those the weights have met."
+        text = line or f"No leak: the weights were trained on no patient of the {n:,} {split} photographs."
         return {"alarm": bool(line), "text": text}
     leaked = no_image["leaked"] if no_image else 0
     if exposure and max(exposure["trained_on"], exposure["chosen_by"]) > leaked:  # more than this cache's names tell
