@@ -23,6 +23,8 @@ EXPLAINED_COLUMNS: Final = ("file", "id", "source", "predicted", "explained", "p
 MAKER: Final = "fundus-grading"
 """Stands in the head of each picture that is drawn here, so that nobody grades it as a photograph."""
 _HEAD: Final = 4096  # bytes
+_CONFIG: Final = 1 << 20
+"""Bytes of a config.json that are read: ours have 2,000, and an endless one must not hang a command."""
 _OF_A_RUN: Final = re.compile(
     r"config\.json|summary\.json|model\.safetensors|last\.pt|previous\.pt|tensorboard"
     r"|accuracy\.(csv|png|svg)"
@@ -81,7 +83,8 @@ def is_cache(names: set[str]) -> bool:
 def is_run(folder: Path) -> bool:
     """Whether a folder is a run of `trainer fit`, finished or not."""
     try:
-        fields = json.loads(_read_small(folder / RUN_CONFIG))
+        with open_regular(folder / RUN_CONFIG) as file:
+            fields = json.loads(file.read(_CONFIG))
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(fields, dict) and {"asked", "resolved", "cache_digest"} <= fields.keys()
@@ -94,8 +97,10 @@ def is_explained(folder: Path) -> bool:
 
 def is_record(path: Path) -> bool:
     """Whether a file is a record of `trainer explain`."""
+    header = ",".join(EXPLAINED_COLUMNS).encode()
     try:
-        return _read_small(path).startswith(",".join(EXPLAINED_COLUMNS).encode())
+        with open_regular(path) as file:
+            return file.read(len(header)) == header
     except OSError:
         return False
 
@@ -118,12 +123,6 @@ def open_regular(path: Path) -> IO[bytes]:
         file.close()
         raise OSError(errno.EINVAL, "not a regular file", str(path))
     return file
-
-
-def _read_small(path: Path) -> bytes:
-    """The first 4 MB: a record of 40,000 photographs, and any config.json."""
-    with open_regular(path) as file:
-        return file.read(4 << 20)
 
 
 def what_is(folder: Path, names: Iterable[str]) -> str:

@@ -136,7 +136,7 @@ def finish(config: FitConfig, cache: Cache, run: RunFolder) -> None:
     same_state(model)
     device = torch.device(config.device)
     to_device(model, device)
-    measured = {}
+    measured, provenance = {}, read_provenance(run.model) if first() else None
     for split in ("val", "test"):
         try:
             check_measurable(cache, split)
@@ -147,7 +147,7 @@ def finish(config: FitConfig, cache: Cache, run: RunFolder) -> None:
             outputs = run_model(model, loader, device, split, tta=config.tta)
         if not first():
             continue
-        about, provenance = read_about(run.model), read_provenance(run.model)
+        about = read_about(run.model)
         if split == "val":
             about = chosen_on(cache, outputs, about, config.grade_by)
             save_model(run.model, model, about, provenance)

@@ -26,6 +26,7 @@ from trainer.commands.predict import say_ours, say_refused
 from trainer.inference.gradcam import grad_cam, overlay
 from trainer.inference.inputs import gather
 from trainer.inference.predictor import Predictor
+from trainer.kinds import is_explained_file
 
 SHOWN_SIDE: Final = 512
 """Of a picture, pixels, at least: training images may be too small to look at."""
@@ -81,7 +82,8 @@ def explain(
                     tiles[its].append(Tile(np.asarray(small, np.uint8), each.photograph.id, note))
                 by_grade[its] += 1
         for name in stale - {str(row[0]) for row in rows}:
-            (out / name).unlink(missing_ok=True)
+            if is_explained_file(out / name):  # a record proves nothing by itself
+                (out / name).unlink(missing_ok=True)
         with write_whole(out / REJECTS) as file:
             file.write(to_csv(sorted(refused), Refusal._fields))
         say_refused(refused, out / REJECTS)
