@@ -6,9 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
-import cv2
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -17,24 +16,19 @@ from pipeline.cache.baselines import Baseline, no_image_baselines
 from pipeline.cache.cache import open_cache
 from pipeline.cache.shards import scan_tar
 from pipeline.errors import PhotoError, SourceError
-from pipeline.grades import UNKNOWN, parse_grade
+from pipeline.grades import UNKNOWN
 from pipeline.photos.discovery import Found, walk
-from pipeline.photos.photo import read_photo
+from pipeline.photos.fingerprint import SIDE, fingerprint, near_duplicates
 from pipeline.photos.preparation import Recipe, prepare
 from pipeline.storage.artifacts import INDEX
 from pipeline.storage.paths import exists
 from pipeline.storage.url import Url
 from tools.preprocessing.splits import Place, place
-from tools.preprocessing.summary import SHOWN, grades_by_split, leak_line
-from tools.sources.layouts import find_rows, list_source, read_source
-from tools.sources.listing import Listing, Rows, Sample
-
-SIDE: Final = 64  # of a fingerprint, pixels
-ALIKE: Final = 0.7
-"""Correlation of two fingerprints from which on two photographs are taken for copies of one. Among 420 EyePACS
-photographs the most alike that are no copies have 0.58 (the same dust on the lens); 99 % of copies at half the size and
-JPEG quality 75, or at quality 50, have more than 0.84."""
-BLOCK: Final = 2048  # fingerprints compared at a time; 35,000 photographs need 0.6 GB and a quarter of a minute
+from tools.preprocessing.summary import SHOWN, grades_by_split, leak_lines
+from tools.sources.label_tables import LabelTable
+from tools.sources.layouts import list_source, read_source, tables_alone
+from tools.sources.listing import Listing, Sample
+from tools.sources.patients import with_patients
 
 
 class Glance(NamedTuple):
@@ -60,46 +54,20 @@ def audit(target: Path | Url) -> str:
         isinstance(target, Url)
         or not os.path.isdir(target)
         or walk(target).photographs
-        or (rows := find_rows(target)) is None
+        or (alone := tables_alone(target)) is None
     ):
         listing = list_source(target)
         table = _table(listing.samples, place(listing.samples))
         lines = [f"layout: {listing.layout}; splits as `tools preprocess` would place them", *_contradictions(listing)]
         glances = _glances(listing)
     else:
-        table, lines = _of_rows(rows)
+        table, lines = _of_tables(*alone)
     if (table["grade"] != UNKNOWN).any():
         lines.append(grades_by_split(table))
-    lines += [line for line in [leak_line(table)] if line]
+    lines += leak_lines(table)
     if glances:
         lines += _duplicates(table, glances)
     return "\n".join([*lines, *_baselines(table)])
-
-
-def fingerprint(data: bytes) -> NDArray[np.float32]:
-    """The fine structure of a square photograph's retina, (SIDE * SIDE,), unit length.
-
-    Brightness and contrast around each pixel are taken away: retinas share them, cameras and exposures change them.
-    What is left is vessels and lesions, which no two eyes share.
-    """
-    grey = read_photo(data, cover=SIDE).image.mean(axis=2, dtype=np.float32)
-    small = cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-    fine = small - cv2.GaussianBlur(small, (0, 0), SIDE / 32)
-    fine /= np.sqrt(cv2.GaussianBlur(fine * fine, (0, 0), SIDE / 16)) + 1.0
-    y, x = np.ogrid[:SIDE, :SIDE]
-    fine[np.hypot(x - SIDE / 2 + 0.5, y - SIDE / 2 + 0.5) > 0.36 * SIDE] = 0  # all discs share their edges
-    return np.asarray(fine / max(float(np.linalg.norm(fine)), 1e-6), np.float32).ravel()
-
-
-def near_duplicates(fingerprints: NDArray[np.float32]) -> Iterator[tuple[int, int, float]]:
-    """(i, j, correlation) of the rows of (n, SIDE * SIDE) that look like copies of one photograph, i < j."""
-    for start in range(0, len(fingerprints), BLOCK):
-        block = fingerprints[start : start + BLOCK]
-        for other in range(start, len(fingerprints), BLOCK):
-            alike = block @ fingerprints[other : other + BLOCK].T
-            for i, j in np.argwhere(alike > ALIKE):
-                if start + i < other + j:
-                    yield start + int(i), other + int(j), float(alike[i, j])
 
 
 def _glances(listing: Listing) -> dict[str, Glance]:
@@ -116,19 +84,24 @@ def _glances(listing: Listing) -> dict[str, Glance]:
         return dict(filter(None, pool.map(glance, listing.samples)))
 
 
-def _of_rows(rows: Rows) -> tuple[pd.DataFrame, list[str]]:
+def _of_tables(layout: str, tables: list[LabelTable]) -> tuple[pd.DataFrame, list[str]]:
     samples = []
-    for row, split in rows.rows:
-        try:
-            samples.append(Sample(row.name, Found(row.name, 0, 0, 0), parse_grade(row.grade), split))
-        except ValueError as error:
-            raise SourceError(f"{row.where}: {error}") from error
+    for table in tables:
+        for number, cells in table.rows:
+            label, name = table.label(cells), cells[table.columns.photograph]
+            if label.error:
+                raise SourceError(f"{table.where(number)}: {label.error}")
+            grade, split = max(label.grade, UNKNOWN), label.split or table.split
+            samples.append(Sample(name, Found(name, 0, 0, 0), grade, split, label.patient, label.eye))
+    if len({sample.split for sample in samples}) == 1:
+        samples = [sample._replace(split="") for sample in samples]
+    samples, _ = with_patients(samples, None, {})
     places = {sample.id: place for sample, place in zip(samples, _as_they_stand(samples), strict=True)}
-    table = _table(samples, places)
-    contradicting = int((table.groupby("id")["grade"].nunique() > 1).sum())
-    return table, [
-        f"layout: {rows.layout}; no photographs, so the tables alone",
-        f"rows: {len(table):,}, of them doubled {int(table['id'].duplicated().sum())}, contradicting {contradicting}",
+    found = _table(samples, places)
+    contradicting = int((found.groupby("id")["grade"].nunique() > 1).sum())
+    return found, [
+        f"layout: {layout}; no photographs, so the tables alone",
+        f"rows: {len(found):,}, of them doubled {int(found['id'].duplicated().sum())}, contradicting {contradicting}",
     ]
 
 

@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 
 FOLDER = Folder(path_type=Path)
 SHEET = picture_kind("a contact sheet", suffix=".png")
+READING_OPTIONS = (
+    "labels", "id_column", "grade_column", "patient_column", "eye_column", "split_column", "gradable_column",
+    "keep_column", "scale", "layout", "follow_links", "patient_pattern", "keep_blank", "split",
+)  # fmt: skip
+"""Of `tools preprocess`: those that decide what a cache says of its photographs."""
 BENCH = Kind("figures of `tools bench`", holds=b'"made_by": "tools bench"')
 
 
@@ -56,14 +61,42 @@ def _exit_at_sigterm() -> Iterator[None]:
 @click.option("--size", type=click.IntRange(SMALLEST, LARGEST), default=512, help="Side of the cached square, pixels.")
 @click.option("--quality", type=click.IntRange(1, 100), default=95, help="JPEG quality of the cached photographs.")
 @click.option("--enhance", type=click.Choice(["none", "graham", "clahe"]), default="none", help="Local contrast.")
-@click.option("--labels", type=place, help="A table of grades, where it is not in SRC or has unusual columns.")
-@click.option("--id-column", type=Text(), help="Column of that table that names the photograph.")
-@click.option("--grade-column", type=Text(), help="Column of that table that has the grade, 0..4.")
+@click.option("--labels", type=place, help="The table of grades, where it is not in SRC or SRC has several.")
+@click.option("--id-column", type=Text(), help="Column that names the photograph.")
+@click.option("--grade-column", type=Text(), help="Column that has the grade.")
+@click.option("--patient-column", type=Text(), help="Column that names the patient.")
+@click.option("--eye-column", type=Text(), help="Column that names the eye: left or right, L or R, OS or OD.")
+@click.option("--split-column", type=Text(), help="Column that names the split: train, val or test.")
+@click.option(
+    "--gradable-column",
+    type=Text(),
+    metavar="C=VALUES",
+    help="Column that says which photographs can be graded, and the cells that mean so: quality=0,1.",
+)
+@click.option(
+    "--keep-column", type=Text(), multiple=True, metavar="C", help="Column to keep in attributes.csv. Repeatable."
+)
+@click.option(
+    "--scale",
+    type=Text(),
+    metavar="NAME|FILE",
+    help="What the grades are: icdr, messidor, scottish, nhs, paraguay, or a TOML file.  [default: icdr]",
+)
+@click.option(
+    "--layout",
+    type=Text(),
+    metavar="tables|folders|FILE",
+    help="Grades from tables alone, from names of folders alone, or as a TOML file describes the set.  "
+    "[default: by the evidence]",
+)
+@click.option("--follow-links", is_flag=True, help="Read what links lead to, out of SRC too.")
 @click.option(
     "--split",
-    type=click.Choice(["auto", "patient"]),
+    type=Text(),
     default="auto",
-    help="auto: train/val/test as the layout has them, else as patient. patient: drawn by patient, 70/10/20.",
+    metavar="auto|patient|train|test|FILE",
+    help="auto: train, val and test as the set has them, else as patient. patient: drawn by patient, 70/10/20. train, "
+    "test: all photographs there. FILE: a table with the columns image and split.",
 )
 @click.option(
     "--split-seed", type=click.IntRange(-(2**63), 2**64 - 1), default=0, help="Another seed draws other patients."
@@ -71,8 +104,8 @@ def _exit_at_sigterm() -> Iterator[None]:
 @click.option(
     "--patient-pattern",
     type=Text(),
-    help="Regular expression: its group `patient` (or its first) is the patient, `eye` the eye.  "
-    "[default: the text before _left or _right]",
+    help="Regular expression for names: its group `patient` (or its first) is the patient, `eye` the eye.  "
+    "[default: the usual ways, such as 17_left]",
 )
 @click.option("--keep-blank", is_flag=True, help="Let near-black and featureless photographs take part.")
 @click.option("--workers", type=WORKERS, default=usable_cores, show_default="all cores", help="Processes.")
@@ -101,6 +134,14 @@ def preprocess(
     labels: Path | Url | None,
     id_column: str | None,
     grade_column: str | None,
+    patient_column: str | None,
+    eye_column: str | None,
+    split_column: str | None,
+    gradable_column: str | None,
+    keep_column: tuple[str, ...],
+    scale: str | None,
+    layout: str | None,
+    follow_links: bool,
     split: str,
     split_seed: int,
     patient_pattern: str | None,
@@ -111,31 +152,40 @@ def preprocess(
     scheduler: str | None,
 ) -> None:
     """Find, crop, resize and cache the photographs below SRC."""
-    import re
-
-    from pipeline.cache.splits import PATIENT_PATTERN
     from pipeline.photos.preparation import Recipe
     from tools.preprocessing.preprocess import Settings
     from tools.preprocessing.preprocess import preprocess as bring_up_to_date
     from tools.preprocessing.progress import photographs_bar
     from tools.preprocessing.summary import say_listing, say_outcome
     from tools.sources.layouts import list_source
+    from tools.sources.reading import reading_of
 
-    if labels is None and (id_column or grade_column):
-        raise click.UsageError("--id-column and --grade-column need --labels")
     if scheduler and click.get_current_context().get_parameter_source("workers") != ParameterSource.DEFAULT:
         raise click.UsageError("--workers is for this machine alone; a --scheduler has the workers that it has")
-    try:
-        groups = re.compile(patient_pattern or PATIENT_PATTERN).groups
-    except re.error as error:
-        raise click.BadParameter(f"{patient_pattern!r}: {error}", param_hint="--patient-pattern") from error
-    if not groups:
-        raise click.BadParameter(f"{patient_pattern!r} has no group for the patient", param_hint="--patient-pattern")
-    listing = list_source(src, labels, id_column, grade_column)
+    columns = {
+        "photograph": id_column,
+        "grade": grade_column,
+        "patient": patient_column,
+        "eye": eye_column,
+        "split": split_column,
+    }
+    given = {role: name for role, name in columns.items() if name is not None}
+    reading = reading_of(
+        labels, given, gradable_column, keep_column, scale, layout, patient_pattern, split, follow_links=follow_links
+    )
+    listing = list_source(src, reading)
+    listing.options = _options_that_matter()
     say_listing(listing)
     recipe = Recipe(size, quality, enhance)
-    pattern = patient_pattern or PATIENT_PATTERN
-    settings = Settings(split, split_seed, pattern, keep_blank, workers, strict, max_rejects, scheduler)
+    settings = Settings(
+        split if reading.split_table is None else reading.split_table.name,
+        split_seed,
+        keep_blank,
+        workers,
+        strict,
+        max_rejects,
+        scheduler,
+    )
     if isinstance(out, Path):
         with photographs_bar() as progress:
             outcome = bring_up_to_date(listing, out, recipe, settings, progress)
@@ -148,6 +198,23 @@ def preprocess(
     say_outcome(listing, outcome, out)
     for note in outcome.notes:
         click.secho(note, fg="red")
+
+
+def _options_that_matter() -> tuple[str, ...]:
+    """The options of this `tools preprocess` that say how SRC was read, as they were given; files by their names."""
+    context = click.get_current_context()
+    told: list[str] = []
+    for option in context.command.params:
+        name = option.name or ""
+        given = context.get_parameter_source(name) == ParameterSource.COMMANDLINE
+        if not given or name not in READING_OPTIONS:
+            continue
+        value = context.params[name]
+        for each in value if isinstance(value, tuple) else (value,):
+            is_file = isinstance(each, Path | Url) or (name in ("scale", "layout", "split") and Path(each).suffix)
+            text = Path(str(each)).name if is_file else str(each)
+            told += [option.opts[0]] if each is True else [option.opts[0], text]
+    return tuple(told)
 
 
 @main.command()

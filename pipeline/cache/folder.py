@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from pipeline.cache.index import MANIFEST, REJECTS, CacheIndex
+from pipeline.cache.index import ATTRIBUTES, MANIFEST, CacheIndex
 from pipeline.cache.manifest import COLUMNS
 from pipeline.cache.shards import is_shard_name, shard_name
 from pipeline.errors import CacheError
@@ -18,14 +18,14 @@ from pipeline.storage.url import Url
 
 _INDEX_MARKS: Final = (b'"source_digest"', b'"split_seed"', b'"recipe"')
 _OF_WORKERS: Final = re.compile(
-    rf"(\d{{4,}}\.tar\..+|[0-9a-f]{{32}}|cache\.json|unfinished\.json|manifest\.csv|rejects\.csv)\{TMP_SUFFIX}"
+    rf"(\d{{4,}}\.tar\..+|[0-9a-f]{{32}}|cache\.json|unfinished\.json|manifest\.csv|rejects\.csv|attributes\.csv)\{TMP_SUFFIX}"
 )
 """Shards that are being built, marks that workers look for, and what earlier versions called half-written files."""
 
 
 def verify_files(path: Path | Url, index: CacheIndex) -> list[str]:
     """What of a cache's files is not as it was written: one line each, none when all is well. Reads every byte."""
-    wanted = {MANIFEST: index.manifest, REJECTS: index.rejects}
+    wanted = index.tables
     wanted |= {f"{SHARDS}/{shard_name(number)}": record.sha256 for number, record in enumerate(index.shards)}
     problems = []
     for name, digest in wanted.items():
@@ -37,14 +37,16 @@ def verify_files(path: Path | Url, index: CacheIndex) -> list[str]:
     return problems
 
 
-def sweep(path: Path, shards: int) -> None:
-    """Removes what a killed run left behind, and shards beyond the number that a finished cache has now.
+def sweep(path: Path, index: CacheIndex) -> None:
+    """Removes what a killed run left behind, and what a finished cache has no longer: shards, attributes.
 
     What others have put there stays; `verify_files` names it.
     """
-    keep = {shard_name(number) for number in range(shards)}
+    keep = {shard_name(number) for number in range(len(index.shards))}
     sweep_unfinished(path)
     (path / UNFINISHED).unlink(missing_ok=True)
+    if not index.attributes:
+        (path / ATTRIBUTES).unlink(missing_ok=True)
     for file in (path / SHARDS).iterdir():
         if is_shard_name(file.name) and file.name not in keep:
             file.unlink()

@@ -16,6 +16,9 @@ from pipeline.storage.url import Url
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.csv"
 REJECTS: Final = "rejects.csv"
+ATTRIBUTES: Final = "attributes.csv"
+_LATER: Final[dict[str, object]] = {"scale": "icdr", "attributes": "", "copies": 0, "options": ()}
+"""Fields that came later, with the value that an index without them has: it stays, byte for byte, what it was."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +33,21 @@ class CacheIndex:
     """What cache.json says."""
 
     recipe: Recipe
-    split: str  # "auto" or "patient"
+    split: str  # "auto", "patient", "train", "test" or the name of a table
     split_seed: int
     shards: tuple[ShardRecord, ...]
     manifest: str  # sha256 of manifest.csv
     rejects: str  # sha256 of rejects.csv
+    scale: str = "icdr"  # what the grades are: ICDR, or those of another scale
+    attributes: str = ""  # sha256 of attributes.csv, "" where no columns were kept
+    copies: int = 0  # test photographs that look like a photograph of train or val
+    options: tuple[str, ...] = ()  # of `tools preprocess`, those that say how SRC was read
+
+    @property
+    def tables(self) -> dict[str, str]:
+        """The files beside the shards -> their sha256."""
+        more = {ATTRIBUTES: self.attributes} if self.attributes else {}
+        return {MANIFEST: self.manifest, REJECTS: self.rejects, **more}
 
     @property
     def source_digest(self) -> str:
@@ -49,6 +62,7 @@ class CacheIndex:
             **asdict(self),
             "recipe": self.recipe.as_dict(),
         }
+        fields = {name: value for name, value in fields.items() if name not in _LATER or value != _LATER[name]}
         return (json.dumps({**fields, "seal": _seal(fields)}, indent=1, sort_keys=True) + "\n").encode()
 
     @classmethod
@@ -66,6 +80,7 @@ class CacheIndex:
             del fields["source_digest"]
             fields["recipe"] = Recipe.from_dict(recipe)
             fields["shards"] = tuple(ShardRecord(**record) for record in fields["shards"])
+            fields["options"] = tuple(fields.get("options", ()))
             index = cls(**fields)
         except FileNotFoundError as error:
             if exists(folder / UNFINISHED):

@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,8 @@ PATIENT_PATTERN: Final = r"^(?P<patient>.+)_(?P<eye>left|right)$"
 
 def parse_patient(id: str, pattern: re.Pattern[str]) -> tuple[str, str]:
     """(patient, eye) from an id: the pattern's groups `patient` (or its first) and `eye`, searched in the last part of
-    the id without an image suffix. An id that does not match is a patient of its own, with no known eye.
+    the id without an image suffix. An id that does not match is a patient of its own, with no known eye. What the
+    group `eye` finds is not translated: it may be OD.
 
     >>> parse_patient("train/17_left", re.compile(PATIENT_PATTERN))
     ('17', 'left')
@@ -64,6 +65,56 @@ def draw_sides(
         place(patient, at)
         drawn[patient] = sides[at]
     return drawn
+
+
+def told_patients(manifest: pd.DataFrame) -> "pd.Series[bool]":
+    """For each row, whether something tells whose photograph it is: its patient is not the photograph's own id, or has
+    another photograph, or its eye is known."""
+    alone = ~manifest["patient"].duplicated(keep=False)
+    return ~((manifest["patient"] == manifest["id"]) & alone & (manifest["eye"] == ""))
+
+
+class Leak(NamedTuple):
+    """What is known of test photographs whose patients a network has seen in train."""
+
+    tested: int  # photographs of the split that is measured
+    leaked: int  # of them, those whose patient is in train
+    untold: int  # photographs of train and of that split whose patient nothing tells
+    photographs: int  # of train and of that split
+
+    @property
+    def seen(self) -> bool:
+        """Whether leaks can be seen at all."""
+        return self.untold < self.photographs
+
+    def sentence(self, split: str = "test") -> str:
+        """One line; "" where there is no such photograph. It starts with LEAK where there is one."""
+        if not self.tested:
+            return ""
+        if self.leaked:
+            return (
+                f"LEAK: {self.leaked:,} of {self.tested:,} {split} photographs ({self.leaked / self.tested:.0%}) "
+                "show a "
+                "patient who is also in train; accuracy on them says little. Cure: --split patient"
+            )
+        if not self.seen:
+            return "leak: nothing tells the patients (see --patient-pattern), so leaks between splits cannot be seen"
+        if self.untold:
+            return (
+                f"leak: none seen, but nothing tells the patient of {self.untold:,} of {self.photographs:,} "
+                "photographs "
+                "(see --patient-pattern)"
+            )
+        return f"leak: none, no patient of the {self.tested:,} {split} photographs is in train"
+
+
+def leak_of(manifest: pd.DataFrame, split: str = "test") -> Leak:
+    """Looks for the patients of a split in train. The one judgement of that, for all commands."""
+    both = manifest["split"].isin(["train", split])
+    measured = manifest["split"] == split
+    train = manifest.loc[manifest["split"] == "train", "patient"]
+    leaks = int((measured & manifest["patient"].isin(train)).sum()) if split != "train" else 0
+    return Leak(int(measured.sum()), leaks, int((both & ~told_patients(manifest)).sum()), int(both.sum()))
 
 
 def leaked(manifest: pd.DataFrame) -> "pd.Series[bool]":

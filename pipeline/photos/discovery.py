@@ -18,7 +18,7 @@ _JUNK: Final = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
 class Found(NamedTuple):
     """A photograph on disk, not yet opened."""
 
-    source: str  # path below the folder, with slashes; "file.npz#train/12" inside a MedMNIST file
+    source: str  # path below the folder, with slashes; "eyes.zip#train/1_left.jpeg" inside an archive
     nbytes: int
     mtime_ns: int
     ctime_ns: int
@@ -37,20 +37,28 @@ class Walked(NamedTuple):
     photographs: list[Found]  # in the order of their paths
     refused: list[Refusal]  # unread
     ours: list[Refusal]  # folders that this program made, and what they are: they hold no photographs of eyes
+    others: list[Found]  # regular files that are no photographs
+    left_out: int = 0  # files that are hidden, another program's or half downloaded
 
 
-def walk(src: Path) -> Walked:
-    """Every photograph below SRC.
+def walk(src: Path, follow_links: bool = False) -> Walked:
+    """Every file below SRC.
 
-    Hidden files, what other programs leave behind and unfinished downloads are not photographs, and neither is what
-    lies in caches, runs and explained folders of ours. Links that lead out of SRC are refused; only regular files are
-    ever opened.
+    Hidden files, what other programs leave behind and unfinished downloads are left out and counted; what lies in
+    caches, runs and explained folders of ours is not looked at. Links that lead out of SRC, and links to folders, are
+    refused unless `follow_links`; only regular files are ever opened.
     """
     photographs: list[Found] = []
     refused: list[Refusal] = []
     ours: list[Refusal] = []
+    others: list[Found] = []
+    left_out = 0
+    visited: set[str] = set()
 
     def visit(folder: Path, below: str) -> None:
+        nonlocal left_out
+        if follow_links:
+            visited.add(os.path.realpath(folder))
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError as error:
@@ -61,10 +69,13 @@ def walk(src: Path) -> Walked:
         for entry in entries:
             source = f"{below}{entry.name}"
             if is_left_out(entry.name):
+                left_out += 1
                 continue
             named = split_suffix(entry.name)[1].lower() in SUFFIXES
-            if entry.is_symlink() and leads_out(entry.path, src):
-                refused.append(Refusal(source, f"a link that leads out of {src}"))
+            if entry.is_symlink() and not follow_links and leads_out(entry.path, src):
+                refused.append(
+                    Refusal(source, f"a link that leads out of {src}; --follow-links reads what it leads to")
+                )
                 continue
             try:
                 about = entry.stat()
@@ -72,17 +83,20 @@ def walk(src: Path) -> Walked:
                 refused.append(Refusal(source, f"cannot be read ({error.strerror})"))
                 continue
             if stat.S_ISDIR(about.st_mode):
-                if entry.is_symlink():
-                    refused.append(Refusal(source, "a link to a folder is not followed"))
+                if entry.is_symlink() and not follow_links:
+                    refused.append(Refusal(source, "a link to a folder; --follow-links reads what it leads to"))
+                elif entry.is_symlink() and os.path.realpath(entry.path) in visited:
+                    refused.append(Refusal(source, "a link to a folder that has been read already"))
                 else:
                     visit(Path(entry.path), f"{source}/")
-            elif stat.S_ISREG(about.st_mode) and (named or _looks_like_image(entry.path)):
-                photographs.append(Found(source, about.st_size, about.st_mtime_ns, about.st_ctime_ns))
+            elif stat.S_ISREG(about.st_mode):
+                found = Found(source, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
+                (photographs if named or _looks_like_image(entry.path) else others).append(found)
             elif named:
                 refused.append(Refusal(source, "not a regular file"))
 
     visit(src, "")
-    return Walked(photographs, refused, ours)
+    return Walked(photographs, refused, ours, others, left_out)
 
 
 def is_left_out(name: str) -> bool:

@@ -9,7 +9,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from pipeline.photos.preparation import Recipe, prepare
-from tools.audit import ALIKE, audit, fingerprint
+from pipeline.photos.fingerprint import ALIKE, fingerprint
+from tools.audit import audit
 from tools.cli import main
 
 

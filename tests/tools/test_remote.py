@@ -15,7 +15,8 @@ from pipeline.storage.url import Url
 from tests.loopback import Weather
 from tools.cli import main
 from tools.preprocessing.build_shards import CLOCK_SLACK_NS
-from tools.sources.layouts import list_source, read_source
+from tools.sources.columns import Asked
+from tools.sources.layouts import Reading, list_source, read_source
 from tools.sources.listing import Listing
 
 Tree = dict[str, bytes]
@@ -65,9 +66,13 @@ def bucket(eyes: Path, there: Url) -> Url:
     return put(eyes, there / "eyes")
 
 
+def reading(labels: Path | Url, grade: str) -> Reading:
+    return Reading(labels, Asked({"photograph": "eye", "grade": grade}))
+
+
 def told(listing: Listing) -> list[object]:
     """What a listing says, without times."""
-    samples = sorted((id, found.source, found.nbytes, grade, split) for id, found, grade, split in listing.samples)
+    samples = sorted((id, found.source, found.nbytes, grade, split) for id, found, grade, split, *_ in listing.samples)
     return [listing.layout, samples, sorted(listing.refused), listing.rows, sorted(listing.ignored), listing.notes]
 
 
@@ -107,13 +112,13 @@ def test_the_courses_four_tables_are_found_in_it_and_beside_it(inside: bool, eye
 
 def test_labels_may_lie_behind_a_url_of_their_own(eyes: Path, bucket: Url, there: Url) -> None:
     object_store.send(b"eye;dr\n1_left;2\n", there / "mine.csv")
-    listing = list_source(bucket, there / "mine.csv", "eye", "dr")
+    listing = list_source(bucket, reading(there / "mine.csv", "dr"))
     assert [(sample.id, sample.grade) for sample in listing.samples] == [("1_left", 2)]
-    assert [(s.id, s.grade) for s in list_source(eyes, there / "mine.csv", "eye", "dr").samples] == [("1_left", 2)]
+    assert [(s.id, s.grade) for s in list_source(eyes, reading(there / "mine.csv", "dr")).samples] == [("1_left", 2)]
     with pytest.raises(SourceError, match=rf"{there}/mine\.csv:1: no column 'grade' among eye, dr"):
-        list_source(bucket, there / "mine.csv", "eye", "grade")
+        list_source(bucket, reading(there / "mine.csv", "grade"))
     with pytest.raises(SourceError, match=rf"{there}/none\.csv: cannot be read \(no such file\)"):
-        list_source(bucket, there / "none.csv")
+        list_source(bucket, Reading(there / "none.csv"))
 
 
 def test_messages_about_tables_name_the_url(eyes: Path, there: Url) -> None:

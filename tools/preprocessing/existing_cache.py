@@ -2,10 +2,12 @@
 
 import csv
 import os
+import shlex
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 import pandas as pd
 
@@ -13,12 +15,19 @@ from pipeline.cache.index import MANIFEST, REJECTS, CacheIndex, ShardRecord
 from pipeline.cache.manifest import COLUMNS, Row, read_manifest
 from pipeline.cache.shards import shard_name
 from pipeline.cache.splits import SPLITS
-from pipeline.errors import CacheError
+from pipeline.errors import CacheError, SourceError
+from pipeline.grades import UNKNOWN
 from pipeline.photos.preparation import Recipe
 from pipeline.storage.artifacts import INDEX, SHARDS, UNFINISHED
 from pipeline.storage.atomic import sync_folder
 from pipeline.storage.paths import sha256_of
-from tools.sources.listing import Sample
+from tools.sources.listing import Listing, Sample
+
+IGNORED: Final = "ignored: "
+"""Begins the reason of a photograph that nobody asked for."""
+LABEL: Final = "label: "
+"""Begins the reason of a photograph whose grade, link or name cannot be used. Such reasons, unlike those of photographs
+that cannot be decoded, say nothing of the file itself."""
 
 
 @dataclass
@@ -55,7 +64,8 @@ class Previous:
             previous.remains = _remains(folder / MANIFEST)
         if index and previous.complete and sha256_of(folder / REJECTS) == index.rejects:
             table = pd.read_csv(folder / REJECTS, dtype=str, na_filter=False, encoding_errors="surrogateescape")
-            previous.refused = dict(zip(table["source"], table["reason"], strict=True))
+            own = ~table["reason"].str.startswith((IGNORED, LABEL))
+            previous.refused = dict(zip(table["source"][own], table["reason"][own], strict=True))
         return previous
 
     @property
@@ -72,6 +82,37 @@ class Previous:
         if self.index and (self.index.split, self.index.split_seed) != (split, seed):
             return []
         return [(row.patient, row.split) for row in self.rows.values() if row.split] or self.remains
+
+    def copies(self, shards: tuple[ShardRecord, ...], rows: list[Row]) -> int | None:
+        """How many test photographs are copies, where that was counted for these very photographs and splits."""
+        index = self.index
+        if index is None or not self.rows or index.shards != shards:
+            return None
+        same = len(self.rows) == len(rows) and all(self.rows[row.id].split == row.split for row in rows)
+        return index.copies if same else None
+
+    def check_replaced(self, listing: Listing) -> None:
+        """Raises SourceError where a cache would be lost that nobody asked to replace: one with grades by one without,
+        one of other photographs."""
+        if not self.rows or self.index is None:
+            return
+        graded = sum(row.grade != UNKNOWN for row in self.rows.values())
+        if graded and all(sample.grade == UNKNOWN for sample in listing.samples):
+            options = shlex.join(self.index.options)
+            how = f" It was made with: {options}." if options else " Was --labels forgotten?"
+            raise SourceError(
+                f"{self.folder} has grades of {graded:,} photographs, and now nothing grades any.{how} Give the "
+                "grades, or "
+                "another --out"
+            )
+        sources = {row.source for row in self.rows.values()}
+        known = any(sample.id in self.rows or sample.found.source in sources for sample in listing.samples)
+        if not known and not any(refusal.source in sources for refusal in listing.refused + listing.ignored):
+            first = min(sources)
+            raise SourceError(
+                f"{self.folder} is the cache of another data set: {listing.root} has none of its {len(sources):,} "
+                f"photographs (e.g. {first}). Give another --out, or remove the cache first"
+            )
 
     def losses(self) -> list[str]:
         """What a manifest that cannot be made anew has lost, if anything."""

@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.cache.folder import claim, sweep
-from pipeline.cache.index import MANIFEST, REJECTS, CacheIndex, ShardRecord
+from pipeline.cache.index import ATTRIBUTES, MANIFEST, REJECTS, CacheIndex, ShardRecord
 from pipeline.cache.manifest import Row, manifest_csv
 from pipeline.cache.shards import Indexed, shard_count, shard_of, sort_key
-from pipeline.cache.splits import PATIENT_PATTERN
 from pipeline.errors import CacheError, ClusterError, SourceError
 from pipeline.photos.discovery import Refusal
 from pipeline.photos.preparation import Recipe
@@ -30,10 +29,11 @@ from pipeline.storage.atomic import write_whole
 from pipeline.storage.csv_files import to_csv
 from pipeline.storage.url import Url
 from tools.preprocessing.build_shards import CLOCK_SLACK_NS, Built, Group, put_in_place
+from tools.preprocessing.copies import Copy, copies_across_splits
 from tools.preprocessing.executors import Crew, on_this_machine
-from tools.preprocessing.existing_cache import Previous
+from tools.preprocessing.existing_cache import IGNORED, LABEL, Previous
 from tools.preprocessing.splits import place
-from tools.sources.listing import Listing, Sample
+from tools.sources.listing import UNGRADABLE, Listing, Sample
 
 MANY_REFUSED: Final = 100
 """Fewer refused photographs than this never stop a run: a small set may have its share of bad files. So many in a row
@@ -46,9 +46,10 @@ Progress = Callable[[int, int], None]  # (photographs done, of how many)
 class Settings:
     """How to preprocess, beside the recipe."""
 
-    split: str = "auto"  # "auto": the layout's splits where it brings them; "patient": always drawn by patient
+    split: str = "auto"
+    """auto: the set's splits where it brings them; patient: always drawn by patient; train, test: all photographs
+    there; any other word: the set's splits, which a table of that name has given."""
     split_seed: int = 0
-    patient_pattern: str = PATIENT_PATTERN
     keep_blank: bool = False
     workers: int = 1
     strict: bool = False
@@ -66,6 +67,8 @@ class Outcome:
     seconds: float
     changed: bool  # False: everything was there already, nothing was written
     notes: list[str]
+    copies: int  # test photographs that look like one of train or val
+    shown: list[Copy]  # those that were found now; none where nothing has changed
 
 
 def preprocess(
@@ -87,6 +90,7 @@ def preprocess(
     with claim(out):
         try:
             previous = Previous.read(out)
+            previous.check_replaced(listing)
             count = shard_count(len(listing.samples))
             wanted: dict[int, list[Sample]] = {shard: [] for shard in range(count)}
             for sample in sorted(listing.samples, key=lambda sample: sort_key(sample.id)):
@@ -112,19 +116,31 @@ def preprocess(
                 rows += [
                     _row(samples[entry.id], shard, entry) for shard, index in part.entries.items() for entry in index
                 ]
-            refused = sorted(listing.refused + refused + [refusal for part in built for refusal in part.refused])
+            unusable = [Refusal(source, f"{LABEL}{reason}") for source, reason in listing.refused]
+            refused = sorted(unusable + refused + [refusal for part in built for refusal in part.refused])
             if not rows:
                 raise SourceError(
                     f"{listing.root}: every photograph is refused, e.g. {refused[0].source}: {refused[0].reason}"
                 )
             rows, notes = _place(rows, samples, settings, previous)
 
+            shards = tuple(records[shard] for shard in range(count))
             index = CacheIndex(
-                recipe, settings.split, settings.split_seed, tuple(records[shard] for shard in range(count)), "", ""
+                recipe, settings.split, settings.split_seed, shards, "", "", listing.scale.name, options=listing.options
             )
-            changed = _finish(out, index, rows, refused + listing.rows, previous, began_ns) or bool(groups)
+            copies, shown = previous.copies(shards, rows), []
+            if copies is None:
+                shown = copies_across_splits(out, rows)
+                copies = len(shown)
+            files = {
+                MANIFEST: manifest_csv(rows),
+                REJECTS: to_csv(_rejects(refused, listing), Refusal._fields),
+                **({ATTRIBUTES: _attributes(rows, samples, listing.kept)} if listing.kept else {}),
+            }
+            changed = _finish(out, replace(index, copies=copies), files, previous, began_ns) or bool(groups)
             encoded = sum(part.encoded for part in built)
-            return Outcome(rows, refused, encoded, time.perf_counter() - began, changed, notes)
+            seconds = time.perf_counter() - began
+            return Outcome(rows, refused, encoded, seconds, changed, notes, copies, shown)
         except OSError as error:
             raise CacheError(
                 f"{out}: cannot be written ({error.strerror}); the same command goes on from there"
@@ -248,27 +264,40 @@ def _placed(
     """Blank photographs take no part unless asked for."""
     places = place(
         [samples[row.id] for row in rows],
-        keep_layout=settings.split == "auto",
-        patient_pattern=settings.patient_pattern,
+        whole=settings.split if settings.split in ("train", "test") else "",
+        keep_layout=settings.split != "patient",
         seed=settings.split_seed,
         recorded=recorded,
     )
     placed = []
     for row in sorted(rows, key=lambda row: row.id):
-        it = places[row.id]
-        takes_part = settings.keep_blank or "blank" not in row.flags.split()
-        grade, split = samples[row.id].grade, it.split if takes_part else ""
-        placed.append(row._replace(patient=it.patient, eye=it.eye, grade=grade, split=split))
+        it, sample = places[row.id], samples[row.id]
+        flags = [flag for flag in row.flags.split() if flag != UNGRADABLE]
+        takes_part = settings.keep_blank or "blank" not in flags
+        flags = sorted([*flags, UNGRADABLE]) if sample.ungradable else flags
+        split = it.split if takes_part else ""
+        placed.append(
+            row._replace(patient=it.patient, eye=it.eye, grade=sample.grade, split=split, flags=" ".join(flags))
+        )
     return placed
 
 
-def _finish(
-    out: Path, index: CacheIndex, rows: list[Row], refusals: list[Refusal], previous: Previous, began_ns: int
-) -> bool:
+def _rejects(refused: list[Refusal], listing: Listing) -> list[Refusal]:
+    """The lines of rejects.csv: photographs that cannot be read or used, those nobody asked for, rows without one."""
+    ignored = [Refusal(source, f"{IGNORED}{reason}") for source, reason in listing.ignored]
+    return sorted(refused + ignored) + listing.rows
+
+
+def _attributes(rows: list[Row], samples: dict[str, Sample], names: tuple[str, ...]) -> bytes:
+    """The bytes of attributes.csv: id and the columns that were kept, a row a cached photograph."""
+    return to_csv(([row.id, *samples[row.id].kept] for row in rows), ("id", *names))
+
+
+def _finish(out: Path, index: CacheIndex, files: dict[str, bytes], previous: Previous, began_ns: int) -> bool:
     """Writes what is not there yet, cache.json last. Returns whether anything was."""
-    files = {MANIFEST: manifest_csv(rows), REJECTS: to_csv(refusals, Refusal._fields)}
     digests = {name: sha256(data).hexdigest() for name, data in files.items()}
-    index = replace(index, manifest=digests[MANIFEST], rejects=digests[REJECTS])
+    attributes = digests.get(ATTRIBUTES, "")
+    index = replace(index, manifest=digests[MANIFEST], rejects=digests[REJECTS], attributes=attributes)
     stale = [name for name, data in files.items() if not (out / name).is_file() or (out / name).read_bytes() != data]
     fresh = previous.complete and previous.index == index and not stale
     if not fresh:
@@ -278,7 +307,7 @@ def _finish(
             file.write(files[name])
     if not fresh:
         index.write(out)
-    sweep(out, len(index.shards))
+    sweep(out, index)
     if fresh and previous.verified:
         os.utime(out / INDEX)  # newer than the shards again: the next run need not read them
     return not fresh

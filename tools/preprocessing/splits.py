@@ -1,10 +1,9 @@
 """On which side, train, val or test, each photograph stands."""
 
-import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from pipeline.cache.splits import PATIENT_PATTERN, SHARES, draw_sides, parse_patient
+from pipeline.cache.splits import SHARES, draw_sides
 from pipeline.grades import UNKNOWN
 from tools.sources.listing import Sample
 
@@ -18,25 +17,25 @@ class Place(NamedTuple):
 def place(
     samples: Iterable[Sample],
     *,
+    whole: str = "",
     keep_layout: bool = True,
-    patient_pattern: str = PATIENT_PATTERN,
     seed: int = 0,
     recorded: Iterable[tuple[str, str]] = (),
 ) -> dict[str, Place]:
-    """id -> its place.
+    """id -> its place. `whole`: the split that all of them go to.
 
     The layout's splits stand where it brings them (unless `keep_layout` is false). Otherwise patients are drawn,
     70/10/20; where the layout has a train part and no val, an eighth of the patients in train is drawn for it.
     `recorded` are the (patient, side) of earlier times, which stay. Photographs without a grade take no part.
     """
-    pattern = re.compile(patient_pattern)
     graded, places = [], {}
     for sample in samples:
-        patient, eye = parse_patient(sample.id, pattern)
-        split = sample.split if keep_layout and sample.grade != UNKNOWN else ""
-        places[sample.id] = Place(patient, eye, split)
+        split = (whole or (sample.split if keep_layout else "")) if sample.grade != UNKNOWN else ""
+        places[sample.id] = Place(sample.patient or sample.id, sample.eye, split)
         if sample.grade != UNKNOWN:
             graded.append(sample)
+    if whole:
+        return places
     brings = {places[sample.id].split for sample in graded} - {""}
     if brings and ("val" in brings or "train" not in brings):
         return places

@@ -7,7 +7,7 @@ import click
 import pandas as pd
 
 from pipeline.cache.manifest import COLUMNS
-from pipeline.cache.splits import SPLITS, leaked
+from pipeline.cache.splits import SPLITS, leak_of
 from pipeline.grades import GRADES, UNKNOWN
 from pipeline.photos.discovery import Refusal
 from pipeline.storage.url import Url
@@ -20,9 +20,14 @@ SHOWN = 10
 
 def say_listing(listing: Listing) -> None:
     click.echo(f"layout: {listing.layout}")
+    if listing.scale.codes:
+        click.echo(f"scale: {listing.scale.name}, {listing.scale.title}")
     for note in listing.notes[:SHOWN]:
         click.echo(f"  note: {note}")
     _more(len(listing.notes))
+    for warning in listing.warnings:
+        click.secho(f"WARNING: {warning}", fg="red")
+    _say_some("files not read", listing.unread)
     _say_some("rows without a photograph to use", listing.rows)
     _say_some("photographs ignored", listing.ignored)
 
@@ -38,8 +43,11 @@ def say_outcome(listing: Listing, outcome: Outcome, out: Path | Url) -> None:
         left_out = flag == "blank" and (table.loc[table["flags"].str.contains("blank"), "split"] == "").all()
         note = ", left out of every split (--keep-blank keeps them)" if left_out else ""
         click.echo(f"flagged {flag}: {count}{note}")
-    if line := leak_line(table):
-        click.secho(line, fg="red" if line.startswith("LEAK") else None)
+    for line in leak_lines(table, outcome.copies):
+        click.secho(line, fg="red" if line.startswith(("LEAK", "COPIES")) else None)
+    for copy in outcome.shown[:SHOWN]:
+        click.echo(f"  {copy.test} = {copy.other}, correlation {copy.correlation:.3f}")
+    _more(len(outcome.shown))
     if outcome.changed:
         rate = listing.found / outcome.seconds
         click.echo(f"{out}: {outcome.encoded} encoded in {outcome.seconds:.1f} s ({rate:.1f} photographs/s)")
@@ -62,19 +70,18 @@ def grades_by_split(table: pd.DataFrame) -> str:
     return "\n".join(f"{line[0]:8}" + "".join(f"{cell:>17}" for cell in line[1:]) for line in lines)
 
 
-def leak_line(table: pd.DataFrame) -> str:
-    """Whether test photographs have a patient whom the net has seen; "" where there is no test."""
-    tested, leaks = int((table["split"] == "test").sum()), int(leaked(table).sum())
-    if not tested:
-        return ""
-    if (table["eye"] == "").all():
-        return "leak: the names tell no patients (see --patient-pattern), so leaks between splits cannot be seen"
-    if not leaks:
-        return f"leak: none, no patient of the {tested:,} test photographs is in train"
-    return (
-        f"LEAK: {leaks:,} of {tested:,} test photographs ({leaks / tested:.0%}) have a patient who is also in train; "
-        "accuracy on them says little. Cure: --split patient"
+def leak_lines(table: pd.DataFrame, copies: int = 0) -> list[str]:
+    """What is known of test photographs whose patient, or whose very picture, the network sees in train."""
+    line = leak_of(table).sentence()
+    if not copies:
+        return [line] if line else []
+    tested = int((table["split"] == "test").sum())
+    found = (
+        f"COPIES: {copies:,} of {tested:,} test photographs look like a photograph of train or val; accuracy on them "
+        "says "
+        "little. Cure: name the patients (--patient-pattern, --patient-column), then --split patient"
     )
+    return [found, line] if line.startswith("LEAK") else [found]
 
 
 def _say_some(title: str, refusals: Sequence[Refusal]) -> None:

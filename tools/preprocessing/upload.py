@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from pipeline.cache.index import MANIFEST, REJECTS, CacheIndex
+from pipeline.cache.index import ATTRIBUTES, MANIFEST, REJECTS, CacheIndex
 from pipeline.cache.shards import is_shard_name, shard_name
 from pipeline.errors import CacheError, StoreError
 from pipeline.storage import object_store
@@ -45,7 +45,7 @@ class Upload:
         self._noting = threading.Lock()
         self._background = Background(THREADS)
         listed = {stored.name: stored for stored in object_store.files_below(url)}
-        strangers = sorted(listed.keys() - {INDEX, UNFINISHED, MANIFEST, REJECTS})
+        strangers = sorted(listed.keys() - {INDEX, UNFINISHED, MANIFEST, REJECTS, ATTRIBUTES})
         strangers = [name for name in strangers if not name.startswith(f"{SHARDS}/")]
         if strangers and not listed.keys() & {INDEX, UNFINISHED}:
             raise CacheError(f"{url} holds {strangers[0]!r} and is no cache; choose another place with --out")
@@ -186,12 +186,12 @@ def upload_to(url: Url) -> Iterator[Upload]:
 def _digests(index: CacheIndex) -> dict[str, str]:
     """name -> sha256 of the files of a cache but cache.json, the shards first."""
     shards = {_shard(number): record.sha256 for number, record in enumerate(index.shards)}
-    return {**shards, MANIFEST: index.manifest, REJECTS: index.rejects}
+    return {**shards, **index.tables}
 
 
 def _is_ours(name: str) -> bool:
     folder, _, shard = name.rpartition("/")
-    return name in (INDEX, UNFINISHED, MANIFEST, REJECTS) or (folder == SHARDS and is_shard_name(shard))
+    return name in (INDEX, UNFINISHED, MANIFEST, REJECTS, ATTRIBUTES) or (folder == SHARDS and is_shard_name(shard))
 
 
 def _shard(number: int) -> str:

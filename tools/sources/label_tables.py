@@ -1,111 +1,312 @@
-"""Tables of grades as people have them: with a header or without, from Excel, in any of the usual encodings."""
+"""Tables of grades: what kind each table is, and what its rows say of a photograph."""
 
-import csv
-import io
-from collections.abc import Iterator
-from pathlib import Path
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from pipeline.errors import SourceError
-from pipeline.grades import parse_grade
-from pipeline.storage.artifacts import open_regular
+from pipeline.grades import UNKNOWN
+from tools.sources.columns import (
+    EYE_WORDS,
+    Asked,
+    Columns,
+    find_columns,
+    fold,
+    gradable_cells,
+    grade_columns,
+    split_in_name,
+    split_word,
+)
+from tools.sources.known_sets import KnownSet, known_set_of
+from tools.sources.scales import ICDR, UNGRADABLE, Scale, of_other_scale
+from tools.sources.tables import ABOVE, RawTable
 
-ID_COLUMNS: Final = (
-    "image", "id_code", "image name", "image_name", "image id", "image_id", "imageid", "filename", "file_name",
-    "file name", "image_path", "path", "file", "id",
-)  # fmt: skip
-GRADE_COLUMNS: Final = (
-    "level", "diagnosis", "retinopathy grade", "retinopathy_grade", "dr grade", "dr_grade", "dr_level",
-    "adjudicated_dr_grade", "icdr", "grade", "label", "class",
-)  # fmt: skip
+BLANK: Final = -3
+"""Stands for an empty cell of a grade column."""
+FEW: Final = 30
+"""Rows from which on grades that are only 0 and 1 are asked about: they may mean "has DR"."""
 
 
-class LabelRow(NamedTuple):
-    """A row of a table: which photograph, and the grade as written."""
+class Label(NamedTuple):
+    """What a row says of its photograph."""
 
-    name: str
-    grade: str
-    where: str  # "trainLabels.csv:5"
+    grade: int  # 0-4, UNKNOWN, UNGRADABLE or BLANK
+    error: str = ""  # why the grade cannot be read
+    patient: str = ""
+    eye: str = ""
+    split: str = ""
+    kept: tuple[str, ...] = ()
 
 
-class Table(NamedTuple):
-    path: Path
+@dataclass
+class LabelTable:
+    """A table that grades photographs."""
+
+    source: str  # as RawTable has it
     about: str  # "columns image, level", said aloud
-    rows: list[LabelRow]
+    columns: Columns
+    rows: list[tuple[int, list[str]]]
+    scale: Scale
+    known: KnownSet | None = None
+    gradable: frozenset[str] | None = None  # folded cells that mean gradable
+    eyes: dict[str, str] = field(default_factory=dict)  # folded cell -> left, right
+    splits: bool = True  # the column of splits has splits
+    beside: str = ""  # the file that has the grades, where it is another one
+    notes: list[str] = field(default_factory=list)
+    _grades: dict[str, tuple[int, str]] = field(default_factory=dict)  # cell -> grade, error
+
+    @property
+    def name(self) -> str:
+        return re.split(r"[/#]", self.source)[-1]
+
+    @property
+    def folder(self) -> str:
+        """The folder it lies in, below SRC, "" for SRC itself; the archive's folder for one inside an archive."""
+        return self.source.replace("#", "/").rpartition("/")[0]
+
+    @property
+    def split(self) -> str:
+        """The split that its name tells."""
+        return split_in_name(self.name)
+
+    def where(self, number: int) -> str:
+        return f"{self.name}:{number}" + (f", {self.beside}:{number}" if self.beside else "")
+
+    def label(self, cells: list[str]) -> Label:
+        at = self.columns
+        eye = ""
+        if at.eye is not None:
+            folded = fold(cells[at.eye])
+            eye = self.eyes.get(folded) or EYE_WORDS.get(folded, "")
+        if at.grade is not None:
+            grade, error = self._grade(cells[at.grade])
+        else:
+            grade, error = self._of_columns(cells, eye)
+        if at.gradable is not None and self.gradable is not None:
+            quality = fold(cells[at.gradable])
+            if quality and quality not in self.gradable:
+                grade, error = UNGRADABLE, ""
+        if grade == BLANK:
+            error = "the grade is empty"
+            if self.known and self.known.blank == "ungradable":
+                grade, error = UNGRADABLE, ""
+        return Label(
+            grade,
+            error,
+            cells[at.patient] if at.patient is not None else "",
+            eye,
+            (split_word(cells[at.split]) or "") if at.split is not None and self.splits else "",
+            tuple("" if each is None else cells[each] for each in at.keep),
+        )
+
+    def _grade(self, cell: str) -> tuple[int, str]:
+        found = self._grades.get(cell)
+        if found is None:
+            found = self._grades[cell] = self._parsed(cell)
+        return found
+
+    def _parsed(self, cell: str) -> tuple[int, str]:
+        if not cell or cell.casefold() in ("nan", "na", "n/a", "none", "null"):
+            return BLANK, "the grade is empty"
+        if self.known and (code := self.known.codes.get(fold(cell).removesuffix(" 0"))) is not None:
+            return code, ""
+        try:
+            return self.scale.parse(cell), ""
+        except ValueError as error:
+            return UNKNOWN, str(error)
+
+    def _of_columns(self, cells: list[str], eye: str) -> tuple[int, str]:
+        """From a column an eye, or a column a grade."""
+        if self.columns.of_eye is not None:
+            filled = {side: cells[at] for side, at in self.columns.of_eye.items() if cells[at]}
+            if len(filled) == 1:  # DeepDRiD's 56_r3 has its grade in the left eye's column
+                return self._grade(*filled.values())
+            if not filled:
+                return BLANK, "the grade is empty"
+            eye = eye or eye_in_name(cells[self.columns.photograph])
+            if eye:
+                return self._grade(filled[eye])
+            same = set(filled.values())
+            return self._grade(*same) if len(same) == 1 else (UNKNOWN, "which eye it shows is not known")
+        assert self.columns.one_hot is not None
+        marked = [
+            grade for grade, at in enumerate(self.columns.one_hot) if fold(cells[at]) in ("1", "1 0", "true", "x")
+        ]
+        if len(marked) == 1:
+            return marked[0], ""
+        return (BLANK, "the grade is empty") if not marked else (UNKNOWN, f"several grades are marked: {marked}")
 
 
-def read_table(path: Path, id_column: str | None = None, grade_column: str | None = None) -> Table | None:
-    """A table of grades, or None where the file's first row shows that it is something else.
+class PairTable(NamedTuple):
+    """A table whose rows name the two eyes of a patient, as Messidor-2's has them."""
 
-    The columns are those named, else known ones of the header; a first row of two cells whose second is a grade is a
-    sample, not a header.
+    source: str
+    pairs: list[tuple[int, str, str]]  # (line, left, right)
 
-    Raises SourceError for a column that is not there, and for a row with too many or too few cells.
+
+class PassedOver(NamedTuple):
+    """A table that is not read, and why."""
+
+    source: str
+    reason: str
+    names_photographs: bool = False  # and has something else than grades to say of them
+
+
+def read_label_table(
+    raw: RawTable, asked: Asked, scale: Scale | None, layout: KnownSet | None, has: Callable[[str], bool]
+) -> LabelTable | PairTable | PassedOver:
+    """What kind of table this is. `has` tells whether a name is that of a photograph.
+
+    asked: what options say of columns; layout: the description of a set that the user gave; scale: the one that the
+    user gave, None for ICDR.
+    Raises SourceError where a table can be read in two ways, or a row has too few or too many cells.
     """
-    lines = list(_lines(path))
-    if not lines:
+    if not raw.rows:
+        return PassedOver(raw.source, "an empty table")
+    wanted = {fold(name) for name in asked.columns.values()}
+    tried: list[tuple[int, Columns, KnownSet | None, Asked]] = []
+    for position, (_, header) in enumerate(raw.rows[:ABOVE]):
+        if len(header) < 2 or not wanted <= {fold(cell) for cell in header}:
+            continue
+        known = layout or known_set_of(raw.name, header)
+        merged = known.asked(asked) if known else asked
+        below = raw.rows[position + 1 : position + 200]
+
+        def names(at: int, below: list[tuple[int, list[str]]] = below) -> bool:
+            return any(len(cells) > at and has(cells[at]) for _, cells in below)
+
+        columns = find_columns(header, merged, names)
+        if columns is not None:
+            tried.append((position, columns, known, merged))
+    graded = [each for each in tried if each[1].has_grade]
+    if graded:
+        return _label_table(raw, *graded[0], scale)
+    if (pairs := _pairs(raw)) is not None:
+        return pairs
+    if not wanted and (bare := _without_header(raw, scale, layout)) is not None:
+        return bare
+    if tried:
+        return PassedOver(raw.source, f"names photographs and has no column of grades ({raw.start()})")
+    return PassedOver(raw.source, f"no columns for photograph and grade ({raw.start()})")
+
+
+def _label_table(
+    raw: RawTable, position: int, columns: Columns, known: KnownSet | None, asked: Asked, scale: Scale | None
+) -> LabelTable | PassedOver:
+    header_line, header = raw.rows[position]
+    rows, width, last = raw.rows[position + 1 :], len(header), columns.last
+    for number, cells in rows:
+        if len(cells) <= last or (len(cells) > width and any(cells[width:])):
+            if len(cells) <= last and len(cells) >= min(width, 2) and not any(cells[columns.photograph + 1 :]):
+                cells.extend([""] * (last + 1 - len(cells)))
+                continue
+            raise SourceError(
+                f"{raw.source}:{number}: expected {width} cells as in line {header_line}, found {len(cells)}"
+            )
+    if known and known.scale and scale is None:
+        raise SourceError(
+            f"{raw.source}: grades of {known.title}, whose scale is not ICDR; --scale {known.scale} reads them as they "
+            "are"
+        )
+    used = scale or ICDR
+    if "grade" not in asked.columns and columns.grade is not None:
+        _check_rivals(raw.source, header, rows, columns.grade)
+    about = f"columns {header[columns.photograph]}, {_grades_said(header, columns)}"
+    table = LabelTable(raw.source, about, columns, rows, used, known, eyes=dict(asked.eyes))
+    if known:
+        table.notes.append(f"{table.name}: read as {known.title}")
+    return _checked(table, header, asked)
+
+
+def _checked(table: LabelTable, header: Sequence[str], asked: Asked) -> LabelTable | PassedOver:
+    """The table once its cells have been looked at: other scales, quality codes, splits, eyes."""
+    at, rows = table.columns, table.rows
+    if at.grade is not None and rows:
+        texts = {cells[at.grade] for _, cells in rows}
+        if not table.scale.codes and not (table.known and table.known.codes) and (why := of_other_scale(texts)):
+            raise SourceError(f"{table.source}: {why}")
+        grades = [table._grade(text)[0] for text in texts]
+        if all(grade in (UNKNOWN, BLANK) for grade in grades):
+            shown = ", ".join(sorted(texts)[:5])
+            why = f"has no grades of {table.scale.name} in its column {header[at.grade]} ({shown})"
+            return PassedOver(table.source, why, True)
+        binary = {"0", "1"} == {text.removesuffix(".0") for text in texts if text}
+        if (
+            binary
+            and len(rows) >= FEW
+            and "grade" not in asked.columns
+            and fold(header[at.grade]) in ("label", "class")
+        ):
+            raise SourceError(
+                f"{table.source}: column {header[at.grade]} has only 0 and 1, grades of ICDR or 'has no DR, has DR'; "
+                "if "
+                f"they are grades, say so: --grade-column '{header[at.grade]}'"
+            )
+    if at.gradable is not None:
+        cells_of = (cells[at.gradable] for _, cells in rows)
+        table.gradable = gradable_cells(header[at.gradable], cells_of, asked, table.source)
+    if at.split is not None:
+        strange = sorted({cells[at.split] for _, cells in rows if split_word(cells[at.split]) is None})
+        if strange and "split" in asked.columns:
+            raise SourceError(f"{table.source}: column {header[at.split]} has {strange[0]!r}, which is no split")
+        if strange:
+            table.splits = False
+            table.notes.append(f"{table.name}: column {header[at.split]} tells no splits ({', '.join(strange[:4])})")
+    if at.eye is not None:
+        read = table.eyes.keys() | EYE_WORDS.keys() | {""}
+        strange = sorted({fold(cells[at.eye]) for _, cells in rows} - read)
+        if strange:
+            table.notes.append(f"{table.name}: column {header[at.eye]} tells no eyes ({', '.join(strange[:4])})")
+    return table
+
+
+def _check_rivals(source: str, header: Sequence[str], rows: list[tuple[int, list[str]]], grade: int) -> None:
+    """Raises SourceError where two usual columns of grades contradict each other."""
+    for rival in grade_columns(header):
+        if rival == grade:
+            continue
+        for number, cells in rows:
+            if len(cells) > max(rival, grade) and cells[rival] != cells[grade]:
+                raise SourceError(
+                    f"{source}:{number}: columns {header[grade]} ({cells[grade]}) and {header[rival]} ({cells[rival]}) "
+                    f"may both be the grade; choose with --grade-column"
+                )
+
+
+def _grades_said(header: Sequence[str], columns: Columns) -> str:
+    if columns.grade is not None:
+        return header[columns.grade]
+    return ", ".join(header[at] for at in (*(columns.of_eye or {}).values(), *(columns.one_hot or ())))
+
+
+def _without_header(raw: RawTable, scale: Scale | None, layout: KnownSet | None) -> LabelTable | None:
+    """A table of two cells a row, photograph and grade, that has no header; every row counts."""
+    if any(len(cells) != 2 for _, cells in raw.rows):
         return None
-    (number, header), *samples = lines
-    folded = [cell.casefold() for cell in header]
-    id_at = _find(folded, (id_column,) if id_column else ID_COLUMNS)
-    grade_at = _find(folded, (grade_column,) if grade_column else GRADE_COLUMNS)
-    for wanted, at in ((id_column, id_at), (grade_column, grade_at)):
-        if wanted and at is None:
-            raise SourceError(f"{path}:{number}: no column {wanted!r} among {', '.join(header)}")
-    if id_at is None and grade_at is None and len(header) == 2 and _is_grade(header[1]):
-        id_at, grade_at, samples = 0, 1, lines
-        about, width = "no header, photograph and grade", 2
-    elif id_at is None or grade_at is None:
+    known = layout or known_set_of(raw.name, raw.rows[0][1])
+    table = LabelTable(raw.source, "no header, photograph and grade", Columns(0, 1), raw.rows, scale or ICDR, known)
+    if known:
+        table.notes.append(f"{table.name}: read as {known.title}")
+    cells = {row[1] for _, row in raw.rows}
+    readable = {cell for cell in cells if not table._grade(cell)[1]}
+    return table if raw.rows[0][1][1] in readable and len(readable) * 2 > len(cells) else None
+
+
+def _pairs(raw: RawTable) -> PairTable | None:
+    first = [fold(cell) for cell in raw.rows[0][1]]
+    if first[:2] not in (["left", "right"], ["left eye", "right eye"]) or len(first) > 2:
         return None
-    else:
-        about, width = f"columns {header[id_at]}, {header[grade_at]}", len(header)
-    rows = []
-    for number, cells in samples:
-        where = f"{path.name}:{number}"
-        if len(cells) <= max(id_at, grade_at) or any(cells[width:]):
-            raise SourceError(f"{path}:{number}: expected {width} cells as in line {lines[0][0]}, found {len(cells)}")
-        rows.append(LabelRow(cells[id_at], cells[grade_at], where))
-    return Table(path, about, rows)
+    pairs = [(number, cells[0], cells[1]) for number, cells in raw.rows[1:] if len(cells) == 2]
+    return PairTable(raw.source, pairs)
 
 
-def read_column(path: Path) -> list[tuple[str, str]]:
-    """(first cell, "file:line") of every row of a table without a header. The first row counts."""
-    return [(cells[0], f"{path.name}:{number}") for number, cells in _lines(path)]
+def eye_in_name(name: str) -> str:
+    """The eye that a photograph's name tells, "" for none.
 
-
-def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """(line number, cells without surrounding spaces) of each row that is not blank."""
-    try:
-        with open_regular(path) as file:
-            data = file.read()
-    except OSError as error:
-        raise SourceError(f"{path}: cannot be read ({error.strerror})") from error
-    encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
-    try:
-        text = data.decode(encoding)
-    except UnicodeDecodeError:
-        text = data.decode("cp1252", "replace")  # what Excel on Windows writes
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    header = text.lstrip("\n").partition("\n")[0]
-    delimiter = max(",;\t", key=header.count)
-    reader = csv.reader(io.StringIO(text), delimiter=delimiter, skipinitialspace=True)
-    try:
-        for cells in reader:
-            stripped = [cell.strip() for cell in cells]
-            if any(stripped):
-                yield reader.line_num, stripped
-    except csv.Error as error:
-        raise SourceError(f"{path}:{reader.line_num}: not a table ({error})") from error
-
-
-def _find(header: list[str], names: tuple[str, ...]) -> int | None:
-    """Where the header has the first of the names it has at all."""
-    return next((header.index(name.casefold()) for name in names if name.casefold() in header), None)
-
-
-def _is_grade(cell: str) -> bool:
-    try:
-        parse_grade(cell)
-    except ValueError:
-        return False
-    return True
+    >>> eye_in_name("1/1_l1.jpg"), eye_in_name("17_right")
+    ('left', 'right')
+    """
+    stem = re.split(r"[/\\]", name)[-1].rpartition(".")[0] or name
+    found = re.search(r"(?:^|[_\-\s])(left|right|od|os|l|r)\d*(?:$|[_\-\s])", stem.casefold())
+    return EYE_WORDS[found[1]] if found else ""

@@ -1,12 +1,13 @@
-"""What people have on disk -> which photograph has which grade.
+"""What people have on disk -> which photograph has which grade, split, patient and eye.
 
-A layout is recognised and said aloud; whatever does not fit is refused by name or counted, never dropped.
+Evidence is gathered first: tables, folders, names. Then it is weighed. Where it contradicts itself, or can be read in
+two ways, the run stops and names both readings. Whatever does not fit is refused by name or counted, never dropped.
 """
 
 import os
-import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -15,41 +16,48 @@ import numpy as np
 from pipeline.cache.splits import SPLITS
 from pipeline.errors import SourceError
 from pipeline.grades import N_GRADES, UNKNOWN
-from pipeline.photos.discovery import (
-    Found,
-    Refusal,
-    Walked,
-    leads_out,
-    plain_id,
-    read_regular,
-    walk,
-)
+from pipeline.photos.discovery import Found, Refusal, leads_out, plain_id, read_regular, split_suffix, walk
 from pipeline.photos.photo import SUFFIXES
-from pipeline.storage.artifacts import what_is
 from pipeline.storage.paths import read_file
 from pipeline.storage.url import Url
-from tools.sources.label_tables import LabelRow, Table, read_column, read_table
-from tools.sources.listing import Listing, Rows, Sample
-from tools.sources.matching import match_rows, with_ids
+from tools.sources import archives
+from tools.sources.columns import Asked, Columns, find_columns, fold, split_word
+from tools.sources.folders import FolderGrades, folder_of, folder_splits, grade_folders
+from tools.sources.inventory import Inventory, named_table, read_whole, take_inventory
+from tools.sources.known_sets import KnownSet
+from tools.sources.label_tables import LabelTable, PairTable, PassedOver, read_label_table
+from tools.sources.listing import Listing, Sample
+from tools.sources.matching import Matched, Names, match_tables, parts, with_ids
+from tools.sources.patients import with_patients
 from tools.sources.remote import tables_of, walk_url
+from tools.sources.same_names import SameNames, resolve_same_names, without_masks
+from tools.sources.scales import ICDR, UNGRADABLE, Scale
+from tools.sources.tables import read_raw
 
 COURSE_TABLES: Final = ("train_img.csv", "train_label.csv", "test_img.csv", "test_label.csv")
-SPLIT_NAMES: Final = {
-    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
-    "testing": "test",
-}  # fmt: skip
 
 
-def list_source(
-    src: Path | Url, labels: Path | Url | None = None, id_column: str | None = None, grade_column: str | None = None
-) -> Listing:
+@dataclass(frozen=True)
+class Reading:
+    """How SRC shall be read, as far as the user says."""
+
+    labels: Path | Url | None = None  # the one table of grades; None: those below SRC
+    columns: Asked = field(default_factory=Asked)
+    scale: Scale | None = None  # None: ICDR, and a table that needs another stops
+    layout: str | KnownSet = "auto"  # "auto", "tables", "folders", or a description
+    patient_pattern: str | None = None
+    split_table: Path | None = None  # a table of photographs and splits
+    follow_links: bool = False
+
+
+def list_source(src: Path | Url, reading: Reading = Reading()) -> Listing:  # frozen
     """Looks through SRC, recognises its layout and matches photographs and grades.
 
-    Raises SourceError where there is nothing to do: no such folder, no photographs, no row that fits one; StoreError
-    where a URL cannot be listed or read.
+    Raises SourceError where there is nothing to do (no such folder, no photographs, no row that fits one) and where
+    the evidence can be read in two ways; StoreError where a URL cannot be listed or read.
     """
-    columns = (id_column, grade_column)
     with ExitStack() as stack:
+        labels = reading.labels
         if isinstance(labels, Url):
             labels = stack.enter_context(tables_of(labels.parent, [labels.name])).folder / labels.name
         if isinstance(src, Path):
@@ -57,49 +65,23 @@ def list_source(
                 return _medmnist(src)
             if not os.path.isdir(src):  # pathlib's is_dir raises where a name is too long
                 raise SourceError(f"{src}: no such folder")
-            listing = _recognise(src, src, walk(src), labels, columns)
+            listing = _Reader(src, src, take_inventory(src, walk(src, reading.follow_links), labels), reading).listing()
         elif src.name.lower().endswith(".npz"):
             raise SourceError(f"{src}: a MedMNIST file is read from a disk; copy it there first")
         else:
             walked, names = walk_url(src)
             tables = stack.enter_context(tables_of(src, names, COURSE_TABLES))
-            listing = _recognise(src, tables.folder, walked, labels, columns)
+            inventory = take_inventory(tables.folder, walked, labels, names)
+            listing = _Reader(src, tables.folder, inventory, reading).listing()
             listing.layout = tables.named(listing.layout)
     if not listing.found:
         wanted = " ".join(sorted(SUFFIXES))
-        why = "; ".join([f"looked for {wanted}, and for images by content", *listing.notes])
+        unread = [f"{each.source}: {each.reason}" for each in listing.unread[:3]]
+        why = "; ".join([f"looked for {wanted}, and for images by content", *listing.notes, *unread])
         raise SourceError(f"{src}: no photographs below it ({why})")
     if not listing.samples:
         first = (listing.refused + listing.rows + listing.ignored)[0]
         raise SourceError(f"{src}: nothing to prepare ({listing.layout}); e.g. {first.source}: {first.reason}")
-    return listing
-
-
-def _recognise(
-    root: Path | Url,
-    folder: Path,
-    walked: Walked,
-    labels: Path | None,
-    columns: tuple[str | None, str | None],
-) -> Listing:
-    """The photographs below `root` with what the tables below `folder`, or `labels`, say of them."""
-    photographs = walked.photographs
-    if labels is not None:
-        table = read_table(labels, *columns)
-        if table is None:
-            raise SourceError(f"{labels}: which columns name photograph and grade? give --id-column and --grade-column")
-        listing = match_rows(root, photographs, _rows_of([table]))
-    elif any(_grade_folder(found.source) for found in photographs) and not has_course_tables(folder):
-        listing = _grade_folders(root, photographs)
-    elif (rows := find_rows(folder)) is not None:
-        listing = match_rows(root, photographs, rows)
-    elif not photographs and len(archives := sorted(folder.glob("*.npz"))) == 1:
-        listing = _medmnist(archives[0])
-    else:
-        listing = Listing(root, "photographs without grades (no table of grades found; name one with --labels)")
-        listing.samples = with_ids((plain_id(found.source), found, UNKNOWN, "") for found in photographs)
-    listing.refused = walked.refused + listing.refused
-    listing.notes = [f"left out: {each.source}, {each.reason} of this program" for each in walked.ours] + listing.notes
     return listing
 
 
@@ -111,125 +93,359 @@ def read_source(root: Path | Url, source: str) -> bytes:
     if isinstance(root, Url):
         return read_file(root / source)
     archive, inside, member = source.partition("#")
-    if inside and archive.endswith(".npz"):
-        import cv2
+    if inside and not os.path.lexists(root / source):  # a file's own name may have a #
+        path = root / archive
+        kind = split_suffix(archive)[1].lower()
+        if kind == ".zip":
+            return archives.read_zipped(path, member)
+        if kind == ".parquet":
+            return archives.read_parquet_row(path, int(member))
+        if kind == ".npz":
+            import cv2
 
-        split, _, number = member.partition("/")
-        picture = _archive(str(root / archive))[f"{split}_images"][int(number)]
-        return cv2.imencode(".png", picture[..., ::-1] if picture.ndim == 3 else picture)[1].tobytes()
+            split, _, number = member.partition("/")
+            arrays = archives.medmnist_arrays(str(path), path.stat().st_mtime_ns)
+            picture = arrays[f"{split}_images"][int(number)]
+            return cv2.imencode(".png", picture[..., ::-1] if picture.ndim == 3 else picture)[1].tobytes()
     return read_regular(root / source)
 
 
-def _check_inside(table: Path, folder: Path) -> None:
-    """Raises SourceError for a table found in a folder that is a link out of it: only names given by hand lead out."""
-    if leads_out(table, folder):
-        raise SourceError(f"{table}: a link that leads out of {folder}; name it with --labels")
+class _Reader:
+    """What is below SRC, on its way to a listing."""
 
+    def __init__(self, root: Path | Url, folder: Path, inventory: Inventory, reading: Reading) -> None:
+        self.root, self.folder, self.inventory, self.reading = root, folder, inventory, reading
+        self.scale = reading.scale or (reading.layout.scale_of() if isinstance(reading.layout, KnownSet) else None)
+        self.notes: list[str] = [f"left out: {each.source}, {each.reason} of this program" for each in inventory.ours]
+        self.warnings: list[str] = []
+        self.unread = list(inventory.unread)
+        self.unread_tables: list[PassedOver] = []
+        self.course_folder: Path | None = None
 
-# --- layouts
+    def listing(self) -> Listing:
+        inventory = self.inventory
+        if not inventory.photographs and len(inventory.medmnist) == 1:
+            return _medmnist(self.folder / inventory.medmnist[0])
+        if not inventory.photographs and inventory.medmnist:
+            raise SourceError(
+                f"{self.root}: {', '.join(inventory.medmnist)} have the same photographs at several sizes; give one"
+            )
+        photographs, masks = without_masks(inventory.photographs, self._read)
+        tables, pairs = self.tables(Names(photographs).has)
+        folders = self._folder_grades(photographs)
+        same = resolve_same_names(photographs, folders.names if folders else [], self._read)
+        self.notes += same.notes
+        copies = {refusal.source for refusal in same.ignored}
+        photographs = [found for found in photographs if found.source not in copies]
+        names = Names(photographs)
+        matched = match_tables(names, tables)
+        self.notes += matched.notes
+        listing = Listing(self.root, "", rows=matched.rows, scale=self.scale or ICDR)
+        by_tables, by_folders = self._weigh(photographs, matched, folders)
+        listing.layout = self.said(tables if by_tables else [], folders if by_folders else None)
+        self._collect(listing, photographs, matched if by_tables else Matched(), folders if by_folders else None)
+        if self.reading.split_table is not None:
+            listing.samples = self._with_split_table(listing.samples, names, self.reading.split_table)
+        else:
+            listing.samples = self._with_splits(listing.samples, matched if by_tables else Matched())
+        listing.samples = self._named(listing.samples, same, pairs, names)
+        listing.refused = inventory.refused + listing.refused
+        listing.ignored += masks + same.ignored
+        listing.kept = self.reading.columns.keep
+        listing.notes = self.notes + listing.notes
+        listing.warnings, listing.unread = self.warnings, self.unread
+        if all(sample.grade == UNKNOWN for sample in listing.samples) and self.unread_tables:
+            shown = "; ".join(f"{each.source}: {each.reason}" for each in self.unread_tables[:3])
+            self.warnings.append(f"no photograph has a grade, though there are tables: {shown}")
+        return listing
 
+    def _read(self, source: str) -> bytes:
+        return read_source(self.root, source)
 
-def find_rows(src: Path) -> Rows | None:
-    """The rows of the tables of grades: the course's four, in SRC or beside it, else those with a known header."""
-    if (folder := has_course_tables(src)) is not None:
-        return Rows(f"the course's four tables without header in {folder}", _course_rows(folder))
-    tables = _find_tables(src)
-    return _rows_of(tables) if tables else None
+    # --- tables
 
+    def tables(self, has: Callable[[str], bool]) -> tuple[list[LabelTable], list[PairTable]]:
+        if self.reading.layout == "folders":
+            for raw in self.inventory.tables:
+                self.unread.append(Refusal(raw.source, "a table, not read: --layout folders"))
+            return [], []
+        if self.reading.labels is None and (course := _course_tables(self.folder)) is not None:
+            self.course_folder = course[0]
+            return course[1], []
+        layout = self.reading.layout if isinstance(self.reading.layout, KnownSet) else None
+        tables: list[LabelTable] = []
+        pairs: list[PairTable] = []
+        for raw in self.inventory.tables:
+            if "submission" in raw.name.casefold() and self.reading.labels is None:
+                self.unread.append(Refusal(raw.source, "a sample submission, whose grades are made up"))
+                continue
+            read = read_label_table(raw, self.reading.columns, self.scale, layout, has)
+            if isinstance(read, LabelTable):
+                if not read.rows:
+                    raise SourceError(f"{raw.source}: a header and no rows")
+                tables.append(read)
+                self.notes += read.notes
+            elif isinstance(read, PairTable):
+                pairs.append(read)
+            elif self.reading.labels is not None:
+                raise SourceError(
+                    f"{self.reading.labels}: which columns name photograph and grade? give --id-column and "
+                    f"--grade-column ({read.reason})"
+                )
+            else:
+                self.unread_tables.append(read)
+        self._check_asked(tables)
+        self.unread += [Refusal(each.source, each.reason) for each in self.unread_tables]
+        return tables, pairs
 
-def _rows_of(tables: list[Table]) -> Rows:
-    names = ", ".join(f"{table.path.name} ({table.about})" for table in tables)
-    splits = [_split_in_name(table.path.stem) for table in tables]
-    if len(tables) == 1 or not all(splits):
-        splits = [""] * len(tables)
-    rows = [(row, split) for table, split in zip(tables, splits, strict=True) for row in table.rows]
-    if not rows:
-        raise SourceError(f"{tables[0].path}: a header and no rows")
-    return Rows(f"table {names}" if len(tables) == 1 else f"tables {names}", rows)
+    def _check_asked(self, tables: Sequence[LabelTable]) -> None:
+        """Raises SourceError where an option names a column that no table has."""
+        asked = self.reading.columns
+        wanted = [*asked.columns.values(), *asked.keep]
+        for name in wanted:
+            headers = [fold(cell) for raw in self.inventory.tables for _, row in raw.rows[:10] for cell in row]
+            if fold(name) not in headers:
+                first = self.inventory.tables[0] if self.inventory.tables else None
+                among = f" among {', '.join(first.rows[0][1])} of {first.source}" if first and first.rows else ""
+                raise SourceError(f"no column {name!r}{among}" if first else f"no table has a column {name!r}")
+        if asked.columns and not tables:
+            raise SourceError(
+                f"no table has all of the columns {', '.join(asked.columns.values())}, and a photograph and a grade"
+            )
 
+    # --- folders
 
-def _find_tables(src: Path) -> list[Table]:
-    """The tables of grades at the shallowest depth that has any; those of Kaggle's sample submissions are none."""
-    folders = [src]
-    while folders:
-        inside = [(folder, sorted(os.scandir(folder), key=lambda entry: entry.name)) for folder in folders]
-        below = [
-            entry
-            for folder, entries in inside
-            if not what_is(folder, (entry.name for entry in entries))
-            for entry in entries
-            if not entry.name.startswith(".")
+    def _folder_grades(self, photographs: Sequence[Found]) -> FolderGrades | None:
+        if self.reading.layout == "tables" or self.reading.labels is not None or self.course_folder is not None:
+            return None
+        folders = dict.fromkeys(folder_of(found.source) for found in photographs)
+        found = grade_folders(folders, self.scale or ICDR, insist=self.reading.layout == "folders")
+        if found is None and self.reading.layout == "folders":
+            raise SourceError(f"{self.root}: --layout folders, but no folders are named by grades")
+        return found
+
+    def _weigh(self, photographs: Sequence[Found], matched: Matched, folders: FolderGrades | None) -> tuple[bool, bool]:
+        """Whether tables, and whether folders, give the grades.
+
+        A table that names every photograph of the folders wins. One that names some and agrees is joined with them. One
+        that names some and contradicts stops, and so do tables without grades beside folders of digits.
+        """
+        if folders is None:
+            return True, False
+        graded = [found.source for found in photographs if folder_of(found.source) in folders.grades]
+        named = [source for source in graded if source in matched.labels]
+        refused = {refusal.source for refusal in matched.refused}
+        if not named and not any(source in refused for source in graded):
+            table = next((each for each in self.unread_tables if each.names_photographs), None)
+            if folders.only_digits and table is not None and self.reading.layout == "auto":
+                raise SourceError(
+                    f"{self.root}: folders {', '.join(folders.names)} may be grades, but {table.source}, which names "
+                    f"these photographs, {table.reason}; --layout folders takes the folders for grades, --layout "
+                    "tables does not"
+                )
+            return False, True
+        against = [
+            source
+            for source in named
+            if matched.labels[source][1].grade not in (folders.grades[folder_of(source)], UNKNOWN)
         ]
-        paths = [Path(entry.path) for entry in below if entry.name.lower().endswith(".csv") and entry.is_file()]
+        whole = len(named) + sum(source in refused for source in graded) == len(graded)
+        if not against:
+            return True, not whole
+        first = against[0]
+        where, grade = matched.wheres[first], _grade(matched.labels[first][1].grade)
+        said = f"{first} lies in folder {parts(first)[-2]}, {where} says {grade}"
+        if whole:
+            self.notes.append(
+                f"{len(against)} of {len(graded)} photographs lie in a folder of another grade than their table says "
+                f"({said}); the table names every photograph and is taken"
+            )
+            return True, False
+        raise SourceError(
+            f"{self.root}: a table names {len(named)} of {len(graded)} photographs in folders of grades, and "
+            f"{len(against)} of them contradict it ({said}); choose with --layout tables or --layout folders"
+        )
+
+    # --- the listing
+
+    def said(self, tables: Sequence[LabelTable], folders: FolderGrades | None) -> str:
+        """The layout in words."""
+        told = []
+        if self.course_folder is not None:
+            return f"the course's four tables without header in {self.course_folder}"
+        if tables:
+            names = ", ".join(f"{table.name} ({table.about})" for table in tables)
+            told.append(f"table {names}" if len(tables) == 1 else f"tables {names}")
+        if folders is not None:
+            told.append(folders.about())
+        told = told or ["photographs without grades (no table of grades found; name one with --labels)"]
+        return " and ".join(told)
+
+    def _collect(
+        self, listing: Listing, photographs: Sequence[Found], matched: Matched, folders: FolderGrades | None
+    ) -> None:
+        refused = {refusal.source: refusal for refusal in matched.refused}
+        bare = not matched.labels and not refused and folders is None
+        names = self.inventory.names
+        for found in photographs:
+            source = found.source
+            if source in matched.labels:
+                id, label = matched.labels[source]
+                ungradable = label.grade == UNGRADABLE
+                grade = UNKNOWN if ungradable else label.grade
+                id = split_suffix(parts(names[source])[-1])[0] if source in names else id
+                sample = Sample(id, found, grade, label.split, label.patient, label.eye, ungradable, label.kept)
+                listing.samples.append(sample)
+            elif source in refused:
+                listing.refused.append(refused[source])
+            elif folders is not None and folder_of(source) in folders.grades:
+                stem, grade = plain_id(source).rpartition("/")[2], folders.grades[folder_of(source)]
+                ungradable = grade == UNGRADABLE
+                listing.samples.append(Sample(stem, found, UNKNOWN if ungradable else grade, ungradable=ungradable))
+            elif bare:
+                listing.samples.append(Sample(plain_id(source), found, UNKNOWN))
+            else:
+                why = "no row names it" if folders is None else "not in a folder named by a grade"
+                listing.ignored.append(Refusal(source, why))
+
+    def _with_splits(self, samples: list[Sample], matched: Matched) -> list[Sample]:
+        """The samples with the splits that the set brings: of a column, of a table's name, of folders.
+
+        They count only where graded photographs lie in train and in val or test.
+        """
+        graded = [sample for sample in samples if sample.grade != UNKNOWN]
+        by_row = {sample.found.source: matched.splits.get(sample.found.source, "") for sample in graded}
+        by_folder = folder_splits(dict.fromkeys(folder_of(sample.found.source) for sample in graded))
+        folder = {sample.found.source: by_folder[folder_of(sample.found.source)] for sample in graded}
+        rows, folders = (_bring(splits.values()) for splits in (by_row, folder))
+        told: Mapping[str, str] = {}
+        if rows and folders:
+            against = [
+                source for source in by_row if by_row[source] and folder[source] and by_row[source] != folder[source]
+            ]
+            if against:
+                first = against[0]
+                raise SourceError(
+                    f"{self.root}: {len(against)} photographs lie in a folder of another split than their table says "
+                    f"({first}: {by_row[first]}); --split FILE names the splits, --split patient draws them by patient"
+                )
+            told = {source: by_row[source] or folder[source] for source in by_row}
+        elif rows or folders:
+            told = by_row if rows else folder
+        without = sum(told.get(sample.found.source) == "" for sample in graded) if told else 0
+        if without:
+            self.notes.append(f"{without} photographs are in no split: the set brings splits, and none for them")
+        return [sample._replace(split=told.get(sample.found.source, "")) for sample in samples]
+
+    def _with_split_table(self, samples: list[Sample], names: Names, path: Path) -> list[Sample]:
+        """The samples with the splits of a table that the user names. Raises SourceError where it has none."""
+        raw = named_table(path)
+        columns = find_columns(raw.rows[0][1], Asked()) if raw.rows else None
+        if columns is None or columns.split is None:
+            raise SourceError(f"{path}: no columns for photograph and split, such as image and split ({raw.start()})")
+        told: dict[str, str] = {}
+        for number, cells in raw.rows[1:]:
+            split = split_word(cells[columns.split]) if len(cells) > columns.last else None
+            if not split:
+                raise SourceError(f"{path}:{number}: no split, which is train, val or test")
+            try:
+                _, sources = names.find(cells[columns.photograph])
+            except ValueError:
+                continue  # of another part of the set
+            told |= dict.fromkeys(sources, split)
+        if not told:
+            raise SourceError(f"{path}: names none of the photographs")
+        return [sample._replace(split=told.get(sample.found.source, "")) for sample in samples]
+
+    def _named(self, samples: list[Sample], same: SameNames, pairs: Sequence[PairTable], names: Names) -> list[Sample]:
+        """The samples with their final ids, patients and eyes."""
+        prefixes = {sample.found.source: same.prefix(sample.found.source) for sample in samples} if same.levels else {}
+        named = []
+        for sample in samples:
+            prefix = prefixes.get(sample.found.source, "")
+            if prefix and prefix not in sample.id.split("/")[:-1]:
+                sample = sample._replace(id=f"{prefix}/{sample.id.rpartition('/')[2]}")
+            named.append(sample)
+        named = with_ids(named)
+        told, how = with_patients(named, self.reading.patient_pattern, _paired(pairs, names))
+        if how and how != "--patient-pattern":
+            self.notes.append(f"patients by {how}")
+        if how != "a column" and prefixes:
+            told = [
+                sample._replace(patient=f"{prefixes[sample.found.source]}/{sample.patient}")
+                if sample.patient and prefixes[sample.found.source]
+                else sample
+                for sample in told
+            ]
+        return told
+
+
+def tables_alone(folder: Path) -> tuple[str, list[LabelTable]] | None:
+    """The tables of grades below a folder that has no photographs, and what they are in words; None where it has none.
+
+    Raises SourceError where one can be read in two ways.
+    """
+    reader = _Reader(folder, folder, take_inventory(folder, walk(folder)), Reading())
+    tables, _ = reader.tables(lambda name: True)
+    return (reader.said(tables, None), tables) if tables else None
+
+
+def _bring(splits: Iterable[str]) -> bool:
+    """Whether splits are those of a set: train, and val or test beside it."""
+    told = set(splits) - {""}
+    return "train" in told and len(told) > 1
+
+
+def _grade(grade: int) -> str:
+    return {UNKNOWN: "none", UNGRADABLE: "ungradable"}.get(grade, str(grade))
+
+
+def _paired(pairs: Sequence[PairTable], names: Names) -> dict[str, tuple[str, str]]:
+    """source -> (patient, eye) of the photographs that tables of pairs name."""
+    told: dict[str, tuple[str, str]] = {}
+    for table in pairs:
+        for _, left, right in table.pairs:
+            patient = split_suffix(left or right)[0]
+            for name, eye in ((left, "left"), (right, "right")):
+                try:
+                    _, sources = names.find(name)
+                except ValueError:
+                    continue
+                told |= dict.fromkeys(sources, (patient, eye))
+    return told
+
+
+def _course_tables(folder: Path) -> tuple[Path, list[LabelTable]] | None:
+    """The course's four tables, in SRC or beside it, as one table a split: they have no header, their first row is a
+    sample."""
+    for where in (folder, folder.resolve().parent):
+        paths = [where / name for name in COURSE_TABLES]
+        if not all(path.is_file() for path in paths):
+            continue
         for path in paths:
-            _check_inside(path, src)
-        tables = [read_table(path) for path in paths if "submission" not in path.name.casefold()]
-        found = [table for table in tables if table is not None]
-        if found:
-            return found
-        folders = [Path(entry.path) for entry in below if entry.is_dir(follow_symlinks=False)]
-    return []
-
-
-def has_course_tables(src: Path) -> Path | None:
-    """The folder, SRC or the one it lies in, that has the course's four tables."""
-    for folder in (src, src.resolve().parent):
-        tables = [folder / name for name in COURSE_TABLES]
-        if all(table.is_file() for table in tables):
-            for table in tables:
-                _check_inside(table, folder)
-            return folder
+            if leads_out(path, where):
+                raise SourceError(f"{path}: a link that leads out of {where}; name it with --labels")
+        tables = []
+        for split in ("train", "test"):
+            images, labels = (
+                read_raw(f"{split}_{kind}.csv", read_whole(where / f"{split}_{kind}.csv")) for kind in ("img", "label")
+            )
+            if len(images.rows) != len(labels.rows):
+                raise SourceError(
+                    f"{where / images.source} has {len(images.rows)} rows, {where / labels.source} has "
+                    f"{len(labels.rows)}: they must pair up"
+                )
+            rows = [
+                (number, [image[0], grade[0]])
+                for (number, image), (_, grade) in zip(images.rows, labels.rows, strict=True)
+            ]
+            tables.append(LabelTable(images.source, "no header", Columns(0, 1), rows, ICDR, beside=labels.source))
+        return where, tables
     return None
 
 
-def _course_rows(folder: Path) -> list[tuple[LabelRow, str]]:
-    """(row, split) of the course's four tables, which have no header: their first row is a sample."""
-    rows = []
-    for split in ("train", "test"):
-        names, grades = (folder / f"{split}_{kind}.csv" for kind in ("img", "label"))
-        images, labels = read_column(names), read_column(grades)
-        if len(images) != len(labels):
-            raise SourceError(f"{names} has {len(images)} rows, {grades} has {len(labels)}: they must pair up")
-        pairs = zip(images, labels, strict=True)
-        rows += [(LabelRow(name, grade, f"{where}, {at}"), split) for (name, where), (grade, at) in pairs]
-    return rows
-
-
-def _grade_folder(source: str) -> tuple[str, str] | None:
-    """(split or "", grade) of a photograph in a folder named after its grade."""
-    *above, folder = source.split("/")[:-1] or [""]
-    if folder not in map(str, range(N_GRADES)):
-        return None
-    return (SPLIT_NAMES.get(above[-1].casefold(), "?") if above else ""), folder
-
-
-def _grade_folders(src: Path | Url, photographs: list[Found]) -> Listing:
-    places = [(found, _grade_folder(found.source)) for found in photographs]
-    bring_splits = any(place and place[0] not in ("", "?") for _, place in places)
-    splits = set(SPLIT_NAMES.values()) if bring_splits else {"", "?"}
-    grades = sorted({place[1] for _, place in places if place})
-    where = (
-        " under " + ", ".join(sorted({place[0] for _, place in places if place and place[0] in splits}))
-        if bring_splits
-        else ""
-    )
-    listing = Listing(src, f"a folder per grade ({', '.join(grades)}){where}")
-    samples = []
-    for found, place in places:
-        if place is None or place[0] not in splits:
-            reason = (
-                "not in a folder named 0..4" if place is None else "its folder of grades is not in train, val or test"
-            )
-            listing.ignored.append(Refusal(found.source, reason))
-        else:
-            stem = plain_id(found.source).rpartition("/")[2]
-            samples.append((stem, found, int(place[1]), place[0] if bring_splits else ""))
-    listing.samples = with_ids(samples)
-    return listing
-
-
 def _medmnist(path: Path) -> Listing:
-    arrays = _archive(str(path))
+    arrays = archives.medmnist_arrays(str(path), path.stat().st_mtime_ns)
     listing = Listing(path.parent, f"a MedMNIST file, {path.name}")
     about = path.stat()
     for split in SPLITS:
@@ -246,27 +462,3 @@ def _medmnist(path: Path) -> Listing:
             found = Found(source, int(images[number].nbytes), about.st_mtime_ns, about.st_ctime_ns)
             listing.samples.append(Sample(f"{split}_{number}", found, int(label), split))
     return listing
-
-
-_open_archives: dict[str, dict[str, np.ndarray]] = {}
-
-
-def _archive(path: str) -> dict[str, np.ndarray]:
-    """A MedMNIST file's arrays, read once a process: they are compressed as a whole, not picture by picture."""
-    if path not in _open_archives:
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                _open_archives[path] = {name: arrays[name] for name in arrays.files}
-        except (OSError, ValueError) as error:
-            raise SourceError(f"{path}: not a MedMNIST file ({error})") from error
-    return _open_archives[path]
-
-
-# --- matching rows and photographs
-
-
-def _split_in_name(stem: str) -> str:
-    """The split that a table's name tells, "" for none or several."""
-    words: Iterator[str] = (word for word in re.split(r"[^a-z]+", stem.casefold()) if word)
-    splits = {SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES}
-    return splits.pop() if len(splits) == 1 else ""

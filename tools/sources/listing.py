@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from pipeline.photos.discovery import (
-    Found,
-    Refusal,
-)
+from pipeline.photos.discovery import Found, Refusal
 from pipeline.storage.url import Url
-from tools.sources.label_tables import LabelRow
+from tools.sources.scales import ICDR, Scale
+
+UNGRADABLE: Final = "ungradable"
+"""The flag of a photograph that its set, or its graders, call ungradable."""
 
 
 class Sample(NamedTuple):
@@ -18,7 +18,11 @@ class Sample(NamedTuple):
     id: str
     found: Found
     grade: int  # UNKNOWN where the layout has none
-    split: str  # what the layout brings, else ""
+    split: str = ""  # what the layout brings, else ""
+    patient: str = ""  # "" where nothing tells: a patient of its own
+    eye: str = ""  # "left", "right" or ""
+    ungradable: bool = False
+    kept: tuple[str, ...] = ()  # cells of the columns that --keep-column names
 
 
 @dataclass
@@ -31,15 +35,13 @@ class Listing:
     refused: list[Refusal] = field(default_factory=list)  # photographs
     rows: list[Refusal] = field(default_factory=list)  # rows of tables for which there is no photograph to use
     ignored: list[Refusal] = field(default_factory=list)  # photographs that nobody asked for
+    unread: list[Refusal] = field(default_factory=list)  # files that are no photographs and are not read, with the cure
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    scale: Scale = ICDR
+    kept: tuple[str, ...] = ()  # the names of the columns kept
+    options: tuple[str, ...] = ()  # those that said how SRC is read, to do it again
 
     @property
     def found(self) -> int:
         return len(self.samples) + len(self.refused) + len(self.ignored)
-
-
-class Rows(NamedTuple):
-    """What the tables of a layout say."""
-
-    layout: str
-    rows: list[tuple[LabelRow, str]]  # (row, the split that its table brings or "")

@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final
 
 from pipeline.errors import SourceError
 from pipeline.photos.discovery import Found, Refusal, Walked, is_left_out, split_suffix
@@ -19,8 +18,7 @@ from pipeline.storage import object_store
 from pipeline.storage.artifacts import is_cache
 from pipeline.storage.object_store import Stored
 from pipeline.storage.url import Url
-
-TABLE: Final = ".csv"
+from tools.sources.tables import SUFFIXES as TABLES
 
 
 class Tables:
@@ -44,7 +42,7 @@ def walk_url(url: Url) -> tuple[Walked, list[str]]:
         suffix = split_suffix(stored.name)[1].lower()
         if not {"", ".", ".."}.isdisjoint(stored.name.split("/")):
             refused.append(Refusal(stored.name, "its name is no path"))
-        elif suffix == TABLE:
+        elif suffix in TABLES:
             tables.append(stored.name)
         elif suffix in SUFFIXES:
             photographs.append(_found(stored))
@@ -54,8 +52,10 @@ def walk_url(url: Url) -> tuple[Walked, list[str]]:
         heads = pool.map(
             lambda stored: object_store.read(url / stored.name, part=(0, 16)) if stored.nbytes else b"", unnamed
         )
-        photographs += [_found(stored) for stored, head in zip(unnamed, heads, strict=True) if sniff(head)]
-    return Walked(sorted(photographs, key=lambda found: found.source.split("/")), refused, caches), tables
+        others: list[Found] = []
+        for stored, head in zip(unnamed, heads, strict=True):
+            (photographs if sniff(head) else others).append(_found(stored))
+    return Walked(sorted(photographs, key=lambda found: found.source.split("/")), refused, caches, others), tables
 
 
 def _listed(url: Url) -> tuple[list[Stored], list[Refusal]]:

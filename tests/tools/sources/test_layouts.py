@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from pipeline.errors import SourceError
-from tools.sources.layouts import list_source, read_source
+from tools.sources.columns import Asked
+from tools.sources.layouts import Reading, list_source, read_source
 from tools.sources.listing import Listing
 
 
@@ -117,10 +118,12 @@ def test_a_bare_folder_has_no_grades(tmp_path: Path) -> None:
 def test_a_table_named_by_the_user(tmp_path: Path) -> None:
     draw(tmp_path / "photos/1.jpeg")
     (tmp_path / "my.csv").write_text("Eye;Reader A;Reader B\n1.jpeg;2;3\n")
-    listing = list_source(tmp_path / "photos", tmp_path / "my.csv", "Eye", "Reader B")
+    listing = list_source(
+        tmp_path / "photos", Reading(tmp_path / "my.csv", Asked({"photograph": "Eye", "grade": "Reader B"}))
+    )
     assert grades(listing) == {"1": 3}
     with pytest.raises(SourceError, match="give --id-column and --grade-column"):
-        list_source(tmp_path / "photos", tmp_path / "my.csv")
+        list_source(tmp_path / "photos", Reading(tmp_path / "my.csv"))
 
 
 def test_rows_and_photographs_without_partner_are_named(shared: Path) -> None:

@@ -6,16 +6,31 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import SourceError
-from tools.sources.label_tables import read_column, read_table
+from tools.sources.columns import Asked
+from tools.sources.label_tables import LabelTable, PassedOver, read_label_table
+from tools.sources.scales import Scale
+from tools.sources.tables import read_raw
 
-TRUTH = {"10_left": "0", "11_left": "1", "12_left": "2", "13_left": "3", "14_left": "4", "15_left": "0"}
+TRUTH = {"10_left": 0, "11_left": 1, "12_left": 2, "13_left": 3, "14_left": 4, "15_left": 0}
 
 
-def labels(path: Path) -> dict[str, str]:
-    table = read_table(path)
-    assert table is not None
-    assert len(table.rows) == 6
-    return {row.name: row.grade for row in table.rows}
+def read_table(path: Path, asked: Asked = Asked(), scale: Scale | None = None) -> LabelTable | PassedOver:  # noqa: B008
+    read = read_label_table(read_raw(path.name, path.read_bytes()), asked, scale, None, lambda name: True)
+    assert isinstance(read, LabelTable | PassedOver)
+    return read
+
+
+def rows(table: LabelTable | PassedOver) -> list[tuple[str, int, str]]:
+    """(name, grade, where) of each row."""
+    assert isinstance(table, LabelTable), table
+    at = table.columns.photograph
+    return [(cells[at], table.label(cells).grade, table.where(number)) for number, cells in table.rows]
+
+
+def labels(path: Path) -> dict[str, int]:
+    found = {name: grade for name, grade, _ in rows(read_table(path))}
+    assert len(found) == 6
+    return found
 
 
 @pytest.mark.parametrize(
@@ -40,39 +55,27 @@ def test_a_row_with_a_cell_too_many_is_refused_with_its_line(shared: Path) -> No
 @pytest.mark.parametrize("header", ["Image name,Retinopathy grade,Risk of macular edema", "id_code,diagnosis,x"])
 def test_other_data_sets_columns(tmp_path: Path, header: str) -> None:
     (tmp_path / "t.csv").write_text(f"{header}\nIDRiD_01,3,1\nIDRiD_02,0,0\n")
-    table = read_table(tmp_path / "t.csv")
-    assert table is not None
-    assert [(row.name, row.grade, row.where) for row in table.rows] == [
-        ("IDRiD_01", "3", "t.csv:2"),
-        ("IDRiD_02", "0", "t.csv:3"),
-    ]
+    assert rows(read_table(tmp_path / "t.csv")) == [("IDRiD_01", 3, "t.csv:2"), ("IDRiD_02", 0, "t.csv:3")]
 
 
 @pytest.mark.parametrize("text", ["", "image,width,height\n1_left,10,10\n", "a,b\n1,2\n", "no table at all\n"])
-def test_a_file_without_photographs_and_grades_is_no_table(tmp_path: Path, text: str) -> None:
+def test_a_file_without_photographs_and_grades_is_passed_over(tmp_path: Path, text: str) -> None:
     (tmp_path / "t.csv").write_text(text)
-    assert read_table(tmp_path / "t.csv") is None
+    assert isinstance(read_table(tmp_path / "t.csv"), PassedOver)
 
 
 def test_columns_can_be_named(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("eye,image,icdr,second reader\n1_left,x,4,3\n")
-    table = read_table(tmp_path / "t.csv", "Eye", "second reader")
-    assert table is not None
-    assert table.rows[0][:2] == ("1_left", "3")
-    with pytest.raises(
-        SourceError, match=re.escape("t.csv:1: no column 'reader 2' among eye, image, icdr, second reader")
-    ):
-        read_table(tmp_path / "t.csv", "eye", "reader 2")
+    table = read_table(tmp_path / "t.csv", Asked({"photograph": "Eye", "grade": "second reader"}))
+    assert rows(table) == [("1_left", 3, "t.csv:2")]
 
 
 def test_a_table_from_excel_in_a_western_code_page(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_bytes("image;level\nrétine_left;2\n".encode("cp1252"))
-    table = read_table(tmp_path / "t.csv")
-    assert table is not None
-    assert table.rows[0].name == "rétine_left"
+    assert rows(read_table(tmp_path / "t.csv"))[0][0] == "rétine_left"
 
 
 def test_a_column_without_header_loses_no_row(shared: Path) -> None:
-    rows = read_column(shared / "data/course/train_img.csv")
-    assert len(rows) == 28_100
-    assert rows[0] == ("2576_right", "train_img.csv:1")
+    raw = read_raw("train_img.csv", (shared / "data/course/train_img.csv").read_bytes())
+    assert len(raw.rows) == 28_100
+    assert raw.rows[0] == (1, ["2576_right"])

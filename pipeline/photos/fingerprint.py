@@ -1,0 +1,44 @@
+"""Fingerprints of photographs, by which copies are found: of other sizes, brightness and borders, and mirrored."""
+
+from collections.abc import Iterator
+from typing import Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.photos.photo import read_photo
+
+SIDE: Final = 64  # of a fingerprint, pixels
+ALIKE: Final = 0.7
+"""Correlation of two fingerprints from which on two photographs are taken for copies of one. Among 420 EyePACS
+photographs the most alike that are no copies have 0.58 (the same dust on the lens); 99 % of copies at half the size and
+JPEG quality 75, or at quality 50, have more than 0.84."""
+BLOCK: Final = 2048  # fingerprints compared at a time; 35,000 photographs need 0.6 GB and a quarter of a minute
+
+
+def fingerprint(data: bytes | memoryview) -> NDArray[np.float32]:
+    """The fine structure of a square photograph's retina, (SIDE * SIDE,), unit length.
+
+    Brightness and contrast around each pixel are taken away: retinas share them, cameras and exposures change them.
+    What is left is vessels and lesions, which no two eyes share. A photograph without structure has a fingerprint of
+    zeros, which is like none.
+    """
+    grey = read_photo(data, cover=SIDE).image.mean(axis=2, dtype=np.float32)
+    small = cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    fine = small - cv2.GaussianBlur(small, (0, 0), SIDE / 32)
+    fine /= np.sqrt(cv2.GaussianBlur(fine * fine, (0, 0), SIDE / 16)) + 1.0
+    y, x = np.ogrid[:SIDE, :SIDE]
+    fine[np.hypot(x - SIDE / 2 + 0.5, y - SIDE / 2 + 0.5) > 0.36 * SIDE] = 0  # all discs share their edges
+    return np.asarray(fine / max(float(np.linalg.norm(fine)), 1e-6), np.float32).ravel()
+
+
+def near_duplicates(fingerprints: NDArray[np.float32]) -> Iterator[tuple[int, int, float]]:
+    """(i, j, correlation) of the rows of (n, SIDE * SIDE) that look like copies of one photograph, i < j."""
+    for start in range(0, len(fingerprints), BLOCK):
+        block = fingerprints[start : start + BLOCK]
+        for other in range(start, len(fingerprints), BLOCK):
+            alike = block @ fingerprints[other : other + BLOCK].T
+            for i, j in np.argwhere(alike > ALIKE):
+                if start + i < other + j:
+                    yield start + int(i), other + int(j), float(alike[i, j])

@@ -1,0 +1,78 @@
+"""Test photographs that look like a photograph of train or val: copies that names do not tell."""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.cache.manifest import Row
+from pipeline.cache.shards import shard_name
+from pipeline.errors import PhotoError
+from pipeline.photos.fingerprint import ALIKE, SIDE, fingerprint
+from pipeline.storage.artifacts import SHARDS
+
+COARSE: Final = 32
+"""Side of the fingerprints that all are compared by, pixels: a quarter of the work of whole ones."""
+CANDIDATE: Final = 0.55
+"""Correlation of coarse fingerprints from which on the whole ones are compared."""
+BLOCK: Final = 1024
+
+
+class Copy(NamedTuple):
+    """A test photograph and one of train or val that looks the same."""
+
+    test: str
+    other: str
+    correlation: float
+
+
+def copies_across_splits(cache: Path, rows: Sequence[Row]) -> list[Copy]:
+    """For each test photograph the photograph of train and val that it is a copy of, if there is one: the same eye in
+    the same picture, perhaps of another size, brightness or quality, or mirrored."""
+    test = [row for row in rows if row.split == "test" and "blank" not in row.flags.split()]
+    rest = [row for row in rows if row.split in ("train", "val") and "blank" not in row.flags.split()]
+    if not test or not rest:
+        return []
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        prints = np.stack(list(pool.map(lambda row: _coarse(_fingerprint(cache, row)), rest)))
+        tested = list(pool.map(lambda row: _fingerprint(cache, row), test))
+        copies = []
+        for start in range(0, len(test), BLOCK):
+            best = np.zeros(len(tested[start : start + BLOCK]), np.float32)
+            at = np.zeros(len(best), np.int64)
+            for mirror in range(4):
+                block = np.stack([_coarse(_mirrored(each, mirror)) for each in tested[start : start + BLOCK]])
+                alike = block @ prints.T
+                found, value = alike.argmax(axis=1), alike.max(axis=1)
+                better = value > best
+                best[better], at[better] = value[better], found[better]
+            for number in np.flatnonzero(best > CANDIDATE).tolist():
+                mine, other = tested[start + number], _fingerprint(cache, rest[int(at[number])])
+                value = max(float(_mirrored(mine, mirror) @ other) for mirror in range(4))
+                if value > ALIKE:
+                    copies.append(Copy(test[start + number].id, rest[int(at[number])].id, value))
+    return copies
+
+
+def _fingerprint(cache: Path, row: Row) -> NDArray[np.float32]:
+    with open(cache / SHARDS / shard_name(row.shard), "rb") as file:
+        file.seek(row.offset)
+        try:
+            return fingerprint(file.read(row.nbytes))
+        except PhotoError:
+            return np.zeros(SIDE * SIDE, np.float32)
+
+
+def _mirrored(print: NDArray[np.float32], mirror: int) -> NDArray[np.float32]:
+    square = print.reshape(SIDE, SIDE)
+    return square[:: -1 if mirror & 1 else 1, :: -1 if mirror & 2 else 1].ravel()
+
+
+def _coarse(print: NDArray[np.float32]) -> NDArray[np.float32]:
+    small = cv2.resize(print.reshape(SIDE, SIDE), (COARSE, COARSE), interpolation=cv2.INTER_AREA).ravel()
+    return np.asarray(small / max(float(np.linalg.norm(small)), 1e-6), np.float32)

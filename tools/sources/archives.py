@@ -1,0 +1,199 @@
+"""Photographs and tables inside archives, read in place: ZIP, Parquet with image bytes, MedMNIST's NPZ."""
+
+import json
+import os
+import zipfile
+import zlib
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from pipeline.errors import SourceError
+from pipeline.photos.discovery import Found, Refusal, is_left_out, split_suffix
+from pipeline.photos.photo import SUFFIXES, sniff
+from tools.sources import tables
+from tools.sources.tables import NoTable, RawTable
+
+LARGEST_MEMBER: Final = 1_000_000_000
+"""Bytes. A larger member of a ZIP is refused from its directory; the largest photographs have 150 MB."""
+ROW_GROUPS: Final = 4
+"""Row groups of Parquet files that a process keeps: photographs are read in another order than they lie in."""
+NEEDS_PYARROW: Final = "a Parquet file needs a package: pip install 'fundus-grading[parquet]'"
+
+
+class Inside(NamedTuple):
+    """What an archive holds."""
+
+    photographs: list[Found]
+    tables: list[RawTable]
+    unread: list[Refusal]
+    names: dict[str, str]  # source -> the name that the photograph had before, where the archive tells
+
+
+def read_zip(path: Path, source: str) -> Inside:
+    """The members of a ZIP; `source` is its path below SRC."""
+    about = path.stat()
+    inside = Inside([], [], [], {})
+    try:
+        members = [each for each in _zip(os.getpid(), str(path), about.st_mtime_ns).infolist() if not each.is_dir()]
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        inside.unread.append(Refusal(source, f"not a ZIP that can be read ({error}); unpack it, or load it down again"))
+        return inside
+    for member in sorted(members, key=lambda each: each.filename.split("/")):
+        name = f"{source}#{member.filename}"
+        if any(map(is_left_out, member.filename.split("/"))):
+            continue
+        suffix = split_suffix(member.filename)[1].lower()
+        if member.flag_bits & 1:
+            inside.unread.append(Refusal(name, "encrypted: unpack the archive with its password"))
+        elif member.file_size > LARGEST_MEMBER:
+            inside.unread.append(Refusal(name, f"{member.file_size:,} bytes, more than the {LARGEST_MEMBER:,} allowed"))
+        elif suffix in SUFFIXES:
+            inside.photographs.append(Found(name, member.file_size, about.st_mtime_ns, about.st_ctime_ns))
+        elif suffix in tables.SUFFIXES:
+            try:
+                inside.tables.append(tables.read_raw(name, read_zipped(path, member.filename)))
+            except (NoTable, OSError) as error:
+                inside.unread.append(Refusal(name, str(error)))
+        elif suffix in (".zip", ".parquet", ".npz"):
+            inside.unread.append(Refusal(name, "an archive in an archive: unpack the outer one"))
+        else:
+            with suppress(OSError):
+                if sniff(read_zipped(path, member.filename, 16)):
+                    inside.photographs.append(Found(name, member.file_size, about.st_mtime_ns, about.st_ctime_ns))
+                    continue
+            inside.unread.append(Refusal(name, "neither a photograph nor a table"))
+    return inside
+
+
+def read_zipped(path: Path, member: str, size: int = -1) -> bytes:
+    """The bytes of a ZIP's member, or its first `size`. Raises OSError where they cannot be read."""
+    try:
+        with _zip(os.getpid(), str(path), path.stat().st_mtime_ns).open(member) as file:
+            return file.read(size)
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError, NotImplementedError, ValueError) as error:
+        raise OSError(f"damaged in its archive: {error}") from error
+
+
+@lru_cache(maxsize=8)
+def _zip(process: int, path: str, mtime_ns: int) -> zipfile.ZipFile:
+    """Open once a process: a forked one shares the place in the file with its parent."""
+    return zipfile.ZipFile(path)
+
+
+def read_parquet(path: Path, source: str) -> Inside:
+    """The rows of a Parquet file: photographs where a column has their bytes, else a table."""
+    inside = Inside([], [], [], {})
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        inside.unread.append(Refusal(source, NEEDS_PYARROW))
+        return inside
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+        schema = file.schema_arrow
+        pictures = next((field.name for field in schema if _has_bytes(field.type)), None)
+        others = [field.name for field in schema if field.name != pictures and _is_plain(field.type)]
+        columns = {name: _spelled(schema, name, file.read(columns=[name])[name].to_pylist()) for name in others}
+        names = _names_inside(file, pictures) if pictures else []
+    except (OSError, pyarrow.ArrowException) as error:
+        inside.unread.append(Refusal(source, f"not a Parquet file that can be read ({error})"))
+        return inside
+    count, about = file.metadata.num_rows, path.stat()
+    header = [*([pictures] if pictures else []), *others]
+    rows = [(0, header)]
+    for number in range(count):
+        name = f"{source}#{number}"
+        cells = [columns[each][number] for each in others]
+        rows.append((number, [name, *cells] if pictures else cells))
+        if pictures:
+            inside.photographs.append(Found(name, about.st_size, about.st_mtime_ns, about.st_ctime_ns))
+            if names[number]:
+                inside.names[name] = names[number]
+    inside.tables.append(RawTable(source, rows))
+    return inside
+
+
+def read_parquet_row(path: Path, row: int) -> bytes:
+    """The bytes of a row's picture. Raises OSError where they cannot be read."""
+    import pyarrow
+
+    try:
+        starts = _group_starts(str(path), path.stat().st_mtime_ns)
+        group = int(np.searchsorted(starts, row, side="right")) - 1
+        data = _row_group(str(path), path.stat().st_mtime_ns, group)[row - int(starts[group])]
+    except (pyarrow.ArrowException, IndexError) as error:
+        raise OSError(f"damaged in its Parquet file: {error}") from error
+    if not data:
+        raise OSError("its row has no picture")
+    return data
+
+
+@lru_cache(maxsize=8)
+def _group_starts(path: str, mtime_ns: int) -> "np.ndarray[Any, np.dtype[np.int64]]":
+    import pyarrow.parquet
+
+    metadata = pyarrow.parquet.ParquetFile(path).metadata
+    sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+    return np.cumsum([0, *sizes[:-1]]).astype(np.int64)
+
+
+@lru_cache(maxsize=ROW_GROUPS)
+def _row_group(path: str, mtime_ns: int, group: int) -> list[bytes | None]:
+    import pyarrow.parquet
+
+    file = pyarrow.parquet.ParquetFile(path)
+    pictures = next(field.name for field in file.schema_arrow if _has_bytes(field.type))
+    cells = file.read_row_group(group, columns=[pictures])[pictures].to_pylist()
+    return [cell.get("bytes") if isinstance(cell, dict) else cell for cell in cells]
+
+
+def _has_bytes(kind: Any) -> bool:
+    import pyarrow.types as types
+
+    if types.is_struct(kind):
+        return any(kind.field(at).name == "bytes" for at in range(kind.num_fields))
+    return bool(types.is_binary(kind) or types.is_large_binary(kind))
+
+
+def _is_plain(kind: Any) -> bool:
+    import pyarrow.types as types
+
+    return not (types.is_nested(kind) or types.is_binary(kind) or types.is_large_binary(kind))
+
+
+def _names_inside(file: Any, pictures: str) -> list[str]:
+    """The name of each picture where the column has one, read without the bytes."""
+    kind = file.schema_arrow.field(pictures).type
+    if not hasattr(kind, "num_fields") or "path" not in [kind.field(at).name for at in range(kind.num_fields)]:
+        return [""] * int(file.metadata.num_rows)
+    column = file.read(columns=[f"{pictures}.path"])[pictures]
+    return [(cell or {}).get("path") or "" for cell in column.to_pylist()]
+
+
+def _spelled(schema: Any, name: str, values: list[Any]) -> list[str]:
+    """Cells as text; an index into class names (Hugging Face's ClassLabel) as its name, whatever the index."""
+    names: list[str] = []
+    with suppress(KeyError, ValueError, TypeError, AttributeError):
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        names = list(features[name].get("names", []))
+    if names:
+        return [names[value] if isinstance(value, int) and 0 <= value < len(names) else "" for value in values]
+    return [tables.cell(value) for value in values]
+
+
+@lru_cache(maxsize=2)
+def medmnist_arrays(path: str, mtime_ns: int) -> dict[str, "np.ndarray[Any, Any]"]:
+    """A MedMNIST file's arrays: they are compressed as a whole, not picture by picture, so they are kept.
+
+    Raises SourceError for another file.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise SourceError(f"{path}: not a MedMNIST file ({error})") from error

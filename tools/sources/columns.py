@@ -1,0 +1,186 @@
+"""What the columns of a table mean: photograph, grade, patient, eye, split, gradable; and how their cells are read."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from pipeline.errors import SourceError
+from tools.sources.scales import parse_words
+
+PHOTOGRAPH: Final = (
+    "image", "id code", "image path", "img path", "image name", "image id", "imageid", "imagename", "filename",
+    "file name", "filepath", "file path", "path", "file", "fundus images", "fundus image", "fundus", "photograph",
+    "photo", "picture", "img", "image file", "name", "id",
+)  # fmt: skip
+ICDR: Final = (
+    "icdr", "dr icdr", "final icdr", "icdr grade", "icdr level",
+    "dr grade(international clinical dr severity scale)",
+)  # fmt: skip
+GRADE: Final = (
+    "level", "diagnosis", "retinopathy grade", "dr grade", "dr level", "adjudicated dr grade", "dr severity",
+    "retinopathy", "grade", "label", "class", "severity",
+)  # fmt: skip
+PATIENT: Final = ("patient", "patient id", "patientid", "patient code", "subject", "subject id", "subjectid", "pid")
+EYE: Final = ("eye", "laterality", "exam eye", "eye side", "side", "left/right", "left right eye")
+SPLIT: Final = ("split", "usage", "set", "subset", "partition", "dataset split", "data split")
+GRADABLE: Final = ("gradable", "adjudicated gradable", "is gradable", "gradeable", "gradability")
+QUALITY: Final = ("quality", "image quality", "overall quality", "final quality", "photo quality")
+
+ROLES: Final[Mapping[str, tuple[str, ...]]] = {
+    "photograph": PHOTOGRAPH, "grade": (*ICDR, *GRADE), "patient": PATIENT, "eye": EYE, "split": SPLIT,
+    "gradable": (*GRADABLE, *QUALITY),
+}  # fmt: skip
+"""Role -> the usual headers, folded, the surest first."""
+
+SPLIT_WORDS: Final = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "test": "test", "testing": "test", "evaluation": "test", "public": "test", "private": "test",
+}  # fmt: skip
+EYE_WORDS: Final = {
+    "left": "left", "l": "left", "os": "left", "le": "left", "left eye": "left",
+    "right": "right", "r": "right", "od": "right", "re": "right", "right eye": "right",
+}  # fmt: skip
+GOOD: Final = frozenset({"adequate", "good", "usable", "gradable", "gradeable", "yes", "true", "acceptable", "ok"})
+BAD: Final = frozenset({"inadequate", "reject", "bad", "ungradable", "ungradeable", "no", "false", "poor", "unusable"})
+_OF_AN_EYE: Final = re.compile(r"(left|right|l|r|os|od|le|re)( eye)?( dr| icdr| retinopathy)? ?(level|grade|icdr|dr)")
+
+
+class Columns(NamedTuple):
+    """Where a header has what; None: nowhere."""
+
+    photograph: int
+    grade: int | None = None
+    of_eye: Mapping[str, int] | None = None  # "left", "right" -> the grade of that eye
+    one_hot: tuple[int, ...] | None = None  # a column a grade, 0 to 4
+    patient: int | None = None
+    eye: int | None = None
+    split: int | None = None
+    gradable: int | None = None
+    keep: tuple[int | None, ...] = ()  # as many as columns shall be kept
+
+    @property
+    def has_grade(self) -> bool:
+        return self.grade is not None or self.of_eye is not None or self.one_hot is not None
+
+    @property
+    def last(self) -> int:
+        """The furthest column that is read."""
+        at = [self.photograph, self.grade, self.patient, self.eye, self.split, self.gradable]
+        more: list[int | None] = [*(self.of_eye or {}).values(), *(self.one_hot or ()), *self.keep]
+        return max(each for each in [*at, *more] if each is not None)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What options, or the description of a known set, say of a table's columns."""
+
+    columns: Mapping[str, str] = field(default_factory=dict)  # role -> header
+    gradable: frozenset[str] | None = None  # folded cells of the gradable column that mean gradable
+    eyes: Mapping[str, str] = field(default_factory=dict)  # folded cell -> "left" or "right"
+    keep: tuple[str, ...] = ()
+
+
+def fold(text: str) -> str:
+    """A header or a cell as it is compared: in lower case, `_`, `-`, `.` and spaces alike.
+
+    >>> fold(" Image_name ")
+    'image name'
+    """
+    return " ".join(re.sub(r"[\s_\-.]+", " ", text).casefold().split())
+
+
+def find_columns(
+    header: Sequence[str], asked: Asked, names_photographs: Callable[[int], bool] = lambda at: True
+) -> Columns | None:
+    """The columns of a header, None where it has none for the photograph.
+
+    names_photographs(at): whether column `at` does name photographs; of several usual headers the first that does is
+    taken.
+    """
+    folded = [fold(cell) for cell in header]
+
+    def named(role: str) -> int | None:
+        if role not in asked.columns:
+            return None
+        wanted = fold(asked.columns[role])
+        return folded.index(wanted) if wanted in folded else None
+
+    def usual(role: str) -> list[int]:
+        return [folded.index(name) for name in ROLES[role] if name in folded]
+
+    def one(role: str) -> int | None:
+        if role in asked.columns:
+            return named(role)
+        return next(iter(usual(role)), None)
+
+    if "photograph" in asked.columns:
+        photograph = named("photograph")
+    else:
+        candidates = usual("photograph")
+        photograph = next((at for at in candidates if names_photographs(at)), next(iter(candidates), None))
+    if photograph is None:
+        return None
+    keep = tuple(folded.index(fold(name)) if fold(name) in folded else None for name in asked.keep)
+    others = {role: one(role) for role in ("patient", "eye", "split", "gradable")}
+    grade = one("grade")
+    of_eye = one_hot = None
+    if grade is None and "grade" not in asked.columns:
+        sides = {EYE_WORDS[m[1]]: at for at, name in enumerate(folded) if (m := _OF_AN_EYE.fullmatch(name))}
+        of_eye = sides if len(sides) == 2 else None
+        one_hot = _one_hot(header) if of_eye is None else None
+    return Columns(photograph, grade, of_eye, one_hot, **others, keep=keep)
+
+
+def grade_columns(header: Sequence[str]) -> list[int]:
+    """Every column with a usual header for grades. One that names ICDR stands alone."""
+    folded = [fold(cell) for cell in header]
+    sure = [folded.index(name) for name in ICDR if name in folded]
+    return sure[:1] or [folded.index(name) for name in GRADE if name in folded]
+
+
+def split_word(cell: str) -> str | None:
+    """The split that a cell says, "" for an empty one, None for what is none."""
+    folded = fold(cell)
+    return SPLIT_WORDS.get(folded) if folded else ""
+
+
+def split_in_name(name: str) -> str:
+    """The split that a folder's or a file's name tells, "" for none or several.
+
+    >>> split_in_name("a. Training Set"), split_in_name("all_labels"), split_in_name("train-test")
+    ('train', '', '')
+    """
+    words = (word for word in re.split(r"[^a-z]+", name.casefold()) if word)
+    splits = {SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS and word not in ("public", "private", "dev")}
+    return splits.pop() if len(splits) == 1 else ""
+
+
+def gradable_cells(header: str, cells: Iterable[str], asked: Asked, source: str) -> frozenset[str]:
+    """The folded cells of a gradable column that mean gradable; an empty cell means nothing.
+
+    Raises SourceError where the cells do not say which are the gradable ones.
+    """
+    if asked.gradable is not None:
+        return asked.gradable
+    written = {fold(cell) for cell in cells} - {""}
+    if written <= GOOD | BAD:
+        return GOOD
+    if fold(header) in GRADABLE and {cell.removesuffix(" 0") for cell in written} <= {"0", "1"}:
+        return frozenset({"1", "1 0"})
+    shown = ", ".join(sorted(written)[:6])
+    first = sorted(written)[0]
+    raise SourceError(
+        f"{source}: column {header} says which photographs can be graded, but not which of {shown} means so (sets "
+        f"differ: 0 is good in one, 1 in another); name those that do: --gradable-column '{header}={first},...'"
+    )
+
+
+def _one_hot(header: Sequence[str]) -> tuple[int, ...] | None:
+    at: dict[int, int] = {}
+    for number, cell in enumerate(header):
+        try:
+            at.setdefault(parse_words(cell), number)
+        except ValueError:
+            continue
+    return tuple(at[grade] for grade in range(5)) if all(grade in at for grade in range(5)) else None

@@ -1,0 +1,141 @@
+"""Everything below SRC: photographs, tables, archives and what is in them, and what is not read, with the cure."""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from pipeline.errors import SourceError
+from pipeline.photos.discovery import Found, Refusal, Walked, split_suffix
+from pipeline.storage.artifacts import open_regular
+from tools.sources import archives, tables
+from tools.sources.tables import NoTable, RawTable, read_raw
+
+LARGEST_TABLE: Final = 2_000_000_000
+"""Bytes; a text file beyond is no table of photographs: 88,000 rows have 2 MB, a hundred million 2 GB."""
+_PART: Final = re.compile(r"(.+\.(?:zip|7z|rar|tar|gz))\.(\d{3})|(.+)\.z\d\d", re.IGNORECASE)
+_ARCHIVES: Final = (".7z", ".rar", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst")
+
+
+@dataclass
+class Inventory:
+    """What is below SRC."""
+
+    photographs: list[Found] = field(default_factory=list)
+    tables: list[RawTable] = field(default_factory=list)
+    refused: list[Refusal] = field(default_factory=list)  # photographs
+    unread: list[Refusal] = field(default_factory=list)  # other files, with the cure
+    ours: list[Refusal] = field(default_factory=list)  # folders that this program made
+    names: dict[str, str] = field(default_factory=dict)  # source -> the photograph's name inside a Parquet file
+    medmnist: list[str] = field(default_factory=list)  # MedMNIST files
+
+
+def take_inventory(
+    folder: Path, walked: Walked, labels: Path | None = None, remote_tables: Iterable[str] | None = None
+) -> Inventory:
+    """All that is below a folder, tables read and archives opened.
+
+    labels: the one table that the user names; no other is read then.
+    remote_tables: for a URL, the tables below it, which lie in `folder`; its archives are not opened.
+    Raises SourceError where a table is broken.
+    """
+    inventory = Inventory(list(walked.photographs), refused=list(walked.refused), ours=list(walked.ours))
+    others = walked.others
+    on_disk = Counter((found.source.rpartition("/")[2], found.nbytes) for found in walked.photographs)
+    parts: dict[str, list[str]] = {}
+    for found in others:
+        suffix = split_suffix(found.source)[1].lower()
+        if match := _PART.fullmatch(found.source):
+            parts.setdefault(match[1] or match[3], []).append(found.source)
+        elif remote_tables is not None:
+            if suffix not in tables.SUFFIXES:
+                inventory.unread.append(Refusal(found.source, _not_read(suffix, remote=True)))
+        elif suffix == ".zip":
+            inside = archives.read_zip(folder / found.source, found.source)
+            members = Counter((re.split("[/#]", each.source)[-1], each.nbytes) for each in inside.photographs)
+            if members and not members - on_disk:
+                inventory.unread.append(Refusal(found.source, "an archive whose photographs lie here unpacked"))
+                inside.photographs.clear()
+            _add(inventory, inside, labels)
+        elif suffix == ".parquet":
+            _add(inventory, archives.read_parquet(folder / found.source, found.source), labels)
+        elif suffix == ".npz":
+            inventory.medmnist.append(found.source)
+        elif suffix not in tables.SUFFIXES:
+            inventory.unread.append(Refusal(found.source, _not_read(suffix)))
+        elif labels is None:
+            _read_table(inventory, folder / found.source, found)
+    if walked.photographs and inventory.medmnist:
+        inventory.unread += [
+            Refusal(name, "a MedMNIST file beside photographs: name it as SRC") for name in inventory.medmnist
+        ]
+        inventory.medmnist = []
+    for whole, names in sorted(parts.items()):
+        inventory.unread.append(Refusal(names[0], _join(whole, names)))
+    for name in remote_tables or ():
+        if labels is None:
+            about = (folder / name).stat()
+            _read_table(inventory, folder / name, Found(name, about.st_size, 0, 0))
+    if labels is not None:
+        inventory.tables = [named_table(labels)]
+    inventory.photographs.sort(key=lambda found: found.source.split("/"))
+    return inventory
+
+
+def _add(inventory: Inventory, inside: archives.Inside, labels: Path | None) -> None:
+    inventory.photographs += inside.photographs
+    inventory.unread += inside.unread
+    inventory.names |= inside.names
+    if labels is None:
+        inventory.tables += inside.tables
+
+
+def _read_table(inventory: Inventory, path: Path, found: Found) -> None:
+    if found.nbytes > LARGEST_TABLE:
+        inventory.unread.append(Refusal(found.source, f"{found.nbytes:,} bytes, too many for a table of photographs"))
+        return
+    try:
+        inventory.tables.append(read_raw(found.source, read_whole(path)))
+    except NoTable as error:
+        inventory.unread.append(Refusal(found.source, str(error)))
+
+
+def named_table(labels: Path) -> RawTable:
+    """The table that the user names. Raises SourceError where it cannot be read."""
+    try:
+        if labels.suffix.lower() == ".parquet":
+            inside = archives.read_parquet(labels, labels.name)
+            if not inside.tables:
+                raise SourceError(f"{labels}: {inside.unread[0].reason}")
+            return inside.tables[0]
+        return read_raw(labels.name, read_whole(labels))
+    except NoTable as error:
+        raise SourceError(f"{labels}: {error}") from error
+
+
+def read_whole(path: Path) -> bytes:
+    """The bytes of a regular file. Raises SourceError where it cannot be read."""
+    try:
+        with open_regular(path) as file:
+            return file.read()
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _not_read(suffix: str, remote: bool = False) -> str:
+    if suffix in _ARCHIVES:
+        return "an archive: unpack it first"
+    if remote and suffix in (".zip", ".parquet", ".npz"):
+        return "an archive behind a URL: copy it to a disk, or unpack it there"
+    return "neither a photograph nor a table"
+
+
+def _join(whole: str, names: Sequence[str]) -> str:
+    name = os.path.basename(whole)
+    if re.search(r"\.z\d\d$", names[0], re.IGNORECASE):
+        return f"a part of {name}.zip: join the parts with `zip -s 0 {name}.zip --out whole.zip`"
+    windows = f"Windows: `copy /b {name}.* {name}`"
+    return f"one of {len(names)} parts of {name}: join them with `cat {name}.* > {name}` ({windows})"

@@ -1,0 +1,181 @@
+"""One file name in several folders: copies of one photograph, or photographs of other people."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Final
+
+import numpy as np
+
+from pipeline.errors import PhotoError, SourceError
+from pipeline.photos.discovery import Found, Refusal, split_suffix
+from pipeline.photos.fingerprint import ALIKE, SIDE, fingerprint
+from pipeline.photos.photo import read_photo
+from pipeline.photos.preparation import Recipe, prepare
+from tools.sources.columns import EYE_WORDS, fold, split_in_name
+from tools.sources.folders import folder_of
+from tools.sources.matching import nfc, parts
+
+LOOKED_AT: Final = 24
+"""Pairs of photographs of one name that are compared, spread over all; each costs 60 ms."""
+LEVELS: Final = 3
+"""Colours that a mask has at most: background, and one or two kinds of lesion."""
+MASKS: Final = frozenset(
+    {"mask", "masks", "annotation", "annotations", "groundtruth", "groundtruths", "segmentation", "segmentations",
+     "lesion", "lesions", "label", "labels"}
+)  # fmt: skip
+"""Words in the names of folders whose pictures are looked at: they may be masks."""
+
+Read = Callable[[str], bytes]  # the bytes of a source
+
+
+@dataclass
+class SameNames:
+    """What became of names that several folders have."""
+
+    ignored: list[Refusal] = field(default_factory=list)
+    levels: list[tuple[str, ...]] = field(default_factory=list)  # folders that are part of ids and patients
+    notes: list[str] = field(default_factory=list)
+
+    def prefix(self, source: str) -> str:
+        """The folder that is part of a photograph's id and of its patient, "" for none."""
+        folders = tuple(parts(source)[:-1])
+        fitting = [level for level in self.levels if folders[: len(level)] == level]
+        return max(fitting, key=len)[-1] if fitting else ""
+
+
+def without_masks(photographs: Sequence[Found], read: Read) -> tuple[list[Found], list[Refusal]]:
+    """The photographs less those in folders of masks: folders with a name of MASKS whose pictures have three colours at
+    most, by three of them."""
+    by_folder: dict[str, list[Found]] = defaultdict(list)
+    for found in photographs:
+        by_folder[folder_of(found.source)].append(found)
+    masks: set[str] = set()
+    known: dict[str, bool] = {}
+    for folder in by_folder:
+        path = folder.split("/")
+        for depth, name in enumerate(path):
+            if MASKS & set(fold(name).split()):
+                around = "/".join(path[: depth + 1])
+                if around not in known:
+                    below = [f for other, its in by_folder.items() if f"{other}/".startswith(f"{around}/") for f in its]
+                    chosen = [below[at] for at in sorted({0, len(below) // 2, len(below) - 1})]
+                    known[around] = all(is_mask(read, found.source) for found in chosen)
+                if known[around]:
+                    masks.add(folder)
+                break
+    if not masks:
+        return list(photographs), []
+    kept = [found for found in photographs if folder_of(found.source) not in masks]
+    return kept, [Refusal(f.source, "a mask, no photograph") for f in photographs if folder_of(f.source) in masks]
+
+
+def is_mask(read: Read, source: str) -> bool:
+    """Whether a picture has two or three colours, as masks of lesions have."""
+    try:
+        image = read_photo(read(source)).image
+    except (OSError, PhotoError):
+        return False
+    return 1 < count_colours(image) <= LEVELS
+
+
+def count_colours(image: np.ndarray) -> int:
+    """The number of colours of (h, w, 3) RGB; more than LEVELS come back as LEVELS + 1, soon."""
+    packed = image.reshape(-1, 3).astype(np.uint32) @ np.array([1, 256, 65536], np.uint32)
+    few = np.unique(packed[:: max(1, len(packed) // 4096)])
+    return LEVELS + 1 if len(few) > LEVELS else min(LEVELS + 1, len(np.unique(packed)))
+
+
+def resolve_same_names(photographs: Sequence[Found], grade_names: Iterable[str], read: Read) -> SameNames:
+    """Looks at names that several folders have, a pair of folders at a time.
+
+    Folders named by a split, a grade (`grade_names`) or an eye are left alone: one name may stand in several of them.
+    Where the pictures are the same, once cut to the retina, the folder whose pictures show more is taken and the other
+    ignored. Where they differ, the folders are part of ids and patients.
+
+    Raises SourceError where some are the same and some differ.
+    """
+    result, grades = SameNames(), set(grade_names)
+    by_stem: dict[str, list[str]] = defaultdict(list)
+    for found in photographs:
+        by_stem[nfc(split_suffix(parts(found.source)[-1])[0])].append(found.source)
+    pairs: dict[tuple[tuple[str, ...], tuple[str, ...]], list[tuple[str, str]]] = defaultdict(list)
+    for sources in by_stem.values():
+        if len(sources) > 1:
+            for first, second in pairwise(sources):
+                levels = _differing(first, second)
+                if levels:
+                    pairs[levels].append((first, second))
+    dropped: set[str] = set()
+    for (one, other), doubled in pairs.items():
+        doubled = [pair for pair in doubled if not dropped & {*pair}]
+        if not doubled or _are_neutral(one, other, grades):
+            continue
+        shown = [
+            doubled[at * len(doubled) // min(LOOKED_AT, len(doubled))] for at in range(min(LOOKED_AT, len(doubled)))
+        ]
+        same = [_same(read, *pair) for pair in shown]
+        names = " and ".join("/".join(level) or "SRC itself" for level in (one, other))
+        if all(same):
+            kept = _larger(read, shown)
+            result.ignored += [Refusal(pair[1 - kept], f"a copy of {pair[kept]}") for pair in doubled]
+            result.notes.append(
+                f"{names} have the same photographs: those of {'/'.join((one, other)[kept])} are taken, "
+                f"{len(doubled)} copies ignored"
+            )
+            dropped |= {pair[1 - kept] for pair in doubled}
+        elif not any(same):
+            result.levels += [level for level in (one, other) if level and level not in result.levels]
+            result.notes.append(
+                f"{names} have other photographs under the same names ({parts(doubled[0][0])[-1]}, ...): the folder is "
+                "part of the name and of the patient"
+            )
+        else:
+            alike, unlike = shown[same.index(True)], shown[same.index(False)]
+            raise SourceError(
+                f"{names}: some photographs of one name are the same ({alike[0]}, {alike[1]}), others are not "
+                f"({unlike[0]}, {unlike[1]}); give the names of one folder in a table, or take one folder away"
+            )
+    return result
+
+
+def _differing(first: str, second: str) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+    """The folders, from SRC, up to where the paths of two photographs part; None for one folder."""
+    a, b = parts(first)[:-1], parts(second)[:-1]
+    for depth in range(max(len(a), len(b))):
+        if a[depth : depth + 1] != b[depth : depth + 1]:
+            return tuple(a[: depth + 1]), tuple(b[: depth + 1])
+    return None
+
+
+def _are_neutral(one: tuple[str, ...], other: tuple[str, ...], grades: set[str]) -> bool:
+    """Whether two folders are two splits, two grades or two eyes, which may all have a photograph of one name."""
+    if not one or not other:
+        return False
+    names = (one[-1], other[-1])
+    splits = [split_in_name(name) for name in names]
+    eyes = [EYE_WORDS.get(fold(name)) for name in names]
+    return (all(splits) and splits[0] != splits[1]) or all(name in grades for name in names) or all(eyes)
+
+
+def _same(read: Read, first: str, second: str) -> bool:
+    """Whether two files show the same photograph: the same bytes, or the same retina."""
+    try:
+        one, other = read(first), read(second)
+        if one == other:
+            return True
+        prints = [fingerprint(prepare(data, Recipe(4 * SIDE)).jpeg) for data in (one, other)]
+    except (OSError, PhotoError):
+        return False
+    return float(prints[0] @ prints[1]) > ALIKE
+
+
+def _larger(read: Read, shown: Sequence[tuple[str, str]]) -> int:
+    """Which of each pair, 0 or 1, has more pixels, as a photograph has that nobody cropped; of equal ones the first."""
+    pixels = [0, 0]
+    for pair in shown[:: LOOKED_AT // 4]:
+        for at in (0, 1):
+            photo = read_photo(read(pair[at]), cover=SIDE)
+            pixels[at] += photo.width * photo.height
+    return int(pixels[1] > pixels[0])

@@ -1,0 +1,143 @@
+"""Grades as people write them: digits, words, and scales that are not ICDR."""
+
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final
+
+from pipeline.errors import SourceError
+from pipeline.grades import N_GRADES, parse_grade
+
+UNGRADABLE: Final = -2
+"""Stands for "this photograph cannot be graded", which is an answer. pipeline.grades.UNKNOWN: nobody graded it."""
+
+_NUMBERED: Final = re.compile(r"\s*(?:grade|class|level|stage|dr|icdr)[\s_-]*([0-4])\s*", re.IGNORECASE | re.ASCII)
+_NUMBER_FIRST: Final = re.compile(r"(?:grade|class|level|stage)?([0-4])")
+_KIND: Final = r"(npdr|dr|nonproliferative(dr|diabeticretinopathy)?|diabeticretinopathy|retinopathy)?"
+_WORDS: Final = tuple(
+    re.compile(words)
+    for words in (
+        r"a?no(diabeticretinopathy|retinopathy|drsigns|dr)|normal|noapparent(diabetic)?(retinopathy|dr)",
+        rf"b?mild{_KIND}",
+        rf"c?moderate{_KIND}",
+        rf"d?severe{_KIND}",
+        r"e?proliferat(iv)?e(dr|diabeticretinopathy|retinopathy)?|pdr",
+    )
+)
+"""Of the letters of a cell; a to e before them is how RETFound's splits keep the order of the alphabet."""
+_R_CODE: Final = re.compile(r"\s*[Rr][0-6][ASas]?(\s*[Mm][0-2])?\s*")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A scale of diabetic retinopathy, and what its steps are in ICDR."""
+
+    name: str
+    title: str = ""
+    source: str = ""
+    steps: str = ""
+    exact: bool = True  # False: its steps are not those of ICDR, so figures of five grades carry a warning
+    codes: Mapping[str, int] = field(default_factory=dict)  # folded text -> grade; empty: ICDR itself
+
+    def parse(self, text: str) -> int:
+        """The ICDR grade, 0-4, or UNGRADABLE. Raises ValueError with the text where it is no step of this scale."""
+        if not self.codes:
+            return parse_words(text)
+        folded = _folded(text)
+        number = folded.removesuffix(".0")
+        if number not in self.codes:
+            raise ValueError(f"grade {text!r} is no step of the scale {self.name}" if folded else "the grade is empty")
+        return self.codes[number]
+
+
+ICDR: Final = Scale("icdr", "International Clinical Diabetic Retinopathy scale", exact=True)
+
+
+def parse_words(text: str) -> int:
+    """The ICDR grade, 0-4, written as a digit or in the usual words; UNGRADABLE for that word.
+
+    A number and a word in one cell must agree. Raises ValueError with the text for anything else.
+
+    >>> parse_words("No_DR"), parse_words("3 - Severe NPDR"), parse_words("eproliferativedr")
+    (0, 3, 4)
+    """
+    try:
+        return parse_grade(text)
+    except ValueError:
+        plain = re.sub(r"[^a-z0-9]", "", text.casefold())
+        if plain in ("ungradable", "ungradeable"):
+            return UNGRADABLE
+        if named := _NUMBERED.fullmatch(text):
+            return int(named[1])
+        number = _NUMBER_FIRST.match(plain)
+        rest = plain[number.end() :] if number else plain
+        for grade, words in enumerate(_WORDS):
+            if words.fullmatch(rest):
+                if number and int(number[1]) != grade:
+                    break
+                return grade
+        raise
+
+
+def open_scale(name: str) -> Scale:
+    """A scale of this project by its name, "icdr" included, or one from a TOML file with the keys of scales.toml.
+
+    Raises SourceError where there is none, or where the file is not one.
+    """
+    if name == ICDR.name:
+        return ICDR
+    known = known_scales()
+    if name in known:
+        return known[name]
+    path = Path(name)
+    if not path.is_file():
+        raise SourceError(f"{name}: no scale; choose {', '.join([ICDR.name, *known])}, or a TOML file")
+    try:
+        return _scale(path.stem, tomllib.loads(path.read_text("utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SourceError(
+            f"{path}: not a scale: it needs codes = {{ step = grade }}, grades 0-4 or 'ungradable' ({error})"
+        ) from error
+
+
+@cache
+def known_scales() -> dict[str, Scale]:
+    """The scales that are not ICDR and that this project knows, by name."""
+    tables = tomllib.loads(files("tools.sources").joinpath("scales.toml").read_text("utf-8"))
+    return {name: _scale(name, table) for name, table in tables.items()}
+
+
+def of_other_scale(texts: Iterable[str]) -> str | None:
+    """Why grades written so are surely not ICDR; None where nothing says that."""
+    written = {text for text in texts if text.strip()}
+    if written and all(_R_CODE.fullmatch(text) for text in written):
+        return (
+            "the grades are R0, R1 ...: in Scotland R3 is severe background retinopathy, in England proliferative; "
+            "say which with --scale scottish or --scale nhs"
+        )
+    digits = {text.strip().removesuffix(".0") for text in written}
+    if "0" not in digits and {"1", "5"} <= digits <= set("12345"):
+        return "the grades run from 1 to 5, those of ICDR from 0 to 4; say what they mean with --scale FILE"
+    return None
+
+
+def _scale(name: str, table: Mapping[str, Any]) -> Scale:
+    codes = {_folded(str(step)): parse_code(grade) for step, grade in table["codes"].items()}
+    title, source, steps = (str(table.get(key, "")) for key in ("title", "source", "steps"))
+    return Scale(name, title, source, steps, bool(table.get("exact", False)), codes)
+
+
+def parse_code(value: object) -> int:
+    if value == "ungradable":
+        return UNGRADABLE
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < N_GRADES:
+        return value
+    raise ValueError(f"{value!r} is no grade")
+
+
+def _folded(text: str) -> str:
+    return " ".join(re.sub(r"[_\-]", " ", text.casefold()).split())
