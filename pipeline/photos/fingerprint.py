@@ -14,6 +14,8 @@ ALIKE: Final = 0.7
 """Correlation of two fingerprints from which on two photographs are taken for copies of one. Among 420 EyePACS
 photographs the most alike that are no copies have 0.58 (the same dust on the lens); 99 % of copies at half the size and
 JPEG quality 75, or at quality 50, have more than 0.84."""
+FAINT: Final = 5.0
+"""Length below which structure is noise: 420 EyePACS photographs have 18 at least, flat pictures 0.001."""
 BLOCK: Final = 2048  # fingerprints compared at a time; 35,000 photographs need 0.6 GB and a quarter of a minute
 
 
@@ -30,7 +32,8 @@ def fingerprint(data: bytes | memoryview) -> NDArray[np.float32]:
     fine /= np.sqrt(cv2.GaussianBlur(fine * fine, (0, 0), SIDE / 16)) + 1.0
     y, x = np.ogrid[:SIDE, :SIDE]
     fine[np.hypot(x - SIDE / 2 + 0.5, y - SIDE / 2 + 0.5) > 0.36 * SIDE] = 0  # all discs share their edges
-    return np.asarray(fine / max(float(np.linalg.norm(fine)), 1e-6), np.float32).ravel()
+    length = float(np.linalg.norm(fine))
+    return np.asarray(fine / length if length > FAINT else np.zeros_like(fine), np.float32).ravel()
 
 
 def near_duplicates(fingerprints: NDArray[np.float32]) -> Iterator[tuple[int, int, float]]:

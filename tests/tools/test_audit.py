@@ -8,8 +8,8 @@ import numpy as np
 from click.testing import CliRunner
 from PIL import Image
 
-from pipeline.photos.preparation import Recipe, prepare
 from pipeline.photos.fingerprint import ALIKE, fingerprint
+from pipeline.photos.preparation import Recipe, prepare
 from tools.audit import audit
 from tools.cli import main
 

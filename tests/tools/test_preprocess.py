@@ -362,7 +362,7 @@ def test_too_many_bad_photographs_stop_the_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [["--size", "31"], ["--patient-pattern", "("], ["--patient-pattern", "x"], ["--id-column", "a"]]
+    "bad", [["--size", "31"], ["--patient-pattern", "("], ["--patient-pattern", "x"], ["--gradable-column", "a"]]
 )
 def test_wrong_usage_exits_2(eyes: Path, tmp_path: Path, bad: list[str]) -> None:
     result = preprocess(eyes, "--out", tmp_path / "c", *bad)

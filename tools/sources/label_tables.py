@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Final, NamedTuple
 
 from pipeline.errors import SourceError
@@ -55,17 +56,18 @@ class LabelTable:
     beside: str = ""  # the file that has the grades, where it is another one
     notes: list[str] = field(default_factory=list)
     _grades: dict[str, tuple[int, str]] = field(default_factory=dict)  # cell -> grade, error
+    _labels: dict[str, Label] = field(default_factory=dict)  # cell -> label, where nothing else tells
 
-    @property
+    @cached_property
     def name(self) -> str:
         return re.split(r"[/#]", self.source)[-1]
 
-    @property
+    @cached_property
     def folder(self) -> str:
         """The folder it lies in, below SRC, "" for SRC itself; the archive's folder for one inside an archive."""
         return self.source.replace("#", "/").rpartition("/")[0]
 
-    @property
+    @cached_property
     def split(self) -> str:
         """The split that its name tells."""
         return split_in_name(self.name)
@@ -73,7 +75,24 @@ class LabelTable:
     def where(self, number: int) -> str:
         return f"{self.name}:{number}" + (f", {self.beside}:{number}" if self.beside else "")
 
+    @cached_property
+    def _only_grade(self) -> bool:
+        at = self.columns
+        more = (at.patient, at.eye, at.split, at.gradable, *at.keep)
+        return at.grade is not None and all(each is None for each in more)
+
     def label(self, cells: list[str]) -> Label:
+        """What a row says of its photograph."""
+        if not self._only_grade:
+            return self._label(cells)
+        assert self.columns.grade is not None
+        cell = cells[self.columns.grade]
+        label = self._labels.get(cell)
+        if label is None:
+            label = self._labels[cell] = self._label(cells)
+        return label
+
+    def _label(self, cells: list[str]) -> Label:
         at = self.columns
         eye = ""
         if at.eye is not None:
@@ -187,8 +206,12 @@ def read_label_table(
     if not wanted and (bare := _without_header(raw, scale, layout)) is not None:
         return bare
     if tried:
-        return PassedOver(raw.source, f"names photographs and has no column of grades ({raw.start()})")
-    return PassedOver(raw.source, f"no columns for photograph and grade ({raw.start()})")
+        return PassedOver(
+            raw.source, f"names photographs and has no column of grades ({raw.start()}); --grade-column names one"
+        )
+    return PassedOver(
+        raw.source, f"no columns for photograph and grade ({raw.start()}); --id-column and --grade-column name them"
+    )
 
 
 def _label_table(

@@ -32,7 +32,7 @@ from tools.sources.patients import with_patients
 from tools.sources.remote import tables_of, walk_url
 from tools.sources.same_names import SameNames, resolve_same_names, without_masks
 from tools.sources.scales import ICDR, UNGRADABLE, Scale
-from tools.sources.tables import read_raw
+from tools.sources.tables import ABOVE, RawTable, read_raw
 
 COURSE_TABLES: Final = ("train_img.csv", "train_label.csv", "test_img.csv", "test_label.csv")
 
@@ -131,13 +131,15 @@ class _Reader:
                 f"{self.root}: {', '.join(inventory.medmnist)} have the same photographs at several sizes; give one"
             )
         photographs, masks = without_masks(inventory.photographs, self._read)
-        tables, pairs = self.tables(Names(photographs).has)
+        names = Names(photographs)
+        tables, pairs = self.tables(names.has)
         folders = self._folder_grades(photographs)
-        same = resolve_same_names(photographs, folders.names if folders else [], self._read)
+        same = resolve_same_names(names.of_one_stem(), folders.names if folders else [], self._read)
         self.notes += same.notes
         copies = {refusal.source for refusal in same.ignored}
-        photographs = [found for found in photographs if found.source not in copies]
-        names = Names(photographs)
+        if copies:
+            photographs = [found for found in photographs if found.source not in copies]
+            names = Names(photographs)
         matched = match_tables(names, tables)
         self.notes += matched.notes
         listing = Listing(self.root, "", rows=matched.rows, scale=self.scale or ICDR)
@@ -179,38 +181,42 @@ class _Reader:
             if "submission" in raw.name.casefold() and self.reading.labels is None:
                 self.unread.append(Refusal(raw.source, "a sample submission, whose grades are made up"))
                 continue
-            read = read_label_table(raw, self.reading.columns, self.scale, layout, has)
+            try:
+                read = read_label_table(raw, self.reading.columns, self.scale, layout, has)
+            except SourceError as error:
+                raise SourceError(f"{self._shown(raw)}{error.message.removeprefix(raw.source)}") from error
             if isinstance(read, LabelTable):
                 if not read.rows:
-                    raise SourceError(f"{raw.source}: a header and no rows")
+                    raise SourceError(f"{self._shown(raw)}: a header and no rows")
                 tables.append(read)
                 self.notes += read.notes
             elif isinstance(read, PairTable):
                 pairs.append(read)
             elif self.reading.labels is not None:
-                raise SourceError(
-                    f"{self.reading.labels}: which columns name photograph and grade? give --id-column and "
-                    f"--grade-column ({read.reason})"
-                )
+                self._check_asked(tables)
+                raise SourceError(f"{self.reading.labels}: {read.reason}")
             else:
                 self.unread_tables.append(read)
         self._check_asked(tables)
         self.unread += [Refusal(each.source, each.reason) for each in self.unread_tables]
         return tables, pairs
 
+    def _shown(self, raw: RawTable) -> str:
+        """A table's path as the user would write it."""
+        return str(self.reading.labels or self.root / raw.source)
+
     def _check_asked(self, tables: Sequence[LabelTable]) -> None:
         """Raises SourceError where an option names a column that no table has."""
-        asked = self.reading.columns
-        wanted = [*asked.columns.values(), *asked.keep]
-        for name in wanted:
-            headers = [fold(cell) for raw in self.inventory.tables for _, row in raw.rows[:10] for cell in row]
+        asked, raws = self.reading.columns, self.inventory.tables
+        headers = {fold(cell) for raw in raws for _, row in raw.rows[:ABOVE] for cell in row}
+        for name in [*asked.columns.values(), *asked.keep]:
             if fold(name) not in headers:
-                first = self.inventory.tables[0] if self.inventory.tables else None
-                among = f" among {', '.join(first.rows[0][1])} of {first.source}" if first and first.rows else ""
-                raise SourceError(f"no column {name!r}{among}" if first else f"no table has a column {name!r}")
-        if asked.columns and not tables:
+                line, header = raws[0].rows[0] if raws and raws[0].rows else (1, [])
+                where = f"{self._shown(raws[0])}:{line}: " if raws else ""
+                raise SourceError(f"{where}no column {name!r} among {', '.join(header) or 'none'}")
+        if asked.columns and not tables and self.reading.labels is None:
             raise SourceError(
-                f"no table has all of the columns {', '.join(asked.columns.values())}, and a photograph and a grade"
+                f"{self.root}: no table has a photograph, a grade and the columns {', '.join(asked.columns.values())}"
             )
 
     # --- folders
@@ -253,7 +259,7 @@ class _Reader:
         if not against:
             return True, not whole
         first = against[0]
-        where, grade = matched.wheres[first], _grade(matched.labels[first][1].grade)
+        where, grade = matched.where(first), _grade(matched.labels[first][1].grade)
         said = f"{first} lies in folder {parts(first)[-2]}, {where} says {grade}"
         if whole:
             self.notes.append(
@@ -287,15 +293,15 @@ class _Reader:
         refused = {refusal.source: refusal for refusal in matched.refused}
         bare = not matched.labels and not refused and folders is None
         names = self.inventory.names
+        stems: dict[str, str] | None = None
         for found in photographs:
             source = found.source
             if source in matched.labels:
-                id, label = matched.labels[source]
-                ungradable = label.grade == UNGRADABLE
-                grade = UNKNOWN if ungradable else label.grade
+                id, (grade, _, patient, eye, split, kept), _, _ = matched.labels[source]
+                ungradable = grade == UNGRADABLE
+                grade = UNKNOWN if ungradable else grade
                 id = split_suffix(parts(names[source])[-1])[0] if source in names else id
-                sample = Sample(id, found, grade, label.split, label.patient, label.eye, ungradable, label.kept)
-                listing.samples.append(sample)
+                listing.samples.append(Sample(id, found, grade, split, patient, eye, ungradable, kept))
             elif source in refused:
                 listing.refused.append(refused[source])
             elif folders is not None and folder_of(source) in folders.grades:
@@ -306,6 +312,10 @@ class _Reader:
                 listing.samples.append(Sample(plain_id(source), found, UNKNOWN))
             else:
                 why = "no row names it" if folders is None else "not in a folder named by a grade"
+                if stems is None:
+                    stems = {split_suffix(labelled)[0]: labelled for labelled in matched.labels}
+                if (taken := stems.get(split_suffix(source)[0])) is not None:
+                    why = f"another file of the name of {taken}, which is taken"
                 listing.ignored.append(Refusal(source, why))
 
     def _with_splits(self, samples: list[Sample], matched: Matched) -> list[Sample]:
@@ -314,11 +324,15 @@ class _Reader:
         They count only where graded photographs lie in train and in val or test.
         """
         graded = [sample for sample in samples if sample.grade != UNKNOWN]
-        by_row = {sample.found.source: matched.splits.get(sample.found.source, "") for sample in graded}
         by_folder = folder_splits(dict.fromkeys(folder_of(sample.found.source) for sample in graded))
+        if not matched.has_splits and not _bring(by_folder.values()):
+            return samples
+        by_row = {sample.found.source: matched.split(sample.found.source) for sample in graded}
         folder = {sample.found.source: by_folder[folder_of(sample.found.source)] for sample in graded}
         rows, folders = (_bring(splits.values()) for splits in (by_row, folder))
         told: Mapping[str, str] = {}
+        if rows or folders:
+            self.notes.append(f"splits by {' and '.join(['tables'] * rows + ['folders'] * folders)}")
         if rows and folders:
             against = [
                 source for source in by_row if by_row[source] and folder[source] and by_row[source] != folder[source]
@@ -360,14 +374,9 @@ class _Reader:
     def _named(self, samples: list[Sample], same: SameNames, pairs: Sequence[PairTable], names: Names) -> list[Sample]:
         """The samples with their final ids, patients and eyes."""
         prefixes = {sample.found.source: same.prefix(sample.found.source) for sample in samples} if same.levels else {}
-        named = []
-        for sample in samples:
-            prefix = prefixes.get(sample.found.source, "")
-            if prefix and prefix not in sample.id.split("/")[:-1]:
-                sample = sample._replace(id=f"{prefix}/{sample.id.rpartition('/')[2]}")
-            named.append(sample)
-        named = with_ids(named)
-        told, how = with_patients(named, self.reading.patient_pattern, _paired(pairs, names))
+        if prefixes:
+            samples = [_prefixed(sample, prefixes[sample.found.source]) for sample in samples]
+        told, how = with_patients(with_ids(samples), self.reading.patient_pattern, _paired(pairs, names))
         if how and how != "--patient-pattern":
             self.notes.append(f"patients by {how}")
         if how != "a column" and prefixes:
@@ -394,6 +403,13 @@ def _bring(splits: Iterable[str]) -> bool:
     """Whether splits are those of a set: train, and val or test beside it."""
     told = set(splits) - {""}
     return "train" in told and len(told) > 1
+
+
+def _prefixed(sample: Sample, folder: str) -> Sample:
+    """The sample with a folder in its id, where it has it not yet."""
+    if not folder or folder in sample.id.split("/")[:-1]:
+        return sample
+    return sample._replace(id=f"{folder}/{sample.id.rpartition('/')[2]}")
 
 
 def _grade(grade: int) -> str:

@@ -1,8 +1,8 @@
 """Rows of tables and photographs, brought together: every row and photograph is accounted for."""
 
 import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from unicodedata import normalize
 
@@ -21,6 +21,11 @@ def parts(source: str) -> list[str]:
     return source.replace("#", "/").split("/")
 
 
+def name_of(source: str) -> str:
+    """The last part of a source: a file's name, or that of an archive's member."""
+    return source[max(source.rfind("/"), source.rfind("#")) + 1 :]
+
+
 def nfc(text: str) -> str:
     """One form of Unicode: macOS writes `ü` as two characters, tables as one."""
     return text if text.isascii() else normalize("NFC", text)
@@ -30,26 +35,37 @@ class Names:
     """Photographs by their names, to find the one that a cell of a table names."""
 
     def __init__(self, photographs: Iterable[Found]) -> None:
-        self._by_name: dict[str, list[str]] = defaultdict(list)
-        self._sources: set[str] = set()
-        suffixes: Counter[str] = Counter()
+        self._by_stem: dict[str, list[str]] = {}
+        suffixes: dict[str, int] = defaultdict(int)
         for found in photographs:
             source = found.source
-            self._sources.add(source)
-            name = source[source.rfind("/") + 1 :]
-            name = nfc(name[name.rfind("#") + 1 :])
+            name = nfc(name_of(source))
             stem, suffix = split_suffix(name)
-            self._by_name[name].append(source)
-            self._by_name[f"{stem}."].append(source)  # no file name ends in a dot and is also a stem
-            suffixes[suffix.lower()] += 1
-        self._usual = [suffix for suffix, _ in suffixes.most_common()]
+            suffixes[suffix] += 1
+            if (there := self._by_stem.get(stem)) is None:
+                self._by_stem[stem] = [source]
+            else:
+                there.append(source)
+        self._usual = sorted(suffixes, key=lambda suffix: -suffixes[suffix])
+
+    def of_one_stem(self) -> list[list[str]]:
+        """The photographs that share their name, suffix aside, with others."""
+        return [sources for sources in self._by_stem.values() if len(sources) > 1]
 
     def has(self, name: str) -> bool:
         """Whether the last part of a name is that of a photograph."""
-        if name in self._sources:
-            return True
         last = nfc(name.replace("\\", "/").rpartition("/")[2])
-        return last in self._by_name or f"{last}." in self._by_name or f"{_stem(last)}." in self._by_name
+        return any(self._candidates(last)) or any(self._candidates(name_of(last)))
+
+    def _candidates(self, last: str) -> Iterator[list[str]]:
+        """The photographs that a name without folders may name, the surest first: as it is; as the stem of a file; with
+        the suffix of another kind of image."""
+        stem, suffix = split_suffix(last)
+        if suffix and (there := self._by_stem.get(stem)):
+            yield [source for source in there if nfc(name_of(source)) == last]
+        yield self._by_stem.get(last, [])
+        if suffix.lower() in SUFFIXES:
+            yield self._by_stem.get(stem, [])
 
     def find(self, name: str, table: LabelTable | None = None) -> tuple[str, list[str]]:
         """(id, the photographs that a name names).
@@ -62,13 +78,15 @@ class Names:
         Raises ValueError where no photograph fits, where several folders still have one, and for a name that leads out
         of SRC. Several sources come back only where one row may grade them all: in folders of different splits.
         """
-        if name in self._sources:
-            return split_suffix(parts(name)[-1])[0], [name]
+        there = self._by_stem.get(name)
+        if there is not None and len(there) == 1:  # most names
+            return name, there
+        if "#" in name:
+            for source in self._by_stem.get(split_suffix(name_of(name))[0], ()):
+                if source == name:
+                    return split_suffix(name_of(name))[0], [name]
         slashed = name.replace("\\", "/")
-        if "/" not in slashed:  # most names
-            folders, last = [], slashed
-        else:
-            *folders, last = [part for part in slashed.split("/") if part not in ("", ".")] or [""]
+        *folders, last = [part for part in slashed.split("/") if part not in ("", ".")] or [""]
         if not last:
             raise ValueError("names no photograph")
         base = table.folder.split("/") if table and table.folder else []
@@ -80,9 +98,7 @@ class Names:
         last = nfc(last)
         stem = _stem(last)
         folded = [nfc(folder) for folder in folders]
-        for candidates in (self._by_name.get(last), self._by_name.get(f"{last}."), self._by_name.get(f"{stem}.")):
-            if not candidates:
-                continue
+        for candidates in self._candidates(last):
             fitting = _in_folders(candidates, folded, base) if folded else candidates
             if fitting:
                 fitting = self._one_folder(fitting, base, table)
@@ -112,7 +128,7 @@ class Names:
         if len(fitting) == 1 or len({split_suffix(source)[0] for source in fitting}) == len(fitting):
             return fitting
         for suffix in self._usual:
-            chosen = [source for source in fitting if split_suffix(source)[1].lower() == suffix]
+            chosen = [source for source in fitting if split_suffix(source)[1] == suffix]
             if chosen:
                 return chosen
         return fitting
@@ -169,52 +185,63 @@ def split_of_folders(source: str) -> str:
 class Matched:
     """What came of the rows of all tables."""
 
-    labels: dict[str, tuple[str, Label]] = field(default_factory=dict)  # source -> (id, what the rows say)
-    wheres: dict[str, str] = field(default_factory=dict)  # source -> "trainLabels.csv:5"
-    splits: dict[str, str] = field(default_factory=dict)  # source -> the split of its row or of its table's name
+    labels: dict[str, tuple[str, Label, LabelTable, int]] = field(default_factory=dict)
+    """source -> the id that its name in the table gives, what the rows say, and the first of them."""
     refused: list[Refusal] = field(default_factory=list)  # photographs whose rows cannot be used
     rows: list[Refusal] = field(default_factory=list)  # rows without a photograph
-    ignored: list[Refusal] = field(default_factory=list)  # other files of a photograph's name
     notes: list[str] = field(default_factory=list)
+    has_splits: bool = False
+
+    def where(self, source: str) -> str:
+        """ "trainLabels.csv:5", the first row of a photograph."""
+        _, _, table, number = self.labels[source]
+        return table.where(number)
+
+    def split(self, source: str) -> str:
+        """The split of its rows, or of its table's name; "" for none."""
+        if source not in self.labels:
+            return ""
+        _, label, table, _ = self.labels[source]
+        return label.split or table.split
 
 
-def match_tables(names: Names, tables: Iterable[LabelTable]) -> Matched:
+def match_tables(names: Names, tables: Sequence[LabelTable]) -> Matched:
     """Gives each photograph what its rows say, and accounts for every row that has no photograph."""
-    matched = Matched()
-    claims: dict[str, list[Claim]] = defaultdict(list)
+    matched = Matched(has_splits=any(table.split or table.columns.split is not None for table in tables))
+    first: dict[str, Claim] = {}
+    more: dict[str, list[Claim]] = {}
     find = names.find
     for table in tables:
         at = table.columns.photograph
         for number, cells in table.rows:
-            name = cells[at]
             try:
-                id, sources = find(name, table)
+                id, sources = find(cells[at], table)
             except ValueError as error:
-                matched.rows.append(Refusal(table.where(number), f"{name!r} {error}"))
+                matched.rows.append(Refusal(table.where(number), f"{cells[at]!r} {error}"))
                 continue
             for source in sources:
-                claims[source].append((table, number, cells, id))
-    for source, claimed in claims.items():
-        table, number, cells, id = claimed[0]
-        label = table.label(cells)
-        if len(claimed) > 1:
-            label = _agreed(source, claimed, matched)
+                if source in first:
+                    more.setdefault(source, [first[source]]).append((table, number, cells, id))
+                else:
+                    first[source] = (table, number, cells, id)
+    labels = matched.labels
+    for source, (table, number, cells, id) in first.items():
+        label = _agreed(more[source], matched) if source in more else table.label(cells)
         if label.error:
-            wheres = " and ".join(table.where(number) for table, number, _, _ in claimed)
-            matched.refused.append(
-                Refusal(source, label.error if label.grade == CONTRADICTION else f"{wheres}: {label.error}")
-            )
-            continue
-        matched.wheres[source] = table.where(number)
-        matched.splits[source] = label.split or table.split
-        matched.labels[source] = (id, label)
+            why = label.error
+            if label.grade != CONTRADICTION:
+                claims = more.get(source, [first[source]])
+                why = f"{' and '.join(each.where(line) for each, line, _, _ in claims)}: {why}"
+            matched.refused.append(Refusal(source, why))
+        else:
+            labels[source] = (id, label, table, number)
     return matched
 
 
 CONTRADICTION = -4
 
 
-def _agreed(source: str, claimed: list[Claim], matched: Matched) -> Label:
+def _agreed(claimed: list[Claim], matched: Matched) -> Label:
     """What several rows say of one photograph: what all say; a row that leaves a cell empty does not contradict."""
     labels = [table.label(cells) for table, _, cells, _ in claimed]
     wheres = " and ".join(table.where(number) for table, number, _, _ in claimed)
@@ -261,4 +288,4 @@ def with_ids(candidates: Iterable[Sample]) -> list[Sample]:
     """The samples with ids that no two share."""
     samples = list(candidates)
     ids = unique_ids([(sample.id, sample.found.source) for sample in samples])
-    return [sample._replace(id=id) for sample, id in zip(samples, ids, strict=True)]
+    return [sample if sample.id == id else sample._replace(id=id) for sample, id in zip(samples, ids, strict=True)]

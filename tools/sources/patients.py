@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from pipeline.cache.splits import parse_patient
+from pipeline.photos.discovery import split_suffix
+from pipeline.photos.photo import SUFFIXES
 from tools.sources.columns import EYE_WORDS
 from tools.sources.listing import Sample
 
@@ -54,15 +56,14 @@ def with_patients(
         if all(matches) or regex is CONVENTIONS[0][1]:
             if not any(matches):
                 continue
-            told = [
-                sample
-                if match is None
-                else sample._replace(
-                    patient=match["patient"],
-                    eye=sample.eye or EYE_WORDS[match["eye"].casefold()] if "eye" in match.groupdict() else sample.eye,
-                )
-                for sample, match in zip(samples, matches, strict=True)
-            ]
+            has_eye = "eye" in regex.groupindex
+            told = []
+            for sample, match in zip(samples, matches, strict=True):
+                if match is not None:
+                    id, found, grade, split, _, eye, ungradable, kept = sample
+                    eye = eye or (EYE_WORDS[match["eye"].casefold()] if has_eye else "")
+                    sample = Sample(id, found, grade, split, match["patient"], eye, ungradable, kept)
+                told.append(sample)
             return told, f"names like {example}"
     return list(samples), ""
 
@@ -75,7 +76,10 @@ def _paired(sample: Sample, pairs: Mapping[str, tuple[str, str]]) -> Sample:
 
 
 def _name(id: str) -> str:
-    return id.rpartition("/")[2]
+    """The last part of an id, without the suffix that it has where only that tells two photographs apart."""
+    name = id.rpartition("/")[2]
+    stem, suffix = split_suffix(name)
+    return stem if suffix.lower() in SUFFIXES else name
 
 
 def _parsed(id: str) -> tuple[str, str]:

@@ -9,13 +9,13 @@ from typing import Final
 import numpy as np
 
 from pipeline.errors import PhotoError, SourceError
-from pipeline.photos.discovery import Found, Refusal, split_suffix
+from pipeline.photos.discovery import Found, Refusal
 from pipeline.photos.fingerprint import ALIKE, SIDE, fingerprint
 from pipeline.photos.photo import read_photo
 from pipeline.photos.preparation import Recipe, prepare
 from tools.sources.columns import EYE_WORDS, fold, split_in_name
 from tools.sources.folders import folder_of
-from tools.sources.matching import nfc, parts
+from tools.sources.matching import parts
 
 LOOKED_AT: Final = 24
 """Pairs of photographs of one name that are compared, spread over all; each costs 60 ms."""
@@ -87,8 +87,8 @@ def count_colours(image: np.ndarray) -> int:
     return LEVELS + 1 if len(few) > LEVELS else min(LEVELS + 1, len(np.unique(packed)))
 
 
-def resolve_same_names(photographs: Sequence[Found], grade_names: Iterable[str], read: Read) -> SameNames:
-    """Looks at names that several folders have, a pair of folders at a time.
+def resolve_same_names(doubled_names: Iterable[Sequence[str]], grade_names: Iterable[str], read: Read) -> SameNames:
+    """Looks at names that several folders have (the sources of one name each), a pair of folders at a time.
 
     Folders named by a split, a grade (`grade_names`) or an eye are left alone: one name may stand in several of them.
     Where the pictures are the same, once cut to the retina, the folder whose pictures show more is taken and the other
@@ -97,16 +97,12 @@ def resolve_same_names(photographs: Sequence[Found], grade_names: Iterable[str],
     Raises SourceError where some are the same and some differ.
     """
     result, grades = SameNames(), set(grade_names)
-    by_stem: dict[str, list[str]] = defaultdict(list)
-    for found in photographs:
-        by_stem[nfc(split_suffix(parts(found.source)[-1])[0])].append(found.source)
     pairs: dict[tuple[tuple[str, ...], tuple[str, ...]], list[tuple[str, str]]] = defaultdict(list)
-    for sources in by_stem.values():
-        if len(sources) > 1:
-            for first, second in pairwise(sources):
-                levels = _differing(first, second)
-                if levels:
-                    pairs[levels].append((first, second))
+    for sources in doubled_names:
+        for first, second in pairwise(sources):
+            levels = _differing(first, second)
+            if levels:
+                pairs[levels].append((first, second))
     dropped: set[str] = set()
     for (one, other), doubled in pairs.items():
         doubled = [pair for pair in doubled if not dropped & {*pair}]
