@@ -148,10 +148,11 @@ def split_word(cell: str) -> str | None:
 def split_in_name(name: str) -> str:
     """The split that a folder's or a file's name tells, "" for none or several.
 
-    >>> split_in_name("a. Training Set"), split_in_name("all_labels"), split_in_name("train-test")
-    ('train', '', '')
+    >>> split_in_name("a. Training Set"), split_in_name("trainLabels.csv"), split_in_name("train-test")
+    ('train', 'train', '')
     """
-    words = (word for word in re.split(r"[^a-z]+", name.casefold()) if word)
+    apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)  # trainLabels
+    words = (word for word in re.split(r"[^a-z]+", apart.casefold()) if word)
     splits = {SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS and word not in ("public", "private", "dev")}
     return splits.pop() if len(splits) == 1 else ""
 

@@ -160,7 +160,7 @@ def _in_folders(candidates: Sequence[str], folders: list[str], base: list[str]) 
     for fits in (
         lambda its: its == wholly,
         lambda its: its == folders,
-        lambda its: its[-len(folders) :] == folders or folders[-len(its) :] == its,
+        lambda its: its[-len(folders) :] == folders or folders[len(folders) - len(its) :] == its,
         lambda its: _in_order(folders, its),
     ):
         if found := [source for source, its in above if fits(its)]:

@@ -121,7 +121,7 @@ def test_a_table_named_by_the_user(tmp_path: Path) -> None:
         tmp_path / "photos", Reading(tmp_path / "my.csv", Asked({"photograph": "Eye", "grade": "Reader B"}))
     )
     assert grades(listing) == {"1": 3}
-    with pytest.raises(SourceError, match="give --id-column and --grade-column"):
+    with pytest.raises(SourceError, match="--id-column and --grade-column name them"):
         list_source(tmp_path / "photos", Reading(tmp_path / "my.csv"))
 
 
