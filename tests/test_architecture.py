@@ -32,7 +32,7 @@ ROOMS = {
         "distributed": {""},
         "network": {"", "distributed"},
         "inference": {"", "distributed", "network"},
-        "evaluation": {"", "network"},
+        "evaluation": {"", "network", "inference"},
         "training": {"", "distributed", "network", "inference", "evaluation"},
         "reporting": {"", "network", "inference", "evaluation"},
         "commands": {"", "distributed", "network", "inference", "evaluation", "training", "reporting"},

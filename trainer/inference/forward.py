@@ -7,9 +7,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pipeline.cache.cache import Cache
 from pipeline.errors import RunError
 from pipeline.loading.batch import Loader
+from trainer.config import FitConfig
 from trainer.console import track
+from trainer.distributed.loaders import open_share
 from trainer.distributed.process_group import whole
 from trainer.network.decision import DecisionRule
 from trainer.network.device import measuring_precision
@@ -45,6 +48,15 @@ def run_model(model: nn.Module, loader: Loader, device: torch.device, what: str,
     if not outputs.logits.isfinite().all():
         raise RunError(f"the model's output for {what} is not finite; a lower --lr may help")
     return outputs
+
+
+def run_split(config: FitConfig, model: nn.Module, cache: Cache, split: str) -> Outputs:
+    """Outputs for a split, opened as the trainer opens it; `config` is resolved, and says in how many views.
+
+    model: on `config.device`. Batches have twice as many photographs as in training: no gradient needs memory.
+    """
+    with open_share(config, cache, split, 2 * config.batch) as loader:
+        return run_model(model, loader, torch.device(config.device), split, tta=config.tta)
 
 
 @torch.inference_mode()
