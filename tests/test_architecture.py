@@ -142,6 +142,13 @@ def test_training_imports_no_figures_and_no_words_of_reports() -> None:
         assert not {"matplotlib", "jinja2"} & {name.partition(".")[0] for name in imports(path, everywhere=True)}
 
 
+def test_commands_compute_nothing() -> None:
+    """A page and other programs want what commands do: it is in the rooms above them."""
+    tools = {"PIL", "cv2", "jinja2", "matplotlib", "numpy", "pandas", "scipy", "torch"}
+    for path in (ROOT / "trainer/commands").glob("*.py"):
+        assert not tools & {name.partition(".")[0] for name in imports(path, everywhere=True)}, short(path)
+
+
 def test_only_where_a_process_starts_is_it_told_how_many_threads_opencv_has_and_what_is_no_warning() -> None:
     def calling(name: str) -> set[str]:
         calls = {path: [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
