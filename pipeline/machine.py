@@ -4,11 +4,14 @@ import codecs
 import io
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Final
 
 from pipeline.errors import FundusError
 
+OPENCV_THREADS: Final = "OPENCV_FOR_THREADS_NUM"
+"""The variable that OpenCV has its number of threads from, at its first call."""
 HUGE_PAGES: Final = "THP_MEM_ALLOC_ENABLE"
 """The variable by which torch asks the kernel for huge pages, where it is 1."""
 
@@ -32,8 +35,9 @@ def multiplies_bfloat16(device: str) -> bool:
 
 
 def set_up() -> None:
-    """Makes the surroundings of a command those it was tested in: what it prints, matplotlib, and torch, none of which
-    may have been imported yet.
+    """Makes the surroundings of a command those it was tested in: what it prints and warns of, matplotlib, OpenCV and
+    torch, none of which may have been used yet. Only commands do so, at their start: in a process of somebody else's
+    all this is his.
 
     Names of files may hold bytes that are no UTF-8, and a terminal may know few letters: printing neither fails.
     Figures are drawn without a backend; notebooks set one for their own, which a command started there may not have.
@@ -41,6 +45,9 @@ def set_up() -> None:
     Threads that wait for one another sleep after some microseconds. By default they spin, on cores that a loader's
     threads need: with two other processes on two cores, 7 images/s became 42. Those that sleep at once are slower where
     layers are small: a step of 32 photographs of 96 px takes 0.15 s instead of 0.13.
+
+    OpenCV keeps each call to the thread that makes it, because our own threads keep every core busy already; processes
+    that are started from here inherit it.
 
     Where the kernel gives huge pages to those who ask, torch asks. It gives back and fetches gigabytes each step, page
     by page: a step of 32 photographs of 512 px took 3.8 s on two cores, half of it the kernel's; with huge pages it
@@ -55,8 +62,19 @@ def set_up() -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    os.environ.setdefault(OPENCV_THREADS, "1")
+    ignore_odd_metadata()
     if _huge_pages_for_the_asking():
         os.environ.setdefault(HUGE_PAGES, "1")
+
+
+def ignore_odd_metadata() -> None:
+    """Lets Pillow read on in silence where a photograph's metadata are odd: no concern of ours, and common.
+
+    The filter is the whole process's, and no thread may take it away while others read (`warnings.catch_warnings`
+    would). So it is set once, where a command or a worker process starts, and not by `read_photo`.
+    """
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 def check_names() -> None:

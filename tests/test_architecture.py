@@ -32,7 +32,7 @@ ROOMS = {
         "distributed": {""},
         "network": {"", "distributed"},
         "inference": {"", "distributed", "network"},
-        "evaluation": {"", "network"},
+        "evaluation": {"", "network", "inference"},
         "training": {"", "distributed", "network", "inference", "evaluation"},
         "reporting": {"", "network", "inference", "evaluation"},
         "commands": {"", "distributed", "network", "inference", "evaluation", "training", "reporting"},
@@ -140,6 +140,29 @@ def test_only_the_store_imports_clients_of_stores_and_only_when_asked() -> None:
 def test_training_imports_no_figures_and_no_words_of_reports() -> None:
     for path in (ROOT / "trainer/training").glob("*.py"):
         assert not {"matplotlib", "jinja2"} & {name.partition(".")[0] for name in imports(path, everywhere=True)}
+
+
+def test_commands_compute_nothing() -> None:
+    """A page and other programs want what commands do: it is in the rooms above them."""
+    tools = {"PIL", "cv2", "jinja2", "matplotlib", "numpy", "pandas", "scipy", "torch"}
+    for path in (ROOT / "trainer/commands").glob("*.py"):
+        assert not tools & {name.partition(".")[0] for name in imports(path, everywhere=True)}, short(path)
+
+
+def test_only_where_a_process_starts_is_it_told_how_many_threads_opencv_has_and_what_is_no_warning() -> None:
+    def calling(name: str) -> set[str]:
+        calls = {path: [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+                 for path in MODULES}  # fmt: skip
+        return {
+            short(path)
+            for path, functions in calls.items()
+            if any(isinstance(function, ast.Attribute) and function.attr == name for function in functions)
+        }
+
+    workers = {"tools/preprocessing/executors.py", "tools/preprocessing/dask_worker.py"}
+    assert calling("setNumThreads") == workers
+    within_a_block = {"trainer/reporting/figures.py"}
+    assert calling("filterwarnings") == {"pipeline/machine.py"} | within_a_block
 
 
 def test_no_module_is_named_after_a_dependency() -> None:

@@ -1,7 +1,6 @@
 """Any fundus photograph's bytes to RGB uint8, safely, or a PhotoError with the reason."""
 
 import re
-import warnings
 from collections.abc import Callable
 from io import BytesIO
 from typing import Final, NamedTuple
@@ -45,9 +44,6 @@ _UPRIGHT: Final = {
 }
 _ON_ITS_SIDE: Final = frozenset(_UPRIGHT[orientation] for orientation in (5, 6, 7, 8))
 _16_TO_8: Final = np.round(np.arange(65536) / 257).astype(np.uint8)
-# Pillow warns of odd metadata, which is no concern of ours. The filter stays: warnings.catch_warnings, which would take
-# it away again, is not safe among threads.
-_METADATA_WARNINGS: Final = ("ignore", None, UserWarning, re.compile(r"PIL\."), 0)
 
 
 class Photo(NamedTuple):
@@ -94,6 +90,9 @@ def read_photo(data: bytes | memoryview, *, cover: int | None = None) -> Photo:
     * A JPEG whose damage libjpeg gets over with a warning (a bad code, bytes too many or too few) is decoded and called
       damaged: how much of the picture is hurt, a few bytes behind it or half of it, the warning does not say.
 
+    Pillow gives a UserWarning of odd metadata and reads on. What becomes of it the process decides: commands ignore it
+    (pipeline.machine.ignore_odd_metadata), and where warnings are errors it is raised.
+
     Raises PhotoError with the reason. Safe to call from several threads.
     """
     kind = sniff(data)
@@ -101,8 +100,6 @@ def read_photo(data: bytes | memoryview, *, cover: int | None = None) -> Photo:
         raise PhotoError(_why_no_photo(bytes(data[:512])))
     if is_drawn_here(data):
         raise PhotoError("a picture that this program drew, no photograph")
-    if _METADATA_WARNINGS not in warnings.filters:
-        warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     try:
         picture = _OPENERS[kind](BytesIO(data))
         width, height = picture.size
@@ -118,7 +115,7 @@ def read_photo(data: bytes | memoryview, *, cover: int | None = None) -> Photo:
         else:
             rgb = np.asarray(_rgb(picture, scale))
         turn = _UPRIGHT.get(_orientation(picture))  # TIFFs are turned by Pillow, and then say so no longer
-    except (PhotoError, MemoryError):
+    except (PhotoError, MemoryError, Warning):
         raise
     except Exception as error:  # Pillow raises a dozen kinds of exception on damaged files
         verdict = "cut off" if "truncated" in str(error).lower() else f"damaged {kind}"
@@ -151,6 +148,8 @@ def _decode_intact(data: bytes | memoryview, picture: JpegImageFile) -> NDArray[
 def _orientation(picture: Image.Image) -> int:
     try:
         return int(picture.getexif()[ExifTags.Base.Orientation])
+    except Warning:
+        raise
     except Exception:  # no EXIF, or junk in its place, which does not spoil the picture
         return 1
 

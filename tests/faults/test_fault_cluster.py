@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pytest
 from click.testing import Result
 from PIL import Image
@@ -24,6 +25,7 @@ from tools.sources.layouts import list_source
 pytest.importorskip("distributed", reason="needs the extra dask: pip install 'fundus-grading[dask]'")
 
 from tools.preprocessing import dask_executor
+from tools.preprocessing.dask_worker import _opencv_in_our_threads
 
 ROOT = Path(__file__).resolve().parents[2]
 SITE = Path(next(path for path in sys.path if path.endswith("site-packages")))
@@ -322,3 +324,16 @@ def test_workers_of_this_machine_and_a_scheduler_are_not_asked_for_together(
 ) -> None:
     command = ("preprocess", eyes, "--out", tmp_path / "c", "--workers", 2, "--scheduler", "tcp://127.0.0.1:8786")
     assert tools(*command).exit_code == 2
+
+
+def test_a_workers_opencv_has_its_threads_back_after_the_last_order() -> None:
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(2)
+    try:
+        with _opencv_in_our_threads():
+            with _opencv_in_our_threads():
+                assert cv2.getNumThreads() == 1
+            assert cv2.getNumThreads() == 1
+        assert cv2.getNumThreads() == 2
+    finally:
+        cv2.setNumThreads(before)

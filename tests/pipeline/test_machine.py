@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.machine import HUGE_PAGES
+from pipeline.machine import HUGE_PAGES, OPENCV_THREADS
 
 THP = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 PROGRAM = """
@@ -54,3 +54,12 @@ def test_a_command_does_not_begin_anew(program: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"Usage: {program} ")
+
+
+def test_opencv_starts_no_threads_in_a_command_unless_it_is_told_to() -> None:
+    code = "from pipeline.machine import set_up; set_up(); import cv2; print(cv2.getNumThreads())"
+    for asked, threads in ((None, "1"), ("2", "2")):
+        environment = {key: value for key, value in os.environ.items() if key != OPENCV_THREADS}
+        environment |= {OPENCV_THREADS: asked} if asked else {}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == threads

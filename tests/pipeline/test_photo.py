@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from pipeline.errors import PhotoError
+from pipeline.machine import ignore_odd_metadata
 from pipeline.photos.photo import MAX_PIXELS, read_photo, sniff
 
 CASES = Path(__file__).resolve().parents[2].parent / "shared" / "cases"
@@ -158,15 +159,37 @@ def test_odd_orientations_of_the_cases(name: str) -> None:
     assert np.abs(read_photo(shared("B06", f"{name}.jpeg")).image - want).mean() <= 3
 
 
-def test_metadata_that_pillow_warns_of_is_no_concern() -> None:
-    entries = struct.pack("<HHHLL", 1, 0x010F, 2, 5000, 26)  # a maker's name of 5000 letters that are not there
-    exif = b"Exif\0\0II*\0\x08\0\0\0" + entries + bytes(8)
-    data = encoded(picture(), "JPEG", exif=exif)
-    with pytest.warns(UserWarning, match="Tag data larger than file|Truncated File Read"):
-        Image.open(BytesIO(data)).getexif()
+def oddly_described(kind: str) -> bytes:
+    """A photograph of whose metadata Pillow warns."""
+    if kind == "JPEG":
+        entries = struct.pack("<HHHLL", 1, 0x010F, 2, 5000, 26)  # a maker's name of 5000 letters that are not there
+        return encoded(picture(), kind, exif=b"Exif\0\0II*\0\x08\0\0\0" + entries + bytes(8))
+    if kind == "PNG":
+        data, frames = encoded(picture(), kind), b"acTL" + bytes(8)  # moving, with no frame
+        chunk = struct.pack(">L", 8) + frames + struct.pack(">L", zlib.crc32(frames))
+        return data[:33] + chunk + data[33:]  # behind the header
+    data = bytearray(encoded(picture(), kind, description="x" * 64))
+    at = data.index(struct.pack("<HHL", 0x010E, 2, 65))
+    data[at + 4 : at + 8] = struct.pack("<L", 10**6)  # a million letters in place of 65
+    return bytes(data)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+def test_what_becomes_of_warnings_of_odd_metadata_the_process_decides(kind: str) -> None:
+    data = oddly_described(kind)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        filters = list(warnings.filters)
+        photo = read_photo(data)
+        assert warnings.filters == filters
+    assert {each.category for each in warned} == {UserWarning}
+    assert photo.image.shape == (64, 96, 3)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        np.testing.assert_array_equal(read_photo(data).image, pillows(encoded(picture(), "JPEG")))
+        with pytest.raises(UserWarning):
+            read_photo(data)
+        ignore_odd_metadata()
+        np.testing.assert_array_equal(read_photo(data).image, photo.image)
 
 
 @pytest.mark.parametrize(("cover", "scale"), [(None, 1), (301, 1), (300, 2), (151, 2), (150, 4), (75, 8), (1, 8)])

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from tests.trainer.conftest import Trained, invoke
-from trainer.commands import export
 from trainer.inference.forward import probabilities
+from trainer.network import export
 from trainer.network.model import load_model
 from trainer.run_folder import RunFolder
 

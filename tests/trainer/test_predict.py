@@ -20,10 +20,11 @@ from pipeline.cache.cache import open_cache
 from pipeline.loading.loaders import open_loader
 from tests.trainer.conftest import Trained, invoke
 from tools.cli import main as tools
-from trainer.commands.predict import COLUMNS
-from trainer.inference.forward import probabilities, symmetries
+from trainer.inference.forward import probabilities
 from trainer.inference.inputs import gather, render
+from trainer.inference.predictions import COLUMNS
 from trainer.network.model import load_model, save_model
+from trainer.network.views import symmetries
 from trainer.run_folder import RunFolder
 
 PROBABILITIES = ["p0", "p1", "p2", "p3", "p4"]

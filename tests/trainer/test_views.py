@@ -1,8 +1,8 @@
 import numpy as np
 import torch
 
-from trainer.inference.forward import mean_logits
 from trainer.network.model import Grader
+from trainer.network.views import mean_logits
 
 
 def test_the_mean_is_of_probabilities_over_all_flips_and_turns() -> None:

@@ -22,8 +22,9 @@ from trainer.config import FitConfig
 from trainer.distributed.loaders import open_share, share_of
 from trainer.distributed.process_group import before, first, from_all, from_first, highest, joined, shard, total, whole
 from trainer.distributed.sync_batchnorm import WholeBatchNorm, synchronise
-from trainer.inference.forward import mean_logits, run_model
+from trainer.inference.forward import run_model
 from trainer.network.model import Grader
+from trainer.network.views import mean_logits
 from trainer.training.learner import Learner
 from trainer.training.loop import open_loaders
 

@@ -3,6 +3,8 @@
 import os
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
@@ -78,9 +80,32 @@ def build_order(order: Order) -> Built:
     """Builds a group. Raises ClusterError where this worker would make other bytes than the client."""
     if fingerprint() != order.makes:
         raise ClusterError(f"worker {get_worker().address} joined with other versions than the client has")
-    cv2.setNumThreads(1)  # the workers are the threads
-    with Trail(order) as trail:
+    with _opencv_in_our_threads(), Trail(order) as trail:
         return build_group(order.group, trail)
+
+
+_building = 0
+_threads_before = 0
+_counting = threading.Lock()
+
+
+@contextmanager
+def _opencv_in_our_threads() -> Iterator[None]:
+    """OpenCV starts no threads while any order is built here, for Dask's are one a core already. After the last one it
+    is as it was: the process is the cluster's, and others may work in it next."""
+    global _building, _threads_before
+    with _counting:
+        if not _building:
+            _threads_before = cv2.getNumThreads()
+            cv2.setNumThreads(1)
+        _building += 1
+    try:
+        yield
+    finally:
+        with _counting:
+            _building -= 1
+            if not _building:
+                cv2.setNumThreads(_threads_before)
 
 
 _stopped: set[str] = set()

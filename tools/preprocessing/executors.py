@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol
 import cv2
 
 from pipeline.errors import CacheError
+from pipeline.machine import ignore_odd_metadata
 from tools.preprocessing.build_shards import Built, Group, Stopped, build_group
 
 
@@ -104,7 +105,7 @@ def _executor(processes: int, signals: SharedSignals) -> Executor:
     if processes == 1:  # nothing to gain from a process that would import everything again
         return ThreadPoolExecutor(1, initializer=_start_worker, initargs=(signals,))
     # Not forked: the main process has threads (the progress bar), and a fork may inherit their locks held.
-    return ProcessPoolExecutor(processes, get_context("spawn"), _start_worker, (signals,))
+    return ProcessPoolExecutor(processes, get_context("spawn"), _start_process, (signals,))
 
 
 @contextmanager
@@ -133,16 +134,21 @@ _signals: SharedSignals
 def _start_worker(signals: SharedSignals) -> None:
     global _signals
     _signals = signals
+
+
+def _start_process(signals: SharedSignals) -> None:
+    _start_worker(signals)
     cv2.setNumThreads(1)  # the workers are the threads
+    ignore_odd_metadata()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # Ctrl-C stays blocked: the main process hears it
     parent = parent_process()
-    if parent is not None:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # Ctrl-C stays blocked: the main process hears it
+    assert parent is not None, "a worker process has one"
 
-        def die_with_parent() -> None:
-            parent.join()
-            os._exit(1)
+    def die_with_parent() -> None:
+        parent.join()
+        os._exit(1)
 
-        threading.Thread(target=die_with_parent, daemon=True).start()
+    threading.Thread(target=die_with_parent, daemon=True).start()
 
 
 def _build(group: Group) -> Built:

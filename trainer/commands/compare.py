@@ -2,25 +2,21 @@
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import click
-import pandas as pd
 
 from pipeline.errors import RunError
-from trainer.config import FitConfig
 from trainer.console import print_table, warn
 from trainer.evaluation.paired import Difference, pair
-from trainer.kinds import comparison_parts
 from trainer.network.provenance import Exposure
-from trainer.reporting.figures import draw_comparison
+from trainer.reporting.comparison import Run, majority, write_comparison
 from trainer.reporting.narrative import exposure_line
 from trainer.reporting.tables import places, with_interval
-from trainer.run_folder import RunFolder, write_csv
+from trainer.run_folder import RunFolder
 
-MEASURED: Final = ("accuracy", "balanced_accuracy", "kappa", "auc", "sensitivity", "specificity")
 SHOWN: Final = (
     "run",
     "model",
@@ -36,19 +32,6 @@ SHOWN: Final = (
 PAIR_SHOWN: Final = ("run - against", "figure", "photographs", "patients", "run", "against", "difference", "p")
 
 
-@dataclass(frozen=True)
-class Run:
-    """A run as it is compared."""
-
-    name: str
-    folder: RunFolder
-    config: FitConfig
-    accuracy: pd.DataFrame
-    """accuracy.csv."""
-    summary: dict[str, Any]
-    """summary.json; empty where the run is unfinished."""
-
-
 def compare(paths: Sequence[Path], out: Path) -> None:
     """Writes OUT.png, OUT.csv and OUT_pairs.csv and prints the tables. Folders that are no runs, or damaged, are named
     and left out, and so are, from the pairs, runs that were not measured on the first one's test photographs.
@@ -58,22 +41,16 @@ def compare(paths: Sequence[Path], out: Path) -> None:
     runs = list(read_runs(paths))
     if not runs:
         raise RunError("none of these can be compared; `trainer fit` makes runs")
-    table = pd.DataFrame([table_row(run) for run in runs]).astype({"kept_epoch": "Int64"})
-    curves = {run.name: (run.config.model, run.config.weights != "none", run.accuracy) for run in runs}
     pairs = list(pair_with_first(runs))
-    figure, _, csv, pairs_csv = (part.path for part in comparison_parts(out))
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        draw_comparison(figure, curves)
-        write_csv(csv, table)
-        write_csv(pairs_csv, pairs_table(pairs))
+        written = write_comparison(out, runs, pairs)
     except OSError as error:
         raise RunError(f"{out}: cannot be written ({error.strerror})") from error
     print_table(SHOWN, [shown_row(run) for run in runs])
     if pairs:
         click.echo("\ndifferences on the same test photographs, resampled by patients:")
         print_table(PAIR_SHOWN, map(pair_row, pairs))
-    click.echo(f"written: {figure} {csv} {pairs_csv}")
+    click.echo(f"written: {' '.join(map(str, written))}")
 
 
 def read_runs(paths: Sequence[Path]) -> Iterable[Run]:
@@ -102,25 +79,6 @@ def say_exposure(run: RunFolder, name: str) -> None:
             warn(f"{name}: {line}")
 
 
-def table_row(run: Run) -> dict[str, Any]:
-    """What OUT.csv says of a run; shares from 0 to 1, empty where not measured. `_low` and `_high` bound 95 %."""
-    row = {
-        "run": run.name,
-        **{name: getattr(run.config, name) for name in ("model", "weights", "size", "loader", "seed", "keep")},
-        "epochs": len(run.accuracy),
-        "kept_epoch": run.summary.get("kept_epoch"),
-        "seconds": round(float(run.accuracy["seconds"].sum()), 1),
-    }
-    for split in ("val", "test"):
-        metrics = run.summary.get(split, {})
-        row |= {f"{name}_{split}": metrics.get(name) for name in MEASURED}
-        for name in MEASURED:
-            low, high = (metrics.get("intervals") or {}).get(name) or (None, None)
-            row |= {f"{name}_{split}_low": low, f"{name}_{split}_high": high}
-        row[f"majority_{split}"] = _majority(metrics)
-    return row
-
-
 def shown_row(run: Run) -> list[str]:
     """The row of the printed table."""
     test, config = run.summary.get("test", {}), run.config
@@ -131,7 +89,7 @@ def shown_row(run: Run) -> list[str]:
         with_interval(test.get(name), (test.get("intervals") or {}).get(name), places)
         for name in ("accuracy", "kappa", "auc")
     ]
-    return [*cells, figures[0], _cell(_majority(test)), *figures[1:]]
+    return [*cells, figures[0], _cell(majority(test)), *figures[1:]]
 
 
 def pair_with_first(runs: Sequence[Run]) -> Iterable[Difference]:
@@ -145,30 +103,12 @@ def pair_with_first(runs: Sequence[Run]) -> Iterable[Difference]:
             warn(f"{run.name} and {finished[0].name} are not paired: {error.message}")
 
 
-def pairs_table(pairs: Sequence[Difference]) -> pd.DataFrame:
-    """OUT_pairs.csv: the fields of `Difference`, the interval as `low` and `high`."""
-    names = [each.name for each in fields(Difference)]
-    table = pd.DataFrame([astuple(each) for each in pairs], columns=names)
-    limits = [each.interval or (None, None) for each in pairs]
-    at = names.index("interval")
-    table = table.drop(columns="interval")
-    table.insert(at, "low", [low for low, _ in limits])
-    table.insert(at + 1, "high", [high for _, high in limits])
-    return table
-
-
 def pair_row(pair: Difference) -> list[str]:
     limits = f" ({pair.interval[0]:+.3f} to {pair.interval[1]:+.3f})" if pair.interval else ""
     change = "-" if pair.difference is None else f"{pair.difference:+.3f}{limits}"
     counts = [f"{pair.photographs:,}", f"{pair.patients:,}"]
     values = [_cell(pair.value), _cell(pair.value_against)]
     return [f"{pair.run} - {pair.against}", pair.figure, *counts, *values, change, _cell(pair.p)]
-
-
-def _majority(metrics: dict[str, Any]) -> float | None:
-    """Accuracy of giving every photograph the commonest grade of train, from a summary's part about a split."""
-    baselines = metrics.get("no_image")
-    return baselines["majority"]["accuracy"] if baselines else None
 
 
 def _cell(value: float | None) -> str:

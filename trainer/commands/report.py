@@ -2,65 +2,17 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 import click
-import numpy as np
-import pandas as pd
 
-from pipeline.cache.splits import patients_of
 from pipeline.errors import RunError
-from pipeline.grades import GRADES, N_GRADES, REFERABLE, UNKNOWN
 from pipeline.storage.atomic import is_stream, write_whole
 from pipeline.storage.outputs import OutputFile, kept
 from pipeline.storage.url import Url
-from trainer.evaluation.calibration import Bin
-from trainer.evaluation.metrics import confusion
-from trainer.evaluation.subgroups import subgroups
-from trainer.kinds import PAGE, PROBABILITIES, sealed
-from trainer.network.decision import p_referable
-from trainer.reporting.curves import Point, draw_precision_recall, draw_reliability, draw_roc
-from trainer.reporting.figures import draw_accuracy, draw_confusion
-from trainer.reporting.gallery import pictures, surest_right, worst_mistakes
-from trainer.reporting.measured import Measured, read_measured
-from trainer.reporting.narrative import (
-    choice,
-    commands,
-    leak_statement,
-    limits,
-    objective,
-    reading,
-    scaling,
-    starting_point,
-    variation,
-    verdict,
-)
-from trainer.reporting.page import inline_svg, render
+from trainer.kinds import PAGE
+from trainer.reporting.measured import read_measured
+from trainer.reporting.report import FIGURES, make_card, make_page
 from trainer.run_folder import RunFolder
-
-SECTIONS = (
-    ("results", "Results"),
-    ("referable", "Referable DR"),
-    ("grades", "Grades"),
-    ("calibration", "Calibration"),
-    ("subgroups", "Eyes and cameras"),
-    ("gallery", "Photographs"),
-    ("training", "Training"),
-    ("data", "Data"),
-    ("reproduce", "Do it again"),
-    ("limits", "Limits"),
-)
-HEADLINE = (
-    ("accuracy", "Accuracy", "percent"),
-    ("balanced_accuracy", "Balanced accuracy (mean over grades)", "percent"),
-    ("kappa", "Kappa, quadratic weights", "places"),
-    ("auc", "AUC, mean over grades", "places"),
-    ("referable_auc", "AUC, referable", "places"),
-    ("sensitivity", "Sensitivity for referable, by the predicted grade", "percent"),
-    ("specificity", "Specificity for referable, by the predicted grade", "percent"),
-)
-NAMES = {"train": "the photographs it was trained on", "val": "the validation part", "test": "the test part"}
-SIZES_LISTED = 4
 
 
 def report(path: Path, split: str, cache_path: Path | Url | None, out: Path | None, card: Path | None) -> None:
@@ -70,20 +22,17 @@ def report(path: Path, split: str, cache_path: Path | Url | None, out: Path | No
     `cache_path` is given and cannot be opened.
     """
     measured = read_measured(RunFolder(path), split, cache_path)
-    fields = describe(measured)
     page = out or measured.run.report(split)
-    figures = ("accuracy", "confusion", "roc", "precision_recall", "reliability")
-    measured.run.check_places(measured.run.accuracy_figure, *(measured.run.figure(name, split) for name in figures))
+    measured.run.check_places(measured.run.accuracy_figure, *(measured.run.figure(name, split) for name in FIGURES))
     if card and os.path.realpath(card) == os.path.realpath(page):
         raise RunError(f"{card}: the page and the model card need a file each")
     try:
         with kept([] if out else OutputFile(PAGE).check(page, [path])):  # what the user named is kept already
-            drawn = draw(measured)
-            data = render("report.html.j2", {**fields, "figures": drawn, **shown_photographs(measured)})
+            data = make_page(measured)
             write(page, data)
         click.echo(f"written: {page} ({len(data) / 1e6:.1f} MB)")
         if card:
-            write(card, sealed(render("card.md.j2", fields)))
+            write(card, make_card(measured))
             click.echo(f"written: {card}")
     except OSError as error:
         where = error.filename or "the report"
@@ -97,127 +46,3 @@ def write(path: Path, data: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     with write_whole(path) as file:
         file.write(data)
-
-
-def describe(measured: Measured) -> dict[str, Any]:
-    """What both templates say."""
-    metrics, config = measured.metrics, measured.config
-    manifest = measured.cache.manifest if measured.cache else None
-    operating, no_image = metrics["operating"], metrics["no_image"]
-    own = metrics["cache"] == config.cache_digest
-    leak = leak_statement(measured.split, metrics, manifest, own=own)
-    return {
-        "name": measured.name,
-        "split": measured.split,
-        "split_name": NAMES[measured.split],
-        "grades": GRADES,
-        "sections": SECTIONS,
-        "headline": HEADLINE,
-        "config": config,
-        "about": measured.about,
-        "start": starting_point(config.resolved.weights),
-        "variation": variation(config.resolved),
-        "objective": objective(config.resolved),
-        "choice": choice(config.resolved),
-        "epochs": len(measured.history),
-        "seconds": float(measured.history["seconds"].sum()),
-        "metrics": metrics,
-        "ci": metrics["intervals"],
-        "operating": operating,
-        "elsewhere": operating and operating["at_prevalence"],
-        "calibration": metrics["calibration"],
-        "reading": reading(measured.about.cuts),
-        "scaling": scaling(metrics["calibration"]["temperature"]) if metrics["calibration"] else "",
-        "patient": metrics["patient"],
-        "no_image": no_image,
-        "referable": sum(metrics["grades"][REFERABLE:]),
-        "baseline_words": f"{100 * no_image['majority']['accuracy']:.1f} % without looking" if no_image else "",
-        "verdict": verdict(metrics, measured.predictions),
-        "counts": confusion(measured.predictions).tolist(),
-        "absent": measured.absent,
-        "leak": leak,
-        "splits": [] if manifest is None else split_rows(manifest),
-        "cameras": "" if manifest is None else camera_line(manifest),
-        "commands": commands(measured.run.path, measured.split, config, measured.about, metrics, measured.cache),
-        "limits": limits(metrics, measured.ungraded, manifest),
-        "cells": -(-measured.about.size // 32),
-    }
-
-
-def shown_photographs(measured: Measured) -> dict[str, Any]:
-    """What needs the photographs: gallery and subgroups; empty without the cache."""
-    if measured.cache is None:
-        return {"worst": [], "sure": [], "subgroups": {}}
-    known = measured.predictions
-    patients = patients_of(measured.cache.manifest, known["id"])
-    chosen = {"worst": worst_mistakes(known), "sure": surest_right(known)}
-    return {
-        **{name: pictures(measured.cache, measured.model, measured.about, rows) for name, rows in chosen.items()},
-        "subgroups": subgroups(measured.cache, known, patients, measured.operating),
-    }
-
-
-def draw(measured: Measured) -> dict[str, Any]:
-    """Draws the figures into the run folder, and returns them for the page; "" for one that cannot be drawn."""
-    run, split, metrics, known = measured.run, measured.split, measured.metrics, measured.predictions
-    name = measured.name if len(measured.name) <= 32 else f"…{measured.name[-31:]}"
-    title = f"{name}, {split}"
-    alts = {}
-
-    no_image = run.read_json(run.metrics("val"))["no_image"] if run.metrics("val").exists() else None
-    majority = 100 * no_image["majority"]["accuracy"] if no_image else None
-    draw_accuracy(run.accuracy_figure, measured.history, title=name, kept=measured.about.epoch, majority=majority)
-    alts[run.accuracy_figure] = "Accuracy and kappa by epoch; accuracy.csv holds the numbers"
-    counts = confusion(known)
-    draw_confusion(run.confusion_figure(split), counts, title=title)
-    alts[run.confusion_figure(split)] = "Confusion matrix; the table below holds its numbers"
-
-    truth = (known["grade"] >= REFERABLE).to_numpy()
-    score = p_referable(known[list(PROBABILITIES)].to_numpy(np.float32))
-    card = metrics["operating"]
-    point = None
-    if card and card["sensitivity"] is not None and card["specificity"] is not None:
-        point = Point(card["threshold"], card["sensitivity"], card["specificity"], card["ppv"])
-    if metrics["referable_auc"] is not None:
-        roc, curve = run.figure("roc", split), run.figure("precision_recall", split)
-        draw_roc(roc, truth, score, metrics["referable_auc"], point, title=f"{title}: referable")
-        draw_precision_recall(curve, truth, score, point, title=f"{title}: referable")
-        where = ""
-        if point:
-            where = f", operating point at sensitivity {point.sensitivity:.2f}, specificity {point.specificity:.2f}"
-        alts[roc] = f"ROC curve of referable retinopathy, area {metrics['referable_auc']:.3f}{where}"
-        alts[curve] = f"Precision-recall curve of referable retinopathy; {truth.mean():.0%} are referable"
-    if metrics["calibration"]:
-        reliability = run.figure("reliability", split)
-        bins = [Bin(**each) for each in metrics["calibration"]["bins"]]
-        draw_reliability(reliability, bins, metrics["calibration"]["ece"], title=title)
-        alts[reliability] = "Reliability diagram; the table of bins holds its numbers"
-    drawn = dict.fromkeys(("accuracy", "confusion", "roc", "precision_recall", "reliability"), "")
-    return drawn | {
-        path.stem.removesuffix(f"_{split}"): inline_svg(path.with_suffix(".svg"), alt) for path, alt in alts.items()
-    }
-
-
-def split_rows(manifest: pd.DataFrame) -> list[dict[str, Any]]:
-    """Graded photographs of each split that has any, by grade, and their patients."""
-    known = manifest[manifest["grade"] != UNKNOWN]
-    return [
-        {
-            "split": split,
-            "grades": np.bincount(part["grade"], minlength=N_GRADES).tolist(),
-            "photographs": len(part),
-            "patients": patients_of(manifest, part["id"]).nunique(),
-        }
-        for split in NAMES
-        if len(part := known[known["split"] == split])
-    ]
-
-
-def camera_line(manifest: pd.DataFrame) -> str:
-    """The commonest sizes of the originals."""
-    sizes = (manifest["width"].astype(str) + " x " + manifest["height"].astype(str)).value_counts()
-    listed = [f"{size} px ({count:,})" for size, count in sizes.head(SIZES_LISTED).items()]
-    rest = int(sizes.iloc[SIZES_LISTED:].sum())
-    if rest:
-        listed.append(f"{len(sizes) - SIZES_LISTED:,} other sizes ({rest:,})")
-    return f"{len(manifest):,} photographs: {', '.join(listed)}"

@@ -1,1 +1,1 @@
-"""Honest measures: metrics, bootstrap, calibration, operating points, subgroups, paired comparison."""
+"""A split evaluated by honest measures: metrics, bootstrap, calibration, operating point, subgroups, comparison."""

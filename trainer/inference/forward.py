@@ -1,7 +1,5 @@
 """The one way from images to logits: what measures, predicts, explains and exports calls it."""
 
-from collections.abc import Iterator
-from math import log
 from typing import NamedTuple
 
 import numpy as np
@@ -9,13 +7,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pipeline.cache.cache import Cache
 from pipeline.errors import RunError
 from pipeline.loading.batch import Loader
+from trainer.config import FitConfig
 from trainer.console import track
+from trainer.distributed.loaders import open_share
 from trainer.distributed.process_group import whole
 from trainer.network.decision import DecisionRule
 from trainer.network.device import measuring_precision
 from trainer.network.metadata import About
+from trainer.network.views import logits_of
 
 
 class Outputs(NamedTuple):
@@ -24,30 +26,6 @@ class Outputs(NamedTuple):
     rows: NDArray[np.int64]  # (n,) in the cache's manifest
     grades: Tensor  # int64 (n,), on the CPU
     logits: Tensor  # float32 (n, 5), on the CPU
-
-
-def logits_of(model: nn.Module, images: Tensor, *, tta: bool) -> Tensor:
-    """(n, 5) of images uint8 (n, 3, s, s), RGB.
-
-    With `tta` of the mean over the eight symmetries of the square: a retina has no up or down, and left eyes mirror
-    right ones.
-    """
-    logits: Tensor = mean_logits(model, images) if tta else model(images)
-    return logits
-
-
-def mean_logits(model: nn.Module, images: Tensor) -> Tensor:
-    """(n, 5) logits whose softmax is the mean of the eight views' probabilities, of images uint8 (n, 3, s, s)."""
-    views = torch.stack([model(view).float().log_softmax(dim=1) for view in symmetries(images)])
-    return views.logsumexp(dim=0) - log(len(views))
-
-
-def symmetries(images: Tensor) -> Iterator[Tensor]:
-    """Images (n, 3, s, s) turned by 0, 90, 180 and 270 degrees, each also mirrored; as they are first."""
-    for turns in range(4):
-        turned = images.rot90(turns, (2, 3))
-        for view in (turned, turned.flip(3)):
-            yield view.contiguous(memory_format=torch.channels_last)
 
 
 def run_model(model: nn.Module, loader: Loader, device: torch.device, what: str, *, tta: bool = False) -> Outputs:
@@ -70,6 +48,15 @@ def run_model(model: nn.Module, loader: Loader, device: torch.device, what: str,
     if not outputs.logits.isfinite().all():
         raise RunError(f"the model's output for {what} is not finite; a lower --lr may help")
     return outputs
+
+
+def run_split(config: FitConfig, model: nn.Module, cache: Cache, split: str) -> Outputs:
+    """Outputs for a split, opened as the trainer opens it; `config` is resolved, and says in how many views.
+
+    model: on `config.device`. Batches have twice as many photographs as in training: no gradient needs memory.
+    """
+    with open_share(config, cache, split, 2 * config.batch) as loader:
+        return run_model(model, loader, torch.device(config.device), split, tta=config.tta)
 
 
 @torch.inference_mode()

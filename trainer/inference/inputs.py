@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.cache.cache import Cache, open_cache
@@ -93,11 +94,8 @@ def gather(paths: Sequence[Path], recipe: Recipe) -> Gathered:
                     f"{path} was made by another recipe ({cache.recipe}) than the training photographs ({recipe}); "
                     "give the photographs themselves"
                 )
-            table = cache.manifest[["id", "source", "width", "height", "radius", "flags"]]
-            for row, (id, source, width, height, radius, flags) in enumerate(table.itertuples(index=False)):
-                known = (int(width), int(height), None if isnan(radius) else float(radius), tuple(flags.split()))
-                photograph = Photograph(id, source, partial(_read_cached, cache, row, *known))
-                found.setdefault(f"{path.absolute()}#{id}", (id, photograph))
+            for photograph in cached_photographs(cache, np.arange(len(cache.manifest))):
+                found.setdefault(f"{path.absolute()}#{photograph.id}", (photograph.id, photograph))
         elif os.path.isdir(path):  # pathlib's is_dir raises where a name is too long
             inside = walk(path)
             refused += [Refusal(str(path / refusal.source), refusal.reason) for refusal in inside.refused]
@@ -124,6 +122,17 @@ def gather(paths: Sequence[Path], recipe: Recipe) -> Gathered:
     ids = unique_ids([(each.id, each.source) for each in named])
     photographs = [each._replace(id=id) for id, each in zip(ids, named, strict=True)]
     return Gathered(sorted(photographs, key=lambda photograph: photograph.id), refused, ours)
+
+
+def cached_photographs(cache: Cache, rows: NDArray[np.int64]) -> list[Photograph]:
+    """Photographs of a cache, by rows (n,) of its manifest."""
+    table = cache.manifest[["id", "source", "width", "height", "radius", "flags"]].iloc[rows]
+
+    def photograph(row: int, id: str, source: str, width: int, height: int, radius: float, flags: str) -> Photograph:
+        known = (int(width), int(height), None if isnan(radius) else float(radius), tuple(flags.split()))
+        return Photograph(id, source, partial(_read_cached, cache, row, *known))
+
+    return [photograph(row, *cells) for row, cells in zip(rows.tolist(), table.itertuples(index=False), strict=True)]
 
 
 def _drawn_in(folder: Path) -> str:

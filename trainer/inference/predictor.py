@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pipeline.errors import RunError
 from trainer.console import track, warn
 from trainer.inference.forward import probabilities
+from trainer.inference.gradcam import grad_cam
 from trainer.inference.inputs import BATCH, Photograph, Rendered, render
 from trainer.network.decision import THRESHOLD, DecisionRule, p_referable
 from trainer.network.device import choose_device, to_device
@@ -35,6 +36,21 @@ class Prediction(NamedTuple):
 
     def referable(self, threshold: float) -> bool:
         return self.p_referable >= threshold
+
+
+class Explanation(NamedTuple):
+    """Where in a photograph the evidence for a grade lies."""
+
+    prediction: Prediction
+    grade: int
+    """The one that is explained."""
+    image: NDArray[np.uint8]  # (s, s, 3), RGB, as the network sees it
+    heat: NDArray[np.float32]  # (s, s), 0 to 1; see `grad_cam`
+
+    @property
+    def probability(self) -> float:
+        """That the photograph has the grade."""
+        return float(self.prediction.probabilities[self.grade])
 
 
 class Predictor:
@@ -68,3 +84,13 @@ class Predictor:
             raise RunError(f"the model's output for {batch.photographs[0].id} and others is not finite")
         grades = self.rule.grades(found).tolist()
         return [Prediction(*row) for row in zip(batch.photographs, grades, found, batch.flags, strict=True)]
+
+    def explain(self, batch: Rendered, grade: int | None = None) -> list[Explanation]:
+        """Grad-CAM of a grade, 0 to 4; of each photograph's predicted one where None. Raises as `predict` does."""
+        predictions = self.predict(batch)
+        if not predictions:
+            return []
+        grades = [each.grade if grade is None else grade for each in predictions]
+        heats = grad_cam(self.model, batch.images, torch.tensor(grades))
+        images = batch.images.cpu().permute(0, 2, 3, 1).numpy()
+        return [Explanation(*row) for row in zip(predictions, grades, images, heats, strict=True)]

@@ -32,7 +32,7 @@ BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 """From Okabe and Ito's palette."""
 INK, DIM, FAINT, PAPER = "#222326", "#5E6066", "#E2E3E6", "#FFFFFE"
 """Words and axes, lesser words, grid lines, ground. Nothing else has these four colours, so that a page with a dark
-ground can put others in their place (trainer.commands.report)."""
+ground can put others in their place (trainer.reporting.page)."""
 PRETRAINED: Final = (BLUE, "#56B4E9", GREEN)
 SCRATCH: Final = (ORANGE, "#E69F00", PURPLE)
 MANY: Final = {PRETRAINED: ("YlGnBu", 1.0, 0.4), SCRATCH: ("plasma", 0.2, 0.87)}

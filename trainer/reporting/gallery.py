@@ -1,6 +1,7 @@
 """The photographs that a report shows: where the model is most wrong, and where it is rightly sure, and why."""
 
 from base64 import b64encode
+from dataclasses import replace
 from io import BytesIO
 from typing import Final, NamedTuple
 
@@ -12,10 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.cache.cache import Cache
-from pipeline.loading.plan import NO_AUGMENT, Schedule
-from pipeline.loading.torchvision_loader import TorchvisionLoader
+from pipeline.errors import CacheError
 from pipeline.photos.contact_sheet import decode_small
 from trainer.inference.gradcam import grad_cam, overlay
+from trainer.inference.inputs import cached_photographs, render
 from trainer.kinds import PROBABILITIES
 from trainer.network.metadata import About
 from trainer.network.model import Grader
@@ -60,13 +61,16 @@ def confidence(predictions: pd.DataFrame) -> "pd.Series[float]":
 
 
 def pictures(cache: Cache, model: Grader, about: About, chosen: pd.DataFrame) -> list[Picture]:
-    """The n chosen photographs of the cache, in that order; the model, on the CPU, sees them as in evaluation."""
+    """The n chosen photographs of the cache, at most a batch, in that order; the model, on the CPU, sees them as in
+    evaluation. Raises CacheError where one is damaged."""
     if chosen.empty:
         return []
     rows = cache.rows_of(chosen["id"])
-    schedule = Schedule(rows, NO_AUGMENT, cache.recipe.size, about.size, len(rows), False, 0, (0, 1))
-    with TorchvisionLoader(cache, schedule, device="cpu", workers=1) as loader:
-        batch = next(iter(loader.epoch(0)))
+    cache.expect([rows])
+    as_cached = replace(about, recipe=cache.recipe)  # evaluate measures on caches of other recipes too
+    (batch,) = render(cached_photographs(cache, rows), as_cached, device=torch.device("cpu"), workers=1)
+    if batch.refused:
+        raise CacheError(batch.refused[0].reason)
     heats = grad_cam(model, batch.images, torch.tensor(chosen["predicted"].tolist()))
     found = []
     columns = [chosen[name].tolist() for name in ("id", "grade", "predicted", "sure")]

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import pandas as pd
 
+from pipeline.cache.baselines import no_image_baselines
 from pipeline.cache.cache import Cache
 from pipeline.grades import GRADES, N_GRADES, REFERABLE
 from pipeline.photos.preparation import Recipe
@@ -126,6 +127,27 @@ def exposure_line(split: str, exposure: Exposure) -> str:
         line = f"LEAK: {chosen_by:,} of {n:,} {split} photographs ({chosen_by / n:.0%}) show patients by whom the "
         return f"{line}weights were chosen (the validation part); the figures flatter a little."
     return ""
+
+
+def leak_lines(manifest: pd.DataFrame) -> list[str]:
+    """Warnings, before training, of patients whom a cache has in two splits; empty where the names tell of none."""
+    cure = "`tools preprocess --split patient` keeps each patient on one side"
+    lines = []
+    for split in ("val", "test"):
+        baselines = no_image_baselines(manifest, split)
+        if baselines and baselines.leaked:
+            lines.append(
+                f"{baselines.leaked} of {baselines.photographs} {split} photographs show patients who are in train, so "
+                f"{split} flatters: {cure}"
+            )
+    patients, splits = manifest["patient"], manifest["split"]
+    tested = patients[(splits == "test") & (patients != "")]
+    if both := int(tested.isin(patients[splits == "val"]).sum()):
+        lines.append(
+            f"{both} of {int((splits == 'test').sum())} test photographs show patients who are in val, which chooses "
+            f"the epoch, so test flatters a little: {cure}"
+        )
+    return lines
 
 
 UNKNOWN_PAST: Final = "The weights do not say which photographs they were trained on, so a leak cannot be seen."

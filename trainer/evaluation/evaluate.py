@@ -1,0 +1,129 @@
+"""Weights measured on a split: what they say of its photographs, and how good that is."""
+
+from dataclasses import dataclass, replace
+
+import pandas as pd
+import torch
+
+from pipeline.cache.cache import Cache
+from pipeline.cache.splits import patients_of
+from pipeline.errors import CacheError, RunError
+from pipeline.grades import UNKNOWN
+from trainer.config import FitConfig
+from trainer.console import warn
+from trainer.evaluation.metrics import predictions_table
+from trainer.evaluation.operating_point import choose_operating
+from trainer.evaluation.ordinal_thresholds import fit_cuts
+from trainer.evaluation.results import Results, assess
+from trainer.inference.forward import Outputs, run_split
+from trainer.network.decision import DecisionRule, probabilities
+from trainer.network.device import to_device
+from trainer.network.metadata import About, temperature_of
+from trainer.network.model import Grader
+from trainer.network.provenance import Exposure, Provenance
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """How weights do on a split of a cache."""
+
+    split: str
+    digest: str
+    """Of the cache."""
+    predictions: pd.DataFrame
+    """See trainer.evaluation.metrics."""
+    results: Results
+    exposure: Exposure | None
+    """None where nobody knows what the weights have met, and for photographs that they were trained on, of course."""
+
+
+def check_measurable(cache: Cache, split: str) -> None:
+    """Raises CacheError where a split has no graded photograph."""
+    rows = cache.rows(split)
+    if not (cache.manifest["grade"].to_numpy()[rows] != UNKNOWN).any():
+        what = "its photographs have no grades" if len(rows) else "it has no photographs"
+        raise CacheError(f"{cache.path}: {split} cannot be measured, {what}")
+
+
+def measuring_settings(
+    trained: FitConfig, about: About, cache: Cache, *, loader: str, device: str, workers: int | None, tta: bool | None
+) -> FitConfig:
+    """The settings that weights were trained by, as they are measured; `tta` None: in as many views as they say.
+
+    Raises RunError where the weights cannot be those that were trained so.
+    """
+    views = trained.tta if tta is None else tta
+    try:
+        return replace(
+            trained,
+            loader=loader,
+            device=device,
+            workers=workers,
+            size=about.size,
+            start_size=None,  # of training only
+            together=cache.together,
+            tta=views,
+        )
+    except ValueError as error:
+        raise RunError(f"weights and config.json are not of one run: {error}") from error
+
+
+def evaluate_split(
+    config: FitConfig,
+    model: Grader,
+    about: About,
+    provenance: Provenance | None,
+    cache: Cache,
+    split: str,
+    *,
+    own: bool,
+    prevalence: float | None = None,
+) -> Evaluation:
+    """Runs a model over a split that is measurable, and measures what it says.
+
+    config: see `measuring_settings`. own: whether the weights were trained on this cache. prevalence: of another
+    population, 0 to 1.
+    """
+    to_device(model, torch.device(config.device))
+    outputs = run_split(config, model, cache, split)
+    return measure_outputs(cache, split, outputs, about, exposure_on(provenance, cache, split, own=own), prevalence)
+
+
+def measure_outputs(
+    cache: Cache,
+    split: str,
+    outputs: Outputs,
+    about: About,
+    exposure: Exposure | None,
+    prevalence: float | None = None,
+) -> Evaluation:
+    """Measures what a model says of a split, read as `about` has it."""
+    manifest, logits = cache.manifest, outputs.logits.double().numpy()
+    calibrated = DecisionRule.of(about).probabilities(logits)
+    predictions = predictions_table(manifest["id"].iloc[outputs.rows], outputs.grades.numpy(), calibrated, about.cuts)
+    results = assess(manifest, split, predictions, probabilities(logits), about.operating, prevalence)
+    return Evaluation(split, cache.digest, predictions, results, exposure)
+
+
+def exposure_on(provenance: Provenance | None, cache: Cache, split: str, *, own: bool) -> Exposure | None:
+    """How many photographs of a split the weights have met beyond what the split says itself; None where nobody knows.
+
+    `own`: whether it is the cache that they were trained on, whose train and val they have met, of course.
+    """
+    if provenance is None or (own and split == "train"):
+        return None
+    exposure = provenance.exposure(cache, split)
+    return exposure._replace(chosen_by=0) if own and split == "val" else exposure
+
+
+def choose_decision(cache: Cache, outputs: Outputs, about: About, grade_by: str) -> About:
+    """`about` with temperature, threshold and, where the expected grade is predicted, cuts: from outputs for val."""
+    manifest, known = cache.manifest, outputs.grades.numpy() != UNKNOWN
+    logits, grades = outputs.logits.double().numpy()[known], outputs.grades.numpy()[known]
+    operating, cuts = choose_operating(logits, grades), None
+    if grade_by == "expected":
+        patients = pd.factorize(patients_of(manifest, manifest["id"].iloc[outputs.rows[known]]))[0]
+        cuts = fit_cuts(probabilities(logits, temperature_of(operating)), grades, patients)
+        if cuts is None:
+            warn("validation has one grade alone and says nowhere to cut: the likeliest grade is predicted")
+    return replace(about, operating=operating, cuts=cuts)

@@ -1,0 +1,31 @@
+"""The eight views of a photograph, and logits as the mean over them: how weights are read that were measured so."""
+
+from collections.abc import Iterator
+from math import log
+
+import torch
+from torch import Tensor, nn
+
+
+def logits_of(model: nn.Module, images: Tensor, *, tta: bool) -> Tensor:
+    """(n, 5) of images uint8 (n, 3, s, s), RGB.
+
+    With `tta` of the mean over the eight symmetries of the square: a retina has no up or down, and left eyes mirror
+    right ones.
+    """
+    logits: Tensor = mean_logits(model, images) if tta else model(images)
+    return logits
+
+
+def mean_logits(model: nn.Module, images: Tensor) -> Tensor:
+    """(n, 5) logits whose softmax is the mean of the eight views' probabilities, of images uint8 (n, 3, s, s)."""
+    views = torch.stack([model(view).float().log_softmax(dim=1) for view in symmetries(images)])
+    return views.logsumexp(dim=0) - log(len(views))
+
+
+def symmetries(images: Tensor) -> Iterator[Tensor]:
+    """Images (n, 3, s, s) turned by 0, 90, 180 and 270 degrees, each also mirrored; as they are first."""
+    for turns in range(4):
+        turned = images.rot90(turns, (2, 3))
+        for view in (turned, turned.flip(3)):
+            yield view.contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,78 @@
+"""Runs side by side: the table of their results, the table of their differences, and the figure."""
+
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import Any, Final
+
+import pandas as pd
+
+from trainer.config import FitConfig
+from trainer.evaluation.paired import Difference
+from trainer.kinds import comparison_parts
+from trainer.reporting.figures import draw_comparison
+from trainer.run_folder import RunFolder, write_csv
+
+MEASURED: Final = ("accuracy", "balanced_accuracy", "kappa", "auc", "sensitivity", "specificity")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as it is compared."""
+
+    name: str
+    folder: RunFolder
+    config: FitConfig
+    accuracy: pd.DataFrame
+    """accuracy.csv."""
+    summary: dict[str, Any]
+    """summary.json; empty where the run is unfinished."""
+
+
+def write_comparison(out: Path, runs: Sequence[Run], pairs: Sequence[Difference]) -> tuple[Path, Path, Path]:
+    """Writes OUT.png with its SVG, OUT.csv and OUT_pairs.csv, and returns the paths. Raises OSError where it cannot."""
+    table = pd.DataFrame([table_row(run) for run in runs]).astype({"kept_epoch": "Int64"})
+    curves = {run.name: (run.config.model, run.config.weights != "none", run.accuracy) for run in runs}
+    figure, _, csv, pairs_csv = (part.path for part in comparison_parts(out))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draw_comparison(figure, curves)
+    write_csv(csv, table)
+    write_csv(pairs_csv, pairs_table(pairs))
+    return figure, csv, pairs_csv
+
+
+def table_row(run: Run) -> dict[str, Any]:
+    """What OUT.csv says of a run; shares from 0 to 1, empty where not measured. `_low` and `_high` bound 95 %."""
+    row = {
+        "run": run.name,
+        **{name: getattr(run.config, name) for name in ("model", "weights", "size", "loader", "seed", "keep")},
+        "epochs": len(run.accuracy),
+        "kept_epoch": run.summary.get("kept_epoch"),
+        "seconds": round(float(run.accuracy["seconds"].sum()), 1),
+    }
+    for split in ("val", "test"):
+        metrics = run.summary.get(split, {})
+        row |= {f"{name}_{split}": metrics.get(name) for name in MEASURED}
+        for name in MEASURED:
+            low, high = (metrics.get("intervals") or {}).get(name) or (None, None)
+            row |= {f"{name}_{split}_low": low, f"{name}_{split}_high": high}
+        row[f"majority_{split}"] = majority(metrics)
+    return row
+
+
+def pairs_table(pairs: Sequence[Difference]) -> pd.DataFrame:
+    """OUT_pairs.csv: the fields of `Difference`, the interval as `low` and `high`."""
+    names = [each.name for each in fields(Difference)]
+    table = pd.DataFrame([astuple(each) for each in pairs], columns=names)
+    limits = [each.interval or (None, None) for each in pairs]
+    at = names.index("interval")
+    table = table.drop(columns="interval")
+    table.insert(at, "low", [low for low, _ in limits])
+    table.insert(at + 1, "high", [high for _, high in limits])
+    return table
+
+
+def majority(metrics: dict[str, Any]) -> float | None:
+    """Accuracy of giving every photograph the commonest grade of train, from a summary's part about a split."""
+    baselines = metrics.get("no_image")
+    return baselines["majority"]["accuracy"] if baselines else None

@@ -1,0 +1,44 @@
+"""What a run folder says of the splits that were measured: predictions, metrics, confusion matrices, the summary."""
+
+from collections.abc import Mapping
+
+from pipeline.grades import UNKNOWN
+from trainer.evaluation.evaluate import Evaluation
+from trainer.evaluation.metrics import confusion, confusion_table, row_shares
+from trainer.reporting.figures import draw_accuracy, draw_confusion
+from trainer.run_folder import RunFolder, write_csv, write_json
+
+
+def write_evaluation(run: RunFolder, evaluation: Evaluation) -> None:
+    """Writes the files of a split; an earlier evaluation's are replaced."""
+    split, predictions, exposure = evaluation.split, evaluation.predictions, evaluation.exposure
+    counts = confusion(predictions)
+    written = predictions.astype({"grade": "Int64"})
+    write_csv(run.predictions(split), written.assign(grade=written["grade"].mask(written["grade"] == UNKNOWN)))
+    write_csv(run.confusion_counts(split), confusion_table(counts), index=True)
+    write_csv(run.confusion(split), confusion_table(row_shares(counts)), index=True)
+    draw_confusion(run.confusion_figure(split), counts, title=f"{run.path.name}, {split}")
+    measured = {"split": split, "cache": evaluation.digest, **evaluation.results.as_dict()}
+    write_json(run.metrics(split), {**measured, "exposure": exposure and exposure._asdict()})
+
+
+def draw_history(run: RunFolder, kept: int, val: Evaluation) -> None:
+    """Draws a run's accuracy by epoch beside what the commonest grade of train scores on val; `kept` is an epoch."""
+    baselines = val.results.baselines
+    majority = 100 * baselines.majority.accuracy if baselines else None
+    draw_accuracy(run.accuracy_figure, run.read_accuracy(), title=run.path.name, kept=kept, majority=majority)
+
+
+def write_summary(run: RunFolder, kept: int, measured: Mapping[str, Evaluation]) -> None:
+    """Writes the summary, by split, which marks the run as finished; `kept` is an epoch."""
+    table = run.read_accuracy()
+    splits = {
+        split: {
+            **evaluation.results.metrics.as_dict(),
+            "intervals": evaluation.results.intervals,
+            "no_image": evaluation.results.baselines and evaluation.results.baselines.as_dict(),
+        }
+        for split, evaluation in measured.items()
+    }
+    seconds = round(float(table["seconds"].sum()), 1)
+    write_json(run.summary, {"kept_epoch": kept, "epochs": len(table), "seconds": seconds, **splits})

@@ -1,0 +1,82 @@
+"""A run whose learner stands: what is left of its training, and the measuring of the weights that are kept."""
+
+import functools
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.cache.cache import Cache
+from trainer.config import FitConfig
+from trainer.distributed.process_group import first, same_state
+from trainer.evaluation.evaluate import Evaluation, choose_decision, exposure_on, measure_outputs
+from trainer.inference.forward import run_split
+from trainer.inference.inputs import seen_in
+from trainer.network.device import to_device
+from trainer.network.metadata import About, read_about
+from trainer.network.model import Grader, load_model, read_provenance, save_model
+from trainer.network.provenance import Provenance
+from trainer.run_folder import RunFolder
+from trainer.training.checkpoint import Progress
+from trainer.training.learner import Learner
+from trainer.training.loop import fit
+from trainer.training.signals import Stopper
+
+
+def train(
+    config: FitConfig,
+    cache: Cache,
+    run: RunFolder,
+    learner: Learner,
+    progress: Progress,
+    stopper: Stopper,
+    checkpoint: Mapping[str, Any] | None,
+) -> None:
+    """Trains what is left of a run. Its weights will say what the photographs look like and which they have met."""
+    size = config.size or cache.recipe.size
+    seen = seen_in(cache, size, config.workers) if first() else None
+    about = About(
+        config.model,
+        size,
+        cache.recipe,
+        epoch=0,
+        link=config.link,
+        stem=config.stem,
+        tta=config.tta,
+        seen=seen,
+    )
+    cache.note_sources()
+    if checkpoint:  # resumed: the weights that it began with may be gone by now
+        earlier = Provenance.from_tensors(checkpoint.get("earlier"))
+    else:
+        earlier = earlier_provenance(config.weights) if first() else None
+    provenance = functools.cache(lambda: Provenance.of_cache(cache).after(earlier))
+    kept = {"earlier": earlier.as_tensors()} if earlier else {}
+    fit(learner, about, cache, run, progress, stopper, provenance, checkpoint, kept)
+
+
+def earlier_provenance(weights: str) -> Provenance | None:
+    """Of the weights that a run begins with, where they are ours; `weights` as resolved in config.json."""
+    return read_provenance(Path(weights)) if weights.endswith(".safetensors") else None
+
+
+def measure_kept(config: FitConfig, cache: Cache, run: RunFolder, splits: Iterable[str]) -> Iterator[Evaluation]:
+    """The weights kept, measured on splits that are measurable; on val first, where how to read them is chosen and
+    written into them. Of several ranks all run them, and only rank 0 measures.
+
+    What is chosen depends on the weights alone, so a run killed here chooses the same when it is resumed.
+    """
+    model = load_model(run.model)[0] if first() else Grader(config.model, config.link, config.stem)
+    same_state(model)
+    to_device(model, torch.device(config.device))
+    provenance = read_provenance(run.model) if first() else None
+    for split in splits:
+        outputs = run_split(config, model, cache, split)
+        if not first():
+            continue
+        about = read_about(run.model)
+        if split == "val":
+            about = choose_decision(cache, outputs, about, config.grade_by)
+            save_model(run.model, model, about, provenance)
+        yield measure_outputs(cache, split, outputs, about, exposure_on(provenance, cache, split, own=True))

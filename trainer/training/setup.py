@@ -1,0 +1,147 @@
+"""From what was asked for to a learner: the cache looked at, settings resolved, the model made or restored."""
+
+import platform
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.cache.cache import Cache
+from pipeline.errors import CacheError, RunError
+from pipeline.grades import N_GRADES, UNKNOWN
+from pipeline.loading.batch import Loader
+from pipeline.loading.loaders import choose_loader
+from pipeline.storage.url import Url
+from trainer.config import SMALL_BELOW, FitConfig, RunConfig
+from trainer.distributed.process_group import first, from_first, same_state
+from trainer.distributed.sync_batchnorm import synchronise
+from trainer.network.device import choose_device, choose_precision, to_device
+from trainer.network.model import Grader, load_state
+from trainer.network.pretrained import pretrain
+from trainer.run_folder import RunFolder, write_json
+from trainer.training.checkpoint import Progress, newest_checkpoint
+from trainer.training.learner import Learner
+from trainer.training.losses import class_weights
+from trainer.training.progressive_resizing import start_pixels
+
+
+def check_trainable(cache: Cache) -> None:
+    """Raises CacheError where there is nothing to train on or to choose by."""
+    grades = cache.manifest["grade"].to_numpy()
+    for split, purpose in (("train", "to train on"), ("val", "to choose by")):
+        rows = cache.rows(split)
+        if not len(rows):
+            raise CacheError(
+                f"{cache.path} has no {split} photographs {purpose}; `tools preprocess` splits graded ones"
+            )
+        ungraded = rows[grades[rows] == UNKNOWN]
+        if len(ungraded):
+            first = cache.manifest["id"].iloc[ungraded[0]]
+            raise CacheError(
+                f"{cache.path}: {len(ungraded)} of {len(rows)} {split} photographs have no grade, {first} first"
+            )
+
+
+def check_same(cache: Cache) -> None:
+    """Raises CacheError where this rank's cache is not rank 0's: they may run on machines with a disk each."""
+    if from_first(lambda: cache.digest) != cache.digest:
+        raise CacheError(f"{cache.path} on {platform.node()} is not as rank 0 has it; copy that one")
+
+
+def resolve(asked: FitConfig, cache: Cache) -> tuple[FitConfig, Grader]:
+    """The settings without "auto", and the model as it begins, with its weights."""
+    device = choose_device(asked.device)
+    loader = choose_loader(asked.loader, device)
+    size = asked.size or cache.recipe.size
+    model, weights = make_model(asked, size)
+    head_epochs = 0 if weights == "none" else asked.head_epochs
+    try:
+        config = replace(
+            asked,
+            device=device,
+            loader=loader,
+            stem=model.stem,
+            weights=weights,
+            head_epochs=head_epochs,
+            precision=choose_precision(asked.precision, device),
+            size=size,
+            start_size=start_pixels(asked.start_size, size) if asked.epochs else None,
+            together=cache.together,
+        )
+    except ValueError as error:  # --weights auto --epochs 0, and no weights to be had
+        raise RunError(str(error)) from error
+    return config, model
+
+
+def make_model(asked: FitConfig, size: int) -> tuple[Grader, str]:
+    """The model and its weights, by name as `pretrain` gives it; "auto" is decided."""
+    torch.manual_seed(asked.seed)
+    if asked.stem == "small":
+        model = Grader(asked.model, asked.link, "small")
+        return model, pretrain(model, "none" if asked.weights == "auto" else asked.weights)  # ImageNet's fit no other
+    model = Grader(asked.model, asked.link)
+    weights = pretrain(model, asked.weights)
+    if asked.stem == "auto" and weights == "none" and size < SMALL_BELOW:
+        torch.manual_seed(asked.seed)
+        model = Grader(asked.model, asked.link, "small")
+    return model, weights
+
+
+def describe(asked: FitConfig, config: FitConfig, cache: Cache) -> RunConfig:
+    """What config.json is to hold; `config` is what was asked for, resolved."""
+    packages = ("fundus-grading", "torch", "torchvision", "numpy", "pillow", "opencv-python-headless")
+    if isinstance(cache.path, Url):  # without its secrets, if it has any
+        asked, config = (replace(each, cache=str(cache.path)) for each in (asked, config))
+    return RunConfig(
+        asked,
+        config,
+        cache=str(cache.path if isinstance(cache.path, Url) else cache.path.resolve()),
+        cache_digest=cache.digest,
+        recipe=cache.recipe.as_dict(),
+        photographs={split: len(cache.rows(split)) for split in ("train", "val", "test")},
+        versions={"python": platform.python_version(), **{name: version(name) for name in packages}},
+    )
+
+
+def begin(run: RunFolder, config: RunConfig) -> None:
+    """Writes config.json, which makes a folder a run. Raises RunError, and leaves no empty folder, where it cannot."""
+    try:
+        write_json(run.config, config.as_dict())
+    except OSError as error:
+        with suppress(OSError):
+            run.path.rmdir()
+        raise RunError(f"{run.path}: cannot be written ({error.strerror}); choose another --run") from error
+
+
+def restore(config: FitConfig, run: RunFolder) -> tuple[Grader, Progress, Mapping[str, Any] | None]:
+    """The model of a run that is resumed, on the CPU, how far it has come, and the checkpoint that says so; None where
+    there is none yet, and the model is as it begins. Of several ranks rank 0 reads."""
+    torch.manual_seed(config.seed)
+    model = Grader(config.model, config.link, config.stem)
+    progress, checkpoint = from_first(lambda: newest_checkpoint(run)) or (Progress(), None)
+    progress.steps = [row.to(config.device) for row in progress.steps]
+    if checkpoint:
+        load_state(model, checkpoint["model"], f"checkpoint of {run.path}")
+    elif first():
+        pretrain(model, config.weights)
+    same_state(model)
+    return model, progress, checkpoint
+
+
+def training_grades(cache: Cache) -> NDArray[np.int64]:
+    """(5,) photographs of train by grade."""
+    return np.bincount(cache.grades[cache.rows("train")], minlength=N_GRADES)
+
+
+def make_learner(config: FitConfig, cache: Cache, loaders: Mapping[str, Loader], model: Grader) -> Learner:
+    """The model, moved to its device, with the weights of the grades there."""
+    device = torch.device(config.device)
+    to_device(model, device)
+    synchronise(model, device)
+    weights = class_weights(config.class_weights, training_grades(cache))
+    return Learner(config, cache, loaders, model, torch.tensor(weights, dtype=torch.float32, device=device))
