@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from pipeline.cache.index import MANIFEST, CacheIndex
 from pipeline.cache.manifest import read_manifest
 from pipeline.cache.shards import scan_sources, shard_name
-from pipeline.cache.splits import SPLITS
+from pipeline.cache.splits import SPLITS, Leak, leak_of
 from pipeline.errors import CacheError
 from pipeline.photos.preparation import Recipe
 from pipeline.storage.artifacts import SHARDS
@@ -83,6 +83,10 @@ class Cache:
         if split not in SPLITS:
             raise CacheError(f"split {split!r}: choose one of {', '.join(SPLITS)} or all")
         return np.flatnonzero(self.manifest["split"] == split)
+
+    def leak(self, split: str = "test") -> Leak:
+        """What is known of the split's photographs whose patients are in train."""
+        return leak_of(self.manifest, split, self.index.copies)
 
     def rows_of(self, ids: "pd.Series[str]") -> NDArray[np.int64]:
         """(n,) rows of n photographs; -1 for one that the cache does not hold."""

@@ -17,7 +17,7 @@ FORMAT: Final = 1
 MANIFEST: Final = "manifest.csv"
 REJECTS: Final = "rejects.csv"
 ATTRIBUTES: Final = "attributes.csv"
-_LATER: Final[dict[str, object]] = {"scale": "icdr", "attributes": "", "copies": 0, "options": ()}
+_LATER: Final[dict[str, object]] = {"scale": "icdr", "exact": True, "attributes": "", "copies": 0, "options": ()}
 """Fields that came later, with the value that an index without them has: it stays, byte for byte, what it was."""
 
 
@@ -39,6 +39,7 @@ class CacheIndex:
     manifest: str  # sha256 of manifest.csv
     rejects: str  # sha256 of rejects.csv
     scale: str = "icdr"  # what the grades are: ICDR, or those of another scale
+    exact: bool = True  # whether that scale's steps are those of ICDR
     attributes: str = ""  # sha256 of attributes.csv, "" where no columns were kept
     copies: int = 0  # test photographs that look like a photograph of train or val
     options: tuple[str, ...] = ()  # of `tools preprocess`, those that say how SRC was read

@@ -75,52 +75,35 @@ def told_patients(manifest: pd.DataFrame) -> "pd.Series[bool]":
 
 
 class Leak(NamedTuple):
-    """What is known of test photographs whose patients a network has seen in train."""
+    """What is known of photographs of a split whose patients, or very pictures, a network sees in train."""
 
-    tested: int  # photographs of the split that is measured
+    tested: int  # photographs of the split
     leaked: int  # of them, those whose patient is in train
-    untold: int  # photographs of train and of that split whose patient nothing tells
-    photographs: int  # of train and of that split
+    copies: int  # of them, those that look like a photograph of train or val; counted for test alone
+    untold: int  # photographs of train and of the split whose patient nothing tells
+    photographs: int  # of train and of the split
 
     @property
-    def seen(self) -> bool:
-        """Whether leaks can be seen at all."""
-        return self.untold < self.photographs
-
-    def sentence(self, split: str = "test") -> str:
-        """One line; "" where there is no such photograph. It starts with LEAK where there is one."""
-        if not self.tested:
-            return ""
-        if self.leaked:
-            return (
-                f"LEAK: {self.leaked:,} of {self.tested:,} {split} photographs ({self.leaked / self.tested:.0%}) "
-                "show a "
-                "patient who is also in train; accuracy on them says little. Cure: --split patient"
-            )
-        if not self.seen:
-            return "leak: nothing tells the patients (see --patient-pattern), so leaks between splits cannot be seen"
-        if self.untold:
-            return (
-                f"leak: none seen, but nothing tells the patient of {self.untold:,} of {self.photographs:,} "
-                "photographs "
-                "(see --patient-pattern)"
-            )
-        return f"leak: none, no patient of the {self.tested:,} {split} photographs is in train"
+    def blind(self) -> bool:
+        """Whether nothing tells any patient, so that no leak can be seen."""
+        return self.untold == self.photographs
 
 
-def leak_of(manifest: pd.DataFrame, split: str = "test") -> Leak:
-    """Looks for the patients of a split in train. The one judgement of that, for all commands."""
+def leak_of(manifest: pd.DataFrame, split: str = "test", copies: int = 0) -> Leak:
+    """Looks for the patients of a split in train: the one judgement of that, for all commands.
+
+    copies: how many test photographs are copies, as cache.json has it.
+    """
     both = manifest["split"].isin(["train", split])
     measured = manifest["split"] == split
-    train = manifest.loc[manifest["split"] == "train", "patient"]
-    leaks = int((measured & manifest["patient"].isin(train)).sum()) if split != "train" else 0
-    return Leak(int(measured.sum()), leaks, int((both & ~told_patients(manifest)).sum()), int(both.sum()))
-
-
-def leaked(manifest: pd.DataFrame) -> "pd.Series[bool]":
-    """For each row, whether it is a test photograph of a patient who is also in train."""
-    train = manifest.loc[manifest["split"] == "train", "patient"]
-    return (manifest["split"] == "test") & manifest["patient"].isin(train)
+    leaks = measured & manifest["patient"].isin(manifest.loc[manifest["split"] == "train", "patient"])
+    return Leak(
+        int(measured.sum()),
+        int(leaks.sum()) if split != "train" else 0,
+        copies if split == "test" else 0,
+        int((both & ~told_patients(manifest)).sum()),
+        int(both.sum()),
+    )
 
 
 def patients_of(manifest: pd.DataFrame, ids: "pd.Series[str]") -> "pd.Series[str]":

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.cache.manifest import COLUMNS, Row, manifest_csv, read_manifest
-from pipeline.cache.splits import PATIENT_PATTERN, SHARES, draw_sides, leaked, parse_patient
+from pipeline.cache.splits import PATIENT_PATTERN, SHARES, draw_sides, leak_of, parse_patient, told_patients
 from pipeline.errors import CacheError
 
 
@@ -134,5 +134,17 @@ def test_another_seed_draws_other_patients() -> None:
 
 
 def test_a_leak_is_a_test_photograph_whose_patient_is_in_train() -> None:
-    table = pd.DataFrame({"patient": ["1", "1", "2", "2", "3"], "split": ["train", "test", "test", "val", ""]})
-    assert leaked(table).tolist() == [False, True, False, False, False]
+    table = pd.DataFrame(
+        {
+            "id": ["1_left", "1_right", "2_left", "2_right", "3"],
+            "patient": ["1", "1", "2", "2", "3"],
+            "eye": "",
+            "split": ["train", "test", "test", "val", "test"],
+        }
+    )
+    assert leak_of(table) == (3, 1, 0, 1, 4)  # tested, leaked, copies; untold of the photographs of train and test
+
+
+def test_patients_are_known_whether_or_not_eyes_are() -> None:
+    table = pd.DataFrame({"id": ["a", "b", "7"], "patient": ["P1", "P1", "7"], "eye": "", "split": "test"})
+    assert told_patients(table).tolist() == [True, True, False]

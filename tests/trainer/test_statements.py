@@ -5,12 +5,14 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from pipeline.cache.splits import Leak
 from trainer.config import FitConfig
 from trainer.reporting.narrative import (
     leak_statement,
     limits,
     objective,
     reading,
+    scale_line,
     scaling,
     starting_point,
     variation,
@@ -35,8 +37,8 @@ def metrics(**changed: Any) -> dict[str, Any]:
     } | changed
 
 
-def manifest(eye: str) -> pd.DataFrame:
-    return pd.DataFrame({"eye": [eye]})
+def known(untold: int = 0, copies: int = 0) -> Leak:
+    return Leak(tested=200, leaked=0, copies=copies, untold=untold, photographs=1000)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +67,7 @@ def test_a_leak_is_measured_against_the_fellow_eye() -> None:
     line = verdict(metrics(no_image=no_image), TWO_GRADES)[0]
     assert "the grade of the patient's other eye in train would score 84.7 %" in line
     assert "do not tell the two apart" in line
-    leak = leak_statement("test", metrics(no_image=no_image), manifest("left"))
+    leak = leak_statement("test", metrics(no_image=no_image), known())
     assert leak == {
         "alarm": True,
         "text": "LEAK: 160 of 200 test photographs (80%) show a patient who is also in train; the figures flatter.",
@@ -99,24 +101,26 @@ def test_one_grade_for_all_is_said_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("split", "table", "alarm", "said"),
+    ("split", "told", "alarm", "said"),
     [
-        ("test", manifest("left"), False, "No leak: no patient of the 200 test photographs is in train."),
-        ("test", manifest(""), True, "The names tell no patients"),
+        ("test", known(), False, "No leak: no patient of the 200 test photographs is in train."),
+        ("test", known(untold=1000), True, "Nothing tells the patients"),
+        ("test", known(untold=48), True, "nothing tells the patient of 48 of 1,000 photographs of train and test."),
+        ("test", known(copies=13), True, "COPIES: 13 of 200 test photographs look like a photograph of train"),
         ("test", None, False, "is known to be in train"),
-        ("train", manifest("left"), True, "trained on these very photographs"),
+        ("train", known(), True, "trained on these very photographs"),
     ],
 )
-def test_what_is_known_of_leaks_is_said(split: str, table: pd.DataFrame | None, alarm: bool, said: str) -> None:
-    found = leak_statement(split, metrics(), table)
+def test_what_is_known_of_leaks_is_said(split: str, told: Leak | None, alarm: bool, said: str) -> None:
+    found = leak_statement(split, metrics(), told)
     assert found["alarm"] == alarm
     assert said in found["text"]
 
 
 def test_limits_are_those_of_this_very_run() -> None:
-    many = limits(metrics(), 0, manifest("left"))
+    many = limits(metrics(), 0, known())
     assert not any("patients were measured" in line or "has no grade" in line for line in many)
-    few = limits(metrics(patients=42, grades=[190, 10, 0, 0, 0]), 3, manifest(""))
+    few = limits(metrics(patients=42, grades=[190, 10, 0, 0, 0]), 3, known(untold=1000))
     assert "Only 42 patients were measured: read the intervals before the figures." in few
     assert "No photograph measured was graded moderate or severe or proliferative: nothing is known about these." in few
     assert "3 photographs of the split have no grade and are left out." in few
@@ -157,3 +161,9 @@ def test_a_reader_learns_how_the_network_was_trained() -> None:
 def test_a_reader_learns_how_probabilities_become_a_grade() -> None:
     assert reading(None) == "The predicted grade is the likeliest one."
     assert "cut at 0.61, 1.50, 2.40, 3.20: from validation" in reading((0.6123, 1.5, 2.4, 3.2))
+
+
+def test_grades_of_another_scale_are_called_so() -> None:
+    assert scale_line("icdr", True) == ""
+    assert "figures of five grades say little" in scale_line("messidor", False)
+    assert "read as those of ICDR" in scale_line("paraguay", True)

@@ -126,7 +126,15 @@ def preprocess(
 
             shards = tuple(records[shard] for shard in range(count))
             index = CacheIndex(
-                recipe, settings.split, settings.split_seed, shards, "", "", listing.scale.name, options=listing.options
+                recipe,
+                settings.split,
+                settings.split_seed,
+                shards,
+                "",
+                "",
+                listing.scale.name,
+                listing.scale.exact,
+                options=listing.options,
             )
             copies, shown = previous.copies(shards, rows), []
             if copies is None:

@@ -72,16 +72,29 @@ def grades_by_split(table: pd.DataFrame) -> str:
 
 def leak_lines(table: pd.DataFrame, copies: int = 0) -> list[str]:
     """What is known of test photographs whose patient, or whose very picture, the network sees in train."""
-    line = leak_of(table).sentence()
-    if not copies:
-        return [line] if line else []
-    tested = int((table["split"] == "test").sum())
-    found = (
-        f"COPIES: {copies:,} of {tested:,} test photographs look like a photograph of train or val; accuracy on them "
-        "says "
-        "little. Cure: name the patients (--patient-pattern, --patient-column), then --split patient"
-    )
-    return [found, line] if line.startswith("LEAK") else [found]
+    n, leaked, copied, untold, photographs = leak = leak_of(table, copies=copies)
+    lines = []
+    if copied:
+        lines.append(
+            f"COPIES: {copied:,} of {n:,} test photographs ({copied / n:.0%}) look like a photograph of train or val; "
+            "accuracy on them says little. Cure: name the patients (--patient-pattern, --patient-column), then "
+            "--split patient"
+        )
+    if leaked:
+        lines.append(
+            f"LEAK: {leaked:,} of {n:,} test photographs ({leaked / n:.0%}) show a patient who is also in train; "
+            "accuracy on them says little. Cure: --split patient"
+        )
+    if lines or not n:
+        return lines
+    if leak.blind:
+        return ["leak: nothing tells the patients (see --patient-pattern), so leaks between splits cannot be seen"]
+    if untold:
+        return [
+            f"leak: none seen, but nothing tells the patient of {untold:,} of {photographs:,} photographs (see "
+            "--patient-pattern)"
+        ]
+    return [f"leak: none, no patient of the {n:,} test photographs is in train"]
 
 
 def _say_some(title: str, refusals: Sequence[Refusal]) -> None:

@@ -16,7 +16,7 @@ from trainer.network.device import choose_device
 from trainer.network.metadata import temperature_of
 from trainer.network.model import load_model, read_provenance
 from trainer.reporting.evaluation_files import write_evaluation
-from trainer.reporting.narrative import UNKNOWN_PAST, exposure_line
+from trainer.reporting.narrative import UNKNOWN_PAST, exposure_line, scale_line
 from trainer.run_folder import RunFolder
 
 
@@ -91,6 +91,8 @@ def say_defects(evaluation: Evaluation, *, own: bool) -> None:
     told = baselines.leaked if own and baselines else 0  # fit has said so much by the names
     if exposure and max(exposure.trained_on, exposure.chosen_by) > told:
         warn(exposure_line(split, exposure))
+    if line := scale_line(*evaluation.scale):
+        warn(line)
     if exposure is None and not own:
         warn(UNKNOWN_PAST)
     left_out = len(predictions) - metrics.photographs

@@ -23,7 +23,7 @@ from trainer.network.metadata import read_about
 from trainer.network.model import Grader
 from trainer.reporting.evaluation_files import draw_history, write_evaluation, write_summary
 from trainer.reporting.figures import draw_rates
-from trainer.reporting.narrative import choice, exposure_line, leak_lines
+from trainer.reporting.narrative import choice, exposure_line, leak_lines, scale_line
 from trainer.reporting.tables import print_results
 from trainer.run_folder import RunFolder, create_run, newest_unfinished, unfinished
 from trainer.training.checkpoint import Progress
@@ -92,7 +92,9 @@ def prepare(asked: FitConfig) -> tuple[FitConfig, Cache, Grader]:
     """The settings resolved, the cache, and the model as it begins, on the CPU; of several ranks rank 0 resolves."""
     cache = open_cache(asked.cache)
     check_trainable(cache)
-    for line in leak_lines(cache.manifest):
+    for line in leak_lines(cache):
+        warn(line)
+    if line := scale_line(cache.index.scale, cache.index.exact):
         warn(line)
     check_same(cache)
     if asked.track_test:

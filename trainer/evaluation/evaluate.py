@@ -30,6 +30,8 @@ class Evaluation:
     split: str
     digest: str
     """Of the cache."""
+    scale: tuple[str, bool]
+    """What the grades are, and whether its steps are those of ICDR."""
     predictions: pd.DataFrame
     """See trainer.evaluation.metrics."""
     results: Results
@@ -102,7 +104,7 @@ def measure_outputs(
     calibrated = DecisionRule.of(about).probabilities(logits)
     predictions = predictions_table(manifest["id"].iloc[outputs.rows], outputs.grades.numpy(), calibrated, about.cuts)
     results = assess(manifest, split, predictions, probabilities(logits), about.operating, prevalence)
-    return Evaluation(split, cache.digest, predictions, results, exposure)
+    return Evaluation(split, cache.digest, (cache.index.scale, cache.index.exact), predictions, results, exposure)
 
 
 def exposure_on(provenance: Provenance | None, cache: Cache, split: str, *, own: bool) -> Exposure | None:

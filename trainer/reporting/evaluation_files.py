@@ -19,6 +19,8 @@ def write_evaluation(run: RunFolder, evaluation: Evaluation) -> None:
     write_csv(run.confusion(split), confusion_table(row_shares(counts)), index=True)
     draw_confusion(run.confusion_figure(split), counts, title=f"{run.path.name}, {split}")
     measured = {"split": split, "cache": evaluation.digest, **evaluation.results.as_dict()}
+    if evaluation.scale[0] != "icdr":
+        measured["scale"] = evaluation.scale
     write_json(run.metrics(split), {**measured, "exposure": exposure and exposure._asdict()})
 
 

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import pandas as pd
 
-from pipeline.cache.baselines import no_image_baselines
 from pipeline.cache.cache import Cache
+from pipeline.cache.splits import Leak
 from pipeline.grades import GRADES, N_GRADES, REFERABLE
 from pipeline.photos.preparation import Recipe
 from trainer.config import FitConfig, RunConfig, as_options
@@ -129,18 +129,25 @@ def exposure_line(split: str, exposure: Exposure) -> str:
     return ""
 
 
-def leak_lines(manifest: pd.DataFrame) -> list[str]:
-    """Warnings, before training, of patients whom a cache has in two splits; empty where the names tell of none."""
+def leak_lines(cache: Cache) -> list[str]:
+    """Warnings, before training, of patients or pictures that a cache has in two splits; empty where nothing tells of
+    any."""
     cure = "`tools preprocess --split patient` keeps each patient on one side"
     lines = []
     for split in ("val", "test"):
-        baselines = no_image_baselines(manifest, split)
-        if baselines and baselines.leaked:
+        known = cache.leak(split)
+        if known.leaked:
             lines.append(
-                f"{baselines.leaked} of {baselines.photographs} {split} photographs show patients who are in train, so "
+                f"{known.leaked} of {known.tested} {split} photographs show patients who are in train, so "
                 f"{split} flatters: {cure}"
             )
-    patients, splits = manifest["patient"], manifest["split"]
+        if known.copies:
+            lines.append(
+                f"{known.copies} of {known.tested} {split} photographs look like a photograph of train or val, so "
+                f"{split} "
+                "flatters: see `tools audit`"
+            )
+    patients, splits = cache.manifest["patient"], cache.manifest["split"]
     tested = patients[(splits == "test") & (patients != "")]
     if both := int(tested.isin(patients[splits == "val"]).sum()):
         lines.append(
@@ -153,11 +160,10 @@ def leak_lines(manifest: pd.DataFrame) -> list[str]:
 UNKNOWN_PAST: Final = "The weights do not say which photographs they were trained on, so a leak cannot be seen."
 
 
-def leak_statement(
-    split: str, metrics: Mapping[str, Any], manifest: pd.DataFrame | None, *, own: bool = True
-) -> dict[str, Any]:
+def leak_statement(split: str, metrics: Mapping[str, Any], known: Leak | None, *, own: bool = True) -> dict[str, Any]:
     """`text`, and whether it is an `alarm`.
 
+    `known`: what the cache tells of the split, None without it.
     `own`: whether the cache that was measured is the one that the weights were trained on. Another one's splits say
     nothing of these weights, but the digests that they carry do.
     """
@@ -174,14 +180,36 @@ def leak_statement(
     if leaked:
         share = f"{leaked:,} of {n:,} {split} photographs ({leaked / n:.0%})"
         return {"alarm": True, "text": f"LEAK: {share} show a patient who is also in train; the figures flatter."}
-    if manifest is None:
+    if known is None:
         return {"alarm": False, "text": f"No patient of the {n:,} {split} photographs is known to be in train."}
-    if (manifest["eye"] == "").all():
-        return {"alarm": True, "text": "The names tell no patients, so a leak between the splits cannot be seen."}
+    if known.copies:
+        text = f"COPIES: {known.copies:,} of {n:,} {split} photographs look like a photograph of train or validation"
+        return {"alarm": True, "text": f"{text}; the figures flatter."}
+    if known.blind:
+        return {"alarm": True, "text": "Nothing tells the patients, so a leak between the splits cannot be seen."}
+    if known.untold:
+        text = (
+            f"No leak was seen, but nothing tells the patient of {known.untold:,} of {known.photographs:,} photographs"
+        )
+        return {"alarm": True, "text": f"{text} of train and {split}."}
     return {"alarm": False, "text": f"No leak: no patient of the {n:,} {split} photographs is in train."}
 
 
-def limits(metrics: Mapping[str, Any], ungraded: int, manifest: pd.DataFrame | None) -> list[str]:
+def scale_line(scale: str, exact: bool) -> str:
+    """What to know of grades on another scale than ICDR; "" for ICDR."""
+    if scale == "icdr":
+        return ""
+    if exact:
+        return f"The grades were given on the scale {scale}, whose steps are read as those of ICDR."
+    return (
+        f"The grades were given on the scale {scale}, whose steps are not those of ICDR: figures of five grades say "
+        "little, "
+        "and are not to be compared or pooled with those of other sets. Referable retinopathy is measured."
+    )
+
+
+def limits(metrics: Mapping[str, Any], ungraded: int, known: Leak | None) -> list[str]:
+    """What the figures do not show. `known`: what the cache tells of patients, None without it."""
     lines = [
         "One data set was measured. Other cameras, populations and graders can give other figures: measure yours.",
         "A grade given by people is the truth here. Where they err, the figures err with them.",
@@ -194,10 +222,9 @@ def limits(metrics: Mapping[str, Any], ungraded: int, manifest: pd.DataFrame | N
         lines.append(f"No photograph measured was graded {' or '.join(missing)}: nothing is known about these.")
     if ungraded:
         lines.append(f"{ungraded:,} photographs of the split have no grade and are left out.")
-    if manifest is not None and (manifest["eye"] == "").all():
-        lines.append(
-            "No patients are known, so each photograph counts as one; where two show one, intervals are too narrow."
-        )
+    if known and known.untold:
+        who = "No patients are" if known.blind else f"The patients of {known.untold:,} photographs are not"
+        lines.append(f"{who} known, so each photograph counts as one; where two show one, intervals are too narrow.")
     if metrics["operating"]:
         lines.append("PPV and NPV hold for the prevalence beside them and for no other.")
     lines.append("Grad-CAM shows where evidence for a grade lies, coarsely. It shows no lesions, and no reasons.")
@@ -217,7 +244,9 @@ def commands(
     if about.recipe.enhance != Recipe().enhance:
         preprocess += ["--enhance", about.recipe.enhance]
     if cache:
-        preprocess += ["--split", cache.index.split, "--split-seed", cache.index.split_seed]
+        options = cache.index.options
+        preprocess += options if "--split" in options else [*options, "--split", cache.index.split]
+        preprocess += ["--split-seed", cache.index.split_seed]
     fit: list[object] = ["trainer", "fit", "--run", path]
     for field in fields(asked):
         value = getattr(asked, field.name)

@@ -23,6 +23,7 @@ from trainer.reporting.narrative import (
     limits,
     objective,
     reading,
+    scale_line,
     scaling,
     starting_point,
     variation,
@@ -73,7 +74,8 @@ def describe(measured: Measured) -> dict[str, Any]:
     manifest = measured.cache.manifest if measured.cache else None
     operating, no_image = metrics["operating"], metrics["no_image"]
     own = metrics["cache"] == config.cache_digest
-    leak = leak_statement(measured.split, metrics, manifest, own=own)
+    known = measured.cache.leak(measured.split) if measured.cache else None
+    scale = scale_line(*metrics.get("scale", ("icdr", True)))
     return {
         "name": measured.name,
         "split": measured.split,
@@ -100,14 +102,14 @@ def describe(measured: Measured) -> dict[str, Any]:
         "no_image": no_image,
         "referable": sum(metrics["grades"][REFERABLE:]),
         "baseline_words": f"{100 * no_image['majority']['accuracy']:.1f} % without looking" if no_image else "",
-        "verdict": verdict(metrics, measured.predictions),
+        "verdict": [scale] * bool(scale) + verdict(metrics, measured.predictions),
         "counts": confusion(measured.predictions).tolist(),
         "absent": measured.absent,
-        "leak": leak,
+        "leak": leak_statement(measured.split, metrics, known, own=own),
         "splits": [] if manifest is None else split_rows(manifest),
         "cameras": "" if manifest is None else camera_line(manifest),
         "commands": commands(measured.run.path, measured.split, config, measured.about, metrics, measured.cache),
-        "limits": limits(metrics, measured.ungraded, manifest),
+        "limits": [scale] * bool(scale) + limits(metrics, measured.ungraded, known),
         "cells": -(-measured.about.size // 32),
     }
 
