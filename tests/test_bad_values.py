@@ -23,6 +23,7 @@ from trainer.cli import main as trainer
 PROGRAMS: dict[str, click.Group] = {"tools": tools, "trainer": trainer}
 VALID: dict[str, list[str]] = {
     "tools preprocess": ["eyes", "--out", "new", "--size", "32", "--workers", "1"],
+    "tools datasets": ["ddr"],
     "tools check": ["cache"],
     "tools sheet": ["cache", "new.png"],
     "tools audit": ["cache"],
@@ -78,6 +79,7 @@ def bad_values(command: str, parameter: click.Parameter) -> list[str]:
     text = {
         "cache": ["", "missing", "folder", "file", "file/x", LONG, "ftp://x/y"],
         "weights": ["", "missing", "folder", "file", "file/x", LONG],
+        "name": ["", "missing", LONG],
         "patient_pattern": ["(", "nogroup"],
         "id_column": ["", "missing", LONG],
         "grade_column": ["", "missing", LONG],

@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cache
@@ -46,11 +46,11 @@ class KnownSet:
     patients: str = ""  # what tells patients, eyes and splits
     wrong: str = ""  # what is known to be wrong with it
     checked: str = ""  # what was compared with its real files, and what was not
-    headers: frozenset[str] = frozenset()  # folded headers that one of its tables has, all of them
+    headers: tuple[str, ...] = ()  # that one of its tables has, all of them
     tables: tuple[str, ...] = ()  # patterns of the names of its tables
     photographs: re.Pattern[str] | None = None  # fits the names of its photographs, without suffix
     rows: int = 0  # that one of its tables has at least
-    folders: frozenset[str] = frozenset()  # names of folders that it has, all of them
+    folders: tuple[str, ...] = ()  # that it has, all of them
     graded: bool = True  # False: nothing in it is a grade of diabetic retinopathy
     columns: Mapping[str, str] = field(default_factory=dict)  # role -> header
     gradable: frozenset[str] | None = None  # folded cells of the gradable column that mean gradable
@@ -71,8 +71,8 @@ class KnownSet:
         if not (self.headers or self.tables) or len(rows) < self.rows:
             return False
         by_name = not self.tables or _fits(table, self.tables)
-        header = {fold(cell) for cell in rows[0][1]} if rows else set()
-        return by_name and self.headers <= header and self._names_its_photographs(rows[1:LOOKED_AT] or rows)
+        header = _folded(rows[0][1]) if rows else set()
+        return by_name and _folded(self.headers) <= header and self._names_its_photographs(rows[1:LOOKED_AT] or rows)
 
     def _names_its_photographs(self, rows: Rows) -> bool:
         if self.photographs is None:
@@ -91,7 +91,7 @@ class KnownSet:
 
     def counts_table(self, table: str) -> bool:
         """Whether the photographs of the table of this name are among those of `counts`."""
-        return not self.counts_of or _fits(table, (self.counts_of.casefold(),))
+        return not self.counts_of or _fits(table, (self.counts_of,))
 
     def published(self) -> str:
         """The published photographs by grade, in words, with their source."""
@@ -141,8 +141,8 @@ def known_set_of(table: str, rows: Rows) -> KnownSet | None:
 
 def known_set_of_folders(names: Iterable[str]) -> KnownSet | None:
     """The set that is known by the names of its folders."""
-    there = {fold(name) for name in names}
-    return next((each for each in known_sets().values() if each.folders and each.folders <= there), None)
+    there = _folded(names)
+    return next((each for each in known_sets().values() if each.folders and _folded(each.folders) <= there), None)
 
 
 def read_description(path: Path) -> KnownSet:
@@ -180,12 +180,12 @@ def _known_set(name: str, table: Mapping[str, Any]) -> KnownSet:
     described = KnownSet(
         name,
         table.get("title", name),
-        headers=frozenset(_texts("headers", table, fold)),
-        tables=tuple(_texts("tables", table, str.casefold)),
+        headers=tuple(map(str, table.get("headers", ()))),
+        tables=tuple(map(str, table.get("tables", ()))),
         photographs=_pattern(table["photographs"]) if "photographs" in table else None,
-        folders=frozenset(_texts("folders", table, fold)),
+        folders=tuple(map(str, table.get("folders", ()))),
         columns=columns,
-        gradable=frozenset(_texts("gradable", table, fold)) if "gradable" in table else None,
+        gradable=frozenset(_folded(map(str, table["gradable"]))) if "gradable" in table else None,
         eyes=eyes,
         codes={fold(str(cell)): _code(grade) for cell, grade in table.get("codes", {}).items()},
         counts=counts,
@@ -204,8 +204,8 @@ _AS_THEY_ARE: Final = (
 )  # fmt: skip
 
 
-def _texts(key: str, table: Mapping[str, Any], spelled: Callable[[str], str]) -> list[str]:
-    return [spelled(str(value)) for value in table.get(key, ())]
+def _folded(texts: Iterable[str]) -> set[str]:
+    return {fold(text) for text in texts}
 
 
 def _pattern(text: str) -> re.Pattern[str]:
@@ -225,7 +225,7 @@ def _code(value: object) -> int:
 
 
 def _fits(table: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatchcase(table.casefold(), pattern) for pattern in patterns)
+    return any(fnmatchcase(table.casefold(), pattern.casefold()) for pattern in patterns)
 
 
 def _stem(cell: str) -> str:
