@@ -96,7 +96,8 @@ class KnownSet:
     def published(self) -> str:
         """The published photographs by grade, in words, with their source."""
         of = f" of {self.counts_of}" if self.counts_of else ""
-        return f"{sum(self.counts):,}{of}: {by_grade(self.counts)} ({self.counts_source})"
+        source = f" ({self.counts_source})" if self.counts_source else ""
+        return f"{sum(self.counts):,}{of}: {by_grade(self.counts)}{source}"
 
 
 def by_grade(counts: Iterable[int]) -> str:

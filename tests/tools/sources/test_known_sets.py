@@ -341,13 +341,10 @@ def test_a_description_tells_columns_codes_eyes_and_what_is_gradable(clinic: Pat
 
 def test_a_description_may_name_a_scale_and_its_own_counts(clinic: Path) -> None:
     write(clinic / "src", liste__csv="image,Stadium\n1.jpg,R0\n2.jpg,R3\n3.jpg,U\n")
-    text = 'scale = "nhs"\ncolumns = { grade = "Stadium" }\ncounts = [2, 0, 0, 0, 1]\ncounts_source = "our list"\n'
+    text = 'scale = "nhs"\ncolumns = { grade = "Stadium" }\ncounts = [2, 0, 0, 0, 1]\n'
     listing = list_source(clinic / "src", described(clinic, text))
     assert grades(listing) == {"1": 0, "2": 4, "3": -1}
-    assert (
-        "own: 2 graded photographs, by grade 1 / 0 / 0 / 0 / 1; published are 3: 2 / 0 / 0 / 0 / 1 (our list)"
-        in said(listing)
-    )
+    assert "own: 2 graded photographs, by grade 1 / 0 / 0 / 0 / 1; published are 3: 2 / 0 / 0 / 0 / 1" in said(listing)
 
 
 def test_an_option_goes_before_the_description(clinic: Path) -> None:
