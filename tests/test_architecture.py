@@ -40,7 +40,9 @@ ROOMS = {
 }
 """Package -> room -> the rooms of the package that it may import from; "" is the package's own floor. Its commands, and
 nothing else there, import from every room."""
-COMMANDS = {"tools/audit.py", "tools/check.py", "tools/sheet.py", "tools/cli.py", "trainer/cli.py"}
+COMMANDS = {
+    "tools/audit.py", "tools/check.py", "tools/datasets.py", "tools/sheet.py", "tools/cli.py", "trainer/cli.py",
+}  # fmt: skip
 MODULES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 
 

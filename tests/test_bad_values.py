@@ -23,6 +23,7 @@ from trainer.cli import main as trainer
 PROGRAMS: dict[str, click.Group] = {"tools": tools, "trainer": trainer}
 VALID: dict[str, list[str]] = {
     "tools preprocess": ["eyes", "--out", "new", "--size", "32", "--workers", "1"],
+    "tools datasets": ["ddr"],
     "tools check": ["cache"],
     "tools sheet": ["cache", "new.png"],
     "tools audit": ["cache"],
@@ -41,6 +42,7 @@ VALID: dict[str, list[str]] = {
 LONG = "x" * 300
 NOWHERE = "/proc/none/x"
 """Where nobody may write, root neither."""
+COLUMNS = ("id_column", "grade_column", "patient_column", "eye_column", "split_column")
 NO_FILE = ["", ".", "folder", "file", "file/x", LONG, NOWHERE, "cache/x", "run/config.json", "run/model.safetensors"]
 NO_STEM = ["", ".", "file/x", LONG, NOWHERE, "cache/x"]
 NO_FOLDER = ["", "file", "file/x", LONG, NOWHERE, "cache/x"]
@@ -78,9 +80,13 @@ def bad_values(command: str, parameter: click.Parameter) -> list[str]:
     text = {
         "cache": ["", "missing", "folder", "file", "file/x", LONG, "ftp://x/y"],
         "weights": ["", "missing", "folder", "file", "file/x", LONG],
+        "name": ["", "missing", LONG],
         "patient_pattern": ["(", "nogroup"],
-        "id_column": ["", "missing", LONG],
-        "grade_column": ["", "missing", LONG],
+        **{column: ["", "missing", LONG] for column in (*COLUMNS, "keep_column")},
+        "gradable_column": ["", "missing", "missing=1", "level=", LONG],
+        "scale": ["", "missing", "folder", "file", "file/x", LONG],
+        "layout": ["", "missing", "folder", "file", "file/x", LONG],
+        "split": ["", "missing", "folder", "file", "file/x", LONG],
         "scheduler": ["", "nonsense", "tcp://127.0.0.1:1"],
     }
     return text[parameter.name or ""]  # KeyError: say above what this new parameter must refuse
@@ -137,7 +143,7 @@ def arguments_with(program: str, name: str, parameter: click.Parameter, value: s
         group = PROGRAMS[program].commands[name]
         at = [each.name for each in group.params if isinstance(each, click.Argument)].index(parameter.name)
         return [*valid[:at], value, *valid[at + 1 :]]
-    if parameter.name in ("id_column", "grade_column"):
+    if parameter.name in COLUMNS:
         valid = [*valid, "--labels", "labels.csv"]
     return [*valid, parameter.opts[0], value]
 

@@ -218,6 +218,19 @@ def _options_that_matter() -> tuple[str, ...]:
 
 
 @main.command()
+@click.argument("name", type=Text(), required=False)
+def datasets(name: str | None) -> None:
+    """The public data sets that are known; with NAME all that is known of one: where from, how it must lie, what is
+    wrong with it."""
+    from shutil import get_terminal_size
+
+    from tools.datasets import details, overview
+
+    width = min(get_terminal_size((120, 0)).columns, 120)
+    click.echo(overview(width) if name is None else details(name, width))
+
+
+@main.command()
 @click.argument("cache", type=place)
 def check(cache: Path | Url) -> None:
     """Read every byte of CACHE: checksums, decoding, sizes, manifest. Exit 1 and a list where anything is wrong."""

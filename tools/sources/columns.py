@@ -18,8 +18,8 @@ ICDR: Final = (
     "dr grade(international clinical dr severity scale)",
 )  # fmt: skip
 GRADE: Final = (
-    "level", "diagnosis", "retinopathy grade", "dr grade", "dr level", "adjudicated dr grade", "dr severity",
-    "retinopathy", "grade", "label", "class", "severity",
+    "level", "diagnosis", "retinopathy grade", "dr grade", "dr level", "dr levels", "uwf dr levels",
+    "adjudicated dr grade", "dr severity", "retinopathy", "grade", "label", "class", "severity",
 )  # fmt: skip
 PATIENT: Final = ("patient", "patient id", "patientid", "patient code", "subject", "subject id", "subjectid", "pid")
 EYE: Final = ("eye", "laterality", "exam eye", "eye side", "side", "left/right", "left right eye")

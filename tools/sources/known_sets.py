@@ -1,9 +1,10 @@
 """Public data sets that this project knows, and descriptions of the same kind that a user writes."""
 
-import fnmatch
+import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -11,13 +12,26 @@ from typing import Any, Final
 
 from pipeline.errors import SourceError
 from pipeline.grades import N_GRADES
+from pipeline.photos.discovery import split_suffix
 from tools.sources.columns import ROLES, Asked, fold
-from tools.sources.scales import Scale, open_scale, parse_code
+from tools.sources.scales import BLANK, Scale, open_scale, parse_code
 
-_KEYS: Final = frozenset(
-    {"title", "home", "lies", "command", "patients", "wrong", "headers", "tables", "columns",
-     "gradable", "eyes", "codes", "blank", "scale", "counts", "counts_of", "counts_source"}
-)  # fmt: skip
+_KINDS: Final[Mapping[str, tuple[type, str]]] = {
+    **dict.fromkeys(
+        ("title", "home", "lies", "command", "patients", "wrong", "checked", "photographs", "blank", "scale",
+         "counts_of", "counts_source"),
+        (str, "a text"),
+    ),
+    **dict.fromkeys(("headers", "tables", "folders", "gradable", "counts"), (list, "a list")),
+    **dict.fromkeys(("columns", "eyes", "codes"), (dict, "a table { ... }")),
+    "rows": (int, "a number"),
+    "graded": (bool, "true or false"),
+}  # fmt: skip
+"""Key of a description -> the type of its value, and that in words."""
+LOOKED_AT: Final = 200
+"""Rows of a table whose photographs' names are looked at."""
+
+Rows = Sequence[tuple[int, list[str]]]  # (line, cells), the header first
 
 
 @dataclass(frozen=True)
@@ -29,30 +43,43 @@ class KnownSet:
     home: str = ""
     lies: str = ""  # how its files must lie below SRC
     command: str = "tools preprocess SRC"
-    patients: str = ""  # what tells patients and splits
+    patients: str = ""  # what tells patients, eyes and splits
     wrong: str = ""  # what is known to be wrong with it
-    headers: frozenset[str] = frozenset()  # folded headers that one of its tables has, all of them
+    checked: str = ""  # what was compared with its real files, and what was not
+    headers: tuple[str, ...] = ()  # that one of its tables has, all of them
     tables: tuple[str, ...] = ()  # patterns of the names of its tables
+    photographs: re.Pattern[str] | None = None  # fits the names of its photographs, without suffix
+    rows: int = 0  # that one of its tables has at least
+    folders: tuple[str, ...] = ()  # that it has, all of them
+    graded: bool = True  # False: nothing in it is a grade of diabetic retinopathy
     columns: Mapping[str, str] = field(default_factory=dict)  # role -> header
     gradable: frozenset[str] | None = None  # folded cells of the gradable column that mean gradable
     eyes: Mapping[str, str] = field(default_factory=dict)  # folded cell -> left, right
-    codes: Mapping[str, int] = field(default_factory=dict)  # cells beside those of the scale -> grade or UNGRADABLE
+    codes: Mapping[str, int] = field(default_factory=dict)  # cell -> grade, UNGRADABLE or BLANK, beside the scale
     blank: str = ""  # "ungradable": what an empty grade means
     scale: str = ""  # the scale that it must be read with, where that is not ICDR
     counts: tuple[int, ...] = ()  # published photographs by grade
-    counts_of: str = ""  # of which part, where not of all
+    counts_of: str = ""  # the pattern of the tables whose photographs these are; "": all
     counts_source: str = ""
 
     def scale_of(self) -> Scale | None:
         """The scale that it is read with, None for ICDR."""
         return open_scale(self.scale) if self.scale else None
 
-    def describes(self, table: str, header: Sequence[str]) -> bool:
-        """Whether a table of this name and header, or first row, is one of this set's."""
-        if not self.headers and not self.tables:
+    def describes(self, table: str, rows: Rows) -> bool:
+        """Whether a table of this name with these rows, the header first, is one of this set's."""
+        if not (self.headers or self.tables) or len(rows) < self.rows:
             return False
-        by_name = not self.tables or any(fnmatch.fnmatch(table.casefold(), pattern) for pattern in self.tables)
-        return by_name and self.headers <= {fold(cell) for cell in header}
+        by_name = not self.tables or _fits(table, self.tables)
+        header = _folded(rows[0][1]) if rows else set()
+        return by_name and _folded(self.headers) <= header and self._names_its_photographs(rows[1:LOOKED_AT] or rows)
+
+    def _names_its_photographs(self, rows: Rows) -> bool:
+        if self.photographs is None:
+            return True
+        names = self.photographs.fullmatch
+        columns = zip(*(cells for _, cells in rows), strict=False)
+        return any(all(names(_stem(cell)) for cell in column) for column in columns)
 
     def asked(self, options: Asked) -> Asked:
         """What options say, and where they say nothing what is known."""
@@ -62,6 +89,43 @@ class KnownSet:
         columns = {**self.columns, **options.columns}
         return replace(options, columns=columns, gradable=gradable, eyes={**self.eyes, **options.eyes})
 
+    def counts_table(self, table: str) -> bool:
+        """Whether the photographs of the table of this name are among those of `counts`."""
+        return not self.counts_of or _fits(table, (self.counts_of,))
+
+    def published(self) -> str:
+        """The published photographs by grade, in words, with their source."""
+        of = f" of {self.counts_of}" if self.counts_of else ""
+        source = f" ({self.counts_source})" if self.counts_source else ""
+        return f"{sum(self.counts):,}{of}: {by_grade(self.counts)}{source}"
+
+
+def by_grade(counts: Iterable[int]) -> str:
+    """Photographs by grade, 0 to 4.
+
+    >>> by_grade([1805, 370, 999, 193, 295])
+    '1,805 / 370 / 999 / 193 / 295'
+    """
+    return " / ".join(f"{count:,}" for count in counts)
+
+
+def other_counts(graded: Iterable[tuple[KnownSet, int]]) -> list[str]:
+    """A sentence for each set whose photographs by grade are not the published ones.
+
+    graded: the set and the grade of each graded photograph, of the part that the published numbers are of.
+    """
+    sets: dict[str, KnownSet] = {}
+    counts: dict[str, list[int]] = {}
+    for known, grade in graded:
+        sets[known.name] = known
+        counts.setdefault(known.name, [0] * N_GRADES)[grade] += 1
+    return [
+        f"{known.title}: {sum(counts[name]):,} graded photographs, by grade {by_grade(counts[name])}; published are "
+        f"{known.published()}"
+        for name, known in sets.items()
+        if tuple(counts[name]) != known.counts
+    ]
+
 
 @cache
 def known_sets() -> dict[str, KnownSet]:
@@ -70,42 +134,101 @@ def known_sets() -> dict[str, KnownSet]:
     return {name: _known_set(name, table) for name, table in tables.items()}
 
 
-def known_set_of(table: str, header: Sequence[str]) -> KnownSet | None:
+def known_set_of(table: str, rows: Rows) -> KnownSet | None:
     """The set whose description fits a table best: the one that asks for most."""
-    fitting = [each for each in known_sets().values() if each.describes(table, header)]
+    fitting = [each for each in known_sets().values() if each.describes(table, rows)]
     return max(fitting, key=lambda each: (len(each.headers), len(each.tables) > 0), default=None)
+
+
+def known_set_of_folders(names: Iterable[str]) -> KnownSet | None:
+    """The set that is known by the names of its folders."""
+    there = _folded(names)
+    return next((each for each in known_sets().values() if each.folders and _folded(each.folders) <= there), None)
 
 
 def read_description(path: Path) -> KnownSet:
     """A user's own description of a set: a TOML file with the keys of an entry of known_sets.toml.
 
-    Raises SourceError for what is none.
+    Raises SourceError, which names the file and the key, for what is none.
     """
     try:
         return _known_set(path.stem, tomllib.loads(path.read_text("utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SourceError(f"{path}: not a description of a data set ({error}); see docs/datasets.md") from error
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise SourceError(f"{path}: not a description of a data set: {error}; see docs/datasets.md") from error
 
 
 def _known_set(name: str, table: Mapping[str, Any]) -> KnownSet:
-    if unknown := table.keys() - _KEYS:
-        raise ValueError(f"no key is called {min(unknown)}")
-    columns = dict(table.get("columns", {}))
+    """Raises ValueError, which begins with the key, for what cannot be."""
+    for key, value in table.items():
+        if key not in _KINDS:
+            raise ValueError(f"{key}: no such key; there are {', '.join(_KINDS)}")
+        kind, said = _KINDS[key]
+        if not isinstance(value, kind):
+            raise ValueError(f"{key}: {value!r} is not {said}")
+    columns = {str(role): str(header) for role, header in table.get("columns", {}).items()}
     if wrong := columns.keys() - ROLES.keys():
         raise ValueError(f"columns: {min(wrong)} is none of {', '.join(ROLES)}")
+    eyes = {fold(str(cell)): str(eye) for cell, eye in table.get("eyes", {}).items()}
+    if wrong := set(eyes.values()) - {"left", "right"}:
+        raise ValueError(f"eyes: {min(wrong)!r} is neither 'left' nor 'right'")
+    if (blank := table.get("blank", "")) not in ("", "ungradable"):
+        raise ValueError(f"blank: {blank!r} is not 'ungradable'")
     counts = tuple(table.get("counts", ()))
-    if len(counts) not in (0, N_GRADES):
-        raise ValueError("counts needs five numbers")
-    texts = ("home", "lies", "command", "patients", "wrong", "blank", "scale", "counts_of", "counts_source")
-    return KnownSet(
+    if counts and (len(counts) != N_GRADES or not all(isinstance(count, int) for count in counts)):
+        raise ValueError(f"counts: {list(counts)} are not five numbers, of the grades 0 to 4")
+    described = KnownSet(
         name,
-        str(table.get("title", name)),
-        headers=frozenset(map(fold, table.get("headers", ()))),
-        tables=tuple(pattern.casefold() for pattern in table.get("tables", ())),
+        table.get("title", name),
+        headers=tuple(map(str, table.get("headers", ()))),
+        tables=tuple(map(str, table.get("tables", ()))),
+        photographs=_pattern(table["photographs"]) if "photographs" in table else None,
+        folders=tuple(map(str, table.get("folders", ()))),
         columns=columns,
-        gradable=frozenset(fold(str(cell)) for cell in table["gradable"]) if "gradable" in table else None,
-        eyes={fold(str(cell)): eye for cell, eye in table.get("eyes", {}).items()},
-        codes={fold(str(cell)): parse_code(grade) for cell, grade in table.get("codes", {}).items()},
+        gradable=frozenset(_folded(map(str, table["gradable"]))) if "gradable" in table else None,
+        eyes=eyes,
+        codes={fold(str(cell)): _code(grade) for cell, grade in table.get("codes", {}).items()},
         counts=counts,
-        **{key: str(table[key]) for key in texts if key in table},
+        **{key: table[key] for key in _AS_THEY_ARE if key in table},
     )
+    try:
+        described.scale_of()
+    except SourceError as error:
+        raise ValueError(f"scale: {error.message}") from error
+    return described
+
+
+_AS_THEY_ARE: Final = (
+    "home", "lies", "command", "patients", "wrong", "checked", "rows", "graded", "blank", "scale", "counts_of",
+    "counts_source",
+)  # fmt: skip
+
+
+def _folded(texts: Iterable[str]) -> set[str]:
+    return {fold(text) for text in texts}
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    try:
+        return re.compile(text, re.IGNORECASE)
+    except re.error as error:
+        raise ValueError(f"photographs: {text!r} is no regular expression ({error})") from error
+
+
+def _code(value: object) -> int:
+    if value == "blank":
+        return BLANK
+    try:
+        return parse_code(value)
+    except ValueError as error:
+        raise ValueError(f"codes: {error}; write 0 to 4, 'ungradable' or 'blank'") from error
+
+
+def _fits(table: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(table.casefold(), pattern.casefold()) for pattern in patterns)
+
+
+def _stem(cell: str) -> str:
+    """The name of a photograph, without folders and suffix."""
+    return split_suffix(re.split(r"[/\\]", cell)[-1])[0]

@@ -20,11 +20,9 @@ from tools.sources.columns import (
     split_word,
 )
 from tools.sources.known_sets import KnownSet, known_set_of
-from tools.sources.scales import ICDR, UNGRADABLE, Scale, of_other_scale
+from tools.sources.scales import BLANK, ICDR, UNGRADABLE, Scale, of_other_scale
 from tools.sources.tables import ABOVE, RawTable
 
-BLANK: Final = -3
-"""Stands for an empty cell of a grade column."""
 FEW: Final = 30
 """Rows from which on grades that are only 0 and 1 are asked about: they may mean "has DR"."""
 
@@ -106,10 +104,8 @@ class LabelTable:
             quality = fold(cells[at.gradable])
             if quality and quality not in self.gradable:
                 grade, error = UNGRADABLE, ""
-        if grade == BLANK:
-            error = "the grade is empty"
-            if self.known and self.known.blank == "ungradable":
-                grade, error = UNGRADABLE, ""
+        if grade == BLANK and self.known and self.known.blank == "ungradable":
+            grade, error = UNGRADABLE, ""
         return Label(
             grade,
             error,
@@ -129,7 +125,7 @@ class LabelTable:
         if not cell or cell.casefold() in ("nan", "na", "n/a", "none", "null"):
             return BLANK, "the grade is empty"
         if self.known and (code := self.known.codes.get(fold(cell).removesuffix(" 0"))) is not None:
-            return code, ""
+            return code, f"{cell!r} is no grade here, and no other table has one" if code == BLANK else ""
         try:
             return self.scale.parse(cell), ""
         except ValueError as error:
@@ -188,7 +184,9 @@ def read_label_table(
     for position, (_, header) in enumerate(raw.rows[:ABOVE]):
         if len(header) < 2 or not wanted <= {fold(cell) for cell in header}:
             continue
-        known = layout or known_set_of(raw.name, header)
+        known = layout or known_set_of(raw.name, raw.rows[position:])
+        if known and not known.graded:
+            return _without_grades(raw.source, known, asked)
         merged = known.asked(asked) if known else asked
         below = raw.rows[position + 1 : position + 200]
 
@@ -212,6 +210,14 @@ def read_label_table(
     return PassedOver(
         raw.source, f"no columns for photograph and grade ({raw.start()}); --id-column and --grade-column name them"
     )
+
+
+def _without_grades(source: str, known: KnownSet, asked: Asked) -> PassedOver:
+    """Raises SourceError where the user names a column of grades in it."""
+    why = f"is of {known.title}, which has no grades of diabetic retinopathy"
+    if "grade" in asked.columns:
+        raise SourceError(f"{source}: {why}; its column {asked.columns['grade']} says something else")
+    return PassedOver(source, why, True)
 
 
 def _label_table(
@@ -307,7 +313,7 @@ def _without_header(raw: RawTable, scale: Scale | None, layout: KnownSet | None)
     """A table of two cells a row, photograph and grade, that has no header; every row counts."""
     if any(len(cells) != 2 for _, cells in raw.rows):
         return None
-    known = layout or known_set_of(raw.name, raw.rows[0][1])
+    known = layout or known_set_of(raw.name, raw.rows)
     table = LabelTable(raw.source, "no header, photograph and grade", Columns(0, 1), raw.rows, scale or ICDR, known)
     if known:
         table.notes.append(f"{table.name}: read as {known.title}")

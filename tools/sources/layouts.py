@@ -24,7 +24,7 @@ from tools.sources import archives
 from tools.sources.columns import Asked, Columns, find_columns, fold, split_word
 from tools.sources.folders import FolderGrades, folder_of, folder_splits, grade_folders
 from tools.sources.inventory import Inventory, named_table, read_whole, take_inventory
-from tools.sources.known_sets import KnownSet
+from tools.sources.known_sets import KnownSet, known_set_of, known_set_of_folders, other_counts
 from tools.sources.label_tables import LabelTable, PairTable, PassedOver, read_label_table
 from tools.sources.listing import Listing, Sample
 from tools.sources.matching import Matched, Names, match_tables, parts, with_ids
@@ -121,6 +121,7 @@ class _Reader:
         self.unread = list(inventory.unread)
         self.unread_tables: list[PassedOver] = []
         self.course_folder: Path | None = None
+        self.known_by_folders: KnownSet | None = None
 
     def listing(self) -> Listing:
         inventory = self.inventory
@@ -151,6 +152,7 @@ class _Reader:
         else:
             listing.samples = self._with_splits(listing.samples, matched if by_tables else Matched())
         listing.samples = self._named(listing.samples, same, pairs, names)
+        self.notes += self._other_counts(listing.samples, matched, tables)
         listing.refused = inventory.refused + listing.refused
         listing.ignored += masks + same.ignored
         listing.kept = self.reading.columns.keep
@@ -206,10 +208,11 @@ class _Reader:
         return str(self.reading.labels or self.root / raw.source)
 
     def _check_asked(self, tables: Sequence[LabelTable]) -> None:
-        """Raises SourceError where an option names a column that no table has."""
-        asked, raws = self.reading.columns, self.inventory.tables
+        """Raises SourceError where an option or a description names a column that no table has."""
+        asked, layout, raws = self.reading.columns, self.reading.layout, self.inventory.tables
+        described = layout.columns.values() if isinstance(layout, KnownSet) else ()
         headers = {fold(cell) for raw in raws for _, row in raw.rows[:ABOVE] for cell in row}
-        for name in [*asked.columns.values(), *asked.keep]:
+        for name in [*asked.columns.values(), *asked.keep, *described]:
             if fold(name) not in headers:
                 line, header = raws[0].rows[0] if raws and raws[0].rows else (1, [])
                 where = f"{self._shown(raws[0])}:{line}: " if raws else ""
@@ -225,6 +228,14 @@ class _Reader:
         if self.reading.layout == "tables" or self.reading.labels is not None or self.course_folder is not None:
             return None
         folders = dict.fromkeys(folder_of(found.source) for found in photographs)
+        self.known_by_folders = known = known_set_of_folders(name for folder in folders for name in folder.split("/"))
+        if known is not None:
+            if known.scale and self.scale is None:
+                raise SourceError(
+                    f"{self.root}: folders of {known.title}, whose scale is not ICDR; --scale {known.scale} reads them "
+                    "as they are"
+                )
+            self.notes.append(f"folders read as {known.title}")
         found = grade_folders(folders, self.scale or ICDR, insist=self.reading.layout == "folders")
         if found is None and self.reading.layout == "folders":
             raise SourceError(f"{self.root}: --layout folders, but no folders are named by grades")
@@ -388,6 +399,20 @@ class _Reader:
             ]
         return told
 
+    def _other_counts(self, samples: Sequence[Sample], matched: Matched, tables: Sequence[LabelTable]) -> list[str]:
+        """What to say of known sets whose photographs by grade are not the published ones."""
+        if self.known_by_folders is None and not any(table.known for table in tables):
+            return []
+        graded: list[tuple[KnownSet, int]] = []
+        for sample in samples:
+            known, counted = self.known_by_folders, True
+            if sample.found.source in matched.labels:
+                _, _, table, _ = matched.labels[sample.found.source]
+                known, counted = table.known, table.known is None or table.known.counts_table(table.name)
+            if known is not None and known.counts and counted and sample.grade != UNKNOWN:
+                graded.append((known, sample.grade))
+        return other_counts(graded)
+
 
 def tables_alone(folder: Path) -> tuple[str, list[LabelTable]] | None:
     """The tables of grades below a folder that has no photographs, and what they are in words; None where it has none.
@@ -461,6 +486,9 @@ def _course_tables(folder: Path) -> tuple[Path, list[LabelTable]] | None:
 
 
 def _medmnist(path: Path) -> Listing:
+    known = known_set_of(path.name, [])
+    if known is None and "mnist" in path.name.casefold():
+        raise SourceError(f"{path}: of MedMNIST's files only retinamnist.npz has grades of diabetic retinopathy")
     arrays = archives.medmnist_arrays(str(path), path.stat().st_mtime_ns)
     listing = Listing(path.parent, f"a MedMNIST file, {path.name}")
     about = path.stat()
@@ -477,4 +505,6 @@ def _medmnist(path: Path) -> Listing:
                 continue
             found = Found(source, int(images[number].nbytes), about.st_mtime_ns, about.st_ctime_ns)
             listing.samples.append(Sample(f"{split}_{number}", found, int(label), split))
+    if known is not None:
+        listing.notes += other_counts([(known, sample.grade) for sample in listing.samples])
     return listing

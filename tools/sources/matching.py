@@ -9,9 +9,9 @@ from unicodedata import normalize
 from pipeline.photos.discovery import Found, Refusal, split_suffix, unique_ids
 from pipeline.photos.photo import SUFFIXES
 from tools.sources.columns import split_in_name
-from tools.sources.label_tables import BLANK, Label, LabelTable
+from tools.sources.label_tables import Label, LabelTable
 from tools.sources.listing import Sample
-from tools.sources.scales import UNGRADABLE
+from tools.sources.scales import BLANK, UNGRADABLE
 
 Claim = tuple[LabelTable, int, list[str], str]  # table, line, cells, the id that the name gives
 

@@ -19,6 +19,10 @@ from tools.sources.matching import parts
 
 LOOKED_AT: Final = 24
 """Pairs of photographs of one name that are compared, spread over all; each costs 60 ms."""
+MASKS_LOOKED_AT: Final = 9
+"""Pictures of a folder of masks that are looked at, spread over all."""
+EMPTY: Final = 0.75
+"""Part of a mask, at least, that is background."""
 LEVELS: Final = 3
 """Colours that a mask has at most: background, and one or two kinds of lesion."""
 MASKS: Final = frozenset(
@@ -46,8 +50,7 @@ class SameNames:
 
 
 def without_masks(photographs: Sequence[Found], read: Read) -> tuple[list[Found], list[Refusal]]:
-    """The photographs less those in folders of masks: folders with a name of MASKS whose pictures have three colours at
-    most, by three of them."""
+    """The photographs less those in folders of masks: folders with a name of MASKS whose pictures look like masks."""
     by_folder: dict[str, list[Found]] = defaultdict(list)
     for found in photographs:
         by_folder[folder_of(found.source)].append(found)
@@ -60,8 +63,9 @@ def without_masks(photographs: Sequence[Found], read: Read) -> tuple[list[Found]
                 around = "/".join(path[: depth + 1])
                 if around not in known:
                     below = [f for other, its in by_folder.items() if f"{other}/".startswith(f"{around}/") for f in its]
-                    chosen = [below[at] for at in sorted({0, len(below) // 2, len(below) - 1})]
-                    known[around] = all(is_mask(read, found.source) for found in chosen)
+                    step = max(1, len(below) // MASKS_LOOKED_AT)
+                    looks = {_looks_like_mask(read, found.source) for found in below[::step]}
+                    known[around] = True in looks and False not in looks
                 if known[around]:
                     masks.add(folder)
                 break
@@ -71,13 +75,19 @@ def without_masks(photographs: Sequence[Found], read: Read) -> tuple[list[Found]
     return kept, [Refusal(f.source, "a mask, no photograph") for f in photographs if folder_of(f.source) in masks]
 
 
-def is_mask(read: Read, source: str) -> bool:
-    """Whether a picture has two or three colours, as masks of lesions have."""
+def _looks_like_mask(read: Read, source: str) -> bool | None:
+    """Whether a picture has the few colours of a mask, or is grey, nearly all background and soft at its edges; None
+    for one colour, as the mask of a lesion that is not there has."""
     try:
         image = read_photo(read(source)).image
     except (OSError, PhotoError):
         return False
-    return 1 < count_colours(image) <= LEVELS
+    colours = count_colours(image)
+    if colours <= LEVELS:
+        return True if colours > 1 else None
+    if (image != image[..., :1]).any():
+        return False
+    return int(np.bincount(image[..., 0].ravel()).max()) > EMPTY * image[..., 0].size
 
 
 def count_colours(image: np.ndarray) -> int:

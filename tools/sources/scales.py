@@ -14,6 +14,8 @@ from pipeline.grades import N_GRADES, parse_grade
 
 UNGRADABLE: Final = -2
 """Stands for "this photograph cannot be graded", which is an answer. pipeline.grades.UNKNOWN: nobody graded it."""
+BLANK: Final = -3
+"""Stands for an empty cell of a grade column; another table may have the grade."""
 
 _NUMBERED: Final = re.compile(r"\s*(?:grade|class|level|stage|dr|icdr)[\s_-]*([0-4])\s*", re.IGNORECASE | re.ASCII)
 _NUMBER_FIRST: Final = re.compile(r"(?:grade|class|level|stage)?([0-4])")
@@ -25,7 +27,7 @@ _WORDS: Final = tuple(
         rf"b?mild{_KIND}",
         rf"c?moderate{_KIND}",
         rf"d?severe{_KIND}",
-        r"e?proliferat(iv)?e(dr|diabeticretinopathy|retinopathy)?|pdr",
+        r"e?proliferat(iv)?e(dr|diabeticretinopathy|retinopathy)?|e?prodr|pdr",
     )
 )
 """Of the letters of a cell; a to e before them is how RETFound's splits keep the order of the alphabet."""

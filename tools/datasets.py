@@ -1,0 +1,94 @@
+"""What `tools datasets` says: the public data sets that are known, and all that is known of one."""
+
+import textwrap
+from typing import Final
+
+from pipeline.errors import FundusError
+from tools.sources.known_sets import KnownSet, known_sets
+
+_LABEL: Final = 12
+"""Columns of the labels before the texts."""
+
+
+def overview(width: int) -> str:
+    """All sets, one or two lines each, no line wider than `width` (at least 60)."""
+    sets = known_sets().values()
+    names = max(len(known.name) for known in sets) + 2
+    lines = ["name".ljust(names) + " graded  data set", ""]
+    for known in sets:
+        graded = f"{sum(known.counts):,}" if known.counts else "?" if known.graded else "none"
+        needs = known.command.removeprefix(KnownSet.command).strip()
+        title = f"{known.title}, read with {needs}" if needs.startswith("--scale") else known.title
+        start = f"{known.name:{names}}{graded:>7}  "
+        lines += textwrap.wrap(title, width, initial_indent=start, subsequent_indent=" " * len(start))
+    lines += [
+        "",
+        *textwrap.wrap(
+            "graded: photographs with a published grade; ?: no published numbers by grade found; none: the set has no "
+            "grades of diabetic retinopathy. `tools datasets NAME` says how a set must lie and what is wrong with it; "
+            "docs/datasets.md has the same and how to describe a set of your own.",
+            width,
+        ),
+    ]
+    return "\n".join(lines)
+
+
+def details(name: str, width: int) -> str:
+    """All that is known of a set, no line wider than `width` but for addresses. Raises FundusError where it is not
+    known."""
+    sets = known_sets()
+    if name not in sets:
+        raise FundusError(f"no data set is called {name!r}; known are {', '.join(sets)}")
+    known = sets[name]
+    rows = {
+        "from": known.home,
+        "lies": known.lies,
+        "known by": known_by(known),
+        "command": known.command,
+        "scale": scale(known),
+        "patients": known.patients,
+        "published": published(known),
+        "beware": known.wrong,
+        "checked": known.checked,
+    }
+    lines = [f"{known.name}: {known.title}", ""]
+    for label, text in rows.items():
+        start = f"{label:{_LABEL}}"
+        lines += textwrap.wrap(
+            text,
+            width,
+            initial_indent=start,
+            subsequent_indent=" " * _LABEL,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    return "\n".join(lines)
+
+
+def known_by(known: KnownSet) -> str:
+    """How its tables or folders are known, in words."""
+    told = []
+    if known.tables:
+        told.append(f"tables {', '.join(known.tables)}")
+    if known.headers:
+        told.append(f"columns {', '.join(known.headers)}")
+    if known.photographs:
+        told.append(f"names of photographs that fit {known.photographs.pattern}")
+    if known.rows:
+        told.append(f"{known.rows:,} rows at least")
+    if known.folders:
+        told.append(f"folders {', '.join(known.folders)}")
+    return "; ".join(told) or "nothing of its own: read by the usual headers and names of folders"
+
+
+def scale(known: KnownSet) -> str:
+    """Its scale, in words."""
+    if not known.graded:
+        return "none: nothing in it is a grade of diabetic retinopathy"
+    found = known.scale_of()
+    return f"{found.name}: {found.steps}" if found else "ICDR, 0 to 4"
+
+
+def published(known: KnownSet) -> str:
+    """Its published photographs by grade, in words."""
+    return known.published() if known.counts else "no numbers by grade found" if known.graded else "no grades"
