@@ -29,6 +29,7 @@ class Inventory:
     refused: list[Refusal] = field(default_factory=list)  # photographs
     unread: list[Refusal] = field(default_factory=list)  # other files, with the cure
     ours: list[Refusal] = field(default_factory=list)  # folders that this program made
+    left_out: int = 0  # files that are hidden, another program's or half downloaded
     names: dict[str, str] = field(default_factory=dict)  # source -> the photograph's name inside a Parquet file
     medmnist: list[str] = field(default_factory=list)  # MedMNIST files
 
@@ -42,7 +43,9 @@ def take_inventory(
     remote_tables: for a URL, the tables below it, which lie in `folder`; its archives are not opened.
     Raises SourceError where a table is broken.
     """
-    inventory = Inventory(list(walked.photographs), refused=list(walked.refused), ours=list(walked.ours))
+    inventory = Inventory(
+        list(walked.photographs), refused=list(walked.refused), ours=list(walked.ours), left_out=walked.left_out
+    )
     others = walked.others
     on_disk = Counter((found.source.rpartition("/")[2], found.nbytes) for found in walked.photographs)
     parts: dict[str, list[str]] = {}

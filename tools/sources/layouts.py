@@ -117,6 +117,10 @@ class _Reader:
         self.root, self.folder, self.inventory, self.reading = root, folder, inventory, reading
         self.scale = reading.scale or (reading.layout.scale_of() if isinstance(reading.layout, KnownSet) else None)
         self.notes: list[str] = [f"left out: {each.source}, {each.reason} of this program" for each in inventory.ours]
+        if inventory.left_out:
+            self.notes.append(
+                f"left out: {inventory.left_out} files that are hidden, half downloaded or another program's"
+            )
         self.warnings: list[str] = []
         self.unread = list(inventory.unread)
         self.unread_tables: list[PassedOver] = []
