@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix, precision_score
 
 from pipeline.photos.preparation import Recipe
-from trainer.evaluation.operating_point import Referral, Wish, by_bayes, choose_operating, choose_threshold
+from trainer.evaluation.operating_point import (
+    Referral,
+    Wish,
+    by_bayes,
+    choose_operating,
+    choose_threshold,
+    least_ppv,
+)
 from trainer.evaluation.weighted_metrics import Sample
 from trainer.network.metadata import About, Operating
 
@@ -17,28 +24,45 @@ from trainer.network.metadata import About, Operating
     st.lists(st.tuples(st.integers(0, 8), st.booleans()), min_size=2, max_size=40),
     st.sampled_from([1e-12, 0.5, 0.8, 0.9, 1.0]),
 )
-def test_validation_shows_what_was_wished_and_a_threshold_further_on_would_not(
-    drawn: list[tuple[int, bool]], level: float
-) -> None:
+def test_validation_shows_what_was_wished_and_most_of_the_other(drawn: list[tuple[int, bool]], level: float) -> None:
     scores, referable = np.array([score / 8 for score, _ in drawn]), np.array([sick for _, sick in drawn])
     if referable.all() or not referable.any():
         with pytest.raises(ValueError, match="of its photographs show referable"):
             choose_threshold(scores, referable, Wish())
         return
 
-    def sensitivity(threshold: float) -> float:
-        return float((scores[referable] >= threshold).mean())
+    def shown(threshold: float) -> tuple[int, int]:
+        """(referable referred, others passed)."""
+        return int((scores[referable] >= threshold).sum()), int((scores[~referable] < threshold).sum())
 
-    def specificity(threshold: float) -> float:
-        return float((scores[~referable] < threshold).mean())
+    every = [shown(threshold) for threshold in [*np.unique(scores), 2.0]]
+    for wanted, wished in (("sensitivity", 0), ("specificity", 1)):
+        threshold = choose_threshold(scores, referable, Wish(wanted, level))  # type: ignore[arg-type]
+        of = (int(referable.sum()), int((~referable).sum()))[wished]
+        fitting = [found for found in every if found[wished] >= max(level * of - 1e-9, 1)]
+        assert shown(threshold) == max(fitting, key=lambda found: (found[1 - wished], found[wished]))
+        assert not np.isclose(scores, threshold, atol=1e-3)[scores > 0].any()  # rounding moves nobody across
 
-    threshold = choose_threshold(scores, referable, Wish("sensitivity", level))
-    assert sensitivity(threshold) >= level - 1e-9
-    assert sensitivity(np.min(scores[scores >= threshold], initial=1) + 0.01) < level
-    threshold = choose_threshold(scores, referable, Wish("specificity", level))
-    assert specificity(threshold) >= level - 1e-9
-    assert specificity(np.max(scores[scores < threshold], initial=0)) < level
-    assert not np.isclose(scores, threshold, atol=1e-3)[scores > 0].any()  # rounding moves nobody across
+
+def test_at_equal_specificity_the_most_sensitive_threshold_is_chosen() -> None:
+    # Nobody healthy has more than 0.5: 0.9 of the ten ill ones would do from 0.6 on, but all of them can be had.
+    scores = np.array([0.1, 0.2, 0.5, *np.linspace(0.55, 1.0, 10)])
+    referable = np.arange(13) >= 3
+    assert choose_threshold(scores, referable, Wish("sensitivity", 0.9)) == pytest.approx(0.525)
+    assert choose_threshold(scores, referable, Wish("specificity", 0.6)) == pytest.approx(0.525)
+
+
+def test_a_ppv_of_one_is_never_bare(sample: Sample) -> None:
+    card = Referral(sample, Operating(1.0, 0.6, "sensitivity", 0.9), None).card()
+    assert least_ppv(card) is None
+    # 10 of 10 ill and none of 20 others referred: the exact interval of the specificity begins at 0.025 ** (1 / 20).
+    scores = np.repeat([0.9, 0.1], [10, 20])
+    probabilities = np.stack([1 - scores, 0 * scores, scores, 0 * scores, 0 * scores], axis=1).astype(np.float32)
+    few = Sample(np.repeat([2, 0], [10, 20]), probabilities.argmax(axis=1), probabilities, np.arange(30))
+    card = Referral(few, Operating(1.0, 0.5, "sensitivity", 0.9), None).card()
+    assert card["ppv"] == 1
+    lowest = 0.025 ** (1 / 20)
+    assert least_ppv(card) == pytest.approx((1 / 3) / (1 / 3 + (1 - lowest) * 2 / 3))
 
 
 def test_the_threshold_lies_half_way_between_two_scores() -> None:

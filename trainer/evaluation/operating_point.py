@@ -3,8 +3,9 @@
 The threshold is chosen on validation and then held fixed; it is never moved to suit the photographs it is measured on.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,25 +82,114 @@ def wished(run: RunFolder, temperature: float, wish: Wish) -> Operating:
 
 
 def choose_threshold(scores: Floats, referable: NDArray[np.bool_], wish: Wish) -> float:
-    """The threshold on scores (n,), 0 to 1, with which at least the wished share of the referable (n,) ones lies at or
-    above it, or of the others below it, and then as many of the other side as can be.
+    """The threshold on scores (n,), 0 to 1, that shows the wished sensitivity or specificity on the referable (n,) ones
+    and the others, and the most of the other of the two; of several alike, the one that shows most of the wished one.
 
     It lies half-way between two scores, so that rounding moves nobody across. Raises ValueError without both sides.
     """
     if referable.all() or not referable.any():
         which = "all" if referable.all() else "none"
         raise ValueError(f"{which} of its photographs show referable retinopathy")
-    cuts = np.unique(scores)  # cut n: refer from the n-th score on
+    cuts = np.unique(scores)  # cut n: refer from the n-th score on; the last one refers nobody
     edges = np.concatenate([[0.0], cuts, [1.0 if cuts[-1] < 1 else 2.0]])
-    of = np.sort(scores[referable if wish.wanted == "sensitivity" else ~referable])
-    need = max(1, int(np.ceil(wish.level * len(of) - 1e-9)))  # 0.55 * 100 is a little more than 55
-    if wish.wanted == "sensitivity":
-        cut = int(np.searchsorted(cuts, of[len(of) - need]))
-    else:
-        cut = int(np.searchsorted(cuts, of[need - 1])) + 1
+    at = np.append(cuts, np.inf)
+    referred = referable.sum() - np.searchsorted(np.sort(scores[referable]), at)  # of the referable, by cut
+    passed = np.searchsorted(np.sort(scores[~referable]), at)  # of the others, by cut
+    wished, rest = (referred, passed) if wish.wanted == "sensitivity" else (passed, referred)
+    need = max(1, int(np.ceil(wish.level * wished.max() - 1e-9)))  # 0.55 * 100 is a little more than 55
+    cut = max(np.flatnonzero(wished >= need).tolist(), key=lambda cut: (rest[cut], wished[cut]))
     low, high = edges[cut], edges[cut + 1]
     half = (low + high) / 2
     return float(half if half > low else high)
+
+
+class Cut(NamedTuple):
+    """What a threshold that was chosen on validation shows on the photographs measured, 0 to 1; None: not defined."""
+
+    wanted: Wanted
+    level: float
+    threshold: float
+    sensitivity: float | None
+    specificity: float | None
+    ppv: float | None
+    npv: float | None
+
+
+CUTS: Final = (
+    Wish("sensitivity", 0.80),
+    Wish("sensitivity", 0.85),
+    Wish("sensitivity", 0.90),
+    Wish("sensitivity", 0.95),
+    Wish("sensitivity", 0.98),
+    Wish("specificity", 0.90),
+    Wish("specificity", 0.95),
+)
+"""Wishes whose thresholds a report lists beside the one in use."""
+
+
+def table_of_cuts(
+    val_scores: Floats, val_referable: NDArray[np.bool_], scores: Floats, referable: NDArray[np.bool_]
+) -> list[Cut]:
+    """For each of CUTS the threshold chosen on validation (scores and truth (m,)) and what it shows here (n,); empty
+    where validation has one side alone."""
+    cuts = []
+    for wish in CUTS:
+        try:
+            threshold = choose_threshold(val_scores, val_referable, wish)
+        except ValueError:
+            return []
+        table = two_by_two(scores >= threshold, referable)
+        cuts.append(Cut(wish.wanted, wish.level, threshold, *table.shares()))
+    return cuts
+
+
+class TwoByTwo(NamedTuple):
+    """How many were referred rightly, referred wrongly, missed, and passed rightly."""
+
+    true_positive: int
+    false_positive: int
+    false_negative: int
+    true_negative: int
+
+    def shares(self) -> tuple[float | None, float | None, float | None, float | None]:
+        """Sensitivity, specificity, PPV, NPV, 0 to 1; None where nobody is there to be counted."""
+        tp, fp, fn, tn = self
+        parts = ((tp, tp + fn), (tn, tn + fp), (tp, tp + fp), (tn, tn + fn))
+        sensitivity, specificity, ppv, npv = (right / of if of else None for right, of in parts)
+        return sensitivity, specificity, ppv, npv
+
+
+def two_by_two(referred: NDArray[np.bool_], referable: NDArray[np.bool_]) -> TwoByTwo:
+    """Of (n,) decisions and (n,) truths."""
+    counts = np.bincount(2 * referable + referred, minlength=4).tolist()
+    return TwoByTwo(
+        true_positive=counts[3], false_positive=counts[1], false_negative=counts[2], true_negative=counts[0]
+    )
+
+
+def by_worse_eye(
+    patients: NDArray[np.str_], referred: NDArray[np.bool_], referable: NDArray[np.bool_]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Decisions and truths (m,) of m patients from those of their photographs (n,): one that is referred, or referable,
+    makes the patient so."""
+    of, who = np.unique(patients, return_inverse=True)
+    decided, true = np.zeros(len(of), bool), np.zeros(len(of), bool)
+    np.logical_or.at(decided, who, referred)
+    np.logical_or.at(true, who, referable)
+    return decided, true
+
+
+def least_ppv(card: Mapping[str, Any]) -> float | None:
+    """What the interval of the specificity still allows a PPV of 1 to be, at the card's prevalence; None for a PPV
+    below 1, and where no interval is known.
+
+    A handful of photographs without a false referral is no proof that there are none.
+    """
+    interval = card["intervals"]["specificity"]
+    if card["ppv"] != 1 or not interval or not card["sensitivity"]:
+        return None
+    sensitivity, specificity = np.array([card["sensitivity"]]), np.array([interval[0]])
+    return float(by_bayes(sensitivity, specificity, card["prevalence"])[0][0])
 
 
 class Referral:

@@ -30,6 +30,7 @@ from trainer.reporting.narrative import (
     verdict,
 )
 from trainer.reporting.page import inline_svg, render
+from trainer.reporting.referral import missed_severe, referral
 
 SECTIONS = (
     ("results", "Results"),
@@ -99,6 +100,7 @@ def describe(measured: Measured) -> dict[str, Any]:
         "reading": reading(measured.about.cuts),
         "scaling": scaling(metrics["calibration"]["temperature"]) if metrics["calibration"] else "",
         "patient": metrics["patient"],
+        "referral": referral(measured),
         "no_image": no_image,
         "referable": sum(metrics["grades"][REFERABLE:]),
         "baseline_words": f"{100 * no_image['majority']['accuracy']:.1f} % without looking" if no_image else "",
@@ -117,10 +119,10 @@ def describe(measured: Measured) -> dict[str, Any]:
 def shown_photographs(measured: Measured) -> dict[str, Any]:
     """What needs the photographs: gallery and subgroups; empty without the cache."""
     if measured.cache is None:
-        return {"worst": [], "sure": [], "subgroups": {}}
+        return {"worst": [], "sure": [], "missed": [], "subgroups": {}}
     known = measured.predictions
     patients = patients_of(measured.cache.manifest, known["id"])
-    chosen = {"worst": worst_mistakes(known), "sure": surest_right(known)}
+    chosen = {"worst": worst_mistakes(known), "sure": surest_right(known), "missed": missed_severe(measured)}
     return {
         **{name: pictures(measured.cache, measured.model, measured.about, rows) for name, rows in chosen.items()},
         "subgroups": subgroups(measured.cache, known, patients, measured.operating),

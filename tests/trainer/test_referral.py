@@ -1,0 +1,81 @@
+"""The referral's tables against scikit-learn and arithmetic written out."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import confusion_matrix
+
+from trainer.evaluation.operating_point import by_worse_eye, table_of_cuts, two_by_two
+from trainer.network.metadata import Operating
+from trainer.reporting.measured import Measured
+from trainer.reporting.referral import missed_severe, referral
+
+
+@pytest.fixture
+def measured(tmp_path: Path) -> Measured:
+    """200 photographs of 100 patients, both eyes each; the score is the truth with noise."""
+    random = np.random.default_rng(0)
+    grades = random.choice(5, 200, p=(0.6, 0.1, 0.15, 0.08, 0.07))
+    score = np.clip(grades / 4 + random.normal(0, 0.25, 200), 0.01, 0.99).astype(np.float32)
+    table = pd.DataFrame(
+        {"id": [f"{n // 2}_{'left' if n % 2 else 'right'}" for n in range(200)], "grade": grades, "predicted": 0}
+        | {"p0": 1 - score, "p1": 0.0, "p2": score, "p3": 0.0, "p4": 0.0}
+    )
+    manifest = pd.DataFrame({"id": table["id"], "patient": [str(n // 2) for n in range(200)]})
+    operating = Operating(1.0, 0.5, "sensitivity", 0.9)
+    run = SimpleNamespace(
+        read_predictions=lambda split: table, metrics=lambda split: tmp_path, read_json=lambda path: {}
+    )
+    card = {"ppv": 0.5, "intervals": {"specificity": None}}
+    return SimpleNamespace(  # type: ignore[return-value]
+        predictions=table,
+        operating=operating,
+        cache=SimpleNamespace(manifest=manifest),
+        metrics={"operating": card},
+        run=run,
+        config=SimpleNamespace(cache_digest=None),
+    )
+
+
+def test_the_two_by_two_tables_are_scikit_learns(measured: Measured) -> None:
+    by_patient, by_photograph = referral(measured)["tables"]
+    table = measured.predictions
+    truth, referred = table["grade"] >= 2, table["p2"] >= 0.5
+    tn, fp, fn, tp = confusion_matrix(truth, referred).ravel()
+    found = [by_photograph[name] for name in ("true_negative", "false_positive", "false_negative", "true_positive")]
+    assert found == [tn, fp, fn, tp]
+    patients = table["id"].str.partition("_")[0]
+    tn, fp, fn, tp = confusion_matrix(truth.groupby(patients).any(), referred.groupby(patients).any()).ravel()
+    found = [by_patient[name] for name in ("true_negative", "false_positive", "false_negative", "true_positive")]
+    assert found == [tn, fp, fn, tp]
+    assert sum(found) == 100
+
+
+def test_missed_eyes_are_counted_by_grade_and_the_severe_ones_shown(measured: Measured) -> None:
+    table = measured.predictions
+    missed = table[(table["grade"] >= 2) & (table["p2"] < 0.5)]
+    assert {row["grade"][0]: row["missed"] for row in referral(measured)["missed"]} == {
+        str(grade): int((missed["grade"] == grade).sum()) for grade in (2, 3, 4)
+    }
+    shown = missed_severe(measured)
+    assert set(shown["id"]) == set(missed["id"][missed["grade"] >= 3])
+    assert shown["p2"].is_monotonic_increasing
+
+
+def test_other_thresholds_are_chosen_on_validation_and_measured_here() -> None:
+    val, here = np.array([0.1, 0.3, 0.6, 0.8, 0.9]), np.array([0.2, 0.55, 0.7, 0.95])
+    cuts = table_of_cuts(val, np.array([False, False, True, True, True]), here, np.array([False, True, False, True]))
+    assert [cut.threshold for cut in cuts] == pytest.approx([0.45] * 7)  # tells validation apart, whatever is wished
+    assert (cuts[0].sensitivity, cuts[0].specificity, cuts[0].ppv, cuts[0].npv) == (1.0, 0.5, 2 / 3, 1.0)
+    assert table_of_cuts(val, np.zeros(5, bool), here, np.ones(4, bool)) == []
+
+
+def test_one_referred_eye_refers_the_patient() -> None:
+    patients = np.array(["a", "a", "b", "b", "c"])
+    decided, true = by_worse_eye(
+        patients, np.array([False, True, False, False, True]), np.array([True, False, False, True, False])
+    )
+    assert two_by_two(decided, true) == (1, 1, 1, 0)  # a rightly, c wrongly, b missed

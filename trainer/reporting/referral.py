@@ -1,0 +1,75 @@
+"""The referral in numbers that a reviewer asks for: two-by-two tables, missed eyes, thresholds."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.cache.splits import patients_of
+from pipeline.errors import RunError
+from pipeline.grades import GRADES, REFERABLE
+from trainer.evaluation.metrics import graded
+from trainer.evaluation.operating_point import by_worse_eye, least_ppv, table_of_cuts, two_by_two
+from trainer.kinds import PROBABILITIES
+from trainer.network.decision import p_referable
+from trainer.reporting.gallery import WORST, confidence
+from trainer.reporting.measured import Measured
+
+SEVERE = 3
+"""From this grade on a missed eye is listed by itself."""
+
+
+def referral(measured: Measured) -> dict[str, Any]:
+    """What the page's section on referral shows besides the operating card."""
+    known, operating = measured.predictions, measured.operating
+    scores, truth = _scores(known), (known["grade"] >= REFERABLE).to_numpy()
+    if operating is None:
+        return {"tables": [], "cuts": [], "missed": [], "least_ppv": None}
+    referred = scores >= operating.threshold
+    tables = [{"what": "photographs", **two_by_two(referred, truth)._asdict()}]
+    if measured.cache is not None:
+        patients = patients_of(measured.cache.manifest, known["id"]).to_numpy(str)
+        table = two_by_two(*by_worse_eye(patients, referred, truth))
+        tables.insert(0, {"what": "patients, the worse eye decides", **table._asdict()})
+    return {
+        "tables": tables,
+        "cuts": _cuts(measured, scores, truth),
+        "missed": [
+            {
+                "grade": f"{grade} {GRADES[grade]}",
+                "photographs": int((known["grade"] == grade).sum()),
+                "missed": int(((known["grade"] == grade) & ~referred).sum()),
+            }
+            for grade in range(REFERABLE, len(GRADES))
+        ],
+        "least_ppv": least_ppv(measured.metrics["operating"]),
+    }
+
+
+def missed_severe(measured: Measured) -> pd.DataFrame:
+    """The severe and proliferative photographs below the threshold, the least suspected first, at most WORST."""
+    known, operating = measured.predictions, measured.operating
+    if operating is None:
+        return known.iloc[:0].assign(sure=[])
+    scores = _scores(known)
+    missed = np.flatnonzero((known["grade"].to_numpy() >= SEVERE) & (scores < operating.threshold))
+    chosen = known.iloc[missed[np.argsort(scores[missed], kind="stable")][:WORST]]
+    return chosen.assign(sure=confidence(chosen))
+
+
+def _scores(predictions: pd.DataFrame) -> Any:
+    return p_referable(predictions[list(PROBABILITIES)].to_numpy(np.float32))
+
+
+def _cuts(measured: Measured, scores: Any, truth: Any) -> list[dict[str, Any]]:
+    """Thresholds chosen on validation and what they show here; none where validation's predictions are not at hand, or
+    are of another cache than the run's own."""
+    run = measured.run
+    try:
+        val = graded(run.read_predictions("val"))
+        if run.read_json(run.metrics("val")).get("cache") != measured.config.cache_digest:
+            return []
+    except RunError:
+        return []
+    found = table_of_cuts(_scores(val), (val["grade"] >= REFERABLE).to_numpy(), scores, truth)
+    return [cut._asdict() for cut in found]
