@@ -1,8 +1,9 @@
 """The `trainer` command. Bodies import what they need when they run: `--help` answers at once."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 from click.core import ParameterSource
@@ -75,6 +76,19 @@ class SayingOnce(GuardedGroup):
 @click.version_option(package_name="fundus-grading")
 def main() -> None:
     """Train ResNets to grade diabetic retinopathy, and measure them."""
+
+
+def _asked(context: click.Context, settings: Mapping[str, Any]) -> tuple[FitConfig, dict[str, Any]]:
+    """The settings of a training as asked for, and those among them that were given."""
+    given = {
+        name: value
+        for name, value in settings.items()
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT
+    }
+    try:
+        return FitConfig(**{**RECIPES.get(settings["recipe"], {}), **given}), given
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
 
 
 @main.command()
@@ -165,12 +179,7 @@ def fit(context: click.Context, /, run: Path | None, resume: bool, find_lr: bool
     """Train on a cache, keep one epoch's weights, measure them on test."""
     if find_lr and (resume or run):
         raise click.UsageError(f"--find-lr trains no run; leave out {'--resume' if resume else '--run'}")
-    given = {name: value for name, value in settings.items()
-             if context.get_parameter_source(name) is not ParameterSource.DEFAULT}  # fmt: skip
-    try:
-        asked = FitConfig(**{**RECIPES.get(settings["recipe"], {}), **given})
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
+    asked, given = _asked(context, settings)
 
     from trainer.commands import fit as launch
     from trainer.distributed.process_group import from_first, joined, world
@@ -192,6 +201,28 @@ def fit(context: click.Context, /, run: Path | None, resume: bool, find_lr: bool
         figures = (finished.accuracy_figure, finished.confusion_figure("test"))
         drawn = ", ".join(figure.name for figure in figures if figure.exists())
         click.echo(f"results: {finished.path}/ ({drawn}, ...)")
+
+
+NOT_OF_FOLDS: Final = ("run", "resume", "find_lr")
+
+
+@main.command(params=[option for option in fit.params if option.name not in NOT_OF_FOLDS])
+@click.option("--folds", "count", type=click.IntRange(2, 100), default=5, help="How many; each is test once.")
+@click.option("--split", type=click.Choice(["train-val", "all"]), default="train-val",
+              help="all: the photographs of test are folded in too. train-val: they stay closed.")  # fmt: skip
+@click.option("--run", type=OutputPlace(), default=Path("runs/folds"), help="Folder of the runs, one a fold.")
+@click.pass_context
+def folds(context: click.Context, /, run: Path, count: int, split: str, **settings: Any) -> None:
+    """Cross-validate: train a run for each fold of the patients, and measure all photographs by networks that have not
+    seen them. Takes every option of fit; the same command goes on after an interruption."""
+    asked, given = _asked(context, settings)
+
+    from trainer.commands.folds import folds as cross_validate
+    from trainer.distributed.process_group import joined
+    from trainer.network.device import choose_device
+
+    with joined(choose_device(asked.device)):
+        cross_validate(asked, given, count, run, whole=split == "all")
 
 
 @main.command()

@@ -24,9 +24,16 @@ _BLOCK: Final = 128
 """Rounds at once: 7,026 photographs then need 60 MB, and more at once is no faster."""
 
 
-def bootstrap(patients: int, measure: Callable[[Floats], Figures], rounds: int = ROUNDS, seed: int = 0) -> Figures:
+def bootstrap(
+    patients: int,
+    measure: Callable[[Floats], Figures],
+    rounds: int = ROUNDS,
+    seed: int = 0,
+    strata: NDArray[np.int64] | None = None,
+) -> Figures:
     """Figures of `rounds` resamples; the same arguments give the same numbers.
 
+    strata (patients,): groups that patients are drawn within, each as large in a resample as it is.
     `measure` takes weights (patients, block), how often each patient was drawn in each round of a block, and gives the
     figures of these rounds.
     """
@@ -34,10 +41,20 @@ def bootstrap(patients: int, measure: Callable[[Floats], Figures], rounds: int =
     blocks = []
     for start in range(0, rounds, _BLOCK):
         width = min(_BLOCK, rounds - start)
-        drawn = random.integers(patients, size=(patients, width))
+        drawn = _drawn(random, patients, width, strata)
         cells = (drawn * width + np.arange(width)).ravel()
         blocks.append(measure(np.bincount(cells, minlength=patients * width).reshape(patients, width).astype(float)))
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+
+def _drawn(
+    random: np.random.Generator, patients: int, width: int, strata: NDArray[np.int64] | None
+) -> NDArray[np.int64]:
+    """(patients, width) numbers of patients, drawn with replacement."""
+    if strata is None:
+        return random.integers(patients, size=(patients, width))
+    groups = [np.flatnonzero(strata == group) for group in np.unique(strata)]
+    return np.concatenate([group[random.integers(len(group), size=(len(group), width))] for group in groups])
 
 
 def interval(value: float, resampled: Floats, patients: int | None = None) -> Interval | None:

@@ -38,7 +38,7 @@ class Wish:
 
 
 _HAS, _REFERRED = np.divmod(np.arange(4), 2)
-_SHARES: Final[dict[str, Masks]] = {
+REFERRAL_SHARES: Final[dict[str, Masks]] = {
     "sensitivity": ((_HAS & _REFERRED) == 1, _HAS == 1),
     "specificity": ((_HAS | _REFERRED) == 0, _HAS == 0),
     "ppv": ((_HAS & _REFERRED) == 1, _REFERRED == 1),
@@ -203,7 +203,7 @@ class Referral:
 
     def figures(self, weights: Floats) -> Figures:
         """(rounds,) each, from weights (patients, rounds)."""
-        found = shares(weights.T @ self._tally, _SHARES)
+        found = shares(weights.T @ self._tally, REFERRAL_SHARES)
         if self.prevalence is not None:
             elsewhere = by_bayes(found["sensitivity"], found["specificity"], self.prevalence)
             found |= dict(zip(("ppv_elsewhere", "npv_elsewhere"), elsewhere, strict=True))
@@ -214,7 +214,7 @@ class Referral:
         resampled = bootstrap(self.sample.n_patients, self.figures)
         values = self.figures(self.sample.equal_weights)
         plain = {name: plain_value(value[0]) for name, value in values.items()}
-        limits = intervals(values, resampled, patients_behind(self._tally, _SHARES))
+        limits = intervals(values, resampled, patients_behind(self._tally, REFERRAL_SHARES))
         at_prevalence = None
         if self.prevalence is not None:
             at_prevalence = {

@@ -1,0 +1,84 @@
+"""Folds of a cache for cross-validation: each an ordinary cache with other splits and the same shards."""
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+
+import pandas as pd
+
+from pipeline.cache.cache import Cache
+from pipeline.cache.index import ATTRIBUTES, MANIFEST, REJECTS, CacheIndex
+from pipeline.cache.manifest import Row, manifest_csv
+from pipeline.cache.shards import shard_name
+from pipeline.cache.splits import SHARES, draw_sides, patients_of
+from pipeline.errors import CacheError
+from pipeline.grades import UNKNOWN
+from pipeline.storage.artifacts import INDEX, SHARDS
+from pipeline.storage.atomic import write_whole
+from pipeline.storage.paths import sha256_of
+
+
+def fold_splits(manifest: pd.DataFrame, folds: int, seed: int, *, whole: bool = False) -> list["pd.Series[str]"]:
+    """For each of K folds a column of splits (rows,): test is the fold, val an eighth of the other patients.
+
+    Patients are drawn, stratified by the worst grade of their photographs. Photographs of test take no part unless
+    `whole`; neither do those without a grade or a split.
+
+    Raises CacheError where there are fewer patients than folds.
+    """
+    pool = (manifest["grade"] != UNKNOWN) & manifest["split"].isin(["train", "val", *(["test"] if whole else [])])
+    patients = patients_of(manifest, manifest["id"])
+    worst: dict[str, int] = {}
+    for patient, grade in zip(patients[pool], manifest["grade"][pool], strict=True):
+        worst[patient] = max(grade, worst.get(patient, 0))
+    if len(worst) < 2 * folds:
+        raise CacheError(f"{len(worst)} patients are too few for {folds} folds: each needs two at least")
+    fold_of = draw_sides(worst, {str(fold): 1 / folds for fold in range(folds)}, seed, {})
+    shares = {side: SHARES[side] / (SHARES["train"] + SHARES["val"]) for side in ("train", "val")}
+    columns = []
+    for fold in range(folds):
+        others = {patient: grade for patient, grade in worst.items() if fold_of[patient] != str(fold)}
+        side = draw_sides(others, shares, seed, {}) | dict.fromkeys(worst.keys() - others.keys(), "test")
+        columns.append(patients.map(side).where(pool, "").fillna(""))
+    return columns
+
+
+def write_fold(cache: Cache, folder: Path, splits: "pd.Series[str]", name: str) -> Path:
+    """Makes `folder` the cache with those splits (rows,); its shards are links to those of `cache`. One that is there
+    already stays.
+
+    name: what cache.json says of how the splits were drawn.
+    Raises CacheError where the cache lies behind a URL or the folder cannot be written.
+    """
+    if not isinstance(cache.path, Path):
+        raise CacheError(f"{cache.path}: folds are made of a cache on this machine; copy it here first")
+    manifest = manifest_csv(Row(*row) for row in cache.manifest.assign(split=splits).itertuples(index=False, name=None))
+    digest = sha256(manifest).hexdigest()
+    index = replace(cache.index, split=name, manifest=digest, copies=0)
+    try:
+        if (folder / INDEX).exists() and CacheIndex.read(folder) == index and sha256_of(folder / MANIFEST) == digest:
+            return folder
+        (folder / SHARDS).mkdir(parents=True, exist_ok=True)
+        (folder / INDEX).unlink(missing_ok=True)
+        _link([f"{SHARDS}/{shard_name(number)}" for number in range(len(index.shards))], cache.path, folder)
+        for kept in (REJECTS, *([ATTRIBUTES] if index.attributes else [])):
+            shutil.copyfile(cache.path / kept, folder / kept)
+        with write_whole(folder / MANIFEST) as file:
+            file.write(manifest)
+        index.write(folder)
+    except OSError as error:
+        raise CacheError(f"{folder}: cannot be written ({error.strerror})") from error
+    return folder
+
+
+def _link(names: Sequence[str], source: Path, folder: Path) -> None:
+    """Hard links, which take no room and survive a move of the cache; copies where the file system has none."""
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+        try:
+            os.link(source / name, folder / name)
+        except OSError:
+            shutil.copyfile(source / name, folder / name)
