@@ -95,7 +95,7 @@ def _of_tables(layout: str, tables: list[LabelTable]) -> tuple[pd.DataFrame, lis
             samples.append(Sample(name, Found(name, 0, 0, 0), grade, split, label.patient, label.eye))
     if len({sample.split for sample in samples}) == 1:
         samples = [sample._replace(split="") for sample in samples]
-    samples, _ = with_patients(samples, None, {})
+    samples = with_patients(samples, None, {}).samples
     places = {sample.id: place for sample, place in zip(samples, _as_they_stand(samples), strict=True)}
     found = _table(samples, places)
     contradicting = int((found.groupby("id")["grade"].nunique() > 1).sum())

@@ -23,8 +23,8 @@ def check_cache(path: Path | Url) -> tuple[list[str], int]:
     problems = verify_files(path, index)
     try:
         cache = open_cache(path)
-    except CacheError:
-        return problems, 0  # the damaged manifest is named already
+    except CacheError as error:
+        return problems or [error.message], 0  # a damaged manifest is named already
     grades: dict[str, int] = {}
     for shard in range(len(index.shards)):
         with suppress(CacheError):  # named already

@@ -178,7 +178,7 @@ def preprocess(
     say_listing(listing)
     recipe = Recipe(size, quality, enhance)
     settings = Settings(
-        split if reading.split_table is None else reading.split_table.name,
+        split if reading.split_table is None else f"table {reading.split_table.name}",
         split_seed,
         keep_blank,
         workers,

@@ -21,19 +21,20 @@ PATIENT_PATTERN: Final = r"^(?P<patient>.+)_(?P<eye>left|right)$"
 
 def parse_patient(id: str, pattern: re.Pattern[str]) -> tuple[str, str]:
     """(patient, eye) from an id: the pattern's groups `patient` (or its first) and `eye`, searched in the last part of
-    the id without an image suffix. An id that does not match is a patient of its own, with no known eye. What the
-    group `eye` finds is not translated: it may be OD.
+    the id without an image suffix, then in the whole id. An id that does not match is a patient of its own, with no
+    known eye. What the group `eye` finds is not translated: it may be OD.
 
     >>> parse_patient("train/17_left", re.compile(PATIENT_PATTERN))
     ('17', 'left')
     """
     name = id.rpartition("/")[2]
     stem, dot, suffix = name.rpartition(".")
-    match = pattern.search(stem if f"{dot}{suffix}".lower() in SUFFIXES else name)
+    match = pattern.search(stem if f"{dot}{suffix}".lower() in SUFFIXES else name) or pattern.search(id)
     if match is None:
         return id, ""
-    groups = match.groupdict()
-    return groups.get("patient") or match[1], groups.get("eye") or ""
+    groups, eye = match.groupdict(), pattern.groupindex.get("eye")
+    first = next((match[number] for number in range(1, pattern.groups + 1) if number != eye), None)
+    return groups.get("patient") or first or id, groups.get("eye") or ""
 
 
 def draw_sides(
@@ -69,9 +70,8 @@ def draw_sides(
 
 def told_patients(manifest: pd.DataFrame) -> "pd.Series[bool]":
     """For each row, whether something tells whose photograph it is: its patient is not the photograph's own id, or has
-    another photograph, or its eye is known."""
-    alone = ~manifest["patient"].duplicated(keep=False)
-    return ~((manifest["patient"] == manifest["id"]) & alone & (manifest["eye"] == ""))
+    another photograph."""
+    return (manifest["patient"] != manifest["id"]) | manifest["patient"].duplicated(keep=False)
 
 
 class Leak(NamedTuple):

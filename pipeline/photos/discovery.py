@@ -38,6 +38,7 @@ class Walked(NamedTuple):
     refused: list[Refusal]  # unread
     ours: list[Refusal]  # folders that this program made, and what they are: they hold no photographs of eyes
     others: list[Found]  # regular files that are no photographs
+    links: list[Refusal]  # to files that are no photographs, not followed
     left_out: int = 0  # files that are hidden, another program's or half downloaded
 
 
@@ -52,6 +53,7 @@ def walk(src: Path, follow_links: bool = False) -> Walked:
     refused: list[Refusal] = []
     ours: list[Refusal] = []
     others: list[Found] = []
+    links: list[Refusal] = []
     left_out = 0
     visited: set[str] = set()
 
@@ -68,14 +70,13 @@ def walk(src: Path, follow_links: bool = False) -> Walked:
             return
         for entry in entries:
             source = f"{below}{entry.name}"
-            if is_left_out(entry.name):
+            if is_left_out(entry.name, folder=entry.is_dir(follow_symlinks=False)):
                 left_out += 1
                 continue
             named = split_suffix(entry.name)[1].lower() in SUFFIXES
             if entry.is_symlink() and not follow_links and leads_out(entry.path, src):
-                refused.append(
-                    Refusal(source, f"a link that leads out of {src}; --follow-links reads what it leads to")
-                )
+                why = f"a link that leads out of {src}; --follow-links reads what it leads to"
+                (refused if named or entry.is_dir() else links).append(Refusal(source, why))
                 continue
             try:
                 about = entry.stat()
@@ -96,13 +97,19 @@ def walk(src: Path, follow_links: bool = False) -> Walked:
                 refused.append(Refusal(source, "not a regular file"))
 
     visit(src, "")
-    return Walked(photographs, refused, ours, others, left_out)
+    return Walked(photographs, refused, ours, others, links, left_out)
 
 
-def is_left_out(name: str) -> bool:
+def is_left_out(name: str, *, folder: bool = False) -> bool:
     """Whether a file or folder of this name is none of ours to look at: hidden, another program's, half downloaded."""
     hidden = name.startswith(".") and name not in (".", "..")
-    return hidden or name in _JUNK or name.endswith(_UNFINISHED)
+    return hidden or name in _JUNK or (not folder and name.endswith(_UNFINISHED))
+
+
+def path_left_out(path: str) -> bool:
+    """Whether a file's path, with slashes, is none of ours to look at: by one of its folders, or by its own name."""
+    *folders, name = path.split("/")
+    return is_left_out(name) or any(is_left_out(folder, folder=True) for folder in folders)
 
 
 def plain_id(source: str) -> str:

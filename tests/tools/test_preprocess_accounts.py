@@ -171,10 +171,10 @@ def test_splits_of_a_table(eyes: Path, tmp_path: Path) -> None:
 def test_copies_across_splits_are_said_whatever_the_names_tell(tmp_path: Path) -> None:
     src = tmp_path / "src"
     for split, numbers in (("train", range(8)), ("test", range(100, 104))):
-        (src / split / "0").mkdir(parents=True)
-        (src / split / "1").mkdir()
+        for grade in "012":
+            (src / split / grade).mkdir(parents=True)
         for number in numbers:
-            drawn_eye(number, (256, 192)).save(src / split / str(number % 2) / f"{number}_left.jpg", quality=92)
+            drawn_eye(number, (256, 192)).save(src / split / str(number % 3) / f"{number}_left.jpg", quality=92)
     copied = ImageEnhance.Brightness(drawn_eye(3, (256, 192))).enhance(1.15).resize((200, 150))
     copied.save(src / "test/1/777_left.jpg", quality=85)
     mirrored = drawn_eye(4, (256, 192)).transpose(0)  # left to right

@@ -23,6 +23,8 @@ from pipeline.storage.atomic import sync_folder
 from pipeline.storage.paths import sha256_of
 from tools.sources.listing import Listing, Sample
 
+FEW: Final = 5
+"""Photographs all of which must have changed for a set to be called another."""
 IGNORED: Final = "ignored: "
 """Begins the reason of a photograph that nobody asked for."""
 LABEL: Final = "label: "
@@ -105,14 +107,27 @@ class Previous:
                 "grades, or "
                 "another --out"
             )
-        sources = {row.source for row in self.rows.values()}
-        known = any(sample.id in self.rows or sample.found.source in sources for sample in listing.samples)
-        if not known and not any(refusal.source in sources for refusal in listing.refused + listing.ignored):
-            first = min(sources)
+        by_source = {row.source: row for row in self.rows.values()}
+        found = [sample.found for sample in listing.samples]
+        shared = [each for each in found if each.source in by_source]
+        changed = sum(each.nbytes != by_source[each.source].source_bytes for each in shared)
+        known = shared or any(sample.id in self.rows for sample in listing.samples)
+        known = known or any(refusal.source in by_source for refusal in listing.refused + listing.ignored)
+        if not known or (len(shared) >= FEW and changed == len(shared)):
+            first = min(by_source)
+            what = f"{len(shared)} photographs have these names and are others" if known else "none of them is there"
             raise SourceError(
-                f"{self.folder} is the cache of another data set: {listing.root} has none of its {len(sources):,} "
-                f"photographs (e.g. {first}). Give another --out, or remove the cache first"
+                f"{self.folder} is the cache of another data set, of {len(by_source):,} photographs such as {first}: "
+                "below "
+                f"{listing.root} {what}. Give another --out, or remove the cache first"
             )
+
+    def forgotten(self, listing: Listing) -> list[str]:
+        """What to say where the options that decide what a cache says of its photographs are others than before."""
+        if self.index is None or not self.rows or self.index.options == listing.options:
+            return []
+        before, now = (shlex.join(options) or "no options" for options in (self.index.options, listing.options))
+        return [f"{self.folder} was made with {before}, and is now with {now}"]
 
     def losses(self) -> list[str]:
         """What a manifest that cannot be made anew has lost, if anything."""

@@ -91,6 +91,7 @@ def preprocess(
         try:
             previous = Previous.read(out)
             previous.check_replaced(listing)
+            forgotten = previous.forgotten(listing)
             count = shard_count(len(listing.samples))
             wanted: dict[int, list[Sample]] = {shard: [] for shard in range(count)}
             for sample in sorted(listing.samples, key=lambda sample: sort_key(sample.id)):
@@ -148,7 +149,7 @@ def preprocess(
             changed = _finish(out, replace(index, copies=copies), files, previous, began_ns) or bool(groups)
             encoded = sum(part.encoded for part in built)
             seconds = time.perf_counter() - began
-            return Outcome(rows, refused, encoded, seconds, changed, notes, copies, shown)
+            return Outcome(rows, refused, encoded, seconds, changed, forgotten + notes, copies, shown)
         except OSError as error:
             raise CacheError(
                 f"{out}: cannot be written ({error.strerror}); the same command goes on from there"

@@ -1,6 +1,8 @@
 """What `tools preprocess` says: the layout, what was refused, and how the numbers add up."""
 
+from collections import Counter
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 
 import click
@@ -22,12 +24,12 @@ def say_listing(listing: Listing) -> None:
     click.echo(f"layout: {listing.layout}")
     if listing.scale.codes:
         click.echo(f"scale: {listing.scale.name}, {listing.scale.title}")
-    for note in listing.notes[:SHOWN]:
+    for note in [*listing.notes, *listing.row_notes[:SHOWN]]:
         click.echo(f"  note: {note}")
-    _more(len(listing.notes))
+    _more(len(listing.row_notes))
     for warning in listing.warnings:
         click.secho(f"WARNING: {warning}", fg="red")
-    _say_some("files not read", listing.unread)
+    _say_unread(listing.unread)
     _say_some("rows without a photograph to use", listing.rows)
     _say_some("photographs ignored", listing.ignored)
 
@@ -95,6 +97,17 @@ def leak_lines(table: pd.DataFrame, copies: int = 0) -> list[str]:
             "--patient-pattern)"
         ]
     return [f"leak: none, no patient of the {n:,} test photographs is in train"]
+
+
+def _say_unread(unread: Sequence[Refusal]) -> None:
+    """Every reason once, with the kinds of files and one of them."""
+    if unread:
+        click.echo(f"files not read: {len(unread)}")
+    for reason, group in groupby(sorted(unread, key=lambda each: each.reason), key=lambda each: each.reason):
+        sources = [each.source for each in group]
+        kinds = Counter(Path(source).suffix.lower() or "no suffix" for source in sources)
+        more = f" and {len(sources) - 1} more ({', '.join(f'{n} {kind}' for kind, n in kinds.most_common())})"
+        click.echo(f"  {sources[0]}{more if len(sources) > 1 else ''}: {reason}")
 
 
 def _say_some(title: str, refusals: Sequence[Refusal]) -> None:

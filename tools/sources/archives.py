@@ -12,9 +12,10 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from pipeline.errors import SourceError
-from pipeline.photos.discovery import Found, Refusal, is_left_out, split_suffix
+from pipeline.photos.discovery import Found, Refusal, path_left_out, split_suffix
 from pipeline.photos.photo import SUFFIXES, sniff
 from tools.sources import tables
+from tools.sources.columns import eye_in_name
 from tools.sources.tables import NoTable, RawTable
 
 LARGEST_MEMBER: Final = 1_000_000_000
@@ -42,10 +43,18 @@ def read_zip(path: Path, source: str) -> Inside:
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         inside.unread.append(Refusal(source, f"not a ZIP that can be read ({error}); unpack it, or load it down again"))
         return inside
+    names: set[str] = set()
     for member in sorted(members, key=lambda each: each.filename.split("/")):
-        name = f"{source}#{member.filename}"
-        if any(map(is_left_out, member.filename.split("/"))):
+        within = member.filename.replace("\\", "/")
+        name = f"{source}#{within}"
+        if path_left_out(within):
             continue
+        if name in names:
+            inside.unread.append(
+                Refusal(name, "a second member of the same name: unpack the archive, and name it anew")
+            )
+            continue
+        names.add(name)
         suffix = split_suffix(member.filename)[1].lower()
         if member.flag_bits & 1:
             inside.unread.append(Refusal(name, "encrypted: unpack the archive with its password"))
@@ -55,7 +64,7 @@ def read_zip(path: Path, source: str) -> Inside:
             inside.photographs.append(Found(name, member.file_size, about.st_mtime_ns, about.st_ctime_ns))
         elif suffix in tables.SUFFIXES:
             try:
-                inside.tables.append(tables.read_raw(name, read_zipped(path, member.filename)))
+                inside.tables.extend(tables.read_raw(name, read_zipped(path, member.filename)))
             except (NoTable, OSError) as error:
                 inside.unread.append(Refusal(name, str(error)))
         elif suffix in (".zip", ".parquet", ".npz"):
@@ -72,7 +81,9 @@ def read_zip(path: Path, source: str) -> Inside:
 def read_zipped(path: Path, member: str, size: int = -1) -> bytes:
     """The bytes of a ZIP's member, or its first `size`. Raises OSError where they cannot be read."""
     try:
-        with _zip(os.getpid(), str(path), path.stat().st_mtime_ns).open(member) as file:
+        archive = _zip(os.getpid(), str(path), path.stat().st_mtime_ns)
+        own = member if member in archive.NameToInfo else member.replace("/", "\\")  # as old programs on Windows write
+        with archive.open(own) as file:
             return file.read(size)
     except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError, NotImplementedError, ValueError) as error:
         raise OSError(f"damaged in its archive: {error}") from error
@@ -96,36 +107,42 @@ def read_parquet(path: Path, source: str) -> Inside:
     try:
         file = pyarrow.parquet.ParquetFile(path)
         schema = file.schema_arrow
-        pictures = next((field.name for field in schema if _has_bytes(field.type)), None)
-        others = [field.name for field in schema if field.name != pictures and _is_plain(field.type)]
+        pictures = _picture_columns(schema)
+        others = [field.name for field in schema if field.name not in pictures and _is_plain(field.type)]
         columns = {name: _spelled(schema, name, file.read(columns=[name])[name].to_pylist()) for name in others}
-        names = _names_inside(file, pictures) if pictures else []
+        names = {column: _names_inside(file, column) for column in pictures}
     except (OSError, pyarrow.ArrowException) as error:
         inside.unread.append(Refusal(source, f"not a Parquet file that can be read ({error})"))
         return inside
     count, about = file.metadata.num_rows, path.stat()
-    header = [*([pictures] if pictures else []), *others]
-    rows = [(0, header)]
+    if not pictures:
+        plain = ([columns[each][number] for each in others] for number in range(count))
+        inside.tables.append(RawTable(source, [(0, others), *enumerate(plain, 1)]))
+        return inside
+    several = len(pictures) > 1  # such as left_image and right_image: each tells its eye
+    rows = [(0, ["image", *others, *(["eye"] if several and "eye" not in others else [])])]
     for number in range(count):
-        name = f"{source}#{number}"
-        cells = [columns[each][number] for each in others]
-        rows.append((number, [name, *cells] if pictures else cells))
-        if pictures:
+        for column in pictures:
+            name = f"{source}#{number}" + (f"/{column}" if several else "")
+            cells = [name, *(columns[each][number] for each in others)]
+            rows.append((number, [*cells, eye_in_name(column)] if len(rows[0][1]) > len(cells) else cells))
             inside.photographs.append(Found(name, about.st_size, about.st_mtime_ns, about.st_ctime_ns))
-            if names[number]:
-                inside.names[name] = names[number]
+            if names[column][number]:
+                inside.names[name] = names[column][number]
     inside.tables.append(RawTable(source, rows))
     return inside
 
 
-def read_parquet_row(path: Path, row: int) -> bytes:
-    """The bytes of a row's picture. Raises OSError where they cannot be read."""
+def read_parquet_row(path: Path, place: str) -> bytes:
+    """The bytes of a picture; `place` is ROW or ROW/COLUMN. Raises OSError where they cannot be read."""
     import pyarrow
 
+    number, _, column = place.partition("/")
+    row = int(number)
     try:
         starts = _group_starts(str(path), path.stat().st_mtime_ns)
         group = int(np.searchsorted(starts, row, side="right")) - 1
-        data = _row_group(str(path), path.stat().st_mtime_ns, group)[row - int(starts[group])]
+        data = _row_group(str(path), path.stat().st_mtime_ns, group, column)[row - int(starts[group])]
     except (pyarrow.ArrowException, IndexError) as error:
         raise OSError(f"damaged in its Parquet file: {error}") from error
     if not data:
@@ -143,13 +160,17 @@ def _group_starts(path: str, mtime_ns: int) -> "np.ndarray[Any, np.dtype[np.int6
 
 
 @lru_cache(maxsize=ROW_GROUPS)
-def _row_group(path: str, mtime_ns: int, group: int) -> list[bytes | None]:
+def _row_group(path: str, mtime_ns: int, group: int, column: str) -> list[bytes | None]:
     import pyarrow.parquet
 
     file = pyarrow.parquet.ParquetFile(path)
-    pictures = next(field.name for field in file.schema_arrow if _has_bytes(field.type))
+    pictures = column or _picture_columns(file.schema_arrow)[0]
     cells = file.read_row_group(group, columns=[pictures])[pictures].to_pylist()
     return [cell.get("bytes") if isinstance(cell, dict) else cell for cell in cells]
+
+
+def _picture_columns(schema: Any) -> list[str]:
+    return [field.name for field in schema if _has_bytes(field.type)]
 
 
 def _has_bytes(kind: Any) -> bool:

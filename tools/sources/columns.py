@@ -25,11 +25,12 @@ PATIENT: Final = ("patient", "patient id", "patientid", "patient code", "subject
 EYE: Final = ("eye", "laterality", "exam eye", "eye side", "side", "left/right", "left right eye")
 SPLIT: Final = ("split", "usage", "set", "subset", "partition", "dataset split", "data split")
 GRADABLE: Final = ("gradable", "adjudicated gradable", "is gradable", "gradeable", "gradability")
+UNGRADABLES: Final = ("ungradable", "is ungradable", "ungradeable")
 QUALITY: Final = ("quality", "image quality", "overall quality", "final quality", "photo quality")
 
 ROLES: Final[Mapping[str, tuple[str, ...]]] = {
     "photograph": PHOTOGRAPH, "grade": (*ICDR, *GRADE), "patient": PATIENT, "eye": EYE, "split": SPLIT,
-    "gradable": (*GRADABLE, *QUALITY),
+    "gradable": (*GRADABLE, *UNGRADABLES, *QUALITY),
 }  # fmt: skip
 """Role -> the usual headers, folded, the surest first."""
 
@@ -38,9 +39,17 @@ SPLIT_WORDS: Final = {
     "test": "test", "testing": "test", "evaluation": "test", "public": "test", "private": "test",
 }  # fmt: skip
 EYE_WORDS: Final = {
-    "left": "left", "l": "left", "os": "left", "le": "left", "left eye": "left",
-    "right": "right", "r": "right", "od": "right", "re": "right", "right eye": "right",
-}  # fmt: skip
+    **dict.fromkeys(
+        ("left", "l", "os", "le", "left eye", "oi", "oe", "og", "izquierdo", "esquerdo", "links", "gauche", "sinistra"),
+        "left",
+    ),
+    **dict.fromkeys(
+        ("right", "r", "od", "re", "right eye", "derecho", "direito", "rechts", "droit", "destra"), "right"
+    ),
+}
+"""In English, Latin, Spanish, Portuguese, German, French and Italian."""
+NOBODY: Final = frozenset({"", "unknown", "na", "n/a", "nan", "none", "null", "-", "?", "unbekannt"})
+"""Cells, folded, that name no patient."""
 GOOD: Final = frozenset({"adequate", "good", "usable", "gradable", "gradeable", "yes", "true", "acceptable", "ok"})
 BAD: Final = frozenset({"inadequate", "reject", "bad", "ungradable", "ungradeable", "no", "false", "poor", "unusable"})
 _OF_AN_EYE: Final = re.compile(r"(left|right|l|r|os|od|le|re)( eye)?( dr| icdr| retinopathy)? ?(level|grade|icdr|dr)")
@@ -62,6 +71,12 @@ class Columns(NamedTuple):
     @property
     def has_grade(self) -> bool:
         return self.grade is not None or self.of_eye is not None or self.one_hot is not None
+
+    @property
+    def says_something(self) -> bool:
+        """Whether there is anything but the photograph."""
+        more = (self.patient, self.eye, self.split, self.gradable, *self.keep)
+        return self.has_grade or any(at is not None for at in more)
 
     @property
     def last(self) -> int:
@@ -157,18 +172,52 @@ def split_in_name(name: str) -> str:
     return splits.pop() if len(splits) == 1 else ""
 
 
+def eye_in_name(name: str) -> str:
+    """The eye that a photograph's name tells, "" for none.
+
+    >>> eye_in_name("1/1_l1.jpg"), eye_in_name("17_right")
+    ('left', 'right')
+    """
+    stem = re.split(r"[/\\]", name)[-1].rpartition(".")[0] or name
+    found = re.search(r"(?:^|[_\-\s])(left|right|od|os|l|r)\d*(?:$|[_\-\s])", stem.casefold())
+    return EYE_WORDS[found[1]] if found else ""
+
+
+def patient_cell(cell: str) -> str:
+    """A patient's name in a cell, "" for one that names nobody; 12.0 is 12, as pandas writes a column with blanks.
+
+    >>> patient_cell("12.0"), patient_cell("n/a")
+    ('12', '')
+    """
+    if fold(cell) in NOBODY or cell.casefold() in NOBODY:
+        return ""
+    return re.sub(r"^(\d+)\.0+$", r"\1", cell)
+
+
+def gradable_key(cell: str) -> str:
+    """A cell of a gradable column as it is compared: 0.0 is 0."""
+    return re.sub(r"^(\d+) 0+$", r"\1", fold(cell))
+
+
 def gradable_cells(header: str, cells: Iterable[str], asked: Asked, source: str) -> frozenset[str]:
     """The folded cells of a gradable column that mean gradable; an empty cell means nothing.
 
     Raises SourceError where the cells do not say which are the gradable ones.
     """
+    written = {gradable_key(cell) for cell in cells} - {""}
     if asked.gradable is not None:
+        if written and not written & asked.gradable:
+            raise SourceError(
+                f"{source}: no cell of column {header} says {' or '.join(sorted(asked.gradable))}; it has "
+                f"{', '.join(sorted(written)[:6])}"
+            )
         return asked.gradable
-    written = {fold(cell) for cell in cells} - {""}
+    if fold(header) in UNGRADABLES and written <= {"0", "1", "yes", "no", "true", "false"}:
+        return frozenset({"0", "no", "false"})
     if written <= GOOD | BAD:
         return GOOD
-    if fold(header) in GRADABLE and {cell.removesuffix(" 0") for cell in written} <= {"0", "1"}:
-        return frozenset({"1", "1 0"})
+    if fold(header) in GRADABLE and written <= {"0", "1"}:
+        return frozenset({"1"})
     shown = ", ".join(sorted(written)[:6])
     first = sorted(written)[0]
     raise SourceError(

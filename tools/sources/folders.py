@@ -4,8 +4,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from pipeline.errors import SourceError
 from tools.sources.columns import SPLIT_WORDS, fold, split_in_name
+from tools.sources.matching import slashed
 from tools.sources.scales import UNGRADABLE, Scale
 
 Path = tuple[str, ...]
@@ -17,6 +17,7 @@ class FolderGrades(NamedTuple):
     grades: dict[str, int]  # folder -> 0-4 or UNGRADABLE, of every folder of photographs that tells one
     names: list[str]  # of the folders that are grades, sorted
     only_digits: bool
+    doubt: str = ""  # what else the names may be, where no table says the same
 
     def about(self) -> str:
         return f"a folder per grade ({', '.join(self.names)})"
@@ -28,7 +29,7 @@ def folder_of(source: str) -> str:
     >>> folder_of("train.zip#train/1_left.jpeg"), folder_of("1_left.jpeg")
     ('train.zip/train', '')
     """
-    return source.replace("#", "/").rpartition("/")[0]
+    return slashed(source).rpartition("/")[0]
 
 
 def grade_folders(folders: Iterable[str], scale: Scale, insist: bool = False) -> FolderGrades | None:
@@ -38,7 +39,6 @@ def grade_folders(folders: Iterable[str], scale: Scale, insist: bool = False) ->
     depth, and where there are two grades at least.
 
     insist: the user says that they are grades.
-    Raises SourceError where the names are 1, 2, 3 and 4, without 0: numbers of patients or parts look so.
     """
     paths = [tuple(folder.split("/")) if folder else () for folder in folders]
     children: dict[Path, set[str]] = defaultdict(set)
@@ -76,18 +76,21 @@ def grade_folders(folders: Iterable[str], scale: Scale, insist: bool = False) ->
     if not found or (len(found) < 2 and not insist):
         return None
     digits = all(map(str.isdecimal, used))
-    if digits and not scale.codes and found == {1, 2, 3, 4} and not insist:
-        raise SourceError(
-            "folders 1, 2, 3, 4 and none called 0 may be grades, or patients or parts of a download: --layout folders "
-            "takes them for grades, --layout tables for nothing"
+    doubt = ""
+    if digits and not scale.codes and found in ({0, 1}, {1, 2, 3, 4}):
+        what = "'has no DR, has DR'" if found == {0, 1} else "patients, visits or parts of a download"
+        doubt = (
+            f"folders {', '.join(sorted(used))} may be grades, or {what}: --layout folders takes them for grades, "
+            "--layout tables for nothing"
         )
-    return FolderGrades(grades, sorted(used), digits)
+    return FolderGrades(grades, sorted(used), digits, doubt)
 
 
 def folder_splits(folders: Iterable[str]) -> dict[str, str]:
     """folder -> the split that it, or the innermost folder around it, tells; "" for none.
 
-    Where a folder is called train, val or test and no more, those beside it that only contain such a word tell nothing.
+    Where a folder is called train, val or test and no more, those beside it that only contain such a word tell nothing;
+    and where one tells nothing, neither do those beside it: Val-de-Grace is a hospital.
     """
     paths = {folder: tuple(folder.split("/")) if folder else () for folder in folders}
     children: dict[Path, set[str]] = defaultdict(set)
@@ -104,7 +107,8 @@ def folder_splits(folders: Iterable[str]) -> dict[str, str]:
         for depth in range(len(path) - 1, -1, -1):
             name = path[depth]
             told = split_in_name(name)
-            if told and (path[:depth] not in exact or fold(name) in SPLIT_WORDS):
+            parent = path[:depth]
+            if told and (fold(name) in SPLIT_WORDS if parent in exact else all(map(split_in_name, children[parent]))):
                 return told
         return ""
 

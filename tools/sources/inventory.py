@@ -71,6 +71,8 @@ def take_inventory(
             inventory.unread.append(Refusal(found.source, _not_read(suffix)))
         elif labels is None:
             _read_table(inventory, folder / found.source, found)
+        elif (folder / found.source).absolute() != labels.absolute():
+            inventory.unread.append(Refusal(found.source, "a table, not read: --labels names another"))
     if walked.photographs and inventory.medmnist:
         inventory.unread += [
             Refusal(name, "a MedMNIST file beside photographs: name it as SRC") for name in inventory.medmnist
@@ -82,8 +84,9 @@ def take_inventory(
         if labels is None:
             about = (folder / name).stat()
             _read_table(inventory, folder / name, Found(name, about.st_size, 0, 0))
+    inventory.unread += walked.links
     if labels is not None:
-        inventory.tables = [named_table(labels)]
+        inventory.tables = named_tables(labels)
     inventory.photographs.sort(key=lambda found: found.source.split("/"))
     return inventory
 
@@ -101,19 +104,19 @@ def _read_table(inventory: Inventory, path: Path, found: Found) -> None:
         inventory.unread.append(Refusal(found.source, f"{found.nbytes:,} bytes, too many for a table of photographs"))
         return
     try:
-        inventory.tables.append(read_raw(found.source, read_whole(path)))
+        inventory.tables += read_raw(found.source, read_whole(path))
     except NoTable as error:
         inventory.unread.append(Refusal(found.source, str(error)))
 
 
-def named_table(labels: Path) -> RawTable:
-    """The table that the user names. Raises SourceError where it cannot be read."""
+def named_tables(labels: Path) -> list[RawTable]:
+    """The tables in a file that the user names. Raises SourceError where it cannot be read."""
     try:
         if labels.suffix.lower() == ".parquet":
             inside = archives.read_parquet(labels, labels.name)
             if not inside.tables:
                 raise SourceError(f"{labels}: {inside.unread[0].reason}")
-            return inside.tables[0]
+            return inside.tables
         return read_raw(labels.name, read_whole(labels))
     except NoTable as error:
         raise SourceError(f"{labels}: {error}") from error
@@ -133,6 +136,8 @@ def _not_read(suffix: str, remote: bool = False) -> str:
         return "an archive: unpack it first"
     if remote and suffix in (".zip", ".parquet", ".npz"):
         return "an archive behind a URL: copy it to a disk, or unpack it there"
+    if suffix in (".json", ".feather", ".dta", ".sav", ".rds", ".numbers", ".mdb", ".accdb"):
+        return "data of a kind that is not read: save the table as CSV or Excel"
     return "neither a photograph nor a table"
 
 

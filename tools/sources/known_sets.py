@@ -13,7 +13,7 @@ from typing import Any, Final
 from pipeline.errors import SourceError
 from pipeline.grades import N_GRADES
 from pipeline.photos.discovery import split_suffix
-from tools.sources.columns import ROLES, Asked, fold
+from tools.sources.columns import ROLES, Asked, fold, gradable_key
 from tools.sources.scales import BLANK, Scale, open_scale, parse_code
 
 _KINDS: Final[Mapping[str, tuple[type, str]]] = {
@@ -25,7 +25,7 @@ _KINDS: Final[Mapping[str, tuple[type, str]]] = {
     **dict.fromkeys(("headers", "tables", "folders", "gradable", "counts"), (list, "a list")),
     **dict.fromkeys(("columns", "eyes", "codes"), (dict, "a table { ... }")),
     "rows": (int, "a number"),
-    "graded": (bool, "true or false"),
+    **dict.fromkeys(("graded", "other_eye"), (bool, "true or false")),
 }  # fmt: skip
 """Key of a description -> the type of its value, and that in words."""
 LOOKED_AT: Final = 200
@@ -52,6 +52,7 @@ class KnownSet:
     rows: int = 0  # that one of its tables has at least
     folders: tuple[str, ...] = ()  # that it has, all of them
     graded: bool = True  # False: nothing in it is a grade of diabetic retinopathy
+    other_eye: bool = False  # a grade may stand in the column of the other eye, and in that alone
     columns: Mapping[str, str] = field(default_factory=dict)  # role -> header
     gradable: frozenset[str] | None = None  # folded cells of the gradable column that mean gradable
     eyes: Mapping[str, str] = field(default_factory=dict)  # folded cell -> left, right
@@ -186,7 +187,7 @@ def _known_set(name: str, table: Mapping[str, Any]) -> KnownSet:
         photographs=_pattern(table["photographs"]) if "photographs" in table else None,
         folders=tuple(map(str, table.get("folders", ()))),
         columns=columns,
-        gradable=frozenset(_folded(map(str, table["gradable"]))) if "gradable" in table else None,
+        gradable=frozenset(gradable_key(str(cell)) for cell in table["gradable"]) if "gradable" in table else None,
         eyes=eyes,
         codes={fold(str(cell)): _code(grade) for cell, grade in table.get("codes", {}).items()},
         counts=counts,
@@ -200,8 +201,8 @@ def _known_set(name: str, table: Mapping[str, Any]) -> KnownSet:
 
 
 _AS_THEY_ARE: Final = (
-    "home", "lies", "command", "patients", "wrong", "checked", "rows", "graded", "blank", "scale", "counts_of",
-    "counts_source",
+    "home", "lies", "command", "patients", "wrong", "checked", "rows", "graded", "other_eye", "blank", "scale",
+    "counts_of", "counts_source",
 )  # fmt: skip
 
 

@@ -8,29 +8,34 @@ from typing import Final, NamedTuple
 
 from pipeline.errors import SourceError
 from pipeline.grades import UNKNOWN
+from pipeline.photos.discovery import split_suffix
 from tools.sources.columns import (
     EYE_WORDS,
+    PHOTOGRAPH,
     Asked,
     Columns,
+    eye_in_name,
     find_columns,
     fold,
     gradable_cells,
+    gradable_key,
     grade_columns,
+    patient_cell,
     split_in_name,
     split_word,
 )
 from tools.sources.known_sets import KnownSet, known_set_of
-from tools.sources.scales import BLANK, ICDR, UNGRADABLE, Scale, of_other_scale
+from tools.sources.scales import BLANK, ICDR, MANY, UNGRADABLE, Scale, of_other_scale, parse_words
 from tools.sources.tables import ABOVE, RawTable
 
-FEW: Final = 30
-"""Rows from which on grades that are only 0 and 1 are asked about: they may mean "has DR"."""
+NOT_SAID: Final = -5
+"""Stands for the grade in a table that has none, but says something else of photographs."""
 
 
 class Label(NamedTuple):
     """What a row says of its photograph."""
 
-    grade: int  # 0-4, UNKNOWN, UNGRADABLE or BLANK
+    grade: int  # 0-4, UNKNOWN, UNGRADABLE, BLANK or NOT_SAID
     error: str = ""  # why the grade cannot be read
     patient: str = ""
     eye: str = ""
@@ -51,6 +56,7 @@ class LabelTable:
     gradable: frozenset[str] | None = None  # folded cells that mean gradable
     eyes: dict[str, str] = field(default_factory=dict)  # folded cell -> left, right
     splits: bool = True  # the column of splits has splits
+    may_grade: bool = False  # it has no grades, and a column that may be some
     beside: str = ""  # the file that has the grades, where it is another one
     notes: list[str] = field(default_factory=list)
     _grades: dict[str, tuple[int, str]] = field(default_factory=dict)  # cell -> grade, error
@@ -98,10 +104,12 @@ class LabelTable:
             eye = self.eyes.get(folded) or EYE_WORDS.get(folded, "")
         if at.grade is not None:
             grade, error = self._grade(cells[at.grade])
-        else:
+        elif at.has_grade:
             grade, error = self._of_columns(cells, eye)
+        else:
+            grade, error = NOT_SAID, ""
         if at.gradable is not None and self.gradable is not None:
-            quality = fold(cells[at.gradable])
+            quality = gradable_key(cells[at.gradable])
             if quality and quality not in self.gradable:
                 grade, error = UNGRADABLE, ""
         if grade == BLANK and self.known and self.known.blank == "ungradable":
@@ -109,7 +117,7 @@ class LabelTable:
         return Label(
             grade,
             error,
-            cells[at.patient] if at.patient is not None else "",
+            patient_cell(cells[at.patient]) if at.patient is not None else "",
             eye,
             (split_word(cells[at.split]) or "") if at.split is not None and self.splits else "",
             tuple("" if each is None else cells[each] for each in at.keep),
@@ -135,14 +143,15 @@ class LabelTable:
         """From a column an eye, or a column a grade."""
         if self.columns.of_eye is not None:
             filled = {side: cells[at] for side, at in self.columns.of_eye.items() if cells[at]}
-            if len(filled) == 1:  # DeepDRiD's 56_r3 has its grade in the left eye's column
-                return self._grade(*filled.values())
-            if not filled:
-                return BLANK, "the grade is empty"
             eye = eye or eye_in_name(cells[self.columns.photograph])
+            alone = len(filled) == 1 and (not eye or (self.known is not None and self.known.other_eye))
+            if alone:
+                return self._grade(*filled.values())
             if eye:
-                return self._grade(filled[eye])
+                return self._grade(filled.get(eye, ""))
             same = set(filled.values())
+            if not same:
+                return BLANK, "the grade is empty"
             return self._grade(*same) if len(same) == 1 else (UNKNOWN, "which eye it shows is not known")
         assert self.columns.one_hot is not None
         marked = [
@@ -165,7 +174,7 @@ class PassedOver(NamedTuple):
 
     source: str
     reason: str
-    names_photographs: bool = False  # and has something else than grades to say of them
+    may_grade: bool = False  # it names photographs, and has a column that may be grades
 
 
 def read_label_table(
@@ -179,7 +188,7 @@ def read_label_table(
     """
     if not raw.rows:
         return PassedOver(raw.source, "an empty table")
-    wanted = {fold(name) for name in asked.columns.values()}
+    wanted = {fold(name) for role, name in asked.columns.items() if role == "photograph"}
     tried: list[tuple[int, Columns, KnownSet | None, Asked]] = []
     for position, (_, header) in enumerate(raw.rows[:ABOVE]):
         if len(header) < 2 or not wanted <= {fold(cell) for cell in header}:
@@ -197,19 +206,76 @@ def read_label_table(
         if columns is not None:
             tried.append((position, columns, known, merged))
     graded = [each for each in tried if each[1].has_grade]
-    if graded:
-        return _label_table(raw, *graded[0], scale)
+    told = [each for each in tried if not graded and each[1].says_something]
+    if graded or told:
+        if raw.broken:
+            raise SourceError(raw.broken)
+        position, columns, known, merged = (graded or told)[0]
+        _check_photographs(raw, position, columns, merged, has)
+        return _label_table(raw, position, columns, known, merged, scale, has)
+    if raw.broken:
+        return PassedOver(raw.source, raw.broken.removeprefix(f"{raw.source}:"))
     if (pairs := _pairs(raw)) is not None:
         return pairs
-    if not wanted and (bare := _without_header(raw, scale, layout)) is not None:
+    if not asked.columns and (bare := _without_header(raw, scale, layout)) is not None:
         return bare
+    by_table = _speaks_of_grades(raw, has)
     if tried:
-        return PassedOver(
-            raw.source, f"names photographs and has no column of grades ({raw.start()}); --grade-column names one"
-        )
-    return PassedOver(
-        raw.source, f"no columns for photograph and grade ({raw.start()}); --id-column and --grade-column name them"
-    )
+        why = f"names photographs and has no column of grades ({raw.start()}); --grade-column names one"
+    else:
+        why = f"no columns for photograph and grade ({raw.start()}); --id-column and --grade-column name them"
+    return PassedOver(raw.source, why, by_table)
+
+
+def _speaks_of_grades(raw: RawTable, has: Callable[[str], bool], understood: Sequence[int | None] = ()) -> bool:
+    """Whether a table names photographs and has a column that may be grades, whatever its header: one of three to ten
+    different cells, all of them steps of some kind, that is not understood as something else."""
+    rows = [cells for _, cells in raw.rows[1:200]]
+    if not rows:
+        return False
+    numbers = [at for at in range(len(raw.rows[0][1])) if at not in understood]
+    columns = [[cells[at] for cells in rows if len(cells) > at] for at in numbers]
+    names = any(sum(map(has, column)) * 2 >= len(rows) for column in columns)
+    return names and any(3 <= len(found := {*column} - {""}) <= 10 and all(map(_a_step, found)) for column in columns)
+
+
+def _a_step(cell: str) -> bool:
+    """Whether a cell may be a step of a scale: a single digit or letter, a word of ICDR, R1, "Stage 2"."""
+    return re.fullmatch(r"[^\W\d]*[\s_-]*\d(\.0)?|[A-Za-z]", cell.strip()) is not None or _is_word(cell)
+
+
+def _is_word(cell: str) -> bool:
+    try:
+        parse_words(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _check_photographs(
+    raw: RawTable, position: int, columns: Columns, asked: Asked, has: Callable[[str], bool]
+) -> None:
+    """Raises SourceError where two columns name photographs, and not the same ones."""
+    if "photograph" in asked.columns:
+        return
+    header = raw.rows[position][1]
+    for at, name in enumerate(header):
+        if at == columns.photograph or fold(name) not in PHOTOGRAPH:
+            continue
+        for line, cells in raw.rows[position + 1 : position + 200]:
+            if len(cells) <= max(at, columns.photograph):
+                continue
+            one, other = cells[columns.photograph], cells[at]
+            if one and other and has(one) and has(other) and _stem_of(one) != _stem_of(other):
+                raise SourceError(
+                    f"{raw.source}:{line}: columns {header[columns.photograph]} ({one}) and {name} ({other}) may "
+                    "both name "
+                    "the photograph; choose with --id-column"
+                )
+
+
+def _stem_of(name: str) -> str:
+    return split_suffix(re.split(r"[/\\]", name)[-1])[0].casefold()
 
 
 def _without_grades(source: str, known: KnownSet, asked: Asked) -> PassedOver:
@@ -221,7 +287,13 @@ def _without_grades(source: str, known: KnownSet, asked: Asked) -> PassedOver:
 
 
 def _label_table(
-    raw: RawTable, position: int, columns: Columns, known: KnownSet | None, asked: Asked, scale: Scale | None
+    raw: RawTable,
+    position: int,
+    columns: Columns,
+    known: KnownSet | None,
+    asked: Asked,
+    scale: Scale | None,
+    has: Callable[[str], bool],
 ) -> LabelTable | PassedOver:
     header_line, header = raw.rows[position]
     rows, width, last = raw.rows[position + 1 :], len(header), columns.last
@@ -241,37 +313,39 @@ def _label_table(
     used = scale or ICDR
     if "grade" not in asked.columns and columns.grade is not None:
         _check_rivals(raw.source, header, rows, columns.grade)
+    _check_doubled(raw, position, columns)
     about = f"columns {header[columns.photograph]}, {_grades_said(header, columns)}"
     table = LabelTable(raw.source, about, columns, rows, used, known, eyes=dict(asked.eyes))
     if known:
         table.notes.append(f"{table.name}: read as {known.title}")
-    return _checked(table, header, asked)
+    return _checked(table, header, asked, scale, has)
 
 
-def _checked(table: LabelTable, header: Sequence[str], asked: Asked) -> LabelTable | PassedOver:
+def _checked(
+    table: LabelTable, header: Sequence[str], asked: Asked, scale: Scale | None, has: Callable[[str], bool]
+) -> LabelTable | PassedOver:
     """The table once its cells have been looked at: other scales, quality codes, splits, eyes."""
     at, rows = table.columns, table.rows
     if at.grade is not None and rows:
-        texts = {cells[at.grade] for _, cells in rows}
-        if not table.scale.codes and not (table.known and table.known.codes) and (why := of_other_scale(texts)):
-            raise SourceError(f"{table.source}: {why}")
+        written = [cells[at.grade] for _, cells in rows]
+        texts = set(written)
+        if scale is None and table.known is None and (why := of_other_scale(written)):
+            raise SourceError(f"{table.source}: column {header[at.grade]}: {why}")
         grades = [table._grade(text)[0] for text in texts]
         if all(grade in (UNKNOWN, BLANK) for grade in grades):
             shown = ", ".join(sorted(texts)[:5])
             why = f"has no grades of {table.scale.name} in its column {header[at.grade]} ({shown})"
             return PassedOver(table.source, why, True)
-        binary = {"0", "1"} == {text.removesuffix(".0") for text in texts if text}
-        if (
-            binary
-            and len(rows) >= FEW
-            and "grade" not in asked.columns
-            and fold(header[at.grade]) in ("label", "class")
-        ):
+        binary = {"0", "1"} == {text.removesuffix(".0") for text in texts if text} and len(rows) >= MANY
+        if binary and "grade" not in asked.columns and scale is None and table.known is None:
             raise SourceError(
-                f"{table.source}: column {header[at.grade]} has only 0 and 1, grades of ICDR or 'has no DR, has DR'; "
-                "if "
+                f"{table.source}: column {header[at.grade]} has only 0 and 1: grades of ICDR, or 'has no DR, has "
+                "DR'; if "
                 f"they are grades, say so: --grade-column '{header[at.grade]}'"
             )
+    elif not at.has_grade:
+        raw = RawTable(table.source, [(0, list(header)), *rows])
+        table.may_grade = _speaks_of_grades(raw, has, (at.patient, at.eye, at.split, at.gradable, *at.keep))
     if at.gradable is not None:
         cells_of = (cells[at.gradable] for _, cells in rows)
         table.gradable = gradable_cells(header[at.gradable], cells_of, asked, table.source)
@@ -285,9 +359,35 @@ def _checked(table: LabelTable, header: Sequence[str], asked: Asked) -> LabelTab
     if at.eye is not None:
         read = table.eyes.keys() | EYE_WORDS.keys() | {""}
         strange = sorted({fold(cells[at.eye]) for _, cells in rows} - read)
+        if strange and "eye" in asked.columns:
+            raise SourceError(
+                f"{table.source}: column {header[at.eye]} has {strange[0]!r}, which is neither left nor right; "
+                "`eyes` in a "
+                "file for --layout says what it means"
+            )
         if strange:
             table.notes.append(f"{table.name}: column {header[at.eye]} tells no eyes ({', '.join(strange[:4])})")
     return table
+
+
+def _check_doubled(raw: RawTable, position: int, columns: Columns) -> None:
+    """Raises SourceError where a column that is read stands there twice, with other cells."""
+    header_line, header = raw.rows[position]
+    folded = [fold(cell) for cell in header]
+    used = [columns.photograph, columns.grade, columns.patient, columns.eye, columns.split, columns.gradable]
+    for at in used:
+        if at is None:
+            continue
+        for other in range(at + 1, len(folded)):
+            if folded[other] != folded[at]:
+                continue
+            for line, cells in raw.rows[position + 1 :]:
+                if len(cells) > other and cells[at] != cells[other]:
+                    raise SourceError(
+                        f"{raw.source}:{line}: two columns are called {header[at]}, and one says {cells[at]!r}, the "
+                        "other "
+                        f"{cells[other]!r}; give them names of their own in line {header_line}"
+                    )
 
 
 def _check_rivals(source: str, header: Sequence[str], rows: list[tuple[int, list[str]]], grade: int) -> None:
@@ -306,6 +406,9 @@ def _check_rivals(source: str, header: Sequence[str], rows: list[tuple[int, list
 def _grades_said(header: Sequence[str], columns: Columns) -> str:
     if columns.grade is not None:
         return header[columns.grade]
+    if not columns.has_grade:
+        told = (columns.patient, columns.eye, columns.split, columns.gradable, *columns.keep)
+        return ", ".join(header[at] for at in told if at is not None)
     return ", ".join(header[at] for at in (*(columns.of_eye or {}).values(), *(columns.one_hot or ())))
 
 
@@ -328,14 +431,3 @@ def _pairs(raw: RawTable) -> PairTable | None:
         return None
     pairs = [(number, cells[0], cells[1]) for number, cells in raw.rows[1:] if len(cells) == 2]
     return PairTable(raw.source, pairs)
-
-
-def eye_in_name(name: str) -> str:
-    """The eye that a photograph's name tells, "" for none.
-
-    >>> eye_in_name("1/1_l1.jpg"), eye_in_name("17_right")
-    ('left', 'right')
-    """
-    stem = re.split(r"[/\\]", name)[-1].rpartition(".")[0] or name
-    found = re.search(r"(?:^|[_\-\s])(left|right|od|os|l|r)\d*(?:$|[_\-\s])", stem.casefold())
-    return EYE_WORDS[found[1]] if found else ""

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -21,11 +22,11 @@ from pipeline.photos.photo import SUFFIXES
 from pipeline.storage.paths import read_file
 from pipeline.storage.url import Url
 from tools.sources import archives
-from tools.sources.columns import Asked, Columns, find_columns, fold, split_word
+from tools.sources.columns import Asked, Columns, find_columns, fold, split_in_name, split_word
 from tools.sources.folders import FolderGrades, folder_of, folder_splits, grade_folders
-from tools.sources.inventory import Inventory, named_table, read_whole, take_inventory
+from tools.sources.inventory import Inventory, named_tables, read_whole, take_inventory
 from tools.sources.known_sets import KnownSet, known_set_of, known_set_of_folders, other_counts
-from tools.sources.label_tables import LabelTable, PairTable, PassedOver, read_label_table
+from tools.sources.label_tables import Label, LabelTable, PairTable, PassedOver, read_label_table
 from tools.sources.listing import Listing, Sample
 from tools.sources.matching import Matched, Names, match_tables, parts, with_ids
 from tools.sources.patients import with_patients
@@ -99,7 +100,7 @@ def read_source(root: Path | Url, source: str) -> bytes:
         if kind == ".zip":
             return archives.read_zipped(path, member)
         if kind == ".parquet":
-            return archives.read_parquet_row(path, int(member))
+            return archives.read_parquet_row(path, member)
         if kind == ".npz":
             import cv2
 
@@ -135,9 +136,11 @@ class _Reader:
             raise SourceError(
                 f"{self.root}: {', '.join(inventory.medmnist)} have the same photographs at several sizes; give one"
             )
+        self.tables_read: list[LabelTable] = []
         photographs, masks = without_masks(inventory.photographs, self._read)
         names = Names(photographs)
         tables, pairs = self.tables(names.has)
+        self.tables_read = tables
         folders = self._folder_grades(photographs)
         same = resolve_same_names(names.of_one_stem(), folders.names if folders else [], self._read)
         self.notes += same.notes
@@ -145,22 +148,25 @@ class _Reader:
         if copies:
             photographs = [found for found in photographs if found.source not in copies]
             names = Names(photographs)
-        matched = match_tables(names, tables)
-        self.notes += matched.notes
+        grades = folders.grades if folders else {}
+        matched = match_tables(names, tables, lambda source: grades.get(folder_of(source)))
         listing = Listing(self.root, "", rows=matched.rows, scale=self.scale or ICDR)
         by_tables, by_folders = self._weigh(photographs, matched, folders)
         listing.layout = self.said(tables if by_tables else [], folders if by_folders else None)
-        self._collect(listing, photographs, matched if by_tables else Matched(), folders if by_folders else None)
+        if not by_tables:
+            matched = Matched(beside=matched.beside, has_splits=matched.has_splits, rows=matched.rows)
+        self._collect(listing, photographs, matched, folders if by_folders else None)
         if self.reading.split_table is not None:
             listing.samples = self._with_split_table(listing.samples, names, self.reading.split_table)
         else:
-            listing.samples = self._with_splits(listing.samples, matched if by_tables else Matched())
+            listing.samples = self._with_splits(listing.samples, matched)
+        self._say_shared_patients(matched)
         listing.samples = self._named(listing.samples, same, pairs, names)
         self.notes += self._other_counts(listing.samples, matched, tables)
         listing.refused = inventory.refused + listing.refused
         listing.ignored += masks + same.ignored
         listing.kept = self.reading.columns.keep
-        listing.notes = self.notes + listing.notes
+        listing.notes, listing.row_notes = self.notes, matched.notes
         listing.warnings, listing.unread = self.warnings, self.unread
         if all(sample.grade == UNKNOWN for sample in listing.samples) and self.unread_tables:
             shown = "; ".join(f"{each.source}: {each.reason}" for each in self.unread_tables[:3])
@@ -256,21 +262,23 @@ class _Reader:
         graded = [found.source for found in photographs if folder_of(found.source) in folders.grades]
         named = [source for source in graded if source in matched.labels]
         refused = {refusal.source for refusal in matched.refused}
+        whole = len(named) + sum(source in refused for source in graded) == len(graded)
+        insisted = self.reading.layout == "folders"
+        if folders.only_digits and not whole and not insisted and (rival := self._rival()):
+            raise SourceError(
+                f"{self.root}: folders {', '.join(folders.names)} may be grades, but {rival}; --layout folders takes "
+                "the "
+                "folders for grades, --layout tables does not"
+            )
+        if folders.doubt and not whole and not insisted:
+            raise SourceError(f"{self.root}: {folders.doubt}")
         if not named and not any(source in refused for source in graded):
-            table = next((each for each in self.unread_tables if each.names_photographs), None)
-            if folders.only_digits and table is not None and self.reading.layout == "auto":
-                raise SourceError(
-                    f"{self.root}: folders {', '.join(folders.names)} may be grades, but {table.source}, which names "
-                    f"these photographs, {table.reason}; --layout folders takes the folders for grades, --layout "
-                    "tables does not"
-                )
             return False, True
         against = [
             source
             for source in named
             if matched.labels[source][1].grade not in (folders.grades[folder_of(source)], UNKNOWN)
         ]
-        whole = len(named) + sum(source in refused for source in graded) == len(graded)
         if not against:
             return True, not whole
         first = against[0]
@@ -286,6 +294,16 @@ class _Reader:
             f"{self.root}: a table names {len(named)} of {len(graded)} photographs in folders of grades, and "
             f"{len(against)} of them contradict it ({said}); choose with --layout tables or --layout folders"
         )
+
+    def _rival(self) -> str:
+        """What a table says against folders of digits, in words; "" where none speaks against them."""
+        for unread in self.unread_tables:
+            if unread.may_grade:
+                return f"{unread.source}, which names these photographs, {unread.reason}"
+        for table in self.tables_read:
+            if table.may_grade:
+                return f"{table.source}, which names these photographs, has a column that may be grades"
+        return ""
 
     # --- the listing
 
@@ -306,7 +324,7 @@ class _Reader:
         self, listing: Listing, photographs: Sequence[Found], matched: Matched, folders: FolderGrades | None
     ) -> None:
         refused = {refusal.source: refusal for refusal in matched.refused}
-        bare = not matched.labels and not refused and folders is None
+        bare = folders is None and not any(table.columns.has_grade for table in self.tables_read)
         names = self.inventory.names
         stems: dict[str, str] | None = None
         for found in photographs:
@@ -322,9 +340,10 @@ class _Reader:
             elif folders is not None and folder_of(source) in folders.grades:
                 stem, grade = plain_id(source).rpartition("/")[2], folders.grades[folder_of(source)]
                 ungradable = grade == UNGRADABLE
-                listing.samples.append(Sample(stem, found, UNKNOWN if ungradable else grade, ungradable=ungradable))
+                sample = Sample(stem, found, UNKNOWN if ungradable else grade, ungradable=ungradable)
+                listing.samples.append(_besides(sample, matched.beside.get(source)))
             elif bare:
-                listing.samples.append(Sample(plain_id(source), found, UNKNOWN))
+                listing.samples.append(_besides(Sample(plain_id(source), found, UNKNOWN), matched.beside.get(source)))
             else:
                 why = "no row names it" if folders is None else "not in a folder named by a grade"
                 if stems is None:
@@ -346,6 +365,15 @@ class _Reader:
         folder = {sample.found.source: by_folder[folder_of(sample.found.source)] for sample in graded}
         rows, folders = (_bring(splits.values()) for splits in (by_row, folder))
         told: Mapping[str, str] = {}
+        for by, splits in (("table", by_row), ("folder", folder)):
+            lone = set(splits.values()) - {""}
+            if len(lone) == 1 and all(splits.values()) and not (rows or folders):
+                (split,) = lone
+                self.notes.append(
+                    f"every photograph is {split} by its {by}, which is no split: patients are drawn. --split "
+                    f"{split} keeps "
+                    "them together"
+                )
         if rows or folders:
             self.notes.append(f"splits by {' and '.join(['tables'] * rows + ['folders'] * folders)}")
         if rows and folders:
@@ -366,13 +394,30 @@ class _Reader:
             self.notes.append(f"{without} photographs are in no split: the set brings splits, and none for them")
         return [sample._replace(split=told.get(sample.found.source, "")) for sample in samples]
 
+    def _say_shared_patients(self, matched: Matched) -> None:
+        """Warns where tables in folders of their own name the same patients: two hospitals, or two visits."""
+        folders: dict[str, set[str]] = {}
+        for _, label, table, _ in matched.labels.values():
+            if label.patient:
+                folders.setdefault(table.folder, set()).add(label.patient)
+        for one, other in pairwise(sorted(folders)):
+            shared = folders[one] & folders[other]
+            neutral = split_in_name(parts(one)[-1]) or split_in_name(parts(other)[-1])
+            if shared and not neutral:
+                self.warnings.append(
+                    f"the tables in {one or 'SRC'} and {other or 'SRC'} share {len(shared)} patients, such as "
+                    f"{min(shared)}: they are taken for the same people; where they are not, give the patients of each "
+                    "hospital names of their own"
+                )
+
     def _with_split_table(self, samples: list[Sample], names: Names, path: Path) -> list[Sample]:
         """The samples with the splits of a table that the user names. Raises SourceError where it has none."""
-        raw = named_table(path)
+        raw = next(iter(named_tables(path)), RawTable(str(path), []))
         columns = find_columns(raw.rows[0][1], Asked()) if raw.rows else None
         if columns is None or columns.split is None:
             raise SourceError(f"{path}: no columns for photograph and split, such as image and split ({raw.start()})")
         told: dict[str, str] = {}
+        strangers = 0
         for number, cells in raw.rows[1:]:
             split = split_word(cells[columns.split]) if len(cells) > columns.last else None
             if not split:
@@ -380,10 +425,19 @@ class _Reader:
             try:
                 _, sources = names.find(cells[columns.photograph])
             except ValueError:
-                continue  # of another part of the set
-            told |= dict.fromkeys(sources, split)
+                strangers += 1
+                continue
+            for source in sources:
+                if told.setdefault(source, split) != split:
+                    raise SourceError(
+                        f"{path}:{number}: {source} is {told[source]} by an earlier row, {split} by this one"
+                    )
         if not told:
             raise SourceError(f"{path}: names none of the photographs")
+        if strangers:
+            self.notes.append(f"{path.name}: {strangers} rows name no photograph that is here, or several")
+        if unnamed := sum(sample.grade != UNKNOWN and sample.found.source not in told for sample in samples):
+            self.notes.append(f"{path.name} does not name {unnamed} graded photographs: they are in no split")
         return [sample._replace(split=told.get(sample.found.source, "")) for sample in samples]
 
     def _named(self, samples: list[Sample], same: SameNames, pairs: Sequence[PairTable], names: Names) -> list[Sample]:
@@ -391,16 +445,10 @@ class _Reader:
         prefixes = {sample.found.source: same.prefix(sample.found.source) for sample in samples} if same.levels else {}
         if prefixes:
             samples = [_prefixed(sample, prefixes[sample.found.source]) for sample in samples]
-        told, how = with_patients(with_ids(samples), self.reading.patient_pattern, _paired(pairs, names))
-        if how and how != "--patient-pattern":
-            self.notes.append(f"patients by {how}")
-        if how != "a column" and prefixes:
-            told = [
-                sample._replace(patient=f"{prefixes[sample.found.source]}/{sample.patient}")
-                if sample.patient and prefixes[sample.found.source]
-                else sample
-                for sample in told
-            ]
+        told, how, notes = with_patients(with_ids(samples), self.reading.patient_pattern, _paired(pairs, names))
+        self.notes += notes
+        if how and how != "a column" and prefixes:
+            told = [_of_folder(sample, prefixes[sample.found.source]) for sample in told]
         return told
 
     def _other_counts(self, samples: Sequence[Sample], matched: Matched, tables: Sequence[LabelTable]) -> list[str]:
@@ -432,6 +480,20 @@ def _bring(splits: Iterable[str]) -> bool:
     """Whether splits are those of a set: train, and val or test beside it."""
     told = set(splits) - {""}
     return "train" in told and len(told) > 1
+
+
+def _of_folder(sample: Sample, folder: str) -> Sample:
+    """The sample with a folder in its patient's name, where it has it not yet."""
+    if not folder or sample.patient == folder:
+        return sample
+    return sample._replace(patient=f"{folder}/{sample.patient}" if sample.patient else folder)
+
+
+def _besides(sample: Sample, label: Label | None) -> Sample:
+    """The sample with what a table without grades says of it."""
+    if label is None:
+        return sample
+    return sample._replace(split=label.split, patient=label.patient, eye=label.eye, kept=label.kept)
 
 
 def _prefixed(sample: Sample, folder: str) -> Sample:
@@ -472,9 +534,7 @@ def _course_tables(folder: Path) -> tuple[Path, list[LabelTable]] | None:
                 raise SourceError(f"{path}: a link that leads out of {where}; name it with --labels")
         tables = []
         for split in ("train", "test"):
-            images, labels = (
-                read_raw(f"{split}_{kind}.csv", read_whole(where / f"{split}_{kind}.csv")) for kind in ("img", "label")
-            )
+            images, labels = (_csv(where / f"{split}_{kind}.csv") for kind in ("img", "label"))
             if len(images.rows) != len(labels.rows):
                 raise SourceError(
                     f"{where / images.source} has {len(images.rows)} rows, {where / labels.source} has "
@@ -487,6 +547,10 @@ def _course_tables(folder: Path) -> tuple[Path, list[LabelTable]] | None:
             tables.append(LabelTable(images.source, "no header", Columns(0, 1), rows, ICDR, beside=labels.source))
         return where, tables
     return None
+
+
+def _csv(path: Path) -> RawTable:
+    return next(iter(read_raw(path.name, read_whole(path))))
 
 
 def _medmnist(path: Path) -> Listing:

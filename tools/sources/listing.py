@@ -37,6 +37,7 @@ class Listing:
     ignored: list[Refusal] = field(default_factory=list)  # photographs that nobody asked for
     unread: list[Refusal] = field(default_factory=list)  # files that are no photographs and are not read, with the cure
     notes: list[str] = field(default_factory=list)
+    row_notes: list[str] = field(default_factory=list)  # of single rows
     warnings: list[str] = field(default_factory=list)
     scale: Scale = ICDR
     kept: tuple[str, ...] = ()  # the names of the columns kept

@@ -2,28 +2,37 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 from unicodedata import normalize
 
 from pipeline.photos.discovery import Found, Refusal, split_suffix, unique_ids
 from pipeline.photos.photo import SUFFIXES
 from tools.sources.columns import split_in_name
-from tools.sources.label_tables import Label, LabelTable
+from tools.sources.label_tables import NOT_SAID, Label, LabelTable
 from tools.sources.listing import Sample
 from tools.sources.scales import BLANK, UNGRADABLE
 
 Claim = tuple[LabelTable, int, list[str], str]  # table, line, cells, the id that the name gives
 
 
+_ARCHIVE: Final = re.compile(r"\.(zip|parquet|npz)#", re.IGNORECASE)
+
+
+def slashed(source: str) -> str:
+    """A source whose archive, if it lies in one, counts as a folder; a # in a file's own name stays."""
+    return _ARCHIVE.sub(r".\1/", source) if "#" in source else source
+
+
 def parts(source: str) -> list[str]:
     """The folders of a source, and its name last; an archive counts as a folder."""
-    return source.replace("#", "/").split("/")
+    return slashed(source).split("/")
 
 
 def name_of(source: str) -> str:
     """The last part of a source: a file's name, or that of an archive's member."""
-    return source[max(source.rfind("/"), source.rfind("#")) + 1 :]
+    return slashed(source).rpartition("/")[2] if "#" in source else source[source.rfind("/") + 1 :]
 
 
 def nfc(text: str) -> str:
@@ -46,6 +55,7 @@ class Names:
                 self._by_stem[stem] = [source]
             else:
                 there.append(source)
+        self._folded: dict[str, list[str]] | None = None
         self._usual = sorted(suffixes, key=lambda suffix: -suffixes[suffix])
 
     def of_one_stem(self) -> list[list[str]]:
@@ -85,8 +95,8 @@ class Names:
             for source in self._by_stem.get(split_suffix(name_of(name))[0], ()):
                 if source == name:
                     return split_suffix(name_of(name))[0], [name]
-        slashed = name.replace("\\", "/")
-        *folders, last = [part for part in slashed.split("/") if part not in ("", ".")] or [""]
+        path = name.replace("\\", "/")
+        *folders, last = [part for part in path.split("/") if part not in ("", ".")] or [""]
         if not last:
             raise ValueError("names no photograph")
         base = table.folder.split("/") if table and table.folder else []
@@ -103,9 +113,26 @@ class Names:
             if fitting:
                 fitting = self._one_folder(fitting, base, table)
                 return "/".join([*folders, stem]), self._one_suffix(fitting)
-        if slashed.startswith("/") or re.match(r"[A-Za-z]:", slashed):
-            raise ValueError("leads out of the folder of photographs: refused")
+        absolute = path.startswith("/") or re.match(r"[A-Za-z]:", path)
+        if absolute or not folders:
+            alone = self._alone(last, stem)
+            if alone is not None:  # a path on another computer, or a name in other letters
+                return stem, [alone]
+        if absolute:
+            raise ValueError("is a path on another computer, and no photograph here has that name")
         raise ValueError("has no photograph")
+
+    def _alone(self, last: str, stem: str) -> str | None:
+        """The one photograph of a name in whatever case, wherever it lies; None for none or several."""
+        for candidates in self._candidates(last):
+            if candidates:
+                return candidates[0] if len(candidates) == 1 else None
+        if self._folded is None:
+            self._folded = defaultdict(list)
+            for known, sources in self._by_stem.items():
+                self._folded[known.casefold()] += sources
+        found = self._folded.get(stem.casefold(), [])
+        return found[0] if len(found) == 1 else None
 
     def _one_folder(self, fitting: list[str], base: list[str], table: LabelTable | None) -> list[str]:
         def folders(sources: list[str]) -> set[str]:
@@ -189,6 +216,7 @@ class Matched:
     """source -> the id that its name in the table gives, what the rows say, and the first of them."""
     refused: list[Refusal] = field(default_factory=list)  # photographs whose rows cannot be used
     rows: list[Refusal] = field(default_factory=list)  # rows without a photograph
+    beside: dict[str, Label] = field(default_factory=dict)  # source -> what rows without a grade say
     notes: list[str] = field(default_factory=list)
     has_splits: bool = False
 
@@ -200,13 +228,17 @@ class Matched:
     def split(self, source: str) -> str:
         """The split of its rows, or of its table's name; "" for none."""
         if source not in self.labels:
-            return ""
+            return self.beside[source].split if source in self.beside else ""
         _, label, table, _ = self.labels[source]
         return label.split or table.split
 
 
-def match_tables(names: Names, tables: Sequence[LabelTable]) -> Matched:
-    """Gives each photograph what its rows say, and accounts for every row that has no photograph."""
+def match_tables(names: Names, tables: Sequence[LabelTable], of_folder: Callable[[str], int | None]) -> Matched:
+    """Gives each photograph what its rows say, and accounts for every row that has no photograph.
+
+    of_folder: the grade that a photograph's folder tells. A row that fits photographs of several splits grades them
+    only where their folders say the same.
+    """
     matched = Matched(has_splits=any(table.split or table.columns.split is not None for table in tables))
     first: dict[str, Claim] = {}
     more: dict[str, list[Claim]] = {}
@@ -219,6 +251,10 @@ def match_tables(names: Names, tables: Sequence[LabelTable]) -> Matched:
             except ValueError as error:
                 matched.rows.append(Refusal(table.where(number), f"{cells[at]!r} {error}"))
                 continue
+            if len(sources) > 1 and {of_folder(source) for source in sources} != {table.label(cells).grade}:
+                why = f"fits photographs in several folders, write the folder too: {', '.join(sources)}"
+                matched.rows.append(Refusal(table.where(number), f"{cells[at]!r} {why}"))
+                continue
             for source in sources:
                 if source in first:
                     more.setdefault(source, [first[source]]).append((table, number, cells, id))
@@ -227,7 +263,9 @@ def match_tables(names: Names, tables: Sequence[LabelTable]) -> Matched:
     labels = matched.labels
     for source, (table, number, cells, id) in first.items():
         label = _agreed(more[source], matched) if source in more else table.label(cells)
-        if label.error:
+        if label.grade == NOT_SAID:
+            matched.beside[source] = label
+        elif label.error:
             why = label.error
             if label.grade != CONTRADICTION:
                 claims = more.get(source, [first[source]])
@@ -247,7 +285,8 @@ def _agreed(claimed: list[Claim], matched: Matched) -> Label:
     wheres = " and ".join(table.where(number) for table, number, _, _ in claimed)
     if any(label.error and label.grade != BLANK for label in labels):
         return next(label for label in labels if label.error and label.grade != BLANK)
-    said = [label for label in labels if label.grade != BLANK] or labels
+    said = [label for label in labels if label.grade not in (BLANK, NOT_SAID)]
+    said = said or [label for label in labels if label.grade == BLANK] or labels
     splits = {label.split or table.split for label, (table, *_) in zip(labels, claimed, strict=True)} - {""}
     for name, values in (
         ("", {label.grade for label in said}),

@@ -1,14 +1,16 @@
 """Whose photograph it is: the patient and the eye, from columns, from tables of pairs, or from names."""
 
 import re
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from pipeline.cache.splits import parse_patient
 from pipeline.photos.discovery import split_suffix
 from pipeline.photos.photo import SUFFIXES
-from tools.sources.columns import EYE_WORDS
+from tools.sources.columns import EYE_WORDS, split_in_name
 from tools.sources.listing import Sample
+from tools.sources.matching import slashed
 
 _COPY: Final = r"(?:[-_ ].*)?"
 CONVENTIONS: Final = (
@@ -21,51 +23,120 @@ CONVENTIONS: Final = (
 )
 """How public sets name patient and eye. The first is taken for every name that it fits, the others only where one of
 them fits all names."""
+IN_FOLDERS: Final = re.compile(r"^(?:.*/)?(?P<patient>[^/]+)/(?P<eye>left|right|OD|OS|RE|LE|R|L)/[^/]+$", re.IGNORECASE)
+"""P001/OD/1.jpg, where all photographs lie so."""
+_VISIT: Final = re.compile(
+    r"(?:[_\- ](?:19|20)\d\d(?:[_\-]?\d\d){0,2}|(?:^|[_\- ])(?:(?:visit|followup|baseline)[_\-]?\d*|(?:v|t|fu)\d+))$",
+    re.IGNORECASE,
+)
+"""At the end of a patient's name: a date or a visit."""
+ALONE: Final = 8
+"""Photographs that a lone patient may have."""
+TOO_MANY: Final = 20
+"""Photographs a patient, on average, from which on a way to name patients is not believed: IMG_left_001 names none."""
 
 
-def with_patients(
-    samples: Sequence[Sample], pattern: str | None, pairs: Mapping[str, tuple[str, str]]
-) -> tuple[list[Sample], str]:
-    """The samples with patient and eye where something tells them, and what told, in words.
+class Told(NamedTuple):
+    """Samples with patients and eyes, and what is to be said of it."""
 
-    A pattern that the user gave comes first, then columns, then pairs (source -> patient, eye), then the usual
-    conventions of names.
+    samples: list[Sample]
+    how: str  # "" where nothing told
+    notes: list[str]
+
+
+def with_patients(samples: Sequence[Sample], pattern: str | None, pairs: Mapping[str, tuple[str, str]]) -> Told:
+    """The samples with patient and eye where something tells them.
+
+    A pattern that the user gave comes first, then columns, then pairs (source -> patient, eye), then the usual ways to
+    name photographs. Where a column leaves cells empty, names fill them as far as they say the same as the column.
     """
     if pattern is not None:
-        regex = re.compile(pattern)
-        told = []
-        for sample in samples:
-            patient, eye = parse_patient(sample.id, regex)
-            told.append(
-                sample._replace(
-                    patient=patient if patient != sample.id else sample.patient,
-                    eye=EYE_WORDS.get(eye.casefold(), "") or sample.eye,
-                )
-            )
-        return told, "--patient-pattern"
+        return _by_pattern(samples, re.compile(pattern))
     if any(sample.patient for sample in samples):
-        by_name = [_parsed(sample.id) for sample in samples]
-        return [
-            sample._replace(eye=sample.eye or eye) for sample, (_, eye) in zip(samples, by_name, strict=True)
-        ], "a column"
+        return _by_column(samples)
     if pairs:
-        return [_paired(sample, pairs) for sample in samples], "a table of pairs"
+        return Told([_paired(sample, pairs) for sample in samples], "a table of pairs", [])
+    return _by_names(samples)
+
+
+def _by_pattern(samples: Sequence[Sample], pattern: re.Pattern[str]) -> Told:
+    told = []
+    for sample in samples:
+        patient, eye = parse_patient(sample.id, pattern)
+        if patient == sample.id:
+            path = split_suffix(slashed(sample.found.source))[0]
+            found, eye = parse_patient(path, pattern)
+            patient = sample.patient if found == path else found
+        told.append(sample._replace(patient=patient, eye=EYE_WORDS.get(eye.casefold(), "") or sample.eye))
+    return Told(told, "--patient-pattern", [])
+
+
+def _by_column(samples: Sequence[Sample]) -> Told:
+    notes: list[str] = []
+    by_name = [_parsed(sample.id) for sample in samples]
+    spelled: dict[str, str] = {}
+    for sample in samples:
+        spelled.setdefault(sample.patient.casefold(), sample.patient)
+    named: dict[str, set[str]] = defaultdict(set)  # patient by the name -> patients by the column
+    for sample, (patient, _) in zip(samples, by_name, strict=True):
+        if patient and sample.patient:
+            named[patient].add(spelled[sample.patient.casefold()])
+    fills = all(len(patients) == 1 for patients in named.values())
+    told, contradict = [], 0
+    for sample, (patient, eye) in zip(samples, by_name, strict=True):
+        known = spelled[sample.patient.casefold()]
+        if not known and fills and patient in named:
+            known = next(iter(named[patient]))
+        contradict += bool(sample.eye and eye and sample.eye != eye)
+        told.append(sample._replace(patient=known, eye=sample.eye or eye))
+    if blank := sum(not sample.patient for sample in told):
+        notes.append(f"the column of patients is empty for {blank} photographs: each counts as a patient of its own")
+    if len({sample.patient for sample in samples}) > len(spelled):
+        notes.append("patients whose names differ in capital letters alone are taken for one")
+    if contradict:
+        notes.append(f"the name of {contradict} photographs tells another eye than their column, which is taken")
+    return Told(told, "a column", notes)
+
+
+def _by_names(samples: Sequence[Sample]) -> Told:
     names = [_name(sample.id) for sample in samples]
     for example, regex in CONVENTIONS:
         matches = [regex.match(name) for name in names]
-        if all(matches) or regex is CONVENTIONS[0][1]:
-            if not any(matches):
-                continue
-            has_eye = "eye" in regex.groupindex
-            told = []
-            for sample, match in zip(samples, matches, strict=True):
-                if match is not None:
-                    id, found, grade, split, _, eye, ungradable, kept = sample
-                    eye = eye or (EYE_WORDS[match["eye"].casefold()] if has_eye else "")
-                    sample = Sample(id, found, grade, split, match["patient"], eye, ungradable, kept)
-                told.append(sample)
-            return told, f"names like {example}"
-    return list(samples), ""
+        if any(matches) and (all(matches) or regex is CONVENTIONS[0][1]):
+            return _matched(samples, matches, f"names like {example}")
+    found = [IN_FOLDERS.match(slashed(sample.found.source)) for sample in samples]
+    if samples and not any(match is None or split_in_name(match["patient"]) for match in found):
+        return _matched(samples, found, "folders like P001/OD")
+    return Told(list(samples), "", [])
+
+
+def _matched(samples: Sequence[Sample], matches: Sequence[re.Match[str] | None], how: str) -> Told:
+    """The samples whose name fits, with what it says."""
+    patients = _without_visits([match["patient"] if match else "" for match in matches])
+    known = Counter(patient for patient in patients if patient)
+    count = sum(known.values())
+    if count > TOO_MANY * len(known) or (len(known) == 1 and count > ALONE):
+        why = f"{how} would make {len(known)} patients of {count} photographs, such as {next(iter(known), '')!r}"
+        return Told(list(samples), "", [f"{why}: not believed; --patient-pattern says how names tell patients"])
+    told = []
+    for sample, match, patient in zip(samples, matches, patients, strict=True):
+        if match is not None:
+            id, found, grade, split, _, eye, ungradable, kept = sample
+            eye = eye or (EYE_WORDS[match["eye"].casefold()] if "eye" in match.re.groupindex else "")
+            sample = Sample(id, found, grade, split, patient, eye, ungradable, kept)
+        told.append(sample)
+    first = next(at for at, match in enumerate(matches) if match is not None)
+    notes = [f"patients by {how}: {samples[first].id} shows patient {told[first].patient or 'of its folder'}"]
+    return Told(told, how, notes)
+
+
+def _without_visits(patients: list[str]) -> list[str]:
+    """The names without a date or a visit at their end, where that makes one patient of several: 7_2019 and 7_2021.
+
+    A name that is nothing else becomes empty: its folder is the patient.
+    """
+    short = [_VISIT.sub("", patient) for patient in patients]
+    return short if len({*short}) < len({*patients}) else patients
 
 
 def _paired(sample: Sample, pairs: Mapping[str, tuple[str, str]]) -> Sample:

@@ -8,7 +8,7 @@ from typing import Final
 from click import UsageError
 
 from pipeline.storage.url import Url
-from tools.sources.columns import Asked, fold
+from tools.sources.columns import Asked, gradable_key
 from tools.sources.known_sets import KnownSet, read_description
 from tools.sources.layouts import Reading
 from tools.sources.scales import open_scale
@@ -36,16 +36,16 @@ def reading_of(
     cells: frozenset[str] | None = None
     if gradable is not None:
         name, equals, values = gradable.partition("=")
-        cells = frozenset(fold(value) for value in values.split(",") if value.strip())
+        cells = frozenset(gradable_key(value) for value in values.split(",") if value.strip())
         if not (name.strip() and equals and cells):
             raise UsageError(f"--gradable-column {gradable!r}: write COLUMN=VALUES, such as quality=0,1")
         named["gradable"] = name.strip()
     if patient_pattern is not None:
         try:
-            groups = re.compile(patient_pattern).groups
+            regex = re.compile(patient_pattern)
         except re.error as error:
             raise UsageError(f"--patient-pattern {patient_pattern!r}: {error}") from error
-        if not groups:
+        if not set(range(1, regex.groups + 1)) - {regex.groupindex.get("eye")}:
             raise UsageError(f"--patient-pattern {patient_pattern!r} has no group for the patient")
     description: str | KnownSet = "auto"
     if layout in ("tables", "folders"):

@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from pipeline.errors import SourceError
-from pipeline.photos.discovery import Found, Refusal, Walked, is_left_out, split_suffix
+from pipeline.photos.discovery import Found, Refusal, Walked, is_left_out, path_left_out, split_suffix
 from pipeline.photos.photo import SUFFIXES, sniff
 from pipeline.storage import object_store
 from pipeline.storage.artifacts import is_cache
@@ -37,7 +37,7 @@ def walk_url(url: Url) -> tuple[Walked, list[str]]:
     refused: list[Refusal] = []
     tables: list[str] = []
     unnamed: list[Stored] = []
-    listed, caches = _listed(url)
+    listed, caches, left_out = _listed(url)
     for stored in listed:
         suffix = split_suffix(stored.name)[1].lower()
         if not {"", ".", ".."}.isdisjoint(stored.name.split("/")):
@@ -55,11 +55,14 @@ def walk_url(url: Url) -> tuple[Walked, list[str]]:
         others: list[Found] = []
         for stored, head in zip(unnamed, heads, strict=True):
             (photographs if sniff(head) else others).append(_found(stored))
-    return Walked(sorted(photographs, key=lambda found: found.source.split("/")), refused, caches, others), tables
+    return Walked(
+        sorted(photographs, key=lambda found: found.source.split("/")), refused, caches, others, [], left_out
+    ), tables
 
 
-def _listed(url: Url) -> tuple[list[Stored], list[Refusal]]:
-    """What is below a URL, less what pipeline.photos.discovery leaves out; and the caches of ours among that."""
+def _listed(url: Url) -> tuple[list[Stored], list[Refusal], int]:
+    """What is below a URL, less what pipeline.photos.discovery leaves out; the caches of ours among that; and how many
+    files and folders are left out."""
     listed = object_store.files_below(url)
     inside: dict[str, set[str]] = defaultdict(set)  # folder -> what is in it
     for stored in listed:
@@ -67,12 +70,19 @@ def _listed(url: Url) -> tuple[list[Stored], list[Refusal]]:
         for depth in range(len(parts)):
             inside["/".join(parts[:depth])].add(parts[depth])
     caches = tuple(f"{folder}/" if folder else "" for folder, names in inside.items() if is_cache(names))
-    left = [
-        stored
-        for stored in listed
-        if not stored.name.startswith(caches) and not any(map(is_left_out, stored.name.split("/")))
-    ]
-    return left, [Refusal(cache or ".", "a cache") for cache in sorted(caches)]
+    left = [stored for stored in listed if not stored.name.startswith(caches) and not path_left_out(stored.name)]
+    out = {
+        top for stored in listed if not stored.name.startswith(caches) and (top := _left_out_at(stored.name.split("/")))
+    }
+    return left, [Refusal(cache or ".", "a cache") for cache in sorted(caches)], len(out)
+
+
+def _left_out_at(parts: list[str]) -> str:
+    """The path of the first part for which a file is left out; "" for none."""
+    for depth, name in enumerate(parts, 1):
+        if is_left_out(name, folder=depth < len(parts)):
+            return "/".join(parts[:depth])
+    return ""
 
 
 def _found(stored: Stored) -> Found:

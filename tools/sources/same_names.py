@@ -121,9 +121,11 @@ def resolve_same_names(doubled_names: Iterable[Sequence[str]], grade_names: Iter
         shown = [
             doubled[at * len(doubled) // min(LOOKED_AT, len(doubled))] for at in range(min(LOOKED_AT, len(doubled)))
         ]
-        same = [_same(read, *pair) for pair in shown]
+        compared = [(pair, alike) for pair in shown if (alike := _same(read, *pair)) is not None]
+        shown = [pair for pair, _alike in compared] or shown
+        same = [alike for _pair, alike in compared]
         names = " and ".join("/".join(level) or "SRC itself" for level in (one, other))
-        if all(same):
+        if same and all(same):
             kept = _larger(read, shown)
             result.ignored += [Refusal(pair[1 - kept], f"a copy of {pair[kept]}") for pair in doubled]
             result.notes.append(
@@ -138,10 +140,10 @@ def resolve_same_names(doubled_names: Iterable[Sequence[str]], grade_names: Iter
                 "part of the name and of the patient"
             )
         else:
-            alike, unlike = shown[same.index(True)], shown[same.index(False)]
+            one_pair, other_pair = shown[same.index(True)], shown[same.index(False)]
             raise SourceError(
-                f"{names}: some photographs of one name are the same ({alike[0]}, {alike[1]}), others are not "
-                f"({unlike[0]}, {unlike[1]}); give the names of one folder in a table, or take one folder away"
+                f"{names}: some photographs of one name are the same ({', '.join(one_pair)}), others are not "
+                f"({', '.join(other_pair)}); give the names of one folder in a table, or take one folder away"
             )
     return result
 
@@ -165,15 +167,15 @@ def _are_neutral(one: tuple[str, ...], other: tuple[str, ...], grades: set[str])
     return (all(splits) and splits[0] != splits[1]) or all(name in grades for name in names) or all(eyes)
 
 
-def _same(read: Read, first: str, second: str) -> bool:
-    """Whether two files show the same photograph: the same bytes, or the same retina."""
+def _same(read: Read, first: str, second: str) -> bool | None:
+    """Whether two files show the same photograph, by the retina's fine structure; None where one has none, as a black
+    frame, or cannot be read."""
     try:
-        one, other = read(first), read(second)
-        if one == other:
-            return True
-        prints = [fingerprint(prepare(data, Recipe(4 * SIDE)).jpeg) for data in (one, other)]
+        prints = [fingerprint(prepare(read(source), Recipe(4 * SIDE)).jpeg) for source in (first, second)]
     except (OSError, PhotoError):
-        return False
+        return None
+    if not all(map(np.any, prints)):
+        return None
     return float(prints[0] @ prints[1]) > ALIKE
 
 

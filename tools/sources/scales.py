@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
@@ -17,7 +17,7 @@ UNGRADABLE: Final = -2
 BLANK: Final = -3
 """Stands for an empty cell of a grade column; another table may have the grade."""
 
-_NUMBERED: Final = re.compile(r"\s*(?:grade|class|level|stage|dr|icdr)[\s_-]*([0-4])\s*", re.IGNORECASE | re.ASCII)
+_NUMBERED: Final = re.compile(r"\s*(?:grade|class|level|stage|icdr)[\s_-]*([0-4])\s*", re.IGNORECASE | re.ASCII)
 _NUMBER_FIRST: Final = re.compile(r"(?:grade|class|level|stage)?([0-4])")
 _KIND: Final = r"(npdr|dr|nonproliferative(dr|diabeticretinopathy)?|diabeticretinopathy|retinopathy)?"
 _WORDS: Final = tuple(
@@ -31,6 +31,9 @@ _WORDS: Final = tuple(
     )
 )
 """Of the letters of a cell; a to e before them is how RETFound's splits keep the order of the alphabet."""
+_DIGIT: Final = re.compile(r"\s*[^\W\d]*[\s_-]*([0-9])(?:\.0*)?\s*", re.ASCII)
+MANY: Final = 30
+"""Rows from which on it is told by the grades that occur what they may mean."""
 _R_CODE: Final = re.compile(r"\s*[Rr][0-6][ASas]?(\s*[Mm][0-2])?\s*")
 
 
@@ -113,24 +116,34 @@ def known_scales() -> dict[str, Scale]:
     return {name: _scale(name, table) for name, table in tables.items()}
 
 
-def of_other_scale(texts: Iterable[str]) -> str | None:
-    """Why grades written so are surely not ICDR; None where nothing says that."""
+def of_other_scale(texts: Sequence[str]) -> str | None:
+    """Why grades written so, a text a row, are or may be another scale than ICDR; None where nothing says that."""
     written = {text for text in texts if text.strip()}
     if written and all(_R_CODE.fullmatch(text) for text in written):
         return (
             "the grades are R0, R1 ...: in Scotland R3 is severe background retinopathy, in England proliferative; "
             "say which with --scale scottish or --scale nhs"
         )
-    digits = {text.strip().removesuffix(".0") for text in written}
-    if "0" not in digits and {"1", "5"} <= digits <= set("12345"):
+    found = [_DIGIT.fullmatch(text) for text in written]
+    digits = {match[1] for match in found if match is not None}
+    if "0" in digits or None in found:
+        return None
+    if {"1", "5"} <= digits <= set("12345"):
         return "the grades run from 1 to 5, those of ICDR from 0 to 4; say what they mean with --scale FILE"
+    if digits == set("1234") and len(texts) >= MANY:
+        return (
+            "the grades are 1 to 4, without a 0: of ICDR without healthy eyes, or of another scale; --scale icdr says "
+            "that they are ICDR, --scale FILE what else they mean"
+        )
     return None
 
 
 def _scale(name: str, table: Mapping[str, Any]) -> Scale:
     codes = {_folded(str(step)): parse_code(grade) for step, grade in table["codes"].items()}
+    if not codes or not isinstance(table.get("exact", False), bool):
+        raise ValueError("codes must not be empty, exact is true or false")
     title, source, steps = (str(table.get(key, "")) for key in ("title", "source", "steps"))
-    return Scale(name, title, source, steps, bool(table.get("exact", False)), codes)
+    return Scale(name, title, source, steps, table.get("exact", False), codes)
 
 
 def parse_code(value: object) -> int:

@@ -4,13 +4,11 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections import Counter
 from typing import Final, NamedTuple
 
-from pipeline.errors import SourceError
-
 TEXT: Final = (".csv", ".tsv", ".txt")
-EXCEL: Final = (".xlsx", ".xls")
+EXCEL: Final = (".xlsx", ".xls", ".xlsm", ".xlsb", ".ods")
 SUFFIXES: Final = (*TEXT, *EXCEL, ".jsonl")
 """Of files that may be tables, in lower case."""
 DELIMITERS: Final = ",;\t|"
@@ -21,8 +19,9 @@ ABOVE: Final = 10
 class RawTable(NamedTuple):
     """A file's cells, as text without surrounding spaces; rows that are blank are left out."""
 
-    source: str  # path below SRC, "FILE.zip#MEMBER" inside an archive, or the path that the user gave
+    source: str  # path below SRC, "FILE.zip#MEMBER" inside an archive, "FILE.xlsx[SHEET]" of several sheets
     rows: list[tuple[int, list[str]]]  # (line, cells); the header among them, if there is one
+    broken: str = ""  # why it could not be read to its end, with the line
 
     @property
     def name(self) -> str:
@@ -38,20 +37,20 @@ class NoTable(Exception):
     """The file cannot be read as a table; the message says why, and what helps."""
 
 
-def read_raw(source: str, data: bytes) -> RawTable:
-    """The rows of a table. `source` names it in messages, its suffix tells the kind.
+def read_raw(source: str, data: bytes) -> list[RawTable]:
+    """The tables in a file: one, or one for each sheet of a workbook. `source` names it in messages, its suffix tells
+    the kind.
 
-    Raises NoTable where a package is missing or the bytes are not what the suffix says; SourceError for a broken row.
+    Raises NoTable where a package is missing or the bytes are not what the suffix says.
     """
     suffix = suffix_of(source)
-    try:
-        if suffix in EXCEL:
-            return RawTable(source, list(_excel(data)))
-        if suffix == ".jsonl":
-            return RawTable(source, list(_json_lines(_decoded(data))))
-        return RawTable(source, list(_text(source, _decoded(data), suffix)))
-    except csv.Error as error:
-        raise SourceError(f"{source}: not a table ({error})") from error
+    if suffix in EXCEL:
+        sheets = _excel(data)
+        named = len(sheets) > 1
+        return [RawTable(f"{source}[{name}]" if named else source, rows) for name, rows in sheets]
+    if suffix == ".jsonl":
+        return [RawTable(source, _json_lines(_decoded(data)))]
+    return [_text(source, _decoded(data), suffix)]
 
 
 def suffix_of(source: str) -> str:
@@ -68,73 +67,79 @@ def _decoded(data: bytes) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _text(source: str, text: str, suffix: str) -> Iterator[tuple[int, list[str]]]:
+def _text(source: str, text: str, suffix: str) -> RawTable:
     head = text[:65536].split("\n")
     first = next((number for number, line in enumerate(head) if line.strip()), 0)
     if named := re.fullmatch(r'"?sep=(.)"?', head[first].strip(), re.IGNORECASE):  # Excel's own line
         delimiter, skipped = named[1], first + 1
     else:
-        delimiter, skipped = _delimiter(head[first : first + ABOVE]), 0
+        delimiter, skipped = _delimiter([line for line in head[first : first + 50] if line.strip()]), 0
     if delimiter is None and suffix == ".txt":
-        for number, line in enumerate(text.split("\n"), 1):
-            if cells := line.split():
-                yield number, cells
-        return
+        return RawTable(source, [(n, cells) for n, line in enumerate(text.split("\n"), 1) if (cells := line.split())])
     lines = io.StringIO(text if not skipped else text.split("\n", skipped)[skipped])
-    reader = csv.reader(lines, delimiter=delimiter or ",", skipinitialspace=True)
-    strip = str.strip
+    reader = csv.reader(lines, delimiter=delimiter or ",", skipinitialspace=True, strict=True)
+    strip, rows = str.strip, []
+    last = skipped
     try:
         for cells in reader:
             stripped = list(map(strip, cells))
+            last = reader.line_num + skipped
             if any(stripped):
-                yield reader.line_num + skipped, stripped
+                rows.append((last, stripped))
     except csv.Error as error:
-        raise SourceError(f"{source}:{reader.line_num + skipped}: not a table ({error})") from error
+        why = "a quote is opened and not closed" if "expected" in str(error) else str(error)
+        return RawTable(source, rows, f"{source}:{last + 1}: {why}")
+    return RawTable(source, rows)
 
 
 def _delimiter(lines: list[str]) -> str | None:
-    """The one that most of the first lines have most of, outside quotes; None where none is there."""
+    """The one that most lines have equally often, outside quotes; of several the one that they have most of; None where
+    none is there."""
     plain = [re.sub(r'"[^"]*"', "", line) for line in lines]
-    counts = {each: sorted(line.count(each) for line in plain)[len(plain) // 2 :] for each in DELIMITERS}
-    best = max(DELIMITERS, key=lambda each: (sum(counts[each]), -DELIMITERS.index(each)))
-    return best if sum(counts[best]) else None
+
+    def score(delimiter: str) -> tuple[int, int]:
+        counts = Counter(count for line in plain if (count := line.count(delimiter)))
+        return max(((lines, count) for count, lines in counts.items()), default=(0, 0))
+
+    best = max(DELIMITERS, key=lambda each: (*score(each), -DELIMITERS.index(each)))
+    return best if score(best)[0] else None
 
 
-def _excel(data: bytes) -> Iterator[tuple[int, list[str]]]:
-    """The first sheet that has rows."""
+def _excel(data: bytes) -> list[tuple[str, list[tuple[int, list[str]]]]]:
+    """(name, rows) of each sheet that has rows."""
     try:
         from python_calamine import CalamineError, CalamineWorkbook
     except ImportError as error:
         raise NoTable("an Excel table needs a package: pip install 'fundus-grading[excel]'") from error
+    found = []
     try:
         book = CalamineWorkbook.from_filelike(io.BytesIO(data))
-        sheets = [book.get_sheet_by_index(number) for number in range(len(book.sheet_names))]
-        rows = next((rows for sheet in sheets if (rows := sheet.to_python(skip_empty_area=False))), [])
+        for number, name in enumerate(book.sheet_names):
+            values = book.get_sheet_by_index(number).to_python(skip_empty_area=False)
+            rows = [(line, cells) for line, row in enumerate(values, 1) if any(cells := list(map(cell, row)))]
+            if rows:
+                found.append((re.sub(r"[/#\[\]]", "_", name), rows))
     except (CalamineError, ValueError, OSError) as error:
         raise NoTable(f"not an Excel table ({error})") from error
-    for number, row in enumerate(rows, 1):
-        cells = [cell(value) for value in row]
-        if any(cells):
-            yield number, cells
+    return found
 
 
-def _json_lines(text: str) -> Iterator[tuple[int, list[str]]]:
-    """Objects of one line each; the keys of the first are the header."""
-    keys: list[str] = []
-    keys_are_new = True
+def _json_lines(text: str) -> list[tuple[int, list[str]]]:
+    """Objects of one line each; the header is all their keys."""
+    objects: list[tuple[int, dict[str, object]]] = []
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-            keys = keys or list(row)
-            cells = [cell(row.get(key)) for key in keys]
-        except (ValueError, AttributeError) as error:
+        except ValueError as error:
             raise NoTable(f"line {number} is no JSON object") from error
-        if keys_are_new:
-            yield number, keys
-            keys_are_new = False
-        yield number, cells
+        if not isinstance(row, dict):
+            raise NoTable(f"line {number} is no JSON object")
+        objects.append((number, row))
+    keys = list(dict.fromkeys(key for _, row in objects for key in row))
+    rows = [(number, [cell(row.get(key)) for key in keys]) for number, row in objects]
+    return [(objects[0][0], keys), *rows] if objects else []
 
 
 def cell(value: object) -> str:

@@ -2,7 +2,6 @@
 
 import pytest
 
-from pipeline.errors import SourceError
 from tools.sources.folders import folder_splits, grade_folders
 from tools.sources.scales import ICDR, open_scale
 
@@ -42,9 +41,11 @@ def test_what_does_not_read_as_grades_all_through_is_none(folders: tuple[str, ..
     assert grades(*folders) is None
 
 
-def test_one_to_four_can_be_read_in_two_ways_and_stops() -> None:
-    with pytest.raises(SourceError, match="--layout folders"):
-        grades("1", "2", "3", "4")
+def test_one_to_four_and_nought_and_one_can_be_read_in_two_ways() -> None:
+    for names in (("1", "2", "3", "4"), ("0", "1")):
+        found = grade_folders(names, ICDR)
+        assert found is not None
+        assert "--layout folders" in found.doubt
     found = grade_folders(("1", "2", "3", "4"), ICDR, insist=True)
     assert found is not None
     assert found.grades == {"1": 1, "2": 2, "3": 3, "4": 4}

@@ -80,7 +80,7 @@ def test_a_clinics_train_txt_is_not_ddr_and_its_5_is_refused(tmp_path: Path) -> 
 def test_a_clinics_image_level_is_no_known_set(tmp_path: Path) -> None:
     draw(tmp_path, "1_left.jpg", "1_right.jpg")
     write(tmp_path, trainLabels__csv="image,level\n1_left,0\n1_right,2\n")
-    assert said(list_source(tmp_path)) == "patients by names like 17_left"
+    assert "read as" not in said(list_source(tmp_path))
 
 
 def test_a_clinics_quality_column_is_asked_about_and_not_read_as_eyeqs(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ TRUTH = {"10_left": 0, "11_left": 1, "12_left": 2, "13_left": 3, "14_left": 4, "
 
 
 def read_table(path: Path, asked: Asked = Asked(), scale: Scale | None = None) -> LabelTable | PassedOver:  # noqa: B008
-    read = read_label_table(read_raw(path.name, path.read_bytes()), asked, scale, None, lambda name: True)
+    read = read_label_table(read_raw(path.name, path.read_bytes())[0], asked, scale, None, lambda name: True)
     assert isinstance(read, LabelTable | PassedOver)
     return read
 
@@ -76,6 +76,6 @@ def test_a_table_from_excel_in_a_western_code_page(tmp_path: Path) -> None:
 
 
 def test_a_column_without_header_loses_no_row(shared: Path) -> None:
-    raw = read_raw("train_img.csv", (shared / "data/course/train_img.csv").read_bytes())
+    raw = read_raw("train_img.csv", (shared / "data/course/train_img.csv").read_bytes())[0]
     assert len(raw.rows) == 28_100
     assert raw.rows[0] == (1, ["2576_right"])

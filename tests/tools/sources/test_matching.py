@@ -54,7 +54,7 @@ def test_a_name_that_several_folders_have_is_refused_and_names_them() -> None:
 
 @pytest.mark.parametrize("name", ["../1.jpg", "../../etc/passwd", "/etc/passwd", r"C:\photos\2.jpg", r"..\..\1.jpg"])
 def test_no_name_leads_out(name: str) -> None:
-    with pytest.raises(ValueError, match="leads out"):
+    with pytest.raises(ValueError, match=r"leads out|on another computer"):
         names("1.jpg").find(name)
 
 
