@@ -108,6 +108,14 @@ def test_every_file_named_on_the_page_is_there() -> None:
         assert (ROOT / name).exists(), name
 
 
+def test_tests_lie_in_the_rooms_that_they_test() -> None:
+    for package, rooms in ROOMS.items():
+        for path in (ROOT / "tests" / package).rglob("test_*.py"):
+            assert str(path.parent.relative_to(ROOT / "tests" / package)) in {room or "." for room in rooms}, path
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert len(names) == len(set(names))
+
+
 def test_no_two_files_import_each_other_in_a_circle() -> None:
     done: set[Path] = set()
 

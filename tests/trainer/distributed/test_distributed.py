@@ -17,9 +17,9 @@ import torchvision
 
 from pipeline.cache.cache import open_cache
 from tests.trainer.conftest import invoke, write_tiny_cache
-from tests.trainer.whole_batches import learn
+from tests.trainer.distributed.whole_batches import learn
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 OPTIONS = [
     *("--cache", "cache", "--device", "cpu", "--loader", "torchvision", "--workers", "1", "--batch", "6"),

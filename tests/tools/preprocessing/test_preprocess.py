@@ -19,7 +19,7 @@ from pipeline.cache.cache import Cache, open_cache
 from tools.cli import main
 from tools.preprocessing.build_shards import CLOCK_SLACK_NS
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 Tree = dict[str, bytes]
 
 

@@ -216,8 +216,8 @@ def test_to_stdout_go_the_rows_alone(photos: Path, trained: Trained, tmp_path: P
 
 
 def test_a_second_predict_into_the_same_file_is_told(photos: Path, trained: Trained) -> None:
-    code = "from tests.trainer.test_outputs import hold; hold()"
-    root = Path(__file__).resolve().parents[2]
+    code = "from tests.trainer.commands.test_outputs import hold; hold()"
+    root = Path(__file__).resolve().parents[3]
     environment = {**os.environ, "PYTHONPATH": str(root)}
     first = subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment

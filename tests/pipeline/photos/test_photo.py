@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from pipeline.errors import PhotoError
 from pipeline.photos.photo import MAX_PIXELS, read_photo, sniff
 
-CASES = Path(__file__).resolve().parents[2].parent / "shared" / "cases"
+CASES = Path(__file__).resolve().parents[3].parent / "shared" / "cases"
 FORMATS = ["JPEG", "PNG", "TIFF", "BMP", "WEBP"]
 
 
