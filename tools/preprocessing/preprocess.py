@@ -4,30 +4,29 @@ A finished cache is a pure function of these and of the sides recorded for the p
 cache came about: what is wanted is worked out, what is there and still right is kept, the rest is built.
 """
 
-import math
 import os
 import time
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, wait
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from typing import Final
 
 from pipeline.cache.folder import claim, sweep
-from pipeline.cache.index import MANIFEST, REJECTS, CacheIndex, ShardRecord
+from pipeline.cache.index import CacheIndex, ShardRecord
 from pipeline.cache.manifest import Row, manifest_csv
-from pipeline.cache.shards import Indexed, shard_count, shard_of, sort_key
+from pipeline.cache.shards import shard_count, shard_of, sort_key
 from pipeline.cache.splits import PATIENT_PATTERN
+from pipeline.cache.writing import make_row, make_tables, with_tables
 from pipeline.errors import CacheError, ClusterError, SourceError
 from pipeline.photos.discovery import Refusal
 from pipeline.photos.preparation import Recipe
 from pipeline.storage.artifacts import INDEX, SHARDS
 from pipeline.storage.atomic import write_whole
-from pipeline.storage.csv_files import to_csv
 from pipeline.storage.url import Url
 from tools.preprocessing.build_shards import CLOCK_SLACK_NS, Built, Group, put_in_place
 from tools.preprocessing.executors import Crew, on_this_machine
@@ -109,9 +108,10 @@ def preprocess(
             samples = {sample.id: sample for sample in listing.samples}
             for part in built:
                 records |= part.records
-                rows += [
-                    _row(samples[entry.id], shard, entry) for shard, index in part.entries.items() for entry in index
-                ]
+                for shard, entries in part.entries.items():
+                    for entry in entries:
+                        sample = samples[entry.id]
+                        rows.append(make_row(entry, shard, sample.grade, sample.found))
             refused = sorted(listing.refused + refused + [refusal for part in built for refusal in part.refused])
             if not rows:
                 raise SourceError(
@@ -214,19 +214,6 @@ def _stop_if_many(refused: list[Refusal], listing: Listing, settings: Settings) 
         )
 
 
-def _row(sample: Sample, shard: int, entry: Indexed) -> Row:
-    """The manifest's row of a built entry; patient, eye and split come later."""
-    meta = entry.meta
-    cx, cy, radius = meta["disc"] or (math.nan, math.nan, math.nan)
-    flags = " ".join(meta["flags"])
-    where = (shard, entry.offset, entry.nbytes, entry.crc32)
-    geometry = (meta["width"], meta["height"], cx, cy, radius)
-    found = sample.found
-    return Row(
-        sample.id, "", "", sample.grade, "", found.source, found.nbytes, found.mtime_ns, *geometry, flags, *where
-    )
-
-
 def _place(
     rows: list[Row], samples: dict[str, Sample], settings: Settings, previous: Previous
 ) -> tuple[list[Row], list[str]]:
@@ -266,9 +253,8 @@ def _finish(
     out: Path, index: CacheIndex, rows: list[Row], refusals: list[Refusal], previous: Previous, began_ns: int
 ) -> bool:
     """Writes what is not there yet, cache.json last. Returns whether anything was."""
-    files = {MANIFEST: manifest_csv(rows), REJECTS: to_csv(refusals, Refusal._fields)}
-    digests = {name: sha256(data).hexdigest() for name, data in files.items()}
-    index = replace(index, manifest=digests[MANIFEST], rejects=digests[REJECTS])
+    files = make_tables(rows, refusals)
+    index = with_tables(index, files)
     stale = [name for name, data in files.items() if not (out / name).is_file() or (out / name).read_bytes() != data]
     fresh = previous.complete and previous.index == index and not stale
     if not fresh:
