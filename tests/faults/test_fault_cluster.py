@@ -154,12 +154,12 @@ def test_the_scheduler_killed_is_said_in_one_line_and_a_rerun_completes(
         assert run.process.poll() is None
         time.sleep(0.05)
     dask.scheduler.kill()
-    code, _, err = run.end(within=10)
+    code, _, err = run.end()
     assert code == 1
     assert err == f"Error: {dask.address}: the Dask scheduler is gone; the same command goes on from there\n"
     assert not (tmp_path / "c/cache.json").exists()
     anew = cluster(2)
-    code, _, err = start(*command, anew.address).end(within=60)
+    code, _, err = start(*command, anew.address).end()
     assert (code, err) == (0, "")
     assert tree(tmp_path / "c") == undisturbed
 
@@ -174,10 +174,13 @@ def test_ctrl_c_ends_the_run_and_frees_the_workers(
         assert run.process.poll() is None
         time.sleep(0.05)
     run.process.send_signal(signal.SIGINT)
-    code, _, err = run.end(within=3)
+    code, _, err = run.end()
     assert (code, err.splitlines()) == (1, ["", "Aborted!"])
-    time.sleep(0.5)
-    assert not list((tmp_path / "c").rglob("*.tmp"))
+    assert not (tmp_path / "c/cache.json").exists()
+    until = time.monotonic() + 30
+    while list((tmp_path / "c").rglob("*.tmp")):
+        assert time.monotonic() < until, "the worker goes on, or leaves what it began"
+        time.sleep(0.05)
 
 
 def test_a_photograph_that_kills_one_worker_after_the_other_is_named(
