@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from click import ClickException
+from click.testing import CliRunner, Result
 from PIL import Image
 
 from pipeline.cache.cache import open_cache
@@ -311,16 +312,23 @@ def test_the_three_visits_fit_into_thirteen_minutes() -> None:
     assert {*trial.split(), "train"} == stages.keys()
 
 
-def test_phantoms_are_drawn_once_and_measured_on(tmp_path: Path) -> None:
-    folders = ("--out", tmp_path / "out", "--work", tmp_path / "work", "--small")
+def test_phantoms_are_drawn_once_and_measured_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process: `test_a_stage_without_phantoms_says_how_to_draw_them` runs the script by its path."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    main = load("gpu").main
+
+    def run(stage: str) -> Result:
+        folders = ["--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")]
+        return CliRunner().invoke(main, [stage, *folders, "--small"])
+
     for _ in range(2):
-        assert run("draw", *folders).returncode == 0
+        assert run("draw").exit_code == 0
         found = json.loads((tmp_path / "out/draw.json").read_text())
         assert not found["failed"]
         assert found["found"]["photographs"] == 48
     assert "drawing, seconds" not in found["found"]  # they were there
-    done = run("nccl", *folders)
-    assert done.returncode == 0
+    done = run("nccl")
+    assert done.exit_code == 0
     assert done.stdout.splitlines()[-1].endswith("nccl.json")
     found = json.loads((tmp_path / "out/nccl.json").read_text())
     assert not found["failed"]
