@@ -41,8 +41,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_tiny_cache(home / "cache", train=train, test=test, size=64)
     torch.manual_seed(0)
     torch.save(torchvision.models.resnet18().state_dict(), home / "weights.pth")
-    _, err = end(start(home, [sys.executable, "-m", "trainer", "fit", *OPTIONS, "--run", "alone"]))
-    (home / "alone.err").write_text(err)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        (home / "alone.err").write_text(invoke("fit", *OPTIONS, "--run", "alone").stderr)
     shutil.rmtree(home / "cache.features")
     for checkpoint in (home / "alone").glob("*.pt"):
         checkpoint.unlink()
