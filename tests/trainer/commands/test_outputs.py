@@ -15,6 +15,7 @@ from PIL import Image
 
 from pipeline.storage.atomic import claimed
 from tests.trainer.conftest import Trained, invoke
+from trainer.training.range_test import RATES
 
 CPU = ("--device", "cpu")
 
@@ -109,7 +110,10 @@ def test_another_commands_result_stays(photos: Path, trained: Trained) -> None:
     assert {path.read_text() for path in Path().glob("*.*")} == {"somebody's"}
 
 
-def test_a_newer_result_of_the_same_kind_takes_the_olders_place(photos: Path, trained: Trained) -> None:
+def test_a_newer_result_of_the_same_kind_takes_the_olders_place(
+    photos: Path, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.training.range_test.RATES", RATES[::12])
     trained.copy("run")
     for arguments in (
         ("predict", "run", "photos", *CPU),
