@@ -28,6 +28,17 @@ from tests.loopback import Weather, s3_server
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
+LONGEST = {
+    *("test_distributed.py", "test_fault_fit.py", "test_fit.py", "test_resume.py", "test_fault_cluster.py"),
+    *("test_fault_kills.py", "test_outputs.py", "test_end_to_end.py", "test_evaluate.py", "test_report.py"),
+}
+"""Files that take the longest. They come first: pytest-xdist gives a file to one worker, and the last must be short."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Photographs and cases that are not part of the project."""

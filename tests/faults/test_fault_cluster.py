@@ -87,10 +87,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., 
         each.close()
 
 
-@pytest.fixture
-def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """400 photographs in 16 shards, so that there is a middle to be killed in."""
-    monkeypatch.setattr("pipeline.cache.shards.SAMPLES_A_SHARD", 25)
+SMALL_SHARDS = ("pipeline.cache.shards.SAMPLES_A_SHARD", 25)
+"""400 photographs in 16 shards, so that there is a middle to be killed in."""
 
 
 class Made:
@@ -108,17 +106,27 @@ class Made:
         self.outcome: Outcome = preprocess(list_source(source), out, Recipe(64), Settings(**settings), progress)
 
 
+@pytest.fixture(scope="module")
+def made_by_one_machine(many: Path, tmp_path_factory: pytest.TempPathFactory, tree: Trees) -> Tree:
+    out = tmp_path_factory.mktemp("made") / "one"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(*SMALL_SHARDS)
+        Made(many, out, workers=2)
+    return tree(out)
+
+
 @pytest.fixture
-def by_one_machine(many: Path, tmp_path: Path, tree: Trees, small_shards: None) -> Tree:
-    Made(many, tmp_path / "one", workers=2)
-    return tree(tmp_path / "one")
+def by_one_machine(made_by_one_machine: Tree, monkeypatch: pytest.MonkeyPatch) -> Tree:
+    """What one machine makes of 400 photographs in 16 shards; the test's own are as small."""
+    monkeypatch.setattr(*SMALL_SHARDS)
+    return made_by_one_machine
 
 
 def ready(cluster: Cluster, workers: int) -> None:
     from distributed import Client
 
     with Client(cluster.address, set_as_default=False) as client:
-        client.wait_for_workers(workers, timeout=30)
+        client.wait_for_workers(workers, timeout=120)
 
 
 def test_three_workers_make_what_one_machine_makes_and_one_may_be_killed(
@@ -260,7 +268,7 @@ def test_workers_that_join_later_and_would_make_other_bytes_take_no_part(
 
     Made(many, tmp_path / "c", join(tmp_path / "a", "fundus_grading", None), scheduler=dask.address)
     assert tree(tmp_path / "c") == by_one_machine
-    assert late.pop().wait(10) is not None  # Dask sent it away: it did not know what it was to do
+    assert late.pop().wait(60) is not None  # Dask sent it away: it did not know what it was to do
     with pytest.raises(
         ClusterError, match=r"^worker tcp://127.0.0.1:\d+ joined with other versions than the client has"
     ):

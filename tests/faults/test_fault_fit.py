@@ -19,7 +19,7 @@ import torchvision
 from click.testing import Result
 
 from tests.conftest import write_cache
-from tests.trainer.conftest import invoke
+from tests.trainer.conftest import train
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMING = ["seconds", "images_per_second"]
@@ -93,7 +93,7 @@ def fit(folder: Path, *options: str, exit: int = 0) -> Result:
     a process of its own, which imports torch anew."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        return invoke("fit", *options, exit=exit)
+        return train(*options, exit=exit)
 
 
 def start(folder: Path, *options: str) -> subprocess.Popen[str]:
@@ -179,7 +179,9 @@ def test_killed_in_the_middle_of_epochs_the_resumed_run_is_the_undisturbed_one(
     assert_same(folder / "run", folder / "undisturbed")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_told_to_stop_it_leaves_a_checkpoint_and_says_how_to_go_on(folder: Path, number: int, code: int) -> None:
     process = start(folder, *OPTIONS, "--run", "run", "--checkpoint-minutes", "60")
     wait_for((folder / "run/config.json").exists, process)
@@ -208,7 +210,8 @@ def test_two_fits_into_one_run_exclude_each_other(folder: Path) -> None:
     err = fit(folder, *OPTIONS, "--run", "run", exit=1).stderr
     assert "exists and is never overwritten" in err
     first.send_signal(signal.SIGINT)
-    end(first, 130, within=60)  # at once, with most of a thousand epochs before it
+    _, err = end(first, 130, within=60)  # at once, with most of a thousand epochs before it
+    assert err == "stopped by SIGINT; `trainer fit --run run --resume` goes on\n"
 
 
 def test_a_full_disk_ends_in_one_line_and_the_last_checkpoint_is_whole(killed: Path) -> None:

@@ -168,7 +168,7 @@ def test_a_killed_rank_ends_all_with_its_rank_and_reason_unless_torchrun_may_sta
     ("options", "said"),
     [
         (["--cache", "nowhere"], "Error: nowhere"),
-        (["--momentum", "2"], "Error: momentum must be at least 0 and less than 1"),
+        pytest.param(["--momentum", "2"], "Error: momentum must be at least 0 and less than 1", marks=pytest.mark.slow),
     ],
 )
 def test_what_is_wrong_is_said_once(options: list[str], said: str, folder: Path) -> None:

@@ -54,7 +54,7 @@ def same(one: Path, other: Path) -> None:
     assert measured[0] == measured[1]
 
 
-@pytest.mark.parametrize("keep", ["best", "last"])
+@pytest.mark.parametrize("keep", [pytest.param("best", marks=pytest.mark.slow), "last"])  # tests/faults keep the best
 def test_killed_between_epochs_and_resumed_it_is_the_undisturbed_run(
     keep: str, trainer: Trainer, tiny_cache: Cache, tmp_path: Path
 ) -> None:
@@ -225,7 +225,12 @@ def test_a_damaged_or_foreign_checkpoint_is_named_and_never_run(
     assert "run/last.pt is" in warning
     assert warning.endswith("going on from the one before, previous.pt")
     same(trained.run, after_training)
-    (after_training / "summary.json").unlink()
+    assert not list(tmp_path.rglob("*CANARY*"))
+
+
+def test_where_both_checkpoints_are_damaged_it_is_said_and_neither_is_run(
+    after_training: Path, trainer: Trainer, shared: Path, tmp_path: Path
+) -> None:
     for name in ("last.pt", "previous.pt"):
         shutil.copyfile(shared / "cases/B49/checkpoints/canary_zip.pt", after_training / name)
     stderr = trainer("fit", "--run", after_training, "--resume", exit=1).stderr
