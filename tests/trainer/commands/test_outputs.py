@@ -13,7 +13,6 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pipeline.storage.atomic import claimed
 from tests.trainer.conftest import Trained, invoke
 from trainer.training.range_test import RATES
 
@@ -227,12 +226,22 @@ def test_to_stdout_go_the_rows_alone(photos: Path, trained: Trained) -> None:
     assert Path("out.csv").read_text() == done.stdout
 
 
+HOLD = """
+import sys
+from pathlib import Path
+from pipeline.storage.atomic import claimed
+with claimed([Path("predictions.csv")]):
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+"""What a predict does to its output while it works, for as long as stdin is open."""
+
+
 def test_a_second_predict_into_the_same_file_is_told(photos: Path, trained: Trained) -> None:
-    code = "from tests.trainer.commands.test_outputs import hold; hold()"
     root = Path(__file__).resolve().parents[3]
     environment = {**os.environ, "PYTHONPATH": str(root)}
     first = subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        [sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
     )
     assert first.stdout is not None
     assert first.stdout.readline() == "ready\n"
@@ -240,13 +249,6 @@ def test_a_second_predict_into_the_same_file_is_told(photos: Path, trained: Trai
     assert "predictions.csv: another command is writing it; wait until that ends" in line
     first.communicate()
     invoke("predict", trained.run, "photos", *CPU)
-
-
-def hold() -> None:
-    """What a predict does to its output while it works, for as long as stdin is open."""
-    with claimed([Path("predictions.csv")]):
-        print("ready", flush=True)
-        sys.stdin.read()
 
 
 def test_figures_among_the_photographs_are_not_graded(photos: Path, trained: Trained) -> None:
