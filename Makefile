@@ -23,7 +23,7 @@ check: .venv/installed ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: check ## ruff, mypy, pytest: files in the order of their folders, for the first ones, tests/faults, take longest
+test: check ## ruff, mypy, pytest: within 8 minutes on two free cores; tests/conftest.py puts the longest files first
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .venv-lowest/installed: pyproject.toml tests/lowest.py

@@ -1,6 +1,5 @@
 """Caches to test on: made of given pictures, and of real photographs where they are at hand."""
 
-import io
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -14,18 +13,30 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.cache.index import MANIFEST, REJECTS, CacheIndex, ShardRecord
-from pipeline.cache.manifest import Row, manifest_csv
+from pipeline.cache.index import CacheIndex
 from pipeline.cache.shards import Entry, shard_name, shard_of, sort_key, write_shard
 from pipeline.cache.splits import PATIENT_PATTERN, parse_patient
+from pipeline.cache.writing import make_entry, make_record, make_row, make_tables, with_tables
 from pipeline.grades import UNKNOWN
-from pipeline.photos.preparation import Recipe
+from pipeline.photos.discovery import Found
+from pipeline.photos.preparation import Prepared, Recipe, encode
+from pipeline.photos.retina import Disc
 from pipeline.storage.artifacts import SHARDS
-from pipeline.storage.csv_files import to_csv
 from pipeline.storage.url import Url
 from tests.loopback import Weather, s3_server
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+LONGEST = {
+    *("test_distributed.py", "test_fault_fit.py", "test_fit.py", "test_resume.py", "test_fault_cluster.py"),
+    *("test_fault_kills.py", "test_outputs.py", "test_end_to_end.py", "test_evaluate.py", "test_report.py"),
+}
+"""Files that take the longest. They come first: pytest-xdist gives a file to one worker, and the last must be short."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @pytest.fixture(scope="session")
@@ -43,45 +54,31 @@ def write_cache(
     splits: Mapping[str, str] | None = None,
     shards: int = 1,
 ) -> Path:
-    """A complete cache of the pictures, uint8 (size, size, 3) RGB each, encoded as preprocess encodes them."""
+    """A complete cache of the pictures, uint8 (size, size, 3) RGB each, as preprocess writes what it has prepared."""
     size = len(next(iter(pictures.values())))
-    grades = grades or {}
-    ids = sorted(pictures, key=sort_key)
-    (folder / SHARDS).mkdir(parents=True)
-
-    def jpeg(picture: np.ndarray) -> bytes:
-        data = io.BytesIO()
-        Image.fromarray(picture).save(data, "JPEG", quality=95, subsampling=0)
-        return data.getvalue()
+    recipe, disc = Recipe(size), Disc(size / 2, size / 2, size / 2)
+    grades = dict.fromkeys(pictures, UNKNOWN) | dict(grades or {})
+    splits = dict.fromkeys(pictures, "") | dict(splits) if splits else dict.fromkeys(pictures, "train")
+    found = {id: Found(f"{id}.png", picture.nbytes, 0, 0) for id, picture in pictures.items()}
 
     def entry(id: str) -> Entry:
-        meta = {"source_sha256": sha256(pictures[id].tobytes()).hexdigest()}
-        return Entry(id, jpeg(pictures[id]), meta, grades.get(id, UNKNOWN))
+        prepared = Prepared(encode(pictures[id], recipe.quality), size, size, disc, ())
+        return make_entry(id, grades[id], found[id], sha256(pictures[id].tobytes()).hexdigest(), prepared, recipe)
 
-    places, records = {}, []
+    (folder / SHARDS).mkdir(parents=True)
+    rows, records = [], []
     for shard in range(shards):
-        inside = [id for id in ids if shard_of(id, shards) == shard]
-        entries = [entry(id) for id in inside]
-        index, digest, nbytes = write_shard(folder / SHARDS / shard_name(shard), entries)
-        places |= {entry.id: (shard, entry.offset, entry.nbytes, entry.crc32) for entry in index}
-        records.append(ShardRecord(nbytes, digest, ""))
-    rows = [
-        Row(
-            id,
-            *parse_patient(id, re.compile(PATIENT_PATTERN)),
-            grades.get(id, UNKNOWN),
-            (splits or {}).get(id, "" if splits else "train"),
-            f"{id}.png",
-            *(0, 0, size, size, size / 2, size / 2, size / 2, ""),
-            *places[id],
-        )
-        for id in sorted(pictures)
-    ]
-    manifest, rejects = manifest_csv(rows), to_csv([], ["source", "reason"])
-    (folder / MANIFEST).write_bytes(manifest)
-    (folder / REJECTS).write_bytes(rejects)
-    digests = [sha256(data).hexdigest() for data in (manifest, rejects)]
-    CacheIndex(Recipe(size), "auto", 0, tuple(records), *digests).write(folder)
+        inside = sorted((id for id in pictures if shard_of(id, shards) == shard), key=sort_key)
+        entries, digest, nbytes = write_shard(folder / SHARDS / shard_name(shard), map(entry, inside))
+        records.append(make_record(entries, digest, nbytes))
+        for written in entries:
+            row = make_row(written, shard, grades[written.id], found[written.id])
+            patient, eye = parse_patient(row.id, re.compile(PATIENT_PATTERN))
+            rows.append(row._replace(patient=patient, eye=eye, split=splits[row.id]))
+    tables = make_tables(sorted(rows), [])
+    for name, data in tables.items():
+        (folder / name).write_bytes(data)
+    with_tables(CacheIndex(recipe, "auto", 0, tuple(records), "", ""), tables).write(folder)
     return folder
 
 

@@ -139,11 +139,16 @@ def prepare(data: bytes | memoryview, recipe: Recipe) -> Prepared:
         pixels = _clahe(pixels, _within(mask, square, recipe.size, 1.0))
     pixels[[0, -1]] = 0
     pixels[:, [0, -1]] = 0
-    jpeg = BytesIO()
-    Image.fromarray(pixels).save(jpeg, "JPEG", quality=recipe.quality, subsampling=0)
     flags = {"blank": blank, "damaged": photo.damaged, "no_disc": disc is None, "widened": widened}
     raised = tuple(flag for flag, is_raised in flags.items() if is_raised)
-    return Prepared(jpeg.getvalue(), photo.width, photo.height, disc, raised)
+    return Prepared(encode(pixels, recipe.quality), photo.width, photo.height, disc, raised)
+
+
+def encode(pixels: NDArray[np.uint8], quality: int) -> bytes:
+    """The JPEG of RGB pixels (h, w, 3), without chroma subsampling and metadata."""
+    jpeg = BytesIO()
+    Image.fromarray(pixels).save(jpeg, "JPEG", quality=quality, subsampling=0)
+    return jpeg.getvalue()
 
 
 def _crop(photo: Photo, square: Square, size: int) -> NDArray[np.uint8]:

@@ -61,8 +61,9 @@ class Run:
                     found.add(pid)
         return found
 
-    def end(self, within: float) -> tuple[int, str, str]:
-        """(exit code, stdout, stderr), and nobody left, within so many seconds."""
+    def end(self, within: float = 60) -> tuple[int, str, str]:
+        """(exit code, stdout, stderr), and nobody left, within so many seconds: what hangs fails, a busy machine does
+        not."""
         until = time.monotonic() + within
         out, err = self.process.communicate(timeout=within)
         while self.processes():

@@ -89,10 +89,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., 
         each.close()
 
 
-@pytest.fixture
-def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """400 photographs in 16 shards, so that there is a middle to be killed in."""
-    monkeypatch.setattr("pipeline.cache.shards.SAMPLES_A_SHARD", 25)
+SMALL_SHARDS = ("pipeline.cache.shards.SAMPLES_A_SHARD", 25)
+"""400 photographs in 16 shards, so that there is a middle to be killed in."""
 
 
 class Made:
@@ -110,17 +108,27 @@ class Made:
         self.outcome: Outcome = preprocess(list_source(source), out, Recipe(64), Settings(**settings), progress)
 
 
+@pytest.fixture(scope="module")
+def made_by_one_machine(many: Path, tmp_path_factory: pytest.TempPathFactory, tree: Trees) -> Tree:
+    out = tmp_path_factory.mktemp("made") / "one"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(*SMALL_SHARDS)
+        Made(many, out, workers=2)
+    return tree(out)
+
+
 @pytest.fixture
-def by_one_machine(many: Path, tmp_path: Path, tree: Trees, small_shards: None) -> Tree:
-    Made(many, tmp_path / "one", workers=2)
-    return tree(tmp_path / "one")
+def by_one_machine(made_by_one_machine: Tree, monkeypatch: pytest.MonkeyPatch) -> Tree:
+    """What one machine makes of 400 photographs in 16 shards; the test's own are as small."""
+    monkeypatch.setattr(*SMALL_SHARDS)
+    return made_by_one_machine
 
 
 def ready(cluster: Cluster, workers: int) -> None:
     from distributed import Client
 
     with Client(cluster.address, set_as_default=False) as client:
-        client.wait_for_workers(workers, timeout=30)
+        client.wait_for_workers(workers, timeout=120)
 
 
 def test_three_workers_make_what_one_machine_makes_and_one_may_be_killed(
@@ -156,12 +164,12 @@ def test_the_scheduler_killed_is_said_in_one_line_and_a_rerun_completes(
         assert run.process.poll() is None
         time.sleep(0.05)
     dask.scheduler.kill()
-    code, _, err = run.end(within=10)
+    code, _, err = run.end()
     assert code == 1
     assert err == f"Error: {dask.address}: the Dask scheduler is gone; the same command goes on from there\n"
     assert not (tmp_path / "c/cache.json").exists()
     anew = cluster(2)
-    code, _, err = start(*command, anew.address).end(within=60)
+    code, _, err = start(*command, anew.address).end()
     assert (code, err) == (0, "")
     assert tree(tmp_path / "c") == undisturbed
 
@@ -176,10 +184,13 @@ def test_ctrl_c_ends_the_run_and_frees_the_workers(
         assert run.process.poll() is None
         time.sleep(0.05)
     run.process.send_signal(signal.SIGINT)
-    code, _, err = run.end(within=3)
+    code, _, err = run.end()
     assert (code, err.splitlines()) == (1, ["", "Aborted!"])
-    time.sleep(0.5)
-    assert not list((tmp_path / "c").rglob("*.tmp"))
+    assert not (tmp_path / "c/cache.json").exists()
+    until = time.monotonic() + 30
+    while list((tmp_path / "c").rglob("*.tmp")):
+        assert time.monotonic() < until, "the worker goes on, or leaves what it began"
+        time.sleep(0.05)
 
 
 def test_a_photograph_that_kills_one_worker_after_the_other_is_named(
@@ -259,7 +270,7 @@ def test_workers_that_join_later_and_would_make_other_bytes_take_no_part(
 
     Made(many, tmp_path / "c", join(tmp_path / "a", "fundus_grading", None), scheduler=dask.address)
     assert tree(tmp_path / "c") == by_one_machine
-    assert late.pop().wait(10) is not None  # Dask sent it away: it did not know what it was to do
+    assert late.pop().wait(60) is not None  # Dask sent it away: it did not know what it was to do
     with pytest.raises(
         ClusterError, match=r"^worker tcp://127.0.0.1:\d+ joined with other versions than the client has"
     ):

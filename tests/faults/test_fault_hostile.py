@@ -28,7 +28,7 @@ def test_pipes_devices_and_loops_are_refused_by_name_and_hang_nothing(
     (eyes / "round").mkdir()
     (eyes / "round/round").symlink_to("..")
     (eyes / "stdin.jpeg").symlink_to("/proc/self/fd/0")
-    code, out, err = start("preprocess", eyes, "--out", tmp_path / "c", "--size", 64).end(within=20)
+    code, out, err = start("preprocess", eyes, "--out", tmp_path / "c", "--size", 64).end()
     assert (code, err) == (0, "")
     assert "found 31 = 24 cached + 7 rejected + 0 ignored" in out
     for name in ("pipe.jpeg", "loop.jpeg", "there.jpeg", "back.jpeg", "zeros.jpeg", "stdin.jpeg", "round/round"):
@@ -46,7 +46,7 @@ def test_a_device_is_refused(eyes: Path, tmp_path: Path, tools: Tools) -> None:
 @pytest.mark.parametrize("src", ["pipe", "/dev/zero", "/dev/null", "nowhere", "x" * 300, "trainLabels.csv"])
 def test_what_is_no_folder_is_refused_as_src(eyes: Path, tmp_path: Path, start: Callable[..., Any], src: str) -> None:
     os.mkfifo(eyes / "pipe")
-    code, _, err = start("preprocess", eyes / src, "--out", tmp_path / "c").end(within=10)
+    code, _, err = start("preprocess", eyes / src, "--out", tmp_path / "c").end()
     assert code == 1
     assert err == f"Error: {eyes / src}: no such folder\n"
     assert not (tmp_path / "c").exists()

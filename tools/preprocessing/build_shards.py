@@ -16,6 +16,7 @@ from uuid import uuid4
 
 from pipeline.cache.index import ShardRecord
 from pipeline.cache.shards import Entry, Indexed, scan_shard, shard_name, write_shard
+from pipeline.cache.writing import make_entry, make_record
 from pipeline.errors import PhotoError, SourceError
 from pipeline.photos.discovery import Refusal
 from pipeline.photos.preparation import Recipe, prepare
@@ -123,8 +124,7 @@ def build_group(group: Group, signals: Signals) -> Built:
             else:
                 built.files[shard] = unplaced.name
             built.entries[shard] = index
-            sources = "".join(f"{row.id}\0{row.meta['source_sha256']}\n" for row in index)
-            built.records[shard] = ShardRecord(nbytes, digest, _sha256(sources.encode("utf-8", "surrogateescape")))
+            built.records[shard] = make_record(index, digest, nbytes)
     return built._replace(encoded=encoded)
 
 
@@ -159,18 +159,8 @@ def _make(group: Group, sample: Sample, old: _Old | None, signals: Signals) -> _
             prepared = prepare(data, group.recipe)
         except PhotoError as error:
             return _Made(Refusal(found.source, error.message))
-        disc = None if prepared.disc is None else [round(value, 1) for value in prepared.disc]
-        meta = {
-            "source": found.source,
-            "source_bytes": found.nbytes,
-            "source_sha256": digest,
-            "width": prepared.width,
-            "height": prepared.height,
-            "disc": disc,
-            "flags": list(prepared.flags),
-            "recipe": group.recipe.digest,
-        }
-        return _Made(Entry(sample.id, prepared.jpeg, meta, sample.grade), read=True, encoded=True)
+        made = make_entry(sample.id, sample.grade, found, digest, prepared, group.recipe)
+        return _Made(made, read=True, encoded=True)
     finally:
         signals.end(found.source)
 

@@ -4,7 +4,6 @@ A finished cache is a pure function of these and of the sides recorded for the p
 cache came about: what is wanted is worked out, what is there and still right is kept, the rest is built.
 """
 
-import math
 import os
 import time
 from collections import defaultdict
@@ -18,15 +17,15 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.cache.folder import claim, sweep
-from pipeline.cache.index import ATTRIBUTES, MANIFEST, REJECTS, CacheIndex, ShardRecord
+from pipeline.cache.index import CacheIndex, ShardRecord
 from pipeline.cache.manifest import Row, manifest_csv
-from pipeline.cache.shards import Indexed, shard_count, shard_of, sort_key
+from pipeline.cache.shards import shard_count, shard_of, sort_key
+from pipeline.cache.writing import make_row, make_tables, with_tables
 from pipeline.errors import CacheError, ClusterError, SourceError
 from pipeline.photos.discovery import Refusal
 from pipeline.photos.preparation import Recipe
 from pipeline.storage.artifacts import INDEX, SHARDS
 from pipeline.storage.atomic import write_whole
-from pipeline.storage.csv_files import to_csv
 from pipeline.storage.url import Url
 from tools.preprocessing.build_shards import CLOCK_SLACK_NS, Built, Group, put_in_place
 from tools.preprocessing.copies import Copy, copies_across_splits
@@ -114,9 +113,10 @@ def preprocess(
             samples = {sample.id: sample for sample in listing.samples}
             for part in built:
                 records |= part.records
-                rows += [
-                    _row(samples[entry.id], shard, entry) for shard, index in part.entries.items() for entry in index
-                ]
+                for shard, entries in part.entries.items():
+                    for entry in entries:
+                        sample = samples[entry.id]
+                        rows.append(make_row(entry, shard, sample.grade, sample.found))
             unusable = [Refusal(source, f"{LABEL}{reason}") for source, reason in listing.refused]
             refused = sorted(unusable + refused + [refusal for part in built for refusal in part.refused])
             if not rows:
@@ -141,11 +141,8 @@ def preprocess(
             if copies is None:
                 shown = copies_across_splits(out, rows)
                 copies = len(shown)
-            files = {
-                MANIFEST: manifest_csv(rows),
-                REJECTS: to_csv(_rejects(refused, listing), Refusal._fields),
-                **({ATTRIBUTES: _attributes(rows, samples, listing.kept)} if listing.kept else {}),
-            }
+            cells = [(row.id, *samples[row.id].kept) for row in rows] if listing.kept else None
+            files = make_tables(rows, _rejects(refused, listing), cells, listing.kept)
             changed = _finish(out, replace(index, copies=copies), files, previous, began_ns) or bool(groups)
             encoded = sum(part.encoded for part in built)
             seconds = time.perf_counter() - began
@@ -239,19 +236,6 @@ def _stop_if_many(refused: list[Refusal], listing: Listing, settings: Settings) 
         )
 
 
-def _row(sample: Sample, shard: int, entry: Indexed) -> Row:
-    """The manifest's row of a built entry; patient, eye and split come later."""
-    meta = entry.meta
-    cx, cy, radius = meta["disc"] or (math.nan, math.nan, math.nan)
-    flags = " ".join(meta["flags"])
-    where = (shard, entry.offset, entry.nbytes, entry.crc32)
-    geometry = (meta["width"], meta["height"], cx, cy, radius)
-    found = sample.found
-    return Row(
-        sample.id, "", "", sample.grade, "", found.source, found.nbytes, found.mtime_ns, *geometry, flags, *where
-    )
-
-
 def _place(
     rows: list[Row], samples: dict[str, Sample], settings: Settings, previous: Previous
 ) -> tuple[list[Row], list[str]]:
@@ -297,16 +281,9 @@ def _rejects(refused: list[Refusal], listing: Listing) -> list[Refusal]:
     return sorted(refused + ignored) + listing.rows
 
 
-def _attributes(rows: list[Row], samples: dict[str, Sample], names: tuple[str, ...]) -> bytes:
-    """The bytes of attributes.csv: id and the columns that were kept, a row a cached photograph."""
-    return to_csv(([row.id, *samples[row.id].kept] for row in rows), ("id", *names))
-
-
 def _finish(out: Path, index: CacheIndex, files: dict[str, bytes], previous: Previous, began_ns: int) -> bool:
     """Writes what is not there yet, cache.json last. Returns whether anything was."""
-    digests = {name: sha256(data).hexdigest() for name, data in files.items()}
-    attributes = digests.get(ATTRIBUTES, "")
-    index = replace(index, manifest=digests[MANIFEST], rejects=digests[REJECTS], attributes=attributes)
+    index = with_tables(index, files)
     stale = [name for name, data in files.items() if not (out / name).is_file() or (out / name).read_bytes() != data]
     fresh = previous.complete and previous.index == index and not stale
     if not fresh:

@@ -15,7 +15,7 @@ from tests.trainer.conftest import Trained, invoke
 from trainer.network.model import Grader, load_model, save_model
 from trainer.run_folder import RunFolder
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_torch_is_not_loaded(trained: Trained) -> None:

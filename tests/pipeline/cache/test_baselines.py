@@ -8,7 +8,7 @@ from sklearn.metrics import cohen_kappa_score, confusion_matrix
 from pipeline.cache.baselines import no_image_baselines
 from pipeline.metrics import confusion_counts, quadratic_kappa
 
-COURSE = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "course"
+COURSE = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "course"
 
 
 def table(*rows: tuple[str, int, str]) -> pd.DataFrame:

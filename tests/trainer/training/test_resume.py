@@ -30,10 +30,9 @@ Trainer = Callable[..., Result]
 Cache = Callable[..., Path]
 
 
-def start(cache: Path, run: Path, *options: str) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "trainer", "fit", "--cache", str(cache), "--run", str(run), "--batch", "4"]
-    fast = ["--epochs", "2", "--device", "cpu", "--loader", "torchvision", "--workers", "1"]
-    return subprocess.Popen([*command, *fast, *options], env=os.environ | {"OMP_NUM_THREADS": "1"})
+def start(*options: object) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "trainer", "fit", *map(str, options)]
+    return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
 def wait_for_rows(accuracy: Path, rows: int, process: "subprocess.Popen[bytes]") -> None:
@@ -55,21 +54,20 @@ def same(one: Path, other: Path) -> None:
     assert measured[0] == measured[1]
 
 
-@pytest.mark.parametrize("keep", ["best", "last"])
+@pytest.mark.parametrize("keep", [pytest.param("best", marks=pytest.mark.slow), "last"])  # tests/faults keep the best
 def test_killed_between_epochs_and_resumed_it_is_the_undisturbed_run(
-    keep: str, tiny_cache: Cache, tmp_path: Path
+    keep: str, trainer: Trainer, tiny_cache: Cache, tmp_path: Path
 ) -> None:
-    cache = tiny_cache()
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "weights.pth")
-    options = ("--weights", str(tmp_path / "weights.pth"), "--head-epochs", "1", "--keep", keep)
-    undisturbed = start(cache, tmp_path / "whole", *options)
-    killed = start(cache, tmp_path / "killed", *options)
+    options = ("--cache", tiny_cache(), "--weights", "weights.pth", "--head-epochs", 1, "--epochs", 2, "--keep", keep)
+    options += ("--batch", 4, "--device", "cpu", "--loader", "torchvision", "--workers", 1)
+    killed = start(*options, "--run", "killed")
     wait_for_rows(tmp_path / "killed" / "accuracy.csv", 2, killed)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     assert not (tmp_path / "killed" / "summary.json").exists()
-    assert undisturbed.wait() == 0
-    assert start(cache, tmp_path / "killed", *options, "--resume").wait() == 0
+    trainer("fit", *options, "--run", "whole")
+    trainer("fit", *options, "--run", "killed", "--resume")
     same(tmp_path / "whole", tmp_path / "killed")
 
 
@@ -227,7 +225,12 @@ def test_a_damaged_or_foreign_checkpoint_is_named_and_never_run(
     assert "run/last.pt is" in warning
     assert warning.endswith("going on from the one before, previous.pt")
     same(trained.run, after_training)
-    (after_training / "summary.json").unlink()
+    assert not list(tmp_path.rglob("*CANARY*"))
+
+
+def test_where_both_checkpoints_are_damaged_it_is_said_and_neither_is_run(
+    after_training: Path, trainer: Trainer, shared: Path, tmp_path: Path
+) -> None:
     for name in ("last.pt", "previous.pt"):
         shutil.copyfile(shared / "cases/B49/checkpoints/canary_zip.pt", after_training / name)
     stderr = trainer("fit", "--run", after_training, "--resume", exit=1).stderr

@@ -17,9 +17,9 @@ import torchvision
 
 from pipeline.cache.cache import open_cache
 from tests.trainer.conftest import invoke, write_tiny_cache
-from tests.trainer.whole_batches import learn
+from tests.trainer.distributed.whole_batches import learn
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 OPTIONS = [
     *("--cache", "cache", "--device", "cpu", "--loader", "torchvision", "--workers", "1", "--batch", "6"),
@@ -41,8 +41,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_tiny_cache(home / "cache", train=train, test=test, size=64)
     torch.manual_seed(0)
     torch.save(torchvision.models.resnet18().state_dict(), home / "weights.pth")
-    _, err = end(start(home, [sys.executable, "-m", "trainer", "fit", *OPTIONS, "--run", "alone"]))
-    (home / "alone.err").write_text(err)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        (home / "alone.err").write_text(invoke("fit", *OPTIONS, "--run", "alone").stderr)
     shutil.rmtree(home / "cache.features")
     for checkpoint in (home / "alone").glob("*.pt"):
         checkpoint.unlink()
@@ -167,7 +168,7 @@ def test_a_killed_rank_ends_all_with_its_rank_and_reason_unless_torchrun_may_sta
     ("options", "said"),
     [
         (["--cache", "nowhere"], "Error: nowhere"),
-        (["--momentum", "2"], "Error: momentum must be at least 0 and less than 1"),
+        pytest.param(["--momentum", "2"], "Error: momentum must be at least 0 and less than 1", marks=pytest.mark.slow),
     ],
 )
 def test_what_is_wrong_is_said_once(options: list[str], said: str, folder: Path) -> None:

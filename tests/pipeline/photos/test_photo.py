@@ -18,7 +18,7 @@ from pipeline.errors import PhotoError
 from pipeline.machine import ignore_odd_metadata
 from pipeline.photos.photo import MAX_PIXELS, read_photo, sniff
 
-CASES = Path(__file__).resolve().parents[2].parent / "shared" / "cases"
+CASES = Path(__file__).resolve().parents[3].parent / "shared" / "cases"
 FORMATS = ["JPEG", "PNG", "TIFF", "BMP", "WEBP"]
 
 

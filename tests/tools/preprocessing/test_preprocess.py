@@ -19,7 +19,7 @@ from pipeline.cache.cache import Cache, open_cache
 from tools.cli import main
 from tools.preprocessing.build_shards import CLOCK_SLACK_NS
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 Tree = dict[str, bytes]
 
 
@@ -248,7 +248,7 @@ def test_twins_in_other_formats_give_the_same_picture(shared: Path, tmp_path: Pa
 def test_decompression_bombs_are_refused_from_the_header(shared: Path, tmp_path: Path) -> None:
     measure = (
         "import resource, subprocess, sys\n"
-        "subprocess.run([sys.executable, '-m', *sys.argv[1:]], check=True, timeout=20)\n"
+        "subprocess.run([sys.executable, '-m', *sys.argv[1:]], check=True, timeout=120)\n"
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
     )
     command = ["tools", "preprocess", shared / "cases/B12/data", "--out", tmp_path / "c", "--size", "64"]

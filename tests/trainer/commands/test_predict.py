@@ -284,7 +284,7 @@ def test_memory_does_not_grow_with_the_folder(trained: Trained, tmp_path: Path) 
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
         )
         command = [sys.executable, "-c", script, "predict", str(trained.run), str(folder), "--device", "cpu"]
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[3])}
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
         return int(done.stdout.splitlines()[-1])
 

@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pipeline.storage.atomic import claimed
 from tests.trainer.conftest import Trained, invoke
+from trainer.training.range_test import RATES
 
 CPU = ("--device", "cpu")
 
@@ -109,7 +109,10 @@ def test_another_commands_result_stays(photos: Path, trained: Trained) -> None:
     assert {path.read_text() for path in Path().glob("*.*")} == {"somebody's"}
 
 
-def test_a_newer_result_of_the_same_kind_takes_the_olders_place(photos: Path, trained: Trained) -> None:
+def test_a_newer_result_of_the_same_kind_takes_the_olders_place(
+    photos: Path, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.training.range_test.RATES", RATES[::12])
     trained.copy("run")
     for arguments in (
         ("predict", "run", "photos", *CPU),
@@ -206,21 +209,39 @@ def test_a_fifo_gets_the_rows_and_stderr_the_rest(photos: Path, trained: Trained
     assert not list(Path().glob("*rejects*"))
 
 
-def test_to_stdout_go_the_rows_alone(photos: Path, trained: Trained, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "trainer", "predict", trained.run, "photos", "--out", "/dev/stdout", *CPU]
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=True)
+TWICE = """
+import os, sys
+from trainer.cli import main
+main(sys.argv[1:], standalone_mode=False)
+os.dup2(os.open("out.csv", os.O_WRONLY | os.O_CREAT), 1)
+main(sys.argv[1:], standalone_mode=False)
+"""
+
+
+def test_to_stdout_go_the_rows_alone(photos: Path, trained: Trained) -> None:
+    """To a pipe, and to a file."""
+    arguments = ["predict", str(trained.run), "photos", "--out", "/dev/stdout", *CPU]
+    done = subprocess.run([sys.executable, "-c", TWICE, *arguments], capture_output=True, text=True, check=True)
     assert [line.split(",")[0] for line in done.stdout.splitlines()] == ["id", "a", "b", "c"]
-    with open("out.csv", "w") as out:
-        subprocess.run([*map(str, command)], stdout=out, check=True)
     assert Path("out.csv").read_text() == done.stdout
 
 
+HOLD = """
+import sys
+from pathlib import Path
+from pipeline.storage.atomic import claimed
+with claimed([Path("predictions.csv")]):
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+"""What a predict does to its output while it works, for as long as stdin is open."""
+
+
 def test_a_second_predict_into_the_same_file_is_told(photos: Path, trained: Trained) -> None:
-    code = "from tests.trainer.test_outputs import hold; hold()"
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     environment = {**os.environ, "PYTHONPATH": str(root)}
     first = subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        [sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
     )
     assert first.stdout is not None
     assert first.stdout.readline() == "ready\n"
@@ -228,13 +249,6 @@ def test_a_second_predict_into_the_same_file_is_told(photos: Path, trained: Trai
     assert "predictions.csv: another command is writing it; wait until that ends" in line
     first.communicate()
     invoke("predict", trained.run, "photos", *CPU)
-
-
-def hold() -> None:
-    """What a predict does to its output while it works, for as long as stdin is open."""
-    with claimed([Path("predictions.csv")]):
-        print("ready", flush=True)
-        sys.stdin.read()
 
 
 def test_figures_among_the_photographs_are_not_graded(photos: Path, trained: Trained) -> None:

@@ -18,7 +18,7 @@ from pipeline.errors import PhotoError
 from pipeline.photos.photo import read_photo
 from pipeline.photos.preparation import VERSIONS, Prepared, Recipe, prepare
 
-SHARED = Path(__file__).resolve().parents[2].parent / "shared"
+SHARED = Path(__file__).resolve().parents[3].parent / "shared"
 
 
 def eye(width: int, height: int, cx: float, cy: float, radius: float) -> Image.Image:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipeline.photos.photo import read_photo
 from pipeline.photos.retina import SEARCH_SIDE, Disc, crop_square, find_disc, is_blank, is_near_black, small_copy
 
-SHARED = Path(__file__).resolve().parents[2].parent / "shared"
+SHARED = Path(__file__).resolve().parents[3].parent / "shared"
 Image = NDArray[np.uint8]
 
 

@@ -78,7 +78,7 @@ def test_the_saved_weights_are_those_of_the_epoch_with_the_best_kappa(trained: T
 
 
 def test_it_learns_what_can_be_learnt(fit: Fit, tiny_cache: Cache, tmp_path: Path) -> None:
-    fit(tiny_cache(train=(0, 4) * 16, val=(0, 4) * 4, test=(0, 4) * 8), "--run", "run", "--epochs", 8)
+    fit(tiny_cache(train=(0, 4) * 32, val=(0, 4) * 4, test=(0, 4) * 8), "--run", "run", "--epochs", 4)
     assert json.loads((tmp_path / "run" / "metrics_test.json").read_text())["accuracy"] >= 0.9  # guessing: 0.5
 
 
@@ -86,8 +86,8 @@ def test_it_learns_what_can_be_learnt(fit: Fit, tiny_cache: Cache, tmp_path: Pat
 def test_every_loss_learns_and_predicts_five_probabilities(
     loss: str, fit: Fit, trainer: Fit, tiny_cache: Cache, tmp_path: Path
 ) -> None:
-    cache = tiny_cache(train=(0, 4) * 16, val=(0, 4) * 4, test=(0, 4) * 8)
-    fit(cache, "--run", "run", "--epochs", 12, "--lr", 0.02, "--loss", loss, "--sampling", "balanced")
+    cache = tiny_cache(train=(0, 4) * 32, val=(0, 4) * 4, test=(0, 4) * 8)
+    fit(cache, "--run", "run", "--epochs", 6, "--lr", 0.02, "--loss", loss, "--sampling", "balanced")
     first = (tmp_path / "run" / "predictions_test.csv").read_bytes()
     trainer("evaluate", "run")  # from the weights alone
     assert (tmp_path / "run" / "predictions_test.csv").read_bytes() == first

@@ -137,7 +137,7 @@ def test_what_others_put_among_the_shards_stays_and_is_named(make_cache: Callabl
     path = make_cache(PICTURES)
     for name in ("notes.txt", "0007.tar", "0001.tar.old"):
         (path / "shards" / name).write_text("somebody's")
-    sweep(path, 1)
+    sweep(path, CacheIndex.read(path))
     assert sorted(file.name for file in (path / "shards").iterdir()) == ["0000.tar", "0001.tar.old", "notes.txt"]
     problems = verify_files(path, CacheIndex.read(path))
     assert problems == [f"shards/{name}: does not belong to the cache" for name in ("0001.tar.old", "notes.txt")]

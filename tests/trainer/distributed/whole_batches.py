@@ -1,7 +1,7 @@
 """Not a test: test_distributed.py has torchrun start several of this. Each asserts that the ranks' shares of something
 make the whole that it computes alone.
 
-    torchrun --standalone --nproc-per-node 4 tests/trainer/whole_batches.py CACHE FILE
+    torchrun --standalone --nproc-per-node 4 tests/trainer/distributed/whole_batches.py CACHE FILE
 
 FILE: what torch.save wrote of `learn` in one process.
 """

@@ -9,6 +9,7 @@ import pytest
 from click.testing import Result
 from PIL import Image
 
+from tests.trainer.conftest import FAST, invoke
 from trainer.training.range_test import RATES, SMOOTHING, propose, smooth
 
 Fit = Callable[..., Result]
@@ -27,8 +28,9 @@ def test_the_rate_proposed_is_that_of_the_lowest_loss() -> None:
     assert propose(RATES, valley, "constant") == pytest.approx(0.05, rel=0.06)
 
 
-def test_a_rate_is_proposed_and_no_run_is_left(fit: Fit, tiny_cache: Callable[..., Path], tmp_path: Path) -> None:
-    output = fit(tiny_cache(train=(0, 1, 2, 3, 4) * 13), "--find-lr", "--precision", "float32").output
+def test_a_rate_is_proposed_and_no_run_is_left(tiny_cache: Callable[..., Path], tmp_path: Path) -> None:
+    cache = tiny_cache(train=(0, 1, 2, 3, 4) * 13)
+    output = invoke("fit", "--cache", cache, *FAST, "--find-lr", "--precision", "float32").output
     found = re.fullmatch(r"drawn: lr.png\nproposed: --lr (\S+)\n", output)
     assert found
     assert 1e-3 <= float(found[1]) <= 3  # of two grades alone hardly a rate fails, on some machines not the highest, 10
@@ -43,8 +45,9 @@ def test_a_rate_is_not_sought_for_a_run_that_has_one(fit: Fit, tiny_cache: Calla
 
 
 def test_where_the_curve_cannot_be_written_the_rate_is_said(
-    fit: Fit, tiny_cache: Callable[..., Path], tmp_path: Path
+    fit: Fit, tiny_cache: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("trainer.training.range_test.RATES", RATES[::12])
     (tmp_path / "lr.png").symlink_to("/dev/full")
     stderr = fit(tiny_cache(), "--find-lr", exit=1).stderr
     assert re.fullmatch(r"Error: lr.png: cannot be written \(.+\); proposed: --lr \S+", stderr.splitlines()[-1])

@@ -14,7 +14,7 @@ import pytest
 from pipeline.errors import StoreError
 from pipeline.storage.local_cache import Blob, LocalFolder, local_folder
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 DATA = {n: bytes([n]) * 1000 for n in range(8)}
 BLOBS = {n: Blob(hashlib.sha256(data).hexdigest(), 1000) for n, data in DATA.items()}
 

@@ -30,7 +30,7 @@ def test_an_expected_grade_is_the_mean_and_cuts_read_it() -> None:
     assert predicted_grades(p, (0.5, 0.5, 2.5, ABOVE)).tolist() == [0, 2, 3, 2]
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", [*range(4), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(4, 8))])
 def test_no_other_cuts_have_a_larger_kappa(seed: int) -> None:
     p, grades = drawn(14, seed)
     expected = expected_grades(p).round(1)  # photographs that tie cannot be cut apart
