@@ -19,6 +19,22 @@ FAINT: Final = 0.1
 """Where light begins that must not be cut away; below RIM, to err on the safe side."""
 MIN_CONTRAST: Final = 5
 """Levels between background and retina below which the rim drowns in noise."""
+GLIMMER: Final = 8
+"""Levels that a black bar or a clean black ground does not exceed, whatever JPEG made of it."""
+NOT_BLACK: Final = 16
+"""The level from which a ground is not black: of 420 EyePACS photographs none has more than 4."""
+ALIKE: Final = 24
+"""Levels between the corners of one ground."""
+SMOOTH: Final = 0.05
+"""The mean step between neighbours, as a share of their level, that retina and an even ground stay below; noise on the
+ground has 0.05 to 0.6."""
+NOISE_KEPT: Final = 0.25
+"""Of the noise, what may pass a level: more would leave little between the ground's votes and the retina's."""
+EDGE: Final = 0.25
+"""The step at the rim, on the way from the ground's level to the retina's, that tells a coloured ground from corners of
+retina, which fade by 0.18 at most."""
+VOTERS: Final = 9
+"""Side of the square of pixels that vote on the one in its middle where the ground is noisy."""
 TRIALS: Final = 256
 TOLERANCE: Final = 1.5
 """Pixels of the small copy between the circle and the points that support it."""
@@ -35,6 +51,14 @@ class Disc(NamedTuple):
 
     def scaled(self, factor: float) -> "Disc":
         return Disc(self.cx * factor, self.cy * factor, self.radius * factor)
+
+
+class Contrast(NamedTuple):
+    """How far a small RGB image (h, w, 3) is from the ground around its retina."""
+
+    light: NDArray[np.uint8]  # (h, w) in the channel where a pixel is farthest from the ground: on black, its light
+    ground: str = "black"  # or "noisy", or "coloured": white, grey, any other even colour
+    noise: tuple[NDArray[np.uint8], ...] = ()  # unless black: patches of `light` in which the ground alone shows
 
 
 class Square(NamedTuple):
@@ -69,22 +93,60 @@ def is_blank(image: NDArray[np.uint8]) -> bool:
     return _level(histogram, 0.99) - _level(histogram, 0.01) < 4
 
 
-def find_disc(image: NDArray[np.uint8]) -> Disc | None:
-    """The retina's disc in a small RGB image (h, w, 3), in its pixels, or None where none can be made out.
+def contrast_with_black(image: NDArray[np.uint8]) -> Contrast:
+    """The contrast of a small RGB image (h, w, 3) with black, whatever its ground is."""
+    return Contrast(_light(image))
+
+
+def contrast_with_ground(image: NDArray[np.uint8]) -> Contrast:
+    """The contrast of a small RGB image (h, w, 3) with its ground: black, white, grey, of any colour, or noisy.
+
+    The ground shows in the corners of what lies within black bars. A disc that touches all four sides stays away from
+    them: they are 1.41 of its radius from its centre, and the patches that are looked at end at 1.23. One of the four
+    may hold a stamp or retina.
+    """
+    light = _light(image)
+    inner = _rows_and_columns(light > GLIMMER)
+    inside = light[inner]
+    side = max(1, min(inside.shape) // 16)
+    ends = (slice(side), slice(-side, None))
+    corners = [(rows, columns) for rows in ends for columns in ends]
+    if sorted(inside[corner].max() for corner in corners)[2] <= GLIMMER:
+        return Contrast(light)
+    colours = np.array([np.median(image[inner][corner], axis=(0, 1)) for corner in corners])
+    ground = np.median(colours, axis=0).astype(np.uint8)
+    alike = np.abs(colours - ground).max(axis=1) <= ALIKE
+    smooth = np.array([_is_smooth(inside[corner]) for corner in corners])
+    if ground.max() >= NOT_BLACK and np.count_nonzero(alike & smooth) >= 3:
+        unlike = np.zeros_like(light)
+        distance = cv2.absdiff(image[inner], np.broadcast_to(ground, image[inner].shape))
+        unlike[inner] = _light(np.asarray(distance, dtype=np.uint8))
+        patches = (unlike[inner][corner] for corner, agrees in zip(corners, alike, strict=True) if agrees)
+        return Contrast(unlike, "coloured", tuple(patches))
+    _, retina = _levels(light)
+    dim = tuple(inside[corner] for corner in corners if inside[corner].mean() < retina / 2)
+    return Contrast(light) if smooth.all() or len(dim) < 3 else Contrast(light, "noisy", dim)
+
+
+def find_disc(contrast: Contrast) -> Disc | None:
+    """The retina's disc in a small RGB image, in its pixels, or None where none can be made out.
 
     The outermost lit pixels of every row and column are the points. The circle that most of them support wins (RANSAC,
     Fischler and Bolles 1981, with a fixed seed) and is fitted to its supporters' distances by least squares
     (Gauss-Newton; the algebraic fits make circles of which little is seen too small).
     """
-    light = _light(image)
+    light = contrast.light
     background, retina = _levels(light)
     if retina - background < MIN_CONTRAST:
         return None
     height, width = light.shape
     # The second level is for a dark eye with a flare in it, the third for a background that is not black everywhere.
     for share in (RIM, RIM / 3, 2 * RIM):
-        disc = _circle(_outline(light > background + max(2.0, share * (retina - background))), width, height)
-        if disc is not None:
+        lit = _above(contrast, background + max(2.0, share * (retina - background)))
+        disc = _circle(_outline(lit), width, height)
+        if disc is None:
+            continue
+        if contrast.ground != "coloured" or _step(light, disc) >= EDGE * (retina - background):
             return disc
     return None
 
@@ -102,13 +164,13 @@ def is_near_black(image: NDArray[np.uint8], disc: Disc) -> bool:
     return bool(np.count_nonzero(light[inside] < 5) > np.count_nonzero(inside) / 2)
 
 
-def crop_square(image: NDArray[np.uint8], disc: Disc) -> Square:
-    """The square around the disc of a small RGB image (h, w, 3), in its pixels.
+def crop_square(contrast: Contrast, disc: Disc) -> Square:
+    """The square around the disc of a small RGB image, in its pixels.
 
     Retina is never cut away: where more than 1 % of the lit pixels lay outside, the square grows to cover them all.
     """
     x0, y0, x1, y1 = disc.cx - disc.radius, disc.cy - disc.radius, disc.cx + disc.radius, disc.cy + disc.radius
-    lit = _lit(image)
+    lit = _lit(contrast)
     # Pixels inside have their centres, at + 0.5, in the square.
     columns, rows = (slice(max(0, ceil(a - 0.5)), max(0, floor(b + 0.5))) for a, b in ((x0, x1), (y0, y1)))
     total = np.count_nonzero(lit)
@@ -126,11 +188,7 @@ def lit_box(image: NDArray[np.uint8]) -> tuple[slice, slice]:
     What lies outside, in a disc's square, is where the frame or a black bar cut the disc off. All of them where nothing
     is lit.
     """
-    lit = _lit(image)
-    rows, columns = (np.flatnonzero(lit.mean(axis=axis) > 0.02) for axis in (1, 0))
-    if not rows.size or not columns.size:
-        return slice(0, lit.shape[0]), slice(0, lit.shape[1])
-    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+    return _rows_and_columns(_lit(contrast_with_black(image)))
 
 
 def covering(left: float, top: float, right: float, bottom: float) -> Square:
@@ -145,11 +203,41 @@ def _light(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(cv2.medianBlur(cv2.max(cv2.max(red, green), blue), 3), dtype=np.uint8)
 
 
-def _lit(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """The pixels (h, w) that hold light which must not be cut away."""
-    light = _light(image)
-    background, retina = _levels(light)
-    return np.asarray(light > background + max(2.0, FAINT * (retina - background)))
+def _lit(contrast: Contrast) -> NDArray[np.bool_]:
+    """The pixels (h, w) that hold light which must not be cut away: all that noise does not hide."""
+    background, retina = _levels(contrast.light)
+    return _above(contrast, background + max(2.0, (RIM if contrast.noise else FAINT) * (retina - background)))
+
+
+def _above(contrast: Contrast, level: float) -> NDArray[np.bool_]:
+    """The pixels (h, w) above a level, without the noise of the ground.
+
+    The level is raised until at most NOISE_KEPT of the noise passes. Then the pixels around each vote: where the share
+    s of the ground passes and all of the retina, (1 + s) / 2 of them do on the edge between the two. The retina is the
+    largest piece of what is left.
+    """
+    if all(np.count_nonzero(patch > level) <= 0.02 * patch.size for patch in contrast.noise):
+        return np.asarray(contrast.light > level)
+    level = max(level, *(float(np.quantile(patch, 1 - NOISE_KEPT)) for patch in contrast.noise))
+    share = max(float((patch > level).mean()) for patch in contrast.noise)
+    votes = cv2.boxFilter((contrast.light > level) * np.uint8(255), -1, (VOTERS, VOTERS))
+    lit = np.asarray(votes > 255 * (1 + share) / 2)
+    _, pieces, facts, _ = cv2.connectedComponentsWithStats(lit.view(np.uint8))
+    largest = 1 + facts[1:, cv2.CC_STAT_AREA].argmax() if len(facts) > 1 else 0
+    return np.asarray(lit & (pieces == largest))
+
+
+def _is_smooth(patch: NDArray[np.uint8]) -> bool:
+    steps = np.abs(np.diff(patch.astype(np.float32)))
+    return steps.sum() < SMOOTH * max(1.0, float(patch.mean())) * steps.size if steps.size else True
+
+
+def _rows_and_columns(lit: NDArray[np.bool_]) -> tuple[slice, slice]:
+    """From the first to the last of which more than 2 % is lit; all of them where there is none."""
+    rows, columns = (np.flatnonzero(lit.mean(axis=axis) > 0.02) for axis in (1, 0))
+    if not rows.size or not columns.size:
+        return slice(0, lit.shape[0]), slice(0, lit.shape[1])
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
 def _level(histogram: NDArray[np.int64], share: float) -> int:
@@ -221,6 +309,20 @@ def _circumcircles(triples: NDArray[np.float64]) -> NDArray[np.float64]:
         b2, c2, double = bx**2 + by**2, cx**2 + cy**2, 2 * (bx * cy - by * cx)
         x, y = (cy * b2 - by * c2) / double, (bx * c2 - cx * b2) / double
     return np.stack([a[:, 0] + x, a[:, 1] + y, np.hypot(x, y)], axis=1)
+
+
+def _step(light: NDArray[np.uint8], disc: Disc) -> float:
+    """The median step from the ground to the retina, over the angles at which both lie in the frame.
+
+    A photograph without ground may have corners that look like one; what surrounds them then fades in.
+    """
+    height, width = light.shape
+    angles = np.arange(4 * SECTORS) * (np.pi / 2 / SECTORS)
+    radii = disc.radius + 2 * TOLERANCE * np.array([[-1.0], [1.0]])
+    x, y = np.floor(disc.cx + radii * np.cos(angles)), np.floor(disc.cy + radii * np.sin(angles))
+    seen = ((x >= 0) & (x < width) & (y >= 0) & (y < height)).all(axis=0)
+    inside, outside = light[y[:, seen].astype(np.int64), x[:, seen].astype(np.int64)].astype(np.int64)
+    return float(np.median(inside - outside)) if seen.any() else 0.0
 
 
 def _supported(disc: Disc, points: NDArray[np.float64], width: int, height: int) -> bool:
