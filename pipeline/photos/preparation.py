@@ -29,6 +29,7 @@ from pipeline.photos.retina import (
     find_disc,
     is_blank,
     is_near_black,
+    is_overexposed,
     lit_box,
     small_copy,
 )
@@ -97,6 +98,9 @@ class Prepared(NamedTuple):
         "damaged"  a JPEG that decodes, but with warnings of corrupt data; it takes part, for it may be whole but for
                    some stray bytes.
         "no_disc"  no disc was found, so the whole frame was kept.
+        "overexposed"  half of the disc is nearly white; it takes part, for vessels and lesions may still be seen.
+        "wide_field"  the retina is an ellipse, as in the ultra-wide-field photographs of Optos cameras, which show more
+                   of it, smaller, than the photographs that gradings are made for; the disc is the circle around it.
         "widened"  more than 1 % of the light lay outside the disc's square (a stamp, a reflex, a wrong disc), so the
                    square was widened to keep it.
     """
@@ -132,7 +136,8 @@ def prepare(data: bytes | memoryview, recipe: Recipe) -> Prepared:
     small, step = small_copy(photo.image)
     blank = is_blank(small)
     contrast = contrast_with_ground(small) if recipe.version == VERSION else contrast_with_black(small)
-    disc = None if blank else find_disc(contrast)
+    disc, wide_field = (None, False) if blank else find_disc(contrast)
+    overexposed = disc is not None and is_overexposed(small, disc)
     square, widened = covering(0, 0, photo.width, photo.height), False
     if disc is not None:
         blank = is_near_black(small, disc)
@@ -142,7 +147,7 @@ def prepare(data: bytes | memoryview, recipe: Recipe) -> Prepared:
         photo = read_photo(data, cover=ceil(recipe.size * min(photo.width, photo.height) / square.side))
     pixels = _crop(photo, square, recipe.size)
     mask = None if widened else disc
-    if contrast.ground != "black":
+    if contrast.ground in ("noisy", "coloured"):
         pixels[~_within(mask, square, recipe.size, 0.99)] = 0  # the last hundredth is mixed with the ground
     if recipe.enhance == "graham":
         pixels = _graham(pixels, _within(mask, square, recipe.size, 0.9))
@@ -152,7 +157,14 @@ def prepare(data: bytes | memoryview, recipe: Recipe) -> Prepared:
     pixels[:, [0, -1]] = 0
     jpeg = BytesIO()
     Image.fromarray(pixels).save(jpeg, "JPEG", quality=recipe.quality, subsampling=0)
-    flags = {"blank": blank, "damaged": photo.damaged, "no_disc": disc is None, "widened": widened}
+    flags = {
+        "blank": blank,
+        "damaged": photo.damaged,
+        "no_disc": disc is None,
+        "overexposed": overexposed,
+        "wide_field": wide_field,
+        "widened": widened,
+    }
     raised = tuple(flag for flag, is_raised in flags.items() if is_raised)
     return Prepared(jpeg.getvalue(), photo.width, photo.height, disc, raised)
 

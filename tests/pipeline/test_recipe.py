@@ -224,6 +224,23 @@ def test_a_ground_that_is_not_black_is_made_black(ground: str, enhance: str) -> 
     assert np.abs(pixels(made) - want)[within(256, 0.8)].mean() < (6 if enhance == "clahe" else 2)
 
 
+def test_nearly_white_photographs_are_flagged() -> None:
+    image = np.asarray(eye(320, 240, 160, 120, 110)).copy()
+    image[image.max(axis=2) > 0] = (250, 225, 200)
+    assert prepare(encoded(Image.fromarray(image)), Recipe(64)).flags == ("overexposed",)
+
+
+def test_an_ultra_wide_field_is_flagged_and_whole() -> None:
+    x, y = np.arange(1300) + 0.5 - 650, np.arange(1024)[:, None] + 0.5 - 512
+    inside = np.hypot(x / 630, y / 496) < 1
+    made = prepare(encoded(Image.fromarray((inside[..., None] * (120, 140, 5)).astype(np.uint8))), Recipe(260))
+    assert made.flags == ("wide_field",)
+    assert made.disc == pytest.approx((650, 512, 630), abs=6)
+    lit = pixels(made)[..., 1] > 70
+    assert np.ptp(np.flatnonzero(lit.any(axis=0))) == pytest.approx(260, abs=5)
+    assert np.ptp(np.flatnonzero(lit.any(axis=1))) == pytest.approx(260 * 496 / 630, abs=5)
+
+
 def test_weights_of_the_earlier_version_get_the_pixels_that_they_were_trained_on() -> None:
     """The earlier version takes every ground for black, and so finds no disc on white."""
     image = np.asarray(eye(640, 512, 320, 256, 235.5)).copy()

@@ -21,6 +21,7 @@ from pipeline.photos.retina import (
     contrast_with_ground,
     is_blank,
     is_near_black,
+    is_overexposed,
     small_copy,
 )
 from pipeline.photos.retina import crop_square as square_of_contrast
@@ -31,7 +32,7 @@ Image = NDArray[np.uint8]
 
 
 def find_disc(image: Image) -> Disc | None:
-    return disc_of_contrast(contrast_with_ground(image))
+    return disc_of_contrast(contrast_with_ground(image))[0]
 
 
 def crop_square(image: Image, disc: Disc) -> Square:
@@ -162,7 +163,7 @@ def test_black_bars_around_another_ground_are_no_part_of_it(name: str) -> None:
 def test_on_a_black_ground_the_first_finders_disc_is_kept(level: float) -> None:
     image = eye(256, 192, Disc(128, 96, 85), level, noise=1)
     assert contrast_with_ground(image).ground == "black"
-    assert find_disc(image) == disc_of_contrast(contrast_with_black(image))
+    assert find_disc(image) == disc_of_contrast(contrast_with_black(image))[0]
 
 
 @pytest.mark.parametrize("radius", [150, 180, 220, 300])
@@ -200,6 +201,68 @@ def test_an_eye_of_which_hardly_a_level_is_left_is_near_black(level: float, near
     image = eye(256, 192, disc, level, noise=0)
     image[20:30, 120:140] = 250  # a reflex is no retina
     assert is_near_black(image, disc) == near_black
+
+
+def on_lids(image: Image) -> Image:
+    image[-len(image) // 10 :] = 0
+    return image
+
+
+def ellipse(width: int, height: int, long: float, short: float, degrees: float = 0) -> Image:
+    """An ultra-wide field: red and green light alone in an ellipse, in a noisy black frame."""
+    x, y = np.arange(width) + 0.5 - width / 2, np.arange(height)[:, None] + 0.5 - height / 2
+    cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    away = np.hypot((x * cosine + y * sine) / long, (y * cosine - x * sine) / short)
+    light = (110 + 50 * np.sin(x / 20) * np.cos(y / 17)) * np.clip((1 - away) * short + 0.5, 0, 1)
+    rgb = light[..., None] * (0.8, 1.0, 0.05) + np.random.default_rng(0).normal(0, 2, (height, width, 3))
+    return np.clip(rgb, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("image", "radius"),
+    [
+        (ellipse(256, 202, 124, 97), 124),  # 3900 x 3072 pixels, as Optos cameras have it
+        (ellipse(256, 202, 120, 85), 120),
+        (ellipse(256, 202, 115, 85, 11), 115),
+        (ellipse(256, 202, 140, 105), 140),  # cut by the frame
+        (on_lids(ellipse(256, 202, 124, 97)), 124),
+    ],
+    ids=["whole", "flat", "tilted", "cut", "lids"],
+)
+def test_an_ultra_wide_field_is_known_by_its_ellipse(image: Image, radius: float) -> None:
+    disc, wide_field = disc_of_contrast(contrast_with_ground(image))
+    assert wide_field
+    assert_close(disc, Disc(128, 101, radius))
+
+
+def test_no_real_photograph_is_taken_for_an_ultra_wide_field(real_eyes: list[tuple[Image, Disc]]) -> None:
+    assert not any(disc_of_contrast(contrast_with_ground(image))[1] for image, _ in real_eyes)
+
+
+def test_overexposed_photographs_are_nearly_white(real_eyes: list[tuple[Image, Disc]]) -> None:
+    """Told from bright ones by a person: 728 and 679 hold hardly more than white light."""
+    with (SHARED / "data/eyepacs/discs.csv").open(newline="") as table:
+        names = [row["image"] for row in csv.DictReader(table)]
+    flagged = {name for name, (image, disc) in zip(names, real_eyes, strict=True) if is_overexposed(image, disc)}
+    assert {"728_left", "679_left"} <= flagged
+    assert flagged == {f"{eye}_{side}" for eye in (95, 326, 679, 728, 747) for side in ("left", "right")}
+
+
+@pytest.mark.parametrize(("level", "overexposed"), [(150, False), (159, False), (160, True), (255, True)])
+def test_a_disc_is_overexposed_where_half_of_it_has_no_channel_below_160(level: int, overexposed: bool) -> None:
+    disc = Disc(128, 96, 85)
+    image = on_ground(np.full((192, 256, 3), (250, 230, level), np.uint8), disc, 0.0)
+    image[:, :120] = np.minimum(image[:, :120], 80)  # less than half of it, in shade
+    assert is_overexposed(image, disc) == overexposed
+
+
+def test_a_disc_cut_by_bars_is_no_ellipse() -> None:
+    disc = Disc(128, 96, 110)
+    image = eye(256, 192, disc)
+    image[:20] = image[172:] = 0
+    found, wide_field = disc_of_contrast(contrast_with_ground(image))
+    assert_close(found, disc)
+    assert not wide_field
 
 
 def test_a_frame_full_of_retina_has_no_disc() -> None:
@@ -302,7 +365,7 @@ def test_speckles_around_real_discs_do_not_widen_the_square() -> None:
     for path in sorted(folder.glob("*.jpeg"))[::6]:
         image = read_photo(path.read_bytes()).image
         for name, contrast in (("first", contrast_with_black(image)), ("now", contrast_with_ground(image))):
-            disc = disc_of_contrast(contrast)
+            disc, _ = disc_of_contrast(contrast)
             if disc is not None:
                 widened[name] += square_of_contrast(contrast, disc).side > 2.001 * disc.radius
     assert widened["now"] <= 0.03 * 501 < widened["first"]
