@@ -97,6 +97,7 @@ class Prepared(NamedTuple):
         "blank"    black, white, flat, or so dark that nothing can be graded.
         "damaged"  a JPEG that decodes, but with warnings of corrupt data; it takes part, for it may be whole but for
                    some stray bytes.
+        "first_page"  the file holds more pictures, of which the first was taken.
         "no_disc"  no disc was found, so the whole frame was kept.
         "overexposed"  half of the disc is nearly white; it takes part, for vessels and lesions may still be seen.
         "wide_field"  the retina is an ellipse, as in the ultra-wide-field photographs of Optos cameras, which show more
@@ -130,12 +131,13 @@ def prepare(data: bytes | memoryview, recipe: Recipe) -> Prepared:
     The same bytes and recipe give the same result. Raises PhotoError with the reason. Safe to call from several
     threads.
     """
-    photo = read_photo(data, cover=recipe.size)
+    of_today = recipe.version == VERSION
+    photo = read_photo(data, cover=recipe.size, bits_in_use=of_today)
     if max(photo.width, photo.height) > MAX_ASPECT * min(photo.width, photo.height):
         raise PhotoError(f"{photo.width} x {photo.height} pixels: a strip, not a photograph")
     small, step = small_copy(photo.image)
     blank = is_blank(small)
-    contrast = contrast_with_ground(small) if recipe.version == VERSION else contrast_with_black(small)
+    contrast = contrast_with_ground(small) if of_today else contrast_with_black(small)
     disc, wide_field = (None, False) if blank else find_disc(contrast)
     overexposed = disc is not None and is_overexposed(small, disc)
     square, widened = covering(0, 0, photo.width, photo.height), False
@@ -144,7 +146,8 @@ def prepare(data: bytes | memoryview, recipe: Recipe) -> Prepared:
         square, disc = crop_square(contrast, disc).scaled(step * photo.scale), disc.scaled(step * photo.scale)
         widened = square.side > 2.001 * disc.radius
     if photo.scale > 1 and photo.scale * recipe.size > square.side:  # a small disc in a large frame: decode it finer
-        photo = read_photo(data, cover=ceil(recipe.size * min(photo.width, photo.height) / square.side))
+        cover = ceil(recipe.size * min(photo.width, photo.height) / square.side)
+        photo = read_photo(data, cover=cover, bits_in_use=of_today)
     pixels = _crop(photo, square, recipe.size)
     mask = None if widened else disc
     if contrast.ground in ("noisy", "coloured"):
@@ -160,6 +163,7 @@ def prepare(data: bytes | memoryview, recipe: Recipe) -> Prepared:
     flags = {
         "blank": blank,
         "damaged": photo.damaged,
+        "first_page": photo.first_page,
         "no_disc": disc is None,
         "overexposed": overexposed,
         "wide_field": wide_field,
