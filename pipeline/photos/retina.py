@@ -29,7 +29,10 @@ SMOOTH: Final = 0.05
 """The mean step between neighbours, as a share of their level, that retina and an even ground stay below; noise on the
 ground has 0.05 to 0.6."""
 NOISE_KEPT: Final = 0.25
-"""Of the noise, what may pass a level: more would leave little between the ground's votes and the retina's."""
+"""Of the noise, what may pass a level of the finder: less would cost dim rims, more leaves little between the ground's
+votes and the retina's."""
+NOISE_CROPPED: Final = 0.1
+"""The same where light outside the disc is to be kept: what reaches so far is seldom noise."""
 EDGE: Final = 0.25
 """The step at the rim, on the way from the ground's level to the retina's, that tells a coloured ground from corners of
 retina, which fade by 0.18 at most."""
@@ -145,7 +148,7 @@ def find_disc(contrast: Contrast) -> tuple[Disc | None, bool]:
     height, width = light.shape
     # The second level is for a dark eye with a flare in it, the third for a background that is not black everywhere.
     for share in (RIM, RIM / 3, 2 * RIM):
-        points = _outline(_above(contrast, background + max(2.0, share * (retina - background))))
+        points = _outline(_above(contrast, background + max(2.0, share * (retina - background)), NOISE_KEPT))
         disc = _circle(points, width, height)
         if contrast.ground is not None and (disc is None or _share_near(points, disc) < 0.6):
             around = _around_ellipse(points)
@@ -163,7 +166,9 @@ def is_overexposed(image: NDArray[np.uint8], disc: Disc) -> bool:
 
     Of 420 EyePACS photographs ten are, both eyes of 95, 326, 679, 728 and 747; the next brightest has a median of 149.
     """
-    return bool(np.median(image[_inside(image, disc)].min(axis=1)) >= 160)
+    red, green, blue = cv2.split(image)
+    darkest = np.asarray(cv2.min(cv2.min(red, green), blue))[_inside(image, disc)]
+    return bool(np.count_nonzero(darkest >= 160) > darkest.size / 2)
 
 
 def is_near_black(image: NDArray[np.uint8], disc: Disc) -> bool:
@@ -224,19 +229,20 @@ def _inside(image: NDArray[np.uint8], disc: Disc) -> NDArray[np.bool_]:
 def _lit(contrast: Contrast) -> NDArray[np.bool_]:
     """The pixels (h, w) that hold light which must not be cut away: all that noise does not hide."""
     background, retina = _levels(contrast.light)
-    return _above(contrast, background + max(2.0, (RIM if contrast.noise else FAINT) * (retina - background)))
+    share = RIM if contrast.noise else FAINT
+    return _above(contrast, background + max(2.0, share * (retina - background)), NOISE_CROPPED)
 
 
-def _above(contrast: Contrast, level: float) -> NDArray[np.bool_]:
+def _above(contrast: Contrast, level: float, kept: float) -> NDArray[np.bool_]:
     """The pixels (h, w) above a level, without the noise of the ground.
 
-    The level is raised until at most NOISE_KEPT of the noise passes. Then the pixels around each vote: where the share
+    The level is raised until at most `kept` of the noise passes. Then the pixels around each vote: where the share
     s of the ground passes and all of the retina, (1 + s) / 2 of them do on the edge between the two. The retina is the
     largest piece of what is left.
     """
     if all(np.count_nonzero(patch > level) <= 0.02 * patch.size for patch in contrast.noise):
         return np.asarray(contrast.light > level)
-    level = max(level, *(float(np.quantile(patch, 1 - NOISE_KEPT)) for patch in contrast.noise))
+    level = max(level, *(float(np.quantile(patch, 1 - kept)) for patch in contrast.noise))
     share = max(float((patch > level).mean()) for patch in contrast.noise)
     votes = cv2.boxFilter((contrast.light > level) * np.uint8(255), -1, (VOTERS, VOTERS))
     lit = np.asarray(votes > 255 * (1 + share) / 2)
