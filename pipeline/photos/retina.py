@@ -23,6 +23,9 @@ GLIMMER: Final = 8
 """Levels that a black bar or a clean black ground does not exceed, whatever JPEG made of it."""
 NOT_BLACK: Final = 16
 """The level from which a ground is not black: of 420 EyePACS photographs none has more than 4."""
+COLOURED: Final = 32
+"""The level from which pixels are told from the ground by their distance; a dim rim differs from a darker ground by its
+light alone."""
 ALIKE: Final = 24
 """Levels between the corners of one ground."""
 SMOOTH: Final = 0.05
@@ -33,7 +36,7 @@ NOISE_KEPT: Final = 0.25
 votes and the retina's."""
 NOISE_CROPPED: Final = 0.1
 """The same where light outside the disc is to be kept: what reaches so far is seldom noise."""
-EDGE: Final = 0.25
+EDGE: Final = 0.2
 """The step at the rim, on the way from the ground's level to the retina's, that tells a coloured ground from corners of
 retina, which fade by 0.18 at most."""
 VOTERS: Final = 9
@@ -62,7 +65,9 @@ class Contrast(NamedTuple):
     """How far a small RGB image (h, w, 3) is from the ground around its retina."""
 
     light: NDArray[np.uint8]  # (h, w) in the channel where a pixel is farthest from the ground: on black, its light
-    ground: str | None = None  # "black", "noisy", "coloured" (white, grey, any even colour); None: taken for black
+    ground: str | None = (
+        None  # "black", "noisy" (or dark grey), "coloured" (white, any even one); None: taken for black
+    )
     noise: tuple[NDArray[np.uint8], ...] = ()  # of another ground than black: patches of `light` where it alone shows
 
 
@@ -122,7 +127,8 @@ def contrast_with_ground(image: NDArray[np.uint8]) -> Contrast:
     ground = np.median(colours, axis=0).astype(np.uint8)
     alike = np.abs(colours - ground).max(axis=1) <= ALIKE
     smooth = np.array([_is_smooth(inside[corner]) for corner in corners])
-    if ground.max() >= NOT_BLACK and np.count_nonzero(alike & smooth) >= 3:
+    is_even = np.count_nonzero(alike & smooth) >= 3
+    if is_even and ground.max() >= COLOURED:
         unlike = np.zeros_like(light)
         distance = cv2.absdiff(image[inner], np.broadcast_to(ground, image[inner].shape))
         unlike[inner] = _light(np.asarray(distance, dtype=np.uint8))
@@ -130,7 +136,8 @@ def contrast_with_ground(image: NDArray[np.uint8]) -> Contrast:
         return Contrast(unlike, "coloured", tuple(patches))
     _, retina = _levels(light)
     dim = tuple(inside[corner] for corner in corners if inside[corner].mean() < retina / 2)
-    return Contrast(light, "black") if smooth.all() or len(dim) < 3 else Contrast(light, "noisy", dim)
+    is_black = len(dim) < 3 or (smooth.all() and not (is_even and ground.max() >= NOT_BLACK))
+    return Contrast(light, "black") if is_black else Contrast(light, "noisy", dim)
 
 
 def find_disc(contrast: Contrast) -> tuple[Disc | None, bool]:

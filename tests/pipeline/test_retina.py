@@ -135,6 +135,8 @@ GROUNDS = {
     "white": 255.0,
     "light grey": 200.0,
     "grey": 128.0,
+    "dark grey": 40.0,
+    "nearly black": 22.0,
     "paper": np.array([235.0, 225.0, 200.0]),
     "speckled": speckled(192, 256),
     "noisy": np.abs(np.random.default_rng(3).normal(0, 40, (192, 256, 3))),
@@ -149,7 +151,7 @@ def test_the_disc_is_found_on_any_ground(name: str, disc: Disc) -> None:
     image = on_ground(eye(256, 192, disc), disc, GROUNDS[name])
     assert_close(find_disc(image), disc)
     assert crop_square(image, disc).side == pytest.approx(2 * disc.radius)  # nothing of the ground is kept as retina
-    assert contrast_with_ground(image).ground == ("noisy" if name in ("speckled", "noisy") else "coloured")
+    assert contrast_with_ground(image).ground == ("coloured" if np.mean(GROUNDS[name]) >= 40 else "noisy")
 
 
 @pytest.mark.parametrize("name", ["white", "speckled"])
