@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline.errors import CacheError
-from pipeline.photos.preparation import VERSIONS, Recipe
+from pipeline.photos.preparation import EARLIER, VERSION, Recipe
 from pipeline.storage.artifacts import INDEX, UNFINISHED
 from pipeline.storage.atomic import write_whole
 from pipeline.storage.paths import exists, read_file
@@ -68,7 +68,12 @@ class CacheIndex:
 
     @classmethod
     def read(cls, folder: Path | Url, name: str = INDEX) -> "CacheIndex":
-        """Raises CacheError where cache.json is missing, damaged, or made by another version of this program."""
+        """Raises CacheError where cache.json is missing, damaged, or made by a version of this program whose
+        photographs this one cannot prepare.
+
+        A cache of the earlier version is read: its photographs are what weights trained on it want, and only
+        `tools preprocess`, which compares recipes, makes it anew.
+        """
         path = folder / name
         try:
             data = read_file(path)
@@ -76,7 +81,7 @@ class CacheIndex:
             if fields.pop("seal") != _seal(fields):
                 raise ValueError("broken seal")
             recipe = fields["recipe"]
-            if fields.pop("format") != FORMAT or recipe["version"] != VERSIONS.get(recipe["enhance"]):
+            if fields.pop("format") != FORMAT or recipe["version"] not in (VERSION, EARLIER.get(recipe["enhance"])):
                 raise CacheError(f"{folder} was made by another version of this program; run `tools preprocess` again")
             del fields["source_digest"]
             fields["recipe"] = Recipe.from_dict(recipe)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from pipeline.errors import SourceError
-from pipeline.photos.photo import SUFFIXES, sniff
+from pipeline.photos.formats import HEAD, SUFFIXES, sniff
 from pipeline.storage.artifacts import open_regular, what_is
 
 _UNFINISHED: Final = (".part", ".crdownload", ".download", ".tmp", ".partial")
@@ -161,6 +161,6 @@ def leads_out(path: str | Path, src: Path) -> bool:
 def _looks_like_image(path: str) -> bool:
     try:
         with open(path, "rb") as file:
-            return sniff(file.read(16)) is not None
+            return sniff(file.read(HEAD)) is not None
     except OSError:
         return False

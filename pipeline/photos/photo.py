@@ -1,38 +1,23 @@
 """Any fundus photograph's bytes to RGB uint8, safely, or a PhotoError with the reason."""
 
 import re
-from collections.abc import Callable
-from io import BytesIO
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile
-from PIL.BmpImagePlugin import BmpImageFile
 from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import TiffImageFile
-from PIL.WebPImagePlugin import WebPImageFile
 
 from pipeline.errors import PhotoError
+from pipeline.photos.formats import NAMES, Values, open_picture, values_of
+from pipeline.photos.formats import SUFFIXES as SUFFIXES
+from pipeline.photos.formats import sniff as sniff
 from pipeline.storage.artifacts import is_drawn_here
 
 MAX_PIXELS: Final = 120_000_000
 """Larger photographs are refused from the header. The largest fundus cameras make 50 million pixels."""
 
-SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".tif", ".tiff", ".bmp", ".webp"})
-"""Of files that ought to be photographs, in lower case. What a file is, its content decides: see `sniff`."""
-
-# Opened by class, not by Image.open: no other format is ever tried, a JPEG with a second picture inside (MPO) is read
-# as the JPEG it starts with, and Pillow's own warning about size does not fire.
-_OPENERS: Final[dict[str, Callable[[BytesIO], ImageFile.ImageFile]]] = {
-    "JPEG": JpegImageFile,
-    "PNG": PngImageFile,
-    "TIFF": TiffImageFile,
-    "BMP": BmpImageFile,
-    "WEBP": WebPImageFile,
-}
 _UPRIGHT: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -43,7 +28,8 @@ _UPRIGHT: Final = {
     8: Image.Transpose.ROTATE_90,
 }
 _ON_ITS_SIDE: Final = frozenset(_UPRIGHT[orientation] for orientation in (5, 6, 7, 8))
-_16_TO_8: Final = np.round(np.arange(65536) / 257).astype(np.uint8)
+_DEPTHS: Final = (8, 10, 12, 14)
+"""Bits that cameras use of 16."""
 
 
 class Photo(NamedTuple):
@@ -54,37 +40,24 @@ class Photo(NamedTuple):
     height: int
     scale: int  # 1, 2, 4 or 8 pixels of the photograph to one of `image`
     damaged: bool  # a JPEG that decodes, but with warnings of corrupt data
+    first_page: bool  # the file holds more pictures than this one, its first
 
 
-def sniff(head: bytes | memoryview) -> str | None:
-    """The format that a file's first 16 bytes announce: "JPEG", "PNG", "TIFF", "BMP", "WEBP", or None."""
-    head = bytes(head[:16])
-    if head.startswith(b"\xff\xd8\xff"):
-        return "JPEG"
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "PNG"
-    if head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
-        return "TIFF"
-    # Two letters are too few to tell a bitmap from a text, so the size of the header that follows is asked too.
-    if head.startswith(b"BM") and int.from_bytes(head[14:], "little") in (12, 16, 40, 52, 56, 64, 108, 124):
-        return "BMP"
-    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
-        return "WEBP"
-    return None
-
-
-def read_photo(data: bytes | memoryview, *, cover: int | None = None) -> Photo:
+def read_photo(data: bytes | memoryview, *, cover: int | None = None, bits_in_use: bool = True) -> Photo:
     """Decode a photograph of any size, depth and colour model to RGB.
 
     With `cover`, it comes at the smallest scale of 1, 1/2, 1/4 and 1/8 that leaves its shorter side at least `cover`
     pixels. JPEGs are then decoded at that scale, several times faster; other formats are averaged after decoding, and
     keep twice `cover`, because an average is the poorer filter.
 
-    * 16-bit grey is scaled v / 257; of 16-bit colour the upper byte is taken, which differs by one level at most.
+    * 16-bit values are scaled by the bits in use, 8, 10, 12, 14 or 16, which the highest of them tells; values that
+      are all multiples of 257 were 8-bit ones, and use 16. Without `bits_in_use` all 16 count: grey is scaled v / 257,
+      and of colour the upper byte is taken, which differs by one level at most.
     * Transparency is composited on black.
     * CMYK JPEGs are inverted, as Adobe writes them, whether or not they carry Adobe's marker: so do browsers.
     * An EXIF orientation is applied; one that makes no sense is ignored.
-    * Of several pictures in a file (MPO, TIFF) the first is taken.
+    * Of several pictures in a file (TIFF, GIF, AVIF, HEIC, PNG, WebP) the first is taken, which `first_page` says; so
+      it is of an MPO, whose others are views or small copies.
     * A file cut off anywhere is refused, a JPEG that lacks nothing but its end marker included: whether only the marker
       is missing or also some of the picture cannot be told for certain.
     * A JPEG whose damage libjpeg gets over with a warning (a bad code, bytes too many or too few) is decoded and called
@@ -98,32 +71,40 @@ def read_photo(data: bytes | memoryview, *, cover: int | None = None) -> Photo:
     kind = sniff(data)
     if kind is None:
         raise PhotoError(_why_no_photo(bytes(data[:512])))
+    if kind == "DICOM":
+        raise PhotoError("DICOM: not read; export its picture as PNG or TIFF")
     if is_drawn_here(data):
         raise PhotoError("a picture that this program drew, no photograph")
     try:
-        picture = _OPENERS[kind](BytesIO(data))
+        picture = open_picture(kind, data)
         width, height = picture.size
         if width * height > MAX_PIXELS:
             raise PhotoError(f"{width} x {height} pixels, more than the {MAX_PIXELS:,} allowed")
         scale = _scale(min(width, height), cover if cover is None or kind == "JPEG" else 2 * cover)
-        damaged = False
+        damaged, first_page = False, _has_more(picture)
         if isinstance(picture, JpegImageFile):
             picture.draft(None, (width // scale, height // scale))
             intact = _decode_intact(data, picture)
             damaged = intact is None
             rgb = np.asarray(_rgb(picture, 1)) if intact is None else intact
         else:
-            rgb = np.asarray(_rgb(picture, scale))
+            values = values_of(kind, data, picture) if bits_in_use or kind in ("JPEG XL", "PPM") else None
+            rgb = np.asarray(_rgb(picture, scale, values, bits_in_use))
+            found = picture.size if values is None else values.shape[1::-1]
+            if found not in ((width, height), (height, width)):
+                raise ValueError(f"its header says {width} x {height} pixels, and {found[0]} x {found[1]} are there")
+            width, height = found
         turn = _UPRIGHT.get(_orientation(picture))  # TIFFs are turned by Pillow, and then say so no longer
     except (PhotoError, MemoryError, Warning):
         raise
     except Exception as error:  # Pillow raises a dozen kinds of exception on damaged files
-        verdict = "cut off" if "truncated" in str(error).lower() else f"damaged {kind}"
-        raise PhotoError(f"{verdict}: {str(error) or type(error).__name__}") from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        verdict = "cut off" if "truncated" in reason.lower() else f"damaged {kind}"
+        raise PhotoError(f"{verdict}: {reason}") from error
     upright = rgb if turn is None else np.asarray(Image.fromarray(rgb).transpose(turn))
     if turn in _ON_ITS_SIDE:
         width, height = height, width
-    return Photo(upright, width, height, scale, damaged)
+    return Photo(upright, width, height, scale, damaged, first_page)
 
 
 def _scale(short: int, cover: int | None) -> int:
@@ -154,13 +135,25 @@ def _orientation(picture: Image.Image) -> int:
         return 1
 
 
-def _rgb(picture: Image.Image, factor: int) -> Image.Image:
+def _has_more(picture: ImageFile.ImageFile) -> bool:
+    try:
+        return bool(getattr(picture, "is_animated", False))
+    except Exception:  # a second picture that is damaged: the first need not be
+        return True
+
+
+def _rgb(picture: Image.Image, factor: int, values: Values | None = None, bits_in_use: bool = False) -> Image.Image:
+    """The picture in RGB, averaged over blocks; `values` are those of `values_of`."""
+    if values is not None:
+        colours, alpha = np.split(values, [values.shape[2] - 1 + values.shape[2] % 2], axis=2)
+        both = np.concatenate([_in_8_bits(colours, bits_in_use), _in_8_bits(alpha, bits_in_use)], axis=2)
+        picture = Image.fromarray(both if both.shape[2] > 1 else both[..., 0])
     picture.load()
     if picture.mode.startswith(("I", "F")):
         values = np.asarray(picture)
         if picture.mode == "F" or values.min() < 0 or values.max() > 65535:
             raise PhotoError("its pixels are 32-bit numbers: save it with 8 or 16 bits a channel")
-        picture = Image.fromarray(_16_TO_8[values])
+        picture = Image.fromarray(_in_8_bits(values, bits_in_use))
     elif picture.has_transparency_data:
         picture = picture.convert("RGBA")
     elif picture.mode not in ("L", "RGB"):
@@ -174,6 +167,18 @@ def _rgb(picture: Image.Image, factor: int) -> Image.Image:
     return picture.convert("RGB")
 
 
+def _in_8_bits(values: NDArray[Any], bits_in_use: bool) -> NDArray[np.uint8]:
+    """Values of 16 bits in 8, by the bits in use or by all of them; those of 8 as they are."""
+    if values.dtype == np.uint8:
+        return values
+    highest = int(values.max(initial=0))
+    bits = next((bits for bits in _DEPTHS if highest < 1 << bits), 16)
+    if not bits_in_use or highest == 0 or (bits < 16 and not (values % 257).any()):
+        bits = 16
+    table = np.round(np.arange(1 << bits) * (255 / ((1 << bits) - 1))).astype(np.uint8)
+    return np.asarray(table[values], dtype=np.uint8)
+
+
 def _why_no_photo(head: bytes) -> str:
     if not head:
         return "empty file"
@@ -183,4 +188,4 @@ def _why_no_photo(head: bytes) -> str:
         return "not an image: HTML text"
     if len(head) > 1 and head.isascii() and b"\0" not in head:
         return "not an image: text"
-    return "not a JPEG, PNG, TIFF, BMP or WebP"
+    return f"not a {NAMES}"

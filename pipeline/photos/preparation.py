@@ -6,7 +6,7 @@ That both call `prepare` is what keeps training and serving from drifting apart.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from io import BytesIO
 from math import ceil, floor
 from typing import Final, NamedTuple
@@ -22,17 +22,23 @@ from pipeline.photos.photo import Photo, read_photo
 from pipeline.photos.retina import (
     Disc,
     Square,
+    contrast_with_black,
+    contrast_with_ground,
     covering,
     crop_square,
     find_disc,
     is_blank,
     is_near_black,
+    is_overexposed,
     lit_box,
     small_copy,
 )
 
-VERSIONS: Final = {"none": 1, "graham": 2, "clahe": 1}
-"""By enhancement; raised whenever `prepare` gives other pixels for the same settings."""
+VERSION: Final = 3
+"""Of what `prepare` makes now; raised whenever it gives other pixels for the same settings."""
+EARLIER: Final = {"none": 1, "graham": 2, "clahe": 1}
+"""By enhancement, the version before, which took every ground for black and a 16-bit value for one of 65,536. `prepare`
+still makes it, bit for bit: weights that were trained on such photographs want them."""
 MAX_ASPECT: Final = 16
 """The longer side of a photograph by its shorter one; beyond it lie banners and strips."""
 
@@ -43,34 +49,36 @@ class Recipe:
 
     size: side of the square, pixels, SMALLEST to LARGEST.
     quality: of the JPEG, 1 to 100.
-    enhance: a key of VERSIONS (see `prepare`).
+    enhance: a key of EARLIER (see `prepare`).
+    version: VERSION or the earlier one.
     """
 
     size: int = 512
     quality: int = 95
     enhance: str = "none"
+    version: int = VERSION
 
     def __post_init__(self) -> None:
         if not SMALLEST <= self.size <= LARGEST:
             raise ValueError(f"size must be {SMALLEST} to {LARGEST} pixels, got {self.size}")
         if not 1 <= self.quality <= 100:
             raise ValueError(f"quality must be 1 to 100, got {self.quality}")
-        if self.enhance not in VERSIONS:
-            raise ValueError(f"enhance must be one of {', '.join(VERSIONS)}, got {self.enhance!r}")
+        if self.enhance not in EARLIER:
+            raise ValueError(f"enhance must be one of {', '.join(EARLIER)}, got {self.enhance!r}")
+        if self.version not in (VERSION, EARLIER[self.enhance]):
+            raise ValueError(f"version must be {VERSION} or {EARLIER[self.enhance]}, got {self.version}")
 
     def as_dict(self) -> dict[str, int | str]:
         """The settings and the version, as plain JSON."""
-        version = VERSIONS[self.enhance]
-        return {"size": self.size, "quality": self.quality, "enhance": self.enhance, "version": version}
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, object]) -> "Recipe":
-        """The recipe that `as_dict` described. Raises ValueError where it is not one, or of another version."""
+        """The recipe that `as_dict` described. Raises ValueError where it is not one, or of a version unknown here."""
         match dict(settings):
-            case {"size": int(size), "quality": int(quality), "enhance": str(enhance), "version": version}:
-                if version == VERSIONS.get(enhance):
-                    return cls(size, quality, enhance)
-        raise ValueError(f"not a recipe of this version: {dict(settings)}")
+            case {"size": int(size), "quality": int(quality), "enhance": str(enhance), "version": int(version)}:
+                return cls(size, quality, enhance, version)
+        raise ValueError(f"not a recipe: {dict(settings)}")
 
     @property
     def digest(self) -> str:
@@ -89,7 +97,11 @@ class Prepared(NamedTuple):
         "blank"    black, white, flat, or so dark that nothing can be graded.
         "damaged"  a JPEG that decodes, but with warnings of corrupt data; it takes part, for it may be whole but for
                    some stray bytes.
+        "first_page"  the file holds more pictures, of which the first was taken.
         "no_disc"  no disc was found, so the whole frame was kept.
+        "overexposed"  half of the disc is nearly white; it takes part, for vessels and lesions may still be seen.
+        "wide_field"  the retina is an ellipse, as in the ultra-wide-field photographs of Optos cameras, which show more
+                   of it, smaller, than the photographs that gradings are made for; the disc is the circle around it.
         "widened"  more than 1 % of the light lay outside the disc's square (a stamp, a reflex, a wrong disc), so the
                    square was widened to keep it.
     """
@@ -105,8 +117,9 @@ def prepare(data: bytes | memoryview, recipe: Recipe) -> Prepared:
     """A photograph's bytes, in any format that `read_photo` knows, to training pixels.
 
     Find the retina's disc, crop the square around it (black where it reaches past the frame; the whole frame where
-    there is no disc), resize it once (Lanczos, both axes by exactly the same factor), enhance it, draw a black frame
-    one pixel wide and encode it. The frame is what lets every renderer agree when the image is turned.
+    there is no disc), resize it once (Lanczos, both axes by exactly the same factor), make what lies outside the disc
+    black where the ground is not, enhance it, draw a black frame one pixel wide and encode it. The frame is what lets
+    every renderer agree when the image is turned.
 
     enhance="graham": the local average is subtracted and the contrast raised fourfold around middle grey, within 90 %
     of the disc's radius, beyond which its edge shows (Graham, Kaggle diabetic retinopathy report, 2015; black outside
@@ -118,28 +131,42 @@ def prepare(data: bytes | memoryview, recipe: Recipe) -> Prepared:
     The same bytes and recipe give the same result. Raises PhotoError with the reason. Safe to call from several
     threads.
     """
-    photo = read_photo(data, cover=recipe.size)
+    of_today = recipe.version == VERSION
+    photo = read_photo(data, cover=recipe.size, bits_in_use=of_today)
     if max(photo.width, photo.height) > MAX_ASPECT * min(photo.width, photo.height):
         raise PhotoError(f"{photo.width} x {photo.height} pixels: a strip, not a photograph")
     small, step = small_copy(photo.image)
     blank = is_blank(small)
-    disc = None if blank else find_disc(small)
+    contrast = contrast_with_ground(small) if of_today else contrast_with_black(small)
+    disc, wide_field = (None, False) if blank else find_disc(contrast)
+    overexposed = disc is not None and is_overexposed(small, disc)
     square, widened = covering(0, 0, photo.width, photo.height), False
     if disc is not None:
         blank = is_near_black(small, disc)
-        square, disc = crop_square(small, disc).scaled(step * photo.scale), disc.scaled(step * photo.scale)
+        square, disc = crop_square(contrast, disc).scaled(step * photo.scale), disc.scaled(step * photo.scale)
         widened = square.side > 2.001 * disc.radius
     if photo.scale > 1 and photo.scale * recipe.size > square.side:  # a small disc in a large frame: decode it finer
-        photo = read_photo(data, cover=ceil(recipe.size * min(photo.width, photo.height) / square.side))
+        cover = ceil(recipe.size * min(photo.width, photo.height) / square.side)
+        photo = read_photo(data, cover=cover, bits_in_use=of_today)
     pixels = _crop(photo, square, recipe.size)
     mask = None if widened else disc
+    if contrast.ground in ("noisy", "coloured"):
+        pixels[~_within(mask, square, recipe.size, 0.99)] = 0  # the last hundredth is mixed with the ground
     if recipe.enhance == "graham":
         pixels = _graham(pixels, _within(mask, square, recipe.size, 0.9))
     elif recipe.enhance == "clahe":
         pixels = _clahe(pixels, _within(mask, square, recipe.size, 1.0))
     pixels[[0, -1]] = 0
     pixels[:, [0, -1]] = 0
-    flags = {"blank": blank, "damaged": photo.damaged, "no_disc": disc is None, "widened": widened}
+    flags = {
+        "blank": blank,
+        "damaged": photo.damaged,
+        "first_page": photo.first_page,
+        "no_disc": disc is None,
+        "overexposed": overexposed,
+        "wide_field": wide_field,
+        "widened": widened,
+    }
     raised = tuple(flag for flag, is_raised in flags.items() if is_raised)
     return Prepared(encode(pixels, recipe.quality), photo.width, photo.height, disc, raised)
 

@@ -19,6 +19,30 @@ FAINT: Final = 0.1
 """Where light begins that must not be cut away; below RIM, to err on the safe side."""
 MIN_CONTRAST: Final = 5
 """Levels between background and retina below which the rim drowns in noise."""
+GLIMMER: Final = 8
+"""Levels that a black bar or a clean black ground does not exceed, whatever JPEG made of it."""
+NOT_BLACK: Final = 16
+"""The level from which a ground is not black: of 420 EyePACS photographs none has more than 4."""
+COLOURED: Final = 32
+"""The level from which pixels are told from the ground by their distance; a dim rim differs from a darker ground by its
+light alone."""
+ALIKE: Final = 24
+"""Levels between the corners of one ground."""
+SMOOTH: Final = 0.05
+"""The mean step between neighbours, as a share of their level, that retina and an even ground stay below; noise on the
+ground has 0.05 to 0.6."""
+NOISE_KEPT: Final = 0.25
+"""Of the noise, what may pass a level of the finder: less would cost dim rims, more leaves little between the ground's
+votes and the retina's."""
+NOISE_CROPPED: Final = 0.1
+"""The same where light outside the disc is to be kept: what reaches so far is seldom noise."""
+EDGE: Final = 0.2
+"""The step at the rim, on the way from the ground's level to the retina's, that tells a coloured ground from corners of
+retina, which fade by 0.18 at most."""
+VOTERS: Final = 9
+"""Side of the square of pixels that vote on the one in its middle where the ground is noisy."""
+ELLIPSE: Final = (1.1, 1.7)
+"""The longer axis of an ultra-wide field by the shorter one: Optos frames are 1.27 times as wide as high."""
 TRIALS: Final = 256
 TOLERANCE: Final = 1.5
 """Pixels of the small copy between the circle and the points that support it."""
@@ -35,6 +59,16 @@ class Disc(NamedTuple):
 
     def scaled(self, factor: float) -> "Disc":
         return Disc(self.cx * factor, self.cy * factor, self.radius * factor)
+
+
+class Contrast(NamedTuple):
+    """How far a small RGB image (h, w, 3) is from the ground around its retina."""
+
+    light: NDArray[np.uint8]  # (h, w) in the channel where a pixel is farthest from the ground: on black, its light
+    ground: str | None = (
+        None  # "black", "noisy" (or dark grey), "coloured" (white, any even one); None: taken for black
+    )
+    noise: tuple[NDArray[np.uint8], ...] = ()  # of another ground than black: patches of `light` where it alone shows
 
 
 class Square(NamedTuple):
@@ -69,24 +103,79 @@ def is_blank(image: NDArray[np.uint8]) -> bool:
     return _level(histogram, 0.99) - _level(histogram, 0.01) < 4
 
 
-def find_disc(image: NDArray[np.uint8]) -> Disc | None:
-    """The retina's disc in a small RGB image (h, w, 3), in its pixels, or None where none can be made out.
+def contrast_with_black(image: NDArray[np.uint8]) -> Contrast:
+    """The contrast of a small RGB image (h, w, 3) with black, whatever its ground is."""
+    return Contrast(_light(image))
+
+
+def contrast_with_ground(image: NDArray[np.uint8]) -> Contrast:
+    """The contrast of a small RGB image (h, w, 3) with its ground: black, white, grey, of any colour, or noisy.
+
+    The ground shows in the corners of what lies within black bars. A disc that touches all four sides stays away from
+    them: they are 1.41 of its radius from its centre, and the patches that are looked at end at 1.23. One of the four
+    may hold a stamp or retina.
+    """
+    light = _light(image)
+    inner = _rows_and_columns(light > GLIMMER)
+    inside = light[inner]
+    side = max(1, min(inside.shape) // 16)
+    ends = (slice(side), slice(-side, None))
+    corners = [(rows, columns) for rows in ends for columns in ends]
+    if sorted(inside[corner].max() for corner in corners)[2] <= GLIMMER:
+        return Contrast(light, "black")
+    colours = np.array([np.median(image[inner][corner], axis=(0, 1)) for corner in corners])
+    ground = np.median(colours, axis=0).astype(np.uint8)
+    alike = np.abs(colours - ground).max(axis=1) <= ALIKE
+    smooth = np.array([_is_smooth(inside[corner]) for corner in corners])
+    is_even = np.count_nonzero(alike & smooth) >= 3
+    if is_even and ground.max() >= COLOURED:
+        unlike = np.zeros_like(light)
+        distance = cv2.absdiff(image[inner], np.broadcast_to(ground, image[inner].shape))
+        unlike[inner] = _light(np.asarray(distance, dtype=np.uint8))
+        patches = (unlike[inner][corner] for corner, agrees in zip(corners, alike, strict=True) if agrees)
+        return Contrast(unlike, "coloured", tuple(patches))
+    _, retina = _levels(light)
+    dim = tuple(inside[corner] for corner in corners if inside[corner].mean() < retina / 2)
+    is_black = len(dim) < 3 or (smooth.all() and not (is_even and ground.max() >= NOT_BLACK))
+    return Contrast(light, "black") if is_black else Contrast(light, "noisy", dim)
+
+
+def find_disc(contrast: Contrast) -> tuple[Disc | None, bool]:
+    """The retina's disc in a small RGB image, in its pixels, or None where none can be made out; and whether it is the
+    circle around an ellipse, as the ultra-wide-field photographs of Optos cameras have it.
 
     The outermost lit pixels of every row and column are the points. The circle that most of them support wins (RANSAC,
     Fischler and Bolles 1981, with a fixed seed) and is fitted to its supporters' distances by least squares
     (Gauss-Newton; the algebraic fits make circles of which little is seen too small).
     """
-    light = _light(image)
+    light = contrast.light
     background, retina = _levels(light)
     if retina - background < MIN_CONTRAST:
-        return None
+        return None, False
     height, width = light.shape
     # The second level is for a dark eye with a flare in it, the third for a background that is not black everywhere.
     for share in (RIM, RIM / 3, 2 * RIM):
-        disc = _circle(_outline(light > background + max(2.0, share * (retina - background))), width, height)
-        if disc is not None:
-            return disc
-    return None
+        points = _outline(_above(contrast, background + max(2.0, share * (retina - background)), NOISE_KEPT))
+        disc = _circle(points, width, height)
+        if contrast.ground is not None and (disc is None or _share_near(points, disc) < 0.6):
+            around = _around_ellipse(points)
+            if around is not None:
+                return around, True
+        if disc is None:
+            continue
+        if contrast.ground != "coloured" or _step(light, disc) >= EDGE * (retina - background):
+            return disc, False
+    return None, False
+
+
+def is_overexposed(image: NDArray[np.uint8], disc: Disc) -> bool:
+    """Whether half of the disc of a small RGB image (h, w, 3) is nearly white: no channel below the level 160.
+
+    Of 420 EyePACS photographs ten are, both eyes of 95, 326, 679, 728 and 747; the next brightest has a median of 149.
+    """
+    red, green, blue = cv2.split(image)
+    darkest = np.asarray(cv2.min(cv2.min(red, green), blue))[_inside(image, disc)]
+    return bool(np.count_nonzero(darkest >= 160) > darkest.size / 2)
 
 
 def is_near_black(image: NDArray[np.uint8], disc: Disc) -> bool:
@@ -95,20 +184,17 @@ def is_near_black(image: NDArray[np.uint8], disc: Disc) -> bool:
     So few levels hold no vessel and no lesion. Of 420 EyePACS photographs 766_left has a median of 4 there and the
     scrambled 492_right 0; the next darkest has 28.
     """
-    light = _light(image)
-    height, width = light.shape
-    y, x = np.ogrid[:height, :width]
-    inside = (x + 0.5 - disc.cx) ** 2 + (y + 0.5 - disc.cy) ** 2 < (0.9 * disc.radius) ** 2
-    return bool(np.count_nonzero(light[inside] < 5) > np.count_nonzero(inside) / 2)
+    light = _light(image)[_inside(image, disc)]
+    return bool(np.count_nonzero(light < 5) > light.size / 2)
 
 
-def crop_square(image: NDArray[np.uint8], disc: Disc) -> Square:
-    """The square around the disc of a small RGB image (h, w, 3), in its pixels.
+def crop_square(contrast: Contrast, disc: Disc) -> Square:
+    """The square around the disc of a small RGB image, in its pixels.
 
     Retina is never cut away: where more than 1 % of the lit pixels lay outside, the square grows to cover them all.
     """
     x0, y0, x1, y1 = disc.cx - disc.radius, disc.cy - disc.radius, disc.cx + disc.radius, disc.cy + disc.radius
-    lit = _lit(image)
+    lit = _lit(contrast)
     # Pixels inside have their centres, at + 0.5, in the square.
     columns, rows = (slice(max(0, ceil(a - 0.5)), max(0, floor(b + 0.5))) for a, b in ((x0, x1), (y0, y1)))
     total = np.count_nonzero(lit)
@@ -126,11 +212,7 @@ def lit_box(image: NDArray[np.uint8]) -> tuple[slice, slice]:
     What lies outside, in a disc's square, is where the frame or a black bar cut the disc off. All of them where nothing
     is lit.
     """
-    lit = _lit(image)
-    rows, columns = (np.flatnonzero(lit.mean(axis=axis) > 0.02) for axis in (1, 0))
-    if not rows.size or not columns.size:
-        return slice(0, lit.shape[0]), slice(0, lit.shape[1])
-    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+    return _rows_and_columns(_lit(contrast_with_black(image)))
 
 
 def covering(left: float, top: float, right: float, bottom: float) -> Square:
@@ -145,11 +227,48 @@ def _light(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(cv2.medianBlur(cv2.max(cv2.max(red, green), blue), 3), dtype=np.uint8)
 
 
-def _lit(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """The pixels (h, w) that hold light which must not be cut away."""
-    light = _light(image)
-    background, retina = _levels(light)
-    return np.asarray(light > background + max(2.0, FAINT * (retina - background)))
+def _inside(image: NDArray[np.uint8], disc: Disc) -> NDArray[np.bool_]:
+    """The pixels (h, w) within 90 % of the disc's radius, where its rim plays no part."""
+    y, x = np.ogrid[: image.shape[0], : image.shape[1]]
+    return np.asarray((x + 0.5 - disc.cx) ** 2 + (y + 0.5 - disc.cy) ** 2 < (0.9 * disc.radius) ** 2)
+
+
+def _lit(contrast: Contrast) -> NDArray[np.bool_]:
+    """The pixels (h, w) that hold light which must not be cut away: all that noise does not hide."""
+    background, retina = _levels(contrast.light)
+    share = RIM if contrast.noise else FAINT
+    return _above(contrast, background + max(2.0, share * (retina - background)), NOISE_CROPPED)
+
+
+def _above(contrast: Contrast, level: float, kept: float) -> NDArray[np.bool_]:
+    """The pixels (h, w) above a level, without the noise of the ground.
+
+    The level is raised until at most `kept` of the noise passes. Then the pixels around each vote: where the share
+    s of the ground passes and all of the retina, (1 + s) / 2 of them do on the edge between the two. The retina is the
+    largest piece of what is left.
+    """
+    if all(np.count_nonzero(patch > level) <= 0.02 * patch.size for patch in contrast.noise):
+        return np.asarray(contrast.light > level)
+    level = max(level, *(float(np.quantile(patch, 1 - kept)) for patch in contrast.noise))
+    share = max(float((patch > level).mean()) for patch in contrast.noise)
+    votes = cv2.boxFilter((contrast.light > level) * np.uint8(255), -1, (VOTERS, VOTERS))
+    lit = np.asarray(votes > 255 * (1 + share) / 2)
+    _, pieces, facts, _ = cv2.connectedComponentsWithStats(lit.view(np.uint8))
+    largest = 1 + facts[1:, cv2.CC_STAT_AREA].argmax() if len(facts) > 1 else 0
+    return np.asarray(lit & (pieces == largest))
+
+
+def _is_smooth(patch: NDArray[np.uint8]) -> bool:
+    steps = np.abs(np.diff(patch.astype(np.float32)))
+    return steps.sum() < SMOOTH * max(1.0, float(patch.mean())) * steps.size if steps.size else True
+
+
+def _rows_and_columns(lit: NDArray[np.bool_]) -> tuple[slice, slice]:
+    """From the first to the last of which more than 2 % is lit; all of them where there is none."""
+    rows, columns = (np.flatnonzero(lit.mean(axis=axis) > 0.02) for axis in (1, 0))
+    if not rows.size or not columns.size:
+        return slice(0, lit.shape[0]), slice(0, lit.shape[1])
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
 def _level(histogram: NDArray[np.int64], share: float) -> int:
@@ -208,6 +327,12 @@ def _circle(points: NDArray[np.float64], width: int, height: int) -> Disc | None
     return disc if _supported(disc, points[near], width, height) else None
 
 
+def _share_near(points: NDArray[np.float64], disc: Disc) -> float:
+    """The share of the points that lie near the circle."""
+    away = np.abs(_length(points[:, 0] - disc.cx, points[:, 1] - disc.cy) - disc.radius)
+    return np.count_nonzero(away < 2 * TOLERANCE) / len(points)
+
+
 def _length(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
     """np.hypot in a third of the time: nothing here overflows."""
     return np.sqrt(x * x + y * y)
@@ -221,6 +346,41 @@ def _circumcircles(triples: NDArray[np.float64]) -> NDArray[np.float64]:
         b2, c2, double = bx**2 + by**2, cx**2 + cy**2, 2 * (bx * cy - by * cx)
         x, y = (cy * b2 - by * c2) / double, (bx * c2 - cx * b2) / double
     return np.stack([a[:, 0] + x, a[:, 1] + y, np.hypot(x, y)], axis=1)
+
+
+def _step(light: NDArray[np.uint8], disc: Disc) -> float:
+    """The median step from the ground to the retina, over the angles at which both lie in the frame.
+
+    A photograph without ground may have corners that look like one; what surrounds them then fades in.
+    """
+    height, width = light.shape
+    angles = np.arange(4 * SECTORS) * (np.pi / 2 / SECTORS)
+    radii = disc.radius + 2 * TOLERANCE * np.array([[-1.0], [1.0]])
+    x, y = np.floor(disc.cx + radii * np.cos(angles)), np.floor(disc.cy + radii * np.sin(angles))
+    seen = ((x >= 0) & (x < width) & (y >= 0) & (y < height)).all(axis=0)
+    inside, outside = light[y[:, seen].astype(np.int64), x[:, seen].astype(np.int64)].astype(np.int64)
+    return float(np.median(inside - outside)) if seen.any() else 0.0
+
+
+def _around_ellipse(points: NDArray[np.float64]) -> Disc | None:
+    """The circle around the ellipse that the points lie on; None where it is as good as a circle, or none.
+
+    Lids and lashes may hide a quarter of it: it is fitted to all points, and then to those near the ellipse before.
+    """
+    near = points.astype(np.float32)
+    for tolerance in (0.1, 0.05, 0.03, 0.015, 0.015):
+        if len(near) < 16:
+            return None
+        (cx, cy), axes, degrees = cv2.fitEllipseDirect(near)
+        cosine, sine = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+        turned = (points - (cx, cy)) @ np.array([[cosine, -sine], [sine, cosine]]) / (np.array(axes) / 2)
+        is_near = np.abs(_length(*turned.T) - 1) < tolerance
+        near = points[is_near].astype(np.float32)
+    narrow, wide = sorted(axes)
+    hit = np.unique(np.floor(np.arctan2(*turned[is_near].T) / (2 * np.pi) * SECTORS))
+    is_whole = len(near) >= 0.75 * len(points) and len(hit) >= SECTORS / 2
+    is_ellipse = is_whole and ELLIPSE[0] <= wide / narrow <= ELLIPSE[1]
+    return Disc(cx, cy, wide / 2) if is_ellipse else None
 
 
 def _supported(disc: Disc, points: NDArray[np.float64], width: int, height: int) -> bool:

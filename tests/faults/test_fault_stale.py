@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ import pytest
 from click.testing import Result
 
 from pipeline.cache.cache import open_cache
-from pipeline.photos.preparation import VERSIONS
+from pipeline.cache.index import _seal
+from pipeline.photos.preparation import EARLIER, VERSION, Recipe
 
 Tools = Callable[..., Result]
 Trees = Callable[[Path], dict[str, bytes]]
@@ -36,30 +38,44 @@ def grown(eyes: Path, tmp_path: Path, tools: Tools) -> Path:
     return tmp_path / "c"
 
 
-def test_another_version_of_the_recipe_encodes_anew_and_moves_no_patient(
+def test_a_cache_of_the_earlier_version_is_used_as_it_is_until_preprocess_makes_it_anew(
     eyes: Path, grown: Path, tmp_path: Path, tools: Tools, tree: Trees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, first = sides(grown), tree(grown)
-    monkeypatch.setitem(VERSIONS, "none", VERSIONS["none"] + 1)
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.photos.preparation.Recipe", partial(Recipe, version=EARLIER["none"]))
+        assert "24 encoded" in tools("preprocess", eyes, "--out", grown, *SIZE).output
+        assert "0 encoded" in tools("preprocess", eyes, "--out", grown, *SIZE).output
+    assert json.loads((grown / "cache.json").read_text())["recipe"]["version"] == EARLIER["none"]
+    assert tools("check", grown).exit_code == 0
+    assert tools("sheet", grown, tmp_path / "sheet.png").exit_code == 0
+    assert "24 encoded" in tools("preprocess", eyes, "--out", grown, *SIZE).output
+    assert sides(grown) == before
+    assert tree(grown) == first
+
+
+def test_a_cache_whose_version_cannot_be_prepared_here_is_refused_and_moves_no_patient(
+    eyes: Path, grown: Path, tmp_path: Path, tools: Tools
+) -> None:
+    before = sides(grown)
+    fields = json.loads((grown / "cache.json").read_text())
+    del fields["seal"]
+    fields["recipe"]["version"] = VERSION + 1
+    (grown / "cache.json").write_text(json.dumps({**fields, "seal": _seal(fields)}, indent=1, sort_keys=True) + "\n")
     for command in (("check", grown), ("sheet", grown, tmp_path / "sheet.png")):
         result = tools(*command)
         assert result.exit_code == 1
         assert f"{grown} was made by another version of this program; run `tools preprocess` again" in result.output
-    result = tools("preprocess", eyes, "--out", grown, *SIZE)
-    assert result.exit_code == 0
-    assert "24 encoded" in result.output
+    assert tools("preprocess", eyes, "--out", grown, *SIZE).exit_code == 0
     assert sides(grown) == before
     assert tools("check", grown).exit_code == 0
-    monkeypatch.undo()
-    assert "24 encoded" in tools("preprocess", eyes, "--out", grown, *SIZE).output
-    assert tree(grown) == first
 
 
 def test_killed_between_two_versions_it_still_moves_no_patient(
     eyes: Path, grown: Path, tools: Tools, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("pipeline.photos.preparation.Recipe", partial(Recipe, version=EARLIER["none"]))
     before = sides(grown)
-    monkeypatch.setitem(VERSIONS, "none", VERSIONS["none"] + 1)
     with monkeypatch.context() as patch:
         patch.setattr(
             "tools.preprocessing.build_shards.prepare",

@@ -139,12 +139,14 @@ class Previous:
         ]
 
     def still_refused(self, samples: Iterable[Sample], recipe: Recipe) -> dict[str, str]:
-        """source -> reason of the photographs that could not be read and have not changed since."""
+        """source -> reason of the photographs that could not be read and have not changed since. What a package was
+        missing for is tried again: it may be there now."""
         if not self.refused or self.index is None or self.index.recipe != recipe:
             return {}
         dated = (self.folder / REJECTS).stat().st_mtime_ns
         sources = (sample.found.source for sample in samples if sample.found.ctime_ns < dated)
-        return {source: self.refused[source] for source in sources if source in self.refused}
+        reasons = {source: self.refused[source] for source in sources if source in self.refused}
+        return {source: reason for source, reason in reasons.items() if "pip install" not in reason}
 
     def untouched(
         self, wanted: dict[int, list[Sample]], still_refused: dict[str, str], recipe: Recipe

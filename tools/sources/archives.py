@@ -13,6 +13,7 @@ import numpy as np
 
 from pipeline.errors import SourceError
 from pipeline.photos.discovery import Found, Refusal, path_left_out, split_suffix
+from pipeline.photos.formats import HEAD
 from pipeline.photos.photo import SUFFIXES, sniff
 from tools.sources import tables
 from tools.sources.columns import eye_in_name
@@ -71,7 +72,7 @@ def read_zip(path: Path, source: str) -> Inside:
             inside.unread.append(Refusal(name, "an archive in an archive: unpack the outer one"))
         else:
             with suppress(OSError):
-                if sniff(read_zipped(path, member.filename, 16)):
+                if sniff(read_zipped(path, member.filename, HEAD)):
                     inside.photographs.append(Found(name, member.file_size, about.st_mtime_ns, about.st_ctime_ns))
                     continue
             inside.unread.append(Refusal(name, "neither a photograph nor a table"))

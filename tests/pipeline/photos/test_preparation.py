@@ -16,7 +16,7 @@ from PIL.JpegImagePlugin import get_sampling
 
 from pipeline.errors import PhotoError
 from pipeline.photos.photo import read_photo
-from pipeline.photos.preparation import VERSIONS, Prepared, Recipe, prepare
+from pipeline.photos.preparation import EARLIER, VERSION, Prepared, Recipe, prepare
 
 SHARED = Path(__file__).resolve().parents[3].parent / "shared"
 
@@ -94,18 +94,20 @@ def test_recipes_survive_json_and_cannot_be_changed() -> None:
         recipe.size = 256
 
 
-@pytest.mark.parametrize("broken", [{}, {"size": "512"}, {"version": VERSIONS["none"] + 1}, {"enhance": None}])
-def test_what_is_no_recipe_of_this_version_is_refused(broken: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="recipe"):
+@pytest.mark.parametrize("broken", [{}, {"size": "512"}, {"version": VERSION + 1}, {"version": "3"}, {"enhance": None}])
+def test_what_is_no_recipe_that_can_be_made_here_is_refused(broken: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"recipe|version"):
         Recipe.from_dict({**Recipe().as_dict(), **broken} if broken else {})
 
 
 def test_digests_tell_recipes_apart() -> None:
     recipes = [Recipe(), Recipe(size=511), Recipe(quality=94), Recipe(enhance="graham"), Recipe(enhance="clahe")]
+    recipes += [Recipe(enhance=enhance, version=version) for enhance, version in EARLIER.items()]
     digests = {recipe.digest for recipe in recipes}
     assert len(digests) == len(recipes)
     assert all(len(digest) == 16 and int(digest, 16) >= 0 for digest in digests)
     assert Recipe(512, 95, "none").digest == Recipe().digest
+    assert Recipe(version=1).digest == "363b46c900ea5425"  # as in the caches and weights of the earlier version
 
 
 @pytest.mark.parametrize("enhance", ["none", "graham", "clahe"])
@@ -204,6 +206,48 @@ def test_light_beside_the_disc_widens_the_square_and_is_flagged() -> None:
     made = prepare(encoded(image), Recipe(128))
     assert made.flags == ("widened",)
     assert (pixels(made).min(axis=2) > 200).any()
+
+
+@pytest.mark.parametrize("enhance", ["none", "graham", "clahe"])
+@pytest.mark.parametrize("ground", ["white", "grey", "noise"])
+def test_a_ground_that_is_not_black_is_made_black(ground: str, enhance: str) -> None:
+    image = np.asarray(eye(640, 512, 320, 256, 235.5)).copy()
+    outside = image.max(axis=2) == 0
+    noise = np.random.default_rng(0).integers(0, 70, image.shape)
+    image[outside] = {"white": 255, "grey": 128, "noise": noise[outside]}[ground]
+    made = prepare(encoded(Image.fromarray(image)), Recipe(256, enhance=enhance))
+    assert made.flags == ()
+    assert made.disc == pytest.approx((320, 256, 235.5), abs=0.01 * 235.5)
+    assert pixels(made)[~within(256, 1.01)].max() <= 24  # what JPEG leaves of black beside light
+    black = np.where(outside[..., None], 0, image)
+    want = pixels(prepare(encoded(Image.fromarray(black)), Recipe(256, enhance=enhance)))
+    assert np.abs(pixels(made) - want)[within(256, 0.8)].mean() < (6 if enhance == "clahe" else 2)
+
+
+def test_nearly_white_photographs_are_flagged() -> None:
+    image = np.asarray(eye(320, 240, 160, 120, 110)).copy()
+    image[image.max(axis=2) > 0] = (250, 225, 200)
+    assert prepare(encoded(Image.fromarray(image)), Recipe(64)).flags == ("overexposed",)
+
+
+def test_an_ultra_wide_field_is_flagged_and_whole() -> None:
+    x, y = np.arange(1300) + 0.5 - 650, np.arange(1024)[:, None] + 0.5 - 512
+    inside = np.hypot(x / 630, y / 496) < 1
+    made = prepare(encoded(Image.fromarray((inside[..., None] * (120, 140, 5)).astype(np.uint8))), Recipe(260))
+    assert made.flags == ("wide_field",)
+    assert made.disc == pytest.approx((650, 512, 630), abs=6)
+    lit = pixels(made)[..., 1] > 70
+    assert np.ptp(np.flatnonzero(lit.any(axis=0))) == pytest.approx(260, abs=5)
+    assert np.ptp(np.flatnonzero(lit.any(axis=1))) == pytest.approx(260 * 496 / 630, abs=5)
+
+
+def test_weights_of_the_earlier_version_get_the_pixels_that_they_were_trained_on() -> None:
+    """The earlier version takes every ground for black, and so finds no disc on white."""
+    image = np.asarray(eye(640, 512, 320, 256, 235.5)).copy()
+    image[image.max(axis=2) == 0] = 255
+    earlier = prepare(encoded(Image.fromarray(image)), Recipe(128, version=EARLIER["none"]))
+    assert (earlier.disc, earlier.flags) == (None, ("no_disc",))
+    assert pixels(earlier)[30:98, 2:4].min() > 200
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (28, 28), (33, 17), (3, 40)])

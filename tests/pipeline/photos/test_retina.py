@@ -13,10 +13,30 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from pipeline.photos.photo import read_photo
-from pipeline.photos.retina import SEARCH_SIDE, Disc, crop_square, find_disc, is_blank, is_near_black, small_copy
+from pipeline.photos.retina import (
+    SEARCH_SIDE,
+    Disc,
+    Square,
+    contrast_with_black,
+    contrast_with_ground,
+    is_blank,
+    is_near_black,
+    is_overexposed,
+    small_copy,
+)
+from pipeline.photos.retina import crop_square as square_of_contrast
+from pipeline.photos.retina import find_disc as disc_of_contrast
 
 SHARED = Path(__file__).resolve().parents[3].parent / "shared"
 Image = NDArray[np.uint8]
+
+
+def find_disc(image: Image) -> Disc | None:
+    return disc_of_contrast(contrast_with_ground(image))[0]
+
+
+def crop_square(image: Image, disc: Disc) -> Square:
+    return square_of_contrast(contrast_with_ground(image), disc)
 
 
 def eye(width: int, height: int, disc: Disc, level: float = 180, noise: float = 2) -> Image:
@@ -97,6 +117,64 @@ def test_what_photographs_suffer_from_moves_no_disc(spoil) -> None:  # type: ign
     assert_close(find_disc(spoil(eye(256, 192, disc))), disc)
 
 
+def on_ground(image: Image, disc: Disc, ground: NDArray[np.float64] | float) -> Image:
+    """The image with another ground (h, w, 3) outside its disc, blended over the pixel of the rim."""
+    x, y = np.arange(image.shape[1]) + 0.5, np.arange(image.shape[0])[:, None] + 0.5
+    retina = np.clip(disc.radius - np.hypot(x - disc.cx, y - disc.cy) + 0.5, 0, 1)[..., None]
+    return np.clip(retina * image + (1 - retina) * ground, 0, 255).astype(np.uint8)
+
+
+def speckled(height: int, width: int) -> NDArray[np.float64]:
+    """Black with dashes, as stretching the contrast makes of JPEG's blocks."""
+    draw = np.random.default_rng(2)
+    dashes = np.kron(draw.random((height // 2, width // 4)) < 0.3, np.ones((2, 4)))
+    return (dashes * draw.integers(20, 90, (height, width)))[..., None]
+
+
+GROUNDS = {
+    "white": 255.0,
+    "light grey": 200.0,
+    "grey": 128.0,
+    "dark grey": 40.0,
+    "nearly black": 22.0,
+    "paper": np.array([235.0, 225.0, 200.0]),
+    "speckled": speckled(192, 256),
+    "noisy": np.abs(np.random.default_rng(3).normal(0, 40, (192, 256, 3))),
+}
+
+
+@pytest.mark.parametrize(
+    "disc", [Disc(128, 96, 85), Disc(120, 96, 110), Disc(60, 96, 88)], ids=["whole", "cut", "left"]
+)
+@pytest.mark.parametrize("name", GROUNDS)
+def test_the_disc_is_found_on_any_ground(name: str, disc: Disc) -> None:
+    image = on_ground(eye(256, 192, disc), disc, GROUNDS[name])
+    assert_close(find_disc(image), disc)
+    assert crop_square(image, disc).side == pytest.approx(2 * disc.radius)  # nothing of the ground is kept as retina
+    assert contrast_with_ground(image).ground == ("coloured" if np.mean(GROUNDS[name]) >= 40 else "noisy")
+
+
+@pytest.mark.parametrize("name", ["white", "speckled"])
+def test_black_bars_around_another_ground_are_no_part_of_it(name: str) -> None:
+    disc = Disc(128, 96, 85)
+    barred = np.pad(on_ground(eye(256, 192, disc), disc, GROUNDS[name]), ((32, 32), (0, 0), (0, 0)))
+    assert_close(find_disc(barred), Disc(128, 128, 85))
+
+
+@pytest.mark.parametrize("level", [250, 120, 25])
+def test_on_a_black_ground_the_first_finders_disc_is_kept(level: float) -> None:
+    image = eye(256, 192, Disc(128, 96, 85), level, noise=1)
+    assert contrast_with_ground(image).ground == "black"
+    assert find_disc(image) == disc_of_contrast(contrast_with_black(image))[0]
+
+
+@pytest.mark.parametrize("radius", [150, 180, 220, 300])
+@pytest.mark.parametrize("level", [250, 180, 60])
+def test_corners_full_of_retina_are_no_ground(radius: float, level: float) -> None:
+    image = eye(200, 200, Disc(100, 100, radius), level)
+    assert find_disc(image) is None
+
+
 @pytest.mark.parametrize(
     "image",
     [
@@ -125,6 +203,68 @@ def test_an_eye_of_which_hardly_a_level_is_left_is_near_black(level: float, near
     image = eye(256, 192, disc, level, noise=0)
     image[20:30, 120:140] = 250  # a reflex is no retina
     assert is_near_black(image, disc) == near_black
+
+
+def on_lids(image: Image) -> Image:
+    image[-len(image) // 10 :] = 0
+    return image
+
+
+def ellipse(width: int, height: int, long: float, short: float, degrees: float = 0) -> Image:
+    """An ultra-wide field: red and green light alone in an ellipse, in a noisy black frame."""
+    x, y = np.arange(width) + 0.5 - width / 2, np.arange(height)[:, None] + 0.5 - height / 2
+    cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    away = np.hypot((x * cosine + y * sine) / long, (y * cosine - x * sine) / short)
+    light = (110 + 50 * np.sin(x / 20) * np.cos(y / 17)) * np.clip((1 - away) * short + 0.5, 0, 1)
+    rgb = light[..., None] * (0.8, 1.0, 0.05) + np.random.default_rng(0).normal(0, 2, (height, width, 3))
+    return np.clip(rgb, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("image", "radius"),
+    [
+        (ellipse(256, 202, 124, 97), 124),  # 3900 x 3072 pixels, as Optos cameras have it
+        (ellipse(256, 202, 120, 85), 120),
+        (ellipse(256, 202, 115, 85, 11), 115),
+        (ellipse(256, 202, 140, 105), 140),  # cut by the frame
+        (on_lids(ellipse(256, 202, 124, 97)), 124),
+    ],
+    ids=["whole", "flat", "tilted", "cut", "lids"],
+)
+def test_an_ultra_wide_field_is_known_by_its_ellipse(image: Image, radius: float) -> None:
+    disc, wide_field = disc_of_contrast(contrast_with_ground(image))
+    assert wide_field
+    assert_close(disc, Disc(128, 101, radius))
+
+
+def test_no_real_photograph_is_taken_for_an_ultra_wide_field(real_eyes: list[tuple[Image, Disc]]) -> None:
+    assert not any(disc_of_contrast(contrast_with_ground(image))[1] for image, _ in real_eyes)
+
+
+def test_overexposed_photographs_are_nearly_white(real_eyes: list[tuple[Image, Disc]]) -> None:
+    """Told from bright ones by a person: 728 and 679 hold hardly more than white light."""
+    with (SHARED / "data/eyepacs/discs.csv").open(newline="") as table:
+        names = [row["image"] for row in csv.DictReader(table)]
+    flagged = {name for name, (image, disc) in zip(names, real_eyes, strict=True) if is_overexposed(image, disc)}
+    assert {"728_left", "679_left"} <= flagged
+    assert flagged == {f"{eye}_{side}" for eye in (95, 326, 679, 728, 747) for side in ("left", "right")}
+
+
+@pytest.mark.parametrize(("level", "overexposed"), [(150, False), (159, False), (160, True), (255, True)])
+def test_a_disc_is_overexposed_where_half_of_it_has_no_channel_below_160(level: int, overexposed: bool) -> None:
+    disc = Disc(128, 96, 85)
+    image = on_ground(np.full((192, 256, 3), (250, 230, level), np.uint8), disc, 0.0)
+    image[:, :120] = np.minimum(image[:, :120], 80)  # less than half of it, in shade
+    assert is_overexposed(image, disc) == overexposed
+
+
+def test_a_disc_cut_by_bars_is_no_ellipse() -> None:
+    disc = Disc(128, 96, 110)
+    image = eye(256, 192, disc)
+    image[:20] = image[172:] = 0
+    found, wide_field = disc_of_contrast(contrast_with_ground(image))
+    assert_close(found, disc)
+    assert not wide_field
 
 
 def test_a_frame_full_of_retina_has_no_disc() -> None:
@@ -204,6 +344,33 @@ def test_real_discs_are_where_a_second_opinion_has_them(real_eyes: list[tuple[Im
         off = math.dist(found[:2], opinion[:2]) / opinion.radius
         agreed += off < 0.02 and abs(found.radius / opinion.radius - 1) < 0.03
     assert agreed >= 0.98 * len(real_eyes)  # 416 of 420; in three of the others the second opinion is the wrong one
+
+
+@pytest.mark.parametrize("name", ["white", "grey"])
+def test_real_discs_are_found_on_another_ground_too(real_eyes: list[tuple[Image, Disc]], name: str) -> None:
+    agreed = 0
+    for image, opinion in real_eyes:
+        found = find_disc(on_ground(image, opinion, GROUNDS[name]))
+        if found is not None:
+            off = math.dist(found[:2], opinion[:2]) / opinion.radius
+            agreed += off < 0.02 and abs(found.radius / opinion.radius - 1) < 0.03
+    assert agreed >= 0.98 * len(real_eyes)
+
+
+def test_speckles_around_real_discs_do_not_widen_the_square() -> None:
+    """Of 3,001 contrast-stretched photographs the first finder widened 234, most of them around speckles; some hold a
+    glow beyond the disc, which is light and is kept."""
+    folder = SHARED / "data" / "eyepacs_3000" / "train"
+    if not folder.exists():
+        pytest.skip("needs the shared photographs, which are not part of the project")
+    widened = {"first": 0, "now": 0}
+    for path in sorted(folder.glob("*.jpeg"))[::6]:
+        image = read_photo(path.read_bytes()).image
+        for name, contrast in (("first", contrast_with_black(image)), ("now", contrast_with_ground(image))):
+            disc, _ = disc_of_contrast(contrast)
+            if disc is not None:
+                widened[name] += square_of_contrast(contrast, disc).side > 2.001 * disc.radius
+    assert widened["now"] <= 0.03 * 501 < widened["first"]
 
 
 def test_no_real_retina_is_cut_away(real_eyes: list[tuple[Image, Disc]]) -> None:

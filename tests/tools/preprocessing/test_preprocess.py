@@ -368,3 +368,18 @@ def test_wrong_usage_exits_2(eyes: Path, tmp_path: Path, bad: list[str]) -> None
     result = preprocess(eyes, "--out", tmp_path / "c", *bad)
     assert result.exit_code == 2
     assert "Traceback" not in result.output
+
+
+def test_what_lacked_its_package_is_read_once_that_is_there(
+    eyes: Path, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pi_heif")
+    (eyes / "trainLabels.csv").unlink()
+    shutil.copyfile(shared / "sets/files/c.heic", eyes / "c.heic")
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "pi_heif", None)
+        said = done(eyes, "--out", tmp_path / "c", "--size", 64, "--max-rejects", 1)
+        assert "found 13 = 12 cached + 1 rejected + 0 ignored" in said
+    rejects = (tmp_path / "c/rejects.csv").read_text()
+    assert "c.heic,HEIC: needs a package that is not here: pip install 'fundus-grading[heic]'" in rejects
+    assert "found 13 = 13 cached + 0 rejected + 0 ignored" in done(eyes, "--out", tmp_path / "c", "--size", 64)

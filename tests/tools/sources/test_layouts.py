@@ -215,7 +215,7 @@ def test_doubled_rows_count_once_and_contradicting_rows_not_at_all(tmp_path: Pat
     [
         ("data", "a header and no rows"),
         ("data_headeronly", "a header and no rows"),
-        ("data_noimages", "no photographs below it (looked for .bmp"),
+        ("data_noimages", "no photographs below it (looked for .avif .bmp"),
         ("data_missing", "no such folder"),
     ],
 )

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from PIL import Image
 
 from pipeline.cache.cache import open_cache
 from pipeline.loading.loaders import open_loader
+from pipeline.photos.preparation import EARLIER, Recipe
 from tests.trainer.conftest import Trained, invoke
 from tools.cli import main as tools
 from trainer.inference.forward import probabilities
@@ -84,6 +86,38 @@ def test_probabilities_are_bit_for_bit_those_of_preprocess_and_evaluate(real: Re
     assert list(ours.index) == sorted(ours.index)
     for name in (*PROBABILITIES, "predicted"):
         pd.testing.assert_series_equal(ours[name], theirs[name].reindex(ours.index), check_exact=True)
+
+
+def test_a_run_of_the_earlier_preparation_goes_on_with_it(
+    fit: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On white grounds, where the two versions differ. Its cache is fitted, evaluated and predicted as before, and new
+    photographs are prepared as those that it was trained on."""
+    x, y = np.arange(96) + 0.5 - 48, np.arange(80)[:, None] + 0.5 - 40
+    white = (np.hypot(x, y) > 36)[..., None]
+    for number in range(24):
+        split, grade = ("train", "train", "val", "test")[number % 4], number % 5
+        place = tmp_path / "eyes" / split / str(grade) / f"{number}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.where(white, 255, (90 + 30 * grade, 80, number)).astype(np.uint8)).save(place)
+    arguments = ["preprocess", str(tmp_path / "eyes"), "--out", str(tmp_path / "cache"), "--size", "64"]
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.photos.preparation.Recipe", partial(Recipe, version=EARLIER["none"]))
+        assert "24 encoded" in CliRunner().invoke(tools, arguments).output
+    fit(tmp_path / "cache", "--run", "run")
+    assert load_model(RunFolder(Path("run")).model)[1].recipe == Recipe(64, version=EARLIER["none"])
+    said = invoke("evaluate", "run").output
+    assert "recipe" not in said
+    of_cache, _ = predict(Path("run"), tmp_path / "cache")
+    of_photographs, _ = predict(Path("run"), tmp_path / "eyes")
+    for name in PROBABILITIES:
+        pd.testing.assert_series_equal(of_cache[name], of_photographs[name], check_exact=True)
+
+    assert "24 encoded" in CliRunner().invoke(tools, arguments).output  # the cache is of today's version now
+    assert "made by another recipe" in invoke("evaluate", "run").output
+    later, _ = predict(Path("run"), tmp_path / "eyes")
+    for name in PROBABILITIES:
+        pd.testing.assert_series_equal(later[name], of_photographs[name], check_exact=True)
 
 
 def test_pixels_are_those_of_the_loader(real: Real) -> None:
