@@ -2,12 +2,14 @@
 # `make lowest` has a .venv-lowest of its own.
 PYTHON ?= python3
 BIN := .venv/bin
+# NVIDIA builds DALI for these; elsewhere the torchvision loader does its work.
+EXTRAS := $(shell case "$$(uname -sm)" in ("Linux x86_64"|"Linux aarch64") echo dali,dev;; (*) echo dev;; esac)
 
 .PHONY: demo test check lowest clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --editable '.[dali,dev]'
+	$(BIN)/pip install --quiet --editable '.[$(EXTRAS)]'
 	touch $@
 
 demo: .venv/installed ## synthetic eyes -> cache -> a short fit -> confusion matrix, on the CPU
@@ -30,7 +32,7 @@ test: check ## ruff, mypy, pytest: within 8 minutes on two free cores; tests/con
 	rm -rf .venv-lowest
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python tests/lowest.py > .venv-lowest/constraints.txt
-	.venv-lowest/bin/pip install --quiet --constraint .venv-lowest/constraints.txt --editable '.[dali,dev,gcs]'
+	.venv-lowest/bin/pip install --quiet --constraint .venv-lowest/constraints.txt --editable '.[$(EXTRAS),gcs]'
 	touch $@
 
 lowest: .venv-lowest/installed ## pytest with the lowest releases that pyproject.toml allows, in .venv-lowest

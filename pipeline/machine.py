@@ -3,6 +3,7 @@
 import codecs
 import io
 import os
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -12,6 +13,8 @@ from pipeline.errors import FundusError
 
 OPENCV_THREADS: Final = "OPENCV_FOR_THREADS_NUM"
 """The variable that OpenCV has its number of threads from, at its first call."""
+END_SIGNALS: Final = tuple(number for number in signal.Signals if number.name in ("SIGTERM", "SIGBREAK"))
+"""By which a process is told to end, beside Ctrl-C. On Windows it is Ctrl-Break, and the closing of the window."""
 HUGE_PAGES: Final = "THP_MEM_ALLOC_ENABLE"
 """The variable by which torch asks the kernel for huge pages, where it is 1."""
 
@@ -87,6 +90,6 @@ def check_names() -> None:
 
 def _huge_pages_for_the_asking() -> bool:
     try:
-        return "[madvise]" in Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text()
+        return "[madvise]" in Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text("utf-8")
     except OSError:
         return False

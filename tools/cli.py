@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 
 from pipeline.errors import FundusError
-from pipeline.machine import usable_cores
+from pipeline.machine import END_SIGNALS, usable_cores
 from pipeline.options import LARGEST, MOST_A_BATCH, SMALLEST, WORKERS, Finite, Text
 from pipeline.storage.artifacts import Kind, picture_kind
 from pipeline.storage.atomic import write_whole
@@ -43,11 +43,12 @@ def main() -> None:
 @contextmanager
 def _exit_at_sigterm() -> Iterator[None]:
     """SIGTERM, by which schedulers end a job, leaves through the `finally`s, so that workers end too; exit code 143."""
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    before = {each: signal.signal(each, lambda number, _: sys.exit(128 + number)) for each in END_SIGNALS}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @main.command()

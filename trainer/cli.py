@@ -273,7 +273,7 @@ def evaluate(
         wish = Wish("specificity", specificity)
     results = measure(run, split, cache, loader, device, workers, wish, prevalence, tta)
     if as_json:
-        click.echo(RunFolder(run).metrics(split).read_text(), nl=False)
+        click.echo(RunFolder(run).metrics(split).read_text("utf-8"), nl=False)
         return
     columns = {split: results}
     if by == "patient" and results.by_patient:

@@ -6,14 +6,14 @@ Files are written whole or not at all, so a reader may look at any moment, and a
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pipeline.errors import RunError
 from pipeline.grades import N_GRADES, UNKNOWN
-from pipeline.storage.atomic import TMP_SUFFIX, lock_folder, sweep_dead, write_whole
+from pipeline.storage.atomic import TMP_SUFFIX, locked_folder, sweep_dead, write_whole
 from trainer.config import RunConfig
 
 if TYPE_CHECKING:
@@ -106,17 +106,15 @@ class RunFolder:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Keeps the run for this process. Raises RunError while another one trains it."""
-        try:
-            lock = lock_folder(self.path)
-        except BlockingIOError as error:
-            raise RunError(f"{self.path} is being trained by another process; wait until it ends") from error
-        except OSError as error:
-            raise RunError(f"{self.path}: cannot be locked ({error.strerror}); choose another --run") from error
-        try:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked_folder(self.path))
+            except BlockingIOError as error:
+                raise RunError(f"{self.path} is being trained by another process; wait until it ends") from error
+            except OSError as error:
+                raise RunError(f"{self.path}: cannot be locked ({error.strerror}); choose another --run") from error
             sweep_dead(self.path)
             yield
-        finally:
-            os.close(lock)
 
     def check_places(self, *files: Path) -> None:
         """Raises RunError where one of the run's own files, or a figure's SVG, is a link or a folder: what it leads to

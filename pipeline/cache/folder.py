@@ -12,7 +12,8 @@ from pipeline.cache.manifest import COLUMNS
 from pipeline.cache.shards import is_shard_name, shard_name
 from pipeline.errors import CacheError
 from pipeline.storage.artifacts import INDEX, SHARDS, UNFINISHED, open_regular
-from pipeline.storage.atomic import TMP_SUFFIX, is_unfinished, lock_folder, made_folder
+from pipeline.storage.atomic import TMP_SUFFIX, is_unfinished, locked_folder, made_folder
+from pipeline.storage.locks import remove_unused
 from pipeline.storage.paths import names_below, sha256_of
 from pipeline.storage.url import Url
 
@@ -57,7 +58,7 @@ def sweep_unfinished(path: Path) -> None:
     for folder in (path, path / SHARDS):
         for name in os.listdir(folder) if folder.is_dir() else ():
             if _is_unfinished(name):
-                (folder / name).unlink(missing_ok=True)
+                remove_unused(folder / name)
 
 
 def _is_unfinished(name: str) -> bool:
@@ -96,7 +97,7 @@ def claim(path: Path) -> Iterator[None]:
         if strangers and not _is_ours(path):
             raise CacheError(f"{path} holds {strangers[0]!r} and is no cache; choose another folder with --out")
         try:
-            stack.callback(os.close, lock_folder(path))
+            stack.enter_context(locked_folder(path))
         except BlockingIOError as error:
             raise CacheError(f"{path} is being written by another `tools preprocess`; wait until it ends") from error
         except OSError as error:

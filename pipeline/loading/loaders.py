@@ -1,5 +1,6 @@
 """From a name to a loader. Neither torch nor DALI is imported before a loader is asked for."""
 
+import sys
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 
@@ -76,6 +77,11 @@ def open_loader(
     try:
         from pipeline.loading.dali_loader import DaliLoader
     except ImportError as error:
+        if sys.platform != "linux":
+            raise LoaderMissing(
+                "DALI is there for Linux only; `--loader torchvision` does the same here. On Linux: pip install "
+                "'fundus-grading[dali]'"
+            ) from error
         raise LoaderMissing(f"DALI is not installed ({error}): pip install 'fundus-grading[dali]'") from error
     return DaliLoader(cache, schedule, device=device, workers=workers)
 

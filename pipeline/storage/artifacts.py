@@ -149,9 +149,9 @@ def cache_around(path: Path) -> Path | None:
 
 def belongs_to_run(path: Path) -> bool:
     """Whether a path is, or would be, a file that a run writes itself; reports and what users put there are none."""
-    return _OF_A_RUN.fullmatch(path.name) is not None and is_run(path.parent)
+    return _OF_A_RUN.fullmatch(path.name.lower()) is not None and is_run(path.parent)  # a disk may not tell case
 
 
 def is_report_of_run(path: Path) -> bool:
     """Whether a path is where a run's own report lies."""
-    return re.fullmatch(r"report(_\w+)?\.html", path.name) is not None and is_run(path.parent)
+    return re.fullmatch(r"report(_\w+)?\.html", path.name.lower()) is not None and is_run(path.parent)

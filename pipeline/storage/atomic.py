@@ -13,12 +13,16 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
 
+from pipeline.storage.locks import IN_USE, POSIX_FILES, let_go, lock, remove, replace
+
 TMP_SUFFIX: Final = ".tmp"
 """What a half-written file is called; whoever finds one without its owner may delete it."""
 TRIES: Final = 8
 """To claim an output, up to 50 ms apart."""
 READER: Final = 10.0
 """Seconds to wait for somebody who reads a FIFO that is written to."""
+LOCK: Final = "lock"
+"""Is claimed in a folder that is kept as a whole; a file of this name is never made."""
 _LONGEST: Final = 200
 """Bytes of a name that its temporary name repeats: file systems allow 255, and the rest of it takes 30."""
 _UNIQUE: Final = re.compile(rf"(?P<start>.+)\.[0-9a-f]{{16}}-[0-9a-f]{{8}}\{TMP_SUFFIX}", re.DOTALL)
@@ -52,11 +56,12 @@ def write_whole(path: Path, mtime_ns: int | None = None) -> Iterator[IO[bytes]]:
         yield file
         file.flush()
         os.fsync(file.fileno())
+        let_go(file)
         if path.is_file() and filecmp.cmp(unfinished, path, shallow=False):
             return
         if mtime_ns is not None:
             os.utime(unfinished, ns=(mtime_ns, mtime_ns))
-        os.replace(unfinished, path)
+        replace(unfinished, path)
     sync_folder(path.parent)
 
 
@@ -89,7 +94,8 @@ def _claim(path: Path, stack: ExitStack) -> None:
             others = [
                 other for other in _unfinished(path.parent, _start_of(path)) if other.name != Path(file.name).name
             ]
-            if all([_removed_if_dead(other) for other in others]) and _is_there(file):
+            # The oldest first: a claim is older than what is written under it, so no file of the living is tried.
+            if all(map(_removed_if_dead, sorted(others))) and _is_there(file):
                 stack.push(mine.pop_all())
                 return
         time.sleep(secrets.randbelow(50) / 1000)
@@ -121,7 +127,7 @@ def _open_descriptor(path: Path) -> int | None:
     for _ in range(40):  # as many links as Linux follows
         try:
             where = f"{os.path.realpath(path.parent)}/{path.name}"
-            if match := re.fullmatch(rf"/proc/{os.getpid()}/fd/(\d+)", where):
+            if match := re.fullmatch(rf"(?:/proc/{os.getpid()}|/dev)/fd/(\d+)", where):  # Linux's, macOS's
                 return int(match[1])
             path = Path(where).parent / os.readlink(where)
         except OSError:
@@ -136,7 +142,7 @@ def _open_stream(path: Path) -> IO[bytes]:
     until = time.monotonic() + READER
     while True:
         try:
-            descriptor = os.open(path, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0))
+            descriptor = os.open(path, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         except OSError as error:
             if error.errno != errno.ENXIO:
                 raise
@@ -144,7 +150,8 @@ def _open_stream(path: Path) -> IO[bytes]:
                 raise OSError(errno.ENXIO, "nobody reads from it", str(path)) from error
             time.sleep(0.05)  # a FIFO whose reader has not come yet
         else:
-            os.set_blocking(descriptor, True)
+            if hasattr(os, "O_NONBLOCK"):
+                os.set_blocking(descriptor, True)
             return open(descriptor, "wb")
 
 
@@ -157,10 +164,10 @@ def _own_file(path: Path) -> Iterator[IO[bytes]]:
     try:
         with open(unfinished, "xb") as file:
             with suppress(OSError):  # a file system without locks
-                _lock(file.fileno())
+                lock(file.fileno())
             yield file
     finally:
-        unfinished.unlink(missing_ok=True)
+        remove(unfinished)
 
 
 def _start_of(path: Path) -> str:
@@ -191,12 +198,13 @@ def _removed_if_dead(unfinished: Path) -> bool:
     """Removes a half-written file whose owner has died, for locks die with their owners; whether it is gone."""
     try:
         with open(unfinished, "rb") as file:
-            _lock(file.fileno())
+            lock(file.fileno())
+            let_go(file)
             unfinished.unlink()
     except FileNotFoundError:
         return True
     except OSError as error:
-        return not isinstance(error, BlockingIOError)  # without locks nobody can tell: the last rename wins
+        return not isinstance(error, IN_USE)  # without locks nobody can tell: the last rename wins
     return True
 
 
@@ -214,31 +222,44 @@ def made_folder(path: Path) -> Iterator[None]:
         raise
 
 
-def lock_folder(path: Path) -> int:
-    """Locks a folder for one writer; returns the descriptor that holds the lock until it is closed.
+@contextmanager
+def locked_folder(path: Path) -> Iterator[None]:
+    """Keeps a folder for one writer while the block lasts.
 
     The lock is the kernel's and dies with its owner. Raises BlockingIOError while another process holds it, another
-    OSError where the file system knows no locks.
+    OSError where the file system knows no locks. On Windows, where no folder can be locked, a half-written file in it
+    that is claimed is its lock.
     """
+    if POSIX_FILES:
+        descriptor = lock_folder(path)
+        try:
+            yield
+        finally:
+            os.close(descriptor)
+        return
+    with ExitStack() as stack:
+        try:
+            _claim(path / LOCK, stack)
+        except Busy as error:
+            raise BlockingIOError(error.errno, error.strerror, str(path)) from error
+        yield
+
+
+def lock_folder(path: Path) -> int:
+    """On POSIX: locks a folder for one writer; returns the descriptor that holds the lock until it is closed."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        _lock(descriptor)
+        lock(descriptor)
     except OSError:
         os.close(descriptor)
         raise
     return descriptor
 
 
-def _lock(descriptor: int) -> None:
-    try:
-        import fcntl
-    except ImportError as error:  # on Windows
-        raise OSError(errno.ENOLCK, "no locks on this system") from error
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
 def sync_folder(path: Path) -> None:
-    """Makes renames and removals inside a folder survive a power cut."""
+    """Makes renames and removals inside a folder survive a power cut; on Windows that is the file system's matter."""
+    if not POSIX_FILES:
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -19,6 +19,7 @@ from pipeline.errors import StoreError
 from pipeline.options import Finite
 from pipeline.storage.artifacts import INDEX
 from pipeline.storage.atomic import TMP_SUFFIX
+from pipeline.storage.locks import POSIX_FILES, lock, unlock
 from pipeline.storage.url import Folder, Url
 
 LOCAL_CACHE: Final = "FUNDUS_LOCAL_CACHE"
@@ -42,6 +43,8 @@ class LocalFolder:
 
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder, self.limit = folder, limit
+        if not POSIX_FILES:  # a shard could not go while it is mapped, nor come while another process waits for it
+            raise StoreError("caches behind URLs can be read on Linux and macOS only; copy the cache to this machine")
         if (folder.parent / INDEX).exists():
             raise StoreError(f"{folder.parent} is a cache; name another folder with --local-cache")
         try:
@@ -101,7 +104,7 @@ class LocalFolder:
         """The file to download into, locked, and removed unless it was renamed; None where it changed meanwhile."""
         path = self.folder / (blob.sha256 + TMP_SUFFIX)
         with open(path, "w+b", opener=lambda name, _: os.open(name, os.O_RDWR | os.O_CREAT, 0o666)) as file:
-            _lock(file)
+            lock(file.fileno(), wait=True)
             if not _is_at(file, path):
                 yield None
                 return
@@ -110,7 +113,7 @@ class LocalFolder:
             finally:
                 if _is_at(file, path):
                     path.unlink()
-                _unlock(file)
+                unlock(file.fileno())
 
     def _reserve(self, unfinished: IO[bytes], blob: Blob, spare: Container[str]) -> None:
         """Gives the file its size, for which what was not used for longest makes room."""
@@ -130,8 +133,8 @@ class LocalFolder:
     @contextmanager
     def _settled(self) -> Iterator[None]:
         """Nobody else makes room meanwhile, or gives a file the name under which it would be overlooked."""
-        with open(self.folder / _LOCK, "ab") as lock:
-            _lock(lock)
+        with open(self.folder / _LOCK, "ab") as file:
+            lock(file.fileno(), wait=True)
             yield
 
     def _make_room(self, nbytes: int, spare: Container[str]) -> bool:
@@ -212,26 +215,9 @@ def _is_at(file: IO[bytes], path: Path) -> bool:
 
 def _removed(entry: "os.DirEntry[str]") -> bool:
     """Removes a file, but not one that somebody is downloading into: locks die with their owners."""
-    with suppress(FileNotFoundError), open(entry.path, "rb") as file:
-        if not entry.name.endswith(TMP_SUFFIX) or _lock(file, wait=False):
-            os.unlink(entry.path)
-            return True
+    with suppress(FileNotFoundError, BlockingIOError), open(entry.path, "rb") as file:
+        if entry.name.endswith(TMP_SUFFIX):
+            lock(file.fileno())
+        os.unlink(entry.path)
+        return True
     return False
-
-
-def _lock(file: IO[bytes], wait: bool = True) -> bool:
-    """Until it is unlocked or closed. False where another holds it and is not waited for."""
-    import fcntl  # not on Windows, where nothing but URLs and `tools preprocess` need it
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _unlock(file: IO[bytes]) -> None:
-    """Closing is not enough where there is a map of it, which has a descriptor of its own."""
-    import fcntl
-
-    fcntl.flock(file, fcntl.LOCK_UN)

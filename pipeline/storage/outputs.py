@@ -25,11 +25,9 @@ import click
 from pipeline.errors import OutputError
 from pipeline.machine import check_names
 from pipeline.storage.artifacts import Kind, belongs_to_run, cache_around, is_report_of_run
-from pipeline.storage.atomic import Busy, claimed, is_stream, is_unfinished
+from pipeline.storage.atomic import LOCK, Busy, claimed, is_stream, is_unfinished
 from pipeline.storage.url import Folder, Url, place
 
-_LOCK: Final = "lock"
-"""Is claimed in a folder that has no record; a file of this name is never made."""
 _REASONS: Final = {
     errno.ENAMETOOLONG: "its name is too long",
     errno.ENOTDIR: "a part of its path is a file and no folder",
@@ -86,7 +84,7 @@ class OutputFolder(Folder):
             ):
                 why = f"holds {strangers[0]!r}, which this command did not make; name a new folder"
                 raise OutputError(f"{path}: {why if self._record else 'the folder is not empty; name a new one'}")
-        return [real / (self._record or _LOCK)]
+        return [real / (self._record or LOCK)]
 
 
 class OutputPlace(Folder):
@@ -146,7 +144,8 @@ def kept(files: Sequence[Path]) -> Iterator[None]:
         try:
             stack.enter_context(claimed(files))
         except Busy as error:
-            raise OutputError(f"{error.filename.removesuffix(f'/{_LOCK}')}: {error.strerror}") from error
+            where = Path(error.filename)
+            raise OutputError(f"{where.parent if where.name == LOCK else where}: {error.strerror}") from error
         except OSError as error:
             raise OutputError(f"{error.filename}: cannot be written ({_why(error)})") from error
         yield
@@ -199,9 +198,9 @@ def _check_folder(path: Path, inputs: Sequence[Path]) -> Path:
         raise OutputError(f"{path}: is no folder; name another")
     for source in inputs:
         where = Path(os.path.realpath(source))
-        if where == real:
+        if where == real or _same(where, real):
             raise OutputError(f"{path}: what the command reads; name another folder")
-        if real in where.parents:
+        if any(folder == real or _same(folder, real) for folder in where.parents):  # by another case of letters too
             raise OutputError(f"{path}: contains {source}, which the command reads; name another folder")
     _check_around(path, real)
     return real
@@ -216,7 +215,7 @@ def _check_around(path: Path, real: Path) -> None:
     if not os.path.isdir(above):
         raise OutputError(f"{path}: {above} is a file and no folder")
     if not os.access(above, os.W_OK | os.X_OK):
-        shut = os.statvfs(above).f_flag & os.ST_RDONLY
+        shut = hasattr(os, "statvfs") and os.statvfs(above).f_flag & os.ST_RDONLY  # not on Windows
         raise OutputError(f"{path}: cannot be written ({_REASONS[errno.EROFS if shut else errno.EACCES]})")
 
 

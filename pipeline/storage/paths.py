@@ -27,7 +27,7 @@ def exists(path: Path | Url) -> bool:
 def names_below(path: Path | Url) -> set[str]:
     """Of files, with slashes."""
     if isinstance(path, Path):
-        return {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()}
+        return {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
     from pipeline.storage import object_store
 
     return {stored.name for stored in object_store.files_below(path)}

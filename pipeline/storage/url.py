@@ -86,7 +86,7 @@ def place(text: str | Path | Url) -> Path | Url:
         return text
     if not text:
         raise StoreError("an empty name where a folder, a file or a URL is wanted")
-    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", text)
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", text)  # of one letter it is a drive: C://photos
     if scheme is None:
         return Path(text)
     if scheme[1].lower() not in EXTRAS:

@@ -7,7 +7,6 @@ one that was given up for dead, and its group to another, may go on: it harms no
 
 import filecmp
 import hashlib
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +20,7 @@ from pipeline.errors import PhotoError, SourceError
 from pipeline.photos.discovery import Refusal
 from pipeline.photos.preparation import Recipe, prepare
 from pipeline.storage.atomic import TMP_SUFFIX, sync_folder
+from pipeline.storage.locks import replace
 from pipeline.storage.url import Url
 from tools.sources.layouts import read_source
 from tools.sources.listing import Sample
@@ -134,7 +134,7 @@ def put_in_place(built: Built, folder: Path) -> None:
     Killed half-way, the rest of a group finds its predecessors still under the low numbers.
     """
     for shard, name in built.files.items():
-        os.replace(folder / name, folder / shard_name(shard))
+        replace(folder / name, folder / shard_name(shard))
     sync_folder(folder)
 
 

@@ -60,7 +60,7 @@ def fingerprint() -> str:
     digest = sha256(repr([version_of(package) for package in PACKAGES]).encode())
     here = Path(__file__).resolve().parents[2]
     paths = [path for package in ("pipeline", "tools") for path in (here / package).rglob("*.py")]
-    for name in sorted(str(path.relative_to(here)) for path in paths):
+    for name in sorted(path.relative_to(here).as_posix() for path in paths):
         digest.update(name.encode() + (here / name).read_bytes())
     return digest.hexdigest()
 

@@ -3,6 +3,7 @@
 import math
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -11,13 +12,16 @@ from contextlib import contextmanager
 from ctypes import c_bool, c_int64
 from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.sharedctypes import RawValue, Synchronized
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import cv2
 
 from pipeline.errors import CacheError
-from pipeline.machine import ignore_odd_metadata
+from pipeline.machine import END_SIGNALS, ignore_odd_metadata
 from tools.preprocessing.build_shards import Built, Group, Stopped, build_group
+
+BLOCKS_SIGNALS: Final = hasattr(signal, "pthread_sigmask")
+"""Not so on Windows."""
 
 
 class Crew(Protocol):
@@ -65,7 +69,7 @@ def on_this_machine(workers: int, groups: int) -> Iterator[Crew]:
 
     Raises CacheError where a worker dies.
     """
-    processes = min(workers, groups)
+    processes = min(workers, groups, 61 if sys.platform == "win32" else workers)  # Windows waits for no more
     signals = SharedSignals.make()
     try:
         with _executor(processes, signals) as executor:
@@ -111,9 +115,10 @@ def _executor(processes: int, signals: SharedSignals) -> Executor:
 @contextmanager
 def _undisturbed() -> Iterator[None]:
     """SIGINT and SIGTERM come when the block has ended. Processes started within never hear them before they say so:
-    Ctrl-C goes to the whole group, and would end each in a traceback."""
-    ends = (signal.SIGINT, signal.SIGTERM)
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ends)  # which the processes inherit
+    Ctrl-C goes to the whole group, and would end each in a traceback. (On Windows nothing can be blocked: Ctrl-C within
+    the second in which a worker starts may print one.)"""
+    ends = (signal.SIGINT, *END_SIGNALS)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ends) if BLOCKS_SIGNALS else set()  # which the processes inherit
     came: list[int] = []  # blocked here, a signal finds another thread (numpy has some), and Python hears it after all
     handlers = {number: signal.signal(number, lambda number, _: came.append(number)) for number in ends}
     try:
@@ -121,7 +126,8 @@ def _undisturbed() -> Iterator[None]:
     finally:
         for end, handler in handlers.items():
             signal.signal(end, handler)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if BLOCKS_SIGNALS:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for number in came:
             signal.raise_signal(number)
 
@@ -140,7 +146,10 @@ def _start_process(signals: SharedSignals) -> None:
     _start_worker(signals)
     cv2.setNumThreads(1)  # the workers are the threads
     ignore_odd_metadata()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # Ctrl-C stays blocked: the main process hears it
+    if BLOCKS_SIGNALS:  # Ctrl-C stays blocked: the main process hears it
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    else:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = parent_process()
     assert parent is not None, "a worker process has one"
 

@@ -20,6 +20,7 @@ from pipeline.grades import UNKNOWN
 from pipeline.photos.preparation import Recipe
 from pipeline.storage.artifacts import INDEX, SHARDS, UNFINISHED
 from pipeline.storage.atomic import sync_folder
+from pipeline.storage.locks import changed_ns, replace
 from pipeline.storage.paths import sha256_of
 from tools.sources.listing import Listing, Sample
 
@@ -174,7 +175,7 @@ class Previous:
     def mark_incomplete(self, recipe: Recipe, split: str, seed: int) -> None:
         """From now on, until cache.json is written again, nobody opens this cache."""
         if self.complete:
-            os.replace(self.folder / INDEX, self.folder / UNFINISHED)
+            replace(self.folder / INDEX, self.folder / UNFINISHED)
         elif self.index is None:
             CacheIndex(recipe, split, seed, (), "", "").write(self.folder, UNFINISHED)
             (self.folder / INDEX).unlink(missing_ok=True)
@@ -196,7 +197,7 @@ class Previous:
     def _believed(self, path: Path, about: os.stat_result, record: ShardRecord) -> bool:
         if about.st_size != record.nbytes:
             return False
-        if about.st_ctime_ns <= (self.folder / INDEX).stat().st_ctime_ns:
+        if changed_ns(about) <= changed_ns((self.folder / INDEX).stat()):
             return True
         self.verified = True
         return sha256_of(path) == record.sha256

@@ -12,10 +12,9 @@ time: on this machine there is a lock, among machines the last one's cache.json 
 
 import hashlib
 import json
-import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -25,7 +24,7 @@ from pipeline.cache.shards import is_shard_name, shard_name
 from pipeline.errors import CacheError, StoreError
 from pipeline.storage import object_store
 from pipeline.storage.artifacts import INDEX, SHARDS, UNFINISHED
-from pipeline.storage.atomic import lock_folder, write_whole
+from pipeline.storage.atomic import locked_folder, write_whole
 from pipeline.storage.local_cache import home_of
 from pipeline.storage.paths import sha256_of
 from pipeline.storage.url import Url
@@ -137,7 +136,7 @@ class Upload:
         nbytes = path.stat().st_size
         if about.nbytes != nbytes:
             raise StoreError(f"{self.url / name}: has {about.nbytes} bytes of {nbytes} sent; the same command goes on")
-        with self._noting, open(self._journal, "a") as journal:
+        with self._noting, open(self._journal, "a", encoding="utf-8", newline="\n") as journal:
             self.sent, self.nbytes = self.sent + 1, self.nbytes + nbytes
             journal.write(json.dumps([name, digest, about.version]) + "\n")
 
@@ -154,7 +153,7 @@ class Upload:
     def _noted(self) -> Iterator[tuple[str, str, str]]:
         """(name, sha256, version) of what was sent, the last last."""
         if self._journal.exists():
-            for line in self._journal.read_text().splitlines():
+            for line in self._journal.read_text("utf-8").splitlines():
                 with suppress(ValueError):  # the end of one who was killed
                     name, digest, version = json.loads(line)
                     yield name, digest, version
@@ -166,21 +165,19 @@ def upload_to(url: Url) -> Iterator[Upload]:
     if url.on_web:
         raise StoreError(f"{url}: can only be read; write to s3:// or gs://")
     folder = home_of(url)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = lock_folder(folder.parent)
-    except BlockingIOError as error:
-        raise CacheError(f"{url} is being written by another `tools preprocess`; wait until it ends") from error
-    except OSError as error:
-        why = f"no folder to make a cache in ({error.strerror}); --local-cache names one"
-        raise CacheError(f"{folder}: {why}") from error
-    try:
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked_folder(folder.parent))
+        except BlockingIOError as error:
+            raise CacheError(f"{url} is being written by another `tools preprocess`; wait until it ends") from error
+        except OSError as error:
+            why = f"no folder to make a cache in ({error.strerror}); --local-cache names one"
+            raise CacheError(f"{folder}: {why}") from error
         upload = Upload(url, folder)
         upload.fetch()
         yield upload
         upload.finish()
-    finally:
-        os.close(lock)
 
 
 def _digests(index: CacheIndex) -> dict[str, str]:

@@ -107,7 +107,7 @@ def _mute(mute: bool) -> Iterator[None]:
     if not mute:
         yield
         return
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         yield
 
 
@@ -124,7 +124,8 @@ def report(line: str) -> bool:
     """Tells torchrun why this process fails, for its report; returns whether to say it on stderr too."""
     if _launched() and (file := os.environ.get("TORCHELASTIC_ERROR_FILE")):
         now = int(time.time())
-        with open(file, "w") as opened:  # in the words of torch.distributed.elastic.multiprocessing.errors
+        # In the words of torch.distributed.elastic.multiprocessing.errors.
+        with open(file, "w", encoding="utf-8") as opened:
             json.dump({"message": {"message": line, "extraInfo": {"py_callstack": line, "timestamp": now}}}, opened)
     return speaks()
 

@@ -98,15 +98,15 @@ def gather(paths: Sequence[Path], recipe: Recipe) -> Gathered:
                 found.setdefault(f"{path.absolute()}#{photograph.id}", (photograph.id, photograph))
         elif os.path.isdir(path):  # pathlib's is_dir raises where a name is too long
             inside = walk(path)
-            refused += [Refusal(str(path / refusal.source), refusal.reason) for refusal in inside.refused]
-            ours += [Refusal(str(path / each.source), each.reason) for each in inside.ours]
+            refused += [Refusal((path / refusal.source).as_posix(), refusal.reason) for refusal in inside.refused]
+            ours += [Refusal((path / each.source).as_posix(), each.reason) for each in inside.ours]
             for each in inside.photographs:
                 _add(found, plain_id(each.source), path / each.source)
             if len(found) + len(refused) == before and not inside.photographs:
                 idle.append(path)
         elif os.path.lexists(path):
             if drawn := _drawn_in(path.absolute().parent):
-                refused.append(Refusal(str(path), f"belongs to {drawn} of this program, no photograph"))
+                refused.append(Refusal(path.as_posix(), f"belongs to {drawn} of this program, no photograph"))
             else:
                 _add(found, plain_id(path.name), path)
         else:
@@ -190,7 +190,7 @@ def seen_in(cache: Cache, size: int, workers: int | None) -> Seen:
 
 
 def _add(found: dict[str, tuple[str, Photograph]], id: str, path: Path) -> None:
-    source = str(path)
+    source = path.as_posix()
     found.setdefault(os.path.normpath(path.absolute()), (path.stem, Photograph(id, source, partial(_read_raw, source))))
 
 

@@ -63,7 +63,7 @@ def plain(text: object) -> str:
 
 def inline_svg(path: Path, alt: str) -> Markup:
     """A figure's SVG as part of a page: named for those who cannot see it, and in the page's colours."""
-    text = path.read_text()
+    text = path.read_text("utf-8")
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\1{path.stem}-", text)  # ids are one namespace on a page

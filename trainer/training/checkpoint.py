@@ -1,6 +1,5 @@
 """What a run is at one moment, and last.pt, which keeps it for --resume."""
 
-import os
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from pipeline.errors import RunError
 from pipeline.storage.atomic import write_whole
+from pipeline.storage.locks import replace
 from trainer.console import warn
 from trainer.network.torch_files import read_torch
 from trainer.run_folder import RunFolder
@@ -63,7 +63,7 @@ def save_checkpoint(run: RunFolder, progress: Progress, learner: dict[str, Any])
     packed = BytesIO()  # torch.save to a full disk raises RuntimeErrors of its own
     torch.save(state, packed)
     if run.checkpoint.exists():
-        os.replace(run.checkpoint, run.previous)
+        replace(run.checkpoint, run.previous)
     with write_whole(run.checkpoint) as file:
         file.write(packed.getbuffer())
 

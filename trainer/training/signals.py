@@ -4,6 +4,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from pipeline.machine import END_SIGNALS
 from trainer.distributed.process_group import highest, world
 
 
@@ -59,7 +60,7 @@ class Stopper:
     def listening(cls) -> Iterator["Stopper"]:
         """Hears the signals within the block; to be called in the main thread."""
         stopper = cls()
-        before = {number: signal.signal(number, stopper._heard) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, stopper._heard) for number in (signal.SIGINT, *END_SIGNALS)}
         try:
             yield stopper
         finally:
