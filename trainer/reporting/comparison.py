@@ -31,7 +31,8 @@ class Run:
 
 def write_comparison(out: Path, runs: Sequence[Run], pairs: Sequence[Difference]) -> tuple[Path, Path, Path]:
     """Writes OUT.png with its SVG, OUT.csv and OUT_pairs.csv, and returns the paths. Raises OSError where it cannot."""
-    table = pd.DataFrame([table_row(run) for run in runs]).astype({"kept_epoch": "Int64"})
+    # Objects, for a run's name may be no UTF-8, which pandas refuses to make text of where pyarrow is installed.
+    table = pd.DataFrame([table_row(run) for run in runs], dtype=object).astype({"kept_epoch": "Int64"})
     curves = {run.name: (run.config.model, run.config.weights != "none", run.accuracy) for run in runs}
     figure, _, csv, pairs_csv = (part.path for part in comparison_parts(out))
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -63,7 +64,7 @@ def table_row(run: Run) -> dict[str, Any]:
 def pairs_table(pairs: Sequence[Difference]) -> pd.DataFrame:
     """OUT_pairs.csv: the fields of `Difference`, the interval as `low` and `high`."""
     names = [each.name for each in fields(Difference)]
-    table = pd.DataFrame([astuple(each) for each in pairs], columns=names)
+    table = pd.DataFrame([astuple(each) for each in pairs], columns=names, dtype=object)
     limits = [each.interval or (None, None) for each in pairs]
     at = names.index("interval")
     table = table.drop(columns="interval")
