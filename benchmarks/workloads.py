@@ -82,7 +82,7 @@ def own_learner(stage: Stage, cache: Cache, network: str, size: int, **settings:
         epochs=1,
     )
     config = replace(config, **settings)
-    model = Grader(network, {"corn": "corn", "mse": "distance"}.get(config.loss, "softmax"))
+    model = Grader(network, config.link)
     to_device(model, stage.device)
     weights = torch.ones(N_GRADES, device=stage.device)
     learner = Learner(config, cache, {"train": Endless()}, model, weights)

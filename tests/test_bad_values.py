@@ -30,6 +30,7 @@ VALID: dict[str, list[str]] = {
     "tools phantom": ["new", "--eyes", "1"],
     "tools bench": ["cache", "--seconds", "0.01"],
     "trainer fit": ["--cache", "cache", *map(str, FAST)],
+    "trainer folds": ["--folds", "2", "--cache", "cache", *map(str, FAST), "--run", "new"],
     "trainer evaluate": ["run", "--device", "cpu"],
     "trainer compare": ["run"],
     "trainer report": ["run"],
@@ -97,6 +98,8 @@ def cases() -> list[Any]:
     for program, group in PROGRAMS.items():
         for name, command in group.commands.items():
             for parameter in command.params:
+                if name == "folds" and parameter in trainer.commands["fit"].params:
+                    continue  # the very option, tried there
                 for value in bad_values(f"{program} {name}", parameter):
                     id = f"{program}-{name}-{parameter.name}-{value[:20]}"
                     found.append(pytest.param(program, name, parameter, value, id=id))

@@ -132,7 +132,7 @@ def _asked(context: click.Context, settings: Mapping[str, Any]) -> tuple[FitConf
               help="Whether rare grades count more, by their number or their effective number.")  # fmt: skip
 @click.option("--sampling", type=click.Choice(SAMPLINGS), default=DEFAULT.sampling,
               help="balanced: as many photographs of each grade an epoch, rare ones several times.")  # fmt: skip
-@click.option("--loss", type=click.Choice(LOSSES), default=DEFAULT.loss,
+@click.option("--loss", type=click.Choice(list(LOSSES)), default=DEFAULT.loss,
               help="Cross entropy, focal, CORN (ordinal), or squared error of the grade.")  # fmt: skip
 @click.option("--label-smoothing", type=float, default=DEFAULT.label_smoothing,
               help="Share of a label spread over all grades; with ce and corn.")  # fmt: skip

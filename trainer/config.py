@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from math import isfinite
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from pipeline.options import SMALLEST
 from trainer.presets import RECIPES
@@ -22,7 +22,6 @@ MODELS: Final = (
 """torchvision's ResNets, listed here because importing torchvision takes seconds and `--help` must not."""
 CLASS_WEIGHTS: Final = ("none", "inverse", "effective")
 SAMPLINGS: Final = ("natural", "balanced")
-LOSSES: Final = ("ce", "focal", "corn", "mse")
 GRADE_BY: Final = ("likeliest", "expected")
 KEEPS: Final = ("best", "last")
 SCHEDULES: Final = ("cosine", "constant")
@@ -35,6 +34,22 @@ PRECISIONS: Final = ("auto", "float32", "bfloat16")
 
 Link = Literal["softmax", "corn", "distance"]
 """How a network's scores become grades' logits: trainer.network.model says what each is."""
+
+
+class Loss(NamedTuple):
+    """What there is to know of a loss besides its formula, which stands in trainer.training.losses."""
+
+    title: str  # on pages and cards
+    link: Link  # what it asks of the network's last layer
+    smooths: bool  # whether labels may be smoothed
+
+
+LOSSES: Final = {
+    "ce": Loss("cross entropy", "softmax", True),
+    "focal": Loss("focal loss", "softmax", False),
+    "corn": Loss("CORN, which knows the grades' order", "corn", True),
+    "mse": Loss("squared error of the grade", "distance", False),
+}
 Phase = Literal["head", "finetune"]
 
 
@@ -98,8 +113,7 @@ class FitConfig:
         check(self.sampling in SAMPLINGS, "sampling", f"one of {', '.join(SAMPLINGS)}")
         check(self.loss in LOSSES, "loss", f"one of {', '.join(LOSSES)}")
         check(0 <= self.label_smoothing < 1, "label_smoothing", "at least 0 and less than 1")
-        smooth = self.loss in ("ce", "corn")
-        check(smooth or self.label_smoothing == 0, "label_smoothing", f"0 with the loss {self.loss}")
+        check(LOSSES[self.loss].smooths or self.label_smoothing == 0, "label_smoothing", f"0 with the loss {self.loss}")
         check(self.grade_by in GRADE_BY, "grade_by", f"one of {', '.join(GRADE_BY)}")
         check(self.loader in LOADERS, "loader", f"one of {', '.join(LOADERS)}")
         check(self.device in DEVICES, "device", f"one of {', '.join(DEVICES)}")
@@ -139,8 +153,7 @@ class FitConfig:
     @property
     def link(self) -> Link:
         """What the loss asks of the network's last layer."""
-        links: dict[str, Link] = {"corn": "corn", "mse": "distance"}
-        return links.get(self.loss, "softmax")
+        return LOSSES[self.loss].link
 
     def phase(self, epoch: int) -> Phase:
         """Which phase an epoch, counted from 0 over both, belongs to."""

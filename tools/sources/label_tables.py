@@ -335,6 +335,7 @@ def _checked(
         if all(grade in (UNKNOWN, BLANK) for grade in grades):
             shown = ", ".join(sorted(texts)[:5])
             why = f"has no grades of {table.scale.name} in its column {header[at.grade]} ({shown})"
+            why += "; --scale FILE says what they mean"
             return PassedOver(table.source, why, True)
         binary = {"0", "1"} == {text.removesuffix(".0") for text in texts if text} and len(rows) >= MANY
         if binary and "grade" not in asked.columns and scale is None and table.known is None:

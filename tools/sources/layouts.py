@@ -229,7 +229,10 @@ class _Reader:
                 raise SourceError(f"{where}no column {name!r} among {', '.join(header) or 'none'}")
         if asked.columns and not tables and self.reading.labels is None:
             raise SourceError(
-                f"{self.root}: no table has a photograph, a grade and the columns {', '.join(asked.columns.values())}"
+                f"{self.root}: no table has a photograph and grades that can be read in the columns "
+                f"{', '.join(asked.columns.values())}; {self.unread_tables[0].source} {self.unread_tables[0].reason}"
+                if self.unread_tables
+                else f"{self.root}: no table has the columns {', '.join(asked.columns.values())}"
             )
 
     # --- folders

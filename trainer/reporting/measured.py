@@ -1,7 +1,7 @@
 """All that a run folder knows of a split, read and checked for a report."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from pipeline.errors import CacheError, RunError
 from pipeline.storage.url import Url
 from trainer.config import RunConfig
 from trainer.console import warn
-from trainer.evaluation.metrics import graded
+from trainer.evaluation.metrics import Metrics, graded
 from trainer.network.metadata import About, Operating
 from trainer.network.model import Grader, load_model
 from trainer.run_folder import RunFolder
@@ -61,7 +61,8 @@ def read_measured(run: RunFolder, split: str, cache_path: Path | Url | None) -> 
     metrics = run.read_json(run.metrics(split))
     predictions = run.read_predictions(split)
     known = graded(predictions).reset_index(drop=True)
-    if not metrics.keys() >= {"intervals", "operating", "calibration", "patient", "no_image", "cache"}:
+    parts = {"intervals", "operating", "calibration", "patient", "no_image", "cache"}
+    if not metrics.keys() >= parts | {each.name for each in fields(Metrics)}:
         raise RunError(f"{run.metrics(split)} is damaged or of an earlier version; {again} again")
     if metrics["photographs"] != len(known):
         raise RunError(f"{run.metrics(split)} and {run.predictions(split).name} are of different photographs; {again}")

@@ -12,7 +12,7 @@ from pipeline.cache.cache import Cache
 from pipeline.cache.splits import Leak
 from pipeline.grades import GRADES, N_GRADES, REFERABLE
 from pipeline.photos.preparation import Recipe
-from trainer.config import FitConfig, RunConfig, as_options
+from trainer.config import LOSSES, FitConfig, RunConfig, as_options
 from trainer.evaluation.metrics import only_grade
 from trainer.evaluation.operating_point import Wish
 from trainer.network.metadata import About
@@ -80,8 +80,7 @@ def variation(config: FitConfig) -> str:
 
 def objective(config: FitConfig) -> str:
     """What was made small, and which photographs counted how much in it."""
-    names = {"ce": "cross entropy", "focal": "focal loss", "corn": "CORN, which knows the grades' order"}
-    words = [names.get(config.loss, "squared error of the grade")]
+    words = [LOSSES[config.loss].title]
     if config.label_smoothing:
         words.append(f"labels smoothed by {config.label_smoothing:g}")
     weighted = config.class_weights != "none"

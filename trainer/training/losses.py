@@ -35,9 +35,11 @@ def losses(name: str, logits: Tensor, grades: Tensor, weights: Tensor, smoothing
     elif name == "focal":
         log_p = F.log_softmax(logits, dim=1).gather(1, grades[:, None])[:, 0]
         found = -((1 - log_p.exp()) ** GAMMA) * log_p
-    else:
+    elif name == "mse":
         score = (logits[:, 1] - logits[:, 0] + 1) / 2  # of the logits -(s - k)^2
         found = (score - grades) ** 2
+    else:
+        raise ValueError(f"no formula for the loss {name!r}")
     return weights[grades] * found
 
 
