@@ -39,6 +39,8 @@ VERSION: Final = 3
 EARLIER: Final = {"none": 1, "graham": 2, "clahe": 1}
 """By enhancement, the version before, which took every ground for black and a 16-bit value for one of 65,536. `prepare`
 still makes it, bit for bit: weights that were trained on such photographs want them."""
+LEVELS: Final = 3
+"""Colours that a mask has at most: background, and one or two kinds of lesion."""
 MAX_ASPECT: Final = 16
 """The longer side of a photograph by its shorter one; beyond it lie banners and strips."""
 
@@ -137,6 +139,8 @@ def prepare(data: bytes | memoryview, recipe: Recipe) -> Prepared:
         raise PhotoError(f"{photo.width} x {photo.height} pixels: a strip, not a photograph")
     small, step = small_copy(photo.image)
     blank = is_blank(small)
+    if not blank and count_colours(photo.image) <= LEVELS:
+        raise PhotoError(f"a picture of at most {LEVELS} colours: a mask or a drawing, no photograph")
     contrast = contrast_with_ground(small) if of_today else contrast_with_black(small)
     disc, wide_field = (None, False) if blank else find_disc(contrast)
     overexposed = disc is not None and is_overexposed(small, disc)
@@ -176,6 +180,13 @@ def encode(pixels: NDArray[np.uint8], quality: int) -> bytes:
     jpeg = BytesIO()
     Image.fromarray(pixels).save(jpeg, "JPEG", quality=quality, subsampling=0)
     return jpeg.getvalue()
+
+
+def count_colours(image: NDArray[np.uint8]) -> int:
+    """The number of colours of (h, w, 3) RGB; more than LEVELS come back as LEVELS + 1, soon."""
+    packed = image.reshape(-1, 3).astype(np.uint32) @ np.array([1, 256, 65536], np.uint32)
+    few = np.unique(packed[:: max(1, len(packed) // 4096)])
+    return LEVELS + 1 if len(few) > LEVELS else min(LEVELS + 1, len(np.unique(packed)))
 
 
 def _crop(photo: Photo, square: Square, size: int) -> NDArray[np.uint8]:

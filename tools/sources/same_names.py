@@ -12,7 +12,7 @@ from pipeline.errors import PhotoError, SourceError
 from pipeline.photos.discovery import Found, Refusal
 from pipeline.photos.fingerprint import ALIKE, SIDE, fingerprint
 from pipeline.photos.photo import read_photo
-from pipeline.photos.preparation import Recipe, prepare
+from pipeline.photos.preparation import LEVELS, Recipe, count_colours, prepare
 from tools.sources.columns import EYE_WORDS, fold, split_in_name
 from tools.sources.folders import folder_of
 from tools.sources.matching import parts
@@ -23,8 +23,6 @@ MASKS_LOOKED_AT: Final = 9
 """Pictures of a folder of masks that are looked at, spread over all."""
 EMPTY: Final = 0.75
 """Part of a mask, at least, that is background."""
-LEVELS: Final = 3
-"""Colours that a mask has at most: background, and one or two kinds of lesion."""
 MASKS: Final = frozenset(
     {"mask", "masks", "annotation", "annotations", "groundtruth", "groundtruths", "segmentation", "segmentations",
      "lesion", "lesions", "label", "labels"}
@@ -88,13 +86,6 @@ def _looks_like_mask(read: Read, source: str) -> bool | None:
     if (image != image[..., :1]).any():
         return False
     return int(np.bincount(image[..., 0].ravel()).max()) > EMPTY * image[..., 0].size
-
-
-def count_colours(image: np.ndarray) -> int:
-    """The number of colours of (h, w, 3) RGB; more than LEVELS come back as LEVELS + 1, soon."""
-    packed = image.reshape(-1, 3).astype(np.uint32) @ np.array([1, 256, 65536], np.uint32)
-    few = np.unique(packed[:: max(1, len(packed) // 4096)])
-    return LEVELS + 1 if len(few) > LEVELS else min(LEVELS + 1, len(np.unique(packed)))
 
 
 def resolve_same_names(doubled_names: Iterable[Sequence[str]], grade_names: Iterable[str], read: Read) -> SameNames:

@@ -35,6 +35,14 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
     return out.getvalue()
 
 
+def as_photographed(image: NDArray[np.uint8]) -> Image.Image:
+    """The picture (h, w, 3) with a level more or less in three lit pixels: one of three colours is taken for a mask."""
+    lit = np.flatnonzero(image.reshape(-1, 3).max(axis=1))
+    noisy = image.copy().reshape(-1, 3)
+    noisy[lit[[len(lit) // 2, len(lit) // 3, len(lit) // 4]], (0, 1, 2)] -= 1
+    return Image.fromarray(noisy.reshape(image.shape))
+
+
 def pixels(prepared: Prepared) -> NDArray[np.int64]:
     return np.asarray(Image.open(BytesIO(prepared.jpeg)), dtype=np.int64)
 
@@ -227,18 +235,26 @@ def test_a_ground_that_is_not_black_is_made_black(ground: str, enhance: str) -> 
 def test_nearly_white_photographs_are_flagged() -> None:
     image = np.asarray(eye(320, 240, 160, 120, 110)).copy()
     image[image.max(axis=2) > 0] = (250, 225, 200)
-    assert prepare(encoded(Image.fromarray(image)), Recipe(64)).flags == ("overexposed",)
+    assert prepare(encoded(as_photographed(image)), Recipe(64)).flags == ("overexposed",)
 
 
 def test_an_ultra_wide_field_is_flagged_and_whole() -> None:
     x, y = np.arange(1300) + 0.5 - 650, np.arange(1024)[:, None] + 0.5 - 512
     inside = np.hypot(x / 630, y / 496) < 1
-    made = prepare(encoded(Image.fromarray((inside[..., None] * (120, 140, 5)).astype(np.uint8))), Recipe(260))
+    made = prepare(encoded(as_photographed((inside[..., None] * (120, 140, 5)).astype(np.uint8))), Recipe(260))
     assert made.flags == ("wide_field",)
     assert made.disc == pytest.approx((650, 512, 630), abs=6)
     lit = pixels(made)[..., 1] > 70
     assert np.ptp(np.flatnonzero(lit.any(axis=0))) == pytest.approx(260, abs=5)
     assert np.ptp(np.flatnonzero(lit.any(axis=1))) == pytest.approx(260 * 496 / 630, abs=5)
+
+
+def test_a_mask_is_no_photograph() -> None:
+    mask = np.zeros((120, 160, 3), np.uint8)
+    mask[40:60, 50:80], mask[70:80, 50:80] = 255, 128
+    with pytest.raises(PhotoError, match="a mask or a drawing, no photograph"):
+        prepare(encoded(Image.fromarray(mask)), Recipe(64))
+    assert prepare(encoded(Image.fromarray(np.zeros_like(mask))), Recipe(64)).flags == ("blank", "no_disc")
 
 
 def test_weights_of_the_earlier_version_get_the_pixels_that_they_were_trained_on() -> None:
@@ -265,7 +281,7 @@ def test_strips_are_no_photographs() -> None:
 
 def flat_eye(level: int) -> bytes:
     image = np.asarray(eye(300, 300, 150, 150, 140)) > 0
-    return encoded(Image.fromarray(image.any(axis=2, keepdims=True).repeat(3, 2).astype(np.uint8) * np.uint8(level)))
+    return encoded(as_photographed(image.any(axis=2, keepdims=True).repeat(3, 2).astype(np.uint8) * np.uint8(level)))
 
 
 def test_graham_makes_what_is_even_middle_grey_and_what_is_outside_black() -> None:
