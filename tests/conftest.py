@@ -15,7 +15,7 @@ from PIL import Image
 
 from pipeline.cache.index import CacheIndex
 from pipeline.cache.shards import Entry, shard_name, shard_of, sort_key, write_shard
-from pipeline.cache.splits import PATIENT_PATTERN, parse_patient
+from pipeline.cache.splits import parse_patient
 from pipeline.cache.writing import make_entry, make_record, make_row, make_tables, with_tables
 from pipeline.grades import UNKNOWN
 from pipeline.photos.discovery import Found
@@ -25,6 +25,8 @@ from pipeline.storage.artifacts import SHARDS
 from pipeline.storage.url import Url
 from tests.loopback import Weather, s3_server
 
+EYEPACS = re.compile(r"^(?P<patient>.+)_(?P<eye>left|right)$")
+"""17_left and 17_right are the eyes of patient 17."""
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -73,7 +75,7 @@ def write_cache(
         records.append(make_record(entries, digest, nbytes))
         for written in entries:
             row = make_row(written, shard, grades[written.id], found[written.id])
-            patient, eye = parse_patient(row.id, re.compile(PATIENT_PATTERN))
+            patient, eye = parse_patient(row.id, EYEPACS)
             rows.append(row._replace(patient=patient, eye=eye, split=splits[row.id]))
     tables = make_tables(sorted(rows), [])
     for name, data in tables.items():

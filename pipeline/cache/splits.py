@@ -15,8 +15,6 @@ from pipeline.storage.csv_files import utf8
 SPLITS: Final = ("train", "val", "test")
 SHARES: Final = {"train": 0.7, "val": 0.1, "test": 0.2}
 """Of the patients, where the layout brings no split."""
-PATIENT_PATTERN: Final = r"^(?P<patient>.+)_(?P<eye>left|right)$"
-"""EyePACS: `17_left` and `17_right` are the eyes of patient 17."""
 
 
 def parse_patient(id: str, pattern: re.Pattern[str]) -> tuple[str, str]:
@@ -24,7 +22,7 @@ def parse_patient(id: str, pattern: re.Pattern[str]) -> tuple[str, str]:
     the id without an image suffix, then in the whole id. An id that does not match is a patient of its own, with no
     known eye. What the group `eye` finds is not translated: it may be OD.
 
-    >>> parse_patient("train/17_left", re.compile(PATIENT_PATTERN))
+    >>> parse_patient("train/17_left", re.compile(r"^(?P<patient>.+)_(?P<eye>left|right)$"))
     ('17', 'left')
     """
     name = id.rpartition("/")[2]

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.cache.manifest import COLUMNS, Row, manifest_csv, read_manifest
-from pipeline.cache.splits import PATIENT_PATTERN, SHARES, draw_sides, leak_of, parse_patient, told_patients
+from pipeline.cache.splits import SHARES, draw_sides, leak_of, parse_patient, told_patients
 from pipeline.errors import CacheError
+from tests.conftest import EYEPACS
 
 
 def row(id: str, **changes: object) -> Row:
@@ -86,7 +87,7 @@ def test_a_bad_cell_is_named_with_its_line(tmp_path: Path, changes: dict[str, ob
     ],
 )
 def test_the_patient_is_what_stands_before_the_eye(id: str, patient: str, eye: str) -> None:
-    assert parse_patient(id, re.compile(PATIENT_PATTERN)) == (patient, eye)
+    assert parse_patient(id, EYEPACS) == (patient, eye)
 
 
 def test_another_pattern_for_other_names() -> None:
