@@ -4,9 +4,9 @@
     python benchmarks/folds.py cache OUT [--seed 0] [--whole]
     python benchmarks/levers.py 'OUT/fold{seed}' RUNS VARIANT...
 
-Each of three folds is a cache of its own, as `trainer folds` makes them: another third of the patients is test, an eighth
-of the others val. The photographs of test take no part unless --whole. Another seed draws other folds: what was found in
-these can be asked of those.
+Each of three folds is a cache of its own, as `trainer folds` makes them: another third of the patients is test, an
+eighth of the others val. The photographs of test take no part unless --whole. Another seed draws other folds: what was
+found in these can be asked of those.
 """
 
 from pathlib import Path
