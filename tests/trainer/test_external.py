@@ -15,6 +15,7 @@ from sklearn.metrics import cohen_kappa_score, confusion_matrix, recall_score, r
 
 from pipeline.cache.cache import open_cache
 from pipeline.cache.index import CacheIndex
+from pipeline.storage.url import Url
 from pipeline.storage.url import place as url_or_path
 from tests.conftest import write_cache
 from tests.trainer.conftest import Trained, write_tiny_cache
@@ -284,6 +285,16 @@ def test_a_report_without_test_figures_of_its_own_shows_the_sets_alone(run: Path
     assert "own test part" not in output
     trainer("report", "run", "--split", "val")
     assert "own test part" not in Path("run/report_val.html").read_text()
+
+
+def test_a_set_behind_a_url_is_measured_as_the_one_on_this_disk(
+    run: Path, site: Path, web: Url, trainer: Trainer
+) -> None:
+    trainer("evaluate", "run", "--cache", site)
+    before = metrics_of("clinic")
+    place = (web / "clinic" / "cache").text
+    trainer("evaluate", "run", "--cache", place)
+    assert metrics_of("clinic") == {**before, "place": place}
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ class Site:
 
     @property
     def scale(self) -> str:
-        name, exact = self.metrics.get("scale", ("icdr", True))
+        name, exact = self.metrics.get("scale", ("ICDR", True))
         return name if exact else f"{name} (not ICDR's steps)"
 
     @property
@@ -141,7 +141,7 @@ def print_sites(sites: Sequence[Site]) -> None:
         ("unlike training", *(each.drift or "-" for each in sites)),
         ("originals", *(each.cameras or "-" for each in sites)),
     ]
-    if any(each.scale != "icdr" for each in sites):
+    if any(each.scale != "ICDR" for each in sites):
         rows.append(("scale of the grades", *(each.scale for each in sites)))
     print_table(["95 % intervals by patients", *(each.name for each in sites)], rows)
     for table in (refit_table(site) for site in sites if site.metrics.get("refit")):
