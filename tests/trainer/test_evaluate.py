@@ -96,7 +96,7 @@ def test_a_photograph_without_a_grade_is_predicted_and_not_measured(
     fit: Fit, tiny_cache: Cache, tmp_path: Path
 ) -> None:
     result = fit(tiny_cache(test=[0, 4, -1]), "--run", "run", "--epochs", 1)
-    assert "1 of 3 test photographs have no grade and are not measured" in result.stderr
+    assert "1 of 3 photographs of test have no grade; the metrics leave them out" in result.stderr
     assert json.loads((tmp_path / "run" / "metrics_test.json").read_text())["photographs"] == 2
     assert pd.read_csv(tmp_path / "run" / "predictions_test.csv")["grade"].isna().tolist() == [False, False, True]
 

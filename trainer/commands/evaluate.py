@@ -23,7 +23,7 @@ from trainer.network.model import load_model, read_provenance
 from trainer.reporting.evaluation_files import write_evaluation
 from trainer.reporting.external import Site, read_sites
 from trainer.reporting.forest import draw_forest
-from trainer.reporting.narrative import UNKNOWN_PAST, exposure_line, kind_of, scale_line
+from trainer.reporting.narrative import UNKNOWN_PAST, exposure_line, scale_line
 from trainer.run_folder import ResultFiles, RunFolder, set_name, unfit_name
 
 
@@ -172,6 +172,7 @@ def say_defects(evaluation: Evaluation, *, own: bool, name: str = "") -> None:
     """Warns of photographs that the weights have met, of those without a grade, and of a model that gives one grade to
     all. `own`: whether the weights were trained on this cache. `name`: of an external set."""
     before = f"{name}: " if name else ""
+    part = "" if evaluation.split == "all" else f" of {evaluation.split}"
     split, predictions, exposure = evaluation.split, evaluation.predictions, evaluation.exposure
     metrics, baselines = evaluation.results.metrics, evaluation.results.baselines
     told = baselines.leaked if own and baselines else 0  # fit has said so much by the names
@@ -183,11 +184,12 @@ def say_defects(evaluation: Evaluation, *, own: bool, name: str = "") -> None:
         warn(before + UNKNOWN_PAST)
     left_out = len(predictions) - metrics.photographs
     if left_out:
-        warn(f"{before}{left_out} of {len(predictions)} {kind_of(split)}photographs have no grade and are not measured")
+        warn(f"{before}{left_out} of {len(predictions)} photographs{part} have no grade; the metrics leave them out")
     grade = only_grade(graded(predictions))
     if grade is not None and metrics.photographs > 1:
-        line = f"{before}the model gives grade {grade} to every {kind_of(split)}photograph: "
-        line += f"accuracy {100 * metrics.accuracy:.1f} %"
+        line = (
+            f"{before}the model gives grade {grade} to every photograph{part}: accuracy {100 * metrics.accuracy:.1f} %"
+        )
         if own and baselines:
             line += f", where giving all of them grade {baselines.majority_grade}, the commonest of train, "
             line += f"makes {100 * baselines.majority.accuracy:.1f} %"

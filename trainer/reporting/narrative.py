@@ -117,7 +117,7 @@ def scaling(temperature: float) -> str:
 def exposure_line(split: str, exposure: Exposure) -> str:
     """How many of the photographs of a split, or of "all", the weights have met; "" for none."""
     n, trained_on, same, chosen_by = exposure
-    photographs = f"{n:,} {kind_of(split)}photographs"
+    photographs = f"{n:,} photographs" if split == "all" else f"{n:,} {split} photographs"
     if trained_on:
         line = f"LEAK: {trained_on:,} of {photographs} ({trained_on / n:.0%}) show patients whom the weights "
         line += "were trained on"
@@ -127,11 +127,6 @@ def exposure_line(split: str, exposure: Exposure) -> str:
         line = f"LEAK: {chosen_by:,} of {photographs} ({chosen_by / n:.0%}) show patients by whom the "
         return f"{line}weights were chosen (the validation part); the figures flatter a little."
     return ""
-
-
-def kind_of(split: str) -> str:
-    """What stands before "photographs": all of a cache need no word."""
-    return "" if split == "all" else f"{split} "
 
 
 def leak_lines(cache: Cache) -> list[str]:
