@@ -82,6 +82,7 @@ def bad_values(command: str, parameter: click.Parameter) -> list[str]:
         "cache": ["", "missing", "folder", "file", "file/x", LONG, "ftp://x/y"],
         "weights": ["", "missing", "folder", "file", "file/x", LONG],
         "name": ["", "missing", LONG],
+        "names": ["", ".", "..", "a/b", "/", "forest.png", LONG],
         "patient_pattern": ["(", "nogroup"],
         **{column: ["", "missing", LONG] for column in (*COLUMNS, "keep_column")},
         "gradable_column": ["", "missing", "missing=1", "level=", LONG],
@@ -111,6 +112,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(1)  # tiny tensors: a second thread only waits
     folder = tmp_path_factory.mktemp("made")
     write_tiny_cache(folder / "cache")
+    write_tiny_cache(folder / "other", test=[0, 4])
     write_tiny_eyes(folder / "eyes", range(3))
     shutil.copy(folder / "eyes" / "0_left.png", folder / "photo.png")
     (folder / "folder").mkdir()
@@ -148,6 +150,8 @@ def arguments_with(program: str, name: str, parameter: click.Parameter, value: s
         return [*valid[:at], value, *valid[at + 1 :]]
     if parameter.name in COLUMNS:
         valid = [*valid, "--labels", "labels.csv"]
+    if parameter.name == "names":
+        valid = [*valid, "--cache", "other"]
     return [*valid, parameter.opts[0], value]
 
 

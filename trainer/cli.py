@@ -40,6 +40,7 @@ from trainer.kinds import (
     is_explained_file,
 )
 from trainer.presets import RECIPES
+from trainer.run_folder import unfit_name
 
 FOLDER = Folder(path_type=Path)
 DEFAULT = FitConfig()
@@ -54,6 +55,17 @@ class PixelsOrShare(Finite):
         return int(number) if number % 1 == 0 else number
 
 
+class SetName(Text):
+    """Of a folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        name = super().convert(value, param, ctx)
+        if problem := unfit_name(name):
+            self.fail(problem, param, ctx)
+        return name
+
+
+MOST_REFIT = 1_000_000
 SHARE_WANTED = Finite(0, 1, min_open=True)
 
 
@@ -227,8 +239,17 @@ def folds(context: click.Context, /, run: Path, count: int, split: str, **settin
 
 @main.command()
 @click.argument("run", type=FOLDER)
-@click.option("--split", type=click.Choice(["train", "val", "test"]), default="test", help="Which photographs.")
-@click.option("--cache", type=place, help="Another cache than the run's own.")
+@click.option("--split", type=click.Choice(["train", "val", "test", "all"]),
+              help="Which photographs.  [default: test; of another cache than the run's own: all]")  # fmt: skip
+@click.option("--cache", "caches", type=place, multiple=True,
+              help="Where the run's own was moved to, or another: an external set, measured into RUN/external/NAME. "
+                   "May be given several times.")  # fmt: skip
+@click.option("--name", "names", type=SetName(), multiple=True,
+              help="NAME of an external set, once for each --cache.  [default: the cache's folder, or the one above "
+                   "where that is called cache]")  # fmt: skip
+@click.option("--refit", type=click.IntRange(1, MOST_REFIT), metavar="N",
+              help="Choose a threshold anew on at most N photographs of an external set, by patient, and measure the "
+                   "rest: what that would buy, and how many it takes.")  # fmt: skip
 @local_cache_option
 @local_cache_gb_option
 @click.option("--loader", type=click.Choice(LOADERS), default="auto", help="auto: dali on a GPU where it is installed.")
@@ -242,11 +263,13 @@ def folds(context: click.Context, /, run: Path, count: int, split: str, **settin
               help="Mean over the eight flips and turns of each photograph.  [default: as fit was told]")  # fmt: skip
 @click.option("--by", type=click.Choice(["photograph", "patient"]), default="photograph",
               help="patient: print his or her worse eye's figures too.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print metrics_SPLIT.json instead of tables.")
+@click.option("--json", "as_json", is_flag=True, help="Print the file of metrics instead of tables.")
 def evaluate(
     run: Path,
-    split: str,
-    cache: Path | Url | None,
+    split: str | None,
+    caches: tuple[Path | Url, ...],
+    names: tuple[str, ...],
+    refit: int | None,
     loader: str,
     device: str,
     workers: int | None,
@@ -257,12 +280,22 @@ def evaluate(
     by: str,
     as_json: bool,
 ) -> None:
-    """Measure RUN's weights on a split; rewrites the split's predictions, metrics and confusion matrix there."""
+    """Measure RUN's weights on a split of its cache; rewrites the split's predictions, metrics and confusion matrix.
+
+    Or on other caches (external validation): each into RUN/external/NAME, with a table and a forest plot of all.
+    """
     if sensitivity is not None and specificity is not None:
         raise click.UsageError("--sensitivity and --specificity are two ways to choose one threshold; give one")
+    if names and len(names) != len(caches):
+        raise click.UsageError(f"{len(names)} --name for {len(caches)} --cache; give one for each, in the same order")
+    if refit and not caches:
+        raise click.UsageError("--refit is for another cache than the run's own; give --cache")
+    if len(caches) > 1 and (as_json or by == "patient"):
+        raise click.UsageError(f"{'--json' if as_json else '--by patient'} is for one cache at a time")
 
     from trainer.commands.evaluate import evaluate as measure
     from trainer.evaluation.operating_point import Wish
+    from trainer.reporting.external import print_sites
     from trainer.reporting.tables import print_by_grade, print_results
     from trainer.run_folder import RunFolder
 
@@ -271,17 +304,24 @@ def evaluate(
         wish = Wish("sensitivity", sensitivity)
     elif specificity is not None:
         wish = Wish("specificity", specificity)
-    results = measure(run, split, cache, loader, device, workers, wish, prevalence, tta)
+    measured = measure(run, caches, names, split, loader, device, workers, wish, prevalence, tta, refit)
     if as_json:
-        click.echo(RunFolder(run).metrics(split).read_text("utf-8"), nl=False)
+        ((target, _),) = measured.results
+        click.echo(target.files.metrics.read_text("utf-8"), nl=False)
         return
-    columns = {split: results}
-    if by == "patient" and results.by_patient:
-        columns[f"{split}, by patient"] = results.by_patient
-    elif by == "patient":
-        click.echo(f"no patient has two graded photographs of {split}: by patient is by photograph", err=True)
-    print_results(columns)
-    print_by_grade(results)
+    if len(measured.results) == 1:
+        ((target, results),) = measured.results
+        columns = {target.what: results}
+        if by == "patient" and results.by_patient:
+            columns[f"{target.what}, by patient"] = results.by_patient
+        elif by == "patient":
+            click.echo(f"no patient has two graded photographs of {target.what}: by patient is by photograph", err=True)
+        print_results(columns)
+        print_by_grade(results)
+    if measured.sites:
+        print_sites(measured.sites)
+        folders = [target.files.metrics.parent for target, _ in measured.results if target.name]
+        click.echo(f"written: {' '.join(map(str, [*folders, RunFolder(run).forest_figure]))}")
 
 
 @main.command()

@@ -9,11 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pipeline.errors import RunError
 from pipeline.grades import N_GRADES, UNKNOWN
-from pipeline.storage.atomic import TMP_SUFFIX, locked_folder, sweep_dead, write_whole
+from pipeline.storage.artifacts import EXTERNAL
+from pipeline.storage.atomic import TMP_SUFFIX, is_unfinished, locked_folder, sweep_dead, write_whole
+from pipeline.storage.url import Url
 from trainer.config import RunConfig
 
 if TYPE_CHECKING:
@@ -35,6 +37,22 @@ ACCURACY_COLUMNS: Final = (
     "images_per_second",
 )
 """Of accuracy.csv: epochs from 1, accuracies in percent, seconds of the whole epoch, images trained on a second."""
+
+
+FOREST: Final = "forest.png"
+LONGEST_NAME: Final = 255
+"""Bytes of a file name, at most."""
+
+
+class ResultFiles(NamedTuple):
+    """What is written of a split of the run's cache, or of an external set. The metrics come last: where they are, all
+    is there."""
+
+    predictions: Path
+    confusion_counts: Path
+    confusion: Path
+    confusion_figure: Path
+    metrics: Path
 
 
 @dataclass(frozen=True)
@@ -95,6 +113,35 @@ class RunFolder:
     def confusion_figure(self, split: str) -> Path:
         return self.path / f"confusion_{split}.png"
 
+    def results(self, split: str) -> ResultFiles:
+        return ResultFiles(
+            self.predictions(split),
+            self.confusion_counts(split),
+            self.confusion(split),
+            self.confusion_figure(split),
+            self.metrics(split),
+        )
+
+    @property
+    def external(self) -> Path:
+        """A folder for each other cache that was measured, and the figure of all of them."""
+        return self.path / EXTERNAL
+
+    @property
+    def forest_figure(self) -> Path:
+        return self.external / FOREST
+
+    def external_results(self, name: str) -> ResultFiles:
+        names = ("predictions.csv", "confusion_counts.csv", "confusion.csv", "confusion.png", "metrics.json")
+        return ResultFiles(*(self.external / name / each for each in names))
+
+    def external_names(self) -> list[str]:
+        """Of the external sets that were measured, sorted."""
+        if not self.external.is_dir():
+            return []
+        names = sorted(os.listdir(self.external))
+        return [name for name in names if self.external_results(name).metrics.is_file()]
+
     def figure(self, name: str, split: str) -> Path:
         """Those of `trainer report`; as all figures, PNG here and SVG beside it."""
         return self.path / f"{name}_{split}.png"
@@ -124,6 +171,30 @@ class RunFolder:
                 what = "link" if os.path.islink(file) else "folder"
                 raise RunError(f"{file}: a {what}, and no file of the run; take it away")
 
+    def check_external(self, name: str, digest: str, split: str) -> ResultFiles:
+        """The files of an external set that is to be measured, or measured again.
+
+        Raises RunError where its folder holds the results of another cache or split, or anything else.
+        """
+        files = self.external_results(name)
+        folder = files.metrics.parent
+        for each in (self.external, folder):
+            if os.path.islink(each) or (os.path.lexists(each) and not os.path.isdir(each)):
+                raise RunError(f"{each}: no folder of the run; take it away")
+        self.check_places(*files, self.forest_figure)
+        if not os.path.isdir(folder):
+            return files
+        mine = {each.name for each in (*files, files.confusion_figure.with_suffix(".svg"))}
+        if strangers := sorted(each for each in os.listdir(folder) if each not in mine and not is_unfinished(each)):
+            raise RunError(f"{folder} holds {strangers[0]!r}, which this command did not make; choose another --name")
+        if files.metrics.exists():
+            metrics = self.read_json(files.metrics, cure=f"delete {folder} and measure again")
+            there = metrics.get("cache"), metrics.get("split")
+            if there != (digest, split):
+                what = "another cache" if there[0] != digest else f"another part of that cache ({there[1]})"
+                raise RunError(f"{folder} holds the results of {what}, which stay; choose another --name")
+        return files
+
     @property
     def started(self) -> bool:
         return os.path.exists(self.config)  # pathlib's raises where a name is too long
@@ -142,16 +213,26 @@ class RunFolder:
         except ValueError as error:
             raise RunError(f"{self.config} is damaged; start another run") from error
 
-    def read_json(self, path: Path) -> dict[str, Any]:
-        """Raises RunError where a file of the run is missing or damaged."""
+    def read_own_metrics(self, split: str) -> dict[str, Any]:
+        """metrics_<split>.json. Raises RunError where it is missing, damaged, or about another cache than the run's, as
+        earlier versions left it."""
+        digest, metrics = self.read_config().cache_digest, self.read_json(self.metrics(split))
+        if metrics.get("cache", digest) != digest:
+            cure = f"`trainer evaluate {self.path} --split {split}` measures the run's own"
+            raise RunError(f"{self.metrics(split)} is about another cache; {cure}")
+        return metrics
+
+    def read_json(self, path: Path, cure: str = "") -> dict[str, Any]:
+        """Raises RunError, with a cure, where a file of the run is missing or damaged."""
+        cure = cure or self.cure
         try:
             fields = json.loads(path.read_bytes())
         except FileNotFoundError as error:
-            raise RunError(f"{path} is missing; {self.cure}") from error
+            raise RunError(f"{path} is missing; {cure}") from error
         except (OSError, ValueError) as error:
-            raise RunError(f"{path} is damaged; {self.cure}") from error
+            raise RunError(f"{path} is damaged; {cure}") from error
         if not isinstance(fields, dict):
-            raise RunError(f"{path} is damaged; {self.cure}")
+            raise RunError(f"{path} is damaged; {cure}")
         return fields
 
     def read_accuracy(self) -> "pd.DataFrame":
@@ -248,6 +329,21 @@ def weights_file(path: Path) -> Path:
         run.read_config()
         raise RunError(f"{run.model} is missing: no epoch was finished; {run.cure}")
     return run.model
+
+
+def set_name(place: Path | Url) -> str:
+    """What an external set is called by default: as its cache's folder, or as the folder above one called `cache`."""
+    folder = place if isinstance(place, Url) else Path(os.path.abspath(place))
+    return folder.parent.name if folder.name == "cache" else folder.name
+
+
+def unfit_name(name: str) -> str:
+    """Why an external set cannot be called so; "" where it can."""
+    if name in ("", ".", "..") or "/" in name or os.sep in name:
+        return f"{name!r} is no plain folder name"
+    if name in (FOREST, Path(FOREST).with_suffix(".svg").name):
+        return f"{name!r} is the name of a figure"
+    return f"{name[:20]!r}... is too long a name" if len(os.fsencode(name)) > LONGEST_NAME else ""
 
 
 def newest_unfinished() -> RunFolder:

@@ -15,6 +15,8 @@ UNFINISHED: Final = "unfinished.json"
 """Stands in for cache.json, with what it said before, while the cache is being written."""
 SHARDS: Final = "shards"
 RUN_CONFIG: Final = "config.json"
+EXTERNAL: Final = "external"
+"""Folder of a run for what it was measured on besides its own cache."""
 EXPLAINED: Final = "explained.csv"
 """The record of a folder that `trainer explain` has made: a row for each file, after this header."""
 SHEET: Final = "contact_sheet.png"
@@ -149,7 +151,9 @@ def cache_around(path: Path) -> Path | None:
 
 def belongs_to_run(path: Path) -> bool:
     """Whether a path is, or would be, a file that a run writes itself; reports and what users put there are none."""
-    return _OF_A_RUN.fullmatch(path.name.lower()) is not None and is_run(path.parent)  # a disk may not tell case
+    external = any(folder.name == EXTERNAL and is_run(folder.parent) for folder in list(path.parents)[:2])
+    own = _OF_A_RUN.fullmatch(path.name.lower()) is not None  # a disk may not tell case
+    return external or (own and is_run(path.parent))
 
 
 def is_report_of_run(path: Path) -> bool:

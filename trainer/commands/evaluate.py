@@ -1,14 +1,19 @@
-"""`trainer evaluate`: a run's weights measured on a split, and what is said of what was measured."""
+"""`trainer evaluate`: a run's weights measured on a split or on other caches, and what is said of what was measured."""
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from pipeline.cache.cache import Cache, open_cache
-from pipeline.errors import CacheError
+from pipeline.errors import CacheError, RunError
 from pipeline.storage.outputs import kept
 from pipeline.storage.url import Url
+from pipeline.storage.url import place as url_or_path
+from trainer.config import RunConfig
 from trainer.console import warn
 from trainer.evaluation.evaluate import Evaluation, check_measurable, evaluate_split, measuring_settings
+from trainer.evaluation.external import describe_set
 from trainer.evaluation.metrics import graded, only_grade
 from trainer.evaluation.operating_point import Wish, wished
 from trainer.evaluation.results import Results
@@ -16,92 +21,176 @@ from trainer.network.device import choose_device
 from trainer.network.metadata import temperature_of
 from trainer.network.model import load_model, read_provenance
 from trainer.reporting.evaluation_files import write_evaluation
+from trainer.reporting.external import Site, read_sites
+from trainer.reporting.forest import draw_forest
 from trainer.reporting.narrative import UNKNOWN_PAST, exposure_line, scale_line
-from trainer.run_folder import RunFolder
+from trainer.run_folder import ResultFiles, RunFolder, set_name, unfit_name
+
+
+@dataclass(frozen=True)
+class Target:
+    """Photographs that are measured, and where the results go."""
+
+    cache: Cache
+    split: str
+    files: ResultFiles
+    name: str
+    """Of an external set; "" for the run's own cache."""
+    place: str
+    """Where the cache lies, as it was given."""
+
+    @property
+    def what(self) -> str:
+        return self.name or self.split
+
+
+class Measured(NamedTuple):
+    """What was measured."""
+
+    results: list[tuple[Target, Results]]
+    sites: list[Site]
+    """All external sets of the run, and before them its own test part; empty where none was measured now."""
 
 
 def evaluate(
     path: Path,
-    split: str,
-    cache_path: Path | Url | None,
+    places: Sequence[Path | Url],
+    names: Sequence[str],
+    split: str | None,
     loader: str,
     device_name: str,
     workers: int | None,
     wish: Wish | None = None,
     prevalence: float | None = None,
     tta: bool | None = None,
-) -> Results:
-    """Measures a run's weights on a split of its cache, or of another, and rewrites that split's files.
+    n_refit: int | None = None,
+) -> Measured:
+    """Measures a run's weights on a split of its own cache, and rewrites that split's files; or on other caches: each
+    is an external set with a folder of its own.
 
+    `places`: of the caches; none: where the run has its own. `names`: of the external sets, as many, or none.
+    `split`: None: test of the run's own cache, all of another.
     `tta`: whether as the mean over the eight symmetries; None: as the run was measured.
     `wish`: another operating point than the one that the weights carry, chosen anew on the run's validation part.
+    `n_refit`: so many photographs of an external set may a threshold be chosen anew on, to see what that would buy.
     """
     run = RunFolder(path)
     config = run.read_config()
-    run.check_places(
-        run.predictions(split),
-        run.metrics(split),
-        run.confusion(split),
-        run.confusion_counts(split),
-        run.confusion_figure(split),
-    )
+    targets = find_targets(run, config, places, names, split)
+    external = [target for target in targets if target.name]
     model, about = load_model(run.model)
-    cache = open_measured(run, config.cache, cache_path)
-    own = cache.digest == config.cache_digest
-    if split == "test" and not run.finished:
+    if not run.finished and (external or targets[0].split == "test"):
         warn(
             f"{path} is unfinished: these are the weights of epoch {about.epoch} so far. Test is to be looked at once, "
             "when all is chosen"
         )
-    if not own:
-        warn(f"{cache.path} is not as it was when {path} was trained; {path.name}'s {split} files will be about it")
-    if cache.recipe != about.recipe:
-        warn(f"{cache.path} was made by another recipe ({cache.recipe}) than the training photographs ({about.recipe})")
-    check_measurable(cache, split)
     if wish:
         about = replace(about, operating=wished(run, temperature_of(about.operating), wish))
     elif about.operating is None:
         warn(f"{run.model} carries no operating point: probabilities are not calibrated; --sensitivity 0.9 chooses one")
-    settings = measuring_settings(
-        config.resolved, about, cache, loader=loader, device=choose_device(device_name), workers=workers, tta=tta
-    )
-    with kept([run.metrics(split)]):
-        provenance = read_provenance(run.model)
-        evaluation = evaluate_split(settings, model, about, provenance, cache, split, own=own, prevalence=prevalence)
-        write_evaluation(run, evaluation)
-        say_defects(evaluation, own=own)
-    return evaluation.results
+    if n_refit and len(external) < len(targets):
+        raise RunError(f"{path}: --refit is for another cache than the run's own")
+    if n_refit and about.operating is None:
+        raise RunError(f"{run.model}: --refit compares with the weights' threshold, and they carry none")
+    provenance = read_provenance(run.model)
+    measured, sites, device = [], [], choose_device(device_name)
+    with kept([target.files.metrics for target in targets] + [run.forest_figure] * bool(external)):
+        for target in targets:
+            cache, own = target.cache, not target.name
+            if cache.recipe != about.recipe:
+                warn(
+                    f"{cache.path} was made by another recipe ({cache.recipe}) than the training photographs "
+                    f"({about.recipe})"
+                )
+            settings = measuring_settings(
+                config.resolved,
+                about,
+                cache,
+                loader=loader,
+                device=device,
+                workers=workers,
+                tta=tta,
+            )
+            evaluation = evaluate_split(
+                settings, model, about, provenance, cache, target.split, own=own, prevalence=prevalence
+            )
+            more = None
+            if not own:
+                more = describe_set(cache, target.name, target.place, evaluation, about, n_refit, workers)
+            write_evaluation(target.files, evaluation, f"{run.path.name}, {target.what}", more)
+            say_defects(evaluation, own=own, name=target.name)
+            measured.append((target, evaluation.results))
+        if external:
+            sites = read_sites(run)
+            draw_forest(run.forest_figure, sites, title=run.path.resolve().name)
+    return Measured(measured, sites)
 
 
-def open_measured(run: RunFolder, recorded: str, path: Path | Url | None) -> Cache:
-    """The cache that is named, or else the run's own. Raises CacheError where it cannot be opened."""
+def find_targets(
+    run: RunFolder, config: RunConfig, places: Sequence[Path | Url], names: Sequence[str], split: str | None
+) -> list[Target]:
+    """The caches opened, and where the results go. A cache with the run's digest is the run's own, wherever it lies.
+
+    Raises RunError or CacheError where one of them cannot be measured, or where the results may not go.
+    """
+    targets: list[Target] = []
+    for place, name in zip(places or [url_or_path(config.cache)], names or [""] * max(1, len(places)), strict=True):
+        cache = open_measured(run, place, recorded=not places)
+        if cache.digest == config.cache_digest:
+            if name or split == "all":
+                option = f"--name {name}" if name else "--split all"
+                raise RunError(f"{cache.path} is the run's own cache; {option} is for another")
+            target = Target(cache, split or "test", run.results(split or "test"), "", str(place))
+            run.check_places(*target.files)
+        else:
+            name = name or set_name(place)
+            if problem := unfit_name(name):
+                raise RunError(f"{cache.path}: {problem}; give it one with --name")
+            part = split or "all"
+            target = Target(cache, part, run.check_external(name, cache.digest, part), name, str(place))
+            if not places:
+                folder = target.files.metrics.parent
+                warn(f"{cache.path} is not as it was when {run.path} was trained; what is measured goes into {folder}")
+        if any(target.files == each.files for each in targets):
+            raise RunError(f"two caches would write {target.files.metrics}; give each its own --name")
+        check_measurable(cache, target.split)
+        targets.append(target)
+    return targets
+
+
+def open_measured(run: RunFolder, place: Path | Url, *, recorded: bool) -> Cache:
+    """Raises CacheError where it cannot be opened. `recorded`: whether the run says that it lies there."""
     try:
-        return open_cache(path or recorded)
+        return open_cache(place)
     except CacheError as error:
-        if path:
+        if not recorded:
             raise
         raise CacheError(f"{error.message}. If it was moved: `trainer evaluate {run.path} --cache FOLDER`") from error
 
 
-def say_defects(evaluation: Evaluation, *, own: bool) -> None:
+def say_defects(evaluation: Evaluation, *, own: bool, name: str = "") -> None:
     """Warns of photographs that the weights have met, of those without a grade, and of a model that gives one grade to
-    all. `own`: whether the weights were trained on this cache."""
+    all. `own`: whether the weights were trained on this cache. `name`: of an external set."""
+    before = f"{name}: " if name else ""
+    part = "" if evaluation.split == "all" else f" of {evaluation.split}"
     split, predictions, exposure = evaluation.split, evaluation.predictions, evaluation.exposure
     metrics, baselines = evaluation.results.metrics, evaluation.results.baselines
     told = baselines.leaked if own and baselines else 0  # fit has said so much by the names
     if exposure and max(exposure.trained_on, exposure.chosen_by) > told:
-        warn(exposure_line(split, exposure))
+        warn(before + exposure_line(split, exposure))
     if line := scale_line(*evaluation.scale):
-        warn(line)
+        warn(before + line)
     if exposure is None and not own:
-        warn(UNKNOWN_PAST)
+        warn(before + UNKNOWN_PAST)
     left_out = len(predictions) - metrics.photographs
     if left_out:
-        warn(f"{left_out} of {len(predictions)} photographs of {split} have no grade; the metrics leave them out")
+        warn(f"{before}{left_out} of {len(predictions)} photographs{part} have no grade; the metrics leave them out")
     grade = only_grade(graded(predictions))
     if grade is not None and metrics.photographs > 1:
-        line = f"the model gives grade {grade} to every photograph of {split}: accuracy {100 * metrics.accuracy:.1f} %"
-        if baselines:
+        line = (
+            f"{before}the model gives grade {grade} to every photograph{part}: accuracy {100 * metrics.accuracy:.1f} %"
+        )
+        if own and baselines:
             line += f", where giving all of them grade {baselines.majority_grade}, the commonest of train, "
             line += f"makes {100 * baselines.majority.accuracy:.1f} %"
         warn(line)

@@ -203,9 +203,10 @@ def finish(config: FitConfig, cache: Cache, run: RunFolder) -> None:
     """Measures the weights kept on val and, for the first time, on test; writes and says how they did."""
     measured = {}
     for evaluation in measure_kept(config, cache, run, measurable(cache)):
-        write_evaluation(run, evaluation)
+        split = evaluation.split
+        write_evaluation(run.results(split), evaluation, f"{run.path.name}, {split}")
         say_defects(evaluation, own=True)
-        measured[evaluation.split] = evaluation
+        measured[split] = evaluation
     if not first():
         return
     kept, epochs = read_about(run.model).epoch, len(run.read_accuracy())

@@ -22,8 +22,10 @@ def report(path: Path, split: str, cache_path: Path | Url | None, out: Path | No
     `cache_path` is given and cannot be opened.
     """
     measured = read_measured(RunFolder(path), split, cache_path)
-    page = out or measured.run.report(split)
-    measured.run.check_places(measured.run.accuracy_figure, *(measured.run.figure(name, split) for name in FIGURES))
+    run = measured.run
+    page = out or run.report(split)
+    figures = [run.accuracy_figure, *(run.figure(name, split) for name in FIGURES)]
+    run.check_places(*figures, *[run.forest_figure] * bool(measured.sites))
     if card and os.path.realpath(card) == os.path.realpath(page):
         raise RunError(f"{card}: the page and the model card need a file each")
     try:

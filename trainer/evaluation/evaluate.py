@@ -44,7 +44,7 @@ def check_measurable(cache: Cache, split: str) -> None:
     rows = cache.rows(split)
     if not (cache.manifest["grade"].to_numpy()[rows] != UNKNOWN).any():
         what = "its photographs have no grades" if len(rows) else "it has no photographs"
-        raise CacheError(f"{cache.path}: {split} cannot be measured, {what}")
+        raise CacheError(f"{cache.path}: {'it' if split == 'all' else split} cannot be measured, {what}")
 
 
 def measuring_settings(

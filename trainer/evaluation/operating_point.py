@@ -70,9 +70,7 @@ def wished(run: RunFolder, temperature: float, wish: Wish) -> Operating:
     Raises RunError where these are missing, of another cache, or cannot tell.
     """
     val = graded(run.read_predictions("val"))
-    if run.read_json(run.metrics("val")).get("cache") != run.read_config().cache_digest:
-        cure = f"`trainer evaluate {run.path} --split val` measures the run's own"
-        raise RunError(f"{run.predictions('val')} is about another cache; {cure}")
+    run.read_own_metrics("val")
     scores = p_referable(val[list(PROBABILITIES)].to_numpy(np.float32))
     try:
         threshold = choose_threshold(scores, (val["grade"] >= REFERABLE).to_numpy(), wish)

@@ -4,6 +4,7 @@ Measured on the pixels that the network's are made of, and on the original's siz
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, NamedTuple
@@ -20,6 +21,7 @@ KIND: Final = {
     "brightness": "brightness", "sharpness": "sharpness",
 }  # fmt: skip
 """What is measured -> the flag it raises, as unlike_training:<flag>."""
+FLAG: Final = "unlike_training:"
 SLACK: Final = {
     "size": 0.25, "radius": 0.15, "red": 0.015, "blue": 0.015, "chroma": 0.015, "brightness": 0.25, "sharpness": 0.25,
 }  # fmt: skip
@@ -36,6 +38,17 @@ class Looks(NamedTuple):
     chroma: float | None  # mean difference of a place's strongest and weakest colour, by the light, 0 to 1
     brightness: float | None  # log2 of the retina's mean level, 0-255, of the three colours
     sharpness: float | None  # log2 of the mean size of its Laplacian by that level
+
+
+class Drift(NamedTuple):
+    """How many of some photographs look unlike those of training."""
+
+    photographs: int
+    """All that were looked at."""
+    unlike: int
+    """Those with any flag."""
+    flags: dict[str, int]
+    """By what is unlike, as "colour"; a photograph may have several."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +101,12 @@ class Seen:
                 kinds.add(KIND[name])
         if looks.radius is None and self.without_disc < RARE:
             kinds.add("no_disc")
-        return tuple(sorted(f"unlike_training:{kind}" for kind in kinds))
+        return tuple(sorted(f"{FLAG}{kind}" for kind in kinds))
+
+    def drift(self, looks: Iterable[Looks]) -> Drift:
+        found = [self.unlike(each) for each in looks]
+        flags = Counter(flag.removeprefix(FLAG) for each in found for flag in each)
+        return Drift(len(found), sum(map(bool, found)), dict(sorted(flags.items())))
 
 
 def look(picture: NDArray[np.uint8], width: int, height: int, radius: float | None) -> Looks:

@@ -1,27 +1,33 @@
 """What a run folder says of the splits that were measured: predictions, metrics, confusion matrices, the summary."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from pipeline.grades import UNKNOWN
 from trainer.evaluation.evaluate import Evaluation
 from trainer.evaluation.metrics import confusion, confusion_table, row_shares
 from trainer.reporting.figures import draw_accuracy, draw_confusion
-from trainer.run_folder import RunFolder, write_csv, write_json
+from trainer.run_folder import ResultFiles, RunFolder, write_csv, write_json
 
 
-def write_evaluation(run: RunFolder, evaluation: Evaluation) -> None:
-    """Writes the files of a split; an earlier evaluation's are replaced."""
-    split, predictions, exposure = evaluation.split, evaluation.predictions, evaluation.exposure
+def write_evaluation(
+    files: ResultFiles, evaluation: Evaluation, title: str, more: Mapping[str, Any] | None = None
+) -> None:
+    """Writes the files of a split or of an external set; an earlier evaluation's are replaced.
+
+    title: of the figure. more: what metrics.json says besides.
+    """
+    predictions, exposure = evaluation.predictions, evaluation.exposure
     counts = confusion(predictions)
     written = predictions.astype({"grade": "Int64"})
-    write_csv(run.predictions(split), written.assign(grade=written["grade"].mask(written["grade"] == UNKNOWN)))
-    write_csv(run.confusion_counts(split), confusion_table(counts), index=True)
-    write_csv(run.confusion(split), confusion_table(row_shares(counts)), index=True)
-    draw_confusion(run.confusion_figure(split), counts, title=f"{run.path.name}, {split}")
-    measured = {"split": split, "cache": evaluation.digest, **evaluation.results.as_dict()}
+    write_csv(files.predictions, written.assign(grade=written["grade"].mask(written["grade"] == UNKNOWN)))
+    write_csv(files.confusion_counts, confusion_table(counts), index=True)
+    write_csv(files.confusion, confusion_table(row_shares(counts)), index=True)
+    draw_confusion(files.confusion_figure, counts, title=title)
+    measured = {"split": evaluation.split, "cache": evaluation.digest, **(more or {}), **evaluation.results.as_dict()}
     if evaluation.scale[0] != "icdr":
         measured["scale"] = evaluation.scale
-    write_json(run.metrics(split), {**measured, "exposure": exposure and exposure._asdict()})
+    write_json(files.metrics, {**measured, "exposure": exposure and exposure._asdict()})
 
 
 def draw_history(run: RunFolder, kept: int, val: Evaluation) -> None:

@@ -1,6 +1,6 @@
 """All that a run folder knows of a split, read and checked for a report."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from trainer.console import warn
 from trainer.evaluation.metrics import Metrics, graded
 from trainer.network.metadata import About, Operating
 from trainer.network.model import Grader, load_model
+from trainer.reporting.external import Site, read_sites
 from trainer.run_folder import RunFolder
 
 
@@ -32,6 +33,8 @@ class Measured:
     predictions: pd.DataFrame
     """Of the graded photographs."""
     ungraded: int
+    sites: Sequence[Site]
+    """External sets, and before them the run's own test part; empty without external sets."""
     cache: Cache | None
     """The one that was measured; None where it is not at hand."""
     absent: str
@@ -58,7 +61,7 @@ def read_measured(run: RunFolder, split: str, cache_path: Path | Url | None) -> 
     again = f"`trainer evaluate {run.path} --split {split}` measures it"
     if not run.metrics(split).exists() or not run.predictions(split).exists():
         raise RunError(f"{run.path} has no predictions for {split}; {again}")
-    metrics = run.read_json(run.metrics(split))
+    metrics = run.read_own_metrics(split)
     predictions = run.read_predictions(split)
     known = graded(predictions).reset_index(drop=True)
     parts = {"intervals", "operating", "calibration", "patient", "no_image", "cache"}
@@ -67,17 +70,17 @@ def read_measured(run: RunFolder, split: str, cache_path: Path | Url | None) -> 
     if metrics["photographs"] != len(known):
         raise RunError(f"{run.metrics(split)} and {run.predictions(split).name} are of different photographs; {again}")
     model, about = load_model(run.model)
-    cache, absent = measured_cache(run, config, metrics["cache"], cache_path)
-    history, ungraded = run.read_accuracy(), len(predictions) - len(known)
-    return Measured(run, split, config, model, about, history, metrics, known, ungraded, cache, absent)
+    cache, absent = measured_cache(run, config, cache_path)
+    history, ungraded, sites = run.read_accuracy(), len(predictions) - len(known), read_sites(run)
+    return Measured(run, split, config, model, about, history, metrics, known, ungraded, sites, cache, absent)
 
 
-def measured_cache(run: RunFolder, config: RunConfig, digest: str, path: Path | Url | None) -> tuple[Cache | None, str]:
-    """The cache that was measured, or None and why. A cache that the user named must be the one."""
+def measured_cache(run: RunFolder, config: RunConfig, path: Path | Url | None) -> tuple[Cache | None, str]:
+    """The run's own cache, which was measured, or None and why. A cache that the user named must be the one."""
     cure = f"`trainer report {run.path} --cache FOLDER` takes the cache that was measured"
     try:
         cache = open_cache(path or config.cache)
-        if cache.digest != digest:
+        if cache.digest != config.cache_digest:
             raise CacheError(f"{cache.path} is not the cache that was measured (its digest differs)")
     except CacheError as error:
         if path:

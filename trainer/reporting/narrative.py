@@ -1,7 +1,7 @@
 """What a report says in words. Each sentence follows from a run's figures by a rule that stands here."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +15,7 @@ from pipeline.photos.preparation import Recipe
 from trainer.config import LOSSES, FitConfig, RunConfig, as_options
 from trainer.evaluation.metrics import only_grade
 from trainer.evaluation.operating_point import Wish
+from trainer.evaluation.refit import NEAR
 from trainer.network.metadata import About
 from trainer.network.provenance import Exposure
 from trainer.presets import RECIPES
@@ -113,17 +114,16 @@ def scaling(temperature: float) -> str:
 
 
 def exposure_line(split: str, exposure: Exposure) -> str:
-    """How many of a split's photographs the weights have met; "" for none."""
+    """How many of the photographs of a split, or of "all", the weights have met; "" for none."""
     n, trained_on, same, chosen_by = exposure
+    photographs = f"{n:,} photographs" if split == "all" else f"{n:,} {split} photographs"
     if trained_on:
-        line = (
-            f"LEAK: {trained_on:,} of {n:,} {split} photographs ({trained_on / n:.0%}) show patients whom the weights "
-        )
+        line = f"LEAK: {trained_on:,} of {photographs} ({trained_on / n:.0%}) show patients whom the weights "
         line += "were trained on"
         line += f", and {same:,} are training photographs themselves" if same else ""
         return f"{line}; the figures flatter."
     if chosen_by:
-        line = f"LEAK: {chosen_by:,} of {n:,} {split} photographs ({chosen_by / n:.0%}) show patients by whom the "
+        line = f"LEAK: {chosen_by:,} of {photographs} ({chosen_by / n:.0%}) show patients by whom the "
         return f"{line}weights were chosen (the validation part); the figures flatter a little."
     return ""
 
@@ -159,18 +159,34 @@ def leak_lines(cache: Cache) -> list[str]:
 UNKNOWN_PAST: Final = "The weights do not say which photographs they were trained on, so a leak cannot be seen."
 
 
-def leak_statement(split: str, metrics: Mapping[str, Any], known: Leak | None, *, own: bool = True) -> dict[str, Any]:
-    """`text`, and whether it is an `alarm`.
+def external_lines(metrics: Mapping[str, Any]) -> list[str]:
+    """What to know before the figures of an external set: leaks, grades on another scale, another recipe."""
+    exposure = metrics["exposure"]
+    lines = [
+        exposure_line(metrics["split"], Exposure(**exposure)) if exposure else UNKNOWN_PAST,
+        scale_line(*metrics.get("scale", ("icdr", True))),
+    ]
+    if metrics["other_recipe"]:
+        lines.append(
+            "The photographs were prepared in another way than those of training: measure a cache of the same recipe."
+        )
+    if n := metrics["ungradable"]:
+        lines.append(f"{n:,} of the graded photographs are flagged ungradable; they are measured too.")
+    return [line for line in lines if line]
 
-    `known`: what the cache tells of the split, None without it.
-    `own`: whether the cache that was measured is the one that the weights were trained on. Another one's splits say
-    nothing of these weights, but the digests that they carry do.
-    """
+
+def refit_line(refit: Mapping[str, Any]) -> str:
+    """How many photographs a threshold chosen anew takes."""
+    most, near = refit["sizes"][-1]["photographs"], percent(refit["level"] - NEAR)
+    shown = f"a {refit['wanted']} of {near} or more on the rest"
+    if refit["enough"]:
+        return f"From {refit['enough']:,} photographs on, at least nine draws of ten show {shown}."
+    return f"With up to {most:,} photographs, fewer than nine draws of ten show {shown}: more are needed."
+
+
+def leak_statement(split: str, metrics: Mapping[str, Any], known: Leak | None) -> dict[str, Any]:
+    """`text`, and whether it is an `alarm`. `known`: what the cache tells of the split, None without it."""
     n, no_image, exposure = metrics["photographs"], metrics["no_image"], metrics.get("exposure")
-    if not own:
-        line = exposure_line(split, Exposure(**exposure)) if exposure else UNKNOWN_PAST
-        text = line or f"No leak: the weights were trained on no patient of the {n:,} {split} photographs."
-        return {"alarm": bool(line), "text": text}
     leaked = no_image["leaked"] if no_image else 0
     if exposure and max(exposure["trained_on"], exposure["chosen_by"]) > leaked:  # more than this cache's names tell
         return {"alarm": True, "text": exposure_line(split, Exposure(**exposure))}
@@ -207,10 +223,12 @@ def scale_line(scale: str, exact: bool) -> str:
     )
 
 
-def limits(metrics: Mapping[str, Any], ungraded: int, known: Leak | None) -> list[str]:
-    """What the figures do not show. `known`: what the cache tells of patients, None without it."""
+def limits(metrics: Mapping[str, Any], ungraded: int, known: Leak | None, external: int = 0) -> list[str]:
+    """What the figures do not show. `known`: what the cache tells of patients, None without it. `external`: how many
+    external sets were measured."""
+    sets = f"{external + 1} data sets were" if external else "One data set was"
     lines = [
-        "One data set was measured. Other cameras, populations and graders can give other figures: measure yours.",
+        f"{sets} measured. Other cameras, populations and graders can give other figures: measure yours.",
         "A grade given by people is the truth here. Where they err, the figures err with them.",
     ]
     if metrics["patients"] < FEW:
@@ -232,9 +250,15 @@ def limits(metrics: Mapping[str, Any], ungraded: int, known: Leak | None) -> lis
 
 
 def commands(
-    path: Path, split: str, config: RunConfig, about: About, metrics: Mapping[str, Any], cache: Cache | None
+    path: Path,
+    split: str,
+    config: RunConfig,
+    about: About,
+    metrics: Mapping[str, Any],
+    cache: Cache | None,
+    external: Sequence[Mapping[str, Any]],
 ) -> list[str]:
-    """The command lines that make this run and its figures again, for a shell."""
+    """The command lines that make this run and its figures again, for a shell. `external`: metrics of external sets."""
     asked = config.asked
     default = FitConfig(**{**RECIPES.get(asked.recipe or "", {}), "recipe": None})
     preprocess: list[object] = ["tools", "preprocess", "PHOTOGRAPHS", "--out", asked.cache, "--size", about.recipe.size]
@@ -251,14 +275,25 @@ def commands(
         value = getattr(asked, field.name)
         if value != getattr(default, field.name):
             fit += as_options(field.name, value)
-    evaluate: list[object] = ["trainer", "evaluate", path, "--split", split]
-    card = metrics["operating"]
-    if card and Wish(card["wanted"], card["level"]) != Wish():
-        evaluate += [f"--{card['wanted']}", card["level"]]
-    if card and card["at_prevalence"]:
-        evaluate += ["--prevalence", card["at_prevalence"]["prevalence"]]
+    evaluate: list[object] = ["trainer", "evaluate", path, "--split", split, *_card_options(metrics["operating"])]
+    elsewhere = []
+    for each in external:
+        words = ["trainer", "evaluate", path, "--cache", each["place"], "--name", each["name"]]
+        words += ["--split", each["split"]] if each["split"] != "all" else []
+        words += ["--refit", each["refit"]["sizes"][-1]["photographs"]] if each["refit"] else []
+        elsewhere.append([*words, *_card_options(each["operating"])])
     report: list[object] = ["trainer", "report", path, "--split", split]
-    return [shlex.join(map(str, words)) for words in (preprocess, fit, evaluate, report)]
+    return [shlex.join(map(str, words)) for words in (preprocess, fit, evaluate, *elsewhere, report)]
+
+
+def _card_options(card: Mapping[str, Any] | None) -> list[object]:
+    """Of `trainer evaluate`, those that make this operating card."""
+    options: list[object] = []
+    if card and Wish(card["wanted"], card["level"]) != Wish():
+        options += [f"--{card['wanted']}", card["level"]]
+    if card and card["at_prevalence"]:
+        options += ["--prevalence", card["at_prevalence"]["prevalence"]]
+    return options
 
 
 def starting_point(weights: str) -> str:

@@ -8,12 +8,15 @@ import pandas as pd
 from pipeline.cache.splits import patients_of
 from pipeline.grades import GRADES, N_GRADES, REFERABLE, UNKNOWN
 from trainer.evaluation.calibration import Bin
+from trainer.evaluation.external import camera_sizes
 from trainer.evaluation.metrics import confusion
 from trainer.evaluation.subgroups import subgroups
 from trainer.kinds import PROBABILITIES, sealed
 from trainer.network.decision import p_referable
 from trainer.reporting.curves import Point, draw_precision_recall, draw_reliability, draw_roc
+from trainer.reporting.external import refit_table
 from trainer.reporting.figures import draw_accuracy, draw_confusion
+from trainer.reporting.forest import draw_forest
 from trainer.reporting.gallery import pictures, surest_right, worst_mistakes
 from trainer.reporting.measured import Measured
 from trainer.reporting.narrative import (
@@ -38,6 +41,7 @@ SECTIONS = (
     ("grades", "Grades"),
     ("calibration", "Calibration"),
     ("subgroups", "Eyes and cameras"),
+    ("external", "Other hospitals"),
     ("gallery", "Photographs"),
     ("training", "Training"),
     ("data", "Data"),
@@ -55,7 +59,6 @@ HEADLINE = (
 )
 FIGURES = ("accuracy", "confusion", "roc", "precision_recall", "reliability")
 NAMES = {"train": "the photographs it was trained on", "val": "the validation part", "test": "the test part"}
-SIZES_LISTED = 4
 
 
 def make_page(measured: Measured) -> bytes:
@@ -71,18 +74,18 @@ def make_card(measured: Measured) -> bytes:
 
 def describe(measured: Measured) -> dict[str, Any]:
     """What both templates say."""
-    metrics, config = measured.metrics, measured.config
+    run, metrics, config = measured.run, measured.metrics, measured.config
     manifest = measured.cache.manifest if measured.cache else None
     operating, no_image = metrics["operating"], metrics["no_image"]
-    own = metrics["cache"] == config.cache_digest
-    known = measured.cache.leak(measured.split) if measured.cache else None
+    known, sites = measured.cache.leak(measured.split) if measured.cache else None, measured.sites
+    external = [site.metrics for site in sites if not site.own]
     scale = scale_line(*metrics.get("scale", ("icdr", True)))
     return {
         "name": measured.name,
         "split": measured.split,
         "split_name": NAMES[measured.split],
         "grades": GRADES,
-        "sections": SECTIONS,
+        "sections": [each for each in SECTIONS if sites or each[0] != "external"],
         "headline": HEADLINE,
         "config": config,
         "about": measured.about,
@@ -107,11 +110,13 @@ def describe(measured: Measured) -> dict[str, Any]:
         "verdict": [scale] * bool(scale) + verdict(metrics, measured.predictions),
         "counts": confusion(measured.predictions).tolist(),
         "absent": measured.absent,
-        "leak": leak_statement(measured.split, metrics, known, own=own),
+        "leak": leak_statement(measured.split, metrics, known),
         "splits": [] if manifest is None else split_rows(manifest),
         "cameras": "" if manifest is None else camera_line(manifest),
-        "commands": commands(measured.run.path, measured.split, config, measured.about, metrics, measured.cache),
-        "limits": [scale] * bool(scale) + limits(metrics, measured.ungraded, known),
+        "commands": commands(run.path, measured.split, config, measured.about, metrics, measured.cache, external),
+        "limits": [scale] * bool(scale) + limits(metrics, measured.ungraded, known, len(external)),
+        "sites": sites,
+        "refits": [refit_table(site) for site in sites if site.metrics.get("refit")],
         "cells": -(-measured.about.size // 32),
     }
 
@@ -164,7 +169,10 @@ def draw(measured: Measured) -> dict[str, Any]:
         bins = [Bin(**each) for each in metrics["calibration"]["bins"]]
         draw_reliability(reliability, bins, metrics["calibration"]["ece"], title=title)
         alts[reliability] = "Reliability diagram; the table of bins holds its numbers"
-    drawn = dict.fromkeys(FIGURES, "")
+    if measured.sites:
+        draw_forest(run.forest_figure, measured.sites, title=name)
+        alts[run.forest_figure] = "Forest plot of the sets; the table holds its numbers"
+    drawn = dict.fromkeys((*FIGURES, "forest"), "")
     return drawn | {
         path.stem.removesuffix(f"_{split}"): inline_svg(path.with_suffix(".svg"), alt) for path, alt in alts.items()
     }
@@ -187,9 +195,5 @@ def split_rows(manifest: pd.DataFrame) -> list[dict[str, Any]]:
 
 def camera_line(manifest: pd.DataFrame) -> str:
     """The commonest sizes of the originals."""
-    sizes = (manifest["width"].astype(str) + " x " + manifest["height"].astype(str)).value_counts()
-    listed = [f"{size} px ({count:,})" for size, count in sizes.head(SIZES_LISTED).items()]
-    rest = int(sizes.iloc[SIZES_LISTED:].sum())
-    if rest:
-        listed.append(f"{len(sizes) - SIZES_LISTED:,} other sizes ({rest:,})")
-    return f"{len(manifest):,} photographs: {', '.join(listed)}"
+    listed = ", ".join(f"{size} ({count:,})" for size, count in camera_sizes(manifest))
+    return f"{len(manifest):,} photographs: {listed}"

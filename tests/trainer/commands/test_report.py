@@ -142,12 +142,10 @@ def test_what_users_named_is_text_and_never_markup(tmp_path: Path, trainer: Fit,
     ],
 )
 def test_what_a_split_cannot_define_is_said(
-    grades: list[int], said: list[str], trained: Trained, trainer: Fit, tmp_path: Path
+    grades: list[int], said: list[str], fit: Fit, trainer: Fit, tmp_path: Path
 ) -> None:
-    trained.copy("run")
-    cache = write_tiny_cache(tmp_path / "other", test=grades)
-    trainer("evaluate", "run", "--cache", cache)
-    trainer("report", "run", "--cache", cache, "--card", "CARD.md")
+    fit(write_tiny_cache(tmp_path / "cache", test=grades), "--run", "run", "--epochs", 1)
+    trainer("report", "run", "--card", "CARD.md")
     page = text_of(tmp_path / "run/report.html")
     for words in said:
         assert words in page
@@ -166,14 +164,20 @@ def test_without_an_operating_point_the_page_says_why(
     assert "The weights carry no threshold" in (tmp_path / "CARD.md").read_text()
 
 
-def test_a_leak_stands_where_it_is_seen(trained: Trained, trainer: Fit, tmp_path: Path) -> None:
-    run = trained.copy("run")
-    cache = write_tiny_cache(tmp_path / "leaky", leaky=True)
-    trainer("evaluate", "run", "--cache", cache)
-    trainer("report", "run", "--cache", cache)
-    page = text_of(run / "report.html")
-    assert "LEAK: 5 of 5 test photographs (100%) show patients whom the weights were trained on" in page
+def test_a_leak_stands_where_it_is_seen(fit: Fit, trainer: Fit, tmp_path: Path) -> None:
+    fit(write_tiny_cache(tmp_path / "leaky", leaky=True), "--run", "run", "--epochs", 1)
+    trainer("report", "run")
+    page = text_of(tmp_path / "run" / "report.html")
+    assert "LEAK: 5 of 5 test photographs (100%) show a patient who is also in train" in page
     assert "No image: fellow eye" in page
+
+
+def test_figures_about_another_cache_that_an_earlier_version_left_are_refused(trained: Trained, trainer: Fit) -> None:
+    run = trained.copy("run")
+    metrics = json.loads((run / "metrics_test.json").read_text())
+    (run / "metrics_test.json").write_text(json.dumps(metrics | {"cache": "another"}))
+    line = "metrics_test.json is about another cache; `trainer evaluate run --split test` measures the run's own"
+    assert line in trainer("report", "run", exit=1).stderr
 
 
 def test_probabilities_that_tie_have_a_report(trained: Trained, trainer: Fit, tmp_path: Path) -> None:

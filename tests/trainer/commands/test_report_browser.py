@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.trainer.conftest import Trained, invoke
+from tests.trainer.conftest import Trained, invoke, write_tiny_cache
 
 FLAGS = (
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
@@ -67,7 +67,10 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
 
 @pytest.fixture(scope="module")
 def page(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = trained.copy(tmp_path_factory.mktemp("page") / "run")
+    folder = tmp_path_factory.mktemp("page")
+    run = trained.copy(folder / "run")
+    other = write_tiny_cache(folder / "clinic", train=[0, 1, 2, 3, 4] * 8)
+    invoke("evaluate", run, "--cache", other, "--refit", 20)
     invoke("report", run)
     return run / "report.html"
 

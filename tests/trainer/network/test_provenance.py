@@ -133,16 +133,18 @@ def test_evaluate_report_and_card_say_how_many_were_trained_on(
 ) -> None:
     trained.copy("run")
     other = resplit(trained, tmp_path / "other")
-    said = "LEAK: 20 of 27 test photographs (74%) show patients whom the weights were trained on, and 20 are training"
-    assert said in trainer("evaluate", "run", "--cache", other).stderr
-    metrics = json.loads(Path("run/metrics_test.json").read_text())
-    assert metrics["exposure"] == {"photographs": 27, "trained_on": 20, "same": 20, "chosen_by": 5}
-    trainer("report", "run", "--cache", other, "--card", "card.md")
-    assert said in Path("run/report.html").read_text()
-    assert said in Path("card.md").read_text()
-    assert "LEAK" not in trainer("evaluate", "run").output
     trainer("report", "run", "--card", "card.md")
     assert "LEAK" not in Path("run/report.html").read_text() + Path("card.md").read_text()
+    said = "other: LEAK: 20 of 30 photographs (67%) show patients whom the weights were trained on, and 20 are training"
+    assert said in trainer("evaluate", "run", "--cache", other).stderr
+    metrics = json.loads(Path("run/external/other/metrics.json").read_text())
+    assert metrics["exposure"] == {"photographs": 30, "trained_on": 20, "same": 20, "chosen_by": 5}
+    trainer("report", "run", "--card", "card.md")
+    assert said in Path("run/report.html").read_text()
+    assert said in Path("card.md").read_text()
+    done = trainer("evaluate", "run", "--cache", other, "--split", "test", "--name", "its test")
+    assert "its test: LEAK: 20 of 27 test photographs (74%) show patients whom the weights" in done.stderr
+    assert "LEAK" not in trainer("evaluate", "run").output
 
 
 def test_fit_says_what_the_weights_it_begins_with_have_met(trained: Trained, trainer: Trainer, tmp_path: Path) -> None:
@@ -155,6 +157,8 @@ def test_fit_says_what_the_weights_it_begins_with_have_met(trained: Trained, tra
     assert met is not None
     assert len(met.digests) == 25 + 3
     assert json.loads(Path("next/metrics_test.json").read_text())["exposure"]["trained_on"] == 20
+    said = "next: LEAK: 20 of 27 test photographs (74%) show patients whom the weights"
+    assert said in trainer("compare", "next").stderr
 
     model, about = load_model(weights)
     save_model(Path("old.safetensors"), model, about)  # as versions before this one wrote them
@@ -186,11 +190,10 @@ def test_another_caches_own_leak_does_not_hide_what_the_weights_have_met(
     other = write_cache(tmp_path / "other", pictures, {id: number % 5 for number, id in enumerate(pictures)}, splits)
     trained.copy("run")
     said = "LEAK: 2 of 4 test photographs (50%) show patients whom the weights were trained on, and 2 are training"
-    assert said in trainer("evaluate", "run", "--cache", other).stderr
-    trainer("report", "run", "--cache", other, "--card", "card.md")
+    assert said in trainer("evaluate", "run", "--cache", other, "--split", "test").stderr
+    trainer("report", "run", "--card", "card.md")
     assert said in Path("card.md").read_text()
     assert "also in train" not in Path("card.md").read_text()
-    assert f"run: {said}" in trainer("compare", "run").stderr
 
 
 def test_weights_that_say_nothing_of_their_past_are_called_so(
@@ -201,8 +204,8 @@ def test_weights_that_say_nothing_of_their_past_are_called_so(
     save_model(run / "model.safetensors", model, about)
     said = "The weights do not say which photographs they were trained on, so a leak cannot be seen."
     assert said in trainer("evaluate", "run", "--cache", other).stderr
-    trainer("report", "run", "--cache", other, "--card", "card.md")
-    assert said in Path("card.md").read_text()
+    trainer("report", "run", "--card", "card.md")
+    assert f"other: {said}" in Path("card.md").read_text()
 
 
 def test_a_run_goes_on_though_the_weights_it_began_with_are_gone(

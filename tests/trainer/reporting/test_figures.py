@@ -13,7 +13,9 @@ from sklearn.metrics import roc_auc_score
 
 from trainer.evaluation.calibration import Bin
 from trainer.reporting.curves import Point, draw_precision_recall, draw_reliability, draw_roc
+from trainer.reporting.external import Site
 from trainer.reporting.figures import STYLE, draw_accuracy, draw_comparison, draw_confusion
+from trainer.reporting.forest import draw_forest
 from trainer.run_folder import ACCURACY_COLUMNS
 
 RANDOM = np.random.default_rng(0)
@@ -22,12 +24,30 @@ SCORE = np.clip(RANDOM.normal(0.3 + 0.3 * TRUTH, 0.2), 0, 1)
 POINT = Point(0.35, 0.9, 0.6, 0.45)
 TABLE = pd.DataFrame([dict.fromkeys(ACCURACY_COLUMNS, 1.0) | {"epoch": n, "phase": "finetune"} for n in (1, 2, 3)])
 BINS = [Bin(n / 15, (n + 1) / 15, n, (n + 0.5) / 15 if n else None, n / 20 if n else None) for n in range(15)]
+SITE = Site(
+    "clinic",
+    {
+        "photographs": 100,
+        "grades": [60, 10, 20, 5, 5],
+        "kappa": 0.7,
+        "referable_auc": None,
+        "intervals": {"kappa": (0.6, 0.8), "referable_auc": None},
+        "operating": {
+            "sensitivity": 0.9,
+            "specificity": 1.0,
+            "intervals": {"sensitivity": (0.8, 0.95), "specificity": None},
+        },
+        "scale": ("messidor", False),
+    },
+    own=False,
+)
 FIGURES: dict[str, Callable[[Path], None]] = {
     "accuracy": lambda path: draw_accuracy(path, TABLE, title="run", kept=2, majority=70.0),
     "confusion": lambda path: draw_confusion(path, np.arange(25).reshape(5, 5), title="run"),
     "comparison": lambda path: draw_comparison(path, {"a": ("resnet18", True, TABLE), "b": ("resnet50", False, TABLE)}),
     "roc": lambda path: draw_roc(path, TRUTH, SCORE, roc_auc_score(TRUTH, SCORE), POINT, title="run"),
     "precision_recall": lambda path: draw_precision_recall(path, TRUTH, SCORE, POINT, title="run"),
+    "forest": lambda path: draw_forest(path, [SITE] * 9, title="run"),
     "reliability": lambda path: draw_reliability(path, BINS, 0.1, title="run"),
 }
 
@@ -72,6 +92,16 @@ def test_a_curve_names_its_area_and_its_operating_point(tmp_path: Path) -> None:
     assert "operating point: sensitivity 90 %" in said
     FIGURES["precision_recall"](tmp_path / "pr.png")
     assert f"referring everybody: PPV {100 * TRUTH.mean():.0f} %" in words(tmp_path / "pr.svg")
+
+
+def test_a_forest_plot_names_each_set_with_its_figures_and_what_is_not_defined(tmp_path: Path) -> None:
+    own = Site("own test part", {**SITE.metrics, "scale": ("icdr", True)}, own=True)
+    draw_forest(tmp_path / "forest.png", [own, SITE], title="run")
+    said = words(tmp_path / "forest.svg")
+    for text in ("own test part", "clinic", "n = 100, 30 % referable", "0.70 (0.60 to 0.80)", "0.90 (0.80 to 0.95)"):
+        assert text in said
+    assert said.count("not defined") == 2
+    assert "dashed: the run's own test part; open: grades on another scale, not to be compared" in said
 
 
 def test_curves_need_no_operating_point(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """The referral's tables against scikit-learn and arithmetic written out."""
 
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,7 +14,7 @@ from trainer.reporting.referral import missed_severe, referral
 
 
 @pytest.fixture
-def measured(tmp_path: Path) -> Measured:
+def measured() -> Measured:
     """200 photographs of 100 patients, both eyes each; the score is the truth with noise."""
     random = np.random.default_rng(0)
     grades = random.choice(5, 200, p=(0.6, 0.1, 0.15, 0.08, 0.07))
@@ -26,9 +25,7 @@ def measured(tmp_path: Path) -> Measured:
     )
     manifest = pd.DataFrame({"id": table["id"], "patient": [str(n // 2) for n in range(200)]})
     operating = Operating(1.0, 0.5, "sensitivity", 0.9)
-    run = SimpleNamespace(
-        read_predictions=lambda split: table, metrics=lambda split: tmp_path, read_json=lambda path: {}
-    )
+    run = SimpleNamespace(read_predictions=lambda split: table, read_own_metrics=lambda split: {})
     card = {"ppv": 0.5, "intervals": {"specificity": None}}
     return SimpleNamespace(  # type: ignore[return-value]
         predictions=table,
@@ -36,7 +33,6 @@ def measured(tmp_path: Path) -> Measured:
         cache=SimpleNamespace(manifest=manifest),
         metrics={"operating": card},
         run=run,
-        config=SimpleNamespace(cache_digest=None),
     )
 
 

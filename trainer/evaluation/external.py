@@ -1,0 +1,60 @@
+"""External validation: what is said of a cache that weights were not trained on, besides its figures."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+from pipeline.cache.cache import Cache
+from pipeline.cache.splits import patients_of
+from pipeline.grades import REFERABLE
+from trainer.console import warn
+from trainer.evaluation.evaluate import Evaluation
+from trainer.evaluation.metrics import graded
+from trainer.evaluation.refit import refit
+from trainer.inference.inputs import drift_in
+from trainer.network.metadata import About
+
+SIZES_LISTED: Final = 4
+"""Sizes of originals, the commonest; the others are counted together."""
+
+
+def describe_set(
+    cache: Cache, name: str, place: str, evaluation: Evaluation, about: About, n_refit: int | None, workers: int | None
+) -> dict[str, Any]:
+    """What an external set's metrics.json says besides what that of a split does.
+
+    place: where the cache lies, as it was given. about: of the weights, read as they were measured. n_refit: a
+    threshold is chosen anew on so many photographs; a warning says why where that cannot be.
+    """
+    known = graded(evaluation.predictions)
+    rows = cache.rows_of(known["id"])
+    originals = cache.manifest.iloc[rows]
+    drift = drift_in(cache, rows, about, workers)
+    refitted = None
+    if n_refit and about.operating:
+        try:
+            patients = patients_of(cache.manifest, known["id"])
+            refitted = refit(known, patients, about.operating, n_refit).as_dict()
+        except ValueError as error:
+            warn(f"{name}: no threshold is chosen anew on {n_refit} photographs: {error}")
+    return {
+        "name": name,
+        "place": place,
+        "prevalence": float(np.mean(known["grade"] >= REFERABLE)),
+        "ungradable": int(originals["flags"].str.split().map(lambda flags: "ungradable" in flags).sum()),
+        "other_recipe": cache.recipe != about.recipe,
+        "cameras": [{"size": size, "photographs": n} for size, n in camera_sizes(originals)],
+        "drift": drift and drift._asdict(),
+        "refit": refitted,
+    }
+
+
+def camera_sizes(originals: pd.DataFrame) -> Sequence[tuple[str, int]]:
+    """The commonest sizes of some originals, with how many have them, and, last, the others together. No file says
+    which camera took a photograph; its size stands in for it."""
+    sizes = (originals["width"].astype(str) + " x " + originals["height"].astype(str)).value_counts()
+    listed = [(f"{size} px", int(count)) for size, count in sizes.head(SIZES_LISTED).items()]
+    rest = int(sizes.iloc[SIZES_LISTED:].sum())
+    return [*listed, (f"{len(sizes) - SIZES_LISTED:,} other sizes", rest)] if rest else listed

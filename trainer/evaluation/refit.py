@@ -1,0 +1,177 @@
+"""What a threshold chosen anew on labelled photographs of another hospital would buy there, and how many it takes.
+
+Some photographs are drawn, whole patients at a time. The threshold is chosen on them, for what the weights' own was
+chosen for, and both are measured on the rest, which had no say in either.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipeline.grades import REFERABLE
+from trainer.evaluation.bootstrap import Floats, Limits
+from trainer.evaluation.operating_point import Referral, Wish, choose_threshold, two_by_two
+from trainer.evaluation.weighted_metrics import Sample
+from trainer.network.metadata import Operating
+
+Mask = NDArray[np.bool_]
+
+SIZES: Final = (25, 50, 100, 200, 400, 800, 1600, 3200)
+"""Photographs to choose on, that are tried below the number wanted."""
+DRAWS: Final = 50
+"""Of each size, with the seeds 0, 1, ..."""
+FEWEST: Final = 5
+"""Referable photographs, and others, that are needed among those drawn and among the rest."""
+SPREAD: Final = (0.1, 0.9)
+"""Quantiles of the draws: eight of ten lie between."""
+NEAR: Final = 0.05
+SURE: Final = 0.9
+"""So many photographs are enough where this share of the draws shows, on the rest, what is wanted but for NEAR."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What a threshold shows on the photographs that were not drawn."""
+
+    threshold: float
+    sensitivity: float
+    specificity: float
+    intervals: dict[str, Limits]
+    """95 %, of sensitivity and specificity."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """What thresholds from many draws of one size show, each on the rest of its draw. The means over the draws, and
+    the limits between which eight of ten lie."""
+
+    photographs: int
+    """At most so many are drawn."""
+    draws: int
+    """That had FEWEST of both kinds; of DRAWS."""
+    sensitivity: float
+    sensitivity_low: float
+    sensitivity_high: float
+    specificity: float
+    specificity_low: float
+    specificity_high: float
+    near: float
+    """Share of the draws that show at least what is wanted, less NEAR."""
+
+
+@dataclass(frozen=True)
+class Refit:
+    """The `refit` part of an external set's metrics.json."""
+
+    wanted: str
+    level: float
+    photographs: int
+    """Drawn in the first draw, on which `after` was chosen."""
+    patients: int
+    referable: int
+    rest: int
+    """Photographs that were measured."""
+    before: Cut
+    """The weights' own threshold."""
+    after: Cut
+    sizes: tuple[Size, ...]
+    """Without those of which no draw had FEWEST of both kinds."""
+    enough: int | None
+    """The least of the sizes that is enough; None where none is."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def refit(predictions: pd.DataFrame, patients: "pd.Series[str]", operating: Operating, n: int) -> Refit:
+    """Chooses on at most n of the graded predictions, whose patients are given.
+
+    Raises ValueError where these have too few of a kind, or leave too few.
+    """
+    sample = Sample.of(predictions, patients)
+    scores, truth = sample.p_referable, sample.grades >= REFERABLE
+    chosen = draw(sample.patients, truth, n, seed=0)
+    check(truth[chosen], "the photographs drawn have")
+    check(truth[~chosen], "the rest has")
+    wish = Wish(operating.wanted, operating.level)
+    threshold = choose_threshold(scores[chosen], truth[chosen], wish)
+    rest = Sample.of(predictions[~chosen], patients[~chosen])
+    tried = [*(size for size in SIZES if size < n), n]
+    sizes = tuple(size for photographs in tried if (size := try_size(sample, wish, photographs)))
+    return Refit(
+        operating.wanted,
+        operating.level,
+        photographs=int(chosen.sum()),
+        patients=len(np.unique(sample.patients[chosen])),
+        referable=int(truth[chosen].sum()),
+        rest=int((~chosen).sum()),
+        before=cut_at(rest, operating),
+        after=cut_at(rest, replace(operating, threshold=threshold)),
+        sizes=sizes,
+        enough=next((size.photographs for size in sizes if size.draws == DRAWS and size.near >= SURE), None),
+    )
+
+
+def draw(patients: NDArray[np.int64], referable: Mask, n: int, seed: int) -> Mask:
+    """(photographs,) which are drawn: at most n, of whole patients, numbered from 0. Patients with a referable
+    photograph and the others come in proportion."""
+    random = np.random.default_rng(seed)
+    photographs = np.bincount(patients)
+    ill = np.bincount(patients, referable) > 0
+    place = np.empty(len(photographs))
+    for stratum in (ill, ~ill):
+        size = int(stratum.sum())
+        place[stratum] = (random.permutation(size) + random.random()) / max(size, 1)
+    order = place.argsort(kind="stable")
+    drawn = order[: np.searchsorted(photographs[order].cumsum(), n, side="right")]
+    return np.isin(patients, drawn)
+
+
+def check(referable: Mask, who: str) -> None:
+    """Raises ValueError where there are too few of a kind."""
+    for kind, found in (("referable", int(referable.sum())), ("not referable", int((~referable).sum()))):
+        if found < FEWEST:
+            raise ValueError(f"too few: {who} {found} that {'is' if found == 1 else 'are'} {kind}, of {FEWEST} needed")
+
+
+def try_size(sample: Sample, wish: Wish, n: int) -> Size | None:
+    """None where no draw has enough of both kinds."""
+    shown = np.array(list(_shown(sample, wish, n)))
+    if not len(shown):
+        return None
+    sensitivity, specificity = (_over_draws(each) for each in shown.T)
+    wanted = shown[:, 0 if wish.wanted == "sensitivity" else 1]
+    return Size(n, len(shown), *sensitivity, *specificity, near=float((wanted >= wish.level - NEAR).mean()))
+
+
+def _over_draws(values: Floats) -> tuple[float, float, float]:
+    """Mean and limits."""
+    low, high = np.quantile(values, SPREAD).tolist()
+    return float(values.mean()), low, high
+
+
+def _shown(sample: Sample, wish: Wish, n: int) -> Iterator[tuple[float, float]]:
+    """Sensitivity and specificity on the rest of each draw."""
+    scores, truth = sample.p_referable, sample.grades >= REFERABLE
+    for seed in range(DRAWS):
+        chosen = draw(sample.patients, truth, n, seed)
+        try:
+            check(truth[chosen], "drawn")
+            check(truth[~chosen], "rest")
+        except ValueError:
+            continue
+        threshold = choose_threshold(scores[chosen], truth[chosen], wish)
+        sensitivity, specificity, *_ = two_by_two(scores[~chosen] >= threshold, truth[~chosen]).shares()
+        assert sensitivity is not None  # the rest has both kinds
+        assert specificity is not None
+        yield sensitivity, specificity
+
+
+def cut_at(rest: Sample, operating: Operating) -> Cut:
+    card = Referral(rest, operating, None).card()
+    limits = {name: card["intervals"][name] for name in ("sensitivity", "specificity")}
+    return Cut(operating.threshold, card["sensitivity"], card["specificity"], limits)
