@@ -1,5 +1,6 @@
 """What a report says in words. Each sentence follows from a run's figures by a rule that stands here."""
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -261,18 +262,21 @@ def commands(
     """The command lines that make this run and its figures again, for a shell. `external`: metrics of external sets."""
     asked = config.asked
     default = FitConfig(**{**RECIPES.get(asked.recipe or "", {}), "recipe": None})
-    preprocess: list[object] = ["tools", "preprocess", "PHOTOGRAPHS", "--out", asked.cache, "--size", about.recipe.size]
+    fold = re.fullmatch(r"fold \d+ of (\d+)", cache.index.split) if cache else None
+    out = "CACHE" if fold else asked.cache
+    preprocess: list[object] = ["tools", "preprocess", "PHOTOGRAPHS", "--out", out, "--size", about.recipe.size]
     if about.recipe.quality != Recipe().quality:
         preprocess += ["--quality", about.recipe.quality]
     if about.recipe.enhance != Recipe().enhance:
         preprocess += ["--enhance", about.recipe.enhance]
     if cache:
-        options = cache.index.options
-        preprocess += options if "--split" in options else [*options, "--split", cache.index.split]
-        preprocess += ["--split-seed", cache.index.split_seed]
+        split_option = [] if fold or "--split" in cache.index.options else ["--split", cache.index.split]
+        preprocess += [*cache.index.options, *split_option, "--split-seed", cache.index.split_seed]
     fit: list[object] = ["trainer", "fit", "--run", path]
+    if fold:
+        fit = ["trainer", "folds", "--folds", fold[1], "--run", path.parent]
     for field in fields(asked):
-        value = getattr(asked, field.name)
+        value = out if fold and field.name == "cache" else getattr(asked, field.name)
         if value != getattr(default, field.name):
             fit += as_options(field.name, value)
     evaluate: list[object] = ["trainer", "evaluate", path, "--split", split, *_card_options(metrics["operating"])]
