@@ -368,8 +368,16 @@ def report(run: Path, split: str, cache: Path | Url | None, out: Path | None, ca
               help="Mean over the eight flips and turns, in eight times the time.  [default: as measured]")  # fmt: skip
 @click.option("--device", type=click.Choice(DEVICES), default="auto", help="auto: the fastest there is.")
 @click.option("--workers", type=WORKERS, help="Threads that read photographs.  [default: one a core]")
+@click.option("--defer", type=Finite(0, 1), metavar="SHARE",
+              help="Leave the least sure to a human, as many as that share of validation, in a column.")  # fmt: skip
 def predict(
-    run: Path, photographs: tuple[Path, ...], out: Path, tta: bool | None, device: str, workers: int | None
+    run: Path,
+    photographs: tuple[Path, ...],
+    out: Path,
+    tta: bool | None,
+    device: str,
+    workers: int | None,
+    defer: float | None,
 ) -> None:
     """Grade photographs with RUN's weights, or those of a model.safetensors.
 
@@ -378,7 +386,7 @@ def predict(
     """
     from trainer.commands.predict import predict as grade
 
-    grade(run, photographs, out, tta=tta, device_name=device, workers=workers)
+    grade(run, photographs, out, tta=tta, device_name=device, workers=workers, defer=defer)
 
 
 @main.command()

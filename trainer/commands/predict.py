@@ -6,7 +6,7 @@ from typing import Final
 
 import click
 
-from pipeline.errors import SourceError
+from pipeline.errors import RunError, SourceError
 from pipeline.grades import GRADES
 from pipeline.photos.discovery import Refusal
 from pipeline.storage.atomic import is_stream, write_whole
@@ -22,14 +22,26 @@ SHOWN: Final = 10
 
 
 def predict(
-    run: Path, paths: Sequence[Path], out: Path, *, tta: bool | None, device_name: str, workers: int | None
+    run: Path,
+    paths: Sequence[Path],
+    out: Path,
+    *,
+    tta: bool | None,
+    device_name: str,
+    workers: int | None,
+    defer: float | None = None,
 ) -> None:
     """Writes OUT, a row for each photograph, and beside it OUT's name + _rejects.csv, one for each that is refused.
 
+    defer: the share of validation's photographs that would be left to a human, 0 to 1; None: no photograph is.
     Into a FIFO or a device only the rows go, and all refused photographs are said. Raises RunError for weights that
     cannot be used, SourceError where a path does not exist or no photograph could be predicted.
     """
     predictor = Predictor(run, device_name, workers, tta)
+    try:
+        least = None if defer is None else predictor.rule.least_confidence(defer)
+    except ValueError as error:
+        raise RunError(f"{run}: {error}") from error
     photographs, refused, ours = gather(paths, predictor.about.recipe)
     say_ours(ours)
     found = len(photographs) + len(refused)
@@ -39,7 +51,7 @@ def predict(
         if not streams:
             out.parent.mkdir(parents=True, exist_ok=True)
         with write_whole(out) as file:
-            tally = write_predictions(file, predictor, photographs)
+            tally = write_predictions(file, predictor, photographs, least)
             refused += tally.refused
             if rejects:
                 with write_whole(rejects) as rejected:
@@ -54,6 +66,8 @@ def predict(
     print_table(["grade", "photographs"], rows)
     threshold = f"{predictor.rule.threshold:.4g}"
     click.echo(f"referable (grade 2 or worse, p_referable at least {threshold}): {tally.referable}")
+    if least is not None:
+        click.echo(f"left to a human (unsure, blank or unlike training): {tally.deferred}")
     for flag, count in sorted(tally.flags.items()):
         click.echo(f"flagged {flag}: {count}")
     click.echo(f"predictions: {out}")

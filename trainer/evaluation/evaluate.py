@@ -11,12 +11,13 @@ from pipeline.errors import CacheError, RunError
 from pipeline.grades import UNKNOWN
 from trainer.config import FitConfig
 from trainer.console import warn
+from trainer.evaluation.deferral import confidence_quantiles
 from trainer.evaluation.metrics import predictions_table
 from trainer.evaluation.operating_point import choose_operating
 from trainer.evaluation.ordinal_thresholds import fit_cuts
 from trainer.evaluation.results import Results, assess
 from trainer.inference.forward import Outputs, run_split
-from trainer.network.decision import DecisionRule, probabilities
+from trainer.network.decision import DecisionRule, p_referable, probabilities
 from trainer.network.device import to_device
 from trainer.network.metadata import About, temperature_of
 from trainer.network.model import Grader
@@ -119,7 +120,8 @@ def exposure_on(provenance: Provenance | None, cache: Cache, split: str, *, own:
 
 
 def choose_decision(cache: Cache, outputs: Outputs, about: About, grade_by: str) -> About:
-    """`about` with temperature, threshold and, where the expected grade is predicted, cuts: from outputs for val."""
+    """`about` with temperature, threshold, percentiles of the confidence and, where the expected grade is predicted,
+    cuts: from outputs for val."""
     manifest, known = cache.manifest, outputs.grades.numpy() != UNKNOWN
     logits, grades = outputs.logits.double().numpy()[known], outputs.grades.numpy()[known]
     operating, cuts = choose_operating(logits, grades), None
@@ -128,4 +130,8 @@ def choose_decision(cache: Cache, outputs: Outputs, about: About, grade_by: str)
         cuts = fit_cuts(probabilities(logits, temperature_of(operating)), grades, patients)
         if cuts is None:
             warn("validation has one grade alone and says nowhere to cut: the likeliest grade is predicted")
-    return replace(about, operating=operating, cuts=cuts)
+    sure = None
+    if operating is not None:
+        scores = p_referable(probabilities(logits, operating.temperature))
+        sure = confidence_quantiles(scores, operating.threshold)
+    return replace(about, operating=operating, cuts=cuts, confidence=sure)

@@ -12,6 +12,7 @@ from pipeline.cache.splits import patients_of
 from pipeline.grades import UNKNOWN
 from trainer.evaluation.bootstrap import Figures, Floats, bootstrap, interval, intervals
 from trainer.evaluation.calibration import brier_by_photograph, expected_calibration_error, reliability
+from trainer.evaluation.deferral import RiskCoverage
 from trainer.evaluation.metrics import Metrics, measure
 from trainer.evaluation.operating_point import Referral
 from trainer.evaluation.weighted_metrics import Sample, ratio
@@ -30,6 +31,8 @@ class Results:
     """By name of a figure: (low, high), None, or five of these for one of each grade."""
     operating: dict[str, Any] | None
     """None where the weights carry no threshold."""
+    deferral: dict[str, Any] | None
+    """None where the weights carry no threshold."""
     calibration: dict[str, Any] | None
     """None for patients: a network's certainty is about a photograph."""
     baselines: Baselines | None
@@ -43,6 +46,7 @@ class Results:
             **self.metrics.as_dict(),
             "intervals": self.intervals,
             "operating": self.operating,
+            "deferral": self.deferral,
             "calibration": self.calibration,
             "no_image": self.baselines and self.baselines.as_dict(),
             "patient": self.by_patient and self.by_patient.as_dict(),
@@ -94,6 +98,7 @@ def _measured(
         sample.n_patients,
         intervals(values, resampled, sample.share_patients()),
         Referral(sample, operating, prevalence).card() if operating else None,
+        RiskCoverage(sample, operating.threshold).as_dict() if operating else None,
         calibration,
         baselines,
         by_patient,

@@ -26,20 +26,38 @@ class DecisionRule:
     """None: the likeliest grade is predicted."""
     threshold: float = THRESHOLD
     """A photograph is referred from this probability of grade 2 or worse on."""
+    quantiles: tuple[float, ...] | None = None
+    """Percentiles of the confidence of validation's photographs; None where the weights do not carry them."""
 
     @classmethod
     def of(cls, about: About) -> "DecisionRule":
         """As weights carry it."""
         operating = about.operating
-        return cls(temperature_of(operating), about.cuts, operating.threshold if operating else THRESHOLD)
+        threshold = operating.threshold if operating else THRESHOLD
+        return cls(temperature_of(operating), about.cuts, threshold, about.confidence)
 
     def probabilities(self, logits: Floats) -> NDArray[np.float32]:
         """(n, 5), each row summing to 1, of logits (n, 5)."""
         return probabilities(logits, self.temperature)
 
+    def least_confidence(self, share: float) -> float:
+        """Below this confidence a photograph is left to a human, so that of validation's that share is.
+
+        Raises ValueError where the weights do not carry what it takes.
+        """
+        if self.quantiles is None:
+            raise ValueError("the weights do not say how sure they are: `trainer fit` of this version writes that")
+        return float(np.interp(share, np.linspace(0, 1, len(self.quantiles)), self.quantiles))
+
     def grades(self, probabilities: NDArray[np.float32]) -> NDArray[np.int64]:
         """(n,) predicted grades of probabilities (n, 5)."""
         return predicted_grades(probabilities, self.cuts)
+
+
+def confidence(p_referable: Floats, threshold: float) -> Floats:
+    """(n,) distances of p_referable (n,) from the threshold, in log-odds; 0 at the threshold."""
+    odds = [np.log(p / (1 - p)) for p in (np.clip(each, 1e-6, 1 - 1e-6) for each in (p_referable, threshold))]
+    return np.asarray(np.abs(odds[0] - odds[1]), np.float64)
 
 
 def probabilities(logits: Floats, temperature: float = 1.0) -> NDArray[np.float32]:

@@ -72,6 +72,9 @@ class About:
     grades: tuple[str, ...] = GRADES
     operating: Operating | None = None
     """None: the run has not been finished, or its validation photographs could not tell."""
+    confidence: tuple[float, ...] | None = None
+    """Percentiles, 0 to 100, of how far validation's p(referable) lies from the threshold, in log-odds; None in older
+    files, and without an operating point."""
     seen: Seen | None = None
     """What the training photographs look like; None in files from before this was kept."""
 
@@ -91,8 +94,7 @@ class About:
             fields: dict[str, Any] = json.loads(metadata[_KEY])
             fields["recipe"] = Recipe.from_dict(fields["recipe"])
             fields |= {name: tuple(fields[name]) for name in ("mean", "std", "grades")}
-            if fields.get("cuts"):
-                fields["cuts"] = tuple(fields["cuts"])
+            fields |= {name: tuple(fields[name]) for name in ("cuts", "confidence") if fields.get(name)}
             if fields.get("operating"):
                 fields["operating"] = Operating(**fields["operating"])
             if fields.get("seen"):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.evaluation.bootstrap import exact_interval
+from trainer.evaluation.bootstrap import Floats, exact_interval
 from trainer.evaluation.calibration import Bin
 from trainer.reporting.figures import BLUE, DIM, INK, ORANGE, new_figure, unit_axes
 
@@ -65,6 +65,23 @@ def draw_precision_recall(
         unit_axes(axes, "sensitivity (recall)", "positive predictive value (precision)")
         axes.set_title(title)
         axes.legend(loc="upper right" if prevalence < 0.4 else "lower left")
+
+
+def draw_risk_coverage(path: Path, coverage: Floats, risk: Floats, *, title: str) -> None:
+    """The share of wrong decisions among the surest photographs, (n,) over the share of photographs kept, (n,); between
+    the order of chance and the best order."""
+    wrong = risk[-1]
+    ideal = np.maximum(0, coverage - (1 - wrong)) / coverage
+    with new_figure(path, 7.6, 7.6) as figure:
+        axes = figure.subplots()
+        axes.axhline(wrong, color=DIM, linestyle=":", linewidth=1.6, label="in any order")
+        axes.plot(coverage, ideal, color=DIM, linestyle="--", linewidth=1.6, label="all mistakes deferred first")
+        axes.plot(coverage, risk, color=BLUE, label=f"by confidence, mean {risk.mean():.3f}")
+        axes.set(xlim=(-0.015, 1.015), ylim=(0, max(0.02, 1.1 * float(risk.max()))))
+        axes.set(
+            xlabel="share of photographs that the network decides", ylabel="share of them decided wrongly", title=title
+        )
+        axes.legend(loc="best")
 
 
 def draw_reliability(path: Path, bins: Sequence[Bin], ece: float, *, title: str) -> None:

@@ -8,12 +8,14 @@ import pandas as pd
 from pipeline.cache.splits import patients_of
 from pipeline.grades import GRADES, N_GRADES, REFERABLE, UNKNOWN
 from trainer.evaluation.calibration import Bin
+from trainer.evaluation.deferral import RiskCoverage
 from trainer.evaluation.external import camera_sizes
 from trainer.evaluation.metrics import confusion
 from trainer.evaluation.subgroups import subgroups
+from trainer.evaluation.weighted_metrics import Sample
 from trainer.kinds import PROBABILITIES, sealed
 from trainer.network.decision import p_referable
-from trainer.reporting.curves import Point, draw_precision_recall, draw_reliability, draw_roc
+from trainer.reporting.curves import Point, draw_precision_recall, draw_reliability, draw_risk_coverage, draw_roc
 from trainer.reporting.external import refit_table
 from trainer.reporting.figures import draw_accuracy, draw_confusion
 from trainer.reporting.forest import draw_forest
@@ -57,7 +59,7 @@ HEADLINE = (
     ("sensitivity", "Sensitivity for referable, by the predicted grade", "percent"),
     ("specificity", "Specificity for referable, by the predicted grade", "percent"),
 )
-FIGURES = ("accuracy", "confusion", "roc", "precision_recall", "reliability")
+FIGURES = ("accuracy", "confusion", "roc", "precision_recall", "risk_coverage", "reliability")
 NAMES = {"train": "the photographs it was trained on", "val": "the validation part", "test": "the test part"}
 
 
@@ -98,6 +100,7 @@ def describe(measured: Measured) -> dict[str, Any]:
         "metrics": metrics,
         "ci": metrics["intervals"],
         "operating": operating,
+        "deferral": metrics["deferral"],
         "elsewhere": operating and operating["at_prevalence"],
         "calibration": metrics["calibration"],
         "reading": reading(measured.about.cuts),
@@ -164,6 +167,11 @@ def draw(measured: Measured) -> dict[str, Any]:
             where = f", operating point at sensitivity {point.sensitivity:.2f}, specificity {point.specificity:.2f}"
         alts[roc] = f"ROC curve of referable retinopathy, area {metrics['referable_auc']:.3f}{where}"
         alts[curve] = f"Precision-recall curve of referable retinopathy; {truth.mean():.0%} are referable"
+    if measured.operating is not None:
+        deferral = run.figure("risk_coverage", split)
+        coverage, risk = RiskCoverage(Sample.of(known), measured.operating.threshold).curve()
+        draw_risk_coverage(deferral, coverage, risk, title=f"{title}: deferral")
+        alts[deferral] = "Risk-coverage curve of the referral; the table holds numbers"
     if metrics["calibration"]:
         reliability = run.figure("reliability", split)
         bins = [Bin(**each) for each in metrics["calibration"]["bins"]]

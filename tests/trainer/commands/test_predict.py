@@ -99,7 +99,9 @@ def test_a_run_of_the_earlier_preparation_goes_on_with_it(
         split, grade = ("train", "train", "val", "test")[number % 4], number % 5
         place = tmp_path / "eyes" / split / str(grade) / f"{number}.png"
         place.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.where(white, 255, (90 + 30 * grade, 80, number)).astype(np.uint8)).save(place)
+        shade = (90 + 30 * grade - x % 8)[:, None]  # of two colours it would be a mask
+        retina = np.stack(np.broadcast_arrays(shade, 80, number), axis=2).reshape(1, 96, 3)
+        Image.fromarray(np.where(white, 255, retina).astype(np.uint8)).save(place)
     arguments = ["preprocess", str(tmp_path / "eyes"), "--out", str(tmp_path / "cache"), "--size", "64"]
     with monkeypatch.context() as patch:
         patch.setattr("pipeline.photos.preparation.Recipe", partial(Recipe, version=EARLIER["none"]))
@@ -140,6 +142,25 @@ def test_a_cache_is_predicted_as_its_photographs_are(real: Real) -> None:
     of_cache, _ = predict(real.run, real.cache)
     for name in (*PROBABILITIES, "flags"):
         pd.testing.assert_series_equal(of_cache[name], of_photographs[name], check_exact=True)
+
+
+def test_the_least_sure_are_left_to_a_human(real: Real) -> None:
+    plain, _ = predict(real.run, real.source / "val")
+    for share in (0, 0.3, 1):
+        table, result = predict(real.run, real.source / "val", "--defer", share)
+        assert list(table.columns) == [*plain.columns[:-2], "defer", *plain.columns[-2:]]
+        pd.testing.assert_frame_equal(table.drop(columns="defer"), plain)
+        unlike = table["flags"].str.contains("unlike_training|blank")
+        sure = table[~unlike]  # weights carry the quantiles of these very photographs
+        assert sure["defer"].mean() == pytest.approx(share, abs=0.1 + 1 / len(sure))
+        assert (table["defer"][unlike] == 1).all()
+        assert f"left to a human (unsure, blank or unlike training): {table['defer'].sum()}" in result.output
+    odds = np.log(table["p_referable"] / (1 - table["p_referable"]))
+    threshold = load_model(RunFolder(real.run).model)[1].operating.threshold  # type: ignore[union-attr]
+    table, _ = predict(real.run, real.source / "val", "--defer", 0.3)
+    distance = (odds - np.log(threshold / (1 - threshold))).abs()[~unlike]
+    deferred = table["defer"][~unlike] == 1
+    assert distance[deferred].max() <= distance[~deferred].min()
 
 
 def test_a_table_says_what_it_must(real: Real) -> None:

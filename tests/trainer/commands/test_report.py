@@ -72,7 +72,14 @@ def test_the_page_loads_nothing_and_runs_nothing(reported: Path) -> None:
 
 
 def test_every_figure_is_there_as_png_and_svg(reported: Path) -> None:
-    names = {"accuracy", "confusion_test", "roc_test", "precision_recall_test", "reliability_test"}
+    names = {
+        "accuracy",
+        "confusion_test",
+        "roc_test",
+        "precision_recall_test",
+        "risk_coverage_test",
+        "reliability_test",
+    }
     assert {path.stem for path in reported.glob("*.png")} >= names
     assert {path.stem for path in reported.glob("*.svg")} >= names
     assert (reported / "report.html").read_text().count('<svg role="img" aria-label="') == len(names)
