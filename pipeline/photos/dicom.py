@@ -38,6 +38,7 @@ _KEPT: Final = {
     "acquisition date": 0x00080022,
     "study date": 0x00080020,
 }
+_ACQUIRED: Final = 0x0008002A  # date and time in one, which some have alone
 KEPT: Final = tuple(_KEPT)
 """What may be kept of a file beside its picture, by name; only what a user asks for is."""
 
@@ -71,9 +72,10 @@ def read_tags(file: IO[bytes]) -> Tags | None:
     if file.read(132)[128:] != b"DICM":
         return None
     try:
-        wanted = (_PATIENT, _EYE_OF_IMAGE, _EYE, _SAMPLES, _PHOTOMETRIC, _FRAMES, *_KEPT.values())
+        wanted = (_PATIENT, _EYE_OF_IMAGE, _EYE, _SAMPLES, _PHOTOMETRIC, _FRAMES, _ACQUIRED, *_KEPT.values())
         elements = _Elements(file, wanted, _FRAMES)
-        kept = {name: elements.text(tag)[:64] for name, tag in _KEPT.items()}
+        kept = {name: " ".join(elements.text(tag)[:64].split()) for name, tag in _KEPT.items()}
+        kept["acquisition date"] = kept["acquisition date"] or elements.text(_ACQUIRED)[:8]
         why = _NO_PHOTOGRAPHS.get(elements.text(_CLASS), "")
         if not why and elements.frames > 1 and not elements.in_colour:
             why = GREY_FRAMES
@@ -166,15 +168,14 @@ class Dicom:
         """What `values` gave, of 8 bits, in RGB or grey."""
         if values.shape[2] == 1:
             return values
-        # OpenJPEG undoes the transform of a codestream, and the file names the model before that.
-        said = self._says_ycc and self.elements.syntax not in _JPEG_2000
-        if self.elements.text(_PHOTOMETRIC) == "PALETTE COLOR" or not _is_ycc(values, said):
+        if self.elements.text(_PHOTOMETRIC) == "PALETTE COLOR" or not _is_ycc(values, self._says_ycc):
             return values
         return np.asarray(cv2.cvtColor(np.ascontiguousarray(values[..., [0, 2, 1]]), cv2.COLOR_YCrCb2RGB), np.uint8)
 
     @property
     def _says_ycc(self) -> bool:
-        return self.elements.text(_PHOTOMETRIC).startswith("YBR")
+        """YBR_ICT and YBR_RCT are transforms of JPEG 2000, which its decoder has undone."""
+        return self.elements.text(_PHOTOMETRIC).startswith("YBR_FULL")
 
     def _frame(self, *begins: bytes) -> bytes:
         """The first frame, compressed. Raises PhotoError where it does not begin as it must."""

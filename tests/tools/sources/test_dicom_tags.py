@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("pydicom", reason="needs the extra dicom")
 
 from pipeline.errors import SourceError
+from pipeline.storage.url import Url
 from tests.dicoms import dicom
 from tests.tools.sources.conftest import drawn_eye
 from tools.sources.columns import Asked
@@ -119,6 +120,13 @@ def test_files_in_archives_have_tags_too(tmp_path: Path, write: Write) -> None:
         archive.write(path, "in/b.dcm")
     path.unlink()
     assert told(listed(tmp_path)) == [("z.zip#in/b", "P7", "left")]
+
+
+def test_files_behind_a_url_have_tags_too(tmp_path: Path, write: Write, web: Url) -> None:
+    write("a.dcm", PatientID="P7", ImageLaterality="L")
+    write("deep/b.dcm", PatientID="P8")
+    reading = Reading(name_patient=as_it_is)
+    assert told(list_source(web / "src", reading)) == [("a", "P7", "left"), ("deep/b", "P8", "")]
 
 
 def test_columns_to_keep_may_be_tags(tmp_path: Path, write: Write) -> None:
