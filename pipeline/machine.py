@@ -72,12 +72,13 @@ def set_up() -> None:
 
 
 def ignore_odd_metadata() -> None:
-    """Lets Pillow read on in silence where a photograph's metadata are odd: no concern of ours, and common.
+    """Lets Pillow and pydicom read on in silence where a photograph's metadata are odd: no concern of ours, and common.
+    pydicom's warnings may quote a file, whose texts nobody may see.
 
     The filter is the whole process's, and no thread may take it away while others read (`warnings.catch_warnings`
     would). So it is set once, where a command or a worker process starts, and not by `read_photo`.
     """
-    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"(PIL|pydicom)\.")
 
 
 def check_names() -> None:

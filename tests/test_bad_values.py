@@ -69,6 +69,8 @@ def bad_values(command: str, parameter: click.Parameter) -> list[str]:
             return ["", "nonsense"]
         case Folder() if parameter.name == "local_cache":
             return [""]  # what it is used for, a cache at a URL, is not here
+        case Folder() if parameter.name == "id_key":
+            return ["", "folder", "file", "file/x", LONG, NOWHERE, "cache/x", "new/x", "missing/x"]
         case Folder():
             refused = parameter.name == "photographs"  # a file that is none is an answer, and listed in a table
             return ["", "missing", "folder", "file/x", LONG, *([] if refused else ["file"])]

@@ -28,7 +28,7 @@ FOLDER = Folder(path_type=Path)
 SHEET = picture_kind("a contact sheet", suffix=".png")
 READING_OPTIONS = (
     "labels", "id_column", "grade_column", "patient_column", "eye_column", "split_column", "gradable_column",
-    "keep_column", "scale", "layout", "follow_links", "patient_pattern", "keep_blank", "split",
+    "keep_column", "scale", "layout", "follow_links", "patient_pattern", "id_key", "keep_ids", "keep_blank", "split",
 )  # fmt: skip
 """Of `tools preprocess`: those that decide what a cache says of its photographs."""
 BENCH = Kind("figures of `tools bench`", holds=b'"made_by": "tools bench"')
@@ -108,6 +108,14 @@ def _exit_at_sigterm() -> Iterator[None]:
     help="Regular expression for names: its group `patient` (or its first) is the patient, `eye` the eye.  "
     "[default: the usual ways, such as 17_left]",
 )
+@click.option(
+    "--id-key",
+    type=FOLDER,
+    metavar="FILE",
+    help="Key of the pseudonyms of patients in DICOM files, made where it is not there. With the same key other caches "
+    "have the same pseudonyms.  [default: one of the user's]",
+)
+@click.option("--keep-ids", is_flag=True, help="Patients of DICOM files by their ids as they are, not by pseudonyms.")
 @click.option("--keep-blank", is_flag=True, help="Let near-black and featureless photographs take part.")
 @click.option("--workers", type=WORKERS, default=usable_cores, show_default="all cores", help="Processes.")
 @click.option("--strict", is_flag=True, help="Stop at the first photograph or row that is refused.")
@@ -146,6 +154,8 @@ def preprocess(
     split: str,
     split_seed: int,
     patient_pattern: str | None,
+    id_key: Path | None,
+    keep_ids: bool,
     keep_blank: bool,
     workers: int,
     strict: bool,
@@ -159,8 +169,11 @@ def preprocess(
     from tools.preprocessing.progress import photographs_bar
     from tools.preprocessing.summary import say_listing, say_outcome
     from tools.sources.layouts import list_source
+    from tools.sources.pseudonyms import Pseudonyms, as_it_is, key_file
     from tools.sources.reading import reading_of
 
+    if keep_ids and id_key is not None:
+        raise click.UsageError("--keep-ids keeps the ids of patients as they are; --id-key is for pseudonyms")
     if scheduler and click.get_current_context().get_parameter_source("workers") != ParameterSource.DEFAULT:
         raise click.UsageError("--workers is for this machine alone; a --scheduler has the workers that it has")
     columns = {
@@ -171,12 +184,24 @@ def preprocess(
         "split": split_column,
     }
     given = {role: name for role, name in columns.items() if name is not None}
+    pseudonyms = Pseudonyms(key_file(id_key, out if isinstance(out, Path) else None))
     reading = reading_of(
-        labels, given, gradable_column, keep_column, scale, layout, patient_pattern, split, follow_links=follow_links
+        labels,
+        given,
+        gradable_column,
+        keep_column,
+        scale,
+        layout,
+        patient_pattern,
+        split,
+        follow_links=follow_links,
+        name_patient=as_it_is if keep_ids else pseudonyms,
     )
     listing = list_source(src, reading)
     listing.options = _options_that_matter()
     say_listing(listing)
+    if pseudonyms.used:
+        click.echo(f"  note: patients by pseudonyms under the key in {pseudonyms.path}, which is for nobody else")
     recipe = Recipe(size, quality, enhance)
     settings = Settings(
         split if reading.split_table is None else f"table {reading.split_table.name}",

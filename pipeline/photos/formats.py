@@ -1,4 +1,4 @@
-"""The formats that photographs come in: told apart by content, opened without decoding."""
+"""The formats that photographs come in: told apart by content, opened without decoding. For DICOM see `dicom.py`."""
 
 import re
 import sys
@@ -26,7 +26,9 @@ SUFFIXES: Final = frozenset(
     | {".jp2", ".j2k", ".j2c", ".jpc", ".jpx", ".avif", ".heic", ".heif", ".hif", ".jxl", ".dcm", ".dicom"}
 )
 """Of files that ought to be photographs, in lower case. What a file is, its content decides: see `sniff`."""
-NAMES: Final = "JPEG, PNG, TIFF, BMP, WebP, JPEG 2000, AVIF, HEIC, JPEG XL, PPM or GIF"
+NAMES: Final = "JPEG, PNG, TIFF, BMP, WebP, JPEG 2000, AVIF, HEIC, JPEG XL, PPM, GIF or DICOM"
+MAX_PIXELS: Final = 120_000_000
+"""Larger photographs are refused from the header. The largest fundus cameras make 50 million pixels."""
 HEAD: Final = 132
 """Bytes of a file's beginning that `sniff` can use. Sixteen tell every format but DICOM, whose mark comes last."""
 
@@ -40,8 +42,10 @@ _SWAPPED: Final = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" els
 
 
 def sniff(head: bytes | memoryview) -> str | None:
-    """The format that a file's first HEAD bytes announce, as NAMES has it, or "DICOM", or None."""
+    """The format that a file's first HEAD bytes announce, as NAMES has it, or None."""
     head = bytes(head[:HEAD])
+    if head[128:] == b"DICM":  # what stands before may be the beginning of a TIFF that shares the file
+        return "DICOM"
     if head.startswith(b"\xff\xd8\xff"):
         return "JPEG"
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -66,7 +70,7 @@ def sniff(head: bytes | memoryview) -> str | None:
         return "GIF"
     if re.match(rb"P[56](\s|#[^\n]*\n)+(\d{1,9}\s+([\d#]|$)|#[^\n]*$)", head):
         return "PPM"
-    return "DICOM" if head[128:132] == b"DICM" else None
+    return None
 
 
 def open_picture(kind: str, data: bytes | memoryview) -> ImageFile.ImageFile:

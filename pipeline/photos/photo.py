@@ -10,13 +10,13 @@ from PIL import ExifTags, Image, ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 
 from pipeline.errors import PhotoError
+from pipeline.photos.dicom import open_dicom
+from pipeline.photos.formats import MAX_PIXELS as MAX_PIXELS
 from pipeline.photos.formats import NAMES, Values, open_picture, values_of
 from pipeline.photos.formats import SUFFIXES as SUFFIXES
 from pipeline.photos.formats import sniff as sniff
+from pipeline.photos.jpeg import is_lossless
 from pipeline.storage.artifacts import is_drawn_here
-
-MAX_PIXELS: Final = 120_000_000
-"""Larger photographs are refused from the header. The largest fundus cameras make 50 million pixels."""
 
 _UPRIGHT: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -41,6 +41,7 @@ class Photo(NamedTuple):
     scale: int  # 1, 2, 4 or 8 pixels of the photograph to one of `image`
     damaged: bool  # a JPEG that decodes, but with warnings of corrupt data
     first_page: bool  # the file holds more pictures than this one, its first
+    burned_in: bool = False  # a DICOM file that says that words are drawn into its picture
 
 
 def read_photo(data: bytes | memoryview, *, cover: int | None = None, bits_in_use: bool = True) -> Photo:
@@ -72,17 +73,17 @@ def read_photo(data: bytes | memoryview, *, cover: int | None = None, bits_in_us
     if kind is None:
         raise PhotoError(_why_no_photo(bytes(data[:512])))
     if kind == "DICOM":
-        raise PhotoError("DICOM: not read; export its picture as PNG or TIFF")
+        return _read_dicom(data, cover)
     if is_drawn_here(data):
         raise PhotoError("a picture that this program drew, no photograph")
     try:
         picture = open_picture(kind, data)
         width, height = picture.size
-        if width * height > MAX_PIXELS:
-            raise PhotoError(f"{width} x {height} pixels, more than the {MAX_PIXELS:,} allowed")
-        scale = _scale(min(width, height), cover if cover is None or kind == "JPEG" else 2 * cover)
+        _check_size(width, height)
+        by_decoder = isinstance(picture, JpegImageFile) and not is_lossless(data)  # simplejpeg crashes on those, scaled
+        scale = _scale(min(width, height), cover if cover is None or by_decoder else 2 * cover)
         damaged, first_page = False, _has_more(picture)
-        if isinstance(picture, JpegImageFile):
+        if isinstance(picture, JpegImageFile) and by_decoder:
             picture.draft(None, (width // scale, height // scale))
             intact = _decode_intact(data, picture)
             damaged = intact is None
@@ -105,6 +106,33 @@ def read_photo(data: bytes | memoryview, *, cover: int | None = None, bits_in_us
     if turn in _ON_ITS_SIDE:
         width, height = height, width
     return Photo(upright, width, height, scale, damaged, first_page)
+
+
+def _read_dicom(data: bytes | memoryview, cover: int | None) -> Photo:
+    """The picture of a DICOM file, as `read_photo` gives others; of 16 bits those in use count, in every version."""
+    try:
+        picture = open_dicom(data)
+        width, height = picture.width, picture.height
+        _check_size(width, height)
+        jpeg = picture.jpeg()
+        if jpeg is not None:
+            photo = read_photo(jpeg, cover=cover)
+        else:
+            scale = _scale(min(width, height), None if cover is None else 2 * cover)
+            values = picture.in_colour(_in_8_bits(picture.values(), bits_in_use=True))
+            rgb = _rgb(Image.fromarray(values if values.shape[2] == 3 else values[..., 0]), scale)
+            photo = Photo(np.asarray(rgb), width, height, scale, damaged=False, first_page=False)
+    except (PhotoError, MemoryError):
+        raise
+    except Exception:
+        raise PhotoError("damaged DICOM") from None
+    image = 255 - photo.image if picture.inverted else photo.image
+    return photo._replace(image=image, first_page=picture.has_more, burned_in=picture.burned_in)
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise PhotoError(f"{width} x {height} pixels, more than the {MAX_PIXELS:,} allowed")
 
 
 def _scale(short: int, cover: int | None) -> int:

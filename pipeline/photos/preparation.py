@@ -97,6 +97,8 @@ class Prepared(NamedTuple):
     disc: the retina's circle, in pixels of the upright photograph; None where none was found.
     flags: sorted, of
         "blank"    black, white, flat, or so dark that nothing can be graded.
+        "burned_in"  a DICOM file that says that words are drawn into its picture. It takes part; they may name the
+                   patient, so look at it before anybody else gets the cache.
         "damaged"  a JPEG that decodes, but with warnings of corrupt data; it takes part, for it may be whole but for
                    some stray bytes.
         "first_page"  the file holds more pictures, of which the first was taken.
@@ -164,6 +166,7 @@ def prepare(data: bytes | memoryview, recipe: Recipe) -> Prepared:
     pixels[:, [0, -1]] = 0
     flags = {
         "blank": blank,
+        "burned_in": photo.burned_in,
         "damaged": photo.damaged,
         "first_page": photo.first_page,
         "no_disc": disc is None,

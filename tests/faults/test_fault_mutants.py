@@ -135,6 +135,11 @@ def others() -> dict[str, bytes]:
         from imagecodecs import jpegxl_encode
 
         made["JPEG XL"] = bytes(jpegxl_encode(np.asarray(photograph(0))))
+    with suppress(ImportError):
+        from tests.dicoms import dicom
+
+        made["DICOM"] = dicom(np.asarray(photograph(0)))
+        made["DICOM, JPEG"] = dicom(np.asarray(photograph(0)), syntax="1.2.840.10008.1.2.4.50", stream=[jpegs()[0]])
     heic = ROOT.parent / "shared/sets/files/c.heic"
     if heic.exists():
         made["HEIC"] = heic.read_bytes()

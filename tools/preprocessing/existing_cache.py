@@ -28,7 +28,7 @@ FEW: Final = 5
 """Photographs all of which must have changed for a set to be called another."""
 IGNORED: Final = "ignored: "
 """Begins the reason of a photograph that nobody asked for."""
-LABEL: Final = "label: "
+NOT_USED: Final = "not used: "
 """Begins the reason of a photograph whose grade, link or name cannot be used. Such reasons, unlike those of photographs
 that cannot be decoded, say nothing of the file itself."""
 
@@ -67,7 +67,7 @@ class Previous:
             previous.remains = _remains(folder / MANIFEST)
         if index and previous.complete and sha256_of(folder / REJECTS) == index.rejects:
             table = pd.read_csv(folder / REJECTS, dtype=str, na_filter=False, encoding_errors="surrogateescape")
-            own = ~table["reason"].str.startswith((IGNORED, LABEL))
+            own = ~table["reason"].str.startswith((IGNORED, NOT_USED))
             previous.refused = dict(zip(table["source"][own], table["reason"][own], strict=True))
         return previous
 

@@ -30,7 +30,7 @@ from pipeline.storage.url import Url
 from tools.preprocessing.build_shards import CLOCK_SLACK_NS, Built, Group, put_in_place
 from tools.preprocessing.copies import Copy, copies_across_splits
 from tools.preprocessing.executors import Crew, on_this_machine
-from tools.preprocessing.existing_cache import IGNORED, LABEL, Previous
+from tools.preprocessing.existing_cache import IGNORED, NOT_USED, Previous
 from tools.preprocessing.splits import place
 from tools.sources.listing import UNGRADABLE, Listing, Sample
 
@@ -117,7 +117,7 @@ def preprocess(
                     for entry in entries:
                         sample = samples[entry.id]
                         rows.append(make_row(entry, shard, sample.grade, sample.found))
-            unusable = [Refusal(source, f"{LABEL}{reason}") for source, reason in listing.refused]
+            unusable = [Refusal(source, f"{NOT_USED}{reason}") for source, reason in listing.refused]
             refused = sorted(unusable + refused + [refusal for part in built for refusal in part.refused])
             if not rows:
                 raise SourceError(

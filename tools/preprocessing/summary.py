@@ -13,6 +13,7 @@ from pipeline.cache.splits import SPLITS, leak_of
 from pipeline.grades import GRADES, UNKNOWN
 from pipeline.photos.discovery import Refusal
 from pipeline.storage.url import Url
+from tools.preprocessing.existing_cache import NOT_USED
 from tools.preprocessing.preprocess import Outcome
 from tools.sources.listing import Listing
 
@@ -35,7 +36,7 @@ def say_listing(listing: Listing) -> None:
 
 
 def say_outcome(listing: Listing, outcome: Outcome, out: Path | Url) -> None:
-    _say_some("photographs rejected", outcome.refused)
+    _say_some("photographs rejected", [Refusal(s, reason.removeprefix(NOT_USED)) for s, reason in outcome.refused])
     cached, refused, ignored = len(outcome.rows), len(outcome.refused), len(listing.ignored)
     click.echo(f"found {listing.found} = {cached} cached + {refused} rejected + {ignored} ignored")
     table = pd.DataFrame(outcome.rows, columns=list(COLUMNS))

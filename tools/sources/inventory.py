@@ -12,7 +12,7 @@ from pipeline.errors import SourceError
 from pipeline.photos.discovery import Found, Refusal, Walked, split_suffix
 from pipeline.storage.artifacts import open_regular
 from tools.sources import archives, tables
-from tools.sources.tables import NoTable, RawTable, read_raw
+from tools.sources.tables import NoTable, RawTable, read_raw, suffix_of
 
 LARGEST_TABLE: Final = 2_000_000_000
 """Bytes; a text file beyond is no table of photographs: 88,000 rows have 2 MB, a hundred million 2 GB."""
@@ -85,6 +85,10 @@ def take_inventory(
             about = (folder / name).stat()
             _read_table(inventory, folder / name, Found(name, about.st_size, 0, 0))
     inventory.unread += walked.links
+    for link in walked.links:
+        if labels is None and suffix_of(link.source) in tables.SUFFIXES:
+            why = f"a link that leads out of {folder}; name it with --labels, or read all links with --follow-links"
+            raise SourceError(f"{folder / link.source}: {why}")
     if labels is not None:
         inventory.tables = named_tables(labels)
     inventory.photographs.sort(key=lambda found: found.source.split("/"))

@@ -17,12 +17,14 @@ import numpy as np
 from pipeline.cache.splits import SPLITS
 from pipeline.errors import SourceError
 from pipeline.grades import N_GRADES, UNKNOWN
+from pipeline.photos.dicom import Tags
 from pipeline.photos.discovery import Found, Refusal, leads_out, plain_id, read_regular, split_suffix, walk
 from pipeline.photos.photo import SUFFIXES
 from pipeline.storage.paths import read_file
 from pipeline.storage.url import Url
 from tools.sources import archives
 from tools.sources.columns import Asked, Columns, find_columns, fold, split_in_name, split_word
+from tools.sources.dicom_tags import may_keep, patients_of, tags_of, with_kept
 from tools.sources.folders import FolderGrades, folder_of, folder_splits, grade_folders
 from tools.sources.inventory import Inventory, named_tables, read_whole, take_inventory
 from tools.sources.known_sets import KnownSet, known_set_of, known_set_of_folders, other_counts
@@ -30,6 +32,7 @@ from tools.sources.label_tables import Label, LabelTable, PairTable, PassedOver,
 from tools.sources.listing import Listing, Sample
 from tools.sources.matching import Matched, Names, match_tables, parts, with_ids
 from tools.sources.patients import with_patients
+from tools.sources.pseudonyms import of_this_run
 from tools.sources.remote import tables_of, walk_url
 from tools.sources.same_names import SameNames, resolve_same_names, without_masks
 from tools.sources.scales import ICDR, UNGRADABLE, Scale
@@ -49,6 +52,7 @@ class Reading:
     patient_pattern: str | None = None
     split_table: Path | None = None  # a table of photographs and splits
     follow_links: bool = False
+    name_patient: Callable[[str], str] = of_this_run  # the id of a patient in a DICOM file -> what a cache calls them
 
 
 def list_source(src: Path | Url, reading: Reading = Reading()) -> Listing:  # frozen
@@ -127,6 +131,7 @@ class _Reader:
         self.unread_tables: list[PassedOver] = []
         self.course_folder: Path | None = None
         self.known_by_folders: KnownSet | None = None
+        self.tags: dict[str, Tags] = {}  # of DICOM files
 
     def listing(self) -> Listing:
         inventory = self.inventory
@@ -137,7 +142,10 @@ class _Reader:
                 f"{self.root}: {', '.join(inventory.medmnist)} have the same photographs at several sizes; give one"
             )
         self.tables_read: list[LabelTable] = []
-        photographs, masks = without_masks(inventory.photographs, self._read)
+        self.tags = tags_of(self.root, inventory.photographs, self._read)
+        other = [Refusal(source, tags.ignored) for source, tags in self.tags.items() if tags.ignored]
+        photographs = [found for found in inventory.photographs if found.source not in {each.source for each in other}]
+        photographs, masks = without_masks(photographs, self._read)
         names = Names(photographs)
         tables, pairs = self.tables(names.has)
         self.tables_read = tables
@@ -162,9 +170,10 @@ class _Reader:
             listing.samples = self._with_splits(listing.samples, matched)
         self._say_shared_patients(matched)
         listing.samples = self._named(listing.samples, same, pairs, names)
+        listing.samples = with_kept(listing.samples, self.reading.columns.keep, self.tags)
         self.notes += self._other_counts(listing.samples, matched, tables)
         listing.refused = inventory.refused + listing.refused
-        listing.ignored += masks + same.ignored
+        listing.ignored += other + masks + same.ignored
         listing.kept = self.reading.columns.keep
         listing.notes, listing.row_notes = self.notes, matched.notes
         listing.warnings, listing.unread = self.warnings, self.unread
@@ -223,7 +232,7 @@ class _Reader:
         described = layout.columns.values() if isinstance(layout, KnownSet) else ()
         headers = {fold(cell) for raw in raws for _, row in raw.rows[:ABOVE] for cell in row}
         for name in [*asked.columns.values(), *asked.keep, *described]:
-            if fold(name) not in headers:
+            if fold(name) not in headers and not (self.tags and name in asked.keep and may_keep(name)):
                 line, header = raws[0].rows[0] if raws and raws[0].rows else (1, [])
                 where = f"{self._shown(raws[0])}:{line}: " if raws else ""
                 raise SourceError(f"{where}no column {name!r} among {', '.join(header) or 'none'}")
@@ -448,10 +457,22 @@ class _Reader:
         prefixes = {sample.found.source: same.prefix(sample.found.source) for sample in samples} if same.levels else {}
         if prefixes:
             samples = [_prefixed(sample, prefixes[sample.found.source]) for sample in samples]
-        told, how, notes = with_patients(with_ids(samples), self.reading.patient_pattern, _paired(pairs, names))
-        self.notes += notes
+        tags, doubts = patients_of(self.tags, self.reading.name_patient)
+        pattern = self.reading.patient_pattern
+        told, how, notes = with_patients(with_ids(samples), pattern, _paired(pairs, names), tags)
+        self.notes += doubts + notes
+        by_tag = {source for source, (patient, _) in tags.items() if patient}
+        by_tag &= {sample.found.source for sample in told if sample.patient == tags.get(sample.found.source, ("",))[0]}
+        if tags:
+            self.notes.append(
+                f"{len(tags)} DICOM files, the patients of {len(by_tag)} by their tags; names of files are kept: see "
+                "that they name nobody"
+            )
         if how and how != "a column" and prefixes:
-            told = [_of_folder(sample, prefixes[sample.found.source]) for sample in told]
+            told = [
+                sample if sample.found.source in by_tag else _of_folder(sample, prefixes[sample.found.source])
+                for sample in told
+            ]
         return told
 
     def _other_counts(self, samples: Sequence[Sample], matched: Matched, tables: Sequence[LabelTable]) -> list[str]:

@@ -3,6 +3,7 @@
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from pipeline.cache.splits import parse_patient
@@ -44,19 +45,33 @@ class Told(NamedTuple):
     notes: list[str]
 
 
-def with_patients(samples: Sequence[Sample], pattern: str | None, pairs: Mapping[str, tuple[str, str]]) -> Told:
+def with_patients(
+    samples: Sequence[Sample],
+    pattern: str | None,
+    pairs: Mapping[str, tuple[str, str]],
+    tags: Mapping[str, tuple[str, str]] = MappingProxyType({}),
+) -> Told:
     """The samples with patient and eye where something tells them.
 
-    A pattern that the user gave comes first, then columns, then pairs (source -> patient, eye), then the usual ways to
-    name photographs. Where a column leaves cells empty, names fill them as far as they say the same as the column.
+    A pattern that the user gave comes first, then columns, then pairs (source -> patient, eye), then tags of DICOM
+    files (likewise), then the usual ways to name photographs. Where a column leaves cells empty, names fill them as far
+    as they say the same as the column.
     """
-    if pattern is not None:
-        return _by_pattern(samples, re.compile(pattern))
-    if any(sample.patient for sample in samples):
-        return _by_column(samples)
-    if pairs:
-        return Told([_paired(sample, pairs) for sample in samples], "a table of pairs", [])
-    return _by_names(samples)
+    if pattern is None and pairs and not any(sample.patient for sample in samples):
+        told = Told([_of_source(sample, pairs) for sample in samples], "a table of pairs", [])
+    else:
+        eyes = {source: ("", eye) for source, (_, eye) in tags.items()}
+        samples = [_of_source(sample, eyes) for sample in samples] if tags else samples
+        if pattern is not None:
+            told = _by_pattern(samples, re.compile(pattern))
+        elif any(sample.patient for sample in samples):
+            told = _by_column(samples)
+        else:
+            tagged = {source for source, (patient, _) in tags.items() if patient}
+            told = _by_names([sample for sample in samples if sample.found.source not in tagged])
+            named = {sample.found.source: sample for sample in told.samples}
+            told = told._replace(samples=[named.get(sample.found.source, sample) for sample in samples])
+    return told._replace(samples=[_of_source(sample, tags) for sample in told.samples]) if tags else told
 
 
 def _by_pattern(samples: Sequence[Sample], pattern: re.Pattern[str]) -> Told:
@@ -139,11 +154,10 @@ def _without_visits(patients: list[str]) -> list[str]:
     return short if len({*short}) < len({*patients}) else patients
 
 
-def _paired(sample: Sample, pairs: Mapping[str, tuple[str, str]]) -> Sample:
-    if sample.found.source not in pairs:
-        return sample
-    patient, eye = pairs[sample.found.source]
-    return sample._replace(patient=patient, eye=sample.eye or eye)
+def _of_source(sample: Sample, known: Mapping[str, tuple[str, str]]) -> Sample:
+    """The sample with the patient and the eye that are known of its source, where it has none."""
+    patient, eye = known.get(sample.found.source, ("", ""))
+    return sample._replace(patient=sample.patient or patient, eye=sample.eye or eye)
 
 
 def _name(id: str) -> str:

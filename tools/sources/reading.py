@@ -1,7 +1,7 @@
 """Options of `tools preprocess` -> how SRC shall be read."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +11,7 @@ from pipeline.storage.url import Url
 from tools.sources.columns import Asked, gradable_key
 from tools.sources.known_sets import KnownSet, read_description
 from tools.sources.layouts import Reading
+from tools.sources.pseudonyms import of_this_run
 from tools.sources.scales import open_scale
 
 SPLITS: Final = ("auto", "patient", "train", "test")
@@ -27,6 +28,7 @@ def reading_of(
     split: str,
     *,
     follow_links: bool = False,
+    name_patient: Callable[[str], str] = of_this_run,
 ) -> Reading:
     """columns: role -> header; gradable: "C=VALUES"; the rest as the options have it.
 
@@ -67,4 +69,5 @@ def reading_of(
         patient_pattern,
         split_table,
         follow_links,
+        name_patient,
     )

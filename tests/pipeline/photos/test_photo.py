@@ -17,7 +17,6 @@ from PIL import Image, ImageOps
 
 from pipeline.errors import PhotoError
 from pipeline.machine import ignore_odd_metadata
-from pipeline.photos.formats import HEAD
 from pipeline.photos.photo import MAX_PIXELS, read_photo, sniff
 
 SHARED = Path(__file__).resolve().parents[3].parent / "shared"
@@ -227,6 +226,7 @@ def test_of_several_pages_the_first_is_read_and_that_is_said(kind: str) -> None:
     [
         ("pi_heif", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", r"^HEIC: needs .*: pip install 'fundus-grading\[heic\]'$"),
         ("imagecodecs", b"\xff\x0a\0\0", r"^JPEG XL: needs .*: pip install 'fundus-grading\[jxl\]'$"),
+        ("pydicom.filereader", bytes(128) + b"DICM", r"^DICOM: needs .*: pip install 'fundus-grading\[dicom\]'$"),
         ("imagecodecs", b"\0\0\0\x0cJXL \r\n\x87\n", r"^JPEG XL: needs .*: pip install 'fundus-grading\[jxl\]'$"),
     ],
 )
@@ -238,12 +238,16 @@ def test_a_format_whose_package_is_missing_is_refused_by_name(
         read_photo(head + bytes(100))
 
 
-def test_dicom_is_refused_by_name() -> None:
-    data = bytes(128) + b"DICM\x02\0\0\0UL\x04\0"
-    assert sniff(data[:HEAD]) == "DICOM"
-    assert sniff(data[:16]) is None
-    with pytest.raises(PhotoError, match=r"^DICOM: "):
-        read_photo(data)
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("cover", [None, 8, 40])
+def test_a_lossless_jpeg_is_averaged_down(channels: int, cover: int | None) -> None:
+    """libjpeg does not scale it, and simplejpeg crashed where it was asked to."""
+    values = np.random.default_rng(0).integers(0, 256, (120, 160, channels), dtype=np.uint8).squeeze()
+    data = bytes(pytest.importorskip("imagecodecs").jpeg8_encode(values, lossless=True))
+    photo = read_photo(data, cover=cover)
+    assert photo.scale == {None: 1, 8: 4, 40: 1}[cover]
+    want = Image.fromarray(values).reduce(photo.scale).convert("RGB")
+    np.testing.assert_array_equal(photo.image, np.asarray(want))
 
 
 @pytest.mark.parametrize("mode", ["F", "I"])
@@ -466,7 +470,7 @@ def test_a_jpeg_without_its_end_marker_is_cut_off(progressive: bool, cover: int 
         (b"image,level\n10_left,0\n", "not an image: text"),
         (b"BM is how this text begins", "not an image: text"),
         (b"GIF89a\x01\0\x01\0", "damaged GIF"),
-        (b"\xff", "not a JPEG, PNG, TIFF, BMP, WebP, JPEG 2000, AVIF, HEIC, JPEG XL, PPM or GIF"),
+        (b"\xff", "not a JPEG, PNG, TIFF, BMP, WebP, JPEG 2000, AVIF, HEIC, JPEG XL, PPM, GIF or DICOM"),
         (b"P6 is how this text begins", "not an image: text"),
         (b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom", "not a JPEG, PNG"),
         (b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf", "cut off"),

@@ -72,7 +72,7 @@ def test_what_is_ignored_and_refused_stands_in_rejects(eyes: Path, tmp_path: Pat
     assert "notes.docx: neither a photograph nor a table" in output
     reasons = rejects(tmp_path / "c")
     assert reasons["extra.png"] == "ignored: no row names it"
-    assert reasons["IMG003.jpg"] == "label: labels.csv:5: grade '9' is not in 0..4"
+    assert reasons["IMG003.jpg"] == "not used: labels.csv:5: grade '9' is not in 0..4"
     assert "broken.jpg" in reasons
     assert reasons["labels.csv:23"] == "'missing' has no photograph"
 

@@ -349,14 +349,13 @@ def test_an_eye_that_the_name_contradicts_is_said(tmp_path: Path, draw: Draw) ->
     assert "another eye than their column" in "\n".join(list_source(tmp_path).notes)
 
 
-def test_a_link_to_a_table_that_leads_out_is_no_photograph(tmp_path: Path, draw: Draw) -> None:
+def test_a_link_to_a_table_that_leads_out_is_never_passed_over(tmp_path: Path, draw: Draw) -> None:
     draw("src/1_left.jpg")
     (tmp_path / "labels.csv").write_text("image,grade\n1_left,2\n")
     (tmp_path / "src/labels.csv").symlink_to(tmp_path / "labels.csv")
-    listing = list_source(tmp_path / "src")
-    assert listing.found == 1
-    assert [it.source for it in listing.unread] == ["labels.csv"]
-    assert "--follow-links" in listing.unread[0].reason
+    with pytest.raises(SourceError, match=r"labels\.csv: a link that leads out of .*--labels, or .*--follow-links"):
+        list_source(tmp_path / "src")
+    assert grades(list_source(tmp_path / "src", Reading(follow_links=True))) == {"1_left.jpg": 2}
 
 
 def test_labels_leave_other_tables_unread_and_say_so(tmp_path: Path, draw: Draw) -> None:

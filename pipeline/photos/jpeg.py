@@ -1,0 +1,83 @@
+"""The segments at the beginning of a JPEG: what its frame is, and the marks of its colour model."""
+
+from collections.abc import Iterator
+from typing import Final, Literal, NamedTuple
+
+_FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_LOSSLESS: Final = frozenset({0xC3, 0xC7, 0xCB, 0xCF})
+_ALONE: Final = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a segment
+_ADOBE: Final = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0"
+
+
+class Frame(NamedTuple):
+    """What a JPEG says of its picture."""
+
+    lossless: bool  # not a DCT: process 14
+    bits: int  # a value
+    width: int
+    height: int
+    components: int
+    marked: bool  # something says which colour model it is in
+    is_ycc: bool  # libjpeg takes three components for YCbCr, for RGB where it is False
+    subsampled: bool  # components differ in size, as only those of YCbCr do
+
+
+def frame_of(stream: bytes) -> Frame:
+    """Raises ValueError where there is no frame before the first scan."""
+    jfif, adobe = False, -1
+    for marker, start, end in _segments(stream):
+        body = stream[start + 4 : end]
+        if marker == 0xE0 and body.startswith(b"JFIF\0"):
+            jfif = True
+        elif marker == 0xEE and body.startswith(b"Adobe") and len(body) >= 12:
+            adobe = body[11]
+        elif marker in _FRAMES:
+            if len(body) < 6 or len(body) != 6 + 3 * body[5]:
+                break
+            parts = [body[at : at + 2] for at in range(6, len(body), 3)]
+            by_id = bytes(part[0] for part in parts) == b"RGB"
+            is_ycc = jfif or (adobe != 0 if adobe >= 0 else not by_id)
+            height, width = int.from_bytes(body[1:3], "big"), int.from_bytes(body[3:5], "big")
+            subsampled = len({part[1] for part in parts}) > 1
+            marked = jfif or adobe >= 0 or by_id
+            return Frame(marker in _LOSSLESS, body[0], width, height, len(parts), marked, is_ycc, subsampled)
+    raise ValueError("no frame in a JPEG")
+
+
+def is_lossless(stream: bytes | memoryview) -> bool:
+    """Whether it is a JPEG of process 14, which libjpeg does not decode at a fraction of its size."""
+    try:
+        return frame_of(bytes(stream)).lossless
+    except ValueError:
+        return False
+
+
+def with_colours(stream: bytes, model: Literal["RGB", "YCbCr"] | None) -> bytes:
+    """The JPEG without metadata, and with Adobe's mark of a colour model if one is given, which every reader obeys.
+
+    Raises ValueError where its segments cannot be told.
+    """
+    mark = b"" if model is None else _ADOBE + bytes([model == "YCbCr"])
+    kept, scan = [stream[:2], mark], 0
+    for marker, start, end in _segments(stream):
+        scan = end
+        if not 0xE0 <= marker <= 0xEF and marker != 0xFE:
+            kept.append(stream[start:end])
+    return b"".join([*kept, stream[scan:]])
+
+
+def _segments(stream: bytes) -> Iterator[tuple[int, int, int]]:
+    """(marker, start, end) of each segment before the first scan. As libjpeg does, it passes over what is no marker."""
+    at = 2
+    while (at := stream.find(b"\xff", at)) >= 0 and at + 4 <= len(stream):
+        marker = stream[at + 1]
+        if marker in (0x00, 0xFF) or marker in _ALONE:
+            at += 1 if marker == 0xFF else 2
+            continue
+        if marker in (0xD8, 0xD9, 0xDA):
+            return
+        end = at + 2 + int.from_bytes(stream[at + 2 : at + 4], "big")
+        if end < at + 4 or end > len(stream):
+            raise ValueError("a JPEG is truncated")
+        yield marker, at, end
+        at = end

@@ -1,0 +1,81 @@
+"""What DICOM files say of their photographs when they are listed: whose eye it is, and columns to keep."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+from typing import Final
+
+from pipeline.errors import StoreError
+from pipeline.photos.dicom import HEADER, KEPT, SUFFIXES, Tags, read_tags
+from pipeline.photos.discovery import Found, split_suffix
+from pipeline.photos.formats import SUFFIXES as OF_PHOTOGRAPHS
+from pipeline.storage import object_store
+from pipeline.storage.artifacts import open_regular
+from pipeline.storage.url import Url
+from tools.sources.columns import fold, patient_cell
+from tools.sources.listing import Sample
+from tools.sources.matching import name_of
+
+THREADS: Final = 16  # headers are short: what takes time is the way to a file server
+ALONE: Final = 20
+"""Photographs of one lone patient from which on the id is taken for one that an anonymiser put everywhere."""
+
+
+def tags_of(root: Path | Url, photographs: Sequence[Found], read: Callable[[str], bytes]) -> dict[str, Tags]:
+    """source -> the tags of each photograph that is a DICOM file, of which no more is read than the beginning."""
+    candidates = [found.source for found in photographs if _may_be(found.source)]
+    with ThreadPoolExecutor(THREADS) as pool:
+        tags = pool.map(lambda source: _tags(root, source, read), candidates)
+        return {source: each for source, each in zip(candidates, tags, strict=True) if each is not None}
+
+
+def _may_be(source: str) -> bool:
+    suffix = split_suffix(name_of(source))[1].lower()
+    return suffix in SUFFIXES or (suffix not in OF_PHOTOGRAPHS and ".parquet#" not in source.lower())
+
+
+def _tags(root: Path | Url, source: str, read: Callable[[str], bytes]) -> Tags | None:
+    """None too where the file cannot be read: it is when its picture is, and then it is said why."""
+    try:
+        if isinstance(root, Url):
+            tags = read_tags(BytesIO(object_store.read(root / source, part=(0, HEADER))))
+            return tags if tags is None or tags.whole else read_tags(BytesIO(read(source)))
+        if (root / source).is_file():
+            with open_regular(root / source) as file:
+                return read_tags(file)
+        return read_tags(BytesIO(read(source)))
+    except (OSError, StoreError):
+        return None
+
+
+def patients_of(
+    tags: Mapping[str, Tags], name_patient: Callable[[str], str]
+) -> tuple[dict[str, tuple[str, str]], list[str]]:
+    """source -> (patient, eye), "" where a file does not say; and what is to be said of it."""
+    known = {source: patient for source, each in tags.items() if (patient := patient_cell(each.patient))}
+    counts, notes = Counter(known.values()), []
+    if len(counts) == 1 and len(known) > ALONE:
+        notes.append(f"the tags of {len(known)} DICOM files name one patient, which is not believed")
+        known = {}
+    names = {patient: name_patient(patient) for patient in sorted({*known.values()})}
+    return {source: (names[known[source]] if source in known else "", each.eye) for source, each in tags.items()}, notes
+
+
+def with_kept(samples: Sequence[Sample], keep: Sequence[str], tags: Mapping[str, Tags]) -> list[Sample]:
+    """The samples with what tags say of the columns to keep, where no table does."""
+    if not keep:
+        return list(samples)
+    filled = []
+    for sample in samples:
+        of_file = tags[sample.found.source].kept if sample.found.source in tags else {}
+        cells = sample.kept or ("",) * len(keep)
+        cells = tuple(cell or of_file.get(fold(name), "") for name, cell in zip(keep, cells, strict=True))
+        filled.append(sample._replace(kept=cells))
+    return filled
+
+
+def may_keep(name: str) -> bool:
+    """Whether a column to keep may come of tags."""
+    return fold(name) in KEPT
