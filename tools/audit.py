@@ -25,8 +25,9 @@ from pipeline.storage.paths import exists
 from pipeline.storage.url import Url
 from tools.preprocessing.splits import Place, place
 from tools.preprocessing.summary import SHOWN, grades_by_split, leak_lines
+from tools.sources.archives import read_source
 from tools.sources.label_tables import LabelTable
-from tools.sources.layouts import list_source, read_source, tables_alone
+from tools.sources.layouts import list_source, tables_alone
 from tools.sources.listing import Listing, Sample
 from tools.sources.patients import with_patients
 

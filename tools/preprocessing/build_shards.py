@@ -22,7 +22,7 @@ from pipeline.photos.preparation import Recipe, prepare
 from pipeline.storage.atomic import TMP_SUFFIX, sync_folder
 from pipeline.storage.locks import replace
 from pipeline.storage.url import Url
-from tools.sources.layouts import read_source
+from tools.sources.archives import read_source
 from tools.sources.listing import Sample
 
 CLOCK_SLACK_NS: Final = 2_000_000_000

@@ -21,7 +21,7 @@ from pipeline.errors import ClusterError, SourceError, StoreError
 from pipeline.storage.atomic import TMP_SUFFIX
 from pipeline.storage.url import Url
 from tools.preprocessing.build_shards import Built, Group, Stopped, build_group
-from tools.sources.layouts import read_source
+from tools.sources.archives import read_source
 
 PACKAGES: Final = ("fundus-grading", "numpy", "opencv-python-headless", "pillow", "simplejpeg")
 """Distributions of which another version may make other bytes."""

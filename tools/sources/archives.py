@@ -1,4 +1,4 @@
-"""Photographs and tables inside archives, read in place: ZIP, Parquet with image bytes, MedMNIST's NPZ."""
+"""The bytes of a source, wherever it lies; archives read in place: ZIP, Parquet with pictures, MedMNIST's NPZ."""
 
 import json
 import os
@@ -12,9 +12,11 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from pipeline.errors import SourceError
-from pipeline.photos.discovery import Found, Refusal, path_left_out, split_suffix
+from pipeline.photos.discovery import Found, Refusal, path_left_out, read_regular, split_suffix
 from pipeline.photos.formats import HEAD
 from pipeline.photos.photo import SUFFIXES, sniff
+from pipeline.storage.paths import read_file
+from pipeline.storage.url import Url
 from tools.sources import tables
 from tools.sources.columns import eye_in_name
 from tools.sources.tables import NoTable, RawTable
@@ -219,3 +221,28 @@ def medmnist_arrays(path: str, mtime_ns: int) -> dict[str, "np.ndarray[Any, Any]
             return {name: arrays[name] for name in arrays.files}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise SourceError(f"{path}: not a MedMNIST file ({error})") from error
+
+
+def read_source(root: Path | Url, source: str) -> bytes:
+    """The bytes of a photograph that `list_source` found; of a picture in a MedMNIST file, as a PNG.
+
+    Raises OSError where it cannot be read, StoreError where the store behind a URL gives nothing any more.
+    """
+    if isinstance(root, Url):
+        return read_file(root / source)
+    archive, inside, member = source.partition("#")
+    if inside and not os.path.lexists(root / source):  # a file's own name may have a #
+        path = root / archive
+        kind = split_suffix(archive)[1].lower()
+        if kind == ".zip":
+            return read_zipped(path, member)
+        if kind == ".parquet":
+            return read_parquet_row(path, member)
+        if kind == ".npz":
+            import cv2
+
+            split, _, number = member.partition("/")
+            arrays = medmnist_arrays(str(path), path.stat().st_mtime_ns)
+            picture = arrays[f"{split}_images"][int(number)]
+            return cv2.imencode(".png", picture[..., ::-1] if picture.ndim == 3 else picture)[1].tobytes()
+    return read_regular(root / source)

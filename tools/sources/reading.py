@@ -9,8 +9,8 @@ from click import UsageError
 
 from pipeline.storage.url import Url
 from tools.sources.columns import Asked, gradable_key
+from tools.sources.evidence import Reading
 from tools.sources.known_sets import KnownSet, read_description
-from tools.sources.layouts import Reading
 from tools.sources.pseudonyms import of_this_run
 from tools.sources.scales import open_scale
 

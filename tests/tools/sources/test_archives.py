@@ -14,7 +14,8 @@ import pytest
 
 from pipeline.errors import SourceError
 from tests.tools.sources.conftest import drawn_eye, encoded
-from tools.sources.layouts import list_source, read_source
+from tools.sources.archives import read_source
+from tools.sources.layouts import list_source
 
 Draw = Callable[..., None]
 

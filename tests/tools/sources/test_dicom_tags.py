@@ -17,7 +17,8 @@ from pipeline.storage.url import Url
 from tests.dicoms import dicom
 from tests.tools.sources.conftest import drawn_eye
 from tools.sources.columns import Asked
-from tools.sources.layouts import Reading, list_source
+from tools.sources.evidence import Reading
+from tools.sources.layouts import list_source
 from tools.sources.listing import Listing
 from tools.sources.pseudonyms import Pseudonyms, as_it_is, key_file
 

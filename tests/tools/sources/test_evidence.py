@@ -9,7 +9,8 @@ import pytest
 
 from pipeline.errors import SourceError
 from tools.sources.columns import Asked
-from tools.sources.layouts import Reading, list_source
+from tools.sources.evidence import Reading
+from tools.sources.layouts import list_source
 from tools.sources.listing import Listing
 from tools.sources.scales import open_scale
 

@@ -9,8 +9,9 @@ from PIL import Image, ImageDraw
 
 from pipeline.errors import SourceError
 from tools.sources.columns import Asked
+from tools.sources.evidence import Reading
 from tools.sources.known_sets import known_sets, read_description
-from tools.sources.layouts import Reading, list_source
+from tools.sources.layouts import list_source
 from tools.sources.listing import Listing
 from tools.sources.scales import known_scales, open_scale, parse_words
 

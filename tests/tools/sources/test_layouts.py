@@ -10,8 +10,10 @@ import pytest
 from PIL import Image
 
 from pipeline.errors import SourceError
+from tools.sources.archives import read_source
 from tools.sources.columns import Asked
-from tools.sources.layouts import Reading, list_source, read_source
+from tools.sources.evidence import Reading
+from tools.sources.layouts import list_source
 from tools.sources.listing import Listing
 
 

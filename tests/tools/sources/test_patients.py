@@ -7,7 +7,8 @@ import pytest
 
 from pipeline.photos.discovery import Found
 from tools.sources.columns import Asked
-from tools.sources.layouts import Reading, list_source
+from tools.sources.evidence import Reading
+from tools.sources.layouts import list_source
 from tools.sources.listing import Sample
 from tools.sources.patients import with_patients
 

@@ -15,8 +15,10 @@ from pipeline.storage.url import Url
 from tests.loopback import Weather
 from tools.cli import main
 from tools.preprocessing.build_shards import CLOCK_SLACK_NS
+from tools.sources.archives import read_source
 from tools.sources.columns import Asked
-from tools.sources.layouts import Reading, list_source, read_source
+from tools.sources.evidence import Reading
+from tools.sources.layouts import list_source
 from tools.sources.listing import Listing
 
 Tree = dict[str, bytes]

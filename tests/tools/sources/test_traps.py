@@ -14,7 +14,8 @@ from PIL import Image
 from pipeline.errors import SourceError
 from tests.tools.sources.conftest import drawn_eye, encoded
 from tools.sources.columns import Asked
-from tools.sources.layouts import Reading, list_source
+from tools.sources.evidence import Reading
+from tools.sources.layouts import list_source
 from tools.sources.listing import Listing
 from tools.sources.scales import open_scale
 
