@@ -76,7 +76,8 @@ class Evidence:
         self.tables_read: list[LabelTable] = []
         self.tags = tags_of(self.root, inventory.photographs, self._read)
         other = [Refusal(source, tags.ignored) for source, tags in self.tags.items() if tags.ignored]
-        photographs = [found for found in inventory.photographs if found.source not in {each.source for each in other}]
+        left = {each.source for each in other}
+        photographs = [found for found in inventory.photographs if found.source not in left]
         photographs, masks = without_masks(photographs, self._read)
         names = Names(photographs)
         tables, pairs = self.tables(names.has)
@@ -146,12 +147,11 @@ class Evidence:
                 self.notes += read.notes
             elif isinstance(read, PairTable):
                 pairs.append(read)
-            elif self.reading.labels is not None:
-                self._check_asked(tables)
-                raise SourceError(f"{self.reading.labels}: {read.reason}")
             else:
                 self.unread_tables.append(read)
         self._check_asked(tables)
+        if self.reading.labels is not None and not tables and self.unread_tables:
+            raise SourceError(f"{self.reading.labels}: {self.unread_tables[0].reason}")
         self.unread += [Refusal(each.source, each.reason) for each in self.unread_tables]
         return tables, pairs
 

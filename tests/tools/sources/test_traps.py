@@ -239,6 +239,7 @@ def test_every_sheet_of_a_workbook_is_read(tmp_path: Path, draw: Draw) -> None:
     listing = list_source(tmp_path)
     assert grades(listing) == {"2022.jpg": 1, "2023.jpg": 2}
     assert "t.xlsx[2022]" in listing.layout
+    assert grades(list_source(tmp_path, Reading(labels=tmp_path / "t.xlsx"))) == {"2022.jpg": 1, "2023.jpg": 2}
 
 
 def test_a_key_that_the_first_json_object_lacks_is_read(tmp_path: Path, draw: Draw) -> None:
