@@ -78,7 +78,14 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("system", "commands"), [("windows", LONG), ("bare", SHORT), ("macos", SHORT)] if LINUX else [(sys.platform, LONG)]
+    ("system", "commands"),
+    [
+        ("windows", LONG),
+        pytest.param("bare", SHORT, marks=pytest.mark.slow),
+        pytest.param("macos", SHORT, marks=pytest.mark.slow),
+    ]
+    if LINUX
+    else [(sys.platform, LONG)],
 )
 def test_the_commands_of_one_machine_end_well(
     system: str, commands: list[tuple[str, ...]], phantoms: Path, tmp_path: Path

@@ -41,7 +41,7 @@ def test_every_case_adds_up(source: Path, tmp_path: Path, tools: Tools) -> None:
         refused = list(csv.DictReader(file))
     assert all(row["source"] and row["reason"] for row in refused)
     rows = re.search(r"done with skips \(photographs: \d+, rows: (\d+)\)", result.output)
-    assert len(refused) == rejected + (int(rows[1]) if rows else 0)
+    assert len(refused) == rejected + ignored + (int(rows[1]) if rows else 0)
     assert tools("check", out).exit_code == 0
 
 
