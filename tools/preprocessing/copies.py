@@ -21,6 +21,9 @@ COARSE: Final = 32
 CANDIDATE: Final = 0.55
 """Correlation of coarse fingerprints from which on the whole ones are compared."""
 BLOCK: Final = 1024
+MOST: Final = 100_000
+"""Photographs among which copies are looked for. 20,000 of test and 80,000 others are compared in 81 s on two cores.
+The time grows as the square."""
 
 
 class Copy(NamedTuple):

@@ -28,7 +28,7 @@ from pipeline.storage.artifacts import INDEX, SHARDS
 from pipeline.storage.atomic import write_whole
 from pipeline.storage.url import Url
 from tools.preprocessing.build_shards import CLOCK_SLACK_NS, Built, Group, put_in_place
-from tools.preprocessing.copies import Copy, copies_across_splits
+from tools.preprocessing.copies import MOST, Copy, copies_across_splits
 from tools.preprocessing.executors import Crew, on_this_machine
 from tools.preprocessing.existing_cache import IGNORED, NOT_USED, Previous
 from tools.preprocessing.splits import place
@@ -139,8 +139,10 @@ def preprocess(
             )
             copies, shown = previous.copies(shards, rows), []
             if copies is None:
-                shown = copies_across_splits(out, rows)
+                shown = copies_across_splits(out, rows) if len(rows) <= MOST else []
                 copies = len(shown)
+            if len(rows) > MOST:
+                notes = [*notes, f"copies across splits were not looked for: {len(rows):,} photographs are too many"]
             cells = [(row.id, *samples[row.id].kept) for row in rows] if listing.kept else None
             files = make_tables(rows, _rejects(refused, listing), cells, listing.kept)
             changed = _finish(out, replace(index, copies=copies), files, previous, began_ns) or bool(groups)

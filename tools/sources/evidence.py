@@ -185,11 +185,7 @@ class Evidence:
         folders = dict.fromkeys(folder_of(found.source) for found in photographs)
         self.known_by_folders = known = known_set_of_folders(name for folder in folders for name in folder.split("/"))
         if known is not None:
-            if known.scale and self.scale is None:
-                raise SourceError(
-                    f"{self.root}: folders of {known.title}, whose scale is not ICDR; --scale {known.scale} reads them "
-                    "as they are"
-                )
+            known.check_scale(f"{self.root}: folders", self.scale)
             self.notes.append(f"folders read as {known.title}")
         found = grade_folders(folders, self.scale or ICDR, insist=self.reading.layout == "folders")
         if found is None and self.reading.layout == "folders":

@@ -47,7 +47,7 @@ def take_inventory(
         list(walked.photographs), refused=list(walked.refused), ours=list(walked.ours), left_out=walked.left_out
     )
     others = walked.others
-    on_disk = Counter((found.source.rpartition("/")[2], found.nbytes) for found in walked.photographs)
+    on_disk: Counter[tuple[str, int]] | None = None
     parts: dict[str, list[str]] = {}
     for found in others:
         suffix = split_suffix(found.source)[1].lower()
@@ -59,6 +59,8 @@ def take_inventory(
         elif suffix == ".zip":
             inside = archives.read_zip(folder / found.source, found.source)
             members = Counter((re.split("[/#]", each.source)[-1], each.nbytes) for each in inside.photographs)
+            if on_disk is None:  # a pass over all photographs, which a set without archives need not pay for
+                on_disk = Counter((each.source.rpartition("/")[2], each.nbytes) for each in walked.photographs)
             if members and not members - on_disk:
                 inventory.unread.append(Refusal(found.source, "an archive whose photographs lie here unpacked"))
                 inside.photographs.clear()

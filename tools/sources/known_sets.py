@@ -67,6 +67,13 @@ class KnownSet:
         """The scale that it is read with, None for ICDR."""
         return open_scale(self.scale) if self.scale else None
 
+    def check_scale(self, where: str, scale: Scale | None) -> None:
+        """Raises SourceError where its grades, in `where`, need a scale that the user has not named."""
+        if self.scale and scale is None:
+            raise SourceError(
+                f"{where} of {self.title}, whose scale is not ICDR; --scale {self.scale} reads them as they are"
+            )
+
     def describes(self, table: str, rows: Rows) -> bool:
         """Whether a table of this name with these rows, the header first, is one of this set's."""
         if not (self.headers or self.tables) or len(rows) < self.rows:

@@ -305,11 +305,8 @@ def _label_table(
             raise SourceError(
                 f"{raw.source}:{number}: expected {width} cells as in line {header_line}, found {len(cells)}"
             )
-    if known and known.scale and scale is None:
-        raise SourceError(
-            f"{raw.source}: grades of {known.title}, whose scale is not ICDR; --scale {known.scale} reads them as they "
-            "are"
-        )
+    if known:
+        known.check_scale(f"{raw.source}: grades", scale)
     used = scale or ICDR
     if "grade" not in asked.columns and columns.grade is not None:
         _check_rivals(raw.source, header, rows, columns.grade)

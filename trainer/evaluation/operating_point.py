@@ -165,18 +165,6 @@ def two_by_two(referred: NDArray[np.bool_], referable: NDArray[np.bool_]) -> Two
     )
 
 
-def by_worse_eye(
-    patients: NDArray[np.str_], referred: NDArray[np.bool_], referable: NDArray[np.bool_]
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Decisions and truths (m,) of m patients from those of their photographs (n,): one that is referred, or referable,
-    makes the patient so."""
-    of, who = np.unique(patients, return_inverse=True)
-    decided, true = np.zeros(len(of), bool), np.zeros(len(of), bool)
-    np.logical_or.at(decided, who, referred)
-    np.logical_or.at(true, who, referable)
-    return decided, true
-
-
 def least_ppv(card: Mapping[str, Any]) -> float | None:
     """What the interval of the specificity still allows a PPV of 1 to be, at the card's prevalence; None for a PPV
     below 1, and where no interval is known.

@@ -9,7 +9,8 @@ from pipeline.cache.splits import patients_of
 from pipeline.errors import RunError
 from pipeline.grades import GRADES, REFERABLE
 from trainer.evaluation.metrics import graded
-from trainer.evaluation.operating_point import by_worse_eye, least_ppv, table_of_cuts, two_by_two
+from trainer.evaluation.operating_point import least_ppv, table_of_cuts, two_by_two
+from trainer.evaluation.results import worse_eyes
 from trainer.kinds import PROBABILITIES
 from trainer.network.decision import p_referable
 from trainer.reporting.gallery import WORST, confidence
@@ -28,8 +29,8 @@ def referral(measured: Measured) -> dict[str, Any]:
     referred = scores >= operating.threshold
     tables = [{"what": "photographs", **two_by_two(referred, truth)._asdict()}]
     if measured.cache is not None:
-        patients = patients_of(measured.cache.manifest, known["id"]).to_numpy(str)
-        table = two_by_two(*by_worse_eye(patients, referred, truth))
+        worse = worse_eyes(known, patients_of(measured.cache.manifest, known["id"]))
+        table = two_by_two(_scores(worse) >= operating.threshold, (worse["grade"] >= REFERABLE).to_numpy())
         tables.insert(0, {"what": "patients, the worse eye decides", **table._asdict()})
     return {
         "tables": tables,

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import confusion_matrix
 
-from trainer.evaluation.operating_point import by_worse_eye, table_of_cuts, two_by_two
+from trainer.evaluation.operating_point import table_of_cuts
 from trainer.network.metadata import Operating
 from trainer.reporting.measured import Measured
 from trainer.reporting.referral import missed_severe, referral
@@ -69,9 +69,14 @@ def test_other_thresholds_are_chosen_on_validation_and_measured_here() -> None:
     assert table_of_cuts(val, np.zeros(5, bool), here, np.ones(4, bool)) == []
 
 
-def test_one_referred_eye_refers_the_patient() -> None:
-    patients = np.array(["a", "a", "b", "b", "c"])
-    decided, true = by_worse_eye(
-        patients, np.array([False, True, False, False, True]), np.array([True, False, False, True, False])
+def test_one_referred_eye_refers_the_patient(measured: Measured) -> None:
+    referred, referable = [False, True, False, False, True], [True, False, False, True, False]
+    score = np.where(referred, 0.9, 0.1).astype(np.float32)
+    measured.predictions = pd.DataFrame(  # type: ignore[misc]
+        {"id": ["a1", "a2", "b1", "b2", "c1"], "grade": np.where(referable, 2, 0), "predicted": 0}
+        | {"p0": 1 - score, "p1": 0.0, "p2": score, "p3": 0.0, "p4": 0.0}
     )
-    assert two_by_two(decided, true) == (1, 1, 1, 0)  # a rightly, c wrongly, b missed
+    measured.cache.manifest = pd.DataFrame({"id": measured.predictions["id"], "patient": list("aabbc")})  # type: ignore[union-attr]
+    by_patient = referral(measured)["tables"][0]
+    del by_patient["what"]
+    assert tuple(by_patient.values()) == (1, 1, 1, 0)  # a rightly, c wrongly, b missed
