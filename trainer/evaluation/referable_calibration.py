@@ -29,7 +29,8 @@ _NOTHING: Final = 1e-12
 _LONGEST: Final = 1.0
 """In standard units. A longer step has left the region where the likelihood is like a parabola, and is cut."""
 
-Lacking = Literal["few", "separated"]
+Lacking = Literal["few", "alike", "separated"]
+"""Too few patients of a kind; one p for all photographs; p tells the two kinds apart without an overlap."""
 
 
 class ReferableCalibration:
@@ -100,6 +101,8 @@ class ReferableCalibration:
         of_kind = [len(np.unique(self.patients[self.has == kind])) for kind in (True, False)]
         if min(of_kind) < FEWEST:
             return "few"
+        if self._odds[0] == self._odds[-1]:
+            return "alike"
         return "separated" if self._separated(np.ones((len(self._odds), 1)))[0] else None
 
     def _separated(self, own: Floats) -> NDArray[np.bool_]:

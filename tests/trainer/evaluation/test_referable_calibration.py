@@ -79,7 +79,7 @@ def test_without_an_overlap_there_is_no_slope(upside_down: bool) -> None:
 
 
 def test_one_p_for_all_has_no_slope() -> None:
-    assert ReferableCalibration(sample(np.full(60, 0.3), np.arange(60) < 30)).lacks == "separated"
+    assert ReferableCalibration(sample(np.full(60, 0.3), np.arange(60) < 30)).lacks == "alike"
 
 
 def test_a_separated_resample_has_no_slope() -> None:
