@@ -85,8 +85,8 @@ def draw_precision_recall(
             axes.plot(point.sensitivity, point.ppv, "o", color=ORANGE, markersize=12, label=label)
         unit_axes(axes, "sensitivity (recall)", "positive predictive value (precision)")
         axes.set_title(title)
-        place = "upper right" if average < 0.5 else "lower left"  # on the side that the curve leaves free
-        axes.legend(loc=place, title=counts, alignment="left")
+        # On the side that the curve leaves free.
+        axes.legend(loc="upper right" if average < 0.5 else "lower left", title=counts, alignment="left")
 
 
 def draw_band(axes: Axes, band: Band) -> None:
