@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 from torch.distributed.run import get_args_parser
 
 from tools.cli import main as tools
@@ -95,3 +96,24 @@ def test_links_lead_somewhere(name: str) -> None:
 
 def test_the_readme_is_short() -> None:
     assert len(README.splitlines()) <= 160
+
+
+@pytest.mark.parametrize("program", GROUPS)
+def test_the_list_of_commands_has_whole_sentences(program: str) -> None:
+    shown = CliRunner().invoke(GROUPS[program], ["--help"], terminal_width=80).output
+    lines = shown.partition("Commands:\n")[2].splitlines()
+    assert len(lines) == len(GROUPS[program].commands)
+    assert all(line.endswith(".") and not line.endswith("...") for line in lines), shown
+
+
+@pytest.mark.parametrize(("program", "name"), [("trainer", "fit"), ("tools", "preprocess")])
+def test_a_long_help_has_sections(program: str, name: str) -> None:
+    """Each option stands once; only what commands share stands below "Options"."""
+    shown = CliRunner().invoke(GROUPS[program], [name, "--help"], terminal_width=80).output
+    options = [option for p in GROUPS[program].commands[name].params for option in p.opts if option.startswith("--")]
+    for option in options:
+        assert len(re.findall(rf"^  (?:-\w, )?{option}(?![\w-])", shown, re.MULTILINE)) == 1, option
+    rest = shown.partition("\nOptions:\n")[2]
+    assert set(re.findall(r"^  (?:-\w, )?(--[\w-]+)", rest, re.MULTILINE)) <= {
+        *("--local-cache", "--local-cache-gb", "--help"),
+    }
