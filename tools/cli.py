@@ -20,8 +20,6 @@ from pipeline.storage.outputs import GuardedGroup, OutputFile, OutputFolder, Out
 from pipeline.storage.url import Folder, Url, place
 
 if TYPE_CHECKING:
-    from tools.benchmark.report import Report
-    from tools.benchmark.shards import ShardReport
     from tools.sheet import Grouping
 
 FOLDER = Folder(path_type=Path)
@@ -356,11 +354,6 @@ def phantom(out: Path, eyes: int, seed: int, onto: Path | Url | None) -> None:
 @click.option("--workers", type=WORKERS, default=usable_cores, show_default="all cores", help="Loading.")
 @click.option("--seconds", type=Finite(0, min_open=True), default=1.5, help="For each row in each round.")
 @click.option("--json", "out", type=OutputFile(BENCH), help="Write the figures there too.")
-@click.option(
-    "--simulate-shards",
-    is_flag=True,
-    help="Measure nothing, simulate: what 1 to 64 machines fetch of ten million photographs, by the order of an epoch.",
-)
 def bench(
     cache: Path | None,
     size: int | None,
@@ -368,7 +361,6 @@ def bench(
     workers: int,
     seconds: float,
     out: Path | None,
-    simulate_shards: bool,
 ) -> None:
     """Measure how fast this machine decodes, loads and trains.
 
@@ -378,20 +370,11 @@ def bench(
 
     from rich.console import Console
 
-    if simulate_shards and cache:
-        raise click.UsageError("--simulate-shards reads no CACHE")
-    report: Report | ShardReport
+    from tools.benchmark.bench import Settings
+    from tools.benchmark.bench import bench as measure
+
     with Console(stderr=True).status("") as status:
-        if simulate_shards:
-            from tools.benchmark.shards import simulate
-
-            status.update("simulating, about half a minute")
-            report = simulate()
-        else:
-            from tools.benchmark.bench import Settings
-            from tools.benchmark.bench import bench as measure
-
-            report = measure(cache, Settings(size, batch, workers, seconds), status.update)
+        report = measure(cache, Settings(size, batch, workers, seconds), status.update)
     Console(width=None if Console().is_terminal else 120).print(report.table())
     if out:
         with write_whole(out) as file:
