@@ -4,7 +4,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.grades import REFERABLE
 from trainer.evaluation.bootstrap import LEVEL, Figures, Floats, Interval, Limits, bootstrap, intervals
@@ -24,7 +23,8 @@ class Band:
     x: list[float]
     y: list[float]
     intervals: list[Interval | None]
-    """Pointwise."""
+    """Pointwise. None where all resamples agree: at the end of an ROC curve by definition, elsewhere because these
+    photographs cannot tell."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def measure_referable(sample: Sample, prevalence: float | None) -> Referable:
         return {name: value for each in measured for name, value in each.figures(weights).items()}
 
     values, resampled = figures(sample.equal_weights), bootstrap(sample.n_patients, figures)
-    limits = intervals(values, resampled, _behind(calibration))
+    limits = intervals(values, resampled, patients_behind(calibration.tally, calibration.bin_shares))
     for name in ("slope", "intercept"):
         # In the rounds without one it is boundless: left out, they would make the interval too narrow.
         if np.isnan(resampled[name]).mean() > _TAIL:
@@ -128,14 +128,6 @@ def measure_referable(sample: Sample, prevalence: float | None) -> Referable:
         calibration=_calibration(calibration, values, limits),
         net_benefit=benefit,
     )
-
-
-def _behind(calibration: ReferableCalibration) -> dict[str, NDArray[np.int64]]:
-    """Patients that a share is a share of. At a false positive rate of 1 everybody is referred, whoever is drawn: a
-    sensitivity of 1 is no finding there."""
-    patients, has = calibration.patients, calibration.has
-    of_sensitivity = np.where(RATES < 1, len(np.unique(patients[has])), 0)
-    return {"sensitivity": of_sensitivity, **patients_behind(calibration.tally, calibration.bin_shares)}
 
 
 def _parts(values: Figures, limits: dict[str, Any], prevalence: float | None) -> tuple[Band, Band, NetBenefit]:

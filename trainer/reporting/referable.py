@@ -86,6 +86,8 @@ def calibration_lines(referable: Mapping[str, Any]) -> list[str]:
     if not referable["referable"]:
         lines.append("No photograph is referable, so there is no O:E.")
     slope, intercept = (calibration["intervals"][name] for name in ("slope", "intercept"))
+    if slope is None and not calibration["lacks"]:
+        lines.append("The slope has no interval: too many resamples of these photographs have no slope.")
     if slope and slope[1] < 1:
         lines.append("The probabilities are too extreme: the low ones are too low, the high ones too high.")
     if slope and slope[0] > 1:
@@ -123,7 +125,7 @@ def benefit_lines(benefit: Mapping[str, Any]) -> list[str]:
     shown = [threshold for threshold, is_better in zip(benefit["thresholds"], better, strict=True) if is_better]
     what = "referring by the network has more net benefit than referring everybody or nobody"
     if not shown:
-        lines.append(f"At no threshold from 2 % to 50 % is it shown that {what}.")
+        lines.append(f"At no threshold from {_whole(0.02)} to {_whole(0.5)} is it shown that {what}.")
     elif len(shown) == round(100 * (shown[-1] - shown[0])) + 1:
         lines.append(f"At thresholds from {_whole(shown[0])} to {_whole(shown[-1])} {what}; its 95 % interval says so.")
     else:
@@ -137,7 +139,7 @@ def _between(limits: Sequence[float] | None) -> str:
 
 
 def _whole(share: float) -> str:
-    return f"{100 * share:.0f} %"
+    return f"{100 * share:.0f}\N{NO-BREAK SPACE}%"
 
 
 def _points(band: Mapping[str, Any] | None, listed: Sequence[float]) -> list[tuple[float, float, Any]]:

@@ -48,7 +48,8 @@ def draw_decision_curve(path: Path, benefit: Mapping[str, Any], *, title: str) -
         draw_band(axes, Band(thresholds, own, limits))
         axes.plot(thresholds, own, color=BLUE, label="the network")
         # Below 0 nobody would choose it; how far is of no interest.
-        axes.set(xlim=(0, 0.505), ylim=(max(-0.8 * top, min(-0.3 * top, 1.08 * min(own))), 1.08 * top))
+        bottom = max(-0.8 * top, min(-0.3 * top, 1.08 * min(own)))
+        axes.set(xlim=(0, 0.505), ylim=(bottom, top + 0.35 * (top - bottom)))  # above the band lies the legend
         axes.set(
             xlabel="threshold: refer from this probability on", ylabel="net benefit (right referrals a photograph)"
         )

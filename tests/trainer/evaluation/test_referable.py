@@ -68,15 +68,16 @@ def test_what_a_sample_cannot_define_is_none() -> None:
         json.dumps(found.as_dict(), allow_nan=False)
 
 
-def test_a_network_that_errs_on_no_photograph_has_exact_intervals() -> None:
+def test_a_network_that_errs_on_no_photograph_has_a_curve_without_a_band() -> None:
     p = np.zeros((80, 5), np.float32)
     score = np.repeat(np.linspace(0.02, 0.98, 40), 2)
     p[:, 0], p[:, 4] = 1 - score, score
     found = measure_referable(Sample(4 * (score > 0.5), np.zeros(80, np.int64), p, np.arange(80) // 2), None)
     assert found.roc is not None
-    exact = binomtest(20, 20).proportion_ci(0.95, "exact")  # 20 patients are referable
-    assert found.roc.intervals[10] == pytest.approx((exact.low, 1))
-    assert found.roc.intervals[-1] is None  # where all are referred it is 1 by definition
+    assert found.roc.y == [1.0] * 101
+    assert found.roc.intervals == [None] * 101  # all resamples agree, and say nothing of the next patient
+    exact = binomtest(5, 5).proportion_ci(0.95, "exact")  # the last bin holds both eyes of five patients
+    assert found.calibration.bins[-1].interval == pytest.approx((exact.low, 1))
     assert (found.calibration.lacks, found.calibration.slope) == ("separated", None)
     assert found.calibration.intercept is not None
     assert found.calibration.intervals["slope"] is None
