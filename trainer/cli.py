@@ -65,6 +65,24 @@ class SetName(Text):
         return name
 
 
+SEED = click.IntRange(0, 2**64 - 1)
+
+
+class Seeds(click.ParamType[tuple[int, ...]]):
+    """Numbers between commas, each once."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        seeds = tuple(SEED.convert(each, param, ctx) for each in value.split(","))
+        if len(set(seeds)) < len(seeds) or len(seeds) > MOST_SEEDS:
+            self.fail(f"{value[:20]!r} are not up to {MOST_SEEDS} different numbers.", param, ctx)
+        return seeds
+
+
+MOST_SEEDS = 100
 MOST_REFIT = 1_000_000
 SHARE_WANTED = Finite(0, 1, min_open=True)
 
@@ -168,7 +186,7 @@ def _asked(context: click.Context, settings: Mapping[str, Any]) -> tuple[FitConf
               help="Stop after so many epochs without a better one by kappa.  [default: never]")  # fmt: skip
 @click.option(
     "--seed",
-    type=click.IntRange(0, 2**64 - 1),
+    type=SEED,
     default=DEFAULT.seed,
     help="Of the first weights, order and augmentation.",
 )
@@ -220,11 +238,16 @@ NOT_OF_FOLDS: Final = ("run", "resume", "find_lr")
 
 @main.command(params=[option for option in fit.params if option.name not in NOT_OF_FOLDS])
 @click.option("--folds", "count", type=click.IntRange(2, 100), default=5, help="How many; each is test once.")
+@click.option("--seeds", type=Seeds(), default=(), metavar="S,S,...",
+              help="Train each fold once for each of these, and take the means. --seed draws the folds.  "
+                   "[default: --seed]")  # fmt: skip
 @click.option("--split", type=click.Choice(["train-val", "all"]), default="train-val",
               help="all: the photographs of test are folded in too. train-val: they stay closed.")  # fmt: skip
-@click.option("--run", type=OutputPlace(), default=Path("runs/folds"), help="Folder of the runs, one a fold.")
+@click.option("--run", type=OutputPlace(), default=Path("runs/folds"), help="Folder of the runs, one a fold and seed.")
 @click.pass_context
-def folds(context: click.Context, /, run: Path, count: int, split: str, **settings: Any) -> None:
+def folds(
+    context: click.Context, /, run: Path, count: int, seeds: tuple[int, ...], split: str, **settings: Any
+) -> None:
     """Cross-validate: train a run for each fold of the patients, and measure all photographs by networks that have not
     seen them. Takes every option of fit; the same command goes on after an interruption."""
     asked, given = _asked(context, settings)
@@ -234,7 +257,7 @@ def folds(context: click.Context, /, run: Path, count: int, split: str, **settin
     from trainer.network.device import choose_device
 
     with joined(choose_device(asked.device)):
-        cross_validate(asked, given, count, run, whole=split == "all")
+        cross_validate(asked, given, count, run, seeds=seeds, whole=split == "all")
 
 
 @main.command()
