@@ -14,7 +14,6 @@ from pipeline.cache.folds import check_foldable, fold_splits, folded_rows, write
 from pipeline.errors import RunError
 from trainer.commands import fit
 from trainer.config import FitConfig
-from trainer.console import warn
 from trainer.distributed.process_group import first, from_first
 from trainer.evaluation.out_of_fold import CrossValidation, OutOfFold
 from trainer.evaluation.second_look import second_look
@@ -24,7 +23,7 @@ from trainer.reporting.folds import (
     read_shared_photos,
     say_out_of_fold,
     say_second_look,
-    shared_photos_lines,
+    say_shared_photos,
     write_out_of_fold,
     write_second_look,
 )
@@ -74,8 +73,7 @@ def _begin(folder: FoldsFolder, cache: Cache, mark: Mapping[str, Any]) -> list[S
         begin_folds(folder, mark, shared)
     except OSError as error:
         raise RunError(f"{folder.path}: cannot be written ({error.strerror}); choose another --run") from error
-    for line in shared_photos_lines(joined, len(rows), folder):
-        warn(line)
+    say_shared_photos(folder, joined, len(rows))
     return shared
 
 

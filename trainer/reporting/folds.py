@@ -17,6 +17,7 @@ from pipeline.grades import UNKNOWN
 from pipeline.photos.contact_sheet import SIDE, Tile, decode_small, draw_sheet, encoded
 from pipeline.photos.fingerprint import MOST
 from pipeline.storage.atomic import write_whole
+from trainer.console import warn
 from trainer.evaluation.metrics import confusion, confusion_table, row_shares
 from trainer.evaluation.out_of_fold import CrossValidation, Fold
 from trainer.kinds import PROBABILITIES
@@ -57,20 +58,18 @@ def read_shared_photos(folder: FoldsFolder) -> list[SharedPhoto]:
     return [SharedPhoto(*row) for row in rows.itertuples(index=False, name=None)]
 
 
-def shared_photos_lines(joined: Mapping[str, str], photographs: int, folder: FoldsFolder) -> list[str]:
-    """What to say of `joined` patients, and of copies that were not looked for."""
-    lines = []
+def say_shared_photos(folder: FoldsFolder, joined: Mapping[str, str], photographs: int) -> None:
+    """Who was joined, and what was not looked for among so many photographs."""
     if joined:
-        lines.append(
-            f"{len(joined):,} patients share photographs with each other, and were joined into "
-            f"{len(set(joined.values())):,}, so that no copy is in another fold; {folder.shared_photos} lists them"
+        click.echo(
+            f"{len(joined):,} patients have a photograph that looks the same as another patient's; they were joined "
+            f"into {len(set(joined.values())):,}, so that no copy is in another fold ({folder.shared_photos})"
         )
     if photographs > MOST:
-        lines.append(
+        warn(
             f"photographs that look the same were not looked for across patients: {photographs:,} are too many; those "
             "with the same bytes were"
         )
-    return lines
 
 
 def read_fold(run: RunFolder, cache: Cache) -> Fold:

@@ -86,7 +86,7 @@ def test_the_figures_are_said_in_plain_words(made: Path) -> None:
 def test_killed_it_goes_on_and_leaves_what_an_undisturbed_one_does(made: Path, tmp_path: Path) -> None:
     command = ["folds", "--folds", "3", "--cache", str(made / "cache"), *map(str, FAST), "--run", str(tmp_path / "cv")]
     begun = subprocess.Popen([sys.executable, "-m", "trainer", *command], cwd=ROOT, stdout=subprocess.DEVNULL)
-    until = time.monotonic() + 120
+    until = time.monotonic() + 600
     while not (tmp_path / "cv/fold1/last.pt").exists() and begun.poll() is None and time.monotonic() < until:
         time.sleep(0.02)
     begun.kill()
@@ -147,11 +147,12 @@ def test_patients_who_share_a_photograph_stay_together(make_cache: Callable[...,
     cache = make_cache(pictures, {id: number % 2 * 3 for number, id in enumerate(pictures)})
     command = ("folds", "--folds", 2, "--cache", cache, *FAST, "--epochs", 1, "--run", tmp_path / "cv")
     done = invoke(*command)
-    assert "10 patients share photographs with each other, and were joined into 5" in done.stderr
+    assert (
+        "10 patients have a photograph that looks the same as another patient's; they were joined into 5" in done.output
+    )
     shared = pd.read_csv(tmp_path / "cv/copies.csv")
-    assert list(zip(shared["patient"], shared["copy_patient"], strict=True)) == [
-        (str(n), f"again{n}") for n in range(5)
-    ]
+    assert list(shared["patient"]) == [str(number) for number in range(5)]
+    assert list(shared["copy_patient"]) == [f"again{number}" for number in range(5)]
     for number in range(2):
         splits = pd.read_csv(tmp_path / f"cv/caches/fold{number}/manifest.csv").set_index("id")["split"]
         assert all(splits[f"{n}_left"] == splits[f"again{n}_left"] for n in range(5))
