@@ -139,13 +139,13 @@ def fit(context: click.Context, /, run: Path | None, resume: bool, find_lr: bool
 
 @main.command()
 @fit_options
-@click.option("--folds", "count", type=click.IntRange(2, 100), default=5, help="How many; each is test once.")
-@click.option("--seeds", type=Seeds(), default=(), metavar="S,S,...",
-              help="Train each fold once for each of these seeds, and give the means. --seed draws the folds.  "
-                   "[default: --seed]")  # fmt: skip
-@click.option("--split", type=click.Choice(["train-val", "all"]), default="train-val",
-              help="all: the photographs of test are folded in too. train-val: they stay closed.")  # fmt: skip
-@click.option("--run", type=OutputPlace(), default=Path("runs/folds"), help="Folder of the runs, one a fold and seed.")
+@RUN("--folds", "count", type=click.IntRange(2, 100), default=5, help="How many; each is test once.")
+@RUN("--seeds", type=Seeds(), default=(), metavar="S,S,...",
+     help="Train each fold once for each of these seeds, and give the means. --seed draws the folds.  "
+          "[default: --seed]")  # fmt: skip
+@RUN("--split", type=click.Choice(["train-val", "all"]), default="train-val",
+     help="all: the photographs of test are folded in too. train-val: they stay closed.")  # fmt: skip
+@RUN("--run", type=OutputPlace(), default=Path("runs/folds"), help="Folder of the runs, one a fold and seed.")
 @click.pass_context
 def folds(
     context: click.Context, /, run: Path, count: int, seeds: tuple[int, ...], split: str, **settings: Any
