@@ -150,7 +150,7 @@ def test_patients_who_share_a_photograph_stay_together(make_cache: Callable[...,
     assert (
         "10 patients have a photograph that looks the same as another patient's; they were joined into 5" in done.output
     )
-    shared = pd.read_csv(tmp_path / "cv/copies.csv")
+    shared = pd.read_csv(tmp_path / "cv/copies.csv", dtype=str)
     assert list(shared["patient"]) == [str(number) for number in range(5)]
     assert list(shared["copy_patient"]) == [f"again{number}" for number in range(5)]
     for number in range(2):
