@@ -60,7 +60,7 @@ class Seeds(click.ParamType[tuple[int, ...]]):
             return value
         seeds = tuple(SEED.convert(each, param, ctx) for each in value.split(","))
         if len(set(seeds)) < len(seeds) or len(seeds) > MOST_SEEDS:
-            self.fail(f"{value[:20]!r} are not up to {MOST_SEEDS} different numbers.", param, ctx)
+            self.fail(f"{value[:20]!r}: give each seed once, and {MOST_SEEDS} at most.", param, ctx)
         return seeds
 
 
