@@ -1,7 +1,7 @@
-"""All that is measured of a split, by photograph and by patient."""
+"""All that is measured of a split, by photograph, by eye and by patient."""
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -13,19 +13,24 @@ from pipeline.grades import UNKNOWN
 from trainer.evaluation.bootstrap import Figures, Floats, bootstrap, interval, intervals
 from trainer.evaluation.calibration import brier_by_photograph, expected_calibration_error, reliability
 from trainer.evaluation.deferral import RiskCoverage
+from trainer.evaluation.eyes import EyeCounts, EyeTable, eye_rows, mean_eyes
 from trainer.evaluation.metrics import Metrics, measure
 from trainer.evaluation.operating_point import Referral
 from trainer.evaluation.weighted_metrics import Sample, ratio
 from trainer.kinds import PROBABILITIES
+from trainer.network.decision import DecisionRule
 from trainer.network.metadata import Operating, temperature_of
+
+LIKELIEST: Final = DecisionRule()
+"""The likeliest grade is predicted."""
 
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """What metrics_*.json says of a split, or of its patients."""
+    """What metrics_*.json says of a split, or of its eyes or patients."""
 
     metrics: Metrics
-    """Its "photographs" are patients where these are measured."""
+    """Its "photographs" are eyes or patients where these are measured."""
     patients: int
     intervals: dict[str, Any]
     """By name of a figure: (low, high), None, or five of these for one of each grade."""
@@ -34,11 +39,15 @@ class Results:
     deferral: dict[str, Any] | None
     """None where the weights carry no threshold."""
     calibration: dict[str, Any] | None
-    """None for patients: a network's certainty is about a photograph."""
+    """None for eyes and patients: a network's certainty is about a photograph."""
     baselines: Baselines | None
     """Scored without looking at a photograph."""
     by_patient: "Results | None"
     """None where no patient has two photographs."""
+    by_eye: "Results | None" = None
+    """None where no eye has two photographs."""
+    eyes: EyeCounts | None = None
+    """Of eyes alone."""
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -50,6 +59,8 @@ class Results:
             "calibration": self.calibration,
             "no_image": self.baselines and self.baselines.as_dict(),
             "patient": self.by_patient and self.by_patient.as_dict(),
+            "eye": self.by_eye and self.by_eye.as_dict(),
+            **({"eyes": asdict(self.eyes)} if self.eyes else {}),
         }
 
 
@@ -60,10 +71,14 @@ def assess(
     uncalibrated: NDArray[np.float32],
     operating: Operating | None,
     prevalence: float | None = None,
+    *,
+    eyes: EyeTable | None = None,
+    rule: DecisionRule = LIKELIEST,
 ) -> Results:
-    """Measures predictions of a split's photographs, some of them graded, and their patients.
+    """Measures predictions of a split's photographs, some of them graded, their eyes and their patients.
 
     `uncalibrated` are the probabilities (n, 5) at temperature 1; `prevalence`, 0 to 1, is that of another population.
+    `eyes` is of the manifest, None: nothing is measured by eye; `rule` reads the mean probabilities of an eye.
     """
     patients = patients_of(manifest, predictions["id"])
     known = (predictions["grade"] != UNKNOWN).to_numpy()
@@ -73,7 +88,13 @@ def assess(
         table = worse_eyes(predictions[known], patients[known])
         baselines = no_image_baselines(patient_table(manifest), split)
         by_patient = _measured(Sample.of(table), operating, prevalence, None, baselines, None)
-    return _measured(
+    by_eye = None
+    means = eyes and mean_eyes(predictions[known], patients[known], manifest, table=eyes, rule=rule)
+    if eyes and means:
+        baselines = no_image_baselines(eye_rows(manifest, eyes), split)
+        eye_sample = Sample.of(means.predictions, means.patients)
+        by_eye = replace(_measured(eye_sample, operating, prevalence, None, baselines, None), eyes=means.counts)
+    by_photograph = _measured(
         sample,
         operating,
         prevalence,
@@ -81,6 +102,7 @@ def assess(
         no_image_baselines(manifest, split),
         by_patient,
     )
+    return replace(by_photograph, by_eye=by_eye)
 
 
 def _measured(
