@@ -34,7 +34,10 @@ LEVEL: Final = 0.05
 """A corrected p below it is called significant."""
 PERMUTATIONS: Final = 4999
 """So that the smallest p, 0.0002, is still significant after correction over 250 comparisons."""
+AS_LARGE: Final = 100
+"""Permutations with as large a difference, after which no more are drawn: p is then known to a tenth of itself."""
 _BLOCK: Final = 128
+_ACCURACY: Final = {"accuracy": SHARES["accuracy"]}
 _REFERRAL: Final = {name: REFERRAL_SHARES[name] for name in ("sensitivity", "specificity")}
 
 
@@ -132,103 +135,146 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in corrected]
 
 
-class _Units:
-    """A sample cut into a group and the rest. A unit is what one patient has on one side."""
+class _Part:
+    """Some photographs of a sample: the group, the rest, or all of them."""
 
-    def __init__(self, sample: Sample, inside: NDArray[np.bool_], threshold: float | None) -> None:
-        pairs, units = np.unique(2 * sample.patients + inside, return_inverse=True)
-        self.patient, self.inside = pairs // 2, pairs % 2 == 1  # (units,)
-        self.n_patients = sample.n_patients
-        cut = replace(sample, patients=units.astype(np.int64))
-        self.has = sample.grades >= REFERABLE
+    def __init__(self, sample: Sample, threshold: float | None) -> None:
+        self.sample = sample
+        self._has = sample.grades >= REFERABLE
         referred = sample.predicted >= REFERABLE if threshold is None else sample.p_referable >= threshold
-        self.confusions = cut.confusions
-        self._referrals = cut.tally(2 * self.has + referred, 4)
-        self._ranking = Ranking.of(self.has, sample.p_referable, cut.patients)
-        self.referable = self._referrals[:, 2:].sum(axis=1)  # (units,) photographs of grade 2 or worse
+        self._referrals = sample.tally(2 * self._has + referred, 4)
+        self._ranking = Ranking.of(self._has, sample.p_referable, sample.patients)
+
+    @property
+    def referable(self) -> NDArray[np.bool_]:
+        """(patients,) whether a photograph of theirs is of grade 2 or worse."""
+        return np.asarray(self._referrals[:, 2:].sum(axis=1) > 0)
+
+    @property
+    def enough(self) -> bool:
+        """Whether there are enough patients of both kinds for figures."""
+        referable = int(self.referable.sum())
+        return referable >= LEAST and self.sample.n_patients - referable >= LEAST
 
     def figures(self, weights: Floats) -> Figures:
-        """(rounds,) each, from weights (units, rounds)."""
-        counts = weights.T @ self.confusions
+        """(rounds,) each, from weights (patients, rounds)."""
+        counts = weights.T @ self.sample.confusions
         return {
-            **shares(counts, {"accuracy": SHARES["accuracy"]}),
+            **shares(counts, _ACCURACY),
             **shares(weights.T @ self._referrals, _REFERRAL),
             "referable_auc": self._ranking.auc(weights),
             "kappa": quadratic_kappas(counts.reshape(-1, N_GRADES, N_GRADES)),
         }
 
     def behind(self) -> dict[str, NDArray[np.int64]]:
-        """By name of a share, how many patients of the group it is a share of."""
-        referral = patients_behind(self._referrals[self.inside], _REFERRAL)
-        return referral | patients_behind(self.confusions[self.inside], {"accuracy": SHARES["accuracy"]})
+        """By name of a share, how many patients it is a share of."""
+        return patients_behind(self._referrals, _REFERRAL) | patients_behind(self.sample.confusions, _ACCURACY)
 
-    def enough(self, side: NDArray[np.bool_]) -> bool:
-        """Whether a side, (units,), is large enough for figures."""
-        referable = int((self.referable[side] > 0).sum())
-        return referable >= LEAST and int(side.sum()) - referable >= LEAST
+
+class _Cut:
+    """A sample cut into a group and the rest."""
+
+    def __init__(self, sample: Sample, inside: NDArray[np.bool_], threshold: float | None) -> None:
+        self._sample, self._inside, self._threshold = sample, inside, threshold
+        self._members, self._parts = {}, {}
+        for name, side in (("group", inside), ("rest", ~inside)):
+            if side.any():
+                members, codes = np.unique(sample.patients[side], return_inverse=True)
+                columns = (sample.grades[side], sample.predicted[side], sample.probabilities[side])
+                self._parts[name] = _Part(Sample(*columns, codes.astype(np.int64)), threshold)
+                self._members[name] = members
+
+    @property
+    def group(self) -> _Part:
+        return self._parts["group"]
+
+    @property
+    def rest(self) -> _Part | None:
+        """None where the group is all."""
+        return self._parts.get("rest")
 
     def resampled(self) -> tuple[Figures, Figures]:
-        """Figures of the group and of the rest in the same resamples of the patients."""
+        """Figures of the group and of the rest in the same resamples of the patients; no figures of no rest."""
 
         def both(weights: Floats) -> Figures:
-            drawn = weights[self.patient]
-            group = self.figures(drawn * self.inside[:, None])
-            rest = self.figures(drawn * ~self.inside[:, None])
-            return group | {f"rest {name}": rest[name] for name in rest}
+            found = {side: part.figures(weights[self._members[side]]) for side, part in self._parts.items()}
+            return {f"{side} {name}": values for side, figures in found.items() for name, values in figures.items()}
 
-        found = bootstrap(self.n_patients, both)
-        rest = {name.removeprefix("rest "): values for name, values in found.items() if name.startswith("rest ")}
-        return {name: found[name] for name in rest}, rest
+        found = bootstrap(self._sample.n_patients, both)
+        group, rest = (
+            {name.removeprefix(side): values for name, values in found.items() if name.startswith(side)}
+            for side in ("group ", "rest ")
+        )
+        return group, rest
 
-    def permuted(self, seed: int = 0) -> Figures:
-        """(PERMUTATIONS,) differences between the group and the rest when patients change places."""
-        random = np.random.default_rng(seed)
-        units_of = np.bincount(self.patient, minlength=self.n_patients)
-        whole = units_of[self.patient] == 1
-        strata = [np.flatnonzero(whole & ((self.referable > 0) == has)) for has in (False, True)]
-        cut = np.flatnonzero(~whole).reshape(-1, 2)  # outside and inside of one patient are neighbours
-        blocks = []
+    def p_values(self, differences: Mapping[str, float], seed: int = 0) -> dict[str, float | None]:
+        """Of each of COMPARED, from its difference between the group and the rest: how often one as large, in either
+        direction, comes about when patients change places.
+
+        Drawing ends where all of them have come about AS_LARGE times (Besag and Clifford, Biometrika 1991): a p that is
+        large need not be known to four places.
+        """
+        pairs, units = np.unique(2 * self._sample.patients + self._inside, return_inverse=True)
+        patient, inside = pairs // 2, pairs % 2 == 1  # (units,): a unit is what a patient has on one side
+        whole = np.bincount(patient)[patient] == 1
+        part = _Part(replace(self._sample, patients=units.astype(np.int64)), self._threshold)
+        strata = [np.flatnonzero(whole & (part.referable == has)) for has in (False, True)]
+        both = np.flatnonzero(~whole).reshape(-1, 2)  # the two units of a patient are neighbours
+        random, as_large = np.random.default_rng(seed), {name: np.empty(0, bool) for name in COMPARED}
         for start in range(0, PERMUTATIONS, _BLOCK):
-            width = min(_BLOCK, PERMUTATIONS - start)
-            weights = np.repeat(self.inside[:, None].astype(np.float64), width, axis=1)
+            weights = np.repeat(inside[:, None].astype(np.float64), min(_BLOCK, PERMUTATIONS - start), axis=1)
             for stratum in strata:
                 weights[stratum] = random.permuted(weights[stratum], axis=0)
-            weights[cut[:, 0]] = random.integers(2, size=(len(cut), width))
-            weights[cut[:, 1]] = 1 - weights[cut[:, 0]]
-            group, rest = self.figures(weights), self.figures(1 - weights)
-            blocks.append({name: group[name] - rest[name] for name in COMPARED})
-        return {name: np.concatenate([block[name] for block in blocks]) for name in COMPARED}
+            weights[both[:, 0]] = random.integers(2, size=(len(both), weights.shape[1]))
+            weights[both[:, 1]] = 1 - weights[both[:, 0]]
+            group, rest = part.figures(weights), part.figures(1 - weights)
+            for name, found in as_large.items():
+                # 1e-12: sums in another order differ in the last digit. One that is not defined counts as large.
+                smaller = np.abs(group[name] - rest[name]) < abs(differences[name]) - 1e-12
+                as_large[name] = np.append(found, ~smaller)
+            if all(found.sum() >= AS_LARGE for found in as_large.values()):
+                break
+        return {name: None if np.isnan(differences[name]) else _p_value(as_large[name]) for name in COMPARED}
+
+
+def _p_value(as_large: NDArray[np.bool_]) -> float:
+    """From the permutations, in the order they were drawn: whether each has as large a difference."""
+    places = np.flatnonzero(as_large)
+    if len(places) >= AS_LARGE:
+        return float(AS_LARGE / (places[AS_LARGE - 1] + 1))
+    return (len(places) + 1) / (len(as_large) + 1)
 
 
 def _measure_group(sample: Sample, name: str, inside: NDArray[np.bool_], threshold: float | None) -> Group:
-    units = _Units(sample, inside, threshold)
+    cut = _Cut(sample, inside, threshold)
     group = Group(
         name=name,
         photographs=int(inside.sum()),
-        patients=int(units.inside.sum()),
-        referable=int(units.has[inside].sum()),
-        referable_patients=int((units.referable[units.inside] > 0).sum()),
+        patients=cut.group.sample.n_patients,
+        referable=int((sample.grades[inside] >= REFERABLE).sum()),
+        referable_patients=int(cut.group.referable.sum()),
         figures=None,
         intervals=None,
         against_rest=None,
     )
-    if not units.enough(units.inside):
+    if not cut.group.enough:
         return group
-    ours, theirs = (units.figures(side[:, None].astype(np.float64)) for side in (units.inside, ~units.inside))
-    resampled, resampled_rest = units.resampled()
+    ours = cut.group.figures(cut.group.sample.equal_weights)
+    resampled, resampled_rest = cut.resampled()
     group = replace(
         group,
         figures={name: plain_value(value[0]) for name, value in ours.items()},
-        intervals=intervals(ours, resampled, units.behind()),
+        intervals=intervals(ours, resampled, cut.group.behind()),
     )
-    if not units.enough(~units.inside):
+    if cut.rest is None or not cut.rest.enough:
         return group
-    permuted, against = units.permuted(), {}
-    for figure in COMPARED:
-        difference = ours[figure].item() - theirs[figure].item()
-        one, other = resampled[figure], resampled_rest[figure]
+    theirs = cut.rest.figures(cut.rest.sample.equal_weights)
+    differences = {name: ours[name].item() - theirs[name].item() for name in COMPARED}
+    p, against = cut.p_values(differences), {}
+    for name, difference in differences.items():
+        one, other = resampled[name], resampled_rest[name]
         limits = interval(difference, one - other) if _varies(one) and _varies(other) else None
-        against[figure] = Comparison(plain_value(difference), limits, _p_value(difference, permuted[figure]), None)
+        against[name] = Comparison(plain_value(difference), limits, p[name], None)
     return replace(group, against_rest=against)
 
 
@@ -236,15 +282,6 @@ def _varies(values: Floats) -> bool:
     """Whether resamples (rounds,) of a figure differ at all."""
     known = values[~np.isnan(values)]
     return bool(len(known)) and bool(known.min() < known.max())
-
-
-def _p_value(difference: float, permuted: Floats) -> float | None:
-    """The share of permutations, the sample itself among them, whose difference is as large in either direction."""
-    known = permuted[~np.isnan(permuted)]
-    if np.isnan(difference) or not len(known):
-        return None
-    as_large = np.abs(known) >= abs(difference) - 1e-12  # sums in another order differ in the last digit
-    return (int(as_large.sum()) + 1) / (len(known) + 1)
 
 
 def _compared(group: Group) -> list[Comparison]:

@@ -23,33 +23,39 @@ TOO_SMALL: Final = (
 
 
 def print_subgroups(subgroups: Mapping[str, Any], what: str) -> None:
-    """A table a column, two rows a group: its figures, and how they differ from the rest. `what`: the split, or the
-    name of an external set."""
+    """A table a column; of each group its figures, their differences to the rest, and p values. `what`: the split, or
+    the name of an external set."""
     for column in subgroups["columns"]:
         rows: list[Sequence[str]] = []
         for group in column["groups"]:
             counts = [f"{group[name]:,}" for name in ("photographs", "patients", "referable_patients")]
             rows.append((group["name"], *counts, *(_figure(group, name) for name in TITLES)))
             if against := group["against_rest"]:
-                rows.append(("  against the rest", "", "", "", *(against_rest(against[name], name) for name in TITLES)))
+                less = (difference(against[name], name) for name in TITLES)
+                p = (_p(against[name]["p_holm"]) for name in TITLES)
+                rows += [("  minus the rest", "", "", "", *less), ("  p, corrected", "", "", "", *p)]
         headers = ["photographs", "patients", "referable patients", *TITLES.values()]
         print_table([f"{what}, by {column['name']}", *headers], rows)
     for line in subgroup_lines(subgroups):
         click.echo(line)
 
 
-def against_rest(comparison: Mapping[str, Any], figure: str) -> str:
-    """-12.0 points (-20.1 to -3.9), p 0.004; p is the corrected one."""
-    difference, limits, p = comparison["difference"], comparison["interval"], comparison["p_holm"]
-    if difference is None or p is None:
+def difference(comparison: Mapping[str, Any], figure: str) -> str:
+    """-12.0 points (-20.1 to -3.9), -0.120 (-0.201 to -0.039)."""
+    value, limits = comparison["difference"], comparison["interval"]
+    if value is None:
         return "-"
 
-    def show(value: float) -> str:
-        return f"{100 * value:+.1f}" if figure in SHARES else f"{value:+.3f}"
+    def show(number: float) -> str:
+        return f"{100 * number:+.1f}" if figure in SHARES else f"{number:+.3f}"
 
-    words = show(difference) + (" points" if figure in SHARES else "")
-    words += f" ({show(limits[0])} to {show(limits[1])})" if limits else ""
-    return f"{words}, p {_p(p)}"
+    words = show(value) + (" points" if figure in SHARES else "")
+    return f"{words} ({show(limits[0])} to {show(limits[1])})" if limits else words
+
+
+def against_rest(comparison: Mapping[str, Any], figure: str) -> str:
+    """-12.0 points (-20.1 to -3.9), p 0.004; p is the corrected one."""
+    return f"{difference(comparison, figure)}, p {_p(comparison['p_holm'])}"
 
 
 def subgroup_lines(subgroups: Mapping[str, Any]) -> list[str]:
@@ -100,7 +106,9 @@ def _figure(group: Mapping[str, Any], name: str) -> str:
     return with_interval(group["figures"][name], group["intervals"][name], percent if name in SHARES else places)
 
 
-def _p(p: float) -> str:
+def _p(p: float | None) -> str:
+    if p is None:
+        return "-"
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 

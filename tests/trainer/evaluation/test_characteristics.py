@@ -1,50 +1,15 @@
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import accuracy_score, roc_auc_score
 
 from pipeline.cache.cache import open_cache
+from pipeline.errors import CacheError
 from tests.trainer.conftest import Trained
-from trainer.evaluation.subgroups import frames, measure_part, sizes, subgroups, thirds
-from trainer.network.metadata import Operating
+from trainer.evaluation.characteristics import characteristics, frames, kept_groups, sizes, thirds, value_groups
 from trainer.run_folder import RunFolder
-
-
-def predictions(grades: list[int], p_referable: list[float]) -> pd.DataFrame:
-    """Of photographs p0, p1, ...: what is not given to grade 2 is given to grade 0."""
-    p = np.array(p_referable)
-    columns = {"p0": 1 - p, "p1": 0 * p, "p2": p, "p3": 0 * p, "p4": 0 * p}
-    predicted = np.where(p > 0.5, 2, 0)
-    return pd.DataFrame({"id": [f"p{n}" for n in range(len(p))], "grade": grades, "predicted": predicted, **columns})
-
-
-def test_figures_of_a_group_are_those_of_its_photographs() -> None:
-    random = np.random.default_rng(0)
-    grades = random.choice([0, 2], 60).tolist()
-    table = predictions(grades, random.random(60).round(2).tolist())
-    patients = pd.Series([f"patient{n // 2}" for n in range(60)])
-    group = measure_part("left", table, patients, Operating(1.0, 0.3, "sensitivity", 0.9))
-    truth, referred = np.array(grades) >= 2, table["p2"] >= 0.3
-    assert (group.photographs, group.patients, group.referable) == (60, 30, truth.sum())
-    assert group.figures["accuracy"] == pytest.approx(accuracy_score(grades, table["predicted"]))
-    assert group.figures["referable_auc"] == pytest.approx(roc_auc_score(truth, table["p2"]))
-    assert group.figures["sensitivity"] == pytest.approx(referred[truth].mean())
-    assert group.figures["specificity"] == pytest.approx((~referred)[~truth].mean())
-    for name, (low, high) in group.intervals.items():
-        assert low < group.figures[name] < high
-
-
-def test_without_an_operating_point_the_likeliest_grade_refers() -> None:
-    table = predictions([0, 0, 2, 2], [0.1, 0.6, 0.4, 0.9])
-    group = measure_part("all", table, pd.Series(list("abcd")), None)
-    assert (group.figures["sensitivity"], group.figures["specificity"]) == (0.5, 0.5)
-
-
-def test_a_group_of_one_kind_has_no_auc() -> None:
-    group = measure_part("healthy", predictions([0, 0], [0.1, 0.2]), pd.Series(["a", "b"]), None)
-    assert group.figures["referable_auc"] is None
-    assert group.figures["sensitivity"] is None
-    assert group.figures["specificity"] == 1.0
 
 
 def test_a_frame_cuts_a_circle_that_reaches_past_it() -> None:
@@ -74,12 +39,45 @@ def test_thirds_are_thirds_and_part_no_equals() -> None:
     assert thirds(np.full(9, 0.4)).nunique() == 1
 
 
-def test_groups_of_a_run_add_up_to_its_photographs(trained: Trained) -> None:
+def test_groups_of_a_run_are_those_of_its_photographs(trained: Trained) -> None:
     """The photographs of the tiny cache are right eyes of one size, the redder the higher their grade."""
     cache, table = open_cache(trained.cache), RunFolder(trained.run).read_predictions("test")
-    found = subgroups(cache, table, table["id"], None)
+    found = characteristics(cache, table["id"])
     assert set(found) == {"Colour"}
-    assert [group.name for group in found["Colour"]] == ["palest third", "middle third", "reddest third"]
-    assert sum(group.photographs for group in found["Colour"]) == len(table) == 5
-    assert found["Colour"][0].referable == 0
-    assert found["Colour"][-1].referable == found["Colour"][-1].photographs
+    by_grade = found["Colour"][table["grade"].argsort()].tolist()
+    assert by_grade == sorted(by_grade, key=["palest third", "middle third", "reddest third"].index)
+    assert found["Colour"].nunique() == 3
+
+
+def test_each_value_of_a_column_is_a_group_and_an_empty_cell_is_not_stated() -> None:
+    groups = value_groups(pd.Series(["Topcon", " ", "Canon", "", "Topcon ", "10", "9"]))
+    assert groups.tolist() == ["Topcon", "not stated", "Canon", "not stated", "Topcon", "10", "9"]
+    assert [name for name in groups.cat.categories if (groups == name).any()] == [
+        "9", "10", "Canon", "Topcon", "not stated",
+    ]  # fmt: skip
+
+
+def test_more_than_ten_numbers_become_quartiles_and_words_stay_groups() -> None:
+    ages = [str(age) for age in range(30, 50)] + ["", "NA"]
+    groups = value_groups(pd.Series(ages))
+    assert groups.value_counts(sort=False).to_dict() == {
+        "30 to 34": 5, "35 to 39": 5, "40 to 44": 5, "45 to 49": 5, "NA": 1, "not stated": 1,
+    }  # fmt: skip
+    assert value_groups(pd.Series([str(n) for n in range(10)])).nunique() == 10
+    assert value_groups(pd.Series([str(n / 8) for n in range(12)])).tolist()[0] == "0 to 0.25"
+    equal = value_groups(pd.Series(["50"] * 30 + [str(n) for n in range(60, 70)]))
+    assert (equal == equal[0]).sum() == 30
+
+
+def test_a_column_that_was_not_kept_or_makes_no_groups_is_told(make_cache: Callable[..., Path]) -> None:
+    pictures = {f"{n}_left": np.full((32, 32, 3), n, np.uint8) for n in range(60)}
+    cells = {"site": dict.fromkeys(pictures, "North"), "name": {id: f"x{id}" for id in pictures}}
+    path = make_cache(pictures, dict.fromkeys(pictures, 0), kept=cells)
+    cache = open_cache(path)
+    assert kept_groups(cache, "train", ["site", "site"])["site"].to_dict() == cells["site"]
+    with pytest.raises(CacheError, match=r"no column 'sex' was kept; the columns kept are: site, name"):
+        kept_groups(cache, "train", ["site", "sex"])
+    with pytest.raises(CacheError, match=r"column 'name' has 60 different values, at most 50 make groups"):
+        kept_groups(cache, "train", ["name"])
+    with pytest.raises(CacheError, match=r"none; `tools preprocess --keep-column` keeps one"):
+        kept_groups(open_cache(make_cache(pictures, name="bare")), "train", ["site"])
