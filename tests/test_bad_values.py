@@ -85,6 +85,7 @@ def bad_values(command: str, parameter: click.Parameter) -> list[str]:
         "weights": ["", "missing", "folder", "file", "file/x", LONG],
         "name": ["", "missing", LONG],
         "names": ["", ".", "..", "a/b", "/", "forest.png", LONG],
+        "subgroups": ["", "missing", LONG],
         "patient_pattern": ["(", "nogroup"],
         **{column: ["", "missing", LONG] for column in (*COLUMNS, "keep_column")},
         "gradable_column": ["", "missing", "missing=1", "level=", LONG],

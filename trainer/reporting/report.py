@@ -38,7 +38,7 @@ from trainer.reporting.narrative import (
 )
 from trainer.reporting.page import inline_svg, render
 from trainer.reporting.referral import missed_severe, referral
-from trainer.reporting.subgroups import against_rest, subgroup_lines
+from trainer.reporting.subgroups import against_parts, subgroup_lines
 
 SECTIONS = (
     ("results", "Results"),
@@ -117,7 +117,7 @@ def describe(measured: Measured) -> dict[str, Any]:
             (site.name, each) for site in sites if not site.own and (each := site.metrics.get("subgroups"))
         ],
         "lines_of": subgroup_lines,
-        "against_rest": against_rest,
+        "against_parts": against_parts,
         "referral": referral(measured),
         "no_image": no_image,
         "referable": sum(metrics["grades"][REFERABLE:]),

@@ -31,31 +31,28 @@ def print_subgroups(subgroups: Mapping[str, Any], what: str) -> None:
             counts = [f"{group[name]:,}" for name in ("photographs", "patients", "referable_patients")]
             rows.append((group["name"], *counts, *(_figure(group, name) for name in TITLES)))
             if against := group["against_rest"]:
-                less = (difference(against[name], name) for name in TITLES)
-                p = (_p(against[name]["p_holm"]) for name in TITLES)
-                rows += [("  minus the rest", "", "", "", *less), ("  p, corrected", "", "", "", *p)]
+                parts = [against_parts(against[name], name) for name in TITLES]
+                rows.append(("  minus the rest", "", "", "", *(" ".join(part[:-1]) for part in parts)))
+                rows.append(("  corrected p", "", "", "", *(part[-1].removeprefix("p ") for part in parts)))
         headers = ["photographs", "patients", "referable patients", *TITLES.values()]
         print_table([f"{what}, by {column['name']}", *headers], rows)
     for line in subgroup_lines(subgroups):
         click.echo(line)
 
 
-def difference(comparison: Mapping[str, Any], figure: str) -> str:
-    """-12.0 points (-20.1 to -3.9), -0.120 (-0.201 to -0.039)."""
-    value, limits = comparison["difference"], comparison["interval"]
+def against_parts(comparison: Mapping[str, Any], figure: str) -> list[str]:
+    """["-12.0 points", "(-20.1 to -3.9)", "p 0.004"], p being the corrected one; fewer where less is known."""
+    value, limits, p = comparison["difference"], comparison["interval"], comparison["p_holm"]
     if value is None:
-        return "-"
+        return ["-"]
 
     def show(number: float) -> str:
         return f"{100 * number:+.1f}" if figure in SHARES else f"{number:+.3f}"
 
-    words = show(value) + (" points" if figure in SHARES else "")
-    return f"{words} ({show(limits[0])} to {show(limits[1])})" if limits else words
-
-
-def against_rest(comparison: Mapping[str, Any], figure: str) -> str:
-    """-12.0 points (-20.1 to -3.9), p 0.004; p is the corrected one."""
-    return f"{difference(comparison, figure)}, p {_p(comparison['p_holm'])}"
+    parts = [show(value) + (" points" if figure in SHARES else "")]
+    if limits:
+        parts.append(f"({show(limits[0])} to {show(limits[1])})")
+    return parts if p is None else [*parts, "p < 0.001" if p < 0.001 else f"p {p:.3f}"]
 
 
 def subgroup_lines(subgroups: Mapping[str, Any]) -> list[str]:
@@ -86,7 +83,7 @@ def worst_line(subgroups: Mapping[str, Any]) -> str:
     name, figure = f"{worst['column']} = {worst['group']}", worst["figure"]
     value = _figure(group, figure)
     if worst["significant"]:
-        against = against_rest(group["against_rest"][figure], figure)
+        against = " ".join(against_parts(group["against_rest"][figure], figure))
         return (
             f"Worst group: {name}. {TITLES[figure][0].upper()}{TITLES[figure][1:]}: {value}; against the rest "
             f"{against} after Holm's correction over {n:,} comparisons."
@@ -104,12 +101,6 @@ def _figure(group: Mapping[str, Any], name: str) -> str:
     if group["figures"] is None:
         return "-"
     return with_interval(group["figures"][name], group["intervals"][name], percent if name in SHARES else places)
-
-
-def _p(p: float | None) -> str:
-    if p is None:
-        return "-"
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _named(subgroups: Mapping[str, Any]) -> str:

@@ -61,7 +61,7 @@ def figures_by_scikit_learn(sample: Sample, part: NDArray[np.bool_], threshold: 
     }
 
 
-@pytest.mark.parametrize("threshold", [0.4, 0.9])
+@pytest.mark.parametrize("threshold", [0.4, 0.6])
 def test_figures_of_a_group_and_its_differences_are_scikit_learns(threshold: float) -> None:
     sample = drawn(150)
     sites = dealt(sample, "ABB")
@@ -102,24 +102,21 @@ def test_a_site_that_is_made_worse_is_found_and_named() -> None:
 
 
 def test_random_splits_are_not_significant_and_their_p_values_are_even() -> None:
-    sample = drawn(150)
-    found = [by_site(sample, "ABC", seed=seed) for seed in range(12)]
+    found = [by_site(drawn(150, seed), "AB", seed=100 + seed) for seed in range(20)]
     comparisons = [c for each in found for column in each.columns for group in column.groups
                    for c in (group.against_rest or {}).values()]  # fmt: skip
     p = np.array([c.p for c in comparisons])
-    assert len(p) == 12 * 3 * 4
-    assert 0.35 < p.mean() < 0.65  # evenly spread from 0 to 1: 0.5
-    assert (p < 0.05).mean() < 0.12
+    assert len(p) == 20 * 2 * 4
+    assert 0.4 < p.mean() < 0.7  # evenly spread from 0 to 1: 0.5; differences of shares tie, which makes p larger
+    assert (p < 0.05).mean() < 0.1
     assert sum(each.worst.significant for each in found if each.worst) <= 1
     line = worst_line(found[0].as_dict())
-    assert line.startswith(
-        "No group is significantly worse than the rest (p below 0.05 after Holm's correction over 12"
-    )
+    assert line.startswith("No group is significantly worse than the rest (p below 0.05 after Holm's correction over 8")
     assert "Lowest AUC for referable retinopathy: site = " in line
 
 
 def test_a_share_of_all_does_not_make_the_rest_significantly_worse() -> None:
-    """Of 12 referable patients of A all are found, of 100 of B 95: that is likely where both are alike (0.95**12 = 0.54).
+    """Of 12 referable patients of A all are found, of 100 of B 95: likely where both are alike (0.95**12 = 0.54).
     Resamples of A never miss one, so an interval of the difference would be too narrow: there is none."""
     found_of = np.array([1] * 12 + [1] * 95 + [0] * 5 + [0] * 112, float)
     p = np.stack([1 - found_of, 0 * found_of, found_of, 0 * found_of, 0 * found_of], axis=1).astype(np.float32)
@@ -130,13 +127,12 @@ def test_a_share_of_all_does_not_make_the_rest_significantly_worse() -> None:
     assert compared.difference == pytest.approx(0.05)
     assert compared.interval is None
     assert compared.p is not None
-    # Fisher's exact test of 12 of 12 against 95 of 100 has 1.0; all permutations are as far from 0 as 12 : 0 or further.
-    assert compared.p > 0.5
+    assert compared.p > 0.5  # by Fisher's exact test of 12 : 0 and 95 : 5 it is 1
 
 
 def test_p_is_that_of_all_permutations_where_these_can_be_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 10 referable patients of A 5 are found, of 10 of B 10: by the hypergeometric distribution (Fisher's exact test)
-    a difference of 5 or more, in either direction, has 2 * C(15, 5) / C(20, 5) ... = 0.0325."""
+    """Of 10 referable patients of A 5 are found, of 10 of B 10. Among all ways to deal out the 5 that are missed, those
+    where one site has all of them are 2 * C(10, 5) / C(20, 5) = 504 / 15504 = 0.0325 (Fisher's exact test)."""
     from scipy.stats import fisher_exact
 
     monkeypatch.setattr(subgroups, "AS_LARGE", 10**9)
