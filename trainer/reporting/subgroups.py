@@ -83,7 +83,8 @@ def worst_line(subgroups: Mapping[str, Any]) -> str:
     name, figure = f"{worst['column']} = {worst['group']}", worst["figure"]
     value = _figure(group, figure)
     if worst["significant"]:
-        against = " ".join(against_parts(group["against_rest"][figure], figure))
+        *parts, p = against_parts(group["against_rest"][figure], figure)
+        against = f"{' '.join(parts)}, {p}"
         return (
             f"Worst group: {name}. {TITLES[figure][0].upper()}{TITLES[figure][1:]}: {value}; against the rest "
             f"{against} after Holm's correction over {n:,} comparisons."
