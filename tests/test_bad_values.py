@@ -86,6 +86,7 @@ def bad_values(command: str, parameter: click.Parameter) -> list[str]:
         "weights": ["", "missing", "folder", "file", "file/x", LONG],
         "name": ["", "missing", LONG],
         "names": ["", ".", "..", "a/b", "/", "forest.png", LONG],
+        "subgroups": ["", "missing", LONG],
         "patient_pattern": ["(", "nogroup"],
         "seeds": ["", "x", "-1", "1.5", "0,", "0,0", str(2**64), LONG],
         **{column: ["", "missing", LONG] for column in (*COLUMNS, "keep_column")},

@@ -189,8 +189,12 @@ def folds(
 @click.option("--prevalence", type=Finite(0, 1), help="Of another population: its PPV and NPV too.")
 @click.option("--tta/--no-tta", default=None,
               help="Mean over the eight flips and turns of each photograph.  [default: as fit was told]")  # fmt: skip
-@click.option("--by", type=click.Choice(["photograph", "patient"]), default="photograph",
-              help="patient: print his or her worse eye's figures too.")  # fmt: skip
+@click.option("--by", type=click.Choice(["photograph", "eye", "patient"]), default="photograph",
+              help="patient: print his or her worse eye's figures too. eye: those of the mean of its photographs."
+              )  # fmt: skip
+@click.option("--subgroup", "subgroups", type=Text(), multiple=True, metavar="COLUMN",
+              help="A column that `tools preprocess --keep-column` kept, such as a clinic or a camera: figures of each "
+                   "of its groups, and how they differ from the rest. May be given several times.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the file of metrics instead of tables.")
 def evaluate(
     run: Path,
@@ -206,6 +210,7 @@ def evaluate(
     prevalence: float | None,
     tta: bool | None,
     by: str,
+    subgroups: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Measure a run again, or on other data sets.
@@ -220,12 +225,13 @@ def evaluate(
         raise click.UsageError(f"{len(names)} --name for {len(caches)} --cache; give one for each, in the same order")
     if refit and not caches:
         raise click.UsageError("--refit is for another cache than the run's own; give --cache")
-    if len(caches) > 1 and (as_json or by == "patient"):
-        raise click.UsageError(f"{'--json' if as_json else '--by patient'} is for one cache at a time")
+    if len(caches) > 1 and (as_json or by != "photograph"):
+        raise click.UsageError(f"{'--json' if as_json else f'--by {by}'} is for one cache at a time")
 
     from trainer.commands.evaluate import evaluate as measure
     from trainer.evaluation.operating_point import Wish
     from trainer.reporting.external import print_sites
+    from trainer.reporting.subgroups import print_subgroups
     from trainer.reporting.tables import print_by_grade, print_results
     from trainer.run_folder import RunFolder
 
@@ -234,23 +240,28 @@ def evaluate(
         wish = Wish("sensitivity", sensitivity)
     elif specificity is not None:
         wish = Wish("specificity", specificity)
-    measured = measure(run, caches, names, split, loader, device, workers, wish, prevalence, tta, refit)
+    measured = measure(run, caches, names, split, loader, device, workers, wish, prevalence, tta, refit, subgroups)
     if as_json:
-        ((target, _),) = measured.results
+        ((target, _),) = measured.evaluations
         click.echo(target.files.metrics.read_text("utf-8"), nl=False)
         return
-    if len(measured.results) == 1:
-        ((target, results),) = measured.results
+    if len(measured.evaluations) == 1:
+        ((target, evaluation),) = measured.evaluations
+        results = evaluation.results
         columns = {target.what: results}
-        if by == "patient" and results.by_patient:
-            columns[f"{target.what}, by patient"] = results.by_patient
-        elif by == "patient":
-            click.echo(f"no patient has two graded photographs of {target.what}: by patient is by photograph", err=True)
+        more = {"eye": results.by_eye, "patient": results.by_patient}.get(by)
+        if more:
+            columns[f"{target.what}, by {by}"] = more
+        elif by != "photograph":
+            click.echo(f"no {by} has two graded photographs of {target.what}: by {by} is by photograph", err=True)
         print_results(columns)
         print_by_grade(results)
+    for target, evaluation in measured.evaluations:
+        if evaluation.subgroups:
+            print_subgroups(evaluation.subgroups.as_dict(), target.what)
     if measured.sites:
         print_sites(measured.sites)
-        folders = [target.files.metrics.parent for target, _ in measured.results if target.name]
+        folders = [target.files.metrics.parent for target, _ in measured.evaluations if target.name]
         click.echo(f"written: {' '.join(map(str, [*folders, RunFolder(run).forest_figure]))}")
 
 
