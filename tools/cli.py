@@ -164,9 +164,9 @@ def preprocess(
 ) -> None:
     """Find, crop, resize and cache the photographs below SRC."""
     from pipeline.photos.preparation import Recipe
+    from pipeline.progress import progress_of
     from tools.preprocessing.preprocess import Settings
     from tools.preprocessing.preprocess import preprocess as bring_up_to_date
-    from tools.preprocessing.progress import photographs_bar
     from tools.preprocessing.summary import say_listing, say_outcome
     from tools.sources.layouts import list_source
     from tools.sources.pseudonyms import Pseudonyms, as_it_is, key_file
@@ -213,12 +213,12 @@ def preprocess(
         scheduler,
     )
     if isinstance(out, Path):
-        with photographs_bar() as progress:
+        with progress_of("preparing", "photographs", stays=True) as progress:
             outcome = bring_up_to_date(listing, out, recipe, settings, progress)
     else:
         from tools.preprocessing.upload import upload_to
 
-        with upload_to(out) as upload, photographs_bar() as progress:
+        with upload_to(out) as upload, progress_of("preparing", "photographs", stays=True) as progress:
             outcome = bring_up_to_date(listing, upload.folder, recipe, settings, progress, upload.placed)
         click.echo(f"{out}: {upload.sent} files, {upload.nbytes / 1e6:.1f} MB sent from {upload.folder}")
     say_outcome(listing, outcome, out)
