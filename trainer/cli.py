@@ -432,3 +432,11 @@ def show(run: Path, as_json: bool) -> None:
     from trainer.commands.show import show as say
 
     say(run, as_json)
+
+
+@main.command()
+def recipes() -> None:
+    """What each --recipe of fit sets, and what it is for. Options on the command line override it."""
+    from trainer.commands.recipes import recipes as say
+
+    say()
