@@ -275,17 +275,32 @@ def check(cache: Path | Url) -> None:
 @click.argument("out", type=OutputFile(SHEET))
 @click.option("--by", type=click.Choice(["grade", "split", "flag"]), default="grade", help="What makes a row.")
 @click.option("--each", type=click.IntRange(1, 200), default=12, help="Photographs a row.")
-def sheet(cache: Path | Url, out: Path, by: "Grouping", each: int) -> None:
+@click.option("--augmented", is_flag=True, help="Training photographs instead, as the first epochs of fit show each.")
+@click.option("--zoom", type=Finite(1, 2), default=1.0, help="With --augmented: as fit's.")
+@click.option("--colour", type=Finite(0, 1), default=0.0, help="With --augmented: as fit's.")
+@click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, help="With --augmented: as fit's.")
+def sheet(
+    cache: Path | Url, out: Path, by: "Grouping", each: int, augmented: bool, zoom: float, colour: float, seed: int
+) -> None:
     """Draw a contact sheet of CACHE into OUT, a PNG."""
     from pipeline.cache.cache import open_cache
+    from pipeline.loading.plan import Augment
     from pipeline.photos.contact_sheet import encoded
-    from tools.sheet import sheet_of_cache
+    from tools.sheet import sheet_of_augmented, sheet_of_cache
 
+    context = click.get_current_context()
+    for name in ("zoom", "colour", "seed"):
+        if not augmented and context.get_parameter_source(name) != ParameterSource.DEFAULT:
+            raise click.UsageError(f"--{name} says how training varies photographs; give --augmented with it")
     with open_cache(cache) as opened:
-        drawn = encoded(sheet_of_cache(opened, by, each), "PNG", SHEET.what)
+        if augmented:
+            drawing = sheet_of_augmented(opened, Augment(zoom=zoom, colour=colour), by, each, seed=seed)
+        else:
+            drawing = sheet_of_cache(opened, by, each)
+        drawn = encoded(drawing, "PNG", SHEET.what)
     with write_whole(out) as file:
         file.write(drawn)
-    click.echo(f"{out}: photographs of {cache} by {by}")
+    click.echo(f"{out}: {'what training sees' if augmented else 'photographs'} of {cache} by {by}")
 
 
 @main.command()
