@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 from click.core import ParameterSource
@@ -41,6 +41,9 @@ from trainer.kinds import (
 )
 from trainer.presets import RECIPES
 from trainer.run_folder import unfit_name
+
+if TYPE_CHECKING:
+    from trainer.inference.gradcam import Style
 
 FOLDER = Folder(path_type=Path)
 DEFAULT = FitConfig()
@@ -396,15 +399,23 @@ def predict(
     "--out", type=OutputFolder(EXPLAINED, is_explained_file), default=Path("explained"), help="Folder for the pictures."
 )
 @click.option("--grade", type=click.IntRange(0, 4), help="Which to explain.  [default: the predicted one]")
+@click.option("--style", type=click.Choice(["heat", "outline"]), default="heat",
+              help="heat: tinted by the evidence. outline: a line around most of it, all else as it is.")  # fmt: skip
 @click.option("--device", type=click.Choice(DEVICES), default="auto", help="auto: the fastest there is.")
 @click.option("--workers", type=WORKERS, help="Threads that read photographs.  [default: one a core]")
 def explain(
-    run: Path, photographs: tuple[Path, ...], out: Path, grade: int | None, device: str, workers: int | None
+    run: Path,
+    photographs: tuple[Path, ...],
+    out: Path,
+    grade: int | None,
+    style: "Style",
+    device: str,
+    workers: int | None,
 ) -> None:
     """Show where in photographs the evidence for their grade lies (Grad-CAM): a picture each, and a contact sheet."""
     from trainer.commands.explain import explain as show
 
-    show(run, photographs, out, grade=grade, device_name=device, workers=workers)
+    show(run, photographs, out, grade=grade, style=style, device_name=device, workers=workers)
 
 
 @main.command()
