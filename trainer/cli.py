@@ -368,7 +368,10 @@ def show(run: Path, as_json: bool) -> None:
 
 @main.command()
 def recipes() -> None:
-    """What each --recipe of fit sets, and what it is for. Options on the command line override it."""
+    """List what each preset of fit (--recipe) sets.
+
+    Options on the command line override a preset.
+    """
     from trainer.commands.recipes import recipes as say
 
     say()
