@@ -142,7 +142,7 @@ def legend(width: int, grade: int, style: Style, cells: int, *, mute: bool) -> N
     else:
         lines = [f"Right: where the {what} lies. It is not a segmentation of lesions."]
         if style == "outline":
-            lines.append("White line: around it the evidence is less than half of the most in this photograph.")
+            lines.append("White line: outside it the evidence is less than half of the most in this photograph.")
     lines += filter(None, [coarseness(cells)])
     has_scale = style == "heat" and not mute
     strip = Image.new("RGB", (width, step * (len(lines) + has_scale) + size), (24, 24, 26))
