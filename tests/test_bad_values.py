@@ -88,6 +88,7 @@ def bad_values(command: str, parameter: click.Parameter) -> list[str]:
         "name": ["", "missing", LONG],
         "names": ["", ".", "..", "a/b", "/", "forest.png", LONG],
         "patient_pattern": ["(", "nogroup"],
+        "seeds": ["", "x", "-1", "1.5", "0,", "0,0", str(2**64), LONG],
         **{column: ["", "missing", LONG] for column in (*COLUMNS, "keep_column")},
         "gradable_column": ["", "missing", "missing=1", "level=", LONG],
         "scale": ["", "missing", "folder", "file", "file/x", LONG],

@@ -18,7 +18,7 @@ from trainer.config import (
     LOADERS,
     FitConfig,
 )
-from trainer.fit_options import fit_options
+from trainer.fit_options import SEED, fit_options
 from trainer.kinds import (
     CARD,
     ONNX,
@@ -53,6 +53,21 @@ class SetName(Text):
         return name
 
 
+class Seeds(click.ParamType[tuple[int, ...]]):
+    """Numbers between commas, each once."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        seeds = tuple(SEED.convert(each, param, ctx) for each in value.split(","))
+        if len(set(seeds)) < len(seeds) or len(seeds) > MOST_SEEDS:
+            self.fail(f"{value[:20]!r}: give each seed once, and {MOST_SEEDS} at most.", param, ctx)
+        return seeds
+
+
+MOST_SEEDS = 100
 MOST_REFIT = 1_000_000
 SHARE_WANTED = Finite(0, 1, min_open=True)
 
@@ -127,12 +142,17 @@ def fit(context: click.Context, /, run: Path | None, resume: bool, find_lr: bool
 
 @main.command()
 @fit_options
-@click.option("--folds", "count", type=click.IntRange(2, 100), default=5, help="How many; each is test once.")
-@click.option("--split", type=click.Choice(["train-val", "all"]), default="train-val",
-              help="all: the photographs of test are folded in too. train-val: they stay closed.")  # fmt: skip
-@click.option("--run", type=OutputPlace(), default=Path("runs/folds"), help="Folder of the runs, one a fold.")
+@RUN("--folds", "count", type=click.IntRange(2, 100), default=5, help="How many; each is test once.")
+@RUN("--seeds", type=Seeds(), default=(), metavar="S,S,...",
+     help="Train each fold once for each of these seeds, and give the means. --seed draws the folds.  "
+          "[default: --seed]")  # fmt: skip
+@RUN("--split", type=click.Choice(["train-val", "all"]), default="train-val",
+     help="all: the photographs of test are folded in too. train-val: they stay closed.")  # fmt: skip
+@RUN("--run", type=OutputPlace(), default=Path("runs/folds"), help="Folder of the runs, one a fold and seed.")
 @click.pass_context
-def folds(context: click.Context, /, run: Path, count: int, split: str, **settings: Any) -> None:
+def folds(
+    context: click.Context, /, run: Path, count: int, seeds: tuple[int, ...], split: str, **settings: Any
+) -> None:
     """Cross-validate: train a network for each fold of patients.
 
     Each photograph is graded by a network that saw no photograph of that patient. Takes every option of fit. The same
@@ -145,7 +165,7 @@ def folds(context: click.Context, /, run: Path, count: int, split: str, **settin
     from trainer.network.device import choose_device
 
     with joined(choose_device(asked.device)):
-        cross_validate(asked, given, count, run, whole=split == "all")
+        cross_validate(asked, given, count, run, seeds=seeds, whole=split == "all")
 
 
 @main.command()

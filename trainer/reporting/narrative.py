@@ -3,7 +3,7 @@
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ from trainer.network.metadata import About
 from trainer.network.provenance import Exposure
 from trainer.presets import RECIPES
 from trainer.reporting.tables import percent
+from trainer.run_folder import FoldsFolder
 
 FEW: Final = 100
 """Patients, below which a share of 90 % is known to no better than 6 points either way."""
@@ -275,8 +276,13 @@ def commands(
     fit: list[object] = ["trainer", "fit", "--run", path]
     if fold:
         fit = ["trainer", "folds", "--folds", fold[1], "--run", path.parent]
+        folder = FoldsFolder(path.parent)
+        mark = folder.read_mark() if folder.mark.exists() else {}  # the run may have been moved
+        fit += ["--split", "all"] if mark.get("test") else []
+        fit += ["--seeds", ",".join(map(str, mark["seeds"]))] if "seeds" in mark else []
+        asked = replace(asked, cache=out, seed=mark.get("seed", asked.seed))
     for field in fields(asked):
-        value = out if fold and field.name == "cache" else getattr(asked, field.name)
+        value = getattr(asked, field.name)
         if value != getattr(default, field.name):
             fit += as_options(field.name, value)
     evaluate: list[object] = ["trainer", "evaluate", path, "--split", split, *_card_options(metrics["operating"])]
