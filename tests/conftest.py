@@ -22,7 +22,7 @@ from pipeline.cache.writing import make_entry, make_record, make_row, make_table
 from pipeline.grades import UNKNOWN
 from pipeline.photos.discovery import Found
 from pipeline.photos.preparation import Prepared, Recipe, encode
-from pipeline.photos.retina import Disc
+from pipeline.photos.retina import Disc, Square
 from pipeline.storage.artifacts import SHARDS
 from pipeline.storage.url import Url
 from tests.loopback import Weather, s3_server
@@ -82,7 +82,7 @@ def write_cache(
     found = {id: Found(f"{id}.png", picture.nbytes, 0, 0) for id, picture in pictures.items()}
 
     def entry(id: str) -> Entry:
-        prepared = Prepared(encode(pictures[id], recipe.quality), size, size, disc, ())
+        prepared = Prepared(encode(pictures[id], recipe.quality), size, size, disc, (), Square(0, 0, size))
         return make_entry(id, grades[id], found[id], sha256(pictures[id].tobytes()).hexdigest(), prepared, recipe)
 
     (folder / SHARDS).mkdir(parents=True)

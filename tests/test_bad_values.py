@@ -38,6 +38,7 @@ VALID: dict[str, list[str]] = {
     "trainer explain": ["run", "photo.png", "--device", "cpu"],
     "trainer export": ["run", "--pt2", "new.pt2"],
     "trainer show": ["run"],
+    "trainer recipes": [],
 }
 """Arguments with which each command works, below the folder that `place` makes."""
 SHARED_WITH_FIT = {parameter.name for parameter in trainer.commands["fit"].params} - {"run"}

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -33,6 +33,9 @@ from trainer.kinds import (
 )
 from trainer.presets import RECIPES
 from trainer.run_folder import unfit_name
+
+if TYPE_CHECKING:
+    from trainer.inference.gradcam import Style
 
 FOLDER = Folder(path_type=Path)
 DEFAULT = FitConfig()
@@ -344,10 +347,18 @@ def predict(
     "--out", type=OutputFolder(EXPLAINED, is_explained_file), default=Path("explained"), help="Folder for the pictures."
 )
 @click.option("--grade", type=click.IntRange(0, 4), help="Which to explain.  [default: the predicted one]")
+@click.option("--style", type=click.Choice(["heat", "outline"]), default="heat",
+              help="heat: tinted by the evidence. outline: a line around most of it, all else as it is.")  # fmt: skip
 @click.option("--device", type=click.Choice(DEVICES), default="auto", help="auto: the fastest there is.")
 @click.option("--workers", type=WORKERS, help="Threads that read photographs.  [default: one a core]")
 def explain(
-    run: Path, photographs: tuple[Path, ...], out: Path, grade: int | None, device: str, workers: int | None
+    run: Path,
+    photographs: tuple[Path, ...],
+    out: Path,
+    grade: int | None,
+    style: "Style",
+    device: str,
+    workers: int | None,
 ) -> None:
     """Show where the evidence for a grade lies (Grad-CAM).
 
@@ -355,7 +366,7 @@ def explain(
     """
     from trainer.commands.explain import explain as show
 
-    show(run, photographs, out, grade=grade, device_name=device, workers=workers)
+    show(run, photographs, out, grade=grade, style=style, device_name=device, workers=workers)
 
 
 @main.command()
@@ -384,3 +395,14 @@ def show(run: Path, as_json: bool) -> None:
     from trainer.commands.show import show as say
 
     say(run, as_json)
+
+
+@main.command()
+def recipes() -> None:
+    """List what each preset of fit (--recipe) sets.
+
+    Options on the command line override a preset.
+    """
+    from trainer.commands.recipes import recipes as say
+
+    say()

@@ -14,9 +14,11 @@ from trainer.evaluation.external import camera_sizes
 from trainer.evaluation.metrics import confusion
 from trainer.evaluation.subgroups import measure_subgroups
 from trainer.evaluation.weighted_metrics import Sample
+from trainer.inference.gradcam import cells_a_side
 from trainer.kinds import PROBABILITIES, sealed
 from trainer.network.decision import p_referable
 from trainer.reporting.curves import Point, draw_precision_recall, draw_reliability, draw_risk_coverage, draw_roc
+from trainer.reporting.explained import coarseness
 from trainer.reporting.external import refit_table
 from trainer.reporting.figures import draw_accuracy, draw_confusion
 from trainer.reporting.forest import draw_forest
@@ -143,7 +145,8 @@ def describe(measured: Measured) -> dict[str, Any]:
         "limits": [scale] * bool(scale) + limits(metrics, measured.ungraded, known, len(external)),
         "sites": sites,
         "refits": [refit_table(site) for site in sites if site.metrics.get("refit")],
-        "cells": -(-measured.about.size // 32),
+        "cells": cells_a_side(measured.about),
+        "coarseness": coarseness(cells_a_side(measured.about)),
     }
 
 
