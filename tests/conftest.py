@@ -55,6 +55,7 @@ def write_cache(
     grades: Mapping[str, int] | None = None,
     splits: Mapping[str, str] | None = None,
     shards: int = 1,
+    flags: Mapping[str, str] | None = None,
 ) -> Path:
     """A complete cache of the pictures, uint8 (size, size, 3) RGB each, as preprocess writes what it has prepared."""
     size = len(next(iter(pictures.values())))
@@ -76,7 +77,8 @@ def write_cache(
         for written in entries:
             row = make_row(written, shard, grades[written.id], found[written.id])
             patient, eye = parse_patient(row.id, EYEPACS)
-            rows.append(row._replace(patient=patient, eye=eye, split=splits[row.id]))
+            flagged = (flags or {}).get(row.id, row.flags)
+            rows.append(row._replace(patient=patient, eye=eye, split=splits[row.id], flags=flagged))
     tables = make_tables(sorted(rows), [])
     for name, data in tables.items():
         (folder / name).write_bytes(data)

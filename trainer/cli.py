@@ -296,7 +296,7 @@ def evaluate(
     from trainer.commands.evaluate import evaluate as measure
     from trainer.evaluation.operating_point import Wish
     from trainer.reporting.external import print_sites
-    from trainer.reporting.tables import print_by_grade, print_results
+    from trainer.reporting.tables import print_by_grade, print_results, print_ungradable
     from trainer.run_folder import RunFolder
 
     wish = None
@@ -318,6 +318,8 @@ def evaluate(
             click.echo(f"no patient has two graded photographs of {target.what}: by patient is by photograph", err=True)
         print_results(columns)
         print_by_grade(results)
+    for target, results in measured.results:
+        print_ungradable(target.what, results)
     if measured.sites:
         print_sites(measured.sites)
         folders = [target.files.metrics.parent for target, _ in measured.results if target.name]

@@ -24,7 +24,7 @@ from trainer.network.model import Grader
 from trainer.reporting.evaluation_files import draw_history, write_evaluation, write_summary
 from trainer.reporting.figures import draw_rates
 from trainer.reporting.narrative import choice, exposure_line, leak_lines, scale_line
-from trainer.reporting.tables import print_results
+from trainer.reporting.tables import print_results, print_ungradable
 from trainer.run_folder import RunFolder, create_run, newest_unfinished, unfinished
 from trainer.training.checkpoint import Progress
 from trainer.training.loop import open_loaders
@@ -213,6 +213,8 @@ def finish(config: FitConfig, cache: Cache, run: RunFolder) -> None:
     draw_history(run, kept, measured["val"])
     click.echo(f"kept epoch {kept} of {epochs}, {choice(config)}")
     print_results({split: evaluation.results for split, evaluation in measured.items()})
+    for split, evaluation in measured.items():
+        print_ungradable(split, evaluation.results)
     write_summary(run, kept, measured)
 
 

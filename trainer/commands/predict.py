@@ -67,7 +67,9 @@ def predict(
     threshold = f"{predictor.rule.threshold:.4g}"
     click.echo(f"referable (grade 2 or worse, p_referable at least {threshold}): {tally.referable}")
     if least is not None:
-        click.echo(f"left to a human (unsure, blank or unlike training): {tally.deferred}")
+        click.echo(f"left to a human: {tally.deferred}")
+        for reason, count in sorted(tally.reasons.items()):
+            click.echo(f"  {reason}: {count}")
     for flag, count in sorted(tally.flags.items()):
         click.echo(f"flagged {flag}: {count}")
     click.echo(f"predictions: {out}")

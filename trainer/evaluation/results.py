@@ -15,6 +15,7 @@ from trainer.evaluation.calibration import brier_by_photograph, expected_calibra
 from trainer.evaluation.deferral import RiskCoverage
 from trainer.evaluation.metrics import Metrics, measure
 from trainer.evaluation.operating_point import Referral
+from trainer.evaluation.ungradable import Ungradable, measure_ungradable
 from trainer.evaluation.weighted_metrics import Sample, ratio
 from trainer.kinds import PROBABILITIES
 from trainer.network.metadata import Operating, temperature_of
@@ -39,6 +40,8 @@ class Results:
     """Scored without looking at a photograph."""
     by_patient: "Results | None"
     """None where no patient has two photographs."""
+    ungradable: Ungradable | None = None
+    """The referral with and without the ungradable photographs, of photographs and of patients; None without any."""
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -47,6 +50,7 @@ class Results:
             "intervals": self.intervals,
             "operating": self.operating,
             "deferral": self.deferral,
+            "ungradable_referral": self.ungradable and self.ungradable.as_dict(),
             "calibration": self.calibration,
             "no_image": self.baselines and self.baselines.as_dict(),
             "patient": self.by_patient and self.by_patient.as_dict(),
@@ -80,6 +84,7 @@ def assess(
         calibration(sample, uncalibrated[known], temperature_of(operating)),
         no_image_baselines(manifest, split),
         by_patient,
+        measure_ungradable(manifest, split, predictions, operating),
     )
 
 
@@ -90,6 +95,7 @@ def _measured(
     calibration: dict[str, Any] | None,
     baselines: Baselines | None,
     by_patient: Results | None,
+    ungradable: Ungradable | None = None,
 ) -> Results:
     values = sample.figures(sample.equal_weights)
     resampled = bootstrap(sample.n_patients, sample.figures)
@@ -102,6 +108,7 @@ def _measured(
         calibration,
         baselines,
         by_patient,
+        ungradable,
     )
 
 

@@ -35,7 +35,7 @@ from trainer.reporting.narrative import (
     verdict,
 )
 from trainer.reporting.page import inline_svg, render
-from trainer.reporting.referral import missed_severe, referral
+from trainer.reporting.referral import missed_severe, referral, ungradable_table
 
 SECTIONS = (
     ("results", "Results"),
@@ -119,6 +119,9 @@ def describe(measured: Measured) -> dict[str, Any]:
         "commands": commands(run.path, measured.split, config, measured.about, metrics, measured.cache, external),
         "limits": [scale] * bool(scale) + limits(metrics, measured.ungraded, known, len(external)),
         "sites": sites,
+        "ungradables": [
+            {"name": site.name, **table} for site in sites if not site.own and (table := ungradable_table(site.metrics))
+        ],
         "refits": [refit_table(site) for site in sites if site.metrics.get("refit")],
         "cells": -(-measured.about.size // 32),
     }
