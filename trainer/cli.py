@@ -182,7 +182,7 @@ def _asked(context: click.Context, settings: Mapping[str, Any]) -> tuple[FitConf
 @click.option("--checkpoint-minutes", type=Finite(0), default=DEFAULT.checkpoint_minutes,
               help="Between checkpoints; there is one after each epoch and at SIGTERM too.")  # fmt: skip
 @click.option("--find-lr", is_flag=True, help="Propose a learning rate, draw why into lr.png, and leave no run.")
-@click.option("--run", type=OutputPlace(), help="Folder of the run.  [default: runs/MODEL-WEIGHTS-SIZEpx-LOADER]")
+@click.option("--run", type=OutputPlace(), help="Folder of the run.  [default: runs/MODEL-WEIGHTS-SIZEpx-LOADER-DATA]")
 @click.option("--resume", is_flag=True, help="Continue --run, or else the newest unfinished run, as it was started.")
 @local_cache_option
 @local_cache_gb_option

@@ -38,7 +38,7 @@ def write_out_of_fold(folder: Path, together: OutOfFold) -> None:
     write_csv(folder / "predictions_oof.csv", table[columns].sort_values("id"))
     write_csv(folder / "confusion_oof_counts.csv", confusion_table(counts), index=True)
     write_csv(folder / "confusion_oof.csv", confusion_table(row_shares(counts)), index=True)
-    draw_confusion(folder / "confusion_oof.png", counts, title=f"{folder.resolve().name}, out of fold")
+    draw_confusion(folder / "confusion_oof.png", counts, title=f"{RunFolder(folder).title}, out of fold")
     write_json(folder / "metrics_oof.json", together.as_dict())
 
 

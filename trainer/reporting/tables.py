@@ -107,8 +107,9 @@ def ungradable_lines(measured: Mapping[str, Any]) -> list[str]:
     n, not_counted, lines = measured["ungradable"], measured["not_counted"], []
     if n:
         lines.append(
-            f"{n:,} ungradable {photographs(n)} counted, {measured['graded'] or 'none'} with a grade. An ungradable eye "
-            "refers its patient. No grade: referred, and nobody can say whether rightly. Intervals: 95 %, by patients."
+            f"{n:,} ungradable {photographs(n)} counted, {measured['graded'] or 'none'} with a grade. "
+            "An ungradable eye refers its patient. No grade: referred, and nobody can say whether rightly. "
+            "Intervals: 95 %, by patients."
         )
     if not_counted:
         lines.append(
