@@ -188,7 +188,10 @@ def _asked(context: click.Context, settings: Mapping[str, Any]) -> tuple[FitConf
 @local_cache_gb_option
 @click.pass_context
 def fit(context: click.Context, /, run: Path | None, resume: bool, find_lr: bool, **settings: Any) -> None:
-    """Train on a cache, keep one epoch's weights, measure them on test."""
+    """Train on a cache, keep one epoch's weights, measure them on test.
+
+    RUN/accuracy.csv has accuracies in percent; all other files have shares from 0 to 1.
+    """
     if find_lr and (resume or run):
         raise click.UsageError(f"--find-lr trains no run; leave out {'--resume' if resume else '--run'}")
     asked, given = _asked(context, settings)
@@ -332,11 +335,11 @@ def evaluate(
     "--out",
     type=OutputFile(None, comparison_parts),
     default=Path("compare"),
-    help="Writes OUT.png, OUT.csv and OUT_pairs.csv.",
+    help="Writes OUT.png, OUT.csv and OUT_pairs.csv; both tables have shares from 0 to 1.",
 )
 def compare(runs: tuple[Path, ...], out: Path) -> None:
-    """Draw RUNs' accuracy by epoch, a panel a model, with and without pretraining; list their results, and how each
-    differs from the first on the same test photographs."""
+    """Draw RUNs' accuracy and kappa by epoch, a column a model, with and without pretraining; list their results and
+    the options in which they differ, and how each differs from the first on the same test photographs."""
     from trainer.commands.compare import compare as draw
 
     draw(runs, out)
@@ -371,7 +374,8 @@ def report(run: Path, split: str, cache: Path | Url | None, out: Path | None, ca
 @click.option("--device", type=click.Choice(DEVICES), default="auto", help="auto: the fastest there is.")
 @click.option("--workers", type=WORKERS, help="Threads that read photographs.  [default: one a core]")
 @click.option("--defer", type=Finite(0, 1), metavar="SHARE",
-              help="Leave the least sure to a human, as many as that share of validation, in a column.")  # fmt: skip
+              help="Leave the least sure to a human, as many as that share of validation, and what is blank, "
+                   "ungradable or unlike training: columns defer and defer_why.")  # fmt: skip
 def predict(
     run: Path,
     photographs: tuple[Path, ...],
