@@ -76,7 +76,7 @@ class Report:
         noise = self.noise()
         if not noise:
             return self.advice()
-        return f"NOISY: {noise}; measure again while nothing else runs here, or longer. {self.advice()}"
+        return f"NOISY: {noise}; measure again while nothing else runs here, or for longer (--seconds). {self.advice()}"
 
     def noise(self) -> str:
         """Why what the advice rests on is not to be believed; "" where nothing speaks against it."""
@@ -85,7 +85,8 @@ class Report:
         worst = max(rows, key=spread.__getitem__)
         words = []
         if spread[worst] > NOISE:
-            words.append(f"the rounds of {worst} differ by {spread[worst]:.0%} of their median")
+            least, most = (_figures(end(self.rates[worst])) for end in (min, max))
+            words.append(f"the rounds of {worst} gave {least} to {most} images/s")
         for name in self.loaders:
             if self.ratio(fed(name), STEP) > FASTER:
                 fed_rate, alone = (_figures(median(self.rates[row])) for row in (fed(name), STEP))
