@@ -220,7 +220,7 @@ def finish(config: FitConfig, cache: Cache, run: RunFolder) -> None:
     for split, evaluation in measured.items():
         print_ungradable(split, evaluation.results)
     write_summary(run, kept, measured)
-    run.previous.unlink(missing_ok=True)  # half of a run's bytes, and nothing goes on from it any more
+    run.previous.unlink(missing_ok=True)  # 90 MB of a ResNet-18's 225, and nothing goes on from it
 
 
 def measurable(cache: Cache) -> Iterator[str]:

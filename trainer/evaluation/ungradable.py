@@ -64,9 +64,9 @@ class Decided:
 
         values = figures(np.ones((n_patients, 1)))
         limits = intervals(values, bootstrap(n_patients, figures), patients_behind(tally, SHARES))
-        right, wrong, missed, both, no_grade = np.bincount(cells, minlength=5).tolist()
+        passed, wrong, missed, found, no_grade = np.bincount(cells, minlength=5).tolist()
         plain = {name: plain_value(value[0]) for name, value in values.items()}
-        return cls(both, wrong, missed, right, no_grade, **plain, intervals=limits)
+        return cls(found, wrong, missed, passed, no_grade, **plain, intervals=limits)
 
 
 @dataclass(frozen=True)
