@@ -70,6 +70,7 @@ def write_cache(
     splits: Mapping[str, str] | None = None,
     shards: int = 1,
     kept: Mapping[str, Mapping[str, str]] | None = None,
+    flags: Mapping[str, str] | None = None,
 ) -> Path:
     """A complete cache of the pictures, uint8 (size, size, 3) RGB each, as preprocess writes what it has prepared.
 
@@ -94,7 +95,8 @@ def write_cache(
         for written in entries:
             row = make_row(written, shard, grades[written.id], found[written.id])
             patient, eye = parse_patient(row.id, EYEPACS)
-            rows.append(row._replace(patient=patient, eye=eye, split=splits[row.id]))
+            flagged = (flags or {}).get(row.id, row.flags)
+            rows.append(row._replace(patient=patient, eye=eye, split=splits[row.id], flags=flagged))
     cells = [(row.id, *(column[row.id] for column in kept.values())) for row in sorted(rows)] if kept else None
     tables = make_tables(sorted(rows), [], cells, tuple(kept or ()))
     for name, data in tables.items():

@@ -161,4 +161,5 @@ def _baselines(table: pd.DataFrame) -> list[str]:
         return [f"  {baseline.name}: {about}", *(f"    true {grade}: {row}" for grade, row in enumerate(matrix))]
 
     title = f"no-image baselines on {found.photographs:,} test photographs (columns: predicted grade 0..4)"
-    return [title, *lines(found.majority), *lines(found.fellow_eye)]
+    fellow_eye = f"  {found.fellow_eye.name}: not available, for no patient of test has a photograph in train"
+    return [title, *lines(found.majority), *(lines(found.fellow_eye) if found.leaked else [fellow_eye])]

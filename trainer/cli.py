@@ -108,7 +108,7 @@ def _asked(context: click.Context, settings: Mapping[str, Any]) -> tuple[FitConf
 
 @main.command()
 @fit_options
-@RUN("--run", type=OutputPlace(), help="Folder of the run.  [default: runs/MODEL-WEIGHTS-SIZEpx-LOADER]")
+@RUN("--run", type=OutputPlace(), help="Folder of the run.  [default: runs/MODEL-WEIGHTS-SIZEpx-LOADER-DATA]")
 @RUN("--resume", is_flag=True, help="Continue --run, or else the newest unfinished run, as it was started.")
 @RUN("--find-lr", is_flag=True, help="Propose a learning rate, draw why into lr.png, and train nothing.")
 @click.pass_context
@@ -235,7 +235,7 @@ def evaluate(
     from trainer.evaluation.operating_point import Wish
     from trainer.reporting.external import print_sites
     from trainer.reporting.subgroups import print_subgroups
-    from trainer.reporting.tables import print_by_grade, print_results
+    from trainer.reporting.tables import print_by_grade, print_results, print_ungradable
     from trainer.run_folder import RunFolder
 
     wish = None
@@ -260,6 +260,7 @@ def evaluate(
         print_results(columns)
         print_by_grade(results)
     for target, evaluation in measured.evaluations:
+        print_ungradable(target.what, evaluation.results)
         if evaluation.subgroups:
             print_subgroups(evaluation.subgroups.as_dict(), target.what)
     if measured.sites:
@@ -274,13 +275,13 @@ def evaluate(
     "--out",
     type=OutputFile(None, comparison_parts),
     default=Path("compare"),
-    help="Writes OUT.png, OUT.csv and OUT_pairs.csv.",
+    help="Writes OUT.png, OUT.csv and OUT_pairs.csv; both tables have shares from 0 to 1.",
 )
 def compare(runs: tuple[Path, ...], out: Path) -> None:
     """Compare runs: curves, results, and which differences are real.
 
-    Draws accuracy by epoch, a panel for each model, and tells how each run differs from the first on the same test
-    photographs.
+    Draws accuracy and kappa by epoch, a column for each model, lists results and the options in which the runs differ,
+    and tells how each run differs from the first on the same test photographs.
     """
     from trainer.commands.compare import compare as draw
 
@@ -319,7 +320,8 @@ def report(run: Path, split: str, cache: Path | Url | None, out: Path | None, ca
 @click.option("--device", type=click.Choice(DEVICES), default="auto", help="auto: the fastest there is.")
 @click.option("--workers", type=WORKERS, help="Threads that read photographs.  [default: one a core]")
 @click.option("--defer", type=Finite(0, 1), metavar="SHARE",
-              help="Leave the least sure to a human, as many as that share of validation, in a column.")  # fmt: skip
+              help="Leave the least sure to a human, as many as that share of validation, and what is blank, "
+                   "ungradable or unlike training: columns defer and defer_why.")  # fmt: skip
 def predict(
     run: Path,
     photographs: tuple[Path, ...],

@@ -36,7 +36,8 @@ ACCURACY_COLUMNS: Final = (
     "seconds",
     "images_per_second",
 )
-"""Of accuracy.csv: epochs from 1, accuracies in percent, seconds of the whole epoch, images trained on a second."""
+"""Of accuracy.csv: epochs from 1, accuracies in percent, seconds of the whole epoch, images trained on a second. The
+first epoch of the head counts, in both, the pass of every photograph through the backbone."""
 
 
 FOREST: Final = "forest.png"
@@ -58,6 +59,13 @@ class ResultFiles(NamedTuple):
 @dataclass(frozen=True)
 class RunFolder:
     path: Path
+
+    @property
+    def title(self) -> str:
+        """What figures and pages call the run: its folder's name; of a folder called `run`, which says nothing, with
+        that of the folder above."""
+        whole = self.path.resolve()
+        return f"{whole.parent.name}/{whole.name}" if whole.name == "run" and whole.parent.name else whole.name
 
     @property
     def config(self) -> Path:
@@ -349,10 +357,8 @@ def create_run(path: Path | None, default_name: str) -> RunFolder:
 
     Raises RunError rather than write into a folder that holds anything.
     """
+    check_free(path)
     if path is not None:
-        if path.exists() and not _is_empty_folder(path):
-            cure = "--resume continues it, or choose" if RunFolder(path).started else "choose"
-            raise RunError(f"{path} exists and is never overwritten; {cure} another --run")
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -368,6 +374,24 @@ def create_run(path: Path | None, default_name: str) -> RunFolder:
             number += 1
         else:
             return RunFolder(path)
+
+
+def default_name(model: str, weights: str, size: int | None, loader: str, cache: Path | Url) -> str:
+    """Of a run without --run: how it begins, and the data set, called as its cache's folder or the one above.
+
+    Weights of another run, which all are called model.safetensors, have that run's name. Of a long name of a data set
+    40 letters are taken.
+    """
+    file = Path(weights)
+    start = RunFolder(file.parent).title.replace("/", "-") if file.name == "model.safetensors" else file.stem
+    return f"{model}-{start}-{size}px-{loader}-{set_name(cache)[:40]}".rstrip("-")
+
+
+def check_free(path: Path | None) -> None:
+    """Raises RunError where there is something at `path` already."""
+    if path is not None and path.exists() and not _is_empty_folder(path):
+        cure = "--resume continues it, or choose" if RunFolder(path).started else "choose"
+        raise RunError(f"{path} exists and is never overwritten; {cure} another --run")
 
 
 def _is_empty_folder(path: Path) -> bool:

@@ -43,6 +43,8 @@ class Row(NamedTuple):
 
 
 COLUMNS: Final = Row._fields
+UNGRADABLE: Final = "ungradable"
+"""The flag of a photograph that its set, or its graders, call ungradable."""
 _INTEGERS: Final = tuple(name for name, kind in Row.__annotations__.items() if kind is int)
 _FLOATS: Final = tuple(name for name, kind in Row.__annotations__.items() if kind is float)
 
@@ -93,3 +95,8 @@ def read_manifest(path: Path | Url, data: bytes | None = None) -> pd.DataFrame:
     check(~table["split"].isin(["", *SPLITS]), "split", f"one of {', '.join(SPLITS)}")
     check(table["id"].duplicated(), "id", "unique")
     return table
+
+
+def flagged(manifest: pd.DataFrame, flag: str) -> "pd.Series[bool]":
+    """(rows,) whether a photograph has the flag."""
+    return manifest["flags"].map(lambda flags: flag in flags.split()).astype(bool)

@@ -50,8 +50,7 @@ def open_loader(
     Raises LoaderMissing where DALI is asked for and not installed, CacheError for an empty split, UsageError for a
     value that cannot be.
     """
-    if name not in LOADERS:
-        raise click.UsageError(f"loader {name!r}: choose one of {', '.join(LOADERS)}")
+    check_loader(name, cache, size=size, device=device)
     if workers is not None and workers < 1:
         raise click.UsageError(f"workers must be at least 1, got {workers}")
     rows = cache.rows(split)
@@ -72,10 +71,23 @@ def open_loader(
         from pipeline.loading.torchvision_loader import TorchvisionLoader
 
         return TorchvisionLoader(cache, schedule, device=device, workers=workers)
+    from pipeline.loading.dali_loader import DaliLoader
+
+    return DaliLoader(cache, schedule, device=device, workers=workers)
+
+
+def check_loader(name: str, cache: Cache, *, size: int | None, device: "str | torch.device") -> None:
+    """Raises what `open_loader` does for a loader, a size or a device that cannot be; opens nothing."""
+    if name not in LOADERS:
+        raise click.UsageError(f"loader {name!r}: choose one of {', '.join(LOADERS)}")
+    if size is not None and not 1 <= size <= cache.recipe.size:
+        raise click.UsageError(f"size must be 1 to {cache.recipe.size}, the cache's own, got {size}")
+    if choose_loader(name, device) == "torchvision":
+        return
     if _kind(device) not in ("cpu", "cuda"):
         raise click.UsageError(f"DALI knows no device {device}; the torchvision loader does")
     try:
-        from pipeline.loading.dali_loader import DaliLoader
+        import pipeline.loading.dali_loader  # noqa: F401
     except ImportError as error:
         if sys.platform != "linux":
             raise LoaderMissing(
@@ -83,7 +95,6 @@ def open_loader(
                 "'fundus-grading[dali]'"
             ) from error
         raise LoaderMissing(f"DALI is not installed ({error}): pip install 'fundus-grading[dali]'") from error
-    return DaliLoader(cache, schedule, device=device, workers=workers)
 
 
 def choose_loader(name: str, device: "str | torch.device") -> str:

@@ -60,3 +60,11 @@ def test_a_set_without_test_photographs_says_so(tmp_path: Path) -> None:
     Image.new("RGB", (60, 60), (90, 30, 10)).save(data, "JPEG")
     (tmp_path / "1_left.jpeg").write_bytes(data.getvalue())
     assert "no-image baselines: none" in audit(tmp_path)
+
+
+def test_where_no_patient_is_on_both_sides_the_fellow_eye_is_not_available(tmp_path: Path) -> None:
+    rows = [f"{n}_{eye},{n % 3}" for n in range(40) for eye in ("left", "right")]
+    (tmp_path / "trainLabels.csv").write_text("\n".join(["image,level", *rows]))
+    said = audit(tmp_path)
+    assert "fellow eye's grade: not available, for no patient of test has a photograph in train" in said
+    assert said.count("quadratic weighted kappa") == 1, "the majority's, and no second time as the fellow eye's"

@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 
 from tests.conftest import write_cache
 from trainer.cli import main
+from trainer.reporting.evaluation_files import write_summary
+from trainer.run_folder import RunFolder
 
 FAST = ("--weights", "none", "--epochs", 2, "--batch", 8, "--device", "cpu", "--loader", "torchvision")
 
@@ -106,7 +108,22 @@ class Trained:
     def __init__(self, folder: Path) -> None:
         self.cache = write_tiny_cache(folder / "cache")
         self.run = folder / "run"
-        self.output = invoke("fit", "--cache", self.cache, *FAST, "--run", self.run).output
+        self.previous = folder / "previous.pt"
+
+        def keep_previous(run: RunFolder, *rest: object) -> None:
+            shutil.copyfile(run.previous, self.previous)
+            write_summary(run, *rest)  # type: ignore[arg-type]
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("trainer.commands.fit.write_summary", keep_previous)
+            self.output = invoke("fit", "--cache", self.cache, *FAST, "--run", self.run).output
+
+    def unfinished(self, to: Path | str) -> Path:
+        """The run as it was before it had finished: with the checkpoint of epoch 1, and no summary."""
+        run = self.copy(to)
+        shutil.copyfile(self.previous, run / "previous.pt")
+        (run / "summary.json").unlink()
+        return run
 
     def copy(self, to: Path | str) -> Path:
         return Path(shutil.copytree(self.run, to))

@@ -19,6 +19,12 @@ SPARE: Final = 1.5
 """Times the step's rate that the recommended workers load at."""
 
 
+NOISE: Final = 0.2
+"""Of a row's median: where its rounds differ by more, something else ran on this machine."""
+FASTER: Final = 1.1
+"""Times the step's own rate that a fed step may seem to reach: each of the two wanders by 5 %."""
+
+
 @dataclass(frozen=True)
 class Report:
     rates: Mapping[str, Sequence[float]]  # row -> images per second in each round
@@ -66,6 +72,28 @@ class Report:
         return table
 
     def verdict(self) -> str:
+        """The bottleneck, and the loader, workers and cache size to take; before that, whether to believe it."""
+        noise = self.noise()
+        if not noise:
+            return self.advice()
+        return f"NOISY: {noise}; measure again while nothing else runs here, or for longer (--seconds). {self.advice()}"
+
+    def noise(self) -> str:
+        """Why what the advice rests on is not to be believed; "" where nothing speaks against it."""
+        rows = [STEP, *map(fed, self.loaders), *map(uint8, self.loaders), uint8("torchvision", self.smaller)]
+        spread = {row: (max(self.rates[row]) - min(self.rates[row])) / median(self.rates[row]) for row in rows}
+        worst = max(rows, key=spread.__getitem__)
+        words = []
+        if spread[worst] > NOISE:
+            least, most = (_figures(end(self.rates[worst])) for end in (min, max))
+            words.append(f"the rounds of {worst} gave {least} to {most} images/s")
+        for name in self.loaders:
+            if self.ratio(fed(name), STEP) > FASTER:
+                fed_rate, alone = (_figures(median(self.rates[row])) for row in (fed(name), STEP))
+                words.append(f"the step fed by {name} seems faster ({fed_rate} images/s) than alone ({alone})")
+        return " and ".join(words)
+
+    def advice(self) -> str:
         """The bottleneck, and the loader, workers and cache size to take."""
         rate = {row: median(rates) for row, rates in self.rates.items()}
         fastest = max(rate[fed(name)] for name in self.loaders)

@@ -18,7 +18,7 @@ from typing import Final
 
 from pipeline.cache.folder import claim, sweep
 from pipeline.cache.index import CacheIndex, ShardRecord
-from pipeline.cache.manifest import Row, manifest_csv
+from pipeline.cache.manifest import UNGRADABLE, Row, manifest_csv
 from pipeline.cache.shards import shard_count, shard_of, sort_key
 from pipeline.cache.writing import make_row, make_tables, with_tables
 from pipeline.errors import CacheError, ClusterError, SourceError
@@ -33,7 +33,7 @@ from tools.preprocessing.copies import Copy, copies_across_splits
 from tools.preprocessing.executors import Crew, on_this_machine
 from tools.preprocessing.existing_cache import IGNORED, NOT_USED, Previous
 from tools.preprocessing.splits import place
-from tools.sources.listing import UNGRADABLE, Listing, Sample
+from tools.sources.listing import Listing, Sample
 
 MANY_REFUSED: Final = 100
 """Fewer refused photographs than this never stop a run: a small set may have its share of bad files. So many in a row

@@ -2,14 +2,11 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from pipeline.photos.discovery import Found, Refusal
 from pipeline.storage.url import Url
 from tools.sources.scales import ICDR, Scale
-
-UNGRADABLE: Final = "ungradable"
-"""The flag of a photograph that its set, or its graders, call ungradable."""
 
 
 class Sample(NamedTuple):

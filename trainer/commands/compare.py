@@ -1,6 +1,6 @@
 """Several runs side by side: a figure, a table, and the differences from the first of them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -9,26 +9,18 @@ from typing import Final
 import click
 
 from pipeline.errors import RunError
+from trainer.config import as_options
 from trainer.console import print_table, warn
 from trainer.evaluation.paired import Difference, pair
 from trainer.network.provenance import Exposure
-from trainer.reporting.comparison import Run, majority, write_comparison
+from trainer.reporting.comparison import Run, differing, majority, write_comparison
 from trainer.reporting.narrative import exposure_line
 from trainer.reporting.tables import places, with_interval
 from trainer.run_folder import RunFolder
 
-SHOWN: Final = (
-    "run",
-    "model",
-    "weights",
-    "size",
-    "kept",
-    "kappa_val",
-    "accuracy_test",
-    "majority",
-    "kappa_test",
-    "auc_test",
-)
+SHOWN: Final = ("run", "model", "weights", "size")
+RESULTS: Final = ("kept", "kappa_val", "accuracy_test", "majority", "kappa_test", "auc_test")
+"""The printed table's first and last columns; between them stand the options in which the runs differ."""
 PAIR_SHOWN: Final = ("run - against", "figure", "photographs", "patients", "run", "against", "difference", "p")
 
 
@@ -46,7 +38,10 @@ def compare(paths: Sequence[Path], out: Path) -> None:
         written = write_comparison(out, runs, pairs)
     except OSError as error:
         raise RunError(f"{out}: cannot be written ({error.strerror})") from error
-    print_table(SHOWN, [shown_row(run) for run in runs])
+    options = [name for name in differing(runs) if name not in SHOWN]
+    titles = [as_options(name, "")[0] for name in options]
+    print_table([*SHOWN, *titles, *RESULTS], [shown_row(run, options) for run in runs])
+    click.echo("accuracies are shares from 0 to 1, in brackets 95 % intervals by patients")
     if pairs:
         click.echo("\ndifferences on the same test photographs, resampled by patients:")
         print_table(PAIR_SHOWN, map(pair_row, pairs))
@@ -54,8 +49,8 @@ def compare(paths: Sequence[Path], out: Path) -> None:
 
 
 def read_runs(paths: Sequence[Path]) -> Iterable[Run]:
-    """By their folders' names; those that share one, by their paths as they were given."""
-    names = [path.resolve().name for path in paths]
+    """By their titles; those that share one, by their paths as they were given."""
+    names = [RunFolder(path).title for path in paths]
     for path, name in zip(paths, names, strict=True):
         run = RunFolder(path)
         try:
@@ -79,11 +74,12 @@ def say_exposure(run: RunFolder, name: str) -> None:
             warn(f"{name}: {line}")
 
 
-def shown_row(run: Run) -> list[str]:
+def shown_row(run: Run, options: Sequence[str]) -> list[str]:
     """The row of the printed table."""
     test, config = run.summary.get("test", {}), run.config
     kept = run.summary.get("kept_epoch", "-")
     cells = [run.name, config.model, "/".join(Path(config.weights).parts[-2:]), f"{config.size}"]
+    cells += [_option(getattr(config, name)) for name in options]
     cells += [f"{kept}/{len(run.accuracy)}", _cell(run.summary.get("val", {}).get("kappa"))]
     figures = [
         with_interval(test.get(name), (test.get("intervals") or {}).get(name), places)
@@ -93,14 +89,28 @@ def shown_row(run: Run) -> list[str]:
 
 
 def pair_with_first(runs: Sequence[Run]) -> Iterable[Difference]:
-    """Every finished run against the first one. A run that cannot be is named with the reason."""
+    """Every finished run against the first one. Runs that cannot be are named once for each reason."""
     finished = [run for run in runs if run.summary]
+    unpaired: dict[str, dict[str, str]] = {}  # reason -> run -> details
     for run in finished[1:]:
         try:
             for difference in pair(run.folder, finished[0].folder):
                 yield replace(difference, run=run.name, against=finished[0].name)
         except RunError as error:
-            warn(f"{run.name} and {finished[0].name} are not paired: {error.message}")
+            reason, _, details = error.message.partition(": ")
+            unpaired.setdefault(reason, {})[run.name] = details
+    for reason, found in unpaired.items():
+        say_unpaired(finished[0].name, reason, found)
+
+
+def say_unpaired(against: str, reason: str, details: Mapping[str, str]) -> None:
+    """Warns of runs that are not paired for one reason; details: of each run, said once where they are the same."""
+    alike: dict[str, list[str]] = {}
+    for name, what in details.items():
+        alike.setdefault(what, []).append(name)
+    said = [what if len(alike) == 1 else f"{', '.join(who)}: {what}" for what, who in alike.items() if what]
+    line = f"{', '.join(details)} and {against} are not paired: {reason}"
+    warn(f"{line}: {'; '.join(said)}" if said else line)
 
 
 def pair_row(pair: Difference) -> list[str]:
@@ -109,6 +119,13 @@ def pair_row(pair: Difference) -> list[str]:
     counts = [f"{pair.photographs:,}", f"{pair.patients:,}"]
     values = [_cell(pair.value), _cell(pair.value_against)]
     return [f"{pair.run} - {pair.against}", pair.figure, *counts, *values, change, _cell(pair.p)]
+
+
+def _option(value: object) -> str:
+    """A setting as it is given; "-" for none."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _cell(value: float | None) -> str:

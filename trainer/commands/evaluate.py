@@ -129,12 +129,12 @@ def evaluate(
             more = None
             if not own:
                 more = describe_set(cache, target.name, target.place, evaluation, about, n_refit, workers)
-            write_evaluation(target.files, evaluation, f"{run.path.name}, {target.what}", more)
+            write_evaluation(target.files, evaluation, f"{run.title}, {target.what}", more)
             say_defects(evaluation, own=own, name=target.name)
             measured.append((target, evaluation))
         if external:
             sites = read_sites(run)
-            draw_forest(run.forest_figure, sites, title=run.path.resolve().name)
+            draw_forest(run.forest_figure, sites, title=run.title)
     return Measured(measured, sites)
 
 

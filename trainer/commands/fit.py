@@ -12,6 +12,7 @@ import click
 from pipeline.cache.cache import Cache, open_cache
 from pipeline.errors import CacheError, RunError
 from pipeline.loading.batch import Loader
+from pipeline.storage.url import place
 from trainer.commands.evaluate import say_defects
 from trainer.config import FitConfig, RunConfig, as_options
 from trainer.console import print_class_weights, warn
@@ -24,14 +25,15 @@ from trainer.network.model import Grader
 from trainer.reporting.evaluation_files import draw_history, write_evaluation, write_summary
 from trainer.reporting.figures import draw_rates
 from trainer.reporting.narrative import choice, exposure_line, leak_lines, scale_line
-from trainer.reporting.tables import print_results
-from trainer.run_folder import RunFolder, create_run, newest_unfinished, unfinished
+from trainer.reporting.tables import print_results, print_ungradable
+from trainer.run_folder import RunFolder, check_free, create_run, default_name, newest_unfinished, unfinished
 from trainer.training.checkpoint import Progress
 from trainer.training.loop import open_loaders
 from trainer.training.range_test import range_test
 from trainer.training.run import earlier_provenance, measure_kept, train
 from trainer.training.setup import (
     begin,
+    check_processes,
     check_same,
     check_trainable,
     describe,
@@ -54,11 +56,12 @@ def start(asked: FitConfig, path: Path | None) -> RunFolder:
     """
     if restarted() and (begun := from_first(lambda: begun_run(asked, path))):
         return resume(begun.path, {})
+    from_first(lambda: check_free(path))
     config, cache, model = prepare(asked)
     if first():
         warn_of_earlier(config.weights, cache)
     with open_loaders(config, cache) as loaders:
-        name = f"{config.model}-{Path(config.weights).stem}-{config.size}px-{config.loader}"
+        name = default_name(config.model, config.weights, config.size, config.loader, place(asked.cache))
         run = from_first(lambda: create_run(path, name))
         with run.held() if first() else nullcontext():
             if first():
@@ -138,6 +141,7 @@ def resume(path: Path | None, given: Mapping[str, Any]) -> RunFolder:
     changed = {"cache": recorded.cache, "device": recorded.asked.device, **given}
     config = replace(recorded.resolved, **{name: value for name, value in changed.items() if name in MAY_CHANGE})
     config = replace(config, device=choose_device(config.device))
+    check_processes(config)
     cache = open_cache(config.cache)
     if cache.digest != recorded.cache_digest:
         raise RunError(f"{run.path} cannot resume: {cache.path} is not as it was when the run was started")
@@ -204,7 +208,7 @@ def finish(config: FitConfig, cache: Cache, run: RunFolder) -> None:
     measured = {}
     for evaluation in measure_kept(config, cache, run, measurable(cache)):
         split = evaluation.split
-        write_evaluation(run.results(split), evaluation, f"{run.path.name}, {split}")
+        write_evaluation(run.results(split), evaluation, f"{run.title}, {split}")
         say_defects(evaluation, own=True)
         measured[split] = evaluation
     if not first():
@@ -213,7 +217,10 @@ def finish(config: FitConfig, cache: Cache, run: RunFolder) -> None:
     draw_history(run, kept, measured["val"])
     click.echo(f"kept epoch {kept} of {epochs}, {choice(config)}")
     print_results({split: evaluation.results for split, evaluation in measured.items()})
+    for split, evaluation in measured.items():
+        print_ungradable(split, evaluation.results)
     write_summary(run, kept, measured)
+    run.previous.unlink(missing_ok=True)  # 90 MB of a ResNet-18's 225, and nothing goes on from it
 
 
 def measurable(cache: Cache) -> Iterator[str]:

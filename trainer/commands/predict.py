@@ -68,7 +68,7 @@ def predict(
         for line in in_words(tally.last, predictor.rule.threshold):
             click.echo(line)
         if least is not None:
-            click.echo(f"left to a human (unsure, blank or unlike training): {'yes' if tally.deferred else 'no'}")
+            click.echo(f"left to a human: {', '.join(tally.reasons) or 'no'}")
     else:
         say_summary(tally, predictor.rule.threshold, defers=least is not None)
     click.echo(f"predictions: {out}")
@@ -80,7 +80,9 @@ def say_summary(tally: Tally, threshold: float, defers: bool) -> None:
     print_table(["grade", "photographs"], rows)
     click.echo(f"referable (grade 2 or worse, p_referable at least {threshold:.4g}): {tally.referable}")
     if defers:
-        click.echo(f"left to a human (unsure, blank or unlike training): {tally.deferred}")
+        click.echo(f"left to a human: {tally.deferred}")
+        for reason, count in sorted(tally.reasons.items()):
+            click.echo(f"  {reason}: {count}")
     for flag, count in sorted(tally.flags.items()):
         click.echo(f"flagged {flag}: {count}")
 

@@ -62,8 +62,8 @@ def pair(run: RunFolder, against: RunFolder) -> list[Difference]:
     ours, theirs = (each.figures(each.equal_weights) for each in (sample, sample_against))
     return [
         Difference(
-            run=run.path.resolve().name,
-            against=against.path.resolve().name,
+            run=run.title,
+            against=against.title,
             photographs=len(sample.grades),
             patients=sample.n_patients,
             figure=name,

@@ -17,6 +17,7 @@ from trainer.evaluation.eyes import EyeCounts, EyeTable, eye_rows, mean_eyes
 from trainer.evaluation.metrics import Metrics, measure
 from trainer.evaluation.operating_point import Referral
 from trainer.evaluation.referable import Referable, measure_referable
+from trainer.evaluation.ungradable import Ungradable, measure_ungradable
 from trainer.evaluation.weighted_metrics import Sample, ratio
 from trainer.kinds import PROBABILITIES
 from trainer.network.decision import DecisionRule
@@ -51,6 +52,8 @@ class Results:
     """None where no eye has two photographs."""
     eyes: EyeCounts | None = None
     """Of eyes alone."""
+    ungradable: Ungradable | None = None
+    """The referral with and without the ungradable photographs, of photographs and of patients; None without any."""
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -59,6 +62,7 @@ class Results:
             "intervals": self.intervals,
             "operating": self.operating,
             "deferral": self.deferral,
+            "ungradable_referral": self.ungradable and self.ungradable.as_dict(),
             "calibration": self.calibration,
             "referable": self.referable and self.referable.as_dict(),
             "no_image": self.baselines and self.baselines.as_dict(),
@@ -101,6 +105,7 @@ def assess(
         _measured(sample, operating, prevalence, no_image_baselines(manifest, split)),
         calibration=calibration(sample, uncalibrated[known], temperature_of(operating)),
         referable=measure_referable(sample, prevalence),
+        ungradable=measure_ungradable(manifest, split, predictions, operating),
         by_patient=by_patient,
         by_eye=by_eye,
     )

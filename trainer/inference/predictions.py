@@ -7,14 +7,22 @@ from typing import IO, Final
 
 import numpy as np
 
+from pipeline.cache.manifest import UNGRADABLE
 from pipeline.photos.discovery import Refusal
 from pipeline.storage.csv_files import csv_lines
 from trainer.inference.inputs import Photograph
 from trainer.inference.predictor import Prediction, Predictor
 from trainer.kinds import PROBABILITIES
 from trainer.network.decision import confidence
+from trainer.network.image_statistics import FLAG
 
 COLUMNS: Final = ("id", "source", "predicted", *PROBABILITIES, "referable", "p_referable", "flags")
+DEFERRAL: Final = ("defer", "defer_why")
+"""The columns beside `referable` where photographs are left to a human."""
+UNSURE: Final = "unsure"
+REASONS: Final = ("blank", UNGRADABLE, FLAG.rstrip(":"), UNSURE)
+"""Why a photograph is left to a human: nobody could decide on it, it is unlike all training photographs, or the
+network is less sure than asked for."""
 
 
 @dataclass
@@ -27,6 +35,8 @@ class Tally:
     """Those that are to be referred."""
     deferred: int = 0
     """Those that are left to a human."""
+    reasons: Counter[str] = field(default_factory=Counter)
+    """Of these by reason; a photograph may have several."""
     flags: Counter[str] = field(default_factory=Counter)
     """Photographs by flag."""
     refused: list[Refusal] = field(default_factory=list)
@@ -39,19 +49,23 @@ def write_predictions(
 ) -> Tally:
     """Predicts the photographs and writes a row for each that is not refused, as UTF-8.
 
-    least: the confidence below which a photograph is left to a human, with a column that says so; None: no such column.
+    least: the confidence below which a photograph is left to a human, with two columns that say so and why; None: no
+    such columns.
 
     A thousand photographs need no more memory than a hundred. Raises RunError where the model's output is not finite.
     """
     tally, threshold = Tally(), predictor.rule.threshold
-    file.write(csv_lines([with_deferral(COLUMNS, "defer") if least is not None else COLUMNS]))
+    file.write(csv_lines([with_deferral(COLUMNS, *DEFERRAL) if least is not None else COLUMNS]))
     for batch in predictor.batches(photographs, "predicting"):
         tally.refused += batch.refused
         predictions = predictor.predict(batch)
         file.write(csv_lines(cells(each, threshold, least) for each in predictions))
         tally.grades.update(each.grade for each in predictions)
         tally.referable += sum(each.referable(threshold) for each in predictions)
-        tally.deferred += sum(least is not None and defers(each, threshold, least) for each in predictions)
+        if least is not None:
+            why = [reasons(each, threshold, least) for each in predictions]
+            tally.deferred += sum(map(bool, why))
+            tally.reasons.update(reason for each in why for reason in each)
         tally.last = predictions[-1] if predictions else tally.last
         tally.flags.update(flag for each in predictions for flag in each.flags)
     return tally
@@ -62,18 +76,20 @@ def cells(prediction: Prediction, threshold: float, least: float | None = None) 
     photograph, grade, p, flags = prediction
     referable = int(prediction.referable(threshold)), prediction.p_referable
     row = (photograph.id, photograph.source, grade, *p, *referable, " ".join(flags))
-    return row if least is None else with_deferral(row, int(defers(prediction, threshold, least)))
+    if least is None:
+        return row
+    why = reasons(prediction, threshold, least)
+    return with_deferral(row, int(bool(why)), " ".join(why))
 
 
-def with_deferral(row: tuple[object, ...], cell: object) -> tuple[object, ...]:
-    """A row with a cell beside `referable`."""
+def with_deferral(row: tuple[object, ...], defer: object, why: object) -> tuple[object, ...]:
+    """A row with two cells beside `referable`."""
     at = COLUMNS.index("referable") + 1
-    return (*row[:at], cell, *row[at:])
+    return (*row[:at], defer, why, *row[at:])
 
 
-def defers(prediction: Prediction, threshold: float, least: float) -> bool:
-    """Whether a photograph is left to a human: the network is less sure than `least`, or none should decide on it, for
-    it is blank or unlike all training photographs."""
-    if any(flag == "blank" or flag.startswith("unlike_training") for flag in prediction.flags):
-        return True
-    return bool(confidence(np.array([prediction.p_referable]), threshold)[0] < least)
+def reasons(prediction: Prediction, threshold: float, least: float) -> tuple[str, ...]:
+    """Why a photograph is left to a human, of REASONS; empty where it is not."""
+    flags = {flag.partition(":")[0] for flag in prediction.flags}
+    unsure = bool(confidence(np.array([prediction.p_referable]), threshold)[0] < least)
+    return tuple(reason for reason in REASONS if reason in flags or (reason == UNSURE and unsure))

@@ -13,6 +13,10 @@ from trainer.kinds import comparison_parts
 from trainer.reporting.figures import draw_comparison
 from trainer.run_folder import RunFolder, write_csv
 
+ALWAYS: Final = ("model", "weights", "size", "loader", "seed", "keep")
+"""Options that are columns of OUT.csv, whether runs differ in them or not."""
+NO_MATTER: Final = frozenset({"together", "device", "workers", "checkpoint_minutes"})
+"""Where and how fast a run was made: no option to compare."""
 MEASURED: Final = ("accuracy", "balanced_accuracy", "kappa", "auc", "sensitivity", "specificity")
 
 
@@ -29,10 +33,17 @@ class Run:
     """summary.json; empty where the run is unfinished."""
 
 
+def differing(runs: Sequence[Run]) -> list[str]:
+    """The options in which runs differ."""
+    names = [each.name for each in fields(FitConfig) if each.name not in NO_MATTER]
+    return [name for name in names if len({getattr(run.config, name) for run in runs}) > 1]
+
+
 def write_comparison(out: Path, runs: Sequence[Run], pairs: Sequence[Difference]) -> tuple[Path, Path, Path]:
     """Writes OUT.png with its SVG, OUT.csv and OUT_pairs.csv, and returns the paths. Raises OSError where it cannot."""
     # Objects, for a run's name may be no UTF-8, which pandas refuses to make text of where pyarrow is installed.
-    table = pd.DataFrame([table_row(run) for run in runs], dtype=object).astype({"kept_epoch": "Int64"})
+    options = [name for name in differing(runs) if name not in ALWAYS]
+    table = pd.DataFrame([table_row(run, options) for run in runs], dtype=object).astype({"kept_epoch": "Int64"})
     curves = {run.name: (run.config.model, run.config.weights != "none", run.accuracy) for run in runs}
     figure, _, csv, pairs_csv = (part.path for part in comparison_parts(out))
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -42,11 +53,15 @@ def write_comparison(out: Path, runs: Sequence[Run], pairs: Sequence[Difference]
     return figure, csv, pairs_csv
 
 
-def table_row(run: Run) -> dict[str, Any]:
-    """What OUT.csv says of a run; shares from 0 to 1, empty where not measured. `_low` and `_high` bound 95 %."""
+def table_row(run: Run, options: Sequence[str] = ()) -> dict[str, Any]:
+    """What OUT.csv says of a run; shares from 0 to 1, empty where not measured. `_low` and `_high` bound 95 %.
+
+    options: of `trainer fit`, a column `option_NAME` each.
+    """
     row = {
         "run": run.name,
-        **{name: getattr(run.config, name) for name in ("model", "weights", "size", "loader", "seed", "keep")},
+        **{name: getattr(run.config, name) for name in ALWAYS},
+        **{f"option_{name}": getattr(run.config, name) for name in options},
         "epochs": len(run.accuracy),
         "kept_epoch": run.summary.get("kept_epoch"),
         "seconds": round(float(run.accuracy["seconds"].sum()), 1),

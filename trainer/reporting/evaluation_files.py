@@ -35,7 +35,7 @@ def draw_history(run: RunFolder, kept: int, val: Evaluation) -> None:
     """Draws a run's accuracy by epoch beside what the commonest grade of train scores on val; `kept` is an epoch."""
     baselines = val.results.baselines
     majority = 100 * baselines.majority.accuracy if baselines else None
-    draw_accuracy(run.accuracy_figure, run.read_accuracy(), title=run.path.name, kept=kept, majority=majority)
+    draw_accuracy(run.accuracy_figure, run.read_accuracy(), title=run.title, kept=kept, majority=majority)
 
 
 def write_summary(run: RunFolder, kept: int, measured: Mapping[str, Evaluation]) -> None:

@@ -163,9 +163,10 @@ def draw_confusion(path: Path, counts: Counts, *, title: str) -> None:
 
 
 def draw_comparison(path: Path, runs: Mapping[str, tuple[str, bool, pd.DataFrame]]) -> None:
-    """Accuracy by epoch, a panel a model. `runs`: name -> (model, whether pretrained, accuracy.csv).
+    """Accuracy and, below it, kappa by epoch; a column a model. `runs`: name -> (model, whether pretrained,
+    accuracy.csv).
 
-    Test is drawn where a run tracked it, else validation.
+    Of the accuracy test is drawn where a run tracked it, else validation; the kappa is validation's.
     """
     models = Counter(model for model, _, _ in runs.values())
     alike = defaultdict(list)
@@ -176,30 +177,53 @@ def draw_comparison(path: Path, runs: Mapping[str, tuple[str, bool, pd.DataFrame
         colours |= zip(names, _colours(PRETRAINED if pretrained else SCRATCH, len(names)), strict=True)
     columns = min(3, len(models))
     rows = -(-len(models) // columns)
-    height = 1 + (4.2 + 0.33 * max(models.values())) * rows
+    height = 1 + (6.6 + 0.33 * max(models.values())) * rows
     with new_figure(path, 3 + 6 * columns, height, COMPARISON.what) as figure:
-        panels = figure.subplots(rows, columns, sharey=True, squeeze=False).flatten()
-        for panel in panels[len(models) :]:
-            panel.set_visible(False)
-        for panel, model in zip(panels, models, strict=False):
-            drawn = set()
-            for name, (its_model, pretrained, table) in runs.items():
-                if its_model != model:
-                    continue
-                measured = "test" if table["acc_test"].notna().any() else "val"
-                drawn |= {"train", measured}
-                label = f"{name}, {'pretrained' if pretrained else 'from scratch'}"
-                panel.plot([], [], color=colours[name], linewidth=5, label=label)
-                for split in ("train", measured):
-                    panel.plot(table["epoch"], table[f"acc_{split}"], color=colours[name], markersize=5, **LINES[split])
-            for split in [split for split in LINES if split in drawn]:
-                panel.plot([], [], color=INK, label=NAMES[split], markersize=5, **LINES[split])
-            panel.set_title(model)
-            epoch_axis(panel, max(len(table) for its_model, _, table in runs.values() if its_model == model))
-            below = offset_copy(panel.transAxes, figure, y=-0.7)  # inches: past the label, whatever the axes' height
-            panel.legend(loc="upper center", bbox_to_anchor=(0.5, 0), bbox_transform=below)
-        for panel in panels[::columns]:
-            panel.set_ylabel("accuracy (%)")
+        panels = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=(3, 2) * rows)
+        uppers, lowers = panels[::2].flatten(), panels[1::2].flatten()
+        for kind in (uppers, lowers):
+            for panel in kind[1:]:
+                panel.sharey(kind[0])
+        for number, (upper, lower) in enumerate(zip(uppers, lowers, strict=True)):
+            if number >= len(models):
+                upper.set_visible(False)
+                lower.set_visible(False)
+                continue
+            model = list(models)[number]
+            of_model = {name: table for name, (its_model, _, table) in runs.items() if its_model == model}
+            labels = {name: f"{name}, {'pretrained' if runs[name][1] else 'from scratch'}" for name in of_model}
+            _compare_runs(figure, upper, lower, of_model, labels, colours)
+            upper.set_title(model)
+            if number % columns == 0:
+                upper.set_ylabel("accuracy (%)")
+                lower.set_ylabel("validation kappa\n(quadratic weights)")
+
+
+def _compare_runs(
+    figure: Figure,
+    upper: Axes,
+    lower: Axes,
+    tables: Mapping[str, pd.DataFrame],
+    labels: Mapping[str, str],
+    colours: Mapping[str, NDArray[np.float64]],
+) -> None:
+    """The runs of a model, by name: accuracy.csv, words of the legend, colour."""
+    drawn = set()
+    for name, table in tables.items():
+        measured = "test" if table["acc_test"].notna().any() else "val"
+        drawn |= {"train", "val", measured}
+        line: dict[str, Any] = {"color": colours[name], "markersize": 5}
+        lower.plot([], [], color=colours[name], linewidth=5, label=labels[name])
+        for split in ("train", measured):
+            upper.plot(table["epoch"], table[f"acc_{split}"], **line, **LINES[split])
+        lower.plot(table["epoch"], table["kappa_val"], **line, **LINES["val"])
+    for split in [split for split in LINES if split in drawn]:
+        lower.plot([], [], color=INK, label=NAMES[split], markersize=5, **LINES[split])
+    upper.sharex(lower)
+    upper.tick_params(labelbottom=False)
+    epoch_axis(lower, max(len(table) for table in tables.values()))
+    below = offset_copy(lower.transAxes, figure, y=-0.7)  # inches: past the label, whatever the axes' height
+    lower.legend(loc="upper center", bbox_to_anchor=(0.5, 0), bbox_transform=below)
 
 
 def _colours(few: tuple[str, str, str], n: int) -> NDArray[np.float64]:

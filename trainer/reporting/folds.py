@@ -99,7 +99,7 @@ def write_out_of_fold(folder: FoldsFolder, found: CrossValidation) -> None:
     write_csv(files.confusion_counts, confusion_table(counts), index=True)
     write_csv(files.confusion, confusion_table(row_shares(counts)), index=True)
     seeds = f", {len(found.each)} seeds" if len(found.each) > 1 else ""
-    draw_confusion(files.confusion_figure, counts, title=f"{folder.path.resolve().name}, out of fold{seeds}")
+    draw_confusion(files.confusion_figure, counts, title=f"{RunFolder(folder.path).title}, out of fold{seeds}")
     write_json(files.metrics, found.as_dict())
 
 

@@ -42,7 +42,7 @@ class Measured:
 
     @property
     def name(self) -> str:
-        return self.run.path.resolve().name
+        return self.run.title
 
     @property
     def operating(self) -> Operating | None:

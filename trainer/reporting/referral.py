@@ -1,5 +1,6 @@
 """The referral in numbers that a reviewer asks for: two-by-two tables, missed eyes, thresholds."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from trainer.kinds import PROBABILITIES
 from trainer.network.decision import p_referable
 from trainer.reporting.gallery import WORST, confidence
 from trainer.reporting.measured import Measured
+from trainer.reporting.tables import UNGRADABLE_COLUMNS, ungradable_lines, ungradable_rows
 
 SEVERE = 3
 """From this grade on a missed eye is listed by itself."""
@@ -25,7 +27,7 @@ def referral(measured: Measured) -> dict[str, Any]:
     known, operating = measured.predictions, measured.operating
     scores, truth = _scores(known), (known["grade"] >= REFERABLE).to_numpy()
     if operating is None:
-        return {"tables": [], "cuts": [], "missed": [], "least_ppv": None}
+        return {"tables": [], "cuts": [], "missed": [], "least_ppv": None, "ungradable": None}
     referred = scores >= operating.threshold
     tables = [{"what": "photographs", **two_by_two(referred, truth)._asdict()}]
     if measured.cache is not None:
@@ -44,6 +46,20 @@ def referral(measured: Measured) -> dict[str, Any]:
             for grade in range(REFERABLE, len(GRADES))
         ],
         "least_ppv": least_ppv(measured.metrics["operating"]),
+        "ungradable": ungradable_table(measured.metrics),
+    }
+
+
+def ungradable_table(metrics: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The referral both ways, as page and card show it; None where no photograph is ungradable, or it was measured by
+    an earlier version."""
+    measured = metrics.get("ungradable_referral")
+    if measured is None:
+        return None
+    return {
+        "columns": UNGRADABLE_COLUMNS,
+        "rows": ungradable_rows(measured),
+        "line": " ".join(ungradable_lines(measured)),
     }
 
 

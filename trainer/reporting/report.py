@@ -40,7 +40,7 @@ from trainer.reporting.narrative import (
 )
 from trainer.reporting.page import inline_svg, render
 from trainer.reporting.referable import bands, counts_line, describe_referable, draw_referable
-from trainer.reporting.referral import missed_severe, referral
+from trainer.reporting.referral import missed_severe, referral, ungradable_table
 from trainer.reporting.subgroups import against_parts, subgroup_lines
 
 SECTIONS = (
@@ -144,6 +144,9 @@ def describe(measured: Measured) -> dict[str, Any]:
         "commands": commands(run.path, measured.split, config, measured.about, metrics, measured.cache, external),
         "limits": [scale] * bool(scale) + limits(metrics, measured.ungraded, known, len(external)),
         "sites": sites,
+        "ungradables": [
+            {"name": site.name, **table} for site in sites if not site.own and (table := ungradable_table(site.metrics))
+        ],
         "refits": [refit_table(site) for site in sites if site.metrics.get("refit")],
         "cells": cells_a_side(measured.about),
         "coarseness": coarseness(cells_a_side(measured.about)),

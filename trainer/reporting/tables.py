@@ -1,7 +1,9 @@
 """Results as a person reads them: aligned, every figure with its interval."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
+
+import click
 
 from pipeline.grades import GRADES
 from trainer.console import print_table
@@ -74,6 +76,55 @@ def print_by_grade(results: Results) -> None:
         ]
         rows.append((title, f"{results.metrics.grades[grade]:,}", *cells))
     print_table(["grade", "photographs", "sensitivity", "specificity", "precision", "AUC"], rows)
+
+
+UNGRADABLE_COLUMNS: Final = ("sensitivity", "specificity", "referred", "TP", "FP", "FN", "TN", "no grade")
+
+
+def print_ungradable(what: str, results: Results) -> None:
+    """The referral with and without ungradable photographs, where there are any. what: was measured."""
+    if results.ungradable is None:
+        return
+    measured = results.ungradable.as_dict()
+    if rows := ungradable_rows(measured):
+        print_table([what, *UNGRADABLE_COLUMNS], rows)
+    for line in ungradable_lines(measured):
+        click.echo(line)
+
+
+def ungradable_rows(measured: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """A row of UNGRADABLE_COLUMNS, after a title, for each way that photographs, then patients, were decided."""
+    rows = []
+    for who in ("photographs", "patients"):
+        for way, title in (("left_out", "left out"), ("referred", "referred")):
+            if (decided := (measured[who] or {}).get(way)) is None:
+                continue
+            names = ("sensitivity", "specificity", "referred")
+            shown = [with_interval(decided[name], decided["intervals"][name], percent) for name in names]
+            cells = ("true_positive", "false_positive", "false_negative", "true_negative", "no_grade")
+            rows.append((f"{who}, ungradable {title}", *shown, *(f"{decided[cell]:,}" for cell in cells)))
+    return rows
+
+
+def ungradable_lines(measured: Mapping[str, Any]) -> list[str]:
+    """How many ungradable photographs count, and how many do not."""
+    n, not_counted, lines = measured["ungradable"], measured["not_counted"], []
+    if n:
+        lines.append(
+            f"{n:,} ungradable {photographs(n)} counted, {measured['graded'] or 'none'} with a grade. "
+            "An ungradable eye refers its patient. No grade: referred, and nobody can say whether rightly. "
+            "Intervals: 95 %, by patients."
+        )
+    if not_counted:
+        lines.append(
+            f"{not_counted:,} ungradable {photographs(not_counted)} not counted: the patient is not known, or is in no "
+            "split."
+        )
+    return lines
+
+
+def photographs(n: int) -> str:
+    return "photograph" if n == 1 else "photographs"
 
 
 def with_interval(value: float | None, interval: Sequence[float] | None, show: Show) -> str:

@@ -15,10 +15,10 @@ from pipeline.errors import RunError
 from pipeline.grades import UNKNOWN
 from pipeline.loading.batch import Loader
 from pipeline.metrics import confusion_counts, quadratic_kappa
-from trainer.config import FitConfig
+from trainer.config import FitConfig, Phase
 from trainer.console import epoch_line, warn
 from trainer.distributed.loaders import open_share
-from trainer.distributed.process_group import first, highest, whole, world
+from trainer.distributed.process_group import first, highest, whole
 from trainer.inference.forward import Outputs, run_model
 from trainer.network.metadata import About
 from trainer.network.model import Grader, save_model
@@ -90,7 +90,7 @@ def fit(
     learner's model and progress come from, `kept` is what checkpoints keep besides. Stopped, it leaves a checkpoint.
     """
     config, began = learner.config, perf_counter() - progress.seconds
-    learner.open(config.phase(progress.epoch))
+    opened = seconds_to_open(learner, config.phase(progress.epoch))
     if resumed:
         learner.load(resumed)
     publish(config, about, run, learner.judged, progress, provenance)
@@ -109,9 +109,9 @@ def fit(
                 break
             if learner.phase != config.phase(epoch):
                 with stopper.step():
-                    learner.open(config.phase(epoch))
+                    opened = seconds_to_open(learner, config.phase(epoch))
             saved = perf_counter()
-            training_began = saved - progress.trained
+            training_began, opened = saved - progress.trained - opened, 0.0
             for _ in train_epoch(learner, progress, stopper):
                 progress.trained = perf_counter() - training_began
                 if highest(perf_counter() - saved >= 60 * config.checkpoint_minutes):
@@ -149,11 +149,16 @@ def fit(
             events.close()
 
 
+def seconds_to_open(learner: Learner, phase: Phase) -> float:
+    """Opens a phase. The head's sends every photograph through the backbone, which its first epoch has to count."""
+    began = perf_counter()
+    learner.open(phase)
+    return perf_counter() - began
+
+
 @contextmanager
 def open_loaders(config: FitConfig, cache: Cache) -> Iterator[dict[str, Loader]]:
     """Loaders by split: "train", shuffled and augmented, "val", and "test" where it is to be tracked."""
-    if config.compile and world() > 1:
-        raise RunError("--compile is for one process; leave it out")
 
     def open_train(size: int | None) -> Loader:
         return open_share(

@@ -15,10 +15,11 @@ from pipeline.cache.cache import Cache
 from pipeline.errors import CacheError, RunError
 from pipeline.grades import N_GRADES, UNKNOWN
 from pipeline.loading.batch import Loader
-from pipeline.loading.loaders import choose_loader
+from pipeline.loading.loaders import check_loader, choose_loader
 from pipeline.storage.url import Url
 from trainer.config import SMALL_BELOW, FitConfig, RunConfig
-from trainer.distributed.process_group import first, from_first, same_state
+from trainer.distributed.loaders import share_of
+from trainer.distributed.process_group import first, from_first, same_state, world
 from trainer.distributed.sync_batchnorm import synchronise
 from trainer.network.device import choose_device, choose_precision, to_device
 from trainer.network.model import Grader, load_state
@@ -53,27 +54,37 @@ def check_same(cache: Cache) -> None:
         raise CacheError(f"{cache.path} on {platform.node()} is not as rank 0 has it; copy that one")
 
 
+def check_processes(config: FitConfig) -> None:
+    """Raises RunError where so many processes cannot train by these settings."""
+    share_of(config.batch)
+    if config.compile and world() > 1:
+        raise RunError("--compile is for one process; leave it out")
+
+
 def resolve(asked: FitConfig, cache: Cache) -> tuple[FitConfig, Grader]:
-    """The settings without "auto", and the model as it begins, with its weights."""
+    """The settings without "auto", and the model as it begins, with its weights.
+
+    These come last, for they may have to be downloaded: what cannot be trained is refused before.
+    """
     device = choose_device(asked.device)
     loader = choose_loader(asked.loader, device)
     size = asked.size or cache.recipe.size
-    model, weights = make_model(asked, size)
-    head_epochs = 0 if weights == "none" else asked.head_epochs
+    check_loader(loader, cache, size=size, device=device)
+    check_processes(asked)
     try:
         config = replace(
             asked,
             device=device,
             loader=loader,
-            stem=model.stem,
-            weights=weights,
-            head_epochs=head_epochs,
             precision=choose_precision(asked.precision, device),
             size=size,
             start_size=start_pixels(asked.start_size, size) if asked.epochs else None,
             together=cache.together,
         )
-    except ValueError as error:  # --weights auto --epochs 0, and no weights to be had
+        model, weights = make_model(asked, size)
+        head_epochs = 0 if weights == "none" else asked.head_epochs
+        config = replace(config, stem=model.stem, weights=weights, head_epochs=head_epochs)
+    except ValueError as error:  # --start-size above the cache's; --weights auto --epochs 0, and no weights to be had
         raise RunError(str(error)) from error
     return config, model
 

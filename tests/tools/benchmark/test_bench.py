@@ -184,3 +184,23 @@ def test_a_step_can_be_of_another_network() -> None:
 
     assert sum(parameter.numel() for parameter in step.model.parameters()) > 20e6
     assert not torch.equal(step.model.fc.weight, before)
+
+
+def test_a_noisy_machine_is_said_to_be_noisy_before_any_advice() -> None:
+    quiet = report(loader=400, step=100, fed_by_it=98)
+    assert quiet.verdict() == quiet.advice()
+    impossible = report(loader=40, step=9.2, fed_by_it=15.6).verdict()  # as measured while others worked
+    assert impossible.startswith(
+        "NOISY: the step fed by torchvision seems faster (15.6 images/s) than alone (9.2); measure again"
+    )
+    wandered = Report({**quiet.rates, STEP: [80.0, 100.0, 105.0]}, quiet.loaders, 256, quiet.settings, {})
+    assert wandered.verdict().startswith("NOISY: the rounds of step alone gave 80 to 105 images/s;")
+    assert wandered.verdict().endswith(wandered.advice())
+    within = Report({**quiet.rates, STEP: [95.0, 100.0, 105.0]}, quiet.loaders, 256, quiet.settings, {})
+    assert within.noise() == ""
+    assert report(loader=400, step=100, fed_by_it=105).noise() == ""
+
+
+def test_noise_of_rows_that_no_advice_rests_on_is_not_said() -> None:
+    quiet = report(loader=400, step=100, fed_by_it=98)
+    assert Report({**quiet.rates, PLAIN: [10.0, 50.0, 90.0]}, quiet.loaders, 256, quiet.settings, {}).noise() == ""

@@ -184,7 +184,8 @@ def test_runs_without_predictions_or_patients_are_not_paired(trained: Trained, t
 
 def test_intervals_and_the_majoritys_accuracy_stand_beside_a_runs(trained: Trained, trainer: Fit) -> None:
     trained.copy("a")
-    header, row = trainer("compare", "a").output.splitlines()[:2]
+    header, row, units = trainer("compare", "a").output.splitlines()[:3]
+    assert units == "accuracies are shares from 0 to 1, in brackets 95 % intervals by patients"
     assert header.split() == [
         "run", "model", "weights", "size", "kept", "kappa_val", "accuracy_test", "majority", "kappa_test", "auc_test",
     ]  # fmt: skip
@@ -194,3 +195,32 @@ def test_intervals_and_the_majoritys_accuracy_stand_beside_a_runs(trained: Train
     table = pd.read_csv("compare.csv")
     assert table["majority_test"][0] == 0.2
     assert table[["accuracy_test_low", "accuracy_test_high"]].to_numpy()[0] == pytest.approx([low, high])
+
+
+def test_options_in_which_the_runs_differ_become_columns(trained: Trained, trainer: Fit) -> None:
+    for name, changed in (("a", {}), ("b", {"lr": 0.003, "tta": True}), ("c", {"seed": 7, "workers": 3})):
+        run = trained.copy(name)
+        config = json.loads((run / "config.json").read_text())
+        config["resolved"] |= changed
+        (run / "config.json").write_text(json.dumps(config))
+    header, *rows = trainer("compare", "a", "b", "c").output.splitlines()[:4]
+    assert header.split()[:8] == ["run", "model", "weights", "size", "--lr", "--tta", "--seed", "kept"]
+    assert [row.split()[4:7] for row in rows] == [["0.01", "no", "0"], ["0.003", "yes", "0"], ["0.01", "no", "7"]]
+    table = pd.read_csv("compare.csv")
+    assert table["option_lr"].tolist() == [0.01, 0.003, 0.01]
+    assert table["option_tta"].tolist() == [False, True, False]
+    assert [name for name in table if name.startswith("option_")] == ["option_lr", "option_tta"]
+    assert "--lr" not in trainer("compare", "a", "c").output
+
+
+def test_runs_on_other_photographs_are_said_once(trained: Trained, trainer: Fit) -> None:
+    trained.copy("a")
+    for name in "bcd":
+        write_predictions(trained.copy(name), lambda table: table.iloc[1:])
+    write_predictions(Path("d"), lambda table: table.iloc[1:])
+    stderr = trainer("compare", "a", "b", "c", "d").stderr
+    (line,) = stderr.splitlines()
+    assert line == (
+        "WARNING: b, c, d and a are not paired: they were measured on different test photographs: b, c: 1 only in the "
+        "second (test0_right ...); d: 2 only in the second (test0_right ...)"
+    )

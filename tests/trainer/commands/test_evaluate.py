@@ -22,11 +22,11 @@ Cache = Callable[..., Path]
 
 
 def test_evaluate_says_again_what_fit_found(trained: Trained, trainer: Fit) -> None:
-    run = trained.copy("run")
+    run = trained.copy(Path(trained.run.parent.name) / "run")  # figures name the folder above too
     before = {file.name: file.read_bytes() for file in run.glob("*_test*")}
     for file in run.glob("*_test*"):
         file.unlink()
-    trainer("evaluate", "run")
+    trainer("evaluate", run)
     assert {file.name: file.read_bytes() for file in run.glob("*_test*")} == before
 
 

@@ -275,7 +275,7 @@ def test_the_page_and_the_card_show_the_sets(run: Path, site: Path, trainer: Tra
         assert f"trainer evaluate run --cache {site} --name clinic --specificity 1.0" in text
         assert "2 data sets were measured" in text
     assert 'id="external"' in page
-    assert page.count('<svg role="img" aria-label="') == 7
+    assert page.count('<svg role="img" aria-label="') == 9
     assert Path("run/external/forest.png").exists()
 
 
@@ -324,3 +324,64 @@ def test_the_commonest_sizes_come_first_and_the_others_together() -> None:
         ("700 x 700 px", 2),
         ("2 other sizes", 2),
     ]
+
+
+def test_ungradable_photographs_are_measured_both_ways(run: Path, trainer: Trainer, tmp_path: Path) -> None:
+    """Of a set all of them count; the one with a grade is right or wrong, the two without only add to the referred."""
+    random = np.random.default_rng(7)
+    bad = {"0_right": "ungradable", "5_left": "ungradable", "6_left": "blank ungradable"}
+    pictures = {id: random.integers(0, 255, (32, 32, 3), np.uint8) for id in (*NEW, "5_left", "6_left")}
+    write_cache(tmp_path / "clinic", pictures, NEW, dict.fromkeys(pictures, ""), flags=bad)
+    output = trainer("evaluate", "run", "--cache", "clinic").output
+    found = metrics_of("clinic")["ungradable_referral"]
+    assert (found["ungradable"], found["graded"], found["not_counted"]) == (3, 1, 0)
+    table = pd.read_csv("run/external/clinic/predictions.csv").set_index("id").dropna(subset="grade")
+    threshold = metrics_of("clinic")["operating"]["threshold"]
+    referred, truth = table[["p2", "p3", "p4"]].sum(axis=1) >= threshold, table["grade"] >= 2
+    without = table.index != "0_right"
+    names = ("true_negative", "false_positive", "false_negative", "true_positive")
+    ways = found["photographs"]
+    assert [ways["left_out"][name] for name in names] == confusion_matrix(
+        truth[without], referred[without], labels=[False, True]
+    ).ravel().tolist()
+    referred["0_right"] = True  # its grade is 0
+    assert [ways["referred"][name] for name in names] == confusion_matrix(truth, referred).ravel().tolist()
+    assert ways["referred"]["no_grade"] == 2
+    assert ways["referred"]["referred"] == (referred.sum() + 2) / 12
+    assert found["patients"]["referred"]["no_grade"] == 2
+    assert ways["referred"]["specificity"] == recall_score(~truth, ~referred)
+    trainer("report", "run", "--card", "card.md")
+    page, card = Path("run/report.html").read_text(), Path("card.md").read_text()
+    for text in (output, page, card):
+        assert "3 ungradable photographs counted, 1 with a grade." in text
+        assert "hotographs, ungradable referred" in text
+        assert "atients, ungradable left out" in text
+
+
+def test_of_the_runs_own_cache_those_count_whose_patient_is_in_the_split(
+    trained: Trained, trainer: Trainer, tmp_path: Path
+) -> None:
+    """The fellow eyes of two test patients and of one of train, and one that nothing tells whose it is."""
+    run, random = trained.copy("run"), np.random.default_rng(8)
+    cache = open_cache(trained.cache).manifest
+    pictures = {id: random.integers(0, 60, (32, 32, 3), np.uint8) for id in cache["id"]}
+    bad = ("test0_left", "test1_left", "train0_right", "nobody")
+    pictures |= {id: random.integers(0, 60, (32, 32, 3), np.uint8) for id in bad}
+    splits = dict(zip(cache["id"], cache["split"], strict=True)) | dict.fromkeys(bad, "")
+    grades = dict(zip(cache["id"], cache["grade"], strict=True))
+    write_cache(tmp_path / "own", pictures, grades, splits, flags=dict.fromkeys(bad, "ungradable"))
+    config = json.loads((run / "config.json").read_text())
+    changed = {"cache": str(tmp_path / "own"), "cache_digest": open_cache(tmp_path / "own").digest}
+    (run / "config.json").write_text(json.dumps(config | changed))
+    output = trainer("evaluate", "run").output
+    found = json.loads((run / "metrics_test.json").read_text())["ungradable_referral"]
+    assert (found["ungradable"], found["graded"], found["not_counted"]) == (2, 0, 1)
+    assert found["photographs"]["referred"]["no_grade"] == 2
+    # their patients have grades, 0 and 1: both are referred wrongly now
+    assert found["patients"]["referred"]["no_grade"] == 0
+    assert found["patients"]["referred"]["false_positive"] == 2
+    said = "1 ungradable photograph not counted: the patient is not known, or is in no split."
+    assert said in output
+    trainer("report", "run", "--card", "card.md")
+    assert said in Path("run/report.html").read_text()
+    assert said in Path("card.md").read_text()

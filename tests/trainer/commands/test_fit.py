@@ -1,4 +1,5 @@
 import json
+import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +17,7 @@ from tests.trainer.conftest import Trained
 from trainer.network.metadata import read_about
 from trainer.network.model import Grader
 from trainer.run_folder import ACCURACY_COLUMNS
+from trainer.training.head_features import feature_loaders
 from trainer.training.learner import set_phase
 from trainer.training.schedule import learning_rate
 
@@ -33,7 +35,6 @@ def test_the_run_folder_holds_what_the_readme_promises(trained: Trained) -> None
             "accuracy.svg",
             "tensorboard",
             "last.pt",
-            "previous.pt",
             "model.safetensors",
         ),
         "summary.json",
@@ -179,6 +180,33 @@ def test_the_head_phase_leaves_the_backbone_as_it_was(fit: Fit, tiny_cache: Cach
     assert pd.read_csv(tmp_path / "run" / "accuracy.csv")["phase"].tolist() == ["head", "head"]
 
 
+def test_the_first_epoch_of_the_head_counts_its_pass_through_the_backbone(
+    fit: Fit, tiny_cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A backbone that takes two seconds more: 20 photographs are at most 10 a second then."""
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "weights.pth")
+
+    def slow(*arguments: object) -> object:
+        time.sleep(2)
+        return feature_loaders(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("trainer.training.learner.feature_loaders", slow)
+    fit(tiny_cache(), "--weights", "weights.pth", "--head-epochs", 2, "--epochs", 1, "--run", "run")
+    first, second, finetune = pd.read_csv(tmp_path / "run" / "accuracy.csv").to_dict("records")
+    assert (first["phase"], second["phase"], finetune["phase"]) == ("head", "head", "finetune")
+    assert first["images_per_second"] <= 10
+    assert first["seconds"] >= 2
+    assert second["images_per_second"] > first["images_per_second"]
+
+
+def test_of_a_finished_run_the_checkpoint_before_the_last_is_gone(trained: Trained, trainer: Fit) -> None:
+    assert trained.previous.exists()  # it was there until the end
+    run = trained.unfinished("run")
+    trainer("fit", "--run", run, "--resume")
+    assert not (run / "previous.pt").exists()
+    assert (run / "last.pt").exists()
+
+
 def test_after_the_head_everything_is_trained_with_a_schedule_of_its_own(
     fit: Fit, tiny_cache: Cache, tmp_path: Path
 ) -> None:
@@ -294,6 +322,30 @@ def test_weights_imagenet_insists_and_auto_says_that_it_trains_from_scratch(
     automatic = fit(cache, "--run", "b", "--weights", "auto", "--epochs", 1)
     assert automatic.stderr.splitlines()[0].startswith("WARNING: TRAINING FROM SCRATCH: ImageNet weights")
     assert json.loads((tmp_path / "b" / "config.json").read_text())["resolved"]["weights"] == "none"
+
+
+@pytest.mark.parametrize(
+    ("options", "exit", "said"),
+    [
+        (("--run", "taken"), 1, "taken exists and is never overwritten"),
+        (("--run", "note.txt/run"), 1, "note.txt/run: cannot be written"),
+        (("--run", "new", "--size", 64), 2, "size must be 1 to 32, the cache's own, got 64"),
+        (("--run", "new", "--start-size", 48), 1, "start_size must be smaller than the size, 32"),
+    ],
+)
+def test_what_will_fail_says_so_before_weights_are_looked_for(
+    options: tuple[object, ...], exit: int, said: str, fit: Fit, tiny_cache: Cache, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nobody answers there
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "mine.txt").touch()
+    (tmp_path / "note.txt").touch()
+    stderr = fit(tiny_cache(), "--weights", "auto", *options, exit=exit).stderr
+    assert said in stderr
+    assert "TRAINING FROM SCRATCH" not in stderr
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_size_above_the_caches_is_wrong_usage(fit: Fit, tiny_cache: Cache, tmp_path: Path) -> None:

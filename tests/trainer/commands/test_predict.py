@@ -20,6 +20,7 @@ from PIL import Image
 from pipeline.cache.cache import open_cache
 from pipeline.loading.loaders import open_loader
 from pipeline.photos.preparation import EARLIER, Recipe
+from tests.conftest import write_cache
 from tests.trainer.conftest import Trained, invoke
 from tools.cli import main as tools
 from trainer.inference.forward import probabilities
@@ -148,13 +149,17 @@ def test_the_least_sure_are_left_to_a_human(real: Real) -> None:
     plain, _ = predict(real.run, real.source / "val")
     for share in (0, 0.3, 1):
         table, result = predict(real.run, real.source / "val", "--defer", share)
-        assert list(table.columns) == [*plain.columns[:-2], "defer", *plain.columns[-2:]]
-        pd.testing.assert_frame_equal(table.drop(columns="defer"), plain)
+        assert list(table.columns) == [*plain.columns[:-2], "defer", "defer_why", *plain.columns[-2:]]
+        pd.testing.assert_frame_equal(table.drop(columns=["defer", "defer_why"]), plain)
         unlike = table["flags"].str.contains("unlike_training|blank")
         sure = table[~unlike]  # weights carry the quantiles of these very photographs
         assert sure["defer"].mean() == pytest.approx(share, abs=0.1 + 1 / len(sure))
         assert (table["defer"][unlike] == 1).all()
-        assert f"left to a human (unsure, blank or unlike training): {table['defer'].sum()}" in result.output
+        assert ((table["defer_why"] != "") == (table["defer"] == 1)).all()
+        assert (table["defer_why"].str.contains("unlike_training|blank") == unlike).all()
+        unsure = table["defer_why"].str.contains("unsure").sum()
+        assert f"left to a human: {table['defer'].sum()}\n" in result.output
+        assert (f"  unsure: {unsure}\n" in result.output) == (unsure > 0)
     odds = np.log(table["p_referable"] / (1 - table["p_referable"]))
     threshold = load_model(RunFolder(real.run).model)[1].operating.threshold  # type: ignore[union-attr]
     table, _ = predict(real.run, real.source / "val", "--defer", 0.3)
@@ -234,7 +239,7 @@ def test_one_photograph_is_told_of_in_words_and_several_are_counted(real: Real, 
     assert lines[1].startswith(f"{photos[0].name}: grade {row.predicted}, ")
     assert f"referable: {'yes' if row.referable else 'no'} (p {row.p_referable:.2f}" in lines[1]
     assert lines[2].startswith(f"probabilities: no DR {row.p0:.2f}, mild {row.p1:.2f}")
-    assert "left to a human (unsure, blank or unlike training): yes" in lines
+    assert any(line.startswith("left to a human: unsure") for line in lines)
     assert not any("photographs" in line for line in lines)
     _, result = predict(real.run, photograph(tmp_path / "noise.png"))
     assert "note: No round retina was found" in result.stdout
@@ -363,3 +368,14 @@ def test_memory_does_not_grow_with_the_folder(trained: Trained, tmp_path: Path) 
 
     small, large = peak(200), peak(10_000)  # kB; 200: the batches ahead are full
     assert large - small < 25_000
+
+
+def test_a_photograph_that_its_set_calls_ungradable_is_left_to_a_human_and_it_says_why(
+    trained: Trained, tmp_path: Path
+) -> None:
+    pictures = {f"{n}_left": np.random.default_rng(n).integers(0, 40, (32, 32, 3), np.uint8) for n in range(3)}
+    cache = write_cache(tmp_path / "bad", pictures, flags={"1_left": "cropped ungradable"})
+    table, result = predict(trained.run, cache, "--defer", 0)
+    assert table["defer_why"].str.split().map(lambda why: "ungradable" in why).tolist() == [False, True, False]
+    assert table["defer"]["1_left"] == 1
+    assert "  ungradable: 1\n" in result.output

@@ -17,6 +17,7 @@ from tools.cli import main as tools
 from trainer.cli import main as trainer_main
 from trainer.config import FitConfig
 from trainer.network.model import load_model, save_model
+from trainer.reporting.page import plain
 
 Fit = Callable[..., Result]
 Cache = Callable[..., Path]
@@ -64,7 +65,10 @@ def test_the_page_and_the_card_say_what_was_measured(reported: Path) -> None:
         least, most = calibration["intervals"]["brier"]
         assert f"{least:.3f} to {most:.3f}" in text
         assert "nine false referrals count as much as one right one" in text
-    assert card.startswith("# Model card: run\n")
+    title = f"{reported.parent.name}/run"  # of a folder that is called run, which says nothing, the one above too
+    assert card.startswith(f"# Model card: {plain(title)}\n")
+    assert f"<h1>{title}</h1>" in (reported / "report.html").read_text()
+    assert f"<!-- {title}, test -->" in (reported / "confusion_test.svg").read_text().replace("\n", " ")
     assert "{{" not in page + card
 
 

@@ -146,7 +146,7 @@ def test_any_number_of_processes_goes_on_with_any_others_run_and_sigterm_leaves_
 
 def test_a_killed_rank_ends_all_with_its_rank_and_reason_unless_torchrun_may_start_anew(folder: Path) -> None:
     agent = start(folder, fit(2, *OPTIONS, *OFTEN, restarts=1))  # into a folder of its own choice
-    run = folder / "runs/resnet18-weights-64px-torchvision"
+    run = folder / f"runs/resnet18-weights-64px-torchvision-{folder.name}"
     wait_for_checkpoints(run, 2, agent)
     os.kill(pid_of(1, agent), signal.SIGKILL)
     wait_for_checkpoints(run, 2, agent)

@@ -12,7 +12,7 @@ from trainer.network.metadata import Operating
 
 def manifest(rows: list[tuple[str, str, str, int]]) -> pd.DataFrame:
     """(id, patient, eye, grade) of test photographs."""
-    return pd.DataFrame(rows, columns=["id", "patient", "eye", "grade"]).assign(split="test")
+    return pd.DataFrame(rows, columns=["id", "patient", "eye", "grade"]).assign(split="test", flags="")
 
 
 def by_eye(table: pd.DataFrame, p: list[list[float]], rule: DecisionRule, visits: list[str] | None = None) -> Results:

@@ -15,7 +15,7 @@ POINT = Operating(1.0, 0.5, "sensitivity", 0.9)
 
 def manifest(ids: list[str], grades: list[int], split: str = "test") -> pd.DataFrame:
     patients = [id.rpartition("_")[0] for id in ids]
-    return pd.DataFrame({"id": ids, "patient": patients, "grade": grades, "split": split})
+    return pd.DataFrame({"id": ids, "patient": patients, "grade": grades, "split": split, "flags": ""})
 
 
 def assessed(ids: list[str], grades: list[int], predicted: list[int], operating: Operating | None = POINT) -> Results:
@@ -98,7 +98,8 @@ def test_the_barest_splits_have_stated_results_and_no_nan(
     assert set(fields) == {
         "photographs", "patients", "grades", "accuracy", "balanced_accuracy", "kappa", "auc", "auc_by_grade",
         "sensitivity", "specificity", "sensitivity_by_grade", "specificity_by_grade", "precision_by_grade",
-        "referable_auc", "intervals", "operating", "deferral", "calibration", "referable", "no_image", "patient", "eye",
+        "referable_auc", "intervals", "operating", "deferral", "ungradable_referral", "calibration", "referable",
+        "no_image", "patient", "eye",
     }  # fmt: skip
     for name, interval in fields["intervals"].items():
         values = fields[name] if isinstance(fields[name], list) else [fields[name]]

@@ -87,7 +87,9 @@ def test_two_thousand_rounds_over_the_usual_test_set_take_seconds_and_little_mem
     sample = drawn(n, 0, places=6, shares=(0.73, 0.07, 0.15, 0.03, 0.02))
     ids = pd.Series([f"{number // 2}_{number % 2}" for number in range(n)])
     table = predictions_table(ids, sample.grades, sample.probabilities)
-    manifest = pd.DataFrame({"id": ids, "patient": ids.str.split("_").str[0], "grade": sample.grades, "split": "test"})
+    manifest = pd.DataFrame(
+        {"id": ids, "patient": ids.str.split("_").str[0], "grade": sample.grades, "split": "test", "flags": ""}
+    )
     point = Operating(1.0, 0.3, "sensitivity", 0.9)
     began = time.process_time()
     found = assess(manifest, "test", table, sample.probabilities, point, 0.1)

@@ -167,8 +167,9 @@ def test_runs_of_one_epoch_are_seen_in_a_comparison_at_epoch_1(tmp_path: Path) -
     draw_comparison(tmp_path / "compare.png", {"a": ("resnet18", False, TABLE[:1])})
     svg = (tmp_path / "compare.svg").read_text()
     points = re.findall(r'<use xlink:href="#\w+" x="([\d.]+)" y="[\d.]+" style="fill: #d55e00', svg)
-    assert len(points) == 2  # train and validation, in the first colour of networks from scratch
-    assert re.findall(r"<!-- ([\d.]+) -->", svg.split('id="matplotlib.axis_2"')[0]) == ["1"]  # below the epochs' axis
+    assert len(points) == 3  # accuracy on train and validation, and kappa, in the first colour from scratch
+    below = svg.split('id="matplotlib.axis_3"')[1].split('id="matplotlib.axis_4"')[0]
+    assert re.findall(r"<!-- ([\d.]+) -->", below) == ["1"]  # below the epochs' axis
 
 
 @pytest.mark.parametrize("n", [1, 3, 4, 12])
@@ -212,12 +213,23 @@ def test_no_words_lie_on_the_curves_of_accuracy_whatever_they_do(tmp_path: Path,
 def test_the_runs_of_a_comparison_are_named_below_the_word_epoch(n: int, tmp_path: Path, drawn: list[Figure]) -> None:
     draw_comparison(tmp_path / "compare.png", {f"run-{run}": ("resnet18", True, TABLE) for run in range(n)})
     drawn[0].draw_without_rendering()
-    (panel,) = drawn[0].axes
-    legend = panel.get_legend()
+    accuracy, kappa = drawn[0].axes
+    legend = kappa.get_legend()
     assert legend is not None
-    assert legend.get_window_extent().y1 < panel.xaxis.label.get_window_extent().y0
+    assert legend.get_window_extent().y1 < kappa.xaxis.label.get_window_extent().y0
     assert legend.get_window_extent().y0 >= 0
-    assert panel.get_window_extent().height > 300  # pixels, at 100 an inch: legends leave the curves their room
+    assert accuracy.get_window_extent().height > 300  # pixels, at 100 an inch: legends leave the curves their room
+    assert kappa.get_window_extent().height > 180
+
+
+def test_kappa_stands_below_the_accuracy_of_each_model(tmp_path: Path, drawn: list[Figure]) -> None:
+    tables = {f"run-{n}": (f"model-{n % 5}", True, TABLE.assign(kappa_val=[0.1, 0.2, 0.1 * n])) for n in range(5)}
+    draw_comparison(tmp_path / "compare.png", tables)
+    shown = [panel for panel in drawn[0].axes if panel.get_visible()]
+    assert len(shown) == 10
+    last = [[line.get_ydata()[-1] for line in panel.lines if len(line.get_ydata())] for panel in shown]
+    assert [0.1 * n in heights for n, heights in enumerate(last[3:6])] == [True] * 3  # the second row of panels
+    assert "validation kappa" in words(tmp_path / "compare.svg")
 
 
 def test_a_share_of_few_photographs_has_a_wide_interval(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from tests.trainer.conftest import Trained
 from trainer.network.metadata import read_about
 from trainer.network.model import load_model, read_provenance, save_model
-from trainer.run_folder import create_run
+from trainer.run_folder import create_run, default_name
 from trainer.training.checkpoint import Progress
 
 Fit = Callable[..., Result]
@@ -74,8 +74,8 @@ def test_killed_between_epochs_and_resumed_it_is_the_undisturbed_run(
 @pytest.fixture
 def after_training(trained: Trained, tmp_path: Path) -> Path:
     """A run that was killed when its last epoch was done."""
-    run = trained.copy(tmp_path / "run")
-    for file in [*run.glob("*_val*"), *run.glob("*_test*"), run / "accuracy.csv", run / "summary.json"]:
+    run = trained.unfinished(tmp_path / "run")
+    for file in [*run.glob("*_val*"), *run.glob("*_test*"), run / "accuracy.csv"]:
         file.unlink()
     return run
 
@@ -200,6 +200,27 @@ def test_a_run_is_never_overwritten(trained: Trained, fit: Fit, tmp_path: Path) 
 def test_runs_without_a_name_get_one_of_their_own() -> None:
     names = [create_run(None, "resnet18-none-32px-dali").path.as_posix() for _ in range(3)]
     assert names == [f"runs/resnet18-none-32px-dali{suffix}" for suffix in ("", "-2", "-3")]
+
+
+def test_a_run_without_a_name_is_called_as_its_model_weights_size_loader_and_data(
+    fit: Fit, tiny_cache: Cache, tmp_path: Path
+) -> None:
+    tiny_cache(name="clinic/cache")
+    assert "results: runs/resnet18-none-32px-torchvision-clinic/ " in fit("clinic/cache", "--epochs", 1).output
+
+
+@pytest.mark.parametrize(
+    ("weights", "cache", "name"),
+    [
+        ("imagenet", "/data/aptos", "resnet50-imagenet-256px-dali-aptos"),
+        ("/runs/painted/model.safetensors", "/data/aptos/cache", "resnet50-painted-256px-dali-aptos"),
+        ("/tries/run/model.safetensors", "/data/aptos", "resnet50-tries-run-256px-dali-aptos"),
+        ("none", "/cache", "resnet50-none-256px-dali"),
+        ("none", f"/{'long' * 50}", f"resnet50-none-256px-dali-{'long' * 10}"),
+    ],
+)
+def test_a_name_says_which_weights_and_which_data(weights: str, cache: str, name: str) -> None:
+    assert default_name("resnet50", weights, 256, "dali", Path(cache)) == name
 
 
 def test_resume_does_not_mix_settings_or_caches(after_training: Path, trainer: Trainer, tiny_cache: Cache) -> None:
