@@ -187,9 +187,11 @@ def _in_shard(sample: Sample) -> str:
 def _expected(
     samples: list[Sample], still_refused: dict[str, str], settings: Settings, previous: Previous
 ) -> list[Sample]:
-    """The samples with the patients and splits that they have if no further photograph is refused."""
+    """The samples with the patients and splits that they have if no further photograph is refused, and a damaged
+    manifest had no history."""
     taken = [sample for sample in samples if sample.found.source not in still_refused]
-    places = _places(taken, settings, previous.sides(settings.split, settings.split_seed))
+    recorded = [] if previous.remains else previous.sides(settings.split, settings.split_seed)
+    places = _places(taken, settings, recorded)
     return [
         sample._replace(patient=it.patient, split=it.split) if (it := places.get(sample.id)) else sample
         for sample in samples
