@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pipeline.loading.batch import Batch as Batch
     from pipeline.loading.batch import Loader as Loader
     from pipeline.loading.batch import normalise as normalise
-    from pipeline.loading.dataset import CacheDataset as CacheDataset
+    from pipeline.loading.cache_dataset import CacheDataset as CacheDataset
     from pipeline.loading.loaders import open_loader as open_loader
     from pipeline.loading.plan import NO_AUGMENT as NO_AUGMENT
     from pipeline.loading.plan import Augment as Augment
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _HOMES: Final = {
     "open_cache": "pipeline.cache.cache",
     "open_loader": "pipeline.loading.loaders",
-    "CacheDataset": "pipeline.loading.dataset",
+    "CacheDataset": "pipeline.loading.cache_dataset",
     "Cache": "pipeline.cache.cache",
     "Loader": "pipeline.loading.batch",
     "Augment": "pipeline.loading.plan",

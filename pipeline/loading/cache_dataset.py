@@ -15,7 +15,6 @@ from pipeline.cache.cache import Cache, open_cache
 from pipeline.errors import CacheError
 from pipeline.grades import UNKNOWN
 from pipeline.loading.torchvision_loader import decode_jpeg
-from pipeline.storage.url import Url
 
 
 class CacheDataset(Dataset[tuple[Any, int]]):
@@ -29,7 +28,7 @@ class CacheDataset(Dataset[tuple[Any, int]]):
 
     def __init__(
         self,
-        cache: Cache | Path | Url | str,
+        cache: Cache | Path | str,
         *,
         split: str = "train",
         transform: Callable[[Image.Image], Any] | None = None,

@@ -71,7 +71,7 @@ def test_a_worker_maps_the_shards_itself(folder: Path, monkeypatch: pytest.Monke
     dataset = CacheDataset(folder)
     first, _ = dataset[0]
     mine = dataset.cache
-    monkeypatch.setattr("pipeline.loading.dataset.os.getpid", lambda: -1)
+    monkeypatch.setattr("pipeline.loading.cache_dataset.os.getpid", lambda: -1)
     assert dataset.cache is not mine
     assert dataset.cache is dataset.cache
     assert dataset[0][0].equal(first)
