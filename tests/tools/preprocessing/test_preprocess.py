@@ -425,6 +425,18 @@ def test_a_cache_whose_shards_lack_the_splits_is_read_and_gets_them_without_enco
     assert tree(out) == now
 
 
+def test_check_names_a_photograph_whose_shard_tells_another_split(eyes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "c"
+    done(eyes, "--out", out, "--size", 64, "--split", "train")
+    rows = [Row(*row) for row in read_manifest(out / "manifest.csv").itertuples(index=False, name=None)]
+    tables = make_tables((row._replace(split="test") if row.id == "3_left" else row for row in rows), [])
+    (out / "manifest.csv").write_bytes(tables["manifest.csv"])
+    with_tables(CacheIndex.read(out), tables).write(out)
+    checked = CliRunner().invoke(main, ["check", str(out)])
+    assert checked.exit_code == 1
+    assert "3_left: patient and split ['3', 'test'] in the manifest, ['3', 'train'] in its shard" in checked.output
+
+
 def forget_places(folder: Path) -> None:
     """Makes a cache of one shard what earlier versions wrote."""
     path, index = folder / "shards/0000.tar", CacheIndex.read(folder)
