@@ -13,9 +13,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from pipeline.cache.cache import Cache as Cache
     from pipeline.cache.cache import open_cache as open_cache
     from pipeline.loading.batch import Batch as Batch
+    from pipeline.loading.batch import Loader as Loader
     from pipeline.loading.batch import normalise as normalise
+    from pipeline.loading.cache_dataset import CacheDataset as CacheDataset
     from pipeline.loading.loaders import open_loader as open_loader
     from pipeline.loading.plan import NO_AUGMENT as NO_AUGMENT
     from pipeline.loading.plan import Augment as Augment
@@ -23,6 +26,9 @@ if TYPE_CHECKING:
 _HOMES: Final = {
     "open_cache": "pipeline.cache.cache",
     "open_loader": "pipeline.loading.loaders",
+    "CacheDataset": "pipeline.loading.cache_dataset",
+    "Cache": "pipeline.cache.cache",
+    "Loader": "pipeline.loading.batch",
     "Augment": "pipeline.loading.plan",
     "NO_AUGMENT": "pipeline.loading.plan",
     "Batch": "pipeline.loading.batch",

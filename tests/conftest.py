@@ -18,7 +18,7 @@ from PIL import Image
 from pipeline.cache.index import CacheIndex
 from pipeline.cache.shards import Entry, shard_name, shard_of, sort_key, write_shard
 from pipeline.cache.splits import parse_patient
-from pipeline.cache.writing import make_entry, make_record, make_row, make_tables, with_tables
+from pipeline.cache.writing import make_entry, make_record, make_row, make_tables, with_place, with_tables
 from pipeline.grades import UNKNOWN
 from pipeline.photos.discovery import Found
 from pipeline.photos.preparation import Prepared, Recipe, encode
@@ -84,7 +84,8 @@ def write_cache(
 
     def entry(id: str) -> Entry:
         prepared = Prepared(encode(pictures[id], recipe.quality), size, size, disc, (), Square(0, 0, size))
-        return make_entry(id, grades[id], found[id], sha256(pictures[id].tobytes()).hexdigest(), prepared, recipe)
+        made = make_entry(id, grades[id], found[id], sha256(pictures[id].tobytes()).hexdigest(), prepared, recipe)
+        return with_place(made, parse_patient(id, EYEPACS)[0], splits[id])
 
     (folder / SHARDS).mkdir(parents=True)
     rows, records = [], []
@@ -94,14 +95,13 @@ def write_cache(
         records.append(make_record(entries, digest, nbytes))
         for written in entries:
             row = make_row(written, shard, grades[written.id], found[written.id])
-            patient, eye = parse_patient(row.id, EYEPACS)
             flagged = (flags or {}).get(row.id, row.flags)
-            rows.append(row._replace(patient=patient, eye=eye, split=splits[row.id], flags=flagged))
+            rows.append(row._replace(eye=parse_patient(row.id, EYEPACS)[1], flags=flagged))
     cells = [(row.id, *(column[row.id] for column in kept.values())) for row in sorted(rows)] if kept else None
     tables = make_tables(sorted(rows), [], cells, tuple(kept or ()))
     for name, data in tables.items():
         (folder / name).write_bytes(data)
-    with_tables(CacheIndex(recipe, "auto", 0, tuple(records), "", ""), tables).write(folder)
+    with_tables(CacheIndex(recipe, "auto", 0, tuple(records), "", "", placed=True), tables).write(folder)
     return folder
 
 

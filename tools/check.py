@@ -16,7 +16,7 @@ def check_cache(path: Path | Url) -> tuple[list[str], int]:
     """(what is wrong, one line each; how many photographs were looked at).
 
     Every file against its checksum in cache.json; every row of the manifest against its entry: CRC,
-    decoding, size, grade.
+    decoding, size, grade, patient and split.
     Raises CacheError for a folder that is no cache or was left incomplete.
     """
     index = CacheIndex.read(path)
@@ -26,11 +26,15 @@ def check_cache(path: Path | Url) -> tuple[list[str], int]:
     except CacheError as error:
         return problems or [error.message], 0  # a damaged manifest is named already
     grades: dict[str, int] = {}
+    places: dict[str, tuple[str, str]] = {}
     for shard in range(len(index.shards)):
         with suppress(CacheError):  # named already
-            grades |= {entry.id: entry.grade for entry in scan_tar(cache.map_shard(shard))}
+            for entry in scan_tar(cache.map_shard(shard)):
+                grades[entry.id] = entry.grade
+                places[entry.id] = (entry.meta.get("patient", ""), entry.meta.get("split", ""))
     size = index.recipe.size
-    for row, (id, grade) in enumerate(zip(cache.manifest["id"], cache.grades.tolist(), strict=True)):
+    told = cache.manifest[["id", "grade", "patient", "split"]].itertuples(index=False, name=None)
+    for row, (id, grade, *place) in enumerate(told):
         try:
             photo = read_photo(cache.read(row))
         except (CacheError, PhotoError) as error:
@@ -40,4 +44,6 @@ def check_cache(path: Path | Url) -> tuple[list[str], int]:
             problems.append(f"{id}: {photo.width} x {photo.height} pixels, expected {size} x {size}")
         if grades.get(id) != grade:
             problems.append(f"{id}: grade {grade} in the manifest, {grades.get(id)} in its shard (-1: none)")
+        if index.placed and places.get(id, tuple(place)) != tuple(place):
+            problems.append(f"{id}: patient and split {place} in the manifest, {list(places[id])} in its shard")
     return problems, len(cache.manifest)

@@ -8,4 +8,26 @@ evaluation/    a split evaluated by honest measures: bootstrap, calibration, ope
 training/      from the first step to the last
 reporting/     figures, tables, pages and the words on them
 commands/      the only room that speaks to the terminal
+
+What a library user needs stands here, and is imported when it is asked for: `import trainer` costs nothing.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from trainer.inference.loaded_model import LoadedModel as LoadedModel
+    from trainer.inference.loaded_model import Predictions as Predictions
+    from trainer.inference.loaded_model import load_model as load_model
+
+_HOMES: Final = {
+    "load_model": "trainer.inference.loaded_model",
+    "LoadedModel": "trainer.inference.loaded_model",
+    "Predictions": "trainer.inference.loaded_model",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

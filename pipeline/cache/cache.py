@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
@@ -183,6 +183,14 @@ class Cache:
         ids, shards = self.manifest["id"].iloc[rows], self._where[rows, 0].tolist()
         return np.array([self._sources[shard].get(id, 0) for id, shard in zip(ids, shards, strict=True)], np.int64)
 
+    def reopened(self) -> "Cache":
+        """The same cache with maps and threads of its own, for another process."""
+        return _reopen(self.path, self.index, self.manifest)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Maps and threads stay in their process. The manifest goes along: rows are positions in this very table.
+        return _reopen, (self.path, self.index, self.manifest)
+
     def __enter__(self) -> "Cache":
         return self
 
@@ -196,6 +204,14 @@ class Cache:
             self.mirror.close()
 
 
+def _reopen(path: Path | Url, index: CacheIndex, manifest: pd.DataFrame) -> Cache:
+    if isinstance(path, Path):
+        return Cache(path, index, manifest)
+    from pipeline.cache.remote_shards import open_mirror
+
+    return Cache(path, index, manifest, open_mirror(path, index))
+
+
 def open_cache(path: Path | Url | str) -> Cache:
     """Opens a complete cache, in a folder or behind a URL.
 
@@ -205,10 +221,9 @@ def open_cache(path: Path | Url | str) -> Cache:
     path = place(path)
     index = CacheIndex.read(path)
     if isinstance(path, Url):
-        from pipeline.cache.remote_shards import open_mirror, read_checked
+        from pipeline.cache.remote_shards import read_checked
 
-        manifest = read_manifest(path / MANIFEST, read_checked(path / MANIFEST, index.manifest))
-        return Cache(path, index, manifest, open_mirror(path, index))
+        return _reopen(path, index, read_manifest(path / MANIFEST, read_checked(path / MANIFEST, index.manifest)))
     if sha256_of(path / MANIFEST) != index.manifest:
         raise CacheError(f"{path / MANIFEST}: damaged or edited; `tools preprocess` mends it")
-    return Cache(path, index, read_manifest(path / MANIFEST))
+    return _reopen(path, index, read_manifest(path / MANIFEST))

@@ -2,7 +2,8 @@
 
 A sample is `<key>.cls` (its grade, where it has one), `<key>.jpg` and `<key>.json`. Members are sorted, times and
 owners zeroed, so the same samples make the same bytes. `<key>.json` carries the CRC-32 of its JPEG and a seal over
-both: a shard proves its own entries, and a cache whose index was lost can be indexed again.
+both: a shard proves its own entries, and a cache whose index was lost can be indexed again. It also has the `patient`
+and the `split` of manifest.csv, where cache.json says `placed`.
 """
 
 import hashlib

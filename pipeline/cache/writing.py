@@ -28,6 +28,12 @@ def make_entry(id: str, grade: int, found: Found, sha256: str, prepared: Prepare
     return Entry(id, prepared.jpeg, meta, grade)
 
 
+def with_place(entry: Entry, patient: str, split: str) -> Entry:
+    """The entry with its patient and split, as manifest.csv has them, in its JSON: who reads the shards alone can keep
+    test out of training."""
+    return entry._replace(meta={**entry.meta, "patient": patient, "split": split})
+
+
 def make_record(entries: Iterable[Indexed], sha256: str, nbytes: int) -> ShardRecord:
     """The index's record of a shard that holds these entries and has this sha256 and size."""
     sources = "".join(f"{entry.id}\0{entry.meta['source_sha256']}\n" for entry in entries)
@@ -35,15 +41,15 @@ def make_record(entries: Iterable[Indexed], sha256: str, nbytes: int) -> ShardRe
 
 
 def make_row(entry: Indexed, shard: int, grade: int, found: Found) -> Row:
-    """The manifest's row of a written entry, without patient, eye and split."""
+    """The manifest's row of a written entry that has its place, without the eye."""
     meta = entry.meta
     cx, cy, radius = meta["disc"] or (math.nan, math.nan, math.nan)
     return Row(
         id=entry.id,
-        patient="",
+        patient=meta["patient"],
         eye="",
         grade=grade,
-        split="",
+        split=meta["split"],
         source=found.source,
         source_bytes=found.nbytes,
         source_mtime_ns=found.mtime_ns,

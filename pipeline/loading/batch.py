@@ -20,7 +20,7 @@ class Batch(NamedTuple):
 
 
 class Loader(Protocol):
-    """Renders the plan of an epoch into batches.
+    """Renders the plan of an epoch into batches: `for batch in loader` is epoch 0, `loader.epoch(n)` any other.
 
     Epochs may be begun, left half-way and taken up again in any order; none changes another. A batch may be kept after
     the next is asked for. A photograph that cannot be read raises CacheError with its id when its batch's turn comes;
@@ -39,9 +39,15 @@ class Loader(Protocol):
         """Ends the loader's threads; may be called twice. Leaving a `with` block does it too."""
         ...
 
-    def __enter__(self) -> Self: ...
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches of epoch 0, each time the same: the n-th epoch of a training is `epoch(n)`."""
+        return self.epoch(0)
 
-    def __exit__(self, *_: object) -> None: ...
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def to_batch(images: Tensor, rows: NDArray[np.int64], grades: NDArray[np.int64]) -> Batch:

@@ -8,7 +8,6 @@ import ctypes
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +19,7 @@ from torch.utils.dlpack import from_dlpack
 
 from pipeline.cache.cache import Cache
 from pipeline.errors import CacheError
-from pipeline.loading.batch import Batch, ahead, to_batch
+from pipeline.loading.batch import Batch, Loader, ahead, to_batch
 from pipeline.loading.plan import EpochPlan, Schedule, halvings
 
 Jpegs = list[NDArray[np.uint8]]
@@ -33,7 +32,7 @@ class _Job(NamedTuple):
     jpegs: Future[Jpegs]
 
 
-class DaliLoader(AbstractContextManager["DaliLoader"]):
+class DaliLoader(Loader):
     """workers: threads that decode and, on the CPU, warp; at least 1. See pipeline.loading.batch.Loader."""
 
     def __init__(self, cache: Cache, schedule: Schedule, *, device: str | torch.device, workers: int) -> None:
@@ -166,9 +165,6 @@ class DaliLoader(AbstractContextManager["DaliLoader"]):
         self._reader.shutdown(cancel_futures=True)
         self._drain()
         self._pipe = None
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def _give_back_memory() -> None:

@@ -24,10 +24,16 @@ from torch.nn.functional import grid_sample
 
 from pipeline.cache.cache import Cache
 from pipeline.errors import CacheError
-from pipeline.loading.batch import Batch, ahead, to_batch
+from pipeline.loading.batch import Batch, Loader, ahead, to_batch
 from pipeline.loading.plan import EpochPlan, Schedule, halvings
 
 Picture = NDArray[np.uint8]
+
+
+def decode_jpeg(jpeg: bytes | memoryview) -> Picture | None:
+    """(size, size, 3), RGB, of a cached JPEG; None for what is no JPEG."""
+    picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    return None if picture is None else picture.astype(np.uint8, copy=False)
 
 
 class Rendering(NamedTuple):
@@ -56,12 +62,11 @@ class Renderer(AbstractContextManager["Renderer"]):
 
     def decode(self, jpeg: bytes | memoryview) -> Picture | None:
         """(reduced, reduced, 3), RGB; None for what is no JPEG. Called in the pool's threads."""
-        picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
-        if picture is None:
-            return None
-        if self._halvings:
-            picture = cv2.resize(picture, (self.reduced, self.reduced), interpolation=cv2.INTER_AREA)
-        return picture.astype(np.uint8, copy=False)
+        picture = decode_jpeg(jpeg)
+        if picture is not None and self._halvings:
+            halved = cv2.resize(picture, (self.reduced, self.reduced), interpolation=cv2.INTER_AREA)
+            return halved.astype(np.uint8, copy=False)
+        return picture
 
     def begin(self, pictures: Sequence[Callable[[], Picture]], plan: EpochPlan, over: threading.Event) -> Rendering:
         """Sets the threads to work on a plan's pictures. Each gives one as `decode` does; none is asked once `over` is
@@ -110,7 +115,7 @@ class Renderer(AbstractContextManager["Renderer"]):
         self.close()
 
 
-class TorchvisionLoader(AbstractContextManager["TorchvisionLoader"]):
+class TorchvisionLoader(Loader):
     """workers: threads, at least 1. See pipeline.loading.batch.Loader."""
 
     def __init__(self, cache: Cache, schedule: Schedule, *, device: str | torch.device, workers: int) -> None:
@@ -139,9 +144,6 @@ class TorchvisionLoader(AbstractContextManager["TorchvisionLoader"]):
 
     def close(self) -> None:
         self._renderer.close()
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def decoded(renderer: Renderer, cache: Cache, row: int) -> Picture:

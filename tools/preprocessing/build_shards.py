@@ -15,13 +15,14 @@ from uuid import uuid4
 
 from pipeline.cache.index import ShardRecord
 from pipeline.cache.shards import Entry, Indexed, scan_shard, shard_name, write_shard
-from pipeline.cache.writing import make_entry, make_record
-from pipeline.errors import PhotoError, SourceError
+from pipeline.cache.writing import make_entry, make_record, with_place
+from pipeline.errors import CacheError, PhotoError, SourceError
 from pipeline.photos.discovery import Refusal
 from pipeline.photos.preparation import Recipe, prepare
 from pipeline.storage.atomic import TMP_SUFFIX, sync_folder
 from pipeline.storage.locks import replace
 from pipeline.storage.url import Url
+from tools.preprocessing.splits import split_of
 from tools.sources.archives import read_source
 from tools.sources.listing import Sample
 
@@ -40,13 +41,15 @@ class Group(NamedTuple):
     root: Path | Url
     folder: Path  # of the shards
     recipe: Recipe
-    shards: dict[int, list[Sample]]  # shard, the highest first -> its samples, in the order they are written
+    shards: dict[int, list[Sample]]  # shard, the highest first -> its samples, placed, in the order they are written
     predecessors: list[Path]  # shards to copy unchanged entries from
     refused: dict[str, str]  # source -> reason, of photographs refused before and not touched since
     mtimes: dict[str, int]  # source -> modification time when it was cached, ns, where that is known
     in_a_row: int  # so many photographs refused on end stop the run; 0: any number is fine
     dated: int  # modification time of the shards, ns
     threads: int
+    keep_blank: bool = False
+    copy: bool = False  # every entry is there already, and only its patient and split are others
 
 
 class Built(NamedTuple):
@@ -145,8 +148,10 @@ def _make(group: Group, sample: Sample, old: _Old | None, signals: Signals) -> _
     try:
         if found.source in group.refused:
             return _Made(Refusal(found.source, group.refused[found.source]))
-        if old is not None and _untouched(group, sample, old):
-            return _Made(Entry(sample.id, old.jpeg, old.meta, sample.grade))
+        if old is not None and (group.copy or _untouched(group, sample, old)):
+            return _Made(_entry(group, sample, old.jpeg, old.meta))
+        if group.copy:
+            raise CacheError(f"{sample.id} was damaged in {group.folder} meanwhile; the same command goes on")
         try:
             data = read_source(group.root, found.source)
         except OSError as error:
@@ -154,15 +159,20 @@ def _make(group: Group, sample: Sample, old: _Old | None, signals: Signals) -> _
         digest = _sha256(data)
         if old is not None and old.meta["source_sha256"] == digest:
             meta = {**old.meta, "source": found.source}
-            return _Made(Entry(sample.id, old.jpeg, meta, sample.grade), read=True)
+            return _Made(_entry(group, sample, old.jpeg, meta), read=True)
         try:
             prepared = prepare(data, group.recipe)
         except PhotoError as error:
             return _Made(Refusal(found.source, error.message))
         made = make_entry(sample.id, sample.grade, found, digest, prepared, group.recipe)
-        return _Made(made, read=True, encoded=True)
+        return _Made(_entry(group, sample, made.jpeg, made.meta), read=True, encoded=True)
     finally:
         signals.end(found.source)
+
+
+def _entry(group: Group, sample: Sample, jpeg: bytes, meta: dict[str, Any]) -> Entry:
+    split = split_of(sample.split, meta["flags"], keep_blank=group.keep_blank)
+    return with_place(Entry(sample.id, jpeg, meta, sample.grade), sample.patient, split)
 
 
 def _untouched(group: Group, sample: Sample, old: _Old) -> bool:

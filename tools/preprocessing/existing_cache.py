@@ -22,6 +22,7 @@ from pipeline.storage.artifacts import INDEX, SHARDS, UNFINISHED
 from pipeline.storage.atomic import sync_folder
 from pipeline.storage.locks import changed_ns, replace
 from pipeline.storage.paths import sha256_of
+from tools.preprocessing.splits import split_of
 from tools.sources.listing import Listing, Sample
 
 FEW: Final = 5
@@ -150,11 +151,13 @@ class Previous:
         return {source: reason for source, reason in reasons.items() if "pip install" not in reason}
 
     def untouched(
-        self, wanted: dict[int, list[Sample]], still_refused: dict[str, str], recipe: Recipe
+        self, wanted: dict[int, list[Sample]], still_refused: dict[str, str], recipe: Recipe, *, keep_blank: bool
     ) -> dict[int, ShardRecord]:
-        """The shards that hold what is wanted already: their records."""
+        """The shards that hold what is wanted already: their records. None where the JSONs lack patient and split."""
         index = self.index
-        if index is None or not self.complete or index.recipe != recipe or len(index.shards) != len(wanted):
+        if index is None or not (self.complete and index.placed):
+            return {}
+        if index.recipe != recipe or len(index.shards) != len(wanted):
             return {}
         held = [0] * len(index.shards)
         for row in self.rows.values():
@@ -167,7 +170,9 @@ class Previous:
             except OSError:
                 continue
             samples = [sample for sample in samples if sample.found.source not in still_refused]
-            same = len(samples) == held[shard] and all(self._holds(sample, about.st_mtime_ns) for sample in samples)
+            same = len(samples) == held[shard] and all(
+                self._holds(sample, about.st_mtime_ns, keep_blank=keep_blank) for sample in samples
+            )
             if same and self._believed(path, about, index.shards[shard]):
                 kept[shard] = index.shards[shard]
         return kept
@@ -183,7 +188,7 @@ class Previous:
         (self.folder / SHARDS).mkdir(exist_ok=True)
         sync_folder(self.folder)
 
-    def _holds(self, sample: Sample, dated: int) -> bool:
+    def _holds(self, sample: Sample, dated: int, *, keep_blank: bool) -> bool:
         row, found = self.rows.get(sample.id), sample.found
         return (
             row is not None
@@ -192,6 +197,8 @@ class Previous:
             and row.source_mtime_ns == found.mtime_ns
             and found.ctime_ns < dated
             and row.grade == sample.grade
+            and row.patient == sample.patient
+            and row.split == split_of(sample.split, row.flags.split(), keep_blank=keep_blank)
         )
 
     def _believed(self, path: Path, about: os.stat_result, record: ShardRecord) -> bool:

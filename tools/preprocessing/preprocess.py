@@ -19,7 +19,7 @@ from typing import Final
 from pipeline.cache.folder import claim, sweep
 from pipeline.cache.index import CacheIndex, ShardRecord
 from pipeline.cache.manifest import UNGRADABLE, Row, manifest_csv
-from pipeline.cache.shards import shard_count, shard_of, sort_key
+from pipeline.cache.shards import shard_count, shard_name, shard_of, sort_key
 from pipeline.cache.writing import make_row, make_tables, with_tables
 from pipeline.errors import CacheError, ClusterError, SourceError
 from pipeline.photos.discovery import Refusal
@@ -32,7 +32,7 @@ from tools.preprocessing.build_shards import CLOCK_SLACK_NS, Built, Group, put_i
 from tools.preprocessing.copies import Copy, copies_across_splits
 from tools.preprocessing.executors import Crew, on_this_machine
 from tools.preprocessing.existing_cache import IGNORED, NOT_USED, Previous
-from tools.preprocessing.splits import place
+from tools.preprocessing.splits import Place, place, split_of
 from tools.sources.listing import Listing, Sample
 
 MANY_REFUSED: Final = 100
@@ -79,7 +79,8 @@ def preprocess(
     progress: Progress,
     placed: Callable[[int], None] = lambda shard: None,
 ) -> Outcome:
-    """Makes or updates the cache `out`. `placed` is told of each shard as soon as it is finished.
+    """Makes or updates the cache `out`. `placed` is told of each shard that was written, once all splits are known and
+    it stays as it is.
 
     Raises SourceError where too much is refused, CacheError where `out` is not ours to write or a worker dies,
     ClusterError where a Dask cluster cannot do the work.
@@ -93,21 +94,32 @@ def preprocess(
             previous.check_replaced(listing)
             forgotten = previous.forgotten(listing)
             count = shard_count(len(listing.samples))
-            wanted: dict[int, list[Sample]] = {shard: [] for shard in range(count)}
-            for sample in sorted(listing.samples, key=lambda sample: sort_key(sample.id)):
-                wanted[shard_of(sample.id, count)].append(sample)
             still_refused = previous.still_refused(listing.samples, recipe)
-            kept = previous.untouched(wanted, still_refused, recipe)
+            wanted: dict[int, list[Sample]] = {shard: [] for shard in range(count)}
+            for sample in sorted(_expected(listing.samples, still_refused, settings, previous), key=_in_shard):
+                wanted[shard_of(sample.id, count)].append(sample)
+            kept = previous.untouched(wanted, still_refused, recipe, keep_blank=settings.keep_blank)
             in_kept = {sample.found.source for shard in kept for sample in wanted[shard]}
             refused = [Refusal(source, reason) for source, reason in still_refused.items() if source in in_kept]
             _stop_if_many(refused, listing, settings)
             in_a_row = MANY_REFUSED if settings.max_rejects < 1 else 0
-            groups = _group(listing.root, out, recipe, wanted, kept, previous, still_refused, in_a_row, began_ns)
+            groups = _group(
+                listing.root,
+                out,
+                recipe,
+                wanted,
+                kept,
+                previous,
+                still_refused,
+                in_a_row,
+                began_ns,
+                settings.keep_blank,
+            )
             built: list[Built] = []
             if groups:
                 with _crew(settings, groups) as crew:  # which may not be had: before the cache is touched
                     previous.mark_incomplete(recipe, settings.split, settings.split_seed)
-                    built = _build(crew, groups, refused, listing, settings, progress, placed)
+                    built = _build(crew, groups, refused, listing, settings, progress)
 
             records = dict(kept)
             rows = [row for row in previous.rows.values() if row.shard in kept]
@@ -124,7 +136,19 @@ def preprocess(
                 raise SourceError(
                     f"{listing.root}: every photograph is refused, e.g. {refused[0].source}: {refused[0].reason}"
                 )
+            told = {row.id: (row.patient, row.split) for row in rows}
             rows, notes = _place(rows, samples, settings, previous)
+            wrong = {row.shard for row in rows if told[row.id] != (row.patient, row.split)}
+            if wrong:  # a photograph that was refused only now has changed what was drawn
+                again = _copy_groups(listing.root, out, recipe, rows, wrong, samples, began_ns)
+                with _crew(settings, again) as crew:
+                    previous.mark_incomplete(recipe, settings.split, settings.split_seed)
+                    copied = _build(crew, again, [], listing, settings, progress)
+                records |= {shard: record for part in copied for shard, record in part.records.items()}
+                index_of = {each.id: each for part in copied for inside in part.entries.values() for each in inside}
+                rows = [row._replace(offset=index_of[row.id].offset) if row.id in index_of else row for row in rows]
+            for shard in sorted((records.keys() - kept.keys()) | wrong):
+                placed(shard)
 
             shards = tuple(records[shard] for shard in range(count))
             index = CacheIndex(
@@ -137,6 +161,7 @@ def preprocess(
                 listing.scale.name,
                 listing.scale.exact,
                 options=listing.options,
+                placed=True,
             )
             copies, shown = previous.copies(shards, rows), []
             if copies is None:
@@ -146,7 +171,7 @@ def preprocess(
                 notes = [*notes, f"copies across splits were not looked for: {len(rows):,} photographs are too many"]
             cells = [(row.id, *samples[row.id].kept) for row in rows] if listing.kept else None
             files = make_tables(rows, _rejects(refused, listing), cells, listing.kept)
-            changed = _finish(out, replace(index, copies=copies), files, previous, began_ns) or bool(groups)
+            changed = _finish(out, replace(index, copies=copies), files, previous, began_ns) or bool(groups or wrong)
             encoded = sum(part.encoded for part in built)
             seconds = time.perf_counter() - began
             return Outcome(rows, refused, encoded, seconds, changed, forgotten + notes, copies, shown)
@@ -154,6 +179,24 @@ def preprocess(
             raise CacheError(
                 f"{out}: cannot be written ({error.strerror}); the same command goes on from there"
             ) from error
+
+
+def _in_shard(sample: Sample) -> str:
+    return sort_key(sample.id)
+
+
+def _expected(
+    samples: list[Sample], still_refused: dict[str, str], settings: Settings, previous: Previous
+) -> list[Sample]:
+    """The samples with the patients and splits that they have if no further photograph is refused, and a damaged
+    manifest had no history."""
+    taken = [sample for sample in samples if sample.found.source not in still_refused]
+    recorded = [] if previous.remains else previous.sides(settings.split, settings.split_seed)
+    places = _places(taken, settings, recorded)
+    return [
+        sample._replace(patient=it.patient, split=it.split) if (it := places.get(sample.id)) else sample
+        for sample in samples
+    ]
 
 
 def _group(
@@ -166,6 +209,7 @@ def _group(
     still_refused: dict[str, str],
     in_a_row: int,
     dated: int,
+    keep_blank: bool,
 ) -> list[Group]:
     """The work: shards that must be built, together where they share predecessors.
 
@@ -187,8 +231,30 @@ def _group(
             old = files[remainder]
             source = root if isinstance(root, Url) else root.absolute()
             where = (source, (out / SHARDS).absolute())
-            groups.append(Group(*where, recipe, shards, old, refused, known, in_a_row, dated, threads=1))
+            groups.append(Group(*where, recipe, shards, old, refused, known, in_a_row, dated, 1, keep_blank))
     return groups
+
+
+def _copy_groups(
+    root: Path | Url,
+    out: Path,
+    recipe: Recipe,
+    rows: list[Row],
+    shards: set[int],
+    samples: dict[str, Sample],
+    dated: int,
+) -> list[Group]:
+    """The work where JSONs of finished shards tell another patient or split than the rows: JPEGs are copied."""
+    inside: dict[int, list[Sample]] = {shard: [] for shard in sorted(shards)}
+    for row in sorted(rows, key=lambda row: sort_key(row.id)):
+        if row.shard in shards:
+            inside[row.shard].append(samples[row.id]._replace(patient=row.patient, split=row.split))
+    folder = (out / SHARDS).absolute()
+    source = root if isinstance(root, Url) else root.absolute()
+    return [
+        Group(source, folder, recipe, {shard: held}, [folder / shard_name(shard)], {}, {}, 0, dated, 1, True, copy=True)
+        for shard, held in inside.items()
+    ]
 
 
 def _crew(settings: Settings, groups: list[Group]) -> AbstractContextManager[Crew]:
@@ -208,7 +274,6 @@ def _build(
     listing: Listing,
     settings: Settings,
     progress: Progress,
-    placed: Callable[[int], None],
 ) -> list[Built]:
     """Gives the groups to the crew, few ahead of the work: millions of photographs are never all on their way."""
     total = sum(len(samples) for group in groups for samples in group.shards.values())
@@ -220,8 +285,6 @@ def _build(
         for future in finished:
             built.append(future.result())
             put_in_place(built[-1], folder)
-            for shard in built[-1].records:
-                placed(shard)
         progress(crew.photographs(), total)
         _stop_if_many(refused + [refusal for part in built for refusal in part.refused], listing, settings)
         pending |= {crew.submit(group) for group in islice(waiting, max(0, crew.wanted() - len(pending)))}
@@ -257,25 +320,27 @@ def _place(
 def _placed(
     rows: list[Row], samples: dict[str, Sample], settings: Settings, recorded: list[tuple[str, str]]
 ) -> list[Row]:
-    """Blank photographs take no part unless asked for."""
-    places = place(
-        [samples[row.id] for row in rows],
+    places = _places([samples[row.id] for row in rows], settings, recorded)
+    placed = []
+    for row in sorted(rows, key=lambda row: row.id):
+        it, sample = places[row.id], samples[row.id]
+        flags = [flag for flag in row.flags.split() if flag != UNGRADABLE]
+        split = split_of(it.split, flags, keep_blank=settings.keep_blank)
+        flags = sorted([*flags, UNGRADABLE]) if sample.ungradable else flags
+        placed.append(
+            row._replace(patient=it.patient, eye=it.eye, grade=sample.grade, split=split, flags=" ".join(flags))
+        )
+    return placed
+
+
+def _places(samples: list[Sample], settings: Settings, recorded: list[tuple[str, str]]) -> dict[str, Place]:
+    return place(
+        samples,
         whole=settings.split if settings.split in ("train", "test") else "",
         keep_layout=settings.split != "patient",
         seed=settings.split_seed,
         recorded=recorded,
     )
-    placed = []
-    for row in sorted(rows, key=lambda row: row.id):
-        it, sample = places[row.id], samples[row.id]
-        flags = [flag for flag in row.flags.split() if flag != UNGRADABLE]
-        takes_part = settings.keep_blank or "blank" not in flags
-        flags = sorted([*flags, UNGRADABLE]) if sample.ungradable else flags
-        split = it.split if takes_part else ""
-        placed.append(
-            row._replace(patient=it.patient, eye=it.eye, grade=sample.grade, split=split, flags=" ".join(flags))
-        )
-    return placed
 
 
 def _rejects(refused: list[Refusal], listing: Listing) -> list[Refusal]:

@@ -1,6 +1,6 @@
 """On which side, train, val or test, each photograph stands."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from pipeline.cache.splits import SHARES, draw_sides
@@ -12,6 +12,11 @@ class Place(NamedTuple):
     patient: str
     eye: str
     split: str  # "" where the photograph takes no part
+
+
+def split_of(split: str, flags: Collection[str], *, keep_blank: bool) -> str:
+    """The split of a photograph with these flags: a blank one takes no part unless that is asked for."""
+    return split if keep_blank or "blank" not in flags else ""
 
 
 def place(

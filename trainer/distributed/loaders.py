@@ -1,7 +1,6 @@
 """The loader of a split's photographs as the trainer opens it: whole, or this process's share of every batch."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from typing import Any
 
 import click
@@ -53,7 +52,7 @@ def every_step(share: Loader, photographs: int, batch: int, nothing: Tensor) -> 
     return share if world() == 1 else EveryStep(share, -(-photographs // batch), nothing)
 
 
-class EveryStep(AbstractContextManager["EveryStep"]):
+class EveryStep(Loader):
     """A loader whose epochs end with an empty batch where it has none for the last step, since the others have: each
     step adds up all ranks' gradients."""
 
@@ -73,9 +72,6 @@ class EveryStep(AbstractContextManager["EveryStep"]):
 
     def close(self) -> None:
         self._loader.close()
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def say_shares(config: FitConfig) -> None:

@@ -231,12 +231,18 @@ def _looks(cache: Cache, rows: NDArray[np.int64], size: int, workers: int | None
 
 def _add(found: dict[str, tuple[str, Photograph]], id: str, path: Path) -> None:
     source = path.as_posix()
-    photograph = Photograph(id, source, partial(_read_raw, source), path)
+    photograph = Photograph(id, source, partial(ready_file, source), path)
     found.setdefault(os.path.normpath(path.absolute()), (path.stem, photograph))
 
 
-def _read_raw(source: str, recipe: Recipe) -> Ready:
-    prepared = prepare(read_regular(Path(source)), recipe)
+def ready_file(source: str, recipe: Recipe) -> Ready:
+    """A photograph's file made ready. Raises PhotoError or OSError."""
+    return ready_bytes(read_regular(Path(source)), recipe)
+
+
+def ready_bytes(data: bytes, recipe: Recipe) -> Ready:
+    """The bytes of a photograph's file made ready. Raises PhotoError."""
+    prepared = prepare(data, recipe)
     disc = prepared.disc
     return Ready(prepared.jpeg, prepared.width, prepared.height, None if disc is None else disc.radius, prepared.flags)
 

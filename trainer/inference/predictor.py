@@ -71,9 +71,12 @@ class Predictor:
             warn(f"{run} carries no operating point: probabilities are not calibrated, the threshold is {THRESHOLD}")
 
     def batches(self, photographs: Sequence[Photograph], what: str) -> Iterator[Rendered]:
-        """The photographs rendered, with a bar on a terminal."""
-        rendered = render(photographs, self.about, device=self.device, workers=self._workers)
-        yield from track(rendered, -(-len(photographs) // BATCH), what)
+        """As `rendered`, with a bar on a terminal."""
+        yield from track(self.rendered(photographs), -(-len(photographs) // BATCH), what)
+
+    def rendered(self, photographs: Sequence[Photograph]) -> Iterator[Rendered]:
+        """The photographs in batches, prepared by the weights' recipe."""
+        return render(photographs, self.about, device=self.device, workers=self._workers)
 
     def predict(self, batch: Rendered) -> list[Prediction]:
         """Raises RunError where the model's output is not finite."""

@@ -7,7 +7,6 @@ CACHE.features/, under a name that says what they depend on. The folder may be d
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -30,7 +29,7 @@ from trainer.network.device import measuring_precision
 from trainer.network.model import Grader, read_tensors
 
 
-class FeatureLoader(AbstractContextManager["FeatureLoader"]):
+class FeatureLoader(Loader):
     """A pipeline.loading.batch.Loader whose images are features: float32 (n, d), on their device.
 
     Epoch e has the order that the photographs' own loader gives it, and view e modulo the number of views.
@@ -51,9 +50,6 @@ class FeatureLoader(AbstractContextManager["FeatureLoader"]):
 
     def close(self) -> None:
         """Nothing to end."""
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def feature_loaders(

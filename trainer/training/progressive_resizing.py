@@ -1,7 +1,6 @@
 """Progressive resizing: training images that grow from epoch to epoch, all out of one cache."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 
 from pipeline.loading.batch import Batch, Loader
 from pipeline.options import SMALLEST
@@ -36,7 +35,7 @@ def training_size(start: int, config: FitConfig, epoch: int) -> int:
     return start + int(max(0.0, share) * (config.size - start)) // STEP * STEP
 
 
-class GrowingLoader(AbstractContextManager["GrowingLoader"]):
+class GrowingLoader(Loader):
     """A Loader whose epochs differ in size; one loader at a time is open below it."""
 
     def __init__(self, opened: Callable[[int], Loader], size_of: Callable[[int], int]) -> None:
@@ -57,6 +56,3 @@ class GrowingLoader(AbstractContextManager["GrowingLoader"]):
 
     def close(self) -> None:
         self._loader.close()
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

@@ -179,6 +179,15 @@ def test_the_same_epoch_again_is_the_same(opener: Opener, cache: Cache) -> None:
     assert not torch.equal(first, other)
 
 
+def test_a_loader_is_iterated_as_epoch_0(opener: Opener, cache: Cache) -> None:
+    loader = opener(cache, shuffle=True, augment=Augment())
+    for _ in range(2):
+        batches = list(loader)
+        assert len(batches) == len(loader)
+        assert by_row(iter(batches)) == by_row(loader.epoch(0))
+    assert [batch.rows.tolist() for batch in loader] != [batch.rows.tolist() for batch in loader.epoch(1)]
+
+
 def test_start_resumes_in_the_middle(opener: Opener, cache: Cache) -> None:
     loader = opener(cache, augment=Augment(), shuffle=True)
     batches = list(loader.epoch(2))

@@ -7,17 +7,27 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
 from pipeline.cache.cache import Cache, open_cache
+from pipeline.cache.index import CacheIndex
+from pipeline.cache.manifest import Row, read_manifest
+from pipeline.cache.shards import Entry, scan_shard, write_shard
+from pipeline.cache.writing import make_record, make_tables, with_tables
+from pipeline.photos.preparation import Recipe
 from tools.cli import main
 from tools.preprocessing.build_shards import CLOCK_SLACK_NS
+from tools.preprocessing.preprocess import Settings
+from tools.preprocessing.preprocess import preprocess as bring_up_to_date
+from tools.sources.layouts import list_source
 
 ROOT = Path(__file__).parents[3]
 Tree = dict[str, bytes]
@@ -35,6 +45,27 @@ def done(*arguments: object) -> str:
 
 def tree(folder: Path) -> Tree:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def entries(folder: Path) -> dict[str, list[Entry]]:
+    """The samples of each shard."""
+    return {path.name: list(scan_shard(path)) for path in sorted((folder / "shards").iterdir())}
+
+
+def but_for_splits(folder: Path) -> dict[str, list[Entry]]:
+    return {
+        name: [entry._replace(meta={**entry.meta, "split": None}) for entry in inside]
+        for name, inside in entries(folder).items()
+    }
+
+
+def places(folder: Path) -> dict[str, tuple[str, str]]:
+    """id -> (patient, split) as the shards tell it, which must be as the manifest does."""
+    with open_cache(folder) as cache:
+        told = {row.id: (row.patient, row.split) for row in cache.manifest.itertuples()}
+    inside = [entry for each in entries(folder).values() for entry in each]
+    assert {entry.id: (entry.meta["patient"], entry.meta["split"]) for entry in inside} == told
+    return told
 
 
 def picture(cache: Cache, id: str) -> np.ndarray:
@@ -168,7 +199,7 @@ def test_no_patient_changes_side_when_photographs_are_added(eyes: Path, tmp_path
         after = dict(zip(cache.manifest["patient"], cache.manifest["split"], strict=True))
     assert {patient: after[patient] for patient in before} == before
     done(eyes, "--out", tmp_path / "fresh", "--size", 64)
-    assert tree(out)["shards/0000.tar"] == tree(tmp_path / "fresh")["shards/0000.tar"]  # only sides have a history
+    assert but_for_splits(out) == but_for_splits(tmp_path / "fresh")  # only sides have a history
 
 
 def test_growing_past_a_shard_copies_entries(eyes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,9 +213,8 @@ def test_growing_past_a_shard_copies_entries(eyes: Path, tmp_path: Path, monkeyp
             table.write(f"{n}0_left,0\n")
     assert "12 encoded" in done(eyes, "--out", out, "--size", 64, "--workers", 1)
     done(eyes, "--out", tmp_path / "fresh", "--size", 64, "--workers", 1)
-    shards = {name: data for name, data in tree(out).items() if name.startswith("shards")}
-    assert len(shards) == 4
-    assert shards == {name: data for name, data in tree(tmp_path / "fresh").items() if name.startswith("shards")}
+    assert len(list((out / "shards").iterdir())) == 4
+    assert but_for_splits(out) == but_for_splits(tmp_path / "fresh")
 
 
 def test_damaged_files_are_found_and_mended(shared: Path, tmp_path: Path) -> None:
@@ -300,6 +330,128 @@ def test_a_leaking_layout_is_called_so_and_cured_by_split_patient(tmp_path: Path
     cured = done(eyes, "--out", tmp_path / "c", "--size", 64, "--split", "patient")
     assert "leak: none" in cured
     assert ": 0 encoded" in cured
+
+
+def test_the_shards_tell_patient_and_split_as_the_manifest_does(eyes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "c"
+    done(eyes, "--out", out, "--size", 64)
+    first, jpegs = places(out), {entry.id: entry.jpeg for entry in entries(out)["0000.tar"]}
+    assert first["3_left"][0] == "3"
+    seed = next(seed for seed in range(1, 99) if drawn_with(eyes, tmp_path / "other", seed) != first)
+    assert ": 0 encoded" in done(eyes, "--out", out, "--size", 64, "--split-seed", seed)
+    assert places(out) != first
+    assert {entry.id: entry.jpeg for entry in entries(out)["0000.tar"]} == jpegs
+    done(eyes, "--out", tmp_path / "fresh", "--size", 64, "--split-seed", seed)
+    assert tree(out) == tree(tmp_path / "fresh")
+
+
+def drawn_with(eyes: Path, out: Path, seed: int) -> dict[str, tuple[str, str]]:
+    done(eyes, "--out", out, "--size", 64, "--split-seed", seed)
+    return places(out)
+
+
+def test_ungradable_and_blank_photographs_are_in_no_split_of_the_shards(eyes: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (100, 80)).save(eyes / "2_left.jpeg")
+    header, *rows = (eyes / "trainLabels.csv").read_text().splitlines()
+    marked = [f"{header},gradable", *(f"{row},{int(not row.startswith('3_left'))}" for row in rows)]
+    (eyes / "trainLabels.csv").write_text("\n".join(marked))
+    done(eyes, "--out", tmp_path / "c", "--size", 64)
+    assert {id for id, (_, split) in places(tmp_path / "c").items() if not split} == {"2_left", "3_left"}
+    done(eyes, "--out", tmp_path / "c", "--size", 64, "--keep-blank")
+    assert {id for id, (_, split) in places(tmp_path / "c").items() if not split} == {"3_left"}
+
+
+@pytest.fixture
+def spoilt(eyes: Path, tmp_path: Path) -> Path:
+    """Photographs of which one patient's cannot be read, which is found out after the others are drawn: without that
+    patient, others come to other sides."""
+    done(eyes, "--out", tmp_path / "whole", "--size", 64)
+    whole = places(tmp_path / "whole")
+    for patient in range(6):
+        pair = [eyes / f"{patient}_left.jpeg", eyes / f"{patient}_right.jpeg"]
+        kept = [path.read_bytes() for path in pair]
+        for path in pair:
+            path.write_bytes(b"no photograph")
+        done(eyes, "--out", tmp_path / f"without{patient}", "--size", 64)
+        if any(whole[id] != it for id, it in places(tmp_path / f"without{patient}").items()):
+            return eyes
+        for path, data in zip(pair, kept, strict=True):
+            path.write_bytes(data)
+    raise AssertionError("no patient's absence changes a side")
+
+
+def test_a_photograph_refused_at_the_end_leaves_no_wrong_split_in_a_shard(spoilt: Path, tmp_path: Path) -> None:
+    out = tmp_path / "c"
+    assert "10 encoded" in done(spoilt, "--out", out, "--size", 64)
+    places(out)
+    assert "all well" in CliRunner().invoke(main, ["check", str(out)]).output
+    first = tree(out)
+    assert ": 0 encoded" in done(spoilt, "--out", out, "--size", 64)
+    assert tree(out) == first
+
+
+def test_interrupted_while_the_splits_are_mended_it_goes_on(spoilt: Path, tmp_path: Path) -> None:
+    out = tmp_path / "c"
+    passes = []
+
+    def interrupted(done: int, total: int) -> None:
+        passes.append(total)
+        if total == 10:  # 12 were built, and the 10 that could be are copied
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        bring_up_to_date(list_source(spoilt), out, Recipe(64), Settings(), interrupted)
+    assert passes[-1] == 10
+    assert "incomplete" in CliRunner().invoke(main, ["check", str(out)]).output
+    assert ": 0 encoded" in done(spoilt, "--out", out, "--size", 64)
+    done(spoilt, "--out", tmp_path / "fresh", "--size", 64)
+    assert tree(out) == tree(tmp_path / "fresh")
+
+
+def test_a_cache_whose_shards_lack_the_splits_is_read_and_gets_them_without_encoding(
+    eyes: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "c"
+    done(eyes, "--out", out, "--size", 64)
+    now = tree(out)
+    forget_places(out)
+    with open_cache(out) as cache:
+        assert len(cache.rows("train"))
+        assert len(cache.rows("test"))
+        assert not cache.index.placed
+        assert b"placed" not in (out / "cache.json").read_bytes()
+    assert "all well" in CliRunner().invoke(main, ["check", str(out)]).output
+    assert ": 0 encoded" in done(eyes, "--out", out, "--size", 64)
+    assert tree(out) == now
+
+
+def test_check_names_a_photograph_whose_shard_tells_another_split(eyes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "c"
+    done(eyes, "--out", out, "--size", 64, "--split", "train")
+    rows = [Row(*row) for row in read_manifest(out / "manifest.csv").itertuples(index=False, name=None)]
+    tables = make_tables((row._replace(split="test") if row.id == "3_left" else row for row in rows), [])
+    (out / "manifest.csv").write_bytes(tables["manifest.csv"])
+    with_tables(CacheIndex.read(out), tables).write(out)
+    checked = CliRunner().invoke(main, ["check", str(out)])
+    assert checked.exit_code == 1
+    assert "3_left: patient and split ['3', 'test'] in the manifest, ['3', 'train'] in its shard" in checked.output
+
+
+def forget_places(folder: Path) -> None:
+    """Makes a cache of one shard what earlier versions wrote."""
+    path, index = folder / "shards/0000.tar", CacheIndex.read(folder)
+    old = [
+        entry._replace(meta={key: cell for key, cell in entry.meta.items() if key not in ("patient", "split")})
+        for entry in scan_shard(path)
+    ]
+    about = path.stat()
+    written, digest, nbytes = write_shard(path, old, about.st_mtime_ns)
+    table = read_manifest(folder / "manifest.csv").set_index("id", drop=False)
+    table["offset"] = pd.Series({entry.id: entry.offset for entry in written})
+    tables = make_tables((Row(*row) for row in table.itertuples(index=False, name=None)), [])
+    (folder / "manifest.csv").write_bytes(tables["manifest.csv"])
+    record = make_record(written, digest, nbytes)
+    with_tables(replace(index, shards=(record,), placed=False), tables).write(folder)
 
 
 CASES = [

@@ -1,0 +1,75 @@
+"""A cache as a `torch.utils.data.Dataset`, for training loops that have a DataLoader of their own."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch.utils.data import Dataset
+
+from pipeline.cache.cache import Cache, open_cache
+from pipeline.errors import CacheError
+from pipeline.grades import UNKNOWN
+from pipeline.loading.torchvision_loader import decode_jpeg
+
+
+class CacheDataset(Dataset[tuple[Any, int]]):
+    """The photographs of a split: each an image and its grade, 0-4, or -1 where `ungraded` asks for those without.
+
+    The image is a tensor, uint8 (3, size, size), RGB 0-255, with the pixels of a loader that does not augment. With a
+    `transform` it is what that makes of the photograph as a PIL image (RGB).
+
+    A DataLoader's workers, forked or spawned, each map the shards anew.
+    """
+
+    def __init__(
+        self,
+        cache: Cache | Path | str,
+        *,
+        split: str = "train",
+        transform: Callable[[Image.Image], Any] | None = None,
+        ungraded: bool = False,
+    ) -> None:
+        """cache: an open one, its folder or its URL. split: "train", "val", "test", or "all".
+
+        Raises CacheError where the cache cannot be used and for a split without photographs.
+        """
+        self._cache = cache if isinstance(cache, Cache) else open_cache(cache)
+        self._process = os.getpid()
+        self.transform = transform
+        rows = self._cache.rows(split)
+        self.rows: NDArray[np.int64] = rows if ungraded else rows[self._cache.grades[rows] != UNKNOWN]
+        """(n,) of the manifest."""
+        if not len(self.rows):
+            kind = "" if ungraded else "graded "
+            raise CacheError(f"{self._cache.path}: no {kind}photograph is in the split {split!r}")
+
+    @property
+    def cache(self) -> Cache:
+        """The open cache, this process's own."""
+        if self._process != os.getpid():  # a worker
+            self._cache, self._process = self._cache.reopened(), os.getpid()
+        return self._cache
+
+    @property
+    def grades(self) -> NDArray[np.int64]:
+        """(n,) 0-4, -1 where unknown; for a weighted sampler, say."""
+        return self._cache.grades[self.rows]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        """Raises CacheError, with the photograph's id, where it is damaged."""
+        row, cache = int(self.rows[index]), self.cache
+        picture = decode_jpeg(cache.read(row))
+        if picture is None:
+            raise CacheError(f"{cache.path}: {cache.manifest['id'].iloc[row]} does not decode as a JPEG")
+        grade = int(cache.manifest["grade"].iloc[row])
+        if self.transform is not None:
+            return self.transform(Image.fromarray(picture)), grade
+        return torch.from_numpy(picture).permute(2, 0, 1).contiguous(), grade

@@ -1,0 +1,141 @@
+"""Weights from Python: `load_model("runs/NAME").predict(images)`, on raw photographs, files or pictures in memory."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from pipeline.errors import PhotoError, SourceError
+from pipeline.grades import N_GRADES
+from pipeline.photos.discovery import Refusal
+from trainer.inference.inputs import Photograph, ready_bytes, ready_file
+from trainer.inference.predictor import Predictor
+from trainer.network.decision import DecisionRule, p_referable
+from trainer.network.metadata import About
+
+Picture = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
+"""A photograph's file, in any format that `tools preprocess` reads; or its picture: a PIL image, or uint8 (H, W, 3),
+RGB. Raw, as the camera gave it: not cropped, not resized."""
+
+_LOSSLESS = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
+"""Modes of Pillow that a PNG file holds as they are."""
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What weights say of n photographs, in the order in which these were given."""
+
+    sources: tuple[str, ...]
+    """The files; of pictures in memory `image 0`, `image 1` ... by their places."""
+    grades: NDArray[np.int64]
+    """(n,) predicted, 0 to 4."""
+    probabilities: NDArray[np.float32]
+    """(n, 5) of the grades 0 to 4, each row summing to 1; calibrated where the weights carry a temperature."""
+    p_referable: NDArray[np.float64]
+    """(n,) probability of grade 2 or worse."""
+    referable: NDArray[np.bool_]
+    """(n,) whether p_referable reaches the weights' threshold."""
+    flags: tuple[tuple[str, ...], ...]
+    """(n,) what is noted of each photograph: the column `flags` of predictions.csv, docs/python.md."""
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+
+class LoadedModel:
+    """A run's weights with the recipe and the decision rule that they carry; see `load_model`."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self._predictor = predictor
+
+    @property
+    def about(self) -> About:
+        """What the weights say of themselves: architecture, recipe, size, calibration."""
+        return self._predictor.about
+
+    @property
+    def rule(self) -> DecisionRule:
+        """How logits become probabilities, a grade and a referral."""
+        return self._predictor.rule
+
+    def predict(self, images: Picture | Sequence[Picture]) -> Predictions:
+        """Grades one photograph or a list of them, as `trainer predict` does: each goes through the weights' recipe,
+        and the weights' decision rule decides.
+
+        A picture in memory gives what a lossless file of it gives. A PIL image is turned upright by its EXIF
+        orientation; transparency is composited on black. The time and the memory grow with the number: some thousand
+        files at a time are fine, pictures in memory stay there.
+
+        Raises SourceError, with the file or the place in the list, for the first photograph that cannot be read or is
+        none, and before anything is read for an array of another shape or type; RunError where the model's output is
+        not finite.
+        """
+        given = [images] if isinstance(images, str | os.PathLike | Image.Image | np.ndarray) else list(images)
+        photographs = [_photograph(place, each) for place, each in enumerate(given)]
+        found = []
+        for batch in self._predictor.rendered(photographs):
+            if batch.refused:
+                raise SourceError(_why(batch.refused[0]))
+            found += self._predictor.predict(batch)
+        probabilities = np.array([each.probabilities for each in found], np.float32).reshape(-1, N_GRADES)
+        referable = p_referable(probabilities)
+        return Predictions(
+            tuple(each.photograph.source for each in found),
+            np.array([each.grade for each in found], np.int64),
+            probabilities,
+            referable,
+            referable >= self.rule.threshold,
+            tuple(each.flags for each in found),
+        )
+
+
+def load_model(
+    path: str | os.PathLike[str], *, device: str = "auto", workers: int | None = None, tta: bool | None = None
+) -> LoadedModel:
+    """The weights of a run, ready to grade photographs.
+
+    path: a run folder or a model.safetensors.
+    device: "auto" (CUDA, then Apple's MPS, then the CPU), "cpu", "cuda" or "mps".
+    workers: threads that read and prepare photographs; one for each core that this process may use where None.
+    tta: whether to average over the eight flips and turns of a photograph; as the weights were measured where None.
+
+    Raises RunError where the weights cannot be used.
+    """
+    return LoadedModel(Predictor(Path(path), device, workers, tta))
+
+
+def _photograph(place: int, image: Any) -> Photograph:
+    if isinstance(image, str | os.PathLike):
+        source = Path(image).as_posix()
+        return Photograph(Path(image).stem, source, partial(ready_file, source))
+    name = f"image {place}"
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise SourceError(f"{name}: an array of {image.dtype} {image.shape}; it must be uint8 (H, W, 3), RGB")
+        image = Image.fromarray(image)
+    if not isinstance(image, Image.Image):
+        raise SourceError(f"{name}: {type(image).__name__}; give a path, a PIL image or an array, uint8 (H, W, 3)")
+    return Photograph(name, name, lambda recipe: ready_bytes(_png(image), recipe))
+
+
+def _png(image: Image.Image) -> bytes:
+    """The picture as a file, so that there is one way from photographs to pixels. Not compressed: that would take as
+    long as all the rest. Raises PhotoError for 32-bit pixels."""
+    if image.mode in ("I", "F"):
+        raise PhotoError(f"its pixels are 32-bit numbers (mode {image.mode}): give it with 8 or 16 bits a channel")
+    upright = ImageOps.exif_transpose(image)
+    file = BytesIO()
+    picture = upright if upright.mode in _LOSSLESS else upright.convert("RGB")
+    picture.save(file, "PNG", compress_level=0)
+    return file.getvalue()
+
+
+def _why(refusal: Refusal) -> str:
+    return f"{refusal.source}: {refusal.reason}"
