@@ -17,7 +17,14 @@ FORMAT: Final = 1
 MANIFEST: Final = "manifest.csv"
 REJECTS: Final = "rejects.csv"
 ATTRIBUTES: Final = "attributes.csv"
-_LATER: Final[dict[str, object]] = {"scale": "icdr", "exact": True, "attributes": "", "copies": 0, "options": ()}
+_LATER: Final[dict[str, object]] = {
+    "scale": "icdr",
+    "exact": True,
+    "attributes": "",
+    "copies": 0,
+    "options": (),
+    "data_set": "",
+}
 """Fields that came later, with the value that an index without them has: it stays, byte for byte, what it was."""
 
 
@@ -43,6 +50,7 @@ class CacheIndex:
     attributes: str = ""  # sha256 of attributes.csv, "" where no columns were kept
     copies: int = 0  # test photographs that look like a photograph of train or val
     options: tuple[str, ...] = ()  # of `tools preprocess`, those that say how SRC was read
+    data_set: str = ""  # the titles of the known sets whose tables or folders gave the grades; "" where none is known
 
     @property
     def tables(self) -> dict[str, str]:

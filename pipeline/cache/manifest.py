@@ -62,6 +62,11 @@ def manifest_csv(rows: Iterable[Row]) -> bytes:
     return to_csv(map(cells, rows), COLUMNS)
 
 
+def flagged(flags: "pd.Series[str]", flag: str) -> "pd.Series[bool]":
+    """(n,) which of n photographs carry a flag, such as "blank"; `flags`: the column of the table."""
+    return flags.str.split().map(lambda each: flag in each).astype(bool)
+
+
 def read_manifest(path: Path | Url, data: bytes | None = None) -> pd.DataFrame:
     """The table with one typed column per field of `Row` (int64, float64, str), checked.
 

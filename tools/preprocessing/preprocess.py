@@ -19,6 +19,7 @@ from typing import Final
 from pipeline.cache.folder import claim, sweep
 from pipeline.cache.index import CacheIndex, ShardRecord
 from pipeline.cache.manifest import Row, manifest_csv
+from pipeline.cache.rejects import IGNORED, NOT_USED
 from pipeline.cache.shards import shard_count, shard_of, sort_key
 from pipeline.cache.writing import make_row, make_tables, with_tables
 from pipeline.errors import CacheError, ClusterError, SourceError
@@ -30,7 +31,7 @@ from pipeline.storage.url import Url
 from tools.preprocessing.build_shards import CLOCK_SLACK_NS, Built, Group, put_in_place
 from tools.preprocessing.copies import MOST, Copy, copies_across_splits
 from tools.preprocessing.executors import Crew, on_this_machine
-from tools.preprocessing.existing_cache import IGNORED, NOT_USED, Previous
+from tools.preprocessing.existing_cache import Previous
 from tools.preprocessing.splits import place
 from tools.sources.listing import UNGRADABLE, Listing, Sample
 
@@ -136,6 +137,7 @@ def preprocess(
                 listing.scale.name,
                 listing.scale.exact,
                 options=listing.options,
+                data_set=listing.data_set,
             )
             copies, shown = previous.copies(shards, rows), []
             if copies is None:

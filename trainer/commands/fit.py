@@ -213,6 +213,7 @@ def finish(config: FitConfig, cache: Cache, run: RunFolder) -> None:
     draw_history(run, kept, measured["val"])
     click.echo(f"kept epoch {kept} of {epochs}, {choice(config)}")
     print_results({split: evaluation.results for split, evaluation in measured.items()})
+    run.note_date("trained", *(f"measured {split}" for split in measured))
     write_summary(run, kept, measured)
 
 

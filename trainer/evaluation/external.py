@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.cache.cache import Cache
+from pipeline.cache.manifest import flagged
 from pipeline.cache.splits import patients_of
 from pipeline.grades import REFERABLE
 from trainer.console import warn
@@ -43,7 +44,10 @@ def describe_set(
         "name": name,
         "place": place,
         "prevalence": float(np.mean(known["grade"] >= REFERABLE)),
-        "ungradable": int(originals["flags"].str.split().map(lambda flags: "ungradable" in flags).sum()),
+        "ungraded": len(evaluation.predictions) - len(known),
+        "ungradable": int(flagged(originals["flags"], "ungradable").sum()),
+        "synthetic": int(flagged(originals["flags"], "synthetic").sum()),
+        "data_set": cache.index.data_set,
         "other_recipe": cache.recipe != about.recipe,
         "cameras": [{"size": size, "photographs": n} for size, n in camera_sizes(originals)],
         "drift": drift and drift._asdict(),
