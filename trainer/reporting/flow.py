@@ -1,7 +1,7 @@
 """The flow of photographs and patients from found to measured, as STARD, CLAIM and TRIPOD+AI ask for it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 import pandas as pd
@@ -76,7 +76,10 @@ class Flow:
     def steps(self) -> list[Step]:
         """The diagram, from top to bottom. Boxes that the cache tells nothing of are left out."""
         no_grade = (Box(f"{self.split}, without a grade", self.ungraded),) if self.ungraded else ()
-        steps = [Step(self.splits, no_grade), Step((self.measured,), ())]
+        steps = [
+            Step(self.splits, no_grade),
+            Step((replace(self.measured, title=f"measured: {self.split}, graded"),), ()),
+        ]
         if self.cached:
             steps.insert(0, Step((self.cached,), (self.outside,) if self.outside else ()))
         if self.found is not None:
