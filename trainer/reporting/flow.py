@@ -120,7 +120,9 @@ def flow_of(measured: Measured) -> Flow:
     cache, split, metrics = measured.cache, measured.split, measured.metrics
     referable = sum(metrics["grades"][REFERABLE:])
     parts = (Part("referable", referable), Part("not referable", metrics["photographs"] - referable))
-    external = tuple(site_line(site) for site in measured.sites if not site.own)
+    days = measured.run.read_dates()
+    sites = [site for site in measured.sites if not site.own]
+    external = tuple(site_line(site, days.get(f"measured external/{site.name}", "")) for site in sites)
     if cache is None:
         box = Box("measured", metrics["photographs"], metrics["patients"], parts)
         splits = tuple(Box(name, n) for name, n in measured.config.photographs.items() if n)
@@ -163,13 +165,15 @@ def in_no_split(manifest: pd.DataFrame) -> Box:
     return Box(box.title, box.photographs, box.patients, parts)
 
 
-def site_line(site: Site) -> str:
-    """How many photographs of an external set were measured; those without a grade where that is recorded."""
-    n, ungraded, patients = site.metrics["photographs"], site.metrics.get("ungraded"), site.metrics["patients"]
-    measured = f"{n:,} measured ({_patients(patients)})"
+def site_line(site: Site, day: str = "") -> str:
+    """How many photographs of an external set were measured, and those without a grade where that is recorded. `day`:
+    on which, "" where that is not."""
+    n, ungraded, known = site.metrics["photographs"], site.metrics.get("ungraded"), site.metrics.get("data_set")
+    what = f"External set {site.name}" + (f" ({known})" if known else "")
+    measured = f"{n:,} measured ({_patients(site.metrics['patients'])})" + (f" on {day}" if day else "")
     if not ungraded:
-        return f"External set {site.name}: {measured}"
-    return f"External set {site.name}: {_photographs(n + ungraded)} = {measured} + {ungraded:,} without a grade"
+        return f"{what}: {measured}"
+    return f"{what}: {_photographs(n + ungraded)} = {measured} + {ungraded:,} without a grade"
 
 
 def _box(title: str, manifest: pd.DataFrame, part: pd.DataFrame) -> Box:

@@ -22,6 +22,7 @@ from pipeline.loading.loaders import open_loader
 from pipeline.photos.preparation import EARLIER, Recipe
 from tests.trainer.conftest import Trained, invoke
 from tools.cli import main as tools
+from tools.phantoms.dataset import write_phantoms
 from trainer.inference.forward import probabilities
 from trainer.inference.inputs import gather, render
 from trainer.inference.predictions import COLUMNS
@@ -345,3 +346,11 @@ def test_memory_does_not_grow_with_the_folder(trained: Trained, tmp_path: Path) 
 
     small, large = peak(200), peak(10_000)  # kB; 200: the batches ahead are full
     assert large - small < 25_000
+
+
+def test_a_drawn_eye_is_graded_and_flagged_as_one(trained: Trained, tmp_path: Path) -> None:
+    write_phantoms(tmp_path / "eyes", 2)
+    rows, result = predict(trained.run, tmp_path / "eyes")
+    assert all("synthetic" in flags.split() for flags in rows["flags"])
+    assert rows["predicted"].notna().all()
+    assert "synthetic: 2" in result.output

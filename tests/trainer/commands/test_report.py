@@ -103,7 +103,11 @@ def test_unknown_patients_and_drawn_eyes_are_warned_of_at_the_top(trained: Train
     invoke("report", run, "--card", run / "CARD.md")
     page, card = (run / "report.html").read_text(), (run / "CARD.md").read_text()
     top = page[: page.index("<nav")]
-    said = ("Nothing tells the patients", "SYNTHETIC: 20 of 20 train, 5 of 5 val, 5 of 5 test photographs")
+    said = (
+        "Nothing tells the patients",
+        "Each photograph measured counts as one",
+        "SYNTHETIC: 20 of 20 train, 5 of 5 val, 5 of 5 test photographs",
+    )
     assert all(f'<p class="alarm">{line}' in top for line in said)
     assert card.index("[!WARNING]") < card.index("## Model")
     for text in (text_of(run / "report.html"), card):
@@ -112,6 +116,7 @@ def test_unknown_patients_and_drawn_eyes_are_warned_of_at_the_top(trained: Train
         assert not re.search(r"\b5 patients", text)
         assert "bootstrap over photographs" in text
         assert "Only 5 photographs were measured" in text
+        assert "the worse eye decides" not in text
 
 
 def test_the_page_loads_nothing_and_runs_nothing(reported: Path) -> None:
