@@ -26,8 +26,8 @@ REFERABLE_MEANS: Final = (
 )
 NOT_RECORDED: Final = "not recorded"
 UNKNOWN_PATIENTS: Final = (
-    "Each photograph measured counts as one, for nothing tells whom it shows: where two show one patient, intervals are "
-    "too narrow."
+    "Each photograph measured counts as one, for nothing tells whom it shows: where two show one patient, intervals "
+    "are too narrow."
 )
 
 
