@@ -140,12 +140,12 @@ def flow_of(measured: Measured) -> Flow:
         splits,
         Box("measured", metrics["photographs"], patients, parts),
         measured.ungraded,
-        cached,
-        outside if outside.photographs else None,
-        cached.photographs + sum(box.photographs for box in refused) if rejects else None,
-        tuple(box for box in refused if box.photographs),
-        rejects.rows if rejects else 0,
-        external,
+        cached=cached,
+        outside=outside if outside.photographs else None,
+        found=cached.photographs + sum(box.photographs for box in refused) if rejects else None,
+        refused=tuple(box for box in refused if box.photographs),
+        rows=rejects.rows if rejects else 0,
+        external=external,
     )
 
 
