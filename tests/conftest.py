@@ -1,6 +1,8 @@
 """Caches to test on: made of given pictures, and of real photographs where they are at hand."""
 
+import os
 import re
+import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -35,6 +37,18 @@ LONGEST = {
     *("test_fault_kills.py", "test_outputs.py", "test_end_to_end.py", "test_evaluate.py", "test_report.py"),
 }
 """Files that take the longest. They come first: pytest-xdist gives a file to one worker, and the last must be short."""
+
+
+MEMORY = Path("/dev/shm")
+ROOM_NEEDED = 8e9
+"""Bytes that must be free in memory; the tests hold up to 3 GB at once."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Puts the tests' folders into memory where it has room: a run writes 20 GB, and a short fit takes a quarter less
+    time there (1.8 s instead of 2.4 s). --basetemp chooses another place."""
+    if MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= ROOM_NEEDED:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -15,6 +15,7 @@ from trainer.evaluation.calibration import brier_by_photograph, expected_calibra
 from trainer.evaluation.deferral import RiskCoverage
 from trainer.evaluation.metrics import Metrics, measure
 from trainer.evaluation.operating_point import Referral
+from trainer.evaluation.referable import Referable, measure_referable
 from trainer.evaluation.weighted_metrics import Sample, ratio
 from trainer.kinds import PROBABILITIES
 from trainer.network.metadata import Operating, temperature_of
@@ -35,6 +36,8 @@ class Results:
     """None where the weights carry no threshold."""
     calibration: dict[str, Any] | None
     """None for patients: a network's certainty is about a photograph."""
+    referable: Referable | None
+    """None for patients: a p(referable) is about a photograph."""
     baselines: Baselines | None
     """Scored without looking at a photograph."""
     by_patient: "Results | None"
@@ -48,6 +51,7 @@ class Results:
             "operating": self.operating,
             "deferral": self.deferral,
             "calibration": self.calibration,
+            "referable": self.referable and self.referable.as_dict(),
             "no_image": self.baselines and self.baselines.as_dict(),
             "patient": self.by_patient and self.by_patient.as_dict(),
         }
@@ -72,12 +76,13 @@ def assess(
     if sample.n_patients < len(sample.grades):
         table = worse_eyes(predictions[known], patients[known])
         baselines = no_image_baselines(patient_table(manifest), split)
-        by_patient = _measured(Sample.of(table), operating, prevalence, None, baselines, None)
+        by_patient = _measured(Sample.of(table), operating, prevalence, None, None, baselines, None)
     return _measured(
         sample,
         operating,
         prevalence,
         calibration(sample, uncalibrated[known], temperature_of(operating)),
+        measure_referable(sample, prevalence),
         no_image_baselines(manifest, split),
         by_patient,
     )
@@ -88,6 +93,7 @@ def _measured(
     operating: Operating | None,
     prevalence: float | None,
     calibration: dict[str, Any] | None,
+    referable: Referable | None,
     baselines: Baselines | None,
     by_patient: Results | None,
 ) -> Results:
@@ -100,6 +106,7 @@ def _measured(
         Referral(sample, operating, prevalence).card() if operating else None,
         RiskCoverage(sample, operating.threshold).as_dict() if operating else None,
         calibration,
+        referable,
         baselines,
         by_patient,
     )

@@ -47,6 +47,7 @@ from trainer.reporting.narrative import (
     verdict,
 )
 from trainer.reporting.page import inline_svg, render
+from trainer.reporting.referable import bands, counts_line, describe_referable, draw_referable
 from trainer.reporting.referral import missed_severe, referral
 
 SECTIONS = (
@@ -71,7 +72,16 @@ HEADLINE = (
     ("sensitivity", "Sensitivity for referable, by the predicted grade", "percent"),
     ("specificity", "Specificity for referable, by the predicted grade", "percent"),
 )
-FIGURES = ("accuracy", "confusion", "roc", "precision_recall", "risk_coverage", "reliability")
+FIGURES = (
+    "accuracy",
+    "confusion",
+    "roc",
+    "precision_recall",
+    "risk_coverage",
+    "reliability",
+    "decision_curve",
+    "referable_calibration",
+)
 NAMES = {"train": "the photographs it was trained on", "val": "the validation part", "test": "the test part"}
 
 
@@ -121,6 +131,7 @@ def describe(measured: Measured) -> dict[str, Any]:
         "scaling": scaling(metrics["calibration"]["temperature"]) if metrics["calibration"] else "",
         "patient": metrics["patient"],
         "referral": referral(measured),
+        "referable_figures": describe_referable(metrics["referable"]),
         "no_image": no_image,
         "referable": sum(metrics["grades"][REFERABLE:]),
         "baseline_words": f"{100 * no_image['majority']['accuracy']:.1f} % without looking" if no_image else "",
@@ -183,13 +194,18 @@ def draw(measured: Measured) -> dict[str, Any]:
         point = Point(card["threshold"], card["sensitivity"], card["specificity"], card["ppv"])
     if metrics["referable_auc"] is not None:
         roc, curve = run.figure("roc", split), run.figure("precision_recall", split)
-        draw_roc(roc, truth, score, metrics["referable_auc"], point, title=f"{title}: referable")
-        draw_precision_recall(curve, truth, score, point, title=f"{title}: referable")
+        of, (roc_band, curve_band) = counts_line(metrics["referable"]), bands(metrics["referable"])
+        draw_roc(
+            roc, truth, score, metrics["referable_auc"], point, band=roc_band, counts=of, title=f"{title}: referable"
+        )
+        draw_precision_recall(curve, truth, score, point, band=curve_band, counts=of, title=f"{title}: referable")
         where = ""
         if point:
             where = f", operating point at sensitivity {point.sensitivity:.2f}, specificity {point.specificity:.2f}"
-        alts[roc] = f"ROC curve of referable retinopathy, area {metrics['referable_auc']:.3f}{where}"
-        alts[curve] = f"Precision-recall curve of referable retinopathy; {truth.mean():.0%} are referable"
+        band = "with its 95 % band, which the table holds in numbers"
+        alts[roc] = f"ROC curve of referable retinopathy, area {metrics['referable_auc']:.3f}{where}; {band}"
+        alts[curve] = f"Precision-recall curve of referable retinopathy; {truth.mean():.0%} are referable; {band}"
+    alts |= draw_referable(run, split, metrics["referable"], title)
     if measured.operating is not None:
         deferral = run.figure("risk_coverage", split)
         coverage, risk = RiskCoverage(Sample.of(known), measured.operating.threshold).curve()
