@@ -118,7 +118,8 @@ def evaluate(
             if not own:
                 more = describe_set(cache, target.name, target.place, evaluation, about, n_refit, workers)
             write_evaluation(target.files, evaluation, f"{run.path.name}, {target.what}", more)
-            run.note_date(f"measured external/{target.name}" if target.name else f"measured {target.split}")
+            if own:  # the files of the run itself stay as they are where another cache is measured
+                run.note_date(f"measured {target.split}")
             say_defects(evaluation, own=own, name=target.name)
             measured.append((target, evaluation.results))
         if external:

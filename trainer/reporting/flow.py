@@ -120,9 +120,7 @@ def flow_of(measured: Measured) -> Flow:
     cache, split, metrics = measured.cache, measured.split, measured.metrics
     referable = sum(metrics["grades"][REFERABLE:])
     parts = (Part("referable", referable), Part("not referable", metrics["photographs"] - referable))
-    days = measured.run.read_dates()
-    sites = [site for site in measured.sites if not site.own]
-    external = tuple(site_line(site, days.get(f"measured external/{site.name}", "")) for site in sites)
+    external = tuple(site_line(site) for site in measured.sites if not site.own)
     if cache is None:
         box = Box("measured", metrics["photographs"], metrics["patients"], parts)
         splits = tuple(Box(name, n) for name, n in measured.config.photographs.items() if n)
@@ -165,12 +163,11 @@ def in_no_split(manifest: pd.DataFrame) -> Box:
     return Box(box.title, box.photographs, box.patients, parts)
 
 
-def site_line(site: Site, day: str = "") -> str:
-    """How many photographs of an external set were measured, and those without a grade where that is recorded. `day`:
-    on which, "" where that is not."""
+def site_line(site: Site) -> str:
+    """How many photographs of an external set were measured, and those without a grade where that is recorded."""
     n, ungraded, known = site.metrics["photographs"], site.metrics.get("ungraded"), site.metrics.get("data_set")
     what = f"External set {site.name}" + (f" ({known})" if known else "")
-    measured = f"{n:,} measured ({_patients(site.metrics['patients'])})" + (f" on {day}" if day else "")
+    measured = f"{n:,} measured ({_patients(site.metrics['patients'])})"
     if not ungraded:
         return f"{what}: {measured}"
     return f"{what}: {_photographs(n + ungraded)} = {measured} + {ungraded:,} without a grade"

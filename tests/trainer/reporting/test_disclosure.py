@@ -87,7 +87,7 @@ def test_dates_are_those_noted_and_missing_ones_are_called_so(
     monkeypatch.setattr("trainer.run_folder.today", lambda: "2026-01-02")
     run.note_date("trained")
     monkeypatch.setattr("trainer.run_folder.today", lambda: "2026-01-05")
-    run.note_date("measured test", "measured external/clinic")
+    run.note_date("measured test", "measured val")
     assert dates(measured) == {"trained": "2026-01-02", "measured": "2026-01-05", "page": "2026-02-03"}
     run.dates.write_text("{")
     assert run.read_dates() == {}

@@ -54,7 +54,6 @@ def measured_on(cache: Cache | None, split: str = "test", ungraded: int = 0, sit
         ids, grades = part["id"], np.bincount(part["grade"], minlength=5).tolist()
     metrics: dict[str, Any] = {"photographs": len(ids), "patients": len(ids), "grades": grades}
     return SimpleNamespace(  # type: ignore[return-value]
-        run=SimpleNamespace(read_dates=lambda: {"measured external/clinic": "2026-01-02"}),
         cache=cache,
         split=split,
         metrics=metrics,
@@ -145,7 +144,7 @@ def test_a_photograph_that_takes_no_part_is_counted_once_and_its_patient_in_each
 def test_each_external_set_has_a_line(cache: Cache) -> None:
     site = Site("clinic", {"photographs": 38, "patients": 20, "ungraded": 2, "data_set": "IDRiD"}, own=False)
     own = Site("own test part", {"photographs": 5, "patients": 5}, own=True)
-    line = "External set clinic (IDRiD): 40 photographs = 38 measured (20 patients) on 2026-01-02 + 2 without a grade"
+    line = "External set clinic (IDRiD): 40 photographs = 38 measured (20 patients) + 2 without a grade"
     assert flow_of(measured_on(cache, sites=(own, site))).external == (line,)
     before = Site("older", {"photographs": 38, "patients": 1}, own=False)  # measured before this was kept
     assert site_line(before) == "External set older: 38 measured (1 patient)"
