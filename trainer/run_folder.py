@@ -285,7 +285,8 @@ class RunFolder:
         return table
 
     def read_dates(self) -> dict[str, str]:
-        """What was done -> its day as YYYY-MM-DD, UTC: "trained", and "measured SPLIT"; empty where the file is missing, as in older runs, or damaged."""
+        """What was done -> its day as YYYY-MM-DD, UTC: "trained", and "measured SPLIT"; empty where the file is
+        missing, as in older runs, or damaged."""
         try:
             dates = self.read_json(self.dates)
         except RunError:

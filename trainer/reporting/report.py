@@ -192,9 +192,12 @@ def draw(measured: Measured) -> dict[str, Any]:
     point = None
     if card and card["sensitivity"] is not None and card["specificity"] is not None:
         point = Point(card["threshold"], card["sensitivity"], card["specificity"], card["ppv"])
+    referable = metrics["referable"]
+    if untold_patients(measured) == len(known):
+        referable = {**referable, "patients": None}
     if metrics["referable_auc"] is not None:
         roc, curve = run.figure("roc", split), run.figure("precision_recall", split)
-        of, (roc_band, curve_band) = counts_line(metrics["referable"]), bands(metrics["referable"])
+        of, (roc_band, curve_band) = counts_line(referable), bands(referable)
         draw_roc(
             roc, truth, score, metrics["referable_auc"], point, band=roc_band, counts=of, title=f"{title}: referable"
         )
@@ -205,7 +208,7 @@ def draw(measured: Measured) -> dict[str, Any]:
         band = "with its 95 % band, which the table holds in numbers"
         alts[roc] = f"ROC curve of referable retinopathy, area {metrics['referable_auc']:.3f}{where}; {band}"
         alts[curve] = f"Precision-recall curve of referable retinopathy; {truth.mean():.0%} are referable; {band}"
-    alts |= draw_referable(run, split, metrics["referable"], title)
+    alts |= draw_referable(run, split, referable, title)
     if measured.operating is not None:
         deferral = run.figure("risk_coverage", split)
         coverage, risk = RiskCoverage(Sample.of(known), measured.operating.threshold).curve()
