@@ -22,7 +22,7 @@ from pipeline.cache.writing import make_entry, make_record, make_row, make_table
 from pipeline.grades import UNKNOWN
 from pipeline.photos.discovery import Found
 from pipeline.photos.preparation import Prepared, Recipe, encode
-from pipeline.photos.retina import Disc
+from pipeline.photos.retina import Disc, Square
 from pipeline.storage.artifacts import SHARDS
 from pipeline.storage.url import Url
 from tests.loopback import Weather, s3_server
@@ -69,8 +69,12 @@ def write_cache(
     grades: Mapping[str, int] | None = None,
     splits: Mapping[str, str] | None = None,
     shards: int = 1,
+    kept: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Path:
-    """A complete cache of the pictures, uint8 (size, size, 3) RGB each, as preprocess writes what it has prepared."""
+    """A complete cache of the pictures, uint8 (size, size, 3) RGB each, as preprocess writes what it has prepared.
+
+    kept: column -> id -> cell of attributes.csv.
+    """
     size = len(next(iter(pictures.values())))
     recipe, disc = Recipe(size), Disc(size / 2, size / 2, size / 2)
     grades = dict.fromkeys(pictures, UNKNOWN) | dict(grades or {})
@@ -78,7 +82,7 @@ def write_cache(
     found = {id: Found(f"{id}.png", picture.nbytes, 0, 0) for id, picture in pictures.items()}
 
     def entry(id: str) -> Entry:
-        prepared = Prepared(encode(pictures[id], recipe.quality), size, size, disc, ())
+        prepared = Prepared(encode(pictures[id], recipe.quality), size, size, disc, (), Square(0, 0, size))
         return make_entry(id, grades[id], found[id], sha256(pictures[id].tobytes()).hexdigest(), prepared, recipe)
 
     (folder / SHARDS).mkdir(parents=True)
@@ -91,7 +95,8 @@ def write_cache(
             row = make_row(written, shard, grades[written.id], found[written.id])
             patient, eye = parse_patient(row.id, EYEPACS)
             rows.append(row._replace(patient=patient, eye=eye, split=splits[row.id]))
-    tables = make_tables(sorted(rows), [])
+    cells = [(row.id, *(column[row.id] for column in kept.values())) for row in sorted(rows)] if kept else None
+    tables = make_tables(sorted(rows), [], cells, tuple(kept or ()))
     for name, data in tables.items():
         (folder / name).write_bytes(data)
     with_tables(CacheIndex(recipe, "auto", 0, tuple(records), "", ""), tables).write(folder)
@@ -108,8 +113,9 @@ def make_cache(tmp_path: Path) -> Callable[..., Path]:
         splits: Mapping[str, str] | None = None,
         name: str = "cache",
         shards: int = 1,
+        kept: Mapping[str, Mapping[str, str]] | None = None,
     ) -> Path:
-        return write_cache(tmp_path / name, pictures, grades, splits, shards)
+        return write_cache(tmp_path / name, pictures, grades, splits, shards, kept)
 
     return make
 

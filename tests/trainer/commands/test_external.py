@@ -275,7 +275,7 @@ def test_the_page_and_the_card_show_the_sets(run: Path, site: Path, trainer: Tra
         assert f"trainer evaluate run --cache {site} --name clinic --specificity 1.0" in text
         assert "2 data sets were measured" in text
     assert 'id="external"' in page
-    assert page.count('<svg role="img" aria-label="') == 7
+    assert page.count('<svg role="img" aria-label="') == 9
     assert Path("run/external/forest.png").exists()
 
 
