@@ -1,6 +1,6 @@
 """What a run was asked to do."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from math import isfinite
 from typing import Any, Final, Literal, NamedTuple
 
@@ -186,6 +186,11 @@ class RunConfig:
     photographs: dict[str, int]
     """By split."""
     versions: dict[str, str]
+    data_set: str = ""
+    """Titles of the known sets that gave the grades; "" where none is known, and in runs from before this was kept."""
+    synthetic: dict[str, int] = field(default_factory=dict)
+    """By split, how many of the photographs `tools phantom` drew or painted; empty in runs from before this was
+    kept."""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

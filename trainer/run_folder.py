@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -104,6 +105,11 @@ class RunFolder:
     def summary(self) -> Path:
         """The result in a few numbers; written last, so that it marks a finished run."""
         return self.path / "summary.json"
+
+    @property
+    def dates(self) -> Path:
+        """When it was trained and measured. A file of its own: equal runs have equal metrics, whatever the day."""
+        return self.path / "dates.json"
 
     def predictions(self, split: str) -> Path:
         return self.path / f"predictions_{split}.csv"
@@ -286,6 +292,19 @@ class RunFolder:
             raise RunError(f"{path} is damaged; {cure}")
         return table
 
+    def read_dates(self) -> dict[str, str]:
+        """What was done -> its day as YYYY-MM-DD, UTC: "trained", and "measured SPLIT"; empty where the file is
+        missing, as in older runs, or damaged."""
+        try:
+            dates = self.read_json(self.dates)
+        except RunError:
+            return {}
+        return {str(done): str(day) for done, day in dates.items()}
+
+    def note_date(self, *done: str) -> None:
+        """Notes that these things were done today; see `read_dates`."""
+        write_json(self.dates, {**self.read_dates(), **dict.fromkeys(done, today())})
+
     def write_accuracy(self, history: Sequence[Mapping[str, Any]]) -> None:
         import pandas as pd
 
@@ -437,6 +456,11 @@ def unfinished() -> list[RunFolder]:
     """The runs below runs/ that have not finished, the one that was started last first."""
     runs = [run for path in RUNS.glob("*") if (run := RunFolder(path)).started and not run.finished]
     return sorted(runs, key=lambda run: run.config.stat().st_mtime_ns, reverse=True)
+
+
+def today() -> str:
+    """The day as YYYY-MM-DD, UTC."""
+    return datetime.now(UTC).strftime("%Y-%m-%d")
 
 
 def write_json(path: Path, fields: Mapping[str, Any]) -> None:

@@ -24,6 +24,7 @@ _LATER: Final[dict[str, object]] = {
     "copies": 0,
     "options": (),
     "placed": False,
+    "data_set": "",
 }
 """Fields that came later, with the value that an index without them has: it stays, byte for byte, what it was."""
 
@@ -51,6 +52,7 @@ class CacheIndex:
     copies: int = 0  # test photographs that look like a photograph of train or val
     options: tuple[str, ...] = ()  # of `tools preprocess`, those that say how SRC was read
     placed: bool = False  # whether the JSONs in the shards have each photograph's patient and split
+    data_set: str = ""  # the titles of the known sets whose tables or folders gave the grades; "" where none is known
 
     @property
     def tables(self) -> dict[str, str]:

@@ -66,6 +66,13 @@ def with_colours(stream: bytes, model: Literal["RGB", "YCbCr"] | None) -> bytes:
     return b"".join([*kept, stream[scan:]])
 
 
+def with_comment(stream: bytes, text: str) -> bytes:
+    """The JPEG with a comment of up to 65,533 bytes of ASCII, after the JFIF header where it begins with one."""
+    at = 4 + int.from_bytes(stream[4:6], "big") if stream[2:4] == b"\xff\xe0" else 2
+    comment = text.encode("ascii")
+    return stream[:at] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + stream[at:]
+
+
 def _segments(stream: bytes) -> Iterator[tuple[int, int, int]]:
     """(marker, start, end) of each segment before the first scan. As libjpeg does, it passes over what is no marker."""
     at = 2

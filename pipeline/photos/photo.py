@@ -16,7 +16,7 @@ from pipeline.photos.formats import NAMES, Values, open_picture, values_of
 from pipeline.photos.formats import SUFFIXES as SUFFIXES
 from pipeline.photos.formats import sniff as sniff
 from pipeline.photos.jpeg import is_lossless
-from pipeline.storage.artifacts import is_drawn_here
+from pipeline.storage.artifacts import is_drawn_here, is_synthetic
 
 _UPRIGHT: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -42,6 +42,7 @@ class Photo(NamedTuple):
     damaged: bool  # a JPEG that decodes, but with warnings of corrupt data
     first_page: bool  # the file holds more pictures than this one, its first
     burned_in: bool = False  # a DICOM file that says that words are drawn into its picture
+    synthetic: bool = False  # a file that says that `tools phantom` drew or painted its picture
 
 
 def read_photo(data: bytes | memoryview, *, cover: int | None = None, bits_in_use: bool = True) -> Photo:
@@ -105,7 +106,7 @@ def read_photo(data: bytes | memoryview, *, cover: int | None = None, bits_in_us
     upright = rgb if turn is None else np.asarray(Image.fromarray(rgb).transpose(turn))
     if turn in _ON_ITS_SIDE:
         width, height = height, width
-    return Photo(upright, width, height, scale, damaged, first_page)
+    return Photo(upright, width, height, scale, damaged, first_page, synthetic=is_synthetic(data))
 
 
 def _read_dicom(data: bytes | memoryview, cover: int | None) -> Photo:

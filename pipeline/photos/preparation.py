@@ -104,6 +104,8 @@ class Prepared(NamedTuple):
         "first_page"  the file holds more pictures, of which the first was taken.
         "no_disc"  no disc was found, so the whole frame was kept.
         "overexposed"  half of the disc is nearly white; it takes part, for vessels and lesions may still be seen.
+        "synthetic"  `tools phantom` drew the picture, or painted lesions on it. It takes part, and whoever reads of its
+                   figures is told that they say nothing of real eyes.
         "wide_field"  the retina is an ellipse, as in the ultra-wide-field photographs of Optos cameras, which show more
                    of it, smaller, than the photographs that gradings are made for; the disc is the circle around it.
         "widened"  more than 1 % of the light lay outside the disc's square (a stamp, a reflex, a wrong disc), so the
@@ -173,6 +175,7 @@ def prepare(data: bytes | memoryview, recipe: Recipe) -> Prepared:
         "first_page": photo.first_page,
         "no_disc": disc is None,
         "overexposed": overexposed,
+        "synthetic": photo.synthetic,
         "wide_field": wide_field,
         "widened": widened,
     }

@@ -24,11 +24,15 @@ SHEET: Final = "contact_sheet.png"
 EXPLAINED_COLUMNS: Final = ("file", "id", "source", "predicted", "explained", "probability")
 MAKER: Final = "fundus-grading"
 """Stands in the head of each picture that is drawn here, so that nobody grades it as a photograph."""
+SYNTHETIC: Final = f"{MAKER} phantom, no photograph of an eye"
+"""Stands in the head of each eye that `tools phantom` draws or paints lesions on. Such pictures are read like
+photographs, so whoever prepares them is told. It must not begin like `picture_mark`, which keeps pictures from being
+read at all."""
 _HEAD: Final = 4096  # bytes
 _CONFIG: Final = 1 << 20
 """Bytes of a config.json that are read: ours have 2,000, and an endless one must not hang a command."""
 _OF_A_RUN: Final = re.compile(
-    r"config\.json|summary\.json|model\.safetensors|last\.pt|previous\.pt|tensorboard"
+    r"config\.json|summary\.json|dates\.json|model\.safetensors|last\.pt|previous\.pt|tensorboard"
     r"|accuracy\.(csv|png|svg)"
     r"|(predictions|metrics|confusion|roc|precision_recall|risk_coverage|reliability)_(train|val|test)(_counts)?\.(csv|json|png|svg)"
     r"|(decision_curve|referable_calibration)_(train|val|test)\.(png|svg)"
@@ -76,6 +80,12 @@ def picture_mark(what: str) -> str:
 def is_drawn_here(data: bytes | memoryview) -> bool:
     """Whether a picture's first bytes say that it was drawn here."""
     return f"{MAKER}: ".encode() in bytes(data[:_HEAD])
+
+
+def is_synthetic(data: bytes | memoryview) -> bool:
+    """Whether a picture's first bytes say that `tools phantom` drew or painted it. The mark is looked for as bytes, so
+    a JPEG comment, a PNG text chunk and an EXIF field all carry it."""
+    return SYNTHETIC.encode() in bytes(data[:_HEAD])
 
 
 def is_cache(names: set[str]) -> bool:

@@ -1,7 +1,8 @@
 """Phantoms: a set of drawn, graded eyes, for demos and tests where no real photograph may go.
 
 Either whole eyes, both of every patient, taken by one of several cameras (tools.phantoms.eye), or lesions on
-photographs of healthy eyes (tools.phantoms.lesions).
+photographs of healthy eyes (tools.phantoms.lesions). Each JPEG says in a comment that it is synthetic, the copies of
+healthy eyes among painted ones too: preprocessing flags it, and reports and model cards warn of it.
 """
 
 import os
@@ -19,6 +20,8 @@ from pipeline.errors import SourceError
 from pipeline.grades import GRADES, N_GRADES
 from pipeline.photos.contact_sheet import decode_small
 from pipeline.photos.discovery import split_suffix
+from pipeline.photos.jpeg import with_comment
+from pipeline.storage.artifacts import SYNTHETIC
 from pipeline.storage.atomic import TMP_SUFFIX, write_whole
 from pipeline.storage.csv_files import to_csv
 from tools.phantoms.eye import Camera, Colour, Picture, draw_eye
@@ -136,9 +139,9 @@ def _make_folders(out: Path, names: Iterable[str]) -> None:
 
 
 def _write_jpeg(path: Path, picture: Picture, quality: int) -> None:
-    jpeg = cv2.imencode(".jpeg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), (cv2.IMWRITE_JPEG_QUALITY, quality))[1]
+    encoded = cv2.imencode(".jpeg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), (cv2.IMWRITE_JPEG_QUALITY, quality))[1]
     try:
-        path.write_bytes(jpeg.tobytes())
+        path.write_bytes(with_comment(encoded.tobytes(), SYNTHETIC))
     except OSError:
         path.unlink(missing_ok=True)  # half a photograph has no name
         raise

@@ -13,6 +13,7 @@ import pandas as pd
 
 from pipeline.cache.index import MANIFEST, REJECTS, CacheIndex, ShardRecord
 from pipeline.cache.manifest import COLUMNS, Row, read_manifest
+from pipeline.cache.rejects import IGNORED, NOT_USED
 from pipeline.cache.shards import shard_name
 from pipeline.cache.splits import SPLITS
 from pipeline.errors import CacheError, SourceError
@@ -27,11 +28,6 @@ from tools.sources.listing import Listing, Sample
 
 FEW: Final = 5
 """Photographs all of which must have changed for a set to be called another."""
-IGNORED: Final = "ignored: "
-"""Begins the reason of a photograph that nobody asked for."""
-NOT_USED: Final = "not used: "
-"""Begins the reason of a photograph whose grade, link or name cannot be used. Such reasons, unlike those of photographs
-that cannot be decoded, say nothing of the file itself."""
 
 
 @dataclass

@@ -19,6 +19,7 @@ from typing import Final
 from pipeline.cache.folder import claim, sweep
 from pipeline.cache.index import CacheIndex, ShardRecord
 from pipeline.cache.manifest import UNGRADABLE, Row, manifest_csv
+from pipeline.cache.rejects import IGNORED, NOT_USED
 from pipeline.cache.shards import shard_count, shard_name, shard_of, sort_key
 from pipeline.cache.writing import make_row, make_tables, with_tables
 from pipeline.errors import CacheError, ClusterError, SourceError
@@ -31,7 +32,7 @@ from pipeline.storage.url import Url
 from tools.preprocessing.build_shards import CLOCK_SLACK_NS, Built, Group, put_in_place
 from tools.preprocessing.copies import Copy, copies_across_splits
 from tools.preprocessing.executors import Crew, on_this_machine
-from tools.preprocessing.existing_cache import IGNORED, NOT_USED, Previous
+from tools.preprocessing.existing_cache import Previous
 from tools.preprocessing.splits import Place, place, split_of
 from tools.sources.listing import Listing, Sample
 
@@ -162,6 +163,7 @@ def preprocess(
                 listing.scale.exact,
                 options=listing.options,
                 placed=True,
+                data_set=listing.data_set,
             )
             copies, shown = previous.copies(shards, rows), []
             if copies is None:

@@ -9,11 +9,11 @@ import click
 import pandas as pd
 
 from pipeline.cache.manifest import COLUMNS
+from pipeline.cache.rejects import NOT_USED
 from pipeline.cache.splits import SPLITS, leak_of
 from pipeline.grades import GRADES, UNKNOWN
 from pipeline.photos.discovery import Refusal
 from pipeline.storage.url import Url
-from tools.preprocessing.existing_cache import NOT_USED
 from tools.preprocessing.preprocess import Outcome
 from tools.sources.listing import Listing
 

@@ -104,6 +104,7 @@ class Evidence:
         self.notes += notes
         self._say_shared_patients(matched)
         listing.samples = self._named(listing.samples, same, pairs, names)
+        listing.data_set = self._data_set(listing.samples, matched)
         listing.samples = with_kept(listing.samples, self.reading.columns.keep, self.tags)
         self.notes += self._other_counts(listing.samples, matched, tables)
         listing.refused = inventory.refused + listing.refused
@@ -338,13 +339,23 @@ class Evidence:
             return []
         graded: list[tuple[KnownSet, int]] = []
         for sample in samples:
-            known, counted = self.known_by_folders, True
-            if sample.found.source in matched.labels:
-                _, _, table, _ = matched.labels[sample.found.source]
-                known, counted = table.known, table.known is None or table.known.counts_table(table.name)
+            known, table = self._set_of(sample, matched)
+            counted = known is None or table is None or known.counts_table(table.name)
             if known is not None and known.counts and counted and sample.grade != UNKNOWN:
                 graded.append((known, sample.grade))
         return other_counts(graded)
+
+    def _set_of(self, sample: Sample, matched: Matched) -> tuple[KnownSet | None, LabelTable | None]:
+        """The known set that gives a photograph its grade, and the table that does, if one does."""
+        if sample.found.source not in matched.labels:
+            return self.known_by_folders, None
+        table = matched.labels[sample.found.source][2]
+        return table.known, table
+
+    def _data_set(self, samples: Sequence[Sample], matched: Matched) -> str:
+        """The titles of the known sets that give grades here, in the order of the alphabet."""
+        sets = [self._set_of(sample, matched)[0] for sample in samples]
+        return ", ".join(sorted({known.title for known in sets if known is not None}))
 
 
 def _of_folder(sample: Sample, folder: str) -> Sample:

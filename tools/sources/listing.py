@@ -38,6 +38,7 @@ class Listing:
     warnings: list[str] = field(default_factory=list)
     scale: Scale = ICDR
     kept: tuple[str, ...] = ()  # the names of the columns kept
+    data_set: str = ""  # titles of the known sets that gave the grades, joined by commas; "" where none is known
     options: tuple[str, ...] = ()  # those that said how SRC is read, to do it again
 
     @property

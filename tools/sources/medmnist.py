@@ -35,5 +35,6 @@ def list_medmnist(path: Path) -> Listing:
             found = Found(source, int(images[number].nbytes), about.st_mtime_ns, about.st_ctime_ns)
             listing.samples.append(Sample(f"{split}_{number}", found, int(label), split))
     if known is not None:
+        listing.data_set = known.title
         listing.notes += other_counts([(known, sample.grade) for sample in listing.samples])
     return listing

@@ -130,6 +130,8 @@ def evaluate(
             if not own:
                 more = describe_set(cache, target.name, target.place, evaluation, about, n_refit, workers)
             write_evaluation(target.files, evaluation, f"{run.title}, {target.what}", more)
+            if own:  # the files of the run itself stay as they are where another cache is measured
+                run.note_date(f"measured {target.split}")
             say_defects(evaluation, own=own, name=target.name)
             measured.append((target, evaluation))
         if external:
@@ -153,7 +155,7 @@ def find_targets(
                 option = f"--name {name}" if name else "--split all"
                 raise RunError(f"{cache.path} is the run's own cache; {option} is for another")
             target = Target(cache, split or "test", run.results(split or "test"), "", str(place))
-            run.check_places(*target.files)
+            run.check_places(*target.files, run.dates)
         else:
             name = name or set_name(place)
             if problem := unfit_name(name):

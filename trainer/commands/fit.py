@@ -219,6 +219,7 @@ def finish(config: FitConfig, cache: Cache, run: RunFolder) -> None:
     print_results({split: evaluation.results for split, evaluation in measured.items()})
     for split, evaluation in measured.items():
         print_ungradable(split, evaluation.results)
+    run.note_date("trained", *(f"measured {split}" for split in measured))
     write_summary(run, kept, measured)
     run.previous.unlink(missing_ok=True)  # 90 MB of a ResNet-18's 225, and nothing goes on from it
 

@@ -172,6 +172,11 @@ def external_lines(metrics: Mapping[str, Any]) -> list[str]:
         lines.append(
             "The photographs were prepared in another way than those of training: measure a cache of the same recipe."
         )
+    if n := metrics.get("synthetic"):
+        lines.append(
+            f"SYNTHETIC: {n:,} of {metrics['photographs']:,} photographs are no photographs of eyes: `tools phantom` "
+            "drew them, or painted lesions on them. The figures say nothing of real eyes."
+        )
     if n := metrics["ungradable"]:
         lines.append(f"{n:,} of the graded photographs are flagged ungradable; they are measured too.")
     return [line for line in lines if line]
@@ -239,15 +244,19 @@ def scale_line(scale: str, exact: bool) -> str:
     )
 
 
-def limits(metrics: Mapping[str, Any], ungraded: int, known: Leak | None, external: int = 0) -> list[str]:
+def limits(
+    metrics: Mapping[str, Any], ungraded: int, known: Leak | None, external: int = 0, *, untold: int = 0
+) -> list[str]:
     """What the figures do not show. `known`: what the cache tells of patients, None without it. `external`: how many
-    external sets were measured."""
+    external sets were measured. `untold`: of how many of the photographs measured nothing tells the patient."""
     sets = f"{external + 1} data sets were" if external else "One data set was"
     lines = [
         f"{sets} measured. Other cameras, populations and graders can give other figures: measure yours.",
         "A grade given by people is the truth here. Where they err, the figures err with them.",
     ]
-    if metrics["patients"] < FEW:
+    if metrics["patients"] < FEW and untold == metrics["photographs"]:
+        lines.append(f"Only {untold:,} photographs were measured: read the intervals before the figures.")
+    elif metrics["patients"] < FEW:
         who = "Only one patient was" if metrics["patients"] == 1 else f"Only {metrics['patients']:,} patients were"
         lines.append(f"{who} measured: read the intervals before the figures.")
     missing = [GRADES[grade] for grade in range(N_GRADES) if not metrics["grades"][grade]]

@@ -53,10 +53,10 @@ def describe_referable(referable: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def counts_line(referable: Mapping[str, Any]) -> str:
-    """Of whom a curve is."""
-    return (
-        f"{referable['photographs']:,} photographs, {referable['referable']:,} referable\n"
-        f"{referable['patients']:,} patients"
+    """Of whom a curve is; `patients` is None where nothing tells them."""
+    patients = referable["patients"]
+    return f"{referable['photographs']:,} photographs, {referable['referable']:,} referable\n" + (
+        "patients not known" if patients is None else f"{patients:,} patients"
     )
 
 

@@ -14,6 +14,7 @@ from trainer.evaluation.operating_point import least_ppv, table_of_cuts, two_by_
 from trainer.evaluation.results import worse_eyes
 from trainer.kinds import PROBABILITIES
 from trainer.network.decision import p_referable
+from trainer.reporting.disclosure import untold_patients
 from trainer.reporting.gallery import WORST, confidence
 from trainer.reporting.measured import Measured
 from trainer.reporting.tables import UNGRADABLE_COLUMNS, ungradable_lines, ungradable_rows
@@ -30,7 +31,7 @@ def referral(measured: Measured) -> dict[str, Any]:
         return {"tables": [], "cuts": [], "missed": [], "least_ppv": None, "ungradable": None}
     referred = scores >= operating.threshold
     tables = [{"what": "photographs", **two_by_two(referred, truth)._asdict()}]
-    if measured.cache is not None:
+    if measured.cache is not None and untold_patients(measured) < len(known):
         worse = worse_eyes(known, patients_of(measured.cache.manifest, known["id"]))
         table = two_by_two(_scores(worse) >= operating.threshold, (worse["grade"] >= REFERABLE).to_numpy())
         tables.insert(0, {"what": "patients, the worse eye decides", **table._asdict()})

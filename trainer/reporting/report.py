@@ -18,9 +18,21 @@ from trainer.inference.gradcam import cells_a_side
 from trainer.kinds import PROBABILITIES, sealed
 from trainer.network.decision import p_referable
 from trainer.reporting.curves import Point, draw_precision_recall, draw_reliability, draw_risk_coverage, draw_roc
+from trainer.reporting.disclosure import (
+    GRADERS,
+    REFERABLE_MEANS,
+    data_set,
+    dates,
+    people,
+    synthetic_line,
+    synthetic_photographs,
+    untold_patients,
+    warnings,
+)
 from trainer.reporting.explained import coarseness
 from trainer.reporting.external import refit_table
 from trainer.reporting.figures import draw_accuracy, draw_confusion
+from trainer.reporting.flow import SHARED, flow_of, patients_shown
 from trainer.reporting.forest import draw_forest
 from trainer.reporting.gallery import pictures, surest_right, worst_mistakes
 from trainer.reporting.measured import Measured
@@ -97,6 +109,8 @@ def describe(measured: Measured) -> dict[str, Any]:
     known, sites = measured.cache.leak(measured.split) if measured.cache else None, measured.sites
     external = [site.metrics for site in sites if not site.own]
     scale = scale_line(*metrics.get("scale", ("icdr", True)))
+    leak, untold = leak_statement(measured.split, metrics, known), untold_patients(measured)
+    synthetic = synthetic_line(synthetic_photographs(config, measured.cache), measured.split)
     return {
         "name": measured.name,
         "split": measured.split,
@@ -138,11 +152,20 @@ def describe(measured: Measured) -> dict[str, Any]:
         "verdict": [scale] * bool(scale) + verdict(metrics, measured.predictions),
         "counts": confusion(measured.predictions).tolist(),
         "absent": measured.absent,
-        "leak": leak_statement(measured.split, metrics, known),
+        "leak": leak,
+        "warnings": warnings(leak, untold == metrics["photographs"], synthetic, sites),
+        "people": people(metrics["patients"], untold, metrics["photographs"]),
+        "untold": untold == metrics["photographs"],
+        "data_set": data_set(config, measured.cache),
+        "dates": dates(measured),
+        "graders": GRADERS,
+        "referable_means": REFERABLE_MEANS,
+        "flow": flow_of(measured),
+        "shared": SHARED,
         "splits": [] if manifest is None else split_rows(manifest),
         "cameras": "" if manifest is None else camera_line(manifest),
         "commands": commands(run.path, measured.split, config, measured.about, metrics, measured.cache, external),
-        "limits": [scale] * bool(scale) + limits(metrics, measured.ungraded, known, len(external)),
+        "limits": [scale] * bool(scale) + limits(metrics, measured.ungraded, known, len(external), untold=untold),
         "sites": sites,
         "ungradables": [
             {"name": site.name, **table} for site in sites if not site.own and (table := ungradable_table(site.metrics))
@@ -189,9 +212,12 @@ def draw(measured: Measured) -> dict[str, Any]:
     point = None
     if card and card["sensitivity"] is not None and card["specificity"] is not None:
         point = Point(card["threshold"], card["sensitivity"], card["specificity"], card["ppv"])
+    referable = metrics["referable"]
+    if untold_patients(measured) == len(known):
+        referable = {**referable, "patients": None}
     if metrics["referable_auc"] is not None:
         roc, curve = run.figure("roc", split), run.figure("precision_recall", split)
-        of, (roc_band, curve_band) = counts_line(metrics["referable"]), bands(metrics["referable"])
+        of, (roc_band, curve_band) = counts_line(referable), bands(referable)
         draw_roc(
             roc, truth, score, metrics["referable_auc"], point, band=roc_band, counts=of, title=f"{title}: referable"
         )
@@ -202,7 +228,7 @@ def draw(measured: Measured) -> dict[str, Any]:
         band = "with its 95 % band, which the table holds in numbers"
         alts[roc] = f"ROC curve of referable retinopathy, area {metrics['referable_auc']:.3f}{where}; {band}"
         alts[curve] = f"Precision-recall curve of referable retinopathy; {truth.mean():.0%} are referable; {band}"
-    alts |= draw_referable(run, split, metrics["referable"], title)
+    alts |= draw_referable(run, split, referable, title)
     if measured.operating is not None:
         deferral = run.figure("risk_coverage", split)
         coverage, risk = RiskCoverage(Sample.of(known), measured.operating.threshold).curve()
@@ -223,14 +249,14 @@ def draw(measured: Measured) -> dict[str, Any]:
 
 
 def split_rows(manifest: pd.DataFrame) -> list[dict[str, Any]]:
-    """Graded photographs of each split that has any, by grade, and their patients."""
+    """Graded photographs of each split that has any, by grade, and their patients, None where nothing tells them."""
     known = manifest[manifest["grade"] != UNKNOWN]
     return [
         {
             "split": split,
             "grades": np.bincount(part["grade"], minlength=N_GRADES).tolist(),
             "photographs": len(part),
-            "patients": patients_of(manifest, part["id"]).nunique(),
+            "patients": patients_shown(manifest, part["id"]),
         }
         for split in NAMES
         if len(part := known[known["split"] == split])

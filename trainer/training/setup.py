@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.cache.cache import Cache
+from pipeline.cache.manifest import flagged
 from pipeline.errors import CacheError, RunError
 from pipeline.grades import N_GRADES, UNKNOWN
 from pipeline.loading.batch import Loader
@@ -108,6 +109,7 @@ def describe(asked: FitConfig, config: FitConfig, cache: Cache) -> RunConfig:
     packages = ("fundus-grading", "torch", "torchvision", "numpy", "pillow", "opencv-python-headless")
     if isinstance(cache.path, Url):  # without its secrets, if it has any
         asked, config = (replace(each, cache=str(cache.path)) for each in (asked, config))
+    drawn = flagged(cache.manifest, "synthetic").to_numpy()
     return RunConfig(
         asked,
         config,
@@ -116,6 +118,8 @@ def describe(asked: FitConfig, config: FitConfig, cache: Cache) -> RunConfig:
         recipe=cache.recipe.as_dict(),
         photographs={split: len(cache.rows(split)) for split in ("train", "val", "test")},
         versions={"python": platform.python_version(), **{name: version(name) for name in packages}},
+        data_set=cache.index.data_set,
+        synthetic={split: int(drawn[cache.rows(split)].sum()) for split in ("train", "val", "test")},
     )
 
 

@@ -14,10 +14,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from pipeline.errors import PhotoError
 from pipeline.machine import ignore_odd_metadata
+from pipeline.photos.jpeg import with_comment
 from pipeline.photos.photo import MAX_PIXELS, read_photo, sniff
+from pipeline.storage.artifacts import SYNTHETIC
 
 SHARED = Path(__file__).resolve().parents[3].parent / "shared"
 CASES = SHARED / "cases"
@@ -528,3 +531,26 @@ def test_formats_are_known_by_their_first_16_bytes(kind: str) -> None:
 )
 def test_other_files_are_none_of_the_formats(head: bytes) -> None:
     assert sniff(head) is None
+
+
+def test_a_comment_changes_no_pixel_and_is_the_one_that_pillow_reads() -> None:
+    for jpeg in (encoded(picture(), "JPEG"), encoded(picture(), "JPEG", exif=Image.Exif())):
+        marked = with_comment(jpeg, "drawn")
+        assert len(marked) == len(jpeg) + 4 + len("drawn")
+        with Image.open(BytesIO(marked)) as there:
+            assert there.info["comment"] == b"drawn"
+            np.testing.assert_array_equal(there, Image.open(BytesIO(jpeg)))
+        np.testing.assert_array_equal(read_photo(marked).image, read_photo(jpeg).image)
+
+
+def test_a_drawn_eye_says_so_in_a_comment_a_text_chunk_or_exif() -> None:
+    text, exif = PngInfo(), Image.Exif()
+    text.add_text("Software", SYNTHETIC)
+    exif[305] = SYNTHETIC  # Software
+    marked = (
+        with_comment(encoded(picture(), "JPEG"), SYNTHETIC),
+        encoded(picture(), "PNG", pnginfo=text),
+        encoded(picture(), "JPEG", exif=exif),
+    )
+    assert all(read_photo(data).synthetic for data in marked)
+    assert not any(read_photo(encoded(picture(), kind)).synthetic for kind in ("JPEG", "PNG"))

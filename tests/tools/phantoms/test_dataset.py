@@ -1,6 +1,7 @@
 """Phantoms: sets of drawn eyes, and of lesions painted on healthy ones."""
 
 import csv
+import shutil
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -14,6 +15,7 @@ from scipy.stats import chi2_contingency
 
 from pipeline.cache.cache import open_cache
 from pipeline.errors import SourceError
+from pipeline.storage.artifacts import SYNTHETIC
 from tools.cli import main
 from tools.phantoms.dataset import CAMERAS, PREVALENCE, draw_patient, paint_phantoms, write_phantoms
 from tools.phantoms.eye import Camera, draw_eye
@@ -44,9 +46,28 @@ def test_a_set_has_kaggles_layout_and_both_eyes_of_each_patient(tmp_path: Path) 
         with Image.open(tmp_path / "eyes" / "train" / f"{id}.jpeg") as photo:
             assert (photo.format, photo.mode) == ("JPEG", "RGB")
             assert photo.size in {(camera.width, camera.height) for camera in CAMERAS}
+            assert photo.info["comment"] == SYNTHETIC.encode()
     assert (summary.eyes, summary.patients) == (5, 3)
     assert summary.grades == tuple(list(labels.values()).count(grade) for grade in range(5))
     assert str(summary).startswith("5 eyes of 3 patients: ")
+
+
+def test_drawn_eyes_are_flagged_from_any_copy_and_take_part(tmp_path: Path) -> None:
+    write_phantoms(tmp_path / "eyes", 12)
+    shutil.copytree(tmp_path / "eyes", tmp_path / "copied")
+    for name in ("1_left", "2_left"):  # as a program that keeps comments saves them
+        photo = tmp_path / "copied" / "train" / f"{name}.jpeg"
+        Image.open(photo).save(photo, quality=95)
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "copied" / "train" / "90_left.jpeg")
+    with open(tmp_path / "copied" / "trainLabels.csv", "a") as file:
+        file.write("90_left,0\n")
+    arguments = ["preprocess", str(tmp_path / "copied"), "--out", str(tmp_path / "c"), "--size", "64", "--keep-blank"]
+    made = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    assert "flagged synthetic: 12" in made.output
+    with open_cache(tmp_path / "c") as cache:
+        flagged = cache.manifest["flags"].str.split().map(lambda flags: "synthetic" in flags)
+        assert flagged.tolist() == [id != "90_left" for id in cache.manifest["id"]]
+        assert (cache.manifest["split"] != "").all()
 
 
 def test_a_larger_set_begins_with_the_smaller_one_and_a_seed_draws_other_eyes(tmp_path: Path) -> None:
@@ -155,6 +176,8 @@ def test_lesions_are_painted_on_the_healthy_of_train_and_val_and_patients_stay_o
         assert not (manifest["split"] == "test").any()
         assert "2_right" not in {id.rpartition("/")[2].removesuffix(".jpeg") for id in manifest["id"]}
         assert (manifest["grade"] == manifest["source"].str.split("/").str[2].astype(int)).all()
+        assert (manifest["flags"].str.split().map(lambda flags: "synthetic" in flags)).all()
+        assert not source.manifest["flags"].str.contains("synthetic").any()
         as_it_was = Image.open(BytesIO(source.read(0)))
         same = Image.open(tmp_path / "out" / "1" / "train" / "0" / "1_left.jpeg")
         assert np.abs(np.asarray(as_it_was, int) - np.asarray(same, int)).max() <= 3

@@ -134,6 +134,7 @@ def test_aptos_says_how_many_there_are_and_leaves_its_test_part_ungraded(tmp_pat
     )
     listing = list_source(tmp_path)
     assert grades(listing) == {"000c1434d8d7": 2, "001639a390f0": 4}
+    assert listing.data_set == "APTOS 2019"
     assert "APTOS 2019: 2 graded photographs, by grade 0 / 0 / 1 / 0 / 1; published are 3,662" in said(listing)
 
 
@@ -143,6 +144,7 @@ def test_idrid_is_known_by_its_names(tmp_path: Path) -> None:
     (tmp_path / "a. Training Labels.csv").write_text(f"{header}IDRiD_001,3,1,,\nIDRiD_002,0,0,,\n")
     (tmp_path / "b. Testing Labels.csv").write_text(f"{header}IDRiD_001,1,0,,\n")
     listing = list_source(tmp_path)
+    assert listing.data_set == "IDRiD, disease grading"
     assert sorted((sample.grade, sample.split) for sample in listing.samples) == [
         (0, "train"), (1, "test"), (3, "train"),
     ]  # fmt: skip

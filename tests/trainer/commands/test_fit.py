@@ -38,6 +38,7 @@ def test_the_run_folder_holds_what_the_readme_promises(trained: Trained) -> None
             "model.safetensors",
         ),
         "summary.json",
+        "dates.json",
         *(f"{name}_{split}.csv" for name in ("predictions", "confusion") for split in ("val", "test")),
         *(f"confusion_{split}_counts.csv" for split in ("val", "test")),
         *(f"confusion_{split}.svg" for split in ("val", "test")),
@@ -48,6 +49,7 @@ def test_the_run_folder_holds_what_the_readme_promises(trained: Trained) -> None
     assert config["asked"]["size"] is None
     assert config["resolved"]["size"] == 32
     assert config["photographs"] == {"train": 20, "val": 5, "test": 5}
+    assert config["synthetic"] == {"train": 0, "val": 0, "test": 0}
     accuracy = pd.read_csv(run / "accuracy.csv")
     assert tuple(accuracy.columns) == ACCURACY_COLUMNS
     assert accuracy["epoch"].tolist() == [1, 2]

@@ -23,6 +23,7 @@ from pipeline.photos.preparation import EARLIER, Recipe
 from tests.conftest import write_cache
 from tests.trainer.conftest import Trained, invoke
 from tools.cli import main as tools
+from tools.phantoms.dataset import write_phantoms
 from trainer.inference.forward import probabilities
 from trainer.inference.inputs import gather, render
 from trainer.inference.predictions import COLUMNS
@@ -379,3 +380,11 @@ def test_a_photograph_that_its_set_calls_ungradable_is_left_to_a_human_and_it_sa
     assert table["defer_why"].str.split().map(lambda why: "ungradable" in why).tolist() == [False, True, False]
     assert table["defer"]["1_left"] == 1
     assert "  ungradable: 1\n" in result.output
+
+
+def test_a_drawn_eye_is_graded_and_flagged_as_one(trained: Trained, tmp_path: Path) -> None:
+    write_phantoms(tmp_path / "eyes", 2)
+    rows, result = predict(trained.run, tmp_path / "eyes")
+    assert all("synthetic" in flags.split() for flags in rows["flags"])
+    assert rows["predicted"].notna().all()
+    assert "synthetic: 2" in result.output

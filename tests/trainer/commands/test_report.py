@@ -1,6 +1,7 @@
 import json
 import re
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,9 @@ import pytest
 import torch
 from click.testing import Result
 
+from pipeline.cache.cache import open_cache
+from pipeline.cache.manifest import Row
+from pipeline.cache.writing import make_tables, with_tables
 from tests.conftest import write_cache
 from tests.trainer.conftest import Trained, invoke, write_tiny_cache
 from tools.cli import main as tools
@@ -21,6 +25,7 @@ from trainer.reporting.page import plain
 
 Fit = Callable[..., Result]
 Cache = Callable[..., Path]
+Patch = pytest.MonkeyPatch
 
 HOSTILE = "<script>alert(1)</script>&\"'_left"
 
@@ -72,6 +77,58 @@ def test_the_page_and_the_card_say_what_was_measured(reported: Path) -> None:
     assert "{{" not in page + card
 
 
+def test_page_and_card_say_where_all_photographs_went_when_and_what_referable_means(reported: Path) -> None:
+    noted, config = (json.loads((reported / name).read_text()) for name in ("dates.json", "config.json"))
+    page, card = text_of(reported / "report.html"), (reported / "CARD.md").read_text()
+    assert "Found: 30 photographs = 30 cached" in card
+    assert "Cached: 30 photographs of 30 patients = 20 train (20 patients) + 5 val (5 patients) + 5 test" in card
+    assert "test: 5 photographs = 5 measured (5 patients; referable 3, not referable 2)" in card
+    assert "Cached 30 photographs of 30 patients" in page
+    assert "Measured: test, graded 5 photographs of 5 patients referable 3, not referable 2" in page
+    assert f"Trained {noted['trained']}, measured {noted['measured test']}, page made" in page
+    assert f"Trained: {noted['trained']}; measured on test: {noted['measured test']}; this card made" in card
+    for text in (page, card):
+        assert "kappa of 0.78" in text
+        assert "knows nothing of macular oedema" in text
+        assert "(the name of its folder; no known set was recognised)" in text
+        assert config["versions"]["torch"] in text
+        assert config["versions"]["fundus-grading"] in text
+    assert "WARNING" not in card
+
+
+def test_unknown_patients_and_drawn_eyes_are_warned_of_at_the_top(trained: Trained, tmp_path: Path) -> None:
+    run, cache = trained.copy(tmp_path / "run"), tmp_path / "cache"
+    shutil.copytree(trained.cache, cache)
+    found = open_cache(cache)
+    rows = [Row(*row)._replace(patient=row[0], flags="synthetic") for row in found.manifest.itertuples(False, None)]
+    with_tables(found.index, tables := make_tables(rows, [])).write(cache)
+    for name, data in tables.items():
+        (cache / name).write_bytes(data)
+    config = json.loads((run / "config.json").read_text())
+    config |= {"cache": str(cache), "cache_digest": open_cache(cache).digest}
+    (run / "config.json").write_text(json.dumps(config))
+    for split in ("val", "test"):
+        metrics = json.loads((run / f"metrics_{split}.json").read_text())
+        (run / f"metrics_{split}.json").write_text(json.dumps(metrics | {"cache": config["cache_digest"]}))
+    invoke("report", run, "--card", run / "CARD.md")
+    page, card = (run / "report.html").read_text(), (run / "CARD.md").read_text()
+    top = page[: page.index("<nav")]
+    said = (
+        "Nothing tells the patients",
+        "Each photograph measured counts as one",
+        "SYNTHETIC: 20 of 20 train, 5 of 5 val, 5 of 5 test photographs",
+    )
+    assert all(f'<p class="alarm">{line}' in top for line in said)
+    assert card.index("[!WARNING]") < card.index("## Model")
+    for text in (text_of(run / "report.html"), card):
+        assert all(line in text for line in said)
+        assert "5 photographs, whose patients nothing tells" in text
+        assert not re.search(r"\b5 patients", text)
+        assert "bootstrap over photographs" in text
+        assert "Only 5 photographs were measured" in text
+        assert "the worse eye decides" not in text
+
+
 def test_the_net_benefit_is_of_the_prevalence_that_evaluate_was_given(
     trained: Trained, trainer: Fit, tmp_path: Path
 ) -> None:
@@ -118,10 +175,13 @@ def test_a_report_on_another_split_stands_beside_it(reported: Path) -> None:
     assert (reported / "report.html").read_bytes() == test
 
 
-def test_a_report_of_the_same_run_is_the_same_page(reported: Path) -> None:
-    before = (reported / "report.html").read_bytes()
-    invoke("report", reported)
-    assert (reported / "report.html").read_bytes() == before
+def test_a_report_of_the_same_run_is_the_same_page_but_for_its_day(reported: Path, monkeypatch: Patch) -> None:
+    made = []
+    for day in ("2026-01-02", "2026-01-02", "2026-01-03"):
+        monkeypatch.setattr("trainer.reporting.disclosure.today", lambda day=day: day)
+        invoke("report", reported)
+        made.append((reported / "report.html").read_bytes())
+    assert made[0] == made[1] == made[2].replace(b"2026-01-03", b"2026-01-02")
 
 
 def test_its_commands_make_this_very_run(reported: Path, trained: Trained) -> None:

@@ -120,11 +120,18 @@ def test_what_is_known_of_leaks_is_said(split: str, told: Leak | None, alarm: bo
 def test_limits_are_those_of_this_very_run() -> None:
     many = limits(metrics(), 0, known())
     assert not any("patients were measured" in line or "has no grade" in line for line in many)
-    few = limits(metrics(patients=42, grades=[190, 10, 0, 0, 0]), 3, known(untold=1000))
+    few = limits(metrics(patients=42, grades=[190, 10, 0, 0, 0]), 3, known())
     assert "Only 42 patients were measured: read the intervals before the figures." in few
     assert "No photograph measured was graded moderate or severe or proliferative: nothing is known about these." in few
     assert "3 photographs of the split have no grade and are left out." in few
-    assert any("No patients are known" in line for line in few)
+    assert not any("No patients are known" in line for line in few)
+
+
+def test_patients_that_nothing_tells_are_not_counted() -> None:
+    blind = limits(metrics(photographs=24, patients=24), 0, known(untold=1000), untold=24)
+    assert "Only 24 photographs were measured: read the intervals before the figures." in blind
+    assert any("No patients are known" in line for line in blind)
+    assert not any("24 patients" in line for line in blind)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,109 @@
+"""What STARD, CLAIM and TRIPOD+AI want said beside the figures: warnings, patients, dates, how far graders agree."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from pipeline.cache.cache import Cache
+from pipeline.cache.manifest import flagged
+from pipeline.cache.splits import told_patients
+from pipeline.storage.url import place
+from trainer.config import RunConfig
+from trainer.reporting.external import Site
+from trainer.reporting.measured import Measured
+from trainer.run_folder import set_name, today
+
+GRADERS: Final = (
+    "How far people agree: the graders of Thailand's national screening programme reached a quadratic weighted kappa "
+    "of 0.78 against a panel of retina specialists, on 25,326 photographs (Ruamviboonsuk et al., npj Digital Medicine "
+    "2019, doi 10.1038/s41746-019-0099-8). Panels of three retina specialists, who discussed until they agreed, "
+    "reached 0.92 to 0.96 against another such panel, on 499 photographs (Schaekermann et al., Translational Vision "
+    "Science and Technology 2019, doi 10.1167/tvst.8.6.40). Those are other photographs: they help to read the kappa "
+    "here, and are no limit that it passes or fails."
+)
+REFERABLE_MEANS: Final = (
+    "Referable here is grade 2 (moderate) or worse, and knows nothing of macular oedema. An eye of grade 0 or 1 with "
+    "macular oedema needs an ophthalmologist too, and is not found here."
+)
+NOT_RECORDED: Final = "not recorded"
+UNKNOWN_PATIENTS: Final = (
+    "Each photograph measured counts as one, for nothing tells whom it shows: where two show one patient, intervals "
+    "are too narrow."
+)
+
+
+def warnings(leak: Mapping[str, Any], untold: bool, synthetic: str, sites: Sequence[Site]) -> list[str]:
+    """What stands at the top: a leak, patients that nothing tells, eyes that were drawn.
+
+    leak: see `leak_statement`. untold: whether nothing tells the patient of any photograph measured. synthetic: see
+    `synthetic_line`.
+    """
+    lines = [leak["text"]] if leak["alarm"] else []
+    if untold:
+        lines.append(UNKNOWN_PATIENTS)
+    if synthetic:
+        lines.append(synthetic)
+    marks = ("LEAK: ", "SYNTHETIC: ")
+    of_sites = [line for site in sites for line in site.lines]
+    return lines + [line for line in of_sites if any(f": {mark}" in line for mark in marks)]
+
+
+def synthetic_photographs(config: RunConfig, cache: Cache | None) -> dict[str, tuple[int, int]]:
+    """split -> (photographs that were drawn or painted, all its photographs), of the splits that have any of them;
+    from the cache where it is at hand, else from config.json."""
+    drawn = dict(config.synthetic)
+    if cache:
+        flags = flagged(cache.manifest, "synthetic").to_numpy()
+        drawn = {split: int(flags[cache.rows(split)].sum()) for split in config.photographs}
+    return {split: (n, config.photographs[split]) for split, n in drawn.items() if n}
+
+
+def synthetic_line(drawn: Mapping[str, tuple[int, int]], measured: str) -> str:
+    """A warning of synthetic photographs; "" where there are none. `measured`: the split that was measured."""
+    if not drawn:
+        return ""
+    shares = ", ".join(f"{n:,} of {total:,} {split}" for split, (n, total) in drawn.items())
+    line = f"SYNTHETIC: {shares} photographs are no photographs of eyes: `tools phantom` drew them, or painted lesions "
+    line += "on them. "
+    if measured in drawn:
+        return f"{line}The figures say nothing of real eyes."
+    return f"{line}The network learned from them; the photographs measured are others."
+
+
+def untold_patients(measured: Measured) -> int:
+    """Of how many of the photographs measured nothing tells the patient; 0 without the cache, which alone knows."""
+    if measured.cache is None:
+        return 0
+    manifest = measured.cache.manifest
+    return int((~told_patients(manifest))[manifest["id"].isin(measured.predictions["id"])].sum())
+
+
+def people(patients: int, untold: int, photographs: int) -> str:
+    """Whom the photographs measured show, as it goes on after their number.
+
+    >>> people(8, 0, 16), people(16, 16, 16)
+    (' of 8 patients', ', whose patients nothing tells')
+    """
+    if untold == photographs:
+        return ", whose patients nothing tells"
+    who = f" of {patients:,} patients" if patients > 1 else " of 1 patient"
+    if not untold:
+        return who
+    return f"{who}, where {untold:,} photographs whose patient nothing tells count as one each"
+
+
+def data_set(config: RunConfig, cache: Cache | None) -> str:
+    """The known set that the photographs are of, else what its folder is called."""
+    known = config.data_set or (cache.index.data_set if cache else "")
+    if known:
+        return known
+    return f"{set_name(place(config.cache))} (the name of its folder; no known set was recognised)"
+
+
+def dates(measured: Measured) -> dict[str, str]:
+    """What was done -> its day (YYYY-MM-DD, UTC): trained, measured, page."""
+    noted = measured.run.read_dates()
+    return {
+        "trained": noted.get("trained", NOT_RECORDED),
+        "measured": noted.get(f"measured {measured.split}", NOT_RECORDED),
+        "page": today(),
+    }

@@ -1,0 +1,215 @@
+"""The flow of photographs and patients from found to measured, as STARD, CLAIM and TRIPOD+AI ask for it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
+
+import pandas as pd
+
+from pipeline.cache.manifest import flagged
+from pipeline.cache.rejects import read_rejects
+from pipeline.cache.splits import SPLITS, patients_of, told_patients
+from pipeline.grades import REFERABLE, UNKNOWN
+from trainer.reporting.external import Site
+from trainer.reporting.measured import Measured
+
+REASONS_SHOWN: Final = 5
+"""The commonest kinds of reasons; the others are counted together."""
+
+
+SHARED: Final = "A patient can stand in several boxes: photographs add up, patients do not."
+
+
+class Part(NamedTuple):
+    """Some of a box's photographs."""
+
+    title: str
+    photographs: int
+
+
+@dataclass(frozen=True)
+class Box:
+    """Photographs that share a fate."""
+
+    title: str
+    photographs: int
+    patients: int | None = None
+    """None where nothing tells them."""
+    parts: tuple[Part, ...] = ()
+    """Empty, or parts that add up to the photographs."""
+
+
+class Step(NamedTuple):
+    """A row of the diagram: boxes, and those of their photographs that go no further."""
+
+    boxes: tuple[Box, ...]
+    leave: tuple[Box, ...]
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Of the run's own photographs:
+
+    found = cached + rejected + ignored; cached = all splits + in no split; the split measured = measured + ungraded.
+    """
+
+    split: str
+    """That was measured."""
+    splits: tuple[Box, ...]
+    measured: Box
+    ungraded: int
+    """Of the split measured, in no box of their own where there are none."""
+    cached: Box | None = None
+    """None without the cache."""
+    outside: Box | None = None
+    """In no split; None where there are none, and without the cache."""
+    found: int | None = None
+    """None where the cache does not tell what was refused."""
+    refused: tuple[Box, ...] = ()
+    """Rejected and ignored, as far as there are any."""
+    rows: int = 0
+    """Rows of tables for which there is no photograph to use."""
+    external: tuple[str, ...] = ()
+    """A line for each external set."""
+
+    @property
+    def steps(self) -> list[Step]:
+        """The diagram, from top to bottom. Boxes that the cache tells nothing of are left out."""
+        no_grade = (Box(f"{self.split}, without a grade", self.ungraded),) if self.ungraded else ()
+        steps = [
+            Step(self.splits, no_grade),
+            Step((replace(self.measured, title=f"measured: {self.split}, graded"),), ()),
+        ]
+        if self.cached:
+            steps.insert(0, Step((self.cached,), (self.outside,) if self.outside else ()))
+        if self.found is not None:
+            steps.insert(0, Step((Box("Found", self.found),), self.refused))
+        return steps
+
+    @property
+    def lines(self) -> list[str]:
+        """The same in words: a sum a line."""
+        lines = []
+        if self.found is not None and self.cached:
+            parts = [f"{self.cached.photographs:,} cached", *map(_part_in_words, self.refused)]
+            lines.append(f"Found: {_photographs(self.found)} = {' + '.join(parts)}")
+        if self.cached:
+            boxes = [*self.splits, *([self.outside] if self.outside else [])]
+            whole = _photographs(self.cached.photographs) + _of_patients(self.cached)
+            lines.append(f"Cached: {whole} = {' + '.join(map(_part_in_words, boxes))}")
+        left = f" + {self.ungraded:,} without a grade" if self.ungraded else ""
+        measured = self.measured.photographs
+        whole = _photographs(measured + self.ungraded)
+        lines.append(f"{self.split}: {whole} = {_part_in_words(self.measured)}{left}")
+        if self.shared:
+            lines.append(SHARED)
+        if self.rows:
+            lines.append(f"Rows of tables without a photograph to use: {self.rows:,}")
+        return [*lines, *self.external]
+
+    @property
+    def shared(self) -> bool:
+        """Whether patients stand in several of the boxes that the cached photographs go to."""
+        boxes = [*self.splits, *([self.outside] if self.outside else [])]
+        there = self.cached.patients if self.cached else None
+        return there is not None and sum(box.patients or 0 for box in boxes) > there
+
+
+def flow_of(measured: Measured) -> Flow:
+    """The flow of a run's photographs; without the cache only its splits and what was measured."""
+    cache, split, metrics = measured.cache, measured.split, measured.metrics
+    referable = sum(metrics["grades"][REFERABLE:])
+    parts = (Part("referable", referable), Part("not referable", metrics["photographs"] - referable))
+    external = tuple(site_line(site) for site in measured.sites if not site.own)
+    if cache is None:
+        box = Box("measured", metrics["photographs"], metrics["patients"], parts)
+        splits = tuple(Box(name, n) for name, n in measured.config.photographs.items() if n)
+        return Flow(split, splits, box, measured.ungraded, external=external)
+    manifest = cache.manifest
+    patients = patients_shown(manifest, measured.predictions["id"])
+    cached, outside = _box("Cached", manifest, manifest), in_no_split(manifest)
+    splits = tuple(_box(name, manifest, part) for name in SPLITS if len(part := manifest[manifest["split"] == name]))
+    rejects = read_rejects(cache)
+    refused: tuple[Box, ...] = ()
+    if rejects:
+        refused = (_refused("rejected", rejects.rejected), _refused("ignored", rejects.ignored))
+    return Flow(
+        split,
+        splits,
+        Box("measured", metrics["photographs"], patients, parts),
+        measured.ungraded,
+        cached=cached,
+        outside=outside if outside.photographs else None,
+        found=cached.photographs + sum(box.photographs for box in refused) if rejects else None,
+        refused=tuple(box for box in refused if box.photographs),
+        rows=rejects.rows if rejects else 0,
+        external=external,
+    )
+
+
+def in_no_split(manifest: pd.DataFrame) -> Box:
+    """The cached photographs that take no part, each counted once, by the first of its reasons."""
+    outside = manifest[manifest["split"] == ""]
+    blank, ungradable = (flagged(outside, flag) for flag in ("blank", "ungradable"))
+    ungraded = outside["grade"] == UNKNOWN
+    reasons = {
+        "blank": blank,
+        "ungradable": ~blank & ungradable,
+        "no grade": ~blank & ~ungradable & ungraded,
+        "graded, and in no split": ~blank & ~ungradable & ~ungraded,
+    }
+    parts = tuple(Part(title, int(rows.sum())) for title, rows in reasons.items() if rows.any())
+    box = _box("in no split", manifest, outside)
+    return Box(box.title, box.photographs, box.patients, parts)
+
+
+def site_line(site: Site) -> str:
+    """How many photographs of an external set were measured, and those without a grade where that is recorded."""
+    n, ungraded, known = site.metrics["photographs"], site.metrics.get("ungraded"), site.metrics.get("data_set")
+    what = f"External set {site.name}" + (f" ({known})" if known else "")
+    measured = f"{n:,} measured ({_patients(site.metrics['patients'])})"
+    if not ungraded:
+        return f"{what}: {measured}"
+    return f"{what}: {_photographs(n + ungraded)} = {measured} + {ungraded:,} without a grade"
+
+
+def _box(title: str, manifest: pd.DataFrame, part: pd.DataFrame) -> Box:
+    return Box(title, len(part), patients_shown(manifest, part["id"]))
+
+
+def patients_shown(manifest: pd.DataFrame, ids: "pd.Series[str]") -> int | None:
+    """How many patients these photographs show; None where nothing tells any of them."""
+    if not told_patients(manifest)[manifest["id"].isin(ids)].any():
+        return None
+    return int(patients_of(manifest, ids).nunique())
+
+
+def _refused(title: str, reasons: Mapping[str, int]) -> Box:
+    listed = list(reasons.items())
+    parts = [Part(*each) for each in listed[:REASONS_SHOWN]]
+    if rest := sum(n for _, n in listed[REASONS_SHOWN:]):
+        parts.append(Part("other reasons", rest))
+    return Box(title, sum(reasons.values()), parts=tuple(parts))
+
+
+def _part_in_words(box: Box) -> str:
+    """
+    >>> _part_in_words(Box("in no split", 4, 3, (Part("blank", 1), Part("ungradable", 3))))
+    '4 in no split (3 patients; blank 1, ungradable 3)'
+    """
+    patients = "" if box.patients is None else _patients(box.patients)
+    parts = ", ".join(f"{part.title} {part.photographs:,}" for part in box.parts)
+    inside = "; ".join(each for each in (patients, parts) if each)
+    return f"{box.photographs:,} {box.title}" + (f" ({inside})" if inside else "")
+
+
+def _of_patients(box: Box) -> str:
+    return "" if box.patients is None else f" of {_patients(box.patients)}"
+
+
+def _photographs(n: int) -> str:
+    return "1 photograph" if n == 1 else f"{n:,} photographs"
+
+
+def _patients(n: int) -> str:
+    return "1 patient" if n == 1 else f"{n:,} patients"
