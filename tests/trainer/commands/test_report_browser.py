@@ -99,7 +99,7 @@ def test_it_renders_without_a_complaint_and_without_a_request(
     assert page.as_uri() in asked
     assert all(url == page.as_uri() or url.startswith("data:") for url in asked)
     assert driver.get_log("browser") == []
-    assert driver.execute_script("return document.querySelector('h1').innerText") == "run"
+    assert driver.execute_script("return document.querySelector('h1').innerText") == "page0/run"
     drawn = "return [...document.images].every(image => image.naturalWidth > 0)"
     assert driver.execute_script(drawn)
     assert driver.execute_script("return document.images.length") >= 10  # five photographs, each with its heat
