@@ -3,6 +3,9 @@
 import csv
 import io
 from collections.abc import Iterable, Sequence
+from typing import Final
+
+_LIVE: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
 
 
 def to_csv(rows: Iterable[Sequence[object]], columns: Sequence[str]) -> bytes:
@@ -19,3 +22,16 @@ def csv_lines(rows: Iterable[Sequence[object]]) -> bytes:
 
 def utf8(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
+
+
+def defused(text: str) -> str:
+    """A text for a table that people open in a spreadsheet, where a cell such as =1+1 would be computed.
+
+    One that begins with = + - @, a tab or a line's end has an apostrophe put before it, as spreadsheets mark text; so
+    has one that begins with an apostrophe. Hence two texts never become one, and whoever takes one leading apostrophe
+    away has the text again. Tables that commands read back (manifests, predictions of a split) hold texts as they are.
+
+    >>> defused("=1+1"), defused("'=1+1"), defused("17_left")
+    ("'=1+1", "''=1+1", '17_left')
+    """
+    return f"'{text}" if text.startswith(_LIVE) else text

@@ -135,6 +135,11 @@ def cached_photographs(cache: Cache, rows: NDArray[np.int64]) -> list[Photograph
     return [photograph(row, *cells) for row, cells in zip(rows.tolist(), table.itertuples(index=False), strict=True)]
 
 
+def uploaded(source: str, data: bytes) -> Photograph:
+    """A photograph in memory. `source`: what it is called, a file's name or a path with slashes; nothing is opened."""
+    return Photograph(plain_id(source.rpartition("/")[2]), source, partial(_prepared, data))
+
+
 def _drawn_in(folder: Path) -> str:
     """What of ours a folder is, whose pictures are all drawn; "" for any other."""
     if is_run(folder):
@@ -210,7 +215,11 @@ def _add(found: dict[str, tuple[str, Photograph]], id: str, path: Path) -> None:
 
 
 def _read_raw(source: str, recipe: Recipe) -> Ready:
-    prepared = prepare(read_regular(Path(source)), recipe)
+    return _prepared(read_regular(Path(source)), recipe)
+
+
+def _prepared(data: bytes, recipe: Recipe) -> Ready:
+    prepared = prepare(data, recipe)
     disc = prepared.disc
     return Ready(prepared.jpeg, prepared.width, prepared.height, None if disc is None else disc.radius, prepared.flags)
 

@@ -17,7 +17,7 @@ from pipeline.photos.contact_sheet import SIDE, Tile, draw_sheet, encoded
 from pipeline.photos.discovery import Refusal
 from pipeline.storage.artifacts import EXPLAINED, EXPLAINED_COLUMNS, SHEET
 from pipeline.storage.atomic import write_whole
-from pipeline.storage.csv_files import to_csv
+from pipeline.storage.csv_files import defused, to_csv
 from pipeline.storage.outputs import recorded
 from trainer.inference.gradcam import overlay
 from trainer.inference.predictor import Explanation
@@ -78,7 +78,8 @@ class ExplainedFolder:
             if is_explained_file(self.path / name):  # a record proves nothing by itself
                 (self.path / name).unlink(missing_ok=True)
         with write_whole(self.path / REJECTS) as file:
-            file.write(to_csv(sorted(refused), Refusal._fields))
+            lines = [(defused(each.source), defused(each.reason)) for each in sorted(refused)]
+            file.write(to_csv(lines, Refusal._fields))
         if not self.by_grade:
             (self.path / SHEET).unlink(missing_ok=True)  # an older result's
             self._write_record([row for row in self._rows if row[0] != SHEET])

@@ -1,0 +1,57 @@
+"""What the page says of a graded photograph in words: the decision, and each flag."""
+
+from typing import Final
+
+from trainer.inference.predictions import defers
+from trainer.inference.predictor import Prediction
+from trainer.network.image_statistics import FLAG
+
+FLAG_WORDS: Final = {
+    "blank": "The picture is blank, or too dark to grade.",
+    "burned_in": "The file says that words are drawn into the picture. They may name the patient.",
+    "damaged": "The file is damaged. A part of the picture may be wrong.",
+    "first_page": "The file holds several pictures. The first was graded.",
+    "no_disc": "No retina was found. The whole picture was graded.",
+    "overexposed": "Half of the retina is nearly white.",
+    "wide_field": "An ultra-wide-field photograph. Lesions look smaller on it than on the photographs of training.",
+    "widened": "Light lies outside the retina: a stamp, a reflex, or the retina was not found well.",
+    f"{FLAG}size": "The size of the picture is unlike all training photographs.",
+    f"{FLAG}radius": "The share of the picture that the retina takes is unlike all training photographs.",
+    f"{FLAG}colour": "The colours are unlike all training photographs.",
+    f"{FLAG}brightness": "The brightness is unlike all training photographs.",
+    f"{FLAG}sharpness": "The sharpness is unlike all training photographs.",
+    f"{FLAG}no_disc": "No retina was found, unlike in nearly all training photographs.",
+}
+"""Flag, of pipeline.photos.preparation.Prepared or Seen.unlike -> a sentence."""
+
+
+def flag_words(flags: tuple[str, ...]) -> list[str]:
+    """A sentence for each flag; a flag without one stands as it is."""
+    return [FLAG_WORDS.get(flag, flag) for flag in flags]
+
+
+def decision(prediction: Prediction, threshold: float, least: float) -> tuple[str, str, str]:
+    """What to do with a photograph: (kind, headline, why). Kind: "refer", "keep" or "human".
+
+    least: the confidence below which it is left to a human (see DecisionRule.least_confidence).
+    """
+    p, referable = prediction.p_referable, prediction.referable(threshold)
+    which = "at or above" if referable else "below"
+    why = f"Grade 2 or worse has a probability of {percent(p)}, {which} the threshold of {percent(threshold)}."
+    if defers(prediction, threshold, least):
+        unlike = any(flag == "blank" or flag.startswith(FLAG) for flag in prediction.flags)
+        reason = "No decision should rest on this picture; see below." if unlike else "The network is unsure here."
+        return "human", "Left to a person: not decided", f"{reason} {why}"
+    return ("refer", "Refer", why) if referable else ("keep", "Below the threshold: not referred", why)
+
+
+def percent(share: float) -> str:
+    """
+    >>> percent(0.123), percent(0.0004), percent(0.99995), percent(1.5)
+    ('12.3 %', 'under 0.1 %', 'over 99.9 %', 'over 100 %')
+    """
+    if share > 1:
+        return "over 100 %"  # a threshold above 1 refers nobody
+    if share >= 0.9995:
+        return "over 99.9 %" if share < 1 else "100.0 %"
+    return f"{100 * share:.1f} %" if share >= 0.0005 or share == 0 else "under 0.1 %"
