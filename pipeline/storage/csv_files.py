@@ -1,7 +1,6 @@
 """CSV as everything here writes it."""
 
 import csv
-import io
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -15,9 +14,16 @@ def to_csv(rows: Iterable[Sequence[object]], columns: Sequence[str]) -> bytes:
 
 def csv_lines(rows: Iterable[Sequence[object]]) -> bytes:
     """CSV as everything here writes it: UTF-8, "\\n", quotes only where needed; bytes of odd file names survive."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return utf8(text.getvalue())
+    lines = _Lines()
+    csv.writer(lines, lineterminator="\r\n").writerows(rows)
+    return utf8("".join(lines))
+
+
+class _Lines(list[str]):
+    """Written to line by line, for csv quotes only the line ends that its own line ends in; readers want all quoted."""
+
+    def write(self, line: str) -> None:
+        self.append(f"{line[:-2]}\n")
 
 
 def utf8(text: str) -> bytes:

@@ -37,14 +37,13 @@ def serve(run: Path, *, host: str | None, port: int | None, defer: float | None,
         warn(f"{error}; only blank and unusual photographs are left to a person")
         least = 0.0
 
-    def say(taken: int, address: str) -> None:
-        if port is None and taken != server.PORT:
-            click.echo(f"port {server.PORT} is taken; this is {taken}")
-        if host is not None:
-            warn("the page is open to the network: whoever has the address can use it, and nothing is encrypted")
-        click.echo(f"open {address}\nCtrl-C ends it")
-
-    at_work = server.serve(predictor, run, least, host=host, port=port, say=say)
+    page = server.Page(predictor, run, least, host=host, port=port)
+    if port is None and page.port != server.PORT:
+        click.echo(f"port {server.PORT} is taken; this is {page.port}")
+    if host is not None:
+        warn("the page is open to the network: whoever has the address can use it, and nothing is encrypted")
+    click.echo(f"open {page.url}\nCtrl-C ends it")
+    at_work = page.run()
     if at_work:  # threads in the middle of a photograph would be waited for; nothing of it is kept anywhere
         sys.stdout.flush()
         sys.stderr.flush()

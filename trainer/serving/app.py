@@ -127,9 +127,9 @@ def _name(request: Request) -> str:
 
 
 def _nbytes(request: Request) -> int:
-    """As the request says; the server holds it to that."""
+    """As the request says; the server holds it to that, unless it comes in chunks, whatever else it says."""
     said = request.headers.get("content-length")
-    if said is None:
+    if said is None or "transfer-encoding" in request.headers:
         raise _unread(411, "the request does not say how long the photograph is")
     if int(said) > MOST_BYTES:
         raise _unread(413, f"{int(said):,} bytes, more than the {MOST_BYTES:,} allowed")

@@ -3,12 +3,14 @@
 import hmac
 import secrets
 import socket
+import traceback
 from collections.abc import Mapping
 from http.cookies import CookieError, SimpleCookie
 from ipaddress import ip_address
 from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
+import h11
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -59,7 +61,13 @@ class Guard:
             await send(message)
 
         answer = self._refusal(scope) or self._entrance(scope)
-        await (answer or self._app)(scope, receive, send_with_headers)
+        try:
+            await (answer or self._app)(scope, receive, send_with_headers)
+        except h11.LocalProtocolError:
+            pass  # the client broke the rules of HTTP in its body, and uvicorn has told it so already
+        except Exception:
+            traceback.print_exc()  # a fault of ours: uvicorn itself is told to be silent about what clients do
+            raise
 
     def _refusal(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)

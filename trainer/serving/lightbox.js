@@ -214,7 +214,8 @@ function enlarge(entry, withHeat) {
   open = entry;
   const original = find("#original"), dialog = find("#large");
   find("#large-title").textContent = entry.path;
-  find("#large-said").textContent = `${entry.headline}. Predicted: grade ${entry.grade}, ${entry.grade_name}. ${entry.why}`;
+  const said = [`${entry.headline}.`, `Predicted: grade ${entry.grade}, ${entry.grade_name}.`, entry.why, ...entry.notes];
+  find("#large-said").textContent = said.join(" ");
   find("#original-words").textContent = "The photograph as it came.";
   original.alt = `The photograph ${entry.path}`;
   original.onload = () => URL.revokeObjectURL(original.src);

@@ -2,12 +2,10 @@
 
 import asyncio
 import errno
-import logging
 import socket
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import h11
 import uvicorn
@@ -55,12 +53,6 @@ class Impatient(H11Protocol):
             self._late = None
 
 
-class _Server(uvicorn.Server):
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # that a photograph is dropped is no error
-        await super().shutdown(sockets)
-
-
 def listen(host: str | None, port: int | None) -> tuple[socket.socket, int]:
     """A socket of this machine and its port; host None: loopback; port None: PORT, or where that is taken any free one.
 
@@ -81,39 +73,44 @@ def listen(host: str | None, port: int | None) -> tuple[socket.socket, int]:
     return taken, int(taken.getsockname()[1])
 
 
-def serve(
-    predictor: Predictor,
-    run: Path,
-    least: float,
-    *,
-    host: str | None,
-    port: int | None,
-    say: Callable[[int, str], Any],
-) -> bool:
-    """Serves the page until Ctrl-C, and returns whether a thread is still at work on a photograph.
+class Page:
+    """The page of some weights at an address of this machine, which is taken from the start and answers in `run`."""
 
-    host, port: see `listen`; with a host the page asks for a token. least: see `Lightbox`. say(port, address): called
-    once the page answers.
-    """
-    desk, facts = Desk(), collect_facts(run, predictor.about)
-    taken, port = listen(host, port)
-    guard = Guard(make_app(Lightbox(predictor, least), facts, desk), host, port)
-    config = uvicorn.Config(
-        guard,
-        http=Impatient,
-        ws="none",
-        lifespan="off",
-        log_level="error",
-        access_log=False,  # it would print the token
-        server_header=False,
-        proxy_headers=False,
-        timeout_graceful_shutdown=0,
-        limit_concurrency=MOST_CONNECTIONS,
-    )
-    say(port, address(host, port, guard.token))
-    with taken, suppress(KeyboardInterrupt):  # uvicorn raises the signal again, once it has ended
-        _Server(config).run([taken])
-    return desk.busy
+    def __init__(self, predictor: Predictor, run: Path, least: float, *, host: str | None, port: int | None) -> None:
+        """least: see `Lightbox`. host, port: see `listen`; with a host the page asks for a token.
+
+        Raises OutputError where the address cannot be had, RunError where the run cannot be read.
+        """
+        facts = collect_facts(run, predictor.about)
+        self._desk = Desk()
+        self._socket, self.port = listen(host, port)
+        guard = Guard(make_app(Lightbox(predictor, least), facts, self._desk), host, self.port)
+        self.url: Final = address(host, self.port, guard.token)
+        """With the token, where there is one."""
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                guard,
+                http=Impatient,
+                ws="none",
+                lifespan="off",
+                log_level="critical",  # or any client could fill the terminal; see Guard
+                access_log=False,  # it would print the token
+                server_header=False,
+                proxy_headers=False,
+                timeout_graceful_shutdown=0,
+                limit_concurrency=MOST_CONNECTIONS,
+            )
+        )
+
+    def run(self) -> bool:
+        """Answers until Ctrl-C or `stop`. Returns whether a thread is still at work on a photograph."""
+        with self._socket, suppress(KeyboardInterrupt):  # uvicorn raises the signal again, once it has ended
+            self._server.run([self._socket])
+        return self._desk.busy
+
+    def stop(self) -> None:
+        """Ends `run`; for another thread."""
+        self._server.should_exit = True
 
 
 def address(host: str | None, port: int, token: str | None) -> str:

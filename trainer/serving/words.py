@@ -40,7 +40,7 @@ def decision(prediction: Prediction, threshold: float, least: float) -> tuple[st
     why = f"Grade 2 or worse has a probability of {percent(p)}, {which} the threshold of {percent(threshold)}."
     if defers(prediction, threshold, least):
         unlike = any(flag == "blank" or flag.startswith(FLAG) for flag in prediction.flags)
-        reason = "No decision should rest on this picture; see below." if unlike else "The network is unsure here."
+        reason = "No decision should rest on this picture." if unlike else "The network is unsure here."
         return "human", "Left to a person: not decided", f"{reason} {why}"
     return ("refer", "Refer", why) if referable else ("keep", "Below the threshold: not referred", why)
 
