@@ -1,10 +1,13 @@
-"""Kinds of numbers and words that both commands are given: they keep a slip of the finger from becoming a crash."""
+"""Kinds of options that both commands have: numbers and words that are checked, and sections of a long --help."""
 
+from collections.abc import Callable
+from functools import partial
 from math import isfinite
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import click
 
+Command = TypeVar("Command", bound=Callable[..., Any])
 SMALLEST: Final = 32
 """Pixels, the least side of a square photograph. The last map of a ResNet, a 32nd of the side, has one place of it."""
 LARGEST: Final = 4096
@@ -33,3 +36,27 @@ class Text(click.types.StringParamType):
 
 
 WORKERS: Final = click.IntRange(1, MOST_THREADS)
+
+
+class SectionOption(click.Option):
+    """An option that `--help` lists below the title of its section."""
+
+    def __init__(self, *args: Any, section: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.section = section
+
+
+def section(title: str) -> Callable[..., Callable[[Command], Command]]:
+    """`click.option` for the options of one section."""
+    return partial(click.option, cls=SectionOption, section=title)
+
+
+def write_options(command: click.Command, context: click.Context, formatter: click.HelpFormatter) -> None:
+    """Writes a command's options, section by section; those of no section come last, below "Options"."""
+    sections: dict[str, list[tuple[str, str]]] = {}
+    for parameter in command.get_params(context):
+        if record := parameter.get_help_record(context):
+            sections.setdefault(getattr(parameter, "section", "Options"), []).append(record)
+    for title, records in sorted(sections.items(), key=lambda item: item[0] == "Options"):
+        with formatter.section(title):
+            formatter.write_dl(records)

@@ -325,10 +325,10 @@ def test_make_installs_dali_where_it_has_wheels(system: str, extras: str, tmp_pa
     assert f"--editable '.[{extras}]'" in plan
 
 
-def test_the_readmes_commands_without_make_are_those_of_the_makefile() -> None:
-    readme, makefile = ((ROOT / name).read_text("utf-8") for name in ("README.md", "Makefile"))
+def test_the_commands_without_make_are_those_of_the_makefile() -> None:
+    page, makefile = ((ROOT / name).read_text("utf-8") for name in ("docs/systems.md", "Makefile"))
     made = re.findall(r"^\t\$\(BIN\)/((?:tools|trainer) .*)$", makefile, re.MULTILINE)
     assert len(made) == 4
-    assert re.findall(r"^    \.venv/bin/((?:tools|trainer) .*)$", readme, re.MULTILINE) == made
-    windows = re.findall(r"^    \.venv\\Scripts\\((?:tools|trainer) .*)$", readme, re.MULTILINE)
+    assert re.findall(r"^    \.venv/bin/((?:tools|trainer) .*)$", page, re.MULTILINE) == made
+    windows = re.findall(r"^    \.venv\\Scripts\\((?:tools|trainer) .*)$", page, re.MULTILINE)
     assert [line.replace("\\", "/") for line in windows] == made

@@ -12,7 +12,7 @@ from click.core import ParameterSource
 
 from pipeline.errors import FundusError
 from pipeline.machine import END_SIGNALS, usable_cores
-from pipeline.options import LARGEST, MOST_A_BATCH, SMALLEST, WORKERS, Finite, Text
+from pipeline.options import LARGEST, MOST_A_BATCH, SMALLEST, WORKERS, Finite, Text, section
 from pipeline.storage.artifacts import Kind, picture_kind
 from pipeline.storage.atomic import write_whole
 from pipeline.storage.local_cache import local_cache_option
@@ -20,8 +20,6 @@ from pipeline.storage.outputs import GuardedGroup, OutputFile, OutputFolder, Out
 from pipeline.storage.url import Folder, Url, place
 
 if TYPE_CHECKING:
-    from tools.benchmark.report import Report
-    from tools.benchmark.shards import ShardReport
     from tools.sheet import Grouping
 
 FOLDER = Folder(path_type=Path)
@@ -51,87 +49,94 @@ def _exit_at_sigterm() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+_cache = section("Cache")
+_table = section("Table of grades")
+_splits = section("Patients and splits")
+_work = section("Work")
+
+
 @main.command()
 @click.argument("src", type=place)
-@click.option(
+@_cache(
     "--out",
     type=OutputPlace(urls=True),
     default=Path("cache"),
-    help="The cache, folder or URL, to make or bring up to date.",
+    help="The cache to make or to update, a folder or a URL.",
 )
-@click.option("--size", type=click.IntRange(SMALLEST, LARGEST), default=512, help="Side of the cached square, pixels.")
-@click.option("--quality", type=click.IntRange(1, 100), default=95, help="JPEG quality of the cached photographs.")
-@click.option("--enhance", type=click.Choice(["none", "graham", "clahe"]), default="none", help="Local contrast.")
-@click.option("--labels", type=place, help="The table of grades, where it is not in SRC or SRC has several.")
-@click.option("--id-column", type=Text(), help="Column that names the photograph.")
-@click.option("--grade-column", type=Text(), help="Column that has the grade.")
-@click.option("--patient-column", type=Text(), help="Column that names the patient.")
-@click.option("--eye-column", type=Text(), help="Column that names the eye: left or right, L or R, OS or OD.")
-@click.option("--split-column", type=Text(), help="Column that names the split: train, val or test.")
-@click.option(
+@_cache("--size", type=click.IntRange(SMALLEST, LARGEST), default=512, help="Side of the cached square, pixels.")
+@_cache("--quality", type=click.IntRange(1, 100), default=95, help="JPEG quality of the cached photographs.")
+@_cache("--enhance", type=click.Choice(["none", "graham", "clahe"]), default="none", help="Enhance the local contrast.")
+@_cache("--keep-blank", is_flag=True, help="Let near-black and featureless photographs take part.")
+@_table("--labels", type=place, help="The table of grades, where it is not in SRC or SRC has several.")
+@_table("--id-column", type=Text(), help="Column that names the photograph.")
+@_table("--grade-column", type=Text(), help="Column that has the grade.")
+@_table("--patient-column", type=Text(), help="Column that names the patient.")
+@_table("--eye-column", type=Text(), help="Column that names the eye: left or right, L or R, OS or OD.")
+@_table("--split-column", type=Text(), help="Column that names the split: train, val or test.")
+@_table(
     "--gradable-column",
     type=Text(),
     metavar="C=VALUES",
     help="Column that says which photographs can be graded, and the cells that mean so: quality=0,1.",
 )
-@click.option(
-    "--keep-column", type=Text(), multiple=True, metavar="C", help="Column to keep in attributes.csv. Repeatable."
+@_table(
+    "--keep-column",
+    type=Text(),
+    multiple=True,
+    metavar="C",
+    help="Column to keep in attributes.csv. May be given several times.",
 )
-@click.option(
+@_table(
     "--scale",
     type=Text(),
     metavar="NAME|FILE",
-    help="What the grades are: icdr, messidor, scottish, nhs, paraguay, or a TOML file.  [default: icdr]",
+    help="Scale of the grades: icdr, messidor, scottish, nhs, paraguay, or a TOML file.  [default: icdr]",
 )
-@click.option(
+@_table(
     "--layout",
     type=Text(),
     metavar="tables|folders|FILE",
-    help="Grades from tables alone, from names of folders alone, or as a TOML file describes the set.  "
+    help="Take grades from tables alone, from names of folders alone, or as a TOML file describes the set.  "
     "[default: by the evidence]",
 )
-@click.option("--follow-links", is_flag=True, help="Read what links lead to, out of SRC too.")
-@click.option(
+@_table("--follow-links", is_flag=True, help="Read what links lead to, also outside SRC.")
+@_splits(
     "--split",
     type=Text(),
     default="auto",
     metavar="auto|patient|train|test|FILE",
-    help="auto: train, val and test as the set has them, else as patient. patient: drawn by patient, 70/10/20. train, "
-    "test: all photographs there. FILE: a table with the columns image and split.",
+    help="auto: train, val and test as the set has them, else as patient. patient: drawn by patient, 70/10/20 %. "
+    "train, test: all photographs there. FILE: a table with the columns image and split.",
 )
-@click.option(
-    "--split-seed", type=click.IntRange(-(2**63), 2**64 - 1), default=0, help="Another seed draws other patients."
-)
-@click.option(
+@_splits("--split-seed", type=click.IntRange(-(2**63), 2**64 - 1), default=0, help="Seed of the drawing of patients.")
+@_splits(
     "--patient-pattern",
     type=Text(),
     help="Regular expression for names: its group `patient` (or its first) is the patient, `eye` the eye.  "
     "[default: the usual ways, such as 17_left]",
 )
-@click.option(
+@_splits(
     "--id-key",
     type=FOLDER,
     metavar="FILE",
-    help="Key of the pseudonyms of patients in DICOM files, made where it is not there. With the same key other caches "
-    "have the same pseudonyms.  [default: one of the user's]",
+    help="Key of the pseudonyms of patients in DICOM files; it is made if it does not exist. The same key gives "
+    "the same pseudonyms in other caches.  [default: one of the user's]",
 )
-@click.option("--keep-ids", is_flag=True, help="Patients of DICOM files by their ids as they are, not by pseudonyms.")
-@click.option("--keep-blank", is_flag=True, help="Let near-black and featureless photographs take part.")
-@click.option("--workers", type=WORKERS, default=usable_cores, show_default="all cores", help="Processes.")
-@click.option("--strict", is_flag=True, help="Stop at the first photograph or row that is refused.")
-@click.option(
+@_splits("--keep-ids", is_flag=True, help="Keep the patient ids of DICOM files as they are, without pseudonyms.")
+@_work("--workers", type=WORKERS, default=usable_cores, show_default="all cores", help="Processes.")
+@_work("--strict", is_flag=True, help="Stop at the first photograph or row that is refused.")
+@_work(
     "--max-rejects",
     type=Finite(0, 1),
     default=0.01,
-    help="Stop when more than this part of the photographs (and over 100) is refused.",
+    help="Stop when more than this fraction of the photographs (and more than 100) is refused.",
 )
 @local_cache_option
-@click.option(
+@_work(
     "--scheduler",
     type=Text(),
     metavar="URL",
-    help="A Dask scheduler, tcp://HOST:8786, whose workers do the work instead; they see SRC and --out as this machine "
-    "does.",
+    help="A Dask scheduler, tcp://HOST:8786, whose workers do the work. They need SRC and --out under the same paths.",
 )
 @_exit_at_sigterm()
 def preprocess(
@@ -162,7 +167,10 @@ def preprocess(
     max_rejects: float,
     scheduler: str | None,
 ) -> None:
-    """Find, crop, resize and cache the photographs below SRC."""
+    """Find, crop, resize and cache photographs.
+
+    SRC is a folder, an archive or a URL. The same command continues an interrupted run, and updates a cache.
+    """
     from pipeline.photos.preparation import Recipe
     from tools.preprocessing.preprocess import Settings
     from tools.preprocessing.preprocess import preprocess as bring_up_to_date
@@ -246,8 +254,10 @@ def _options_that_matter() -> tuple[str, ...]:
 @main.command()
 @click.argument("name", type=Text(), required=False)
 def datasets(name: str | None) -> None:
-    """The public data sets that are known; with NAME all that is known of one: where from, how it must lie, what is
-    wrong with it."""
+    """List the known public data sets.
+
+    With NAME, print all that is known of one: where it comes from, how its files must lie, what is wrong with it.
+    """
     from shutil import get_terminal_size
 
     from tools.datasets import details, overview
@@ -259,7 +269,10 @@ def datasets(name: str | None) -> None:
 @main.command()
 @click.argument("cache", type=place)
 def check(cache: Path | Url) -> None:
-    """Read every byte of CACHE: checksums, decoding, sizes, manifest. Exit 1 and a list where anything is wrong."""
+    """Verify every byte of CACHE.
+
+    Reads checksums, pictures, sizes and the manifest. Ends with exit code 1 and a list if anything is wrong.
+    """
     from tools.check import check_cache
 
     problems, entries = check_cache(cache)
@@ -276,7 +289,7 @@ def check(cache: Path | Url) -> None:
 @click.option("--by", type=click.Choice(["grade", "split", "flag"]), default="grade", help="What makes a row.")
 @click.option("--each", type=click.IntRange(1, 200), default=12, help="Photographs a row.")
 def sheet(cache: Path | Url, out: Path, by: "Grouping", each: int) -> None:
-    """Draw a contact sheet of CACHE into OUT, a PNG."""
+    """Draw a contact sheet of CACHE into OUT, a PNG file."""
     from pipeline.cache.cache import open_cache
     from pipeline.photos.contact_sheet import encoded
     from tools.sheet import sheet_of_cache
@@ -291,8 +304,9 @@ def sheet(cache: Path | Url, out: Path, by: "Grouping", each: int) -> None:
 @main.command()
 @click.argument("target", type=place, metavar="CACHE|SRC")
 def audit(target: Path | Url) -> None:
-    """What needs no image reader: leaks between splits, duplicates, and how far no-image guesses get.
+    """Look for leaks, duplicates and contradicting grades.
 
+    Says too what guesses would score that look at no photograph.
     A SRC is audited by its tables alone where it has no photographs.
     """
     from tools.audit import audit as look
@@ -314,9 +328,10 @@ def audit(target: Path | Url) -> None:
 )
 @local_cache_option
 def phantom(out: Path, eyes: int, seed: int, onto: Path | Url | None) -> None:
-    """Draw synthetic graded eyes into OUT, in Kaggle's layout, to try everything without a data set.
+    """Draw synthetic graded eyes, to try everything on.
 
-    With --onto only the lesions are drawn, for a network to learn from before it sees graded photographs.
+    OUT gets the layout of EyePACS. With --onto only the lesions are drawn, on healthy photographs of a cache: a network
+    can learn from them before it sees graded photographs.
     """
     from pipeline.cache.cache import open_cache
     from tools.phantoms.dataset import paint_phantoms, write_phantoms
@@ -339,11 +354,6 @@ def phantom(out: Path, eyes: int, seed: int, onto: Path | Url | None) -> None:
 @click.option("--workers", type=WORKERS, default=usable_cores, show_default="all cores", help="Loading.")
 @click.option("--seconds", type=Finite(0, min_open=True), default=1.5, help="For each row in each round.")
 @click.option("--json", "out", type=OutputFile(BENCH), help="Write the figures there too.")
-@click.option(
-    "--simulate-shards",
-    is_flag=True,
-    help="Measure nothing, simulate: what 1 to 64 machines fetch of ten million photographs, by the order of an epoch.",
-)
 def bench(
     cache: Path | None,
     size: int | None,
@@ -351,27 +361,20 @@ def bench(
     workers: int,
     seconds: float,
     out: Path | None,
-    simulate_shards: bool,
 ) -> None:
-    """How fast this machine decodes, loads and trains on CACHE (or on phantoms), and what to do about the slowest."""
+    """Measure how fast this machine decodes, loads and trains.
+
+    Measures on CACHE, or on drawn eyes, and tells what is slowest and what to do about it.
+    """
     import json
 
     from rich.console import Console
 
-    if simulate_shards and cache:
-        raise click.UsageError("--simulate-shards reads no CACHE")
-    report: Report | ShardReport
+    from tools.benchmark.bench import Settings
+    from tools.benchmark.bench import bench as measure
+
     with Console(stderr=True).status("") as status:
-        if simulate_shards:
-            from tools.benchmark.shards import simulate
-
-            status.update("simulating, about half a minute")
-            report = simulate()
-        else:
-            from tools.benchmark.bench import Settings
-            from tools.benchmark.bench import bench as measure
-
-            report = measure(cache, Settings(size, batch, workers, seconds), status.update)
+        report = measure(cache, Settings(size, batch, workers, seconds), status.update)
     Console(width=None if Console().is_terminal else 120).print(report.table())
     if out:
         with write_whole(out) as file:

@@ -3,30 +3,22 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import click
 from click.core import ParameterSource
 
-from pipeline.options import LARGEST, MOST_A_BATCH, MOST_EPOCHS, SMALLEST, WORKERS, Finite, Text
+from pipeline.options import WORKERS, Finite, Text, section
 from pipeline.storage.artifacts import EXPLAINED
 from pipeline.storage.local_cache import local_cache_gb_option, local_cache_option
 from pipeline.storage.outputs import GuardedGroup, OutputFile, OutputFolder, OutputPlace, kept
 from pipeline.storage.url import Folder, Url, place
 from trainer.config import (
-    CLASS_WEIGHTS,
     DEVICES,
-    GRADE_BY,
-    KEEPS,
     LOADERS,
-    LOSSES,
-    MODELS,
-    PRECISIONS,
-    SAMPLINGS,
-    SCHEDULES,
-    STEMS,
     FitConfig,
 )
+from trainer.fit_options import fit_options
 from trainer.kinds import (
     CARD,
     ONNX,
@@ -44,15 +36,8 @@ from trainer.run_folder import unfit_name
 
 FOLDER = Folder(path_type=Path)
 DEFAULT = FitConfig()
+RUN = section("Run")
 LR_FIGURE = OutputFile(RANGE_TEST, lambda path: beside_figure(path, RANGE_TEST))
-
-
-class PixelsOrShare(Finite):
-    """Whole pixels as an int."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        number = super().convert(value, param, ctx)
-        return int(number) if number % 1 == 0 else number
 
 
 class SetName(Text):
@@ -104,91 +89,13 @@ def _asked(context: click.Context, settings: Mapping[str, Any]) -> tuple[FitConf
 
 
 @main.command()
-@click.option("--recipe", type=click.Choice(list(RECIPES)),
-              help="Defaults of other options by name; those given here override it.")  # fmt: skip
-@click.option(
-    "--cache", type=Text(), default=DEFAULT.cache, help="A cache that `tools preprocess` made, folder or URL."
-)
-@click.option(
-    "--loader", type=click.Choice(LOADERS), default=DEFAULT.loader, help="auto: dali on a GPU where it is installed."
-)
-@click.option("--model", type=click.Choice(MODELS), default=DEFAULT.model, help="A ResNet of torchvision.")
-@click.option("--stem", type=click.Choice(STEMS), default=DEFAULT.stem,
-              help="The first layers. small: at full resolution, for images below 64 px; auto: by size.")  # fmt: skip
-@click.option("--weights", type=Text(), default=DEFAULT.weights, metavar="auto|imagenet|none|FILE",
-              help="auto: ImageNet's if they can be had. FILE: torchvision's .pth or a model.safetensors.")  # fmt: skip
-@click.option("--head-epochs", type=click.IntRange(0, MOST_EPOCHS), default=DEFAULT.head_epochs,
-              help="Epochs for the last layer alone, where weights are pretrained.")  # fmt: skip
-@click.option("--views", type=click.IntRange(1, MOST_EPOCHS), default=DEFAULT.views,
-              help="Augmented views of a photograph that those epochs alternate; each costs a pass.")  # fmt: skip
-@click.option(
-    "--epochs", type=click.IntRange(0, MOST_EPOCHS), default=DEFAULT.epochs, help="Epochs for all layers, after those."
-)
-@click.option("--batch", type=click.IntRange(1, MOST_A_BATCH), default=DEFAULT.batch, help="Photographs a step.")
-@click.option(
-    "--size", type=click.IntRange(SMALLEST, LARGEST), help="Side of the training images, pixels.  [default: as cached]"
-)
-@click.option("--start-size", type=PixelsOrShare(0, min_open=True),
-              help="Of the first fine-tuning epoch's, pixels or a share: they grow to --size over two thirds of the "
-                   "epochs. 1: they do not grow.")  # fmt: skip
-@click.option("--lr", type=float, default=DEFAULT.lr, help="Highest learning rate.")
-@click.option("--schedule", type=click.Choice(SCHEDULES), default=DEFAULT.schedule,
-              help="Of the learning rate. cosine: warm-up, then half a cosine to 0.")  # fmt: skip
-@click.option("--layer-decay", type=float, default=DEFAULT.layer_decay,
-              help="Share of the next stage's learning rate that each stage of the network has.")  # fmt: skip
-@click.option("--momentum", type=float, default=DEFAULT.momentum, help="Of SGD.")
-@click.option(
-    "--weight-decay", type=float, default=DEFAULT.weight_decay, help="Of SGD; biases and BatchNorm have none."
-)
-@click.option("--class-weights", type=click.Choice(CLASS_WEIGHTS), default=DEFAULT.class_weights,
-              help="Whether rare grades count more, by their number or their effective number.")  # fmt: skip
-@click.option("--sampling", type=click.Choice(SAMPLINGS), default=DEFAULT.sampling,
-              help="balanced: as many photographs of each grade an epoch, rare ones several times.")  # fmt: skip
-@click.option("--loss", type=click.Choice(list(LOSSES)), default=DEFAULT.loss,
-              help="Cross entropy, focal, CORN (ordinal), or squared error of the grade.")  # fmt: skip
-@click.option("--label-smoothing", type=float, default=DEFAULT.label_smoothing,
-              help="Share of a label spread over all grades; with ce and corn.")  # fmt: skip
-@click.option("--zoom", type=float, default=DEFAULT.zoom,
-              help="Show training images up to so many times larger and smaller, besides turned.")  # fmt: skip
-@click.option("--colour", type=float, default=DEFAULT.colour,
-              help="Vary their brightness, contrast and saturation by up to this share.")  # fmt: skip
-@click.option("--mixup", type=float, default=DEFAULT.mixup, metavar="ALPHA",
-              help="Mix photographs of a batch by Beta(ALPHA, ALPHA), but not for the last layer alone.")  # fmt: skip
-@click.option("--cutmix", type=float, default=DEFAULT.cutmix, metavar="ALPHA",
-              help="Paste rectangles of one into another; with --mixup, either at random.")  # fmt: skip
-@click.option("--tta/--no-tta", default=DEFAULT.tta,
-              help="Measure the weights kept as the mean over the eight flips and turns.")  # fmt: skip
-@click.option("--grade-by", type=click.Choice(GRADE_BY), default=DEFAULT.grade_by,
-              help="Predict the likeliest grade, or the expected one cut where val's kappa is best.")  # fmt: skip
-@click.option("--ema", type=float, default=DEFAULT.ema, metavar="DECAY",
-              help="Measure and save a moving average of the weights, e.g. 0.99 a step; 0: the weights.")  # fmt: skip
-@click.option("--keep", type=click.Choice(KEEPS), default=DEFAULT.keep,
-              help="Weights of the best epoch by kappa, or of the last: few photographs choose by luck.")  # fmt: skip
-@click.option("--patience", type=click.IntRange(1, MOST_EPOCHS),
-              help="Stop after so many epochs without a better one by kappa.  [default: never]")  # fmt: skip
-@click.option(
-    "--seed",
-    type=click.IntRange(0, 2**64 - 1),
-    default=DEFAULT.seed,
-    help="Of the first weights, order and augmentation.",
-)
-@click.option("--device", type=click.Choice(DEVICES), default=DEFAULT.device, help="auto: the fastest there is.")
-@click.option("--precision", type=click.Choice(PRECISIONS), default=DEFAULT.precision,
-              help="Of training steps. auto: bfloat16 on GPUs and CPUs that have circuits for it.")  # fmt: skip
-@click.option("--workers", type=WORKERS, help="Threads of the loader.  [default: the loader's choice]")
-@click.option("--track-test", is_flag=True, help="Measure test after each epoch too, for the curve; never to choose.")
-@click.option("--compile", is_flag=True,
-              help="Compile the network by torch.compile: minutes at first, then faster steps.")  # fmt: skip
-@click.option("--checkpoint-minutes", type=Finite(0), default=DEFAULT.checkpoint_minutes,
-              help="Between checkpoints; there is one after each epoch and at SIGTERM too.")  # fmt: skip
-@click.option("--find-lr", is_flag=True, help="Propose a learning rate, draw why into lr.png, and leave no run.")
-@click.option("--run", type=OutputPlace(), help="Folder of the run.  [default: runs/MODEL-WEIGHTS-SIZEpx-LOADER]")
-@click.option("--resume", is_flag=True, help="Continue --run, or else the newest unfinished run, as it was started.")
-@local_cache_option
-@local_cache_gb_option
+@fit_options
+@RUN("--run", type=OutputPlace(), help="Folder of the run.  [default: runs/MODEL-WEIGHTS-SIZEpx-LOADER]")
+@RUN("--resume", is_flag=True, help="Continue --run, or else the newest unfinished run, as it was started.")
+@RUN("--find-lr", is_flag=True, help="Propose a learning rate, draw why into lr.png, and train nothing.")
 @click.pass_context
 def fit(context: click.Context, /, run: Path | None, resume: bool, find_lr: bool, **settings: Any) -> None:
-    """Train on a cache, keep one epoch's weights, measure them on test."""
+    """Train on a cache and measure on its test photographs."""
     if find_lr and (resume or run):
         raise click.UsageError(f"--find-lr trains no run; leave out {'--resume' if resume else '--run'}")
     asked, given = _asked(context, settings)
@@ -215,18 +122,19 @@ def fit(context: click.Context, /, run: Path | None, resume: bool, find_lr: bool
         click.echo(f"results: {finished.path}/ ({drawn}, ...)")
 
 
-NOT_OF_FOLDS: Final = ("run", "resume", "find_lr")
-
-
-@main.command(params=[option for option in fit.params if option.name not in NOT_OF_FOLDS])
+@main.command()
+@fit_options
 @click.option("--folds", "count", type=click.IntRange(2, 100), default=5, help="How many; each is test once.")
 @click.option("--split", type=click.Choice(["train-val", "all"]), default="train-val",
               help="all: the photographs of test are folded in too. train-val: they stay closed.")  # fmt: skip
 @click.option("--run", type=OutputPlace(), default=Path("runs/folds"), help="Folder of the runs, one a fold.")
 @click.pass_context
 def folds(context: click.Context, /, run: Path, count: int, split: str, **settings: Any) -> None:
-    """Cross-validate: train a run for each fold of the patients, and measure all photographs by networks that have not
-    seen them. Takes every option of fit; the same command goes on after an interruption."""
+    """Cross-validate: train a network for each fold of patients.
+
+    Each photograph is graded by a network that saw no photograph of that patient. Takes every option of fit. The same
+    command continues after an interruption.
+    """
     asked, given = _asked(context, settings)
 
     from trainer.commands.folds import folds as cross_validate
@@ -280,9 +188,11 @@ def evaluate(
     by: str,
     as_json: bool,
 ) -> None:
-    """Measure RUN's weights on a split of its cache; rewrites the split's predictions, metrics and confusion matrix.
+    """Measure a run again, or on other data sets.
 
-    Or on other caches (external validation): each into RUN/external/NAME, with a table and a forest plot of all.
+    Without --cache it measures a split of the run's own cache, and replaces the predictions, metrics and confusion
+    matrix of that split. Another cache is an external set: its results go into RUN/external/NAME, with a table and a
+    forest plot of all sets.
     """
     if sensitivity is not None and specificity is not None:
         raise click.UsageError("--sensitivity and --specificity are two ways to choose one threshold; give one")
@@ -333,8 +243,11 @@ def evaluate(
     help="Writes OUT.png, OUT.csv and OUT_pairs.csv.",
 )
 def compare(runs: tuple[Path, ...], out: Path) -> None:
-    """Draw RUNs' accuracy by epoch, a panel a model, with and without pretraining; list their results, and how each
-    differs from the first on the same test photographs."""
+    """Compare runs: curves, results, and which differences are real.
+
+    Draws accuracy by epoch, a panel for each model, and tells how each run differs from the first on the same test
+    photographs.
+    """
     from trainer.commands.compare import compare as draw
 
     draw(runs, out)
@@ -349,7 +262,10 @@ def compare(runs: tuple[Path, ...], out: Path) -> None:
 )
 @click.option("--card", type=OutputFile(CARD), help="Write a model card too, as Markdown.")
 def report(run: Path, split: str, cache: Path | Url | None, out: Path | None, card: Path | None) -> None:
-    """Put RUN's figures, pictures and photographs on one page that needs no network."""
+    """Write a page for clinicians: results, curves, photographs.
+
+    The page is one file that needs no network connection.
+    """
     from trainer.commands.report import report as write
 
     write(run, split, cache, out, card)
@@ -379,10 +295,11 @@ def predict(
     workers: int | None,
     defer: float | None,
 ) -> None:
-    """Grade photographs with RUN's weights, or those of a model.safetensors.
+    """Grade new photographs.
 
-    They are prepared exactly as the training photographs were, whatever their format and size. One that cannot be read
-    is refused with the reason; one unlike all training photographs is graded and flagged.
+    RUN is a run or a model.safetensors. Photographs are prepared exactly as the training photographs were, whatever
+    their format and size. One that cannot be read is refused with the reason. One that is unlike all training
+    photographs is graded and flagged.
     """
     from trainer.commands.predict import predict as grade
 
@@ -401,7 +318,10 @@ def predict(
 def explain(
     run: Path, photographs: tuple[Path, ...], out: Path, grade: int | None, device: str, workers: int | None
 ) -> None:
-    """Show where in photographs the evidence for their grade lies (Grad-CAM): a picture each, and a contact sheet."""
+    """Show where the evidence for a grade lies (Grad-CAM).
+
+    Writes a picture for each photograph, and a contact sheet.
+    """
     from trainer.commands.explain import explain as show
 
     show(run, photographs, out, grade=grade, device_name=device, workers=workers)
@@ -430,9 +350,10 @@ def serve(run: Path, port: int | None, host: str | None, defer: float | None, de
 @click.option("--onnx", type=OutputFile(ONNX), metavar="FILE", help="Write ONNX, for onnxruntime and others.")
 @click.option("--pt2", type=OutputFile(PT2), metavar="FILE", help="Write what torch.export.load reads.")
 def export(run: Path, onnx: Path | None, pt2: Path | None) -> None:
-    """Write RUN's weights for other programs: uint8 images in, probabilities out, any number at a time.
+    """Write the network for other programs (ONNX, PT2).
 
-    Each file is compared with PyTorch on the run's photographs before it is put in place.
+    The file takes uint8 images and gives probabilities, any number at a time. It is compared with PyTorch on the run's
+    photographs before it is put in place.
     """
     if onnx is None and pt2 is None:
         raise click.UsageError("nothing to write; give --onnx FILE, --pt2 FILE or both")
@@ -446,7 +367,7 @@ def export(run: Path, onnx: Path | None, pt2: Path | None) -> None:
 @click.argument("run", type=FOLDER)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(run: Path, as_json: bool) -> None:
-    """Say what RUN's weights, or those of a model.safetensors, are."""
+    """Describe the weights of a run or a model.safetensors."""
     from trainer.commands.show import show as say
 
     say(run, as_json)

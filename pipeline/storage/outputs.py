@@ -24,6 +24,7 @@ import click
 
 from pipeline.errors import OutputError
 from pipeline.machine import check_names
+from pipeline.options import write_options
 from pipeline.storage.artifacts import Kind, belongs_to_run, cache_around, is_report_of_run
 from pipeline.storage.atomic import LOCK, Busy, claimed, is_stream, is_unfinished
 from pipeline.storage.url import Folder, Url, place
@@ -110,7 +111,11 @@ Output = OutputFile | OutputFolder | OutputPlace
 
 
 class Guarded(click.Command):
-    """A command whose outputs are checked against all paths that it was given, and then are its own until it ends."""
+    """A command whose outputs are checked against all paths that it was given, and then are its own until it ends. Its
+    help has sections."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        write_options(self, ctx, formatter)
 
     def invoke(self, ctx: click.Context) -> Any:
         check_names()

@@ -29,6 +29,8 @@ class Progress:
     """That the epoch under way had taken when the checkpoint was written."""
     trained: float = 0.0
     """Of these, between its steps' beginning and end."""
+    stuck: int = 0
+    """Epochs in a row, up to the last one, that saw nothing (`trainer.training.stuck`)."""
 
     def sums(self) -> tuple[float, float, float]:
         """`steps` added up over the epoch so far."""
@@ -58,6 +60,7 @@ def save_checkpoint(run: RunFolder, progress: Progress, learner: dict[str, Any])
         "history": progress.history,
         "seconds": progress.seconds,
         "trained": progress.trained,
+        "stuck": progress.stuck,
         **learner,
     }
     packed = BytesIO()  # torch.save to a full disk raises RuntimeErrors of its own
@@ -99,5 +102,6 @@ def read_checkpoint(path: Path) -> tuple[Progress, dict[str, Any]]:
             "model": dict(),
             "optimizer": dict(),
         } as state:
-            return Progress(epoch, list(steps), history, state.get("seconds", 0.0), state.get("trained", 0.0)), state
+            times = state.get("seconds", 0.0), state.get("trained", 0.0)
+            return Progress(epoch, list(steps), history, *times, state.get("stuck", 0)), state
     raise RunError(f"{path} is not a checkpoint of `trainer fit`")

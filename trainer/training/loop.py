@@ -16,7 +16,7 @@ from pipeline.grades import UNKNOWN
 from pipeline.loading.batch import Loader
 from pipeline.metrics import confusion_counts, quadratic_kappa
 from trainer.config import FitConfig
-from trainer.console import epoch_line
+from trainer.console import epoch_line, warn
 from trainer.distributed.loaders import open_share
 from trainer.distributed.process_group import first, highest, whole, world
 from trainer.inference.forward import Outputs, run_model
@@ -31,6 +31,7 @@ from trainer.training.progress import watch
 from trainer.training.progressive_resizing import GrowingLoader, training_size
 from trainer.training.schedule import scheduled_lr
 from trainer.training.signals import Stopped, Stopper
+from trainer.training.stuck import STUCK_EPOCHS, advice, sees_nothing
 from trainer.training.tensorboard import Events
 
 CHECK_EVERY: Final = 100
@@ -117,17 +118,20 @@ def fit(
                     save()
                     saved = perf_counter()
             progress.trained = perf_counter() - training_began
-            row = epoch_row(learner, progress)
+            row, blind = epoch_row(learner, progress)
             row["images_per_second"] = round(progress.sums()[2] / progress.trained, 1)
             ended = perf_counter()
             row["seconds"], began = round(ended - began, 2), ended
             with stopper.step():
-                progress = Progress(epoch + 1, [], [*progress.history, row])
+                stuck = progress.stuck + 1 if blind else 0
+                progress = Progress(epoch + 1, [], [*progress.history, row], stuck=stuck)
                 save()
                 publish(config, about, run, learner.judged, progress, provenance)
                 if events:
                     events.add(row)
             click.echo(epoch_line(row, config.total_epochs))
+            if stuck == STUCK_EPOCHS and first():
+                warn(advice(config))
     except Stopped:
         with suppress(NotFinite):  # the checkpoint before stays
             save()
@@ -174,8 +178,9 @@ def open_loaders(config: FitConfig, cache: Cache) -> Iterator[dict[str, Loader]]
         yield loaders
 
 
-def epoch_row(learner: Learner, progress: Progress) -> dict[str, Any]:
-    """The row of accuracy.csv, but for the times, of an epoch whose steps are done."""
+def epoch_row(learner: Learner, progress: Progress) -> tuple[dict[str, Any], bool]:
+    """Of an epoch whose steps are done: the row of accuracy.csv, but for the times, and whether the network sees
+    nothing on validation."""
     config, device = learner.config, learner.weights.device
     loss, right, photographs = progress.sums()
     val = run_model(learner.judged_net, learner.batches["val"], device, "val")
@@ -185,7 +190,7 @@ def epoch_row(learner: Learner, progress: Progress) -> dict[str, Any]:
     if config.track_test:
         test = run_model(learner.judged_net, learner.batches["test"], device, "test")
         acc_test = round(accuracy(test), 4)
-    return {
+    row = {
         "epoch": progress.epoch + 1,
         "phase": config.phase(progress.epoch),
         "lr": float(f"{scheduled_lr(config, progress.epoch, len(progress.steps) - 1, len(progress.steps)):.4g}"),
@@ -196,6 +201,7 @@ def epoch_row(learner: Learner, progress: Progress) -> dict[str, Any]:
         "kappa_val": round(quadratic_kappa(val_counts), 6),
         "acc_test": acc_test,
     }
+    return row, sees_nothing(val)
 
 
 def accuracy(outputs: Outputs) -> float:

@@ -1,4 +1,4 @@
-"""The README's snippets, word for word, read the photographs of a cache that lies in a bucket."""
+"""The snippets of docs/storage.md, word for word, read the photographs of a cache that lies in a bucket."""
 
 import re
 from collections.abc import Callable
@@ -14,14 +14,14 @@ from pipeline.storage import object_store
 from pipeline.storage.url import Url
 from tests.loopback import Weather
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
-SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+PAGE = (Path(__file__).resolve().parents[1] / "docs/storage.md").read_text("utf-8")
+SNIPPETS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 PICTURES = {f"{n}_left": np.full((32, 32, 3), 12 * n, np.uint8) for n in range(20)}
 
 
 @pytest.fixture
 def cache(make_cache: Callable[..., Path], s3: Weather) -> Cache:
-    """In the README's own place."""
+    """In the page's own place."""
     folder = make_cache(PICTURES, {id: n % 5 for n, id in enumerate(PICTURES)}, shards=2)
     for path in folder.rglob("*.*"):
         object_store.send(path, Url("s3://eyes/cache") / str(path.relative_to(folder)))
