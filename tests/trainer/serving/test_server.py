@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -120,23 +120,30 @@ def test_clients_that_take_their_time_are_hung_up_on(client: Client, monkeypatch
         head(client, length)[:-2]: b"",
         head(client, length) + b"\xff\xd8": b"HTTP/1.1 408",
     }
-    slow = []
-    for beginning in beginnings:
-        slow.append(socket.create_connection((client.host, client.port), timeout=20))
-        slow[-1].sendall(beginning)
-    with socket.create_connection((client.host, client.port), timeout=20) as second:
-        second.sendall(head(client, method="GET", target="/nothing"))
+    with ExitStack() as stack:
+
+        def connect(beginning: bytes) -> socket.socket:
+            connection = socket.create_connection((client.host, client.port), timeout=20)
+            stack.enter_context(connection).sendall(beginning)
+            return connection
+
+        def rest(connection: socket.socket) -> bytes:
+            """Ends where the page hangs up."""
+            answer = b""
+            while block := connection.recv(65536):
+                answer += block
+            return answer
+
+        slow = [connect(beginning) for beginning in beginnings]
+        second = connect(head(client, method="GET", target="/nothing"))
         assert second.recv(65536).startswith(b"HTTP/1.1 404")
         second.sendall(b"POST /gra")
-        assert second.recv(65536) == b""
-    assert client.get().status == 200
-    for connection, expected in zip(slow, beginnings.values(), strict=True):
-        answer = b""
-        while block := connection.recv(65536):  # ends: the page hangs up
-            answer += block
-        assert answer.startswith(expected)
-        assert bool(answer) == bool(expected)
-        connection.close()
+        assert client.get().status == 200
+        for connection, expected in zip(slow, beginnings.values(), strict=True):
+            answer = rest(connection)
+            assert answer.startswith(expected)
+            assert bool(answer) == bool(expected)
+        assert b"HTTP/1.1" not in rest(second)
 
 
 @pytest.mark.usefixtures("still_fine")
