@@ -338,8 +338,11 @@ def explain(
               help="Leave the least sure to a human, as many as that share of validation.  [default: 0.1]")  # fmt: skip
 @click.option("--device", type=click.Choice(DEVICES), default="auto", help="auto: the fastest there is.")
 def serve(run: Path, port: int | None, host: str | None, defer: float | None, device: str) -> None:
-    """Show a page on this machine, where photographs that are dropped on it are graded with RUN's weights, or those of
-    a model.safetensors. Nothing is stored."""
+    """Grade photographs in the browser.
+
+    RUN is a run or a model.safetensors. The command shows a page on this machine: drop photographs on it, see both eyes
+    of a patient beside each other with grade, referral and heat map. Nothing is stored. Ctrl-C ends it.
+    """
     from trainer.commands.serve import serve as show_page
 
     show_page(run, host=host, port=port, defer=defer, device_name=device)

@@ -67,9 +67,11 @@ def listen(host: str | None, port: int | None) -> tuple[socket.socket, int]:
             if port is not None or error.errno != errno.EADDRINUSE:
                 raise
             taken = socket.create_server((place[0], 0), family=family)
-    except OSError as error:
-        where = f"port {PORT if port is None else port} of {address}"
-        raise OutputError(f"{where} cannot be used ({error.strerror or error}); choose another --port") from error
+    except (OSError, UnicodeError) as error:  # the latter of a name that is too long
+        where = f"port {PORT if port is None else port} of {address[:100]}"
+        why = (isinstance(error, OSError) and error.strerror) or error
+        cure = "--port" if host is None else "--host or --port"
+        raise OutputError(f"{where} cannot be used ({why}); choose another {cure}") from error
     return taken, int(taken.getsockname()[1])
 
 
