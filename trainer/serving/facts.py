@@ -15,10 +15,10 @@ from trainer.run_folder import RunFolder, weights_file
 from trainer.serving.words import percent
 
 FIGURES: Final = (
-    ("sensitivity", "Sensitivity: referable photographs that are referred", "percent"),
-    ("specificity", "Specificity: other photographs that are not referred", "percent"),
-    ("ppv", "PPV: referred photographs that are referable", "percent"),
-    ("npv", "NPV: photographs not referred that are not referable", "percent"),
+    ("sensitivity", "Sensitivity (referable photographs that are referred)", "percent"),
+    ("specificity", "Specificity (other photographs that are not referred)", "percent"),
+    ("ppv", "PPV (referred photographs that are referable)", "percent"),
+    ("npv", "NPV (photographs not referred that are not referable)", "percent"),
 )
 """Of the operating point that was measured on test."""
 HEADLINE: Final = (
@@ -38,6 +38,10 @@ class Figure:
     interval: str
     """The 95 % interval, "" where there is none."""
 
+    @property
+    def bracket(self) -> str:
+        return f" (95 % interval {self.interval})" if self.interval else ""
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -49,6 +53,12 @@ class Measured:
     notes: list[str]
     """Leaks, and what the pixels added."""
     limits: list[str]
+
+    @property
+    def summary(self) -> str:
+        """Sensitivity and specificity in words; without an operating point the figures that there are."""
+        figures = [f"{each.title}: {each.value}{each.bracket}." for each in self.figures[:2]]
+        return " ".join([f"Measured on {self.photographs:,} test photographs of {self.patients:,} patients.", *figures])
 
 
 @dataclass(frozen=True)

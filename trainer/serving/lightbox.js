@@ -167,8 +167,8 @@ function progress() {
   find("#bar").value = done;
   const human = entries.filter((entry) => entry.defer).length;
   const refer = entries.filter((entry) => entry.referable && !entry.defer).length;
-  const words = `${done} of ${total} done: ${entries.length} graded, of which ${refer} to refer and ${human} left to a `
-    + `person; ${refused} not graded`;
+  const words = `${done} of ${total} done: ${entries.length} graded, of which ${refer} to refer and ${human} for `
+    + `a person to decide; ${refused} not graded`;
   find("#count").textContent = words;
   find("#save").disabled = done < total || !entries.length;
   if (done === total || done % 25 === 0) say(words); // each photograph would be too much to listen to
@@ -225,6 +225,7 @@ function enlarge(entry, withHeat) {
     find("#original-words").textContent = "The photograph as the network saw it: the browser cannot show the file itself.";
   };
   original.src = URL.createObjectURL(entry.file);
+  find("#pictures").classList.remove("two");
   find("#heat").hidden = true;
   find("#heat-words").textContent = "";
   find("#show-heat").hidden = false;
@@ -247,6 +248,7 @@ async function heat() {
   find("#heat").alt = `Heat map of ${entry.path}`;
   find("#heat").src = entry.heat.heat;
   find("#heat").hidden = false;
+  find("#pictures").classList.add("two");
 }
 
 function step(by) {

@@ -2,9 +2,11 @@
 
 from typing import Final
 
+from pipeline.grades import REFERABLE
 from trainer.inference.predictions import defers
 from trainer.inference.predictor import Prediction
 from trainer.network.image_statistics import FLAG
+from trainer.reporting.page import number
 
 FLAG_WORDS: Final = {
     "blank": "The picture is blank, or too dark to grade.",
@@ -38,20 +40,23 @@ def decision(prediction: Prediction, threshold: float, least: float) -> tuple[st
     p, referable = prediction.p_referable, prediction.referable(threshold)
     which = "at or above" if referable else "below"
     why = f"Grade 2 or worse has a probability of {percent(p)}, {which} the threshold of {percent(threshold)}."
+    if referable != (prediction.grade >= REFERABLE):
+        why += " The predicted grade alone would say otherwise."
     if defers(prediction, threshold, least):
         unlike = any(flag == "blank" or flag.startswith(FLAG) for flag in prediction.flags)
         reason = "No decision should rest on this picture." if unlike else "The network is unsure here."
-        return "human", "Left to a person: not decided", f"{reason} {why}"
+        return "human", "For a person to decide", f"{reason} {why}"
     return ("refer", "Refer", why) if referable else ("keep", "Below the threshold: not referred", why)
 
 
 def percent(share: float) -> str:
-    """
-    >>> percent(0.123), percent(0.0004), percent(0.99995), percent(1.5)
-    ('12.3 %', 'under 0.1 %', 'over 99.9 %', 'over 100 %')
+    """Of a probability or a threshold: one that is not 0 or 1 is not rounded to it, and one above 1 refers nobody.
+
+    >>> [percent(share).replace(chr(0xa0), " ") for share in (0.123, 0.0004, 0.99995, 1.5)]
+    ['12.3 %', 'under 0.1 %', 'over 99.9 %', 'over 100 %']
     """
     if share > 1:
-        return "over 100 %"  # a threshold above 1 refers nobody
-    if share >= 0.9995:
-        return "over 99.9 %" if share < 1 else "100.0 %"
-    return f"{100 * share:.1f} %" if share >= 0.0005 or share == 0 else "under 0.1 %"
+        return f"over {number(1, 'percent').replace('.0', '')}"
+    if 0 < share < 0.0005:
+        return f"under {number(0.001, 'percent')}"
+    return f"over {number(0.999, 'percent')}" if 0.9995 <= share < 1 else number(share, "percent")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.browser import CONTRASTS, Driver, chromium, resize
 from tests.trainer.serving.conftest import Client, jpeg
@@ -191,6 +192,18 @@ def test_files_and_names_that_mean_harm(
     driver.find_element("id", "close").click()
     assert [row["source"] for row in saved(driver)] == ["''\"&_left.jpg", "'=1+1.jpg", EVIL]
     assert complaints(driver) == []
+
+
+def test_a_format_that_the_browser_does_not_know_is_shown_as_the_network_saw_it(
+    driver: Driver, show: Callable[..., None], choose: Callable[[dict[str, bytes]], None]
+) -> None:
+    show()
+    data = io.BytesIO()
+    Image.open(io.BytesIO(jpeg(1))).save(data, "TIFF")
+    choose({"1_left.tif": data.getvalue()})
+    driver.find_element("class name", "open").click()
+    wait(driver, "document.querySelector('#original').naturalWidth === 32")  # what the run was trained at
+    assert "the browser cannot show the file itself" in text(driver, "#original-words")[0]
 
 
 def test_what_cannot_be_added_is_said(

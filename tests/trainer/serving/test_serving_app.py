@@ -96,7 +96,9 @@ def test_the_decision_stands_in_words(trained: Trained, client: Client) -> None:
     assert operating is not None
     p_referable = sum(answer["probabilities"][2:])
     assert answer["referable"] == (p_referable >= operating.threshold)
-    assert f"{100 * p_referable:.1f} %" in answer["why"]
+    assert f"{100 * p_referable:.1f}\N{NO-BREAK SPACE}%" in answer["why"]
+    otherwise = "The predicted grade alone would say otherwise" in answer["why"]
+    assert otherwise == (answer["referable"] != (answer["grade"] >= 2))
     flags = table(answer)[0]["flags"].split()
     assert "no_disc" in flags
     assert len(answer["notes"]) == len(flags)
@@ -190,7 +192,7 @@ def test_the_least_sure_are_left_to_a_person(trained: Trained) -> None:
     with served(trained.run, least=1e9) as client:
         answer = client.post("grade", "x.jpg", jpeg()).json
     assert (answer["kind"], answer["defer"]) == ("human", True)
-    assert answer["headline"] == "Left to a person: not decided"
+    assert answer["headline"] == "For a person to decide"
     assert table(answer)[0]["defer"] == "1"
 
 
@@ -205,8 +207,8 @@ def test_the_page_says_what_the_weights_are_and_cannot_do(trained: Trained, clie
         "grade 2 (moderate) or worse",
         "Macular oedema and other diseases are not looked for",
         f"Trained on {cache['train']} photographs; epoch and threshold were chosen on {cache['val']} others",
-        f"On {cache['test']} test photographs of {cache['test']} patients",
-        "Sensitivity: referable photographs that are referred",
+        f"Measured on {cache['test']} test photographs of {cache['test']} patients. Sensitivity (",
+        "Sensitivity (referable photographs that are referred)",
         "read the intervals before the figures",
     ):
         assert words in text, words
