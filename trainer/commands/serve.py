@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 import click
 
@@ -15,8 +15,8 @@ LEFT_TO_A_PERSON: Final = 0.1
 """Share of validation's photographs, the least sure ones, where none was asked for."""
 
 
-def serve(run: Path, *, host: str | None, port: int | None, defer: float | None, device_name: str) -> None:
-    """Serves the page until Ctrl-C.
+def serve(run: Path, *, host: str | None, port: int | None, defer: float | None, device_name: str) -> NoReturn:
+    """Serves the page until Ctrl-C, and ends the process then.
 
     defer: the share of validation's photographs that would be left to a human, 0 to 1; None: LEFT_TO_A_PERSON where the
     weights say how sure they are, else none. Raises RunError for weights that cannot be used and for a package that is
@@ -43,8 +43,9 @@ def serve(run: Path, *, host: str | None, port: int | None, defer: float | None,
     if host is not None:
         warn("the page is open to the network: whoever has the address can use it, and nothing is encrypted")
     click.echo(f"open {page.url}\nCtrl-C ends it")
-    at_work = page.run()
-    if at_work:  # threads in the middle of a photograph would be waited for; nothing of it is kept anywhere
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
+    page.run()
+    # At once: a thread in the middle of a photograph would be waited for, and torch takes its time to take itself down
+    # (5 s on a busy machine). Nothing is held that would have to be written.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

@@ -49,8 +49,6 @@ class Desk:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="network")
         self._waiting = 0
         self._held = 0
-        self.busy = False
-        """Whether the thread is at work."""
 
     @asynccontextmanager
     async def place(self, nbytes: int) -> AsyncIterator[None]:
@@ -70,19 +68,12 @@ class Desk:
         async with self._turn:
             if await request.is_disconnected():
                 raise ClientDisconnect
-            return await asyncio.get_running_loop().run_in_executor(self._thread, self._do, work, name, data)
-
-    def _do(self, work: Work, name: str, data: bytes) -> dict[str, Any]:
-        self.busy = True
-        try:
-            return work(name, data)
-        finally:
-            self.busy = False
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work, name, data)
 
 
-def make_app(lightbox: Lightbox, facts: Facts, desk: Desk) -> Starlette:
+def make_app(lightbox: Lightbox, facts: Facts) -> Starlette:
     """The page of some weights, for ASGI; `Guard` stands before it."""
-    here = Path(__file__).parent
+    here, desk = Path(__file__).parent, Desk()
     limits = {"most_bytes": MOST_BYTES, "most_shown": MOST_SHOWN}
     page = render("page.html.j2", {"facts": facts, "header": HEADER, "grades": GRADES, **limits}, here)
     routes = [Route("/", _constant(page, "text/html"))]

@@ -13,7 +13,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pipeline.errors import OutputError
 from trainer.inference.predictor import Predictor
-from trainer.serving.app import Desk, make_app
+from trainer.serving.app import make_app
 from trainer.serving.facts import collect_facts
 from trainer.serving.guard import Guard
 from trainer.serving.lightbox import Lightbox
@@ -84,9 +84,8 @@ class Page:
         Raises OutputError where the address cannot be had, RunError where the run cannot be read.
         """
         facts = collect_facts(run, predictor.about)
-        self._desk = Desk()
         self._socket, self.port = listen(host, port)
-        guard = Guard(make_app(Lightbox(predictor, least), facts, self._desk), host, self.port)
+        guard = Guard(make_app(Lightbox(predictor, least), facts), host, self.port)
         self.url: Final = address(host, self.port, guard.token)
         """With the token, where there is one."""
         self._server = uvicorn.Server(
@@ -104,11 +103,10 @@ class Page:
             )
         )
 
-    def run(self) -> bool:
-        """Answers until Ctrl-C or `stop`. Returns whether a thread is still at work on a photograph."""
+    def run(self) -> None:
+        """Answers until Ctrl-C or `stop`. A thread may still be at work on a photograph then."""
         with self._socket, suppress(KeyboardInterrupt):  # uvicorn raises the signal again, once it has ended
             self._server.run([self._socket])
-        return self._desk.busy
 
     def stop(self) -> None:
         """Ends `run`; for another thread."""
