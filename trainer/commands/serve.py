@@ -25,9 +25,10 @@ def serve(run: Path, *, host: str | None, port: int | None, defer: float | None,
     try:
         from trainer.serving import server
     except ModuleNotFoundError as error:
-        if error.name not in ("starlette", "uvicorn", "h11"):
+        package = (error.name or "").partition(".")[0]
+        if package not in ("starlette", "uvicorn", "h11"):
             raise
-        raise RunError(f"trainer serve needs {error.name}: pip install 'fundus-grading[serve]'") from error
+        raise RunError(f"trainer serve needs {package}: pip install 'fundus-grading[serve]'") from error
     predictor = Predictor(run, device_name, workers=1)
     try:
         least = predictor.rule.least_confidence(LEFT_TO_A_PERSON if defer is None else defer)
