@@ -5,8 +5,8 @@
     python benchmarks/levers.py 'OUT/fold{seed}' RUNS VARIANT...
 
 Each of three folds is a cache of its own, as `trainer folds` makes them: another third of the patients is test, an
-eighth of the others val. The photographs of test take no part unless --whole. Another seed draws other folds: what was
-found in these can be asked of those.
+eighth of the others val, and patients who share a photograph stay together. The photographs of test take no part
+unless --whole. Another seed draws other folds: what was found in these can be asked of those.
 """
 
 from pathlib import Path
@@ -14,7 +14,8 @@ from pathlib import Path
 import click
 
 from pipeline.cache.cache import open_cache
-from pipeline.cache.folds import fold_splits, write_fold
+from pipeline.cache.copies import joined_patients, shared_photos
+from pipeline.cache.folds import fold_splits, folded_rows, write_fold
 
 FOLDS = 3
 
@@ -26,7 +27,8 @@ FOLDS = 3
 @click.option("--whole", is_flag=True, help="fold test in too")
 def main(source: Path, out: Path, seed: int, whole: bool) -> None:
     with open_cache(source) as cache:
-        for fold, splits in enumerate(fold_splits(cache.manifest, FOLDS, seed, whole=whole)):
+        joined = joined_patients(shared_photos(cache, folded_rows(cache.manifest, whole=whole)))
+        for fold, splits in enumerate(fold_splits(cache.manifest, FOLDS, seed, whole=whole, joined=joined)):
             click.echo(write_fold(cache, out / f"fold{fold}", splits, f"fold {fold} of {FOLDS}"))
 
 

@@ -1,6 +1,6 @@
 """The vocabulary of graded fundus photographs, their cache, and the loaders that feed a trainer from it.
 
-    errors grades metrics machine options   the words that all rooms share
+    errors grades metrics machine options progress   the words that all rooms share
     storage/   files here and behind URLs: whole or not there, and never over what others made
     photos/    from a photograph's bytes to the prepared square
     cache/     the prepared photographs: index, table, shards, splits

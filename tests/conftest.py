@@ -1,6 +1,8 @@
 """Caches to test on: made of given pictures, and of real photographs where they are at hand."""
 
+import os
 import re
+import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -20,7 +22,7 @@ from pipeline.cache.writing import make_entry, make_record, make_row, make_table
 from pipeline.grades import UNKNOWN
 from pipeline.photos.discovery import Found
 from pipeline.photos.preparation import Prepared, Recipe, encode
-from pipeline.photos.retina import Disc
+from pipeline.photos.retina import Disc, Square
 from pipeline.storage.artifacts import SHARDS
 from pipeline.storage.url import Url
 from tests.loopback import Weather, s3_server
@@ -35,6 +37,18 @@ LONGEST = {
     *("test_fault_kills.py", "test_outputs.py", "test_end_to_end.py", "test_evaluate.py", "test_report.py"),
 }
 """Files that take the longest. They come first: pytest-xdist gives a file to one worker, and the last must be short."""
+
+
+MEMORY = Path("/dev/shm")
+ROOM_NEEDED = 8e9
+"""Bytes that must be free in memory; the tests hold up to 3 GB at once."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Puts the tests' folders into memory where it has room: a run writes 20 GB, and a short fit takes a quarter less
+    time there (1.8 s instead of 2.4 s). --basetemp chooses another place."""
+    if MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= ROOM_NEEDED:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -55,8 +69,12 @@ def write_cache(
     grades: Mapping[str, int] | None = None,
     splits: Mapping[str, str] | None = None,
     shards: int = 1,
+    kept: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Path:
-    """A complete cache of the pictures, uint8 (size, size, 3) RGB each, as preprocess writes what it has prepared."""
+    """A complete cache of the pictures, uint8 (size, size, 3) RGB each, as preprocess writes what it has prepared.
+
+    kept: column -> id -> cell of attributes.csv.
+    """
     size = len(next(iter(pictures.values())))
     recipe, disc = Recipe(size), Disc(size / 2, size / 2, size / 2)
     grades = dict.fromkeys(pictures, UNKNOWN) | dict(grades or {})
@@ -64,7 +82,7 @@ def write_cache(
     found = {id: Found(f"{id}.png", picture.nbytes, 0, 0) for id, picture in pictures.items()}
 
     def entry(id: str) -> Entry:
-        prepared = Prepared(encode(pictures[id], recipe.quality), size, size, disc, ())
+        prepared = Prepared(encode(pictures[id], recipe.quality), size, size, disc, (), Square(0, 0, size))
         return make_entry(id, grades[id], found[id], sha256(pictures[id].tobytes()).hexdigest(), prepared, recipe)
 
     (folder / SHARDS).mkdir(parents=True)
@@ -77,7 +95,8 @@ def write_cache(
             row = make_row(written, shard, grades[written.id], found[written.id])
             patient, eye = parse_patient(row.id, EYEPACS)
             rows.append(row._replace(patient=patient, eye=eye, split=splits[row.id]))
-    tables = make_tables(sorted(rows), [])
+    cells = [(row.id, *(column[row.id] for column in kept.values())) for row in sorted(rows)] if kept else None
+    tables = make_tables(sorted(rows), [], cells, tuple(kept or ()))
     for name, data in tables.items():
         (folder / name).write_bytes(data)
     with_tables(CacheIndex(recipe, "auto", 0, tuple(records), "", ""), tables).write(folder)
@@ -94,8 +113,9 @@ def make_cache(tmp_path: Path) -> Callable[..., Path]:
         splits: Mapping[str, str] | None = None,
         name: str = "cache",
         shards: int = 1,
+        kept: Mapping[str, Mapping[str, str]] | None = None,
     ) -> Path:
-        return write_cache(tmp_path / name, pictures, grades, splits, shards)
+        return write_cache(tmp_path / name, pictures, grades, splits, shards, kept)
 
     return make
 

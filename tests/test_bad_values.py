@@ -39,6 +39,7 @@ VALID: dict[str, list[str]] = {
     "trainer explain": ["run", "photo.png", "--device", "cpu"],
     "trainer export": ["run", "--pt2", "new.pt2"],
     "trainer show": ["run"],
+    "trainer recipes": [],
 }
 """Arguments with which each command works, below the folder that `place` makes."""
 SHARED_WITH_FIT = {parameter.name for parameter in trainer.commands["fit"].params} - {"run"}
@@ -87,7 +88,9 @@ def bad_values(command: str, parameter: click.Parameter) -> list[str]:
         "weights": ["", "missing", "folder", "file", "file/x", LONG],
         "name": ["", "missing", LONG],
         "names": ["", ".", "..", "a/b", "/", "forest.png", LONG],
+        "subgroups": ["", "missing", LONG],
         "patient_pattern": ["(", "nogroup"],
+        "seeds": ["", "x", "-1", "1.5", "0,", "0,0", str(2**64), LONG],
         **{column: ["", "missing", LONG] for column in (*COLUMNS, "keep_column")},
         "gradable_column": ["", "missing", "missing=1", "level=", LONG],
         "scale": ["", "missing", "folder", "file", "file/x", LONG],

@@ -80,7 +80,8 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("system", "commands"),
     [
-        ("windows", LONG),
+        ("windows", SHORT),
+        pytest.param("windows", LONG, marks=pytest.mark.slow),
         pytest.param("bare", SHORT, marks=pytest.mark.slow),
         pytest.param("macos", SHORT, marks=pytest.mark.slow),
     ]

@@ -172,9 +172,9 @@ def preprocess(
     SRC is a folder, an archive or a URL. The same command continues an interrupted run, and updates a cache.
     """
     from pipeline.photos.preparation import Recipe
+    from pipeline.progress import progress_of
     from tools.preprocessing.preprocess import Settings
     from tools.preprocessing.preprocess import preprocess as bring_up_to_date
-    from tools.preprocessing.progress import photographs_bar
     from tools.preprocessing.summary import say_listing, say_outcome
     from tools.sources.layouts import list_source
     from tools.sources.pseudonyms import Pseudonyms, as_it_is, key_file
@@ -221,12 +221,12 @@ def preprocess(
         scheduler,
     )
     if isinstance(out, Path):
-        with photographs_bar() as progress:
+        with progress_of("preparing", "photographs", stays=True) as progress:
             outcome = bring_up_to_date(listing, out, recipe, settings, progress)
     else:
         from tools.preprocessing.upload import upload_to
 
-        with upload_to(out) as upload, photographs_bar() as progress:
+        with upload_to(out) as upload, progress_of("preparing", "photographs", stays=True) as progress:
             outcome = bring_up_to_date(listing, upload.folder, recipe, settings, progress, upload.placed)
         click.echo(f"{out}: {upload.sent} files, {upload.nbytes / 1e6:.1f} MB sent from {upload.folder}")
     say_outcome(listing, outcome, out)
@@ -288,17 +288,32 @@ def check(cache: Path | Url) -> None:
 @click.argument("out", type=OutputFile(SHEET))
 @click.option("--by", type=click.Choice(["grade", "split", "flag"]), default="grade", help="What makes a row.")
 @click.option("--each", type=click.IntRange(1, 200), default=12, help="Photographs a row.")
-def sheet(cache: Path | Url, out: Path, by: "Grouping", each: int) -> None:
+@click.option("--augmented", is_flag=True, help="Training photographs instead, as the first epochs of fit show each.")
+@click.option("--zoom", type=Finite(1, 2), default=1.0, help="With --augmented: as fit's.")
+@click.option("--colour", type=Finite(0, 1), default=0.0, help="With --augmented: as fit's.")
+@click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, help="With --augmented: as fit's.")
+def sheet(
+    cache: Path | Url, out: Path, by: "Grouping", each: int, augmented: bool, zoom: float, colour: float, seed: int
+) -> None:
     """Draw a contact sheet of CACHE into OUT, a PNG file."""
     from pipeline.cache.cache import open_cache
+    from pipeline.loading.plan import Augment
     from pipeline.photos.contact_sheet import encoded
-    from tools.sheet import sheet_of_cache
+    from tools.sheet import sheet_of_augmented, sheet_of_cache
 
+    context = click.get_current_context()
+    for name in ("zoom", "colour", "seed"):
+        if not augmented and context.get_parameter_source(name) != ParameterSource.DEFAULT:
+            raise click.UsageError(f"--{name} says how training varies photographs; give --augmented with it")
     with open_cache(cache) as opened:
-        drawn = encoded(sheet_of_cache(opened, by, each), "PNG", SHEET.what)
+        if augmented:
+            drawing = sheet_of_augmented(opened, Augment(zoom=zoom, colour=colour), by, each, seed=seed)
+        else:
+            drawing = sheet_of_cache(opened, by, each)
+        drawn = encoded(drawing, "PNG", SHEET.what)
     with write_whole(out) as file:
         file.write(drawn)
-    click.echo(f"{out}: photographs of {cache} by {by}")
+    click.echo(f"{out}: {'what training sees' if augmented else 'photographs'} of {cache} by {by}")
 
 
 @main.command()

@@ -1,4 +1,4 @@
-"""The contact sheet of a cache: what it holds, at a glance."""
+"""The contact sheet of a cache: what it holds, at a glance, and what training sees of it."""
 
 from typing import Literal
 
@@ -9,7 +9,10 @@ from PIL import Image, ImageOps
 
 from pipeline.cache.cache import Cache
 from pipeline.cache.splits import SPLITS
+from pipeline.errors import CacheError
 from pipeline.grades import GRADES, UNKNOWN
+from pipeline.loading.plan import Augment, plan_epoch
+from pipeline.machine import usable_cores
 from pipeline.photos.contact_sheet import SIDE, Tile, decode_small, draw_sheet
 
 Grouping = Literal["grade", "split", "flag"]
@@ -22,6 +25,44 @@ def sheet_of_cache(cache: Cache, by: Grouping = "grade", per_group: int = 12) ->
     """
     picked = pick_rows(cache.manifest, by, per_group)
     return draw_sheet({heading: [_tile(cache, row, by) for row in rows.tolist()] for heading, rows in picked.items()})
+
+
+def sheet_of_augmented(
+    cache: Cache, augment: Augment, by: Grouping = "grade", per_photograph: int = 12, *, seed: int = 0
+) -> Image.Image:
+    """A row for each of some training photographs, two of each grade or flag: itself, then as each of the first epochs
+    of a training with this seed shows it, `per_photograph` pictures together.
+
+    Raises CacheError where no photograph is in train, or one's bytes are not those that were cached.
+    """
+    train = cache.rows("train")
+    if not len(train):
+        raise CacheError(f"{cache.path}: no photograph is in train, so training sees none")
+    picked = pick_rows(cache.manifest.iloc[train], by, 2)
+    rows = train[list(dict.fromkeys(np.concatenate(list(picked.values())).tolist()))]
+    epochs = [_rendered(cache, rows, augment, seed, epoch) for epoch in range(per_photograph - 1)]
+    groups = {}
+    for place, row in enumerate(rows.tolist()):
+        sample = cache.manifest.iloc[row]
+        shown = [_tile(cache, row, by)._replace(caption="cached")]
+        shown += [Tile(pictures[place], f"epoch {epoch}") for epoch, pictures in enumerate(epochs, 1)]
+        grade = "not graded" if sample["grade"] == UNKNOWN else f"{sample['grade']} {GRADES[sample['grade']]}"
+        groups[f"{sample['id']}: {grade} {sample['flags']}"] = shown
+    return draw_sheet(groups)
+
+
+def _rendered(cache: Cache, rows: NDArray[np.int64], augment: Augment, seed: int, epoch: int) -> NDArray[np.uint8]:
+    """(n, size, size, 3) RGB: the photographs as the loader makes them for an epoch, counted from 0."""
+    import threading
+    from functools import partial
+
+    from pipeline.loading.torchvision_loader import Renderer, decoded
+
+    size = cache.recipe.size
+    plan = plan_epoch(rows, augment, source_size=size, size=size, shuffle=False, seed=seed, epoch=epoch)
+    with Renderer(size, size, device="cpu", workers=usable_cores()) as renderer:
+        pictures = [partial(decoded, renderer, cache, row) for row in plan.rows.tolist()]
+        return renderer.finish(renderer.begin(pictures, plan, threading.Event())).permute(0, 2, 3, 1).numpy()
 
 
 def pick_rows(manifest: pd.DataFrame, by: Grouping, per_group: int) -> dict[str, NDArray[np.int64]]:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -18,7 +18,7 @@ from trainer.config import (
     LOADERS,
     FitConfig,
 )
-from trainer.fit_options import fit_options
+from trainer.fit_options import SEED, fit_options
 from trainer.kinds import (
     CARD,
     ONNX,
@@ -33,6 +33,9 @@ from trainer.kinds import (
 )
 from trainer.presets import RECIPES
 from trainer.run_folder import unfit_name
+
+if TYPE_CHECKING:
+    from trainer.inference.gradcam import Style
 
 FOLDER = Folder(path_type=Path)
 DEFAULT = FitConfig()
@@ -50,6 +53,21 @@ class SetName(Text):
         return name
 
 
+class Seeds(click.ParamType[tuple[int, ...]]):
+    """Numbers between commas, each once."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        seeds = tuple(SEED.convert(each, param, ctx) for each in value.split(","))
+        if len(set(seeds)) < len(seeds) or len(seeds) > MOST_SEEDS:
+            self.fail(f"{value[:20]!r}: give each seed once, and {MOST_SEEDS} at most.", param, ctx)
+        return seeds
+
+
+MOST_SEEDS = 100
 MOST_REFIT = 1_000_000
 SHARE_WANTED = Finite(0, 1, min_open=True)
 
@@ -124,12 +142,17 @@ def fit(context: click.Context, /, run: Path | None, resume: bool, find_lr: bool
 
 @main.command()
 @fit_options
-@click.option("--folds", "count", type=click.IntRange(2, 100), default=5, help="How many; each is test once.")
-@click.option("--split", type=click.Choice(["train-val", "all"]), default="train-val",
-              help="all: the photographs of test are folded in too. train-val: they stay closed.")  # fmt: skip
-@click.option("--run", type=OutputPlace(), default=Path("runs/folds"), help="Folder of the runs, one a fold.")
+@RUN("--folds", "count", type=click.IntRange(2, 100), default=5, help="How many; each is test once.")
+@RUN("--seeds", type=Seeds(), default=(), metavar="S,S,...",
+     help="Train each fold once for each of these seeds, and give the means. --seed draws the folds.  "
+          "[default: --seed]")  # fmt: skip
+@RUN("--split", type=click.Choice(["train-val", "all"]), default="train-val",
+     help="all: the photographs of test are folded in too. train-val: they stay closed.")  # fmt: skip
+@RUN("--run", type=OutputPlace(), default=Path("runs/folds"), help="Folder of the runs, one a fold and seed.")
 @click.pass_context
-def folds(context: click.Context, /, run: Path, count: int, split: str, **settings: Any) -> None:
+def folds(
+    context: click.Context, /, run: Path, count: int, seeds: tuple[int, ...], split: str, **settings: Any
+) -> None:
     """Cross-validate: train a network for each fold of patients.
 
     Each photograph is graded by a network that saw no photograph of that patient. Takes every option of fit. The same
@@ -142,7 +165,7 @@ def folds(context: click.Context, /, run: Path, count: int, split: str, **settin
     from trainer.network.device import choose_device
 
     with joined(choose_device(asked.device)):
-        cross_validate(asked, given, count, run, whole=split == "all")
+        cross_validate(asked, given, count, run, seeds=seeds, whole=split == "all")
 
 
 @main.command()
@@ -169,8 +192,12 @@ def folds(context: click.Context, /, run: Path, count: int, split: str, **settin
 @click.option("--prevalence", type=Finite(0, 1), help="Of another population: its PPV and NPV too.")
 @click.option("--tta/--no-tta", default=None,
               help="Mean over the eight flips and turns of each photograph.  [default: as fit was told]")  # fmt: skip
-@click.option("--by", type=click.Choice(["photograph", "patient"]), default="photograph",
-              help="patient: print his or her worse eye's figures too.")  # fmt: skip
+@click.option("--by", type=click.Choice(["photograph", "eye", "patient"]), default="photograph",
+              help="patient: print his or her worse eye's figures too. eye: those of the mean of its photographs."
+              )  # fmt: skip
+@click.option("--subgroup", "subgroups", type=Text(), multiple=True, metavar="COLUMN",
+              help="A column that `tools preprocess --keep-column` kept, such as a clinic or a camera: figures of each "
+                   "of its groups, and how they differ from the rest. May be given several times.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the file of metrics instead of tables.")
 def evaluate(
     run: Path,
@@ -186,6 +213,7 @@ def evaluate(
     prevalence: float | None,
     tta: bool | None,
     by: str,
+    subgroups: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Measure a run again, or on other data sets.
@@ -200,12 +228,13 @@ def evaluate(
         raise click.UsageError(f"{len(names)} --name for {len(caches)} --cache; give one for each, in the same order")
     if refit and not caches:
         raise click.UsageError("--refit is for another cache than the run's own; give --cache")
-    if len(caches) > 1 and (as_json or by == "patient"):
-        raise click.UsageError(f"{'--json' if as_json else '--by patient'} is for one cache at a time")
+    if len(caches) > 1 and (as_json or by != "photograph"):
+        raise click.UsageError(f"{'--json' if as_json else f'--by {by}'} is for one cache at a time")
 
     from trainer.commands.evaluate import evaluate as measure
     from trainer.evaluation.operating_point import Wish
     from trainer.reporting.external import print_sites
+    from trainer.reporting.subgroups import print_subgroups
     from trainer.reporting.tables import print_by_grade, print_results
     from trainer.run_folder import RunFolder
 
@@ -214,23 +243,28 @@ def evaluate(
         wish = Wish("sensitivity", sensitivity)
     elif specificity is not None:
         wish = Wish("specificity", specificity)
-    measured = measure(run, caches, names, split, loader, device, workers, wish, prevalence, tta, refit)
+    measured = measure(run, caches, names, split, loader, device, workers, wish, prevalence, tta, refit, subgroups)
     if as_json:
-        ((target, _),) = measured.results
+        ((target, _),) = measured.evaluations
         click.echo(target.files.metrics.read_text("utf-8"), nl=False)
         return
-    if len(measured.results) == 1:
-        ((target, results),) = measured.results
+    if len(measured.evaluations) == 1:
+        ((target, evaluation),) = measured.evaluations
+        results = evaluation.results
         columns = {target.what: results}
-        if by == "patient" and results.by_patient:
-            columns[f"{target.what}, by patient"] = results.by_patient
-        elif by == "patient":
-            click.echo(f"no patient has two graded photographs of {target.what}: by patient is by photograph", err=True)
+        more = {"eye": results.by_eye, "patient": results.by_patient}.get(by)
+        if more:
+            columns[f"{target.what}, by {by}"] = more
+        elif by != "photograph":
+            click.echo(f"no {by} has two graded photographs of {target.what}: by {by} is by photograph", err=True)
         print_results(columns)
         print_by_grade(results)
+    for target, evaluation in measured.evaluations:
+        if evaluation.subgroups:
+            print_subgroups(evaluation.subgroups.as_dict(), target.what)
     if measured.sites:
         print_sites(measured.sites)
-        folders = [target.files.metrics.parent for target, _ in measured.results if target.name]
+        folders = [target.files.metrics.parent for target, _ in measured.evaluations if target.name]
         click.echo(f"written: {' '.join(map(str, [*folders, RunFolder(run).forest_figure]))}")
 
 
@@ -313,10 +347,18 @@ def predict(
     "--out", type=OutputFolder(EXPLAINED, is_explained_file), default=Path("explained"), help="Folder for the pictures."
 )
 @click.option("--grade", type=click.IntRange(0, 4), help="Which to explain.  [default: the predicted one]")
+@click.option("--style", type=click.Choice(["heat", "outline"]), default="heat",
+              help="heat: tinted by the evidence. outline: a line around most of it, all else as it is.")  # fmt: skip
 @click.option("--device", type=click.Choice(DEVICES), default="auto", help="auto: the fastest there is.")
 @click.option("--workers", type=WORKERS, help="Threads that read photographs.  [default: one a core]")
 def explain(
-    run: Path, photographs: tuple[Path, ...], out: Path, grade: int | None, device: str, workers: int | None
+    run: Path,
+    photographs: tuple[Path, ...],
+    out: Path,
+    grade: int | None,
+    style: "Style",
+    device: str,
+    workers: int | None,
 ) -> None:
     """Show where the evidence for a grade lies (Grad-CAM).
 
@@ -324,7 +366,7 @@ def explain(
     """
     from trainer.commands.explain import explain as show
 
-    show(run, photographs, out, grade=grade, device_name=device, workers=workers)
+    show(run, photographs, out, grade=grade, style=style, device_name=device, workers=workers)
 
 
 @main.command()
@@ -374,3 +416,14 @@ def show(run: Path, as_json: bool) -> None:
     from trainer.commands.show import show as say
 
     say(run, as_json)
+
+
+@main.command()
+def recipes() -> None:
+    """List what each preset of fit (--recipe) sets.
+
+    Options on the command line override a preset.
+    """
+    from trainer.commands.recipes import recipes as say
+
+    say()

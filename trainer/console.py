@@ -1,14 +1,14 @@
-"""What `trainer` says: plain lines that a program can read, and a live bar on a terminal."""
+"""What `trainer` says: plain lines that a program can read, and how far it is."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from pipeline.grades import GRADES
+from pipeline.progress import progress_of
 
 Item = TypeVar("Item")
 
@@ -18,15 +18,13 @@ def warn(line: str) -> None:
     click.secho(f"WARNING: {line}", fg="yellow", bold=True, err=True)
 
 
-def track(items: Iterable[Item], total: int, description: str) -> Iterator[Item]:
-    """The items, with a bar on stderr while they last if that is a terminal."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield from items
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        yield from progress.track(items, total=total, description=description)
+def track(batches: Iterable[Item], total: int, description: str) -> Iterator[Item]:
+    """The batches, with a line on stderr while they last: see pipeline.progress."""
+    with progress_of(description, "batches") as update:
+        update(0, total)
+        for done, batch in enumerate(batches, 1):
+            yield batch
+            update(done, total)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -23,6 +23,7 @@ from trainer.config import (
 from trainer.presets import RECIPES
 
 DEFAULT: Final = FitConfig()
+SEED: Final = click.IntRange(0, 2**64 - 1)
 
 
 class PixelsOrFraction(Finite):
@@ -98,7 +99,7 @@ _OPTIONS: Final = (
                   help="Spread this fraction of each label over all grades; with ce and corn."),
     _augmentation("--tta/--no-tta", default=DEFAULT.tta,
                   help="Measure the mean over eight flips and turns of each photograph."),
-    _machine("--seed", type=click.IntRange(0, 2**64 - 1), default=DEFAULT.seed,
+    _machine("--seed", type=SEED, default=DEFAULT.seed,
              help="Seed of the first weights, the order and the augmentation."),
     _machine("--device", type=click.Choice(DEVICES), default=DEFAULT.device, help="auto: the fastest there is."),
     _machine("--precision", type=click.Choice(PRECISIONS), default=DEFAULT.precision,

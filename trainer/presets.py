@@ -66,3 +66,14 @@ RECIPES: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
         },
     }
 )
+
+PURPOSES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "course": "to compare with student projects on EyePACS, which commonly train so",
+        "fast": "for a first look, minutes on two cores where photographs are few or small",
+        "best": "for small images of one source, as in RetinaMNIST, trained from scratch",
+        "painted": "to learn from scratch what a lesion is, on a cache of what `tools phantom --onto` has painted",
+        "few": "to go on from there, with --weights FILE, to a few hundred graded photographs",
+    }
+)
+"""What each recipe is for."""

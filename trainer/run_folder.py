@@ -289,6 +289,61 @@ class RunFolder:
         return f"`trainer fit --run {self.path} --resume` continues an unfinished run"
 
 
+@dataclass(frozen=True)
+class FoldsFolder:
+    """What `trainer folds` leaves: a run, and the cache that it is trained on, for each fold, and what they say
+    together."""
+
+    path: Path
+
+    @property
+    def mark(self) -> Path:
+        """Of which cache these are folds, how many, by which seeds, and whether test is folded in."""
+        return self.path / "folds.json"
+
+    @property
+    def shared_photos(self) -> Path:
+        """Photographs that are there under several patients, who are kept together."""
+        return self.path / "copies.csv"
+
+    def cache(self, fold: int) -> Path:
+        return self.path / "caches" / f"fold{fold}"
+
+    def run(self, fold: int, seed: int | None) -> RunFolder:
+        """seed: of the training; None where each fold is trained once."""
+        return RunFolder(self.path / (f"fold{fold}" if seed is None else f"fold{fold}_seed{seed}"))
+
+    @property
+    def results(self) -> ResultFiles:
+        return RunFolder(self.path).results("oof")
+
+    @property
+    def second_look(self) -> Path:
+        """Photographs whose grades the networks contradict."""
+        return self.path / "second_look.csv"
+
+    @property
+    def second_look_sheet(self) -> Path:
+        return self.path / "second_look.png"
+
+    def read_mark(self) -> dict[str, Any]:
+        """Raises RunError where it is missing or damaged."""
+        return RunFolder(self.path).read_json(self.mark, cure="`trainer folds` into another --run makes folds anew")
+
+    def claim(self, mark: Mapping[str, Any]) -> None:
+        """Raises RunError where the folder holds anything else than folds of this `mark`; nothing is written."""
+        try:
+            begun = self.mark.exists()
+            if not begun and os.path.lexists(self.path) and not _is_empty_folder(self.path):
+                raise RunError(f"{self.path} holds something else; choose another --run")
+        except OSError as error:
+            raise RunError(f"{self.path}: cannot be read ({error.strerror}); choose another --run") from error
+        if begun and self.read_mark() != mark:
+            raise RunError(
+                f"{self.path} has other folds (another cache, number, seed or --split); choose another --run"
+            )
+
+
 def create_run(path: Path | None, default_name: str) -> RunFolder:
     """A new folder, empty so far: `path`, or `default_name` below runs/, with -2, -3, ... where that is taken.
 

@@ -2,12 +2,16 @@
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from types import MappingProxyType
+from typing import Final
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from pipeline.cache.cache import Cache
 from pipeline.cache.index import ATTRIBUTES, MANIFEST, REJECTS, CacheIndex
@@ -20,17 +24,23 @@ from pipeline.storage.artifacts import INDEX, SHARDS
 from pipeline.storage.atomic import write_whole
 from pipeline.storage.paths import sha256_of
 
+NO_ONE: Final[Mapping[str, str]] = MappingProxyType({})
+"""Patients who are joined, where none are."""
 
-def fold_splits(manifest: pd.DataFrame, folds: int, seed: int, *, whole: bool = False) -> list["pd.Series[str]"]:
+
+def fold_splits(
+    manifest: pd.DataFrame, folds: int, seed: int, *, whole: bool = False, joined: Mapping[str, str] = NO_ONE
+) -> list["pd.Series[str]"]:
     """For each of K folds a column of splits (rows,): test is the fold, val an eighth of the other patients.
 
-    Patients are drawn, stratified by the worst grade of their photographs. Photographs of test take no part unless
-    `whole`; neither do those without a grade or a split.
+    Patients are drawn, stratified by the worst grade of their photographs. Photographs that are not in `folded_rows`
+    take no part.
+    joined: for patients who must stay together, a name that they have in common; they are drawn as one.
 
     Raises CacheError where there are fewer patients than folds.
     """
-    pool = (manifest["grade"] != UNKNOWN) & manifest["split"].isin(["train", "val", *(["test"] if whole else [])])
-    patients = patients_of(manifest, manifest["id"])
+    pool = np.isin(np.arange(len(manifest)), folded_rows(manifest, whole=whole))
+    patients = patients_of(manifest, manifest["id"]).map(lambda patient: joined.get(patient, patient))
     worst: dict[str, int] = {}
     for patient, grade in zip(patients[pool], manifest["grade"][pool], strict=True):
         worst[patient] = max(grade, worst.get(patient, 0))
@@ -46,6 +56,19 @@ def fold_splits(manifest: pd.DataFrame, folds: int, seed: int, *, whole: bool = 
     return columns
 
 
+def folded_rows(manifest: pd.DataFrame, *, whole: bool) -> NDArray[np.int64]:
+    """Rows of the graded photographs of train and val, and of test where the `whole` set is folded."""
+    splits = ["train", "val", *(["test"] if whole else [])]
+    return np.flatnonzero((manifest["grade"] != UNKNOWN) & manifest["split"].isin(splits))
+
+
+def check_foldable(cache: Cache) -> Path:
+    """The cache's folder. Raises CacheError where it lies behind a URL: folds share its files."""
+    if not isinstance(cache.path, Path):
+        raise CacheError(f"{cache.path}: folds are made of a cache on this machine; copy it here first")
+    return cache.path
+
+
 def write_fold(cache: Cache, folder: Path, splits: "pd.Series[str]", name: str) -> Path:
     """Makes `folder` the cache with those splits (rows,); its shards are links to those of `cache`. One that is there
     already stays.
@@ -53,8 +76,7 @@ def write_fold(cache: Cache, folder: Path, splits: "pd.Series[str]", name: str) 
     name: what cache.json says of how the splits were drawn.
     Raises CacheError where the cache lies behind a URL or the folder cannot be written.
     """
-    if not isinstance(cache.path, Path):
-        raise CacheError(f"{cache.path}: folds are made of a cache on this machine; copy it here first")
+    source = check_foldable(cache)
     manifest = manifest_csv(Row(*row) for row in cache.manifest.assign(split=splits).itertuples(index=False, name=None))
     digest = sha256(manifest).hexdigest()
     index = replace(cache.index, split=name, manifest=digest, copies=0)
@@ -63,9 +85,9 @@ def write_fold(cache: Cache, folder: Path, splits: "pd.Series[str]", name: str) 
             return folder
         (folder / SHARDS).mkdir(parents=True, exist_ok=True)
         (folder / INDEX).unlink(missing_ok=True)
-        _link([f"{SHARDS}/{shard_name(number)}" for number in range(len(index.shards))], cache.path, folder)
+        _link([f"{SHARDS}/{shard_name(number)}" for number in range(len(index.shards))], source, folder)
         for kept in (REJECTS, *([ATTRIBUTES] if index.attributes else [])):
-            shutil.copyfile(cache.path / kept, folder / kept)
+            shutil.copyfile(source / kept, folder / kept)
         with write_whole(folder / MANIFEST) as file:
             file.write(manifest)
         index.write(folder)

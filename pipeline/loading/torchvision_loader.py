@@ -126,7 +126,7 @@ class TorchvisionLoader(AbstractContextManager["TorchvisionLoader"]):
         over = threading.Event()
 
         def begin(plan: EpochPlan) -> tuple[EpochPlan, Rendering]:
-            pictures = [partial(self._decode, row) for row in plan.rows.tolist()]
+            pictures = [partial(decoded, self._renderer, self._cache, row) for row in plan.rows.tolist()]
             return plan, self._renderer.begin(pictures, plan, over)
 
         batches = self._schedule.batches(number, start)
@@ -137,17 +137,19 @@ class TorchvisionLoader(AbstractContextManager["TorchvisionLoader"]):
         finally:
             over.set()
 
-    def _decode(self, row: int) -> Picture:
-        picture = self._renderer.decode(self._cache.read(row))
-        if picture is None:
-            raise CacheError(f"{self._cache.path}: {self._cache.manifest['id'].iloc[row]} does not decode as a JPEG")
-        return picture
-
     def close(self) -> None:
         self._renderer.close()
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def decoded(renderer: Renderer, cache: Cache, row: int) -> Picture:
+    """A photograph of a cache, for `Renderer.begin`. Raises CacheError where it is damaged."""
+    picture = renderer.decode(cache.read(row))
+    if picture is None:
+        raise CacheError(f"{cache.path}: {cache.manifest['id'].iloc[row]} does not decode as a JPEG")
+    return picture
 
 
 class Scratch(threading.local):

@@ -1,5 +1,6 @@
 """Fingerprints of photographs, by which copies are found: of other sizes, brightness and borders, and mirrored."""
 
+import math
 from collections.abc import Iterator
 from typing import Final
 
@@ -17,6 +18,13 @@ JPEG quality 75, or at quality 50, have more than 0.84."""
 FAINT: Final = 5.0
 """Length below which structure is noise: 420 EyePACS photographs have 18 at least, flat pictures 0.001."""
 BLOCK: Final = 2048  # fingerprints compared at a time; 35,000 photographs need 0.6 GB and a quarter of a minute
+COARSE: Final = 32
+"""Side of the fingerprints that all are compared by, pixels: a quarter of the work of whole ones."""
+CANDIDATE: Final = 0.55
+"""Correlation of coarse fingerprints from which on the whole ones are compared."""
+MOST: Final = 100_000
+"""Photographs among which copies are looked for. 20,000 of test and 80,000 others are compared in 81 s on two cores.
+The time grows as the square."""
 
 
 def fingerprint(data: bytes | memoryview) -> NDArray[np.float32]:
@@ -45,3 +53,32 @@ def near_duplicates(fingerprints: NDArray[np.float32]) -> Iterator[tuple[int, in
             for i, j in np.argwhere(alike > ALIKE):
                 if start + i < other + j:
                     yield start + int(i), other + int(j), float(alike[i, j])
+
+
+def mirrored(print: NDArray[np.float32], mirror: int) -> NDArray[np.float32]:
+    """The fingerprint (side * side,), whole or coarse, upside down (bit 0 of `mirror`) and left to right (bit 1)."""
+    square = print.reshape(math.isqrt(len(print)), -1)
+    return square[:: -1 if mirror & 1 else 1, :: -1 if mirror & 2 else 1].ravel()
+
+
+def coarse(print: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(COARSE * COARSE,) unit length, of a fingerprint (SIDE * SIDE,)."""
+    small = cv2.resize(print.reshape(SIDE, SIDE), (COARSE, COARSE), interpolation=cv2.INTER_AREA).ravel()
+    return np.asarray(small / max(float(np.linalg.norm(small)), 1e-6), np.float32)
+
+
+def alike(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    """Correlation of two fingerprints (SIDE * SIDE,), the highest of the four ways to mirror one."""
+    return max(float(mirrored(one, mirror) @ other) for mirror in range(4))
+
+
+def candidates(prints: NDArray[np.float32]) -> Iterator[tuple[int, int]]:
+    """(i, j) of the coarse fingerprints (n, COARSE * COARSE) that may be copies, perhaps mirrored, i < j; a pair may
+    come twice."""
+    for start in range(0, len(prints), BLOCK // 2):
+        block = prints[start : start + BLOCK // 2]
+        for mirror in range(4):
+            turned = np.stack([mirrored(each, mirror) for each in block])
+            for i, j in np.argwhere(turned @ prints[start:].T > CANDIDATE).tolist():
+                if i < j:
+                    yield start + i, start + j

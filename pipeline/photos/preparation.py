@@ -108,6 +108,7 @@ class Prepared(NamedTuple):
                    of it, smaller, than the photographs that gradings are made for; the disc is the circle around it.
         "widened"  more than 1 % of the light lay outside the disc's square (a stamp, a reflex, a wrong disc), so the
                    square was widened to keep it.
+    square: what the jpeg shows, in pixels of the upright photograph; it may reach past the frame.
     """
 
     jpeg: bytes
@@ -115,6 +116,7 @@ class Prepared(NamedTuple):
     height: int
     disc: Disc | None
     flags: tuple[str, ...]
+    square: Square
 
 
 def prepare(data: bytes | memoryview, recipe: Recipe) -> Prepared:
@@ -175,7 +177,7 @@ def prepare(data: bytes | memoryview, recipe: Recipe) -> Prepared:
         "widened": widened,
     }
     raised = tuple(flag for flag, is_raised in flags.items() if is_raised)
-    return Prepared(encode(pixels, recipe.quality), photo.width, photo.height, disc, raised)
+    return Prepared(encode(pixels, recipe.quality), photo.width, photo.height, disc, raised, square)
 
 
 def encode(pixels: NDArray[np.uint8], quality: int) -> bytes:

@@ -31,6 +31,7 @@ _OF_A_RUN: Final = re.compile(
     r"config\.json|summary\.json|model\.safetensors|last\.pt|previous\.pt|tensorboard"
     r"|accuracy\.(csv|png|svg)"
     r"|(predictions|metrics|confusion|roc|precision_recall|risk_coverage|reliability)_(train|val|test)(_counts)?\.(csv|json|png|svg)"
+    r"|(decision_curve|referable_calibration)_(train|val|test)\.(png|svg)"
 )
 
 

@@ -151,7 +151,7 @@ def checkpoints(run: Path, count: int) -> Callable[[], bool]:
 @pytest.mark.parametrize(
     ("loader", "head", "kills"),
     [
-        ("dali", False, [10]),  # within the second epoch
+        pytest.param("dali", False, [10], marks=pytest.mark.slow),  # within the second epoch
         ("torchvision", True, [2, 6]),  # in the head phase, and in fine-tuning; with every lever there is
         pytest.param("dali", True, [1, 3, 5, 3], marks=pytest.mark.slow),
         pytest.param("torchvision", False, [1] * 12, marks=pytest.mark.slow),

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
@@ -9,10 +12,12 @@ from PIL import Image, ImageOps
 
 from pipeline.cache.cache import Cache, open_cache
 from pipeline.errors import CacheError
+from pipeline.loading.loaders import open_loader
+from pipeline.loading.plan import NO_AUGMENT, Augment
 from pipeline.photos.contact_sheet import COLUMNS, SIDE, Tile, draw_sheet
 from tools.cli import main
 from tools.phantoms.dataset import write_phantoms
-from tools.sheet import pick_rows, sheet_of_cache
+from tools.sheet import pick_rows, sheet_of_augmented, sheet_of_cache
 
 RED = np.full((90, 90, 3), (200, 0, 0), np.uint8)
 
@@ -123,3 +128,52 @@ def test_a_damaged_photograph_is_named(cache: Cache, tmp_path: Path) -> None:
 
     with open_cache(tmp_path) as damaged, pytest.raises(CacheError, match=row["id"]):
         sheet_of_cache(damaged, per_group=16)
+
+
+def test_training_photographs_are_shown_as_the_loader_gives_them_in_each_epoch(cache: Cache) -> None:
+    """The tiles of a row are the cached photograph, then what fit's loader makes of it in its epochs."""
+    augment, seed = Augment(zoom=1.25, colour=0.3), 5
+    sheet = np.asarray(sheet_of_augmented(cache, augment, per_photograph=3, seed=seed))
+    with open_loader("torchvision", cache, split="train", batch_size=99, augment=augment, seed=seed) as loader:
+        epochs = [next(iter(loader.epoch(number))) for number in range(2)]
+    train = cache.rows("train")
+    first = train[cache.grades[train].argmin()]
+    place = epochs[0].rows.tolist().index(first)
+    for column, epoch in enumerate(epochs, 1):
+        wanted = Image.fromarray(epoch.images[place].permute(1, 2, 0).numpy())
+        wanted = np.asarray(ImageOps.contain(wanted, (SIDE, SIDE)))
+        left = 8 + column * (SIDE + 8)
+        np.testing.assert_array_equal(sheet[40 : 40 + SIDE, left : left + SIDE], wanted)
+
+
+def test_the_same_seed_draws_the_same_sheet_and_another_another(cache: Cache, tmp_path: Path) -> None:
+    def drawn(*options: str) -> bytes:
+        arguments = ["sheet", str(cache.path), str(tmp_path / "sheet.png"), "--augmented", "--each", "3", *options]
+        done = CliRunner().invoke(main, arguments)
+        assert done.exit_code == 0, done.output
+        assert "what training sees of" in done.output
+        return (tmp_path / "sheet.png").read_bytes()
+
+    first = drawn()
+    assert drawn() == first
+    assert drawn("--seed", "1") != first
+    assert drawn("--colour", "0.5") != first
+
+
+def test_how_training_varies_photographs_is_asked_of_the_augmented_sheet_alone(cache: Cache, tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["sheet", str(cache.path), str(tmp_path / "sheet.png"), "--zoom", "1.2"])
+    assert done.exit_code == 2
+    assert "give --augmented with it" in done.output
+
+
+def test_a_cache_without_training_photographs_has_no_augmented_sheet(make_cache: Callable[..., Path]) -> None:
+    outside = open_cache(make_cache({"a": RED[:64, :64]}, splits={"a": "test"}))
+    with pytest.raises(CacheError, match="no photograph is in train"):
+        sheet_of_augmented(outside, NO_AUGMENT)
+
+
+def test_the_plain_sheet_imports_no_torch(cache: Cache, tmp_path: Path) -> None:
+    script = "import sys; from tools.cli import main; main(standalone_mode=False); print('torch' in sys.modules)"
+    command = [sys.executable, "-c", script, "sheet", str(cache.path), str(tmp_path / "sheet.png")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"

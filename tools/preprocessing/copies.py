@@ -6,24 +6,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.cache.manifest import Row
 from pipeline.cache.shards import shard_name
 from pipeline.errors import PhotoError
-from pipeline.photos.fingerprint import ALIKE, SIDE, fingerprint
+from pipeline.photos.fingerprint import ALIKE, CANDIDATE, SIDE, alike, coarse, fingerprint, mirrored
 from pipeline.storage.artifacts import SHARDS
 
-COARSE: Final = 32
-"""Side of the fingerprints that all are compared by, pixels: a quarter of the work of whole ones."""
-CANDIDATE: Final = 0.55
-"""Correlation of coarse fingerprints from which on the whole ones are compared."""
 BLOCK: Final = 1024
-MOST: Final = 100_000
-"""Photographs among which copies are looked for. 20,000 of test and 80,000 others are compared in 81 s on two cores.
-The time grows as the square."""
 
 
 class Copy(NamedTuple):
@@ -42,21 +34,21 @@ def copies_across_splits(cache: Path, rows: Sequence[Row]) -> list[Copy]:
     if not test or not rest:
         return []
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        prints = np.stack(list(pool.map(lambda row: _coarse(_fingerprint(cache, row)), rest)))
+        prints = np.stack(list(pool.map(lambda row: coarse(_fingerprint(cache, row)), rest)))
         tested = list(pool.map(lambda row: _fingerprint(cache, row), test))
         copies = []
         for start in range(0, len(test), BLOCK):
             best = np.zeros(len(tested[start : start + BLOCK]), np.float32)
             at = np.zeros(len(best), np.int64)
             for mirror in range(4):
-                block = np.stack([_coarse(_mirrored(each, mirror)) for each in tested[start : start + BLOCK]])
-                alike = block @ prints.T
-                found, value = alike.argmax(axis=1), alike.max(axis=1)
+                block = np.stack([coarse(mirrored(each, mirror)) for each in tested[start : start + BLOCK]])
+                correlation = block @ prints.T
+                found, value = correlation.argmax(axis=1), correlation.max(axis=1)
                 better = value > best
                 best[better], at[better] = value[better], found[better]
             for number in np.flatnonzero(best > CANDIDATE).tolist():
                 mine, other = tested[start + number], _fingerprint(cache, rest[int(at[number])])
-                value = max(float(_mirrored(mine, mirror) @ other) for mirror in range(4))
+                value = alike(mine, other)
                 if value > ALIKE:
                     copies.append(Copy(test[start + number].id, rest[int(at[number])].id, value))
     return copies
@@ -69,13 +61,3 @@ def _fingerprint(cache: Path, row: Row) -> NDArray[np.float32]:
             return fingerprint(file.read(row.nbytes))
         except PhotoError:
             return np.zeros(SIDE * SIDE, np.float32)
-
-
-def _mirrored(print: NDArray[np.float32], mirror: int) -> NDArray[np.float32]:
-    square = print.reshape(SIDE, SIDE)
-    return square[:: -1 if mirror & 1 else 1, :: -1 if mirror & 2 else 1].ravel()
-
-
-def _coarse(print: NDArray[np.float32]) -> NDArray[np.float32]:
-    small = cv2.resize(print.reshape(SIDE, SIDE), (COARSE, COARSE), interpolation=cv2.INTER_AREA).ravel()
-    return np.asarray(small / max(float(np.linalg.norm(small)), 1e-6), np.float32)

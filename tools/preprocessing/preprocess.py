@@ -23,12 +23,13 @@ from pipeline.cache.shards import shard_count, shard_of, sort_key
 from pipeline.cache.writing import make_row, make_tables, with_tables
 from pipeline.errors import CacheError, ClusterError, SourceError
 from pipeline.photos.discovery import Refusal
+from pipeline.photos.fingerprint import MOST
 from pipeline.photos.preparation import Recipe
 from pipeline.storage.artifacts import INDEX, SHARDS
 from pipeline.storage.atomic import write_whole
 from pipeline.storage.url import Url
 from tools.preprocessing.build_shards import CLOCK_SLACK_NS, Built, Group, put_in_place
-from tools.preprocessing.copies import MOST, Copy, copies_across_splits
+from tools.preprocessing.copies import Copy, copies_across_splits
 from tools.preprocessing.executors import Crew, on_this_machine
 from tools.preprocessing.existing_cache import IGNORED, NOT_USED, Previous
 from tools.preprocessing.splits import place

@@ -12,11 +12,11 @@ from pipeline.storage.url import Url
 from pipeline.storage.url import place as url_or_path
 from trainer.config import RunConfig
 from trainer.console import warn
+from trainer.evaluation.characteristics import kept_groups
 from trainer.evaluation.evaluate import Evaluation, check_measurable, evaluate_split, measuring_settings
 from trainer.evaluation.external import describe_set
 from trainer.evaluation.metrics import graded, only_grade
 from trainer.evaluation.operating_point import Wish, wished
-from trainer.evaluation.results import Results
 from trainer.network.device import choose_device
 from trainer.network.metadata import temperature_of
 from trainer.network.model import load_model, read_provenance
@@ -47,7 +47,7 @@ class Target:
 class Measured(NamedTuple):
     """What was measured."""
 
-    results: list[tuple[Target, Results]]
+    evaluations: list[tuple[Target, Evaluation]]
     sites: list[Site]
     """All external sets of the run, and before them its own test part; empty where none was measured now."""
 
@@ -64,6 +64,7 @@ def evaluate(
     prevalence: float | None = None,
     tta: bool | None = None,
     n_refit: int | None = None,
+    columns: Sequence[str] = (),
 ) -> Measured:
     """Measures a run's weights on a split of its own cache, and rewrites that split's files; or on other caches: each
     is an external set with a folder of its own.
@@ -72,11 +73,14 @@ def evaluate(
     `split`: None: test of the run's own cache, all of another.
     `tta`: whether as the mean over the eight symmetries; None: as the run was measured.
     `wish`: another operating point than the one that the weights carry, chosen anew on the run's validation part.
+    `columns`: of attributes.csv, whose groups are measured too.
     `n_refit`: so many photographs of an external set may a threshold be chosen anew on, to see what that would buy.
     """
     run = RunFolder(path)
     config = run.read_config()
     targets = find_targets(run, config, places, names, split)
+    for target in targets:  # before the model runs over any of them
+        kept_groups(target.cache, target.split, columns)
     external = [target for target in targets if target.name]
     model, about = load_model(run.model)
     if not run.finished and (external or targets[0].split == "test"):
@@ -112,14 +116,22 @@ def evaluate(
                 tta=tta,
             )
             evaluation = evaluate_split(
-                settings, model, about, provenance, cache, target.split, own=own, prevalence=prevalence
+                settings,
+                model,
+                about,
+                provenance,
+                cache,
+                target.split,
+                own=own,
+                prevalence=prevalence,
+                columns=columns,
             )
             more = None
             if not own:
                 more = describe_set(cache, target.name, target.place, evaluation, about, n_refit, workers)
             write_evaluation(target.files, evaluation, f"{run.path.name}, {target.what}", more)
             say_defects(evaluation, own=own, name=target.name)
-            measured.append((target, evaluation.results))
+            measured.append((target, evaluation))
         if external:
             sites = read_sites(run)
             draw_forest(run.forest_figure, sites, title=run.path.resolve().name)

@@ -8,25 +8,34 @@ import click
 from pipeline.errors import SourceError
 from pipeline.storage.artifacts import EXPLAINED, SHEET
 from trainer.commands.predict import say_ours, say_refused
+from trainer.console import warn
+from trainer.inference.gradcam import Style, cells_a_side
 from trainer.inference.inputs import gather
 from trainer.inference.predictor import Predictor
-from trainer.reporting.explained import ON_SHEET, REJECTS, ExplainedFolder
+from trainer.reporting.explained import ON_SHEET, REJECTS, ExplainedFolder, coarseness
 
 
 def explain(
-    run: Path, paths: Sequence[Path], out: Path, *, grade: int | None, device_name: str, workers: int | None
+    run: Path,
+    paths: Sequence[Path],
+    out: Path,
+    *,
+    grade: int | None,
+    style: Style,
+    device_name: str,
+    workers: int | None,
 ) -> None:
     """Fills OUT with a picture for each photograph; see trainer.reporting.explained.
 
-    grade: the grade to explain; each photograph's predicted one where None. Raises RunError for weights that cannot be
-    used, SourceError where a path does not exist or no photograph could be read.
+    grade: the grade to explain; each photograph's predicted one where None. style: see `overlay`. Raises RunError for
+    weights that cannot be used, SourceError where a path does not exist or no photograph could be read.
     """
     predictor = Predictor(run, device_name, workers)
     photographs, refused, ours = gather(paths, predictor.about.recipe)
     say_ours(ours)
     found = len(photographs) + len(refused)
     try:
-        folder = ExplainedFolder(out, [each.id for each in photographs])
+        folder = ExplainedFolder(out, [each.id for each in photographs], predictor.about, style)
         for batch in predictor.batches(photographs, "explaining"):
             refused += batch.refused
             for explanation in predictor.explain(batch, grade):
@@ -39,6 +48,8 @@ def explain(
     if not explained:
         raise SourceError(f"none of {found} photographs could be explained, see {out / REJECTS}")
     click.echo(f"found {found} = {explained} explained + {len(refused)} rejected")
+    if warning := coarseness(cells_a_side(predictor.about)):
+        warn(warning)
     if folder.mute:
         click.echo(f"in {folder.mute} of them nothing speaks for the grade: no place is tinted")
     if explained > ON_SHEET:

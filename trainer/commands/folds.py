@@ -1,6 +1,6 @@
 """`trainer folds`: a run for each fold, and what all of them say together of photographs that none had seen."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -9,52 +9,84 @@ from typing import Any
 import click
 
 from pipeline.cache.cache import Cache, open_cache
-from pipeline.cache.folds import fold_splits, write_fold
+from pipeline.cache.copies import SharedPhoto, joined_patients, shared_photos
+from pipeline.cache.folds import check_foldable, fold_splits, folded_rows, write_fold
 from pipeline.errors import RunError
 from trainer.commands import fit
 from trainer.config import FitConfig
 from trainer.distributed.process_group import first, from_first
-from trainer.evaluation.out_of_fold import OutOfFold
-from trainer.reporting.folds import read_fold, say_out_of_fold, write_out_of_fold
-from trainer.run_folder import RunFolder, write_json
+from trainer.evaluation.out_of_fold import CrossValidation, OutOfFold
+from trainer.evaluation.second_look import second_look
+from trainer.reporting.folds import (
+    begin_folds,
+    read_fold,
+    read_shared_photos,
+    say_out_of_fold,
+    say_second_look,
+    say_shared_photos,
+    write_out_of_fold,
+    write_second_look,
+)
+from trainer.run_folder import FoldsFolder
 
 
-def folds(asked: FitConfig, given: Mapping[str, Any], count: int, folder: Path, *, whole: bool) -> None:
-    """Trains what is missing of `count` runs below `folder`, and measures them together.
+def folds(
+    asked: FitConfig, given: Mapping[str, Any], count: int, path: Path, *, seeds: Sequence[int], whole: bool
+) -> None:
+    """Trains what is missing of `count` runs for each seed below `path`, and measures them together.
 
-    given: the settings of this time, for runs that are resumed. whole: whether test is folded in.
+    given: the settings of this time, for runs that are resumed. seeds: of the trainings; empty: the one of `asked`,
+    by which the folds are drawn. whole: whether test is folded in.
     Raises RunError where the folder has other folds.
     """
-    cache = open_cache(asked.cache)
-    from_first(lambda: _claim(folder, cache, count, asked.seed, whole))
-    columns = fold_splits(cache.manifest, count, asked.seed, whole=whole)
-    runs = []
-    for number, splits in enumerate(columns):
-        place, run = folder / "caches" / f"fold{number}", RunFolder(folder / f"fold{number}")
-        if first():
-            click.echo(f"fold {number + 1} of {count}: {run.path}")
-            write_fold(cache, place, splits, f"fold {number} of {count}")
-        if from_first(partial(getattr, run, "started")):
-            fit.resume(run.path, {**given, "cache": str(place)})
-        else:
-            fit.start(replace(asked, cache=str(place)), run.path)
-        runs.append(run)
+    cache, folder = open_cache(asked.cache), FoldsFolder(path)
+    seeds = list(seeds) or [asked.seed]
+    mark = {"cache": cache.digest, "folds": count, "seed": asked.seed, "test": whole}
+    if seeds != [asked.seed]:
+        mark["seeds"] = seeds
+    shared = from_first(partial(_begin, folder, cache, mark))
+    columns = fold_splits(cache.manifest, count, asked.seed, whole=whole, joined=joined_patients(shared))
+    for seed in seeds:
+        for number, splits in enumerate(columns):
+            run, place = folder.run(number, seed if len(seeds) > 1 else None), folder.cache(number)
+            if first():
+                click.echo(f"fold {number + 1} of {count}{f', seed {seed}' if len(seeds) > 1 else ''}: {run.path}")
+                write_fold(cache, place, splits, f"fold {number} of {count}")
+            if from_first(partial(getattr, run, "started")):
+                fit.resume(run.path, {**given, "cache": str(place), "seed": seed})
+            else:
+                fit.start(replace(asked, cache=str(place), seed=seed), run.path)
     if first():
-        together = OutOfFold([read_fold(run, open_cache(run.read_config().cache)) for run in runs])
-        write_out_of_fold(folder, together)
-        say_out_of_fold(folder, together)
+        _measure(folder, cache, count, seeds)
 
 
-def _claim(folder: Path, cache: Cache, count: int, seed: int, whole: bool) -> None:
-    """Marks a folder as that of these folds. Raises RunError where it is another's."""
-    mark, wanted = folder / "folds.json", {"cache": cache.digest, "folds": count, "seed": seed, "test": whole}
+def _begin(folder: FoldsFolder, cache: Cache, mark: Mapping[str, Any]) -> list[SharedPhoto]:
+    """Makes the folder that of these folds, which is not done before they can be drawn. Gives and tells of the
+    photographs that several patients share; they are looked for once."""
+    check_foldable(cache)
+    folder.claim(mark)
+    rows = folded_rows(cache.manifest, whole=mark["test"])
+    shared = read_shared_photos(folder) if folder.shared_photos.exists() else shared_photos(cache, rows)
+    joined = joined_patients(shared)
+    fold_splits(cache.manifest, mark["folds"], mark["seed"], whole=mark["test"], joined=joined)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not mark.exists():
-            if any(folder.iterdir()):
-                raise RunError(f"{folder} holds something else; choose another --run")
-            write_json(mark, wanted)
+        begin_folds(folder, mark, shared)
     except OSError as error:
-        raise RunError(f"{folder}: cannot be written ({error.strerror}); choose another --run") from error
-    if RunFolder(folder).read_json(mark) != wanted:
-        raise RunError(f"{folder} has other folds (another cache, number, seed or --split); choose another --run")
+        raise RunError(f"{folder.path}: cannot be written ({error.strerror}); choose another --run") from error
+    say_shared_photos(folder, joined, len(rows))
+    return shared
+
+
+def _measure(folder: FoldsFolder, cache: Cache, count: int, seeds: Sequence[int]) -> None:
+    """Writes and says what the finished runs say together."""
+
+    def trained(seed: int | None) -> OutOfFold:
+        return OutOfFold([read_fold(folder.run(fold, seed), open_cache(folder.cache(fold))) for fold in range(count)])
+
+    found = CrossValidation({seed: trained(seed if len(seeds) > 1 else None) for seed in seeds})
+    doubted = second_look(found, cache.manifest)
+    write_out_of_fold(folder, found)
+    write_second_look(folder, doubted, cache)
+    say_out_of_fold(folder)
+    say_second_look(doubted)
+    click.echo(f"results: {folder.path}/ (predictions_oof.csv, metrics_oof.json, confusion_oof.png, second_look.csv)")

@@ -12,8 +12,9 @@ from pipeline.photos.discovery import Refusal
 from pipeline.storage.atomic import is_stream, write_whole
 from pipeline.storage.csv_files import defused, to_csv
 from trainer.console import print_table, warn
+from trainer.inference.in_words import in_words
 from trainer.inference.inputs import gather
-from trainer.inference.predictions import write_predictions
+from trainer.inference.predictions import Tally, write_predictions
 from trainer.inference.predictor import Predictor
 from trainer.kinds import rejects_of
 
@@ -34,6 +35,7 @@ def predict(
     """Writes OUT, a row for each photograph, and beside it OUT's name + _rejects.csv, one for each that is refused.
 
     defer: the share of validation's photographs that would be left to a human, 0 to 1; None: no photograph is.
+    Says of one photograph what it is, in words; of several, how many are what.
     Into a FIFO or a device only the rows go, and all refused photographs are said. Raises RunError for weights that
     cannot be used, SourceError where a path does not exist or no photograph could be predicted.
     """
@@ -63,15 +65,25 @@ def predict(
     except OSError as error:
         raise SourceError(f"{out}: cannot be written ({error.strerror})") from error
     click.echo(f"found {found} = {tally.grades.total()} predicted + {len(refused)} rejected")
+    if found == 1 and tally.last:
+        for line in in_words(tally.last, predictor.rule.threshold):
+            click.echo(line)
+        if least is not None:
+            click.echo(f"left to a human (unsure, blank or unlike training): {'yes' if tally.deferred else 'no'}")
+    else:
+        say_summary(tally, predictor.rule.threshold, defers=least is not None)
+    click.echo(f"predictions: {out}")
+
+
+def say_summary(tally: Tally, threshold: float, defers: bool) -> None:
+    """Counts, by grade and flag, of what was predicted."""
     rows = [(f"{grade} {name}", str(tally.grades[grade])) for grade, name in enumerate(GRADES)]
     print_table(["grade", "photographs"], rows)
-    threshold = f"{predictor.rule.threshold:.4g}"
-    click.echo(f"referable (grade 2 or worse, p_referable at least {threshold}): {tally.referable}")
-    if least is not None:
+    click.echo(f"referable (grade 2 or worse, p_referable at least {threshold:.4g}): {tally.referable}")
+    if defers:
         click.echo(f"left to a human (unsure, blank or unlike training): {tally.deferred}")
     for flag, count in sorted(tally.flags.items()):
         click.echo(f"flagged {flag}: {count}")
-    click.echo(f"predictions: {out}")
 
 
 def say_ours(ours: Sequence[Refusal]) -> None:

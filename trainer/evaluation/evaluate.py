@@ -1,21 +1,27 @@
 """Weights measured on a split: what they say of its photographs, and how good that is."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
 import torch
 
+from pipeline.cache.attributes import read_attributes
 from pipeline.cache.cache import Cache
 from pipeline.cache.splits import patients_of
 from pipeline.errors import CacheError, RunError
 from pipeline.grades import UNKNOWN
 from trainer.config import FitConfig
 from trainer.console import warn
+from trainer.evaluation.characteristics import kept_groups
 from trainer.evaluation.deferral import confidence_quantiles
-from trainer.evaluation.metrics import predictions_table
+from trainer.evaluation.eyes import EyeTable
+from trainer.evaluation.metrics import graded, predictions_table
 from trainer.evaluation.operating_point import choose_operating
 from trainer.evaluation.ordinal_thresholds import fit_cuts
 from trainer.evaluation.results import Results, assess
+from trainer.evaluation.subgroups import Subgroups, measure_subgroups
+from trainer.evaluation.weighted_metrics import Sample
 from trainer.inference.forward import Outputs, run_split
 from trainer.network.decision import DecisionRule, p_referable, probabilities
 from trainer.network.device import to_device
@@ -38,6 +44,8 @@ class Evaluation:
     results: Results
     exposure: Exposure | None
     """None where nobody knows what the weights have met, and for photographs that they were trained on, of course."""
+    subgroups: Subgroups | None = None
+    """None where none were asked for."""
 
 
 def check_measurable(cache: Cache, split: str) -> None:
@@ -81,15 +89,25 @@ def evaluate_split(
     *,
     own: bool,
     prevalence: float | None = None,
+    columns: Sequence[str] = (),
 ) -> Evaluation:
     """Runs a model over a split that is measurable, and measures what it says.
 
     config: see `measuring_settings`. own: whether the weights were trained on this cache. prevalence: of another
-    population, 0 to 1.
+    population, 0 to 1. columns: of attributes.csv, whose groups are measured too; see `kept_groups`.
     """
+    groups = kept_groups(cache, split, columns)
     to_device(model, torch.device(config.device))
     outputs = run_split(config, model, cache, split)
-    return measure_outputs(cache, split, outputs, about, exposure_on(provenance, cache, split, own=own), prevalence)
+    exposure = exposure_on(provenance, cache, split, own=own)
+    evaluation = measure_outputs(cache, split, outputs, about, exposure, prevalence)
+    if not groups:
+        return evaluation
+    known = graded(evaluation.predictions)
+    sample = Sample.of(known, patients_of(cache.manifest, known["id"]))
+    labels = {name: names.loc[known["id"]].reset_index(drop=True) for name, names in groups.items()}
+    threshold = about.operating.threshold if about.operating else None
+    return replace(evaluation, subgroups=measure_subgroups(sample, labels, threshold))
 
 
 def measure_outputs(
@@ -102,9 +120,12 @@ def measure_outputs(
 ) -> Evaluation:
     """Measures what a model says of a split, read as `about` has it."""
     manifest, logits = cache.manifest, outputs.logits.double().numpy()
-    calibrated = DecisionRule.of(about).probabilities(logits)
+    rule, eyes = DecisionRule.of(about), EyeTable.of(manifest, read_attributes(cache))
+    calibrated = rule.probabilities(logits)
     predictions = predictions_table(manifest["id"].iloc[outputs.rows], outputs.grades.numpy(), calibrated, about.cuts)
-    results = assess(manifest, split, predictions, probabilities(logits), about.operating, prevalence)
+    results = assess(
+        manifest, split, predictions, probabilities(logits), about.operating, prevalence, eyes=eyes, rule=rule
+    )
     return Evaluation(split, cache.digest, (cache.index.scale, cache.index.exact), predictions, results, exposure)
 
 

@@ -2,9 +2,12 @@
 
 Counts pool the decisions that each fold's network made by its own rule. Scores of different networks do not rank
 together (Forman and Scholz, SIGKDD Explorations 2010), so an AUC is the mean of the folds' own.
+
+Several seeds are several trainings on the same folds. A figure is then the mean of the seeds' figures. Its interval
+resamples the patients and takes that mean in each resample, so it is of the networks that were trained.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,11 +18,18 @@ from numpy.typing import NDArray
 from pipeline.grades import N_GRADES, REFERABLE
 from trainer.evaluation.bootstrap import Figures, Floats, bootstrap, intervals
 from trainer.evaluation.metrics import plain_value
-from trainer.evaluation.operating_point import REFERRAL_SHARES, two_by_two
+from trainer.evaluation.operating_point import REFERRAL_SHARES, TwoByTwo, two_by_two
 from trainer.evaluation.weighted_metrics import Sample, patients_behind, shares
 
 POOLED: Final = ("accuracy", "balanced_accuracy", "kappa", "sensitivity_by_grade")
 WITHIN: Final = ("auc", "referable_auc")
+OF_A_FOLD: Final = ("accuracy", "kappa", *WITHIN)
+OF_A_SEED: Final = ("accuracy", "kappa", *(f"{name}_within_folds" for name in WITHIN), "sensitivity", "specificity")
+INTERVALS: Final = "of patients drawn within folds; the variation of training is not in them, the spread is"
+SEEDS_INTERVALS: Final = (
+    "of patients drawn within folds, of the mean over seeds in each resample; the variation of training is not in "
+    "them, the spread over folds and the one over seeds are"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +42,7 @@ class Fold:
 
 
 class OutOfFold:
-    """All folds together."""
+    """All folds together, each as one network grades it."""
 
     def __init__(self, folds: Sequence[Fold]) -> None:
         self.folds = folds
@@ -56,45 +66,110 @@ class OutOfFold:
         own = [each.figures(weights[members]) for each, members in zip(self._each, self._members, strict=True)]
         found |= {f"{name}_within_folds": np.mean([each[name] for each in own], axis=0) for name in WITHIN}
         if self.refers:
-            found |= shares(weights.T @ self._referrals, REFERRAL_SHARES)
+            found |= shares(weights.T @ self.referrals, REFERRAL_SHARES)
         return found
 
     @property
-    def _referrals(self) -> Floats:
+    def referrals(self) -> Floats:
+        """(patients, 4) photographs of each patient by whether they are referable and referred."""
         has = (self.table["grade"] >= REFERABLE).to_numpy()
         return self.sample.tally(2 * has + self.table["referred"].to_numpy(np.int64), 4)
 
+    def referral(self) -> TwoByTwo:
+        return two_by_two(self.table["referred"].to_numpy(bool), (self.table["grade"] >= REFERABLE).to_numpy())
+
+    def by_fold(self) -> list[dict[str, Any]]:
+        """What metrics_oof.json says of each fold."""
+        found = []
+        for each in self._each:
+            figures = each.figures(each.equal_weights)
+            sizes = {"photographs": len(each.grades), "patients": each.n_patients}
+            found.append(sizes | {name: plain_value(figures[name][0]) for name in OF_A_FOLD})
+        return found
+
+    def pooled_areas(self) -> dict[str, Floats]:
+        """(1,) AUC of all folds' scores in one ranking, in which they do not belong."""
+        pooled = self.sample.figures(self.sample.equal_weights)
+        return {f"{name}_pooled": pooled[name] for name in WITHIN}
+
+
+class CrossValidation:
+    """The same folds, trained once or once for each of several seeds. Every figure is the mean over the seeds.
+
+    by_seed: of a training; each graded the same photographs.
+    """
+
+    def __init__(self, by_seed: Mapping[int, OutOfFold]) -> None:
+        self.by_seed = by_seed
+        self.each = list(by_seed.values())
+        self.first = self.each[0]  # for what no training changes: photographs, patients, folds
+        self.refers = all(each.refers for each in self.each)
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """Out-of-fold predictions, one seed's after another's; a column `seed` where there are several."""
+        if len(self.by_seed) == 1:
+            return self.first.table
+        return pd.concat([each.table.assign(seed=seed) for seed, each in self.by_seed.items()], ignore_index=True)
+
+    def figures(self, weights: Floats) -> Figures:
+        """(rounds,) each, from weights (patients, rounds): a resample's patients are the same for every seed."""
+        own = [each.figures(weights) for each in self.each]
+        names = [name for name in own[0] if self.refers or name not in REFERRAL_SHARES]
+        return {name: np.mean([figures[name] for figures in own], axis=0) for name in names}
+
     def as_dict(self) -> dict[str, Any]:
         """What metrics_oof.json says."""
-        values = self.figures(self.sample.equal_weights)
-        resampled = bootstrap(self.sample.n_patients, self.figures, strata=self.strata)
-        behind = {k: v for k, v in self.sample.share_patients().items() if k in values}
+        sample = self.first.sample
+        values = self.figures(sample.equal_weights)
+        resampled = bootstrap(sample.n_patients, self.figures, strata=self.first.strata)
+        behind = {k: v for k, v in sample.share_patients().items() if k in values}
         if self.refers:
-            behind |= patients_behind(self._referrals, REFERRAL_SHARES)
-        own = [
-            {name: plain_value(value[0]) for name, value in each.figures(each.equal_weights).items()}
-            for each in self._each
-        ]
-        by_fold = [
-            {"photographs": len(each.grades), "patients": each.n_patients}
-            | {name: figures[name] for name in ("accuracy", "kappa", *WITHIN)}
-            for each, figures in zip(self._each, own, strict=True)
-        ]
-        pooled_auc = self.sample.figures(self.sample.equal_weights)["referable_auc"][0]
-        truth = (self.table["grade"] >= REFERABLE).to_numpy()
+            behind |= patients_behind(self.first.referrals, REFERRAL_SHARES)
+        areas = [each.pooled_areas() for each in self.each]
+        referrals = np.sum([each.referral() for each in self.each], axis=0).tolist()
+        folds = [each.by_fold() for each in self.each]
+        by_fold = [_mean_fold([own[fold] for own in folds]) for fold in range(len(self.first.folds))]
+        several = len(self.by_seed) > 1
         return {
-            "folds": len(self.folds),
-            "photographs": len(self.table),
-            "patients": self.sample.n_patients,
-            "grades": np.bincount(self.sample.grades, minlength=N_GRADES).tolist(),
+            "folds": len(by_fold),
+            **({"seeds": list(self.by_seed)} if several else {}),
+            "photographs": len(self.first.table),
+            "patients": sample.n_patients,
+            "grades": np.bincount(sample.grades, minlength=N_GRADES).tolist(),
             **{name: plain_value(value[0]) for name, value in values.items()},
-            "referable_auc_pooled": plain_value(pooled_auc),
-            "referral": two_by_two(self.table["referred"].to_numpy(bool), truth)._asdict() if self.refers else None,
+            **{name: plain_value(np.mean([each[name][0] for each in areas])) for name in areas[0]},
+            "referral": TwoByTwo(*referrals)._asdict() if self.refers else None,
             "intervals": intervals(values, resampled, behind),
             "by_fold": by_fold,
-            "spread": {name: _spread([fold[name] for fold in by_fold]) for name in ("accuracy", "kappa", *WITHIN)},
-            "intervals_are": "of patients drawn within folds; the variation of training is not in them, the spread is",
+            "spread": {name: _spread([fold[name] for fold in by_fold]) for name in OF_A_FOLD},
+            **(self._over_seeds(folds) if several else {}),
+            "intervals_are": SEEDS_INTERVALS if several else INTERVALS,
         }
+
+    def _over_seeds(self, folds: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+        """Each seed's own figures, and how far they lie apart."""
+        by_seed = []
+        for (seed, each), own in zip(self.by_seed.items(), folds, strict=True):
+            figures = each.figures(each.sample.equal_weights)
+            by_seed.append(
+                {"seed": seed}
+                | {name: plain_value(value[0]) for name, value in figures.items()}
+                | {"referral": each.referral()._asdict() if each.refers else None, "by_fold": own}
+            )
+        names = [name for name in OF_A_SEED if all(name in seed for seed in by_seed)]
+        return {
+            "by_seed": by_seed,
+            "spread_over_seeds": {name: _spread([seed[name] for seed in by_seed]) for name in names},
+        }
+
+
+def _mean_fold(own: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A fold's figures, the mean over seeds; what one seed does not define, none does."""
+    sizes = {name: own[0][name] for name in ("photographs", "patients")}
+    return sizes | {
+        name: None if own[0][name] is None else float(np.mean([each[name] for each in own])) for name in OF_A_FOLD
+    }
 
 
 def _referred(fold: Fold) -> NDArray[np.bool_]:
@@ -103,6 +178,6 @@ def _referred(fold: Fold) -> NDArray[np.bool_]:
 
 
 def _spread(values: Sequence[float | None]) -> float | None:
-    """The standard deviation over folds; None where a fold does not define the figure."""
+    """The standard deviation over folds or seeds; None where one of them does not define the figure."""
     known = [value for value in values if value is not None]
     return float(np.std(known, ddof=1)) if len(known) == len(values) > 1 else None

@@ -1,7 +1,7 @@
-"""All that is measured of a split, by photograph and by patient."""
+"""All that is measured of a split, by photograph, by eye and by patient."""
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -13,19 +13,25 @@ from pipeline.grades import UNKNOWN
 from trainer.evaluation.bootstrap import Figures, Floats, bootstrap, interval, intervals
 from trainer.evaluation.calibration import brier_by_photograph, expected_calibration_error, reliability
 from trainer.evaluation.deferral import RiskCoverage
+from trainer.evaluation.eyes import EyeCounts, EyeTable, eye_rows, mean_eyes
 from trainer.evaluation.metrics import Metrics, measure
 from trainer.evaluation.operating_point import Referral
+from trainer.evaluation.referable import Referable, measure_referable
 from trainer.evaluation.weighted_metrics import Sample, ratio
 from trainer.kinds import PROBABILITIES
+from trainer.network.decision import DecisionRule
 from trainer.network.metadata import Operating, temperature_of
+
+LIKELIEST: Final = DecisionRule()
+"""The likeliest grade is predicted."""
 
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """What metrics_*.json says of a split, or of its patients."""
+    """What metrics_*.json says of a split, or of its eyes or patients."""
 
     metrics: Metrics
-    """Its "photographs" are patients where these are measured."""
+    """Its "photographs" are eyes or patients where these are measured."""
     patients: int
     intervals: dict[str, Any]
     """By name of a figure: (low, high), None, or five of these for one of each grade."""
@@ -33,12 +39,18 @@ class Results:
     """None where the weights carry no threshold."""
     deferral: dict[str, Any] | None
     """None where the weights carry no threshold."""
-    calibration: dict[str, Any] | None
-    """None for patients: a network's certainty is about a photograph."""
     baselines: Baselines | None
     """Scored without looking at a photograph."""
-    by_patient: "Results | None"
+    calibration: dict[str, Any] | None = None
+    """None for eyes and patients: a network's certainty is about a photograph."""
+    referable: Referable | None = None
+    """None for eyes and patients: a p(referable) is about a photograph."""
+    by_patient: "Results | None" = None
     """None where no patient has two photographs."""
+    by_eye: "Results | None" = None
+    """None where no eye has two photographs."""
+    eyes: EyeCounts | None = None
+    """Of eyes alone."""
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -48,8 +60,11 @@ class Results:
             "operating": self.operating,
             "deferral": self.deferral,
             "calibration": self.calibration,
+            "referable": self.referable and self.referable.as_dict(),
             "no_image": self.baselines and self.baselines.as_dict(),
             "patient": self.by_patient and self.by_patient.as_dict(),
+            "eye": self.by_eye and self.by_eye.as_dict(),
+            **({"eyes": asdict(self.eyes)} if self.eyes else {}),
         }
 
 
@@ -60,37 +75,41 @@ def assess(
     uncalibrated: NDArray[np.float32],
     operating: Operating | None,
     prevalence: float | None = None,
+    *,
+    eyes: EyeTable | None = None,
+    rule: DecisionRule = LIKELIEST,
 ) -> Results:
-    """Measures predictions of a split's photographs, some of them graded, and their patients.
+    """Measures predictions of a split's photographs, some of them graded, their eyes and their patients.
 
     `uncalibrated` are the probabilities (n, 5) at temperature 1; `prevalence`, 0 to 1, is that of another population.
+    `eyes` is of the manifest, None: nothing is measured by eye; `rule` reads the mean probabilities of an eye.
     """
     patients = patients_of(manifest, predictions["id"])
     known = (predictions["grade"] != UNKNOWN).to_numpy()
     sample = Sample.of(predictions, patients)
-    by_patient = None
+    by_patient = by_eye = None
     if sample.n_patients < len(sample.grades):
         table = worse_eyes(predictions[known], patients[known])
         baselines = no_image_baselines(patient_table(manifest), split)
-        by_patient = _measured(Sample.of(table), operating, prevalence, None, baselines, None)
-    return _measured(
-        sample,
-        operating,
-        prevalence,
-        calibration(sample, uncalibrated[known], temperature_of(operating)),
-        no_image_baselines(manifest, split),
-        by_patient,
+        by_patient = _measured(Sample.of(table), operating, prevalence, baselines)
+    means = eyes and mean_eyes(predictions[known], patients[known], manifest, table=eyes, rule=rule)
+    if eyes and means:
+        baselines = no_image_baselines(eye_rows(manifest, eyes), split)
+        of_eyes = Sample.of(means.predictions, means.patients)
+        by_eye = replace(_measured(of_eyes, operating, prevalence, baselines), eyes=means.counts)
+    return replace(
+        _measured(sample, operating, prevalence, no_image_baselines(manifest, split)),
+        calibration=calibration(sample, uncalibrated[known], temperature_of(operating)),
+        referable=measure_referable(sample, prevalence),
+        by_patient=by_patient,
+        by_eye=by_eye,
     )
 
 
 def _measured(
-    sample: Sample,
-    operating: Operating | None,
-    prevalence: float | None,
-    calibration: dict[str, Any] | None,
-    baselines: Baselines | None,
-    by_patient: Results | None,
+    sample: Sample, operating: Operating | None, prevalence: float | None, baselines: Baselines | None
 ) -> Results:
+    """What photographs, eyes and patients have alike."""
     values = sample.figures(sample.equal_weights)
     resampled = bootstrap(sample.n_patients, sample.figures)
     return Results(
@@ -99,9 +118,7 @@ def _measured(
         intervals(values, resampled, sample.share_patients()),
         Referral(sample, operating, prevalence).card() if operating else None,
         RiskCoverage(sample, operating.threshold).as_dict() if operating else None,
-        calibration,
         baselines,
-        by_patient,
     )
 
 

@@ -1,132 +1,319 @@
-"""Whether a model is as good for one eye, camera or clinic as for another: figures of parts of a split.
+"""Whether a model is as good for one clinic, camera or sex as for another: figures of the groups of a split, and how
+each group differs from the rest.
 
-No file says which camera took a photograph. The size of the original, whether the frame cuts the circle of the retina,
-and the colour stand in for it: each differs between cameras and hardly at all within one.
+Intervals are of a bootstrap over patients: one resample measures the group and the rest. P values are of a permutation
+test over patients (Good, Permutation, Parametric and Bootstrap Tests of Hypotheses, 2005; no p is 0: Phipson and Smyth,
+Statistical Applications in Genetics and Molecular Biology 2010). Patients change places between the group and the rest,
+referable ones with referable ones and others with others, so the group keeps its share of referable patients. A patient
+with photographs on both sides changes the two sides. The test needs no large groups, and holds where a share is 0 or 1,
+which no resample varies. Its limits: it tells that a group differs, not why (more doubtful cases among its referable
+patients are a difference too); a kappa that differs only because more of the group is referable is no difference by it;
+p is never below 1 / (PERMUTATIONS + 1).
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.cache.cache import Cache
-from pipeline.grades import REFERABLE
-from pipeline.photos.contact_sheet import decode_small
-from trainer.evaluation.bootstrap import Figures, Floats, bootstrap, intervals
+from pipeline.grades import N_GRADES, REFERABLE
+from pipeline.metrics import quadratic_kappas
+from trainer.evaluation.bootstrap import Figures, Floats, Limits, bootstrap, interval, intervals
 from trainer.evaluation.metrics import plain_value
-from trainer.evaluation.operating_point import Referral
-from trainer.evaluation.weighted_metrics import Sample
-from trainer.network.image_statistics import look
-from trainer.network.metadata import Operating
+from trainer.evaluation.operating_point import REFERRAL_SHARES
+from trainer.evaluation.weighted_metrics import SHARES, Ranking, Sample, patients_behind, shares
 
-SIZES: Final = 5
-"""So many sizes of originals are listed at most, the commonest; the rest are one group."""
-FEW: Final = 10
-"""Photographs, below which a size joins that group."""
-THUMBNAIL: Final = 64  # pixels, enough for a colour
-CUT: Final = 0.02  # of the radius, by which a circle must reach past the frame to be called cut
-COLOURS: Final = ("palest third", "middle third", "reddest third")
+LEAST: Final = 10
+"""Referable patients, and patients without referable retinopathy, below which a group gets no figures."""
+COMPARED: Final = ("sensitivity", "specificity", "referable_auc", "kappa")
+"""Figures that are compared with the rest."""
+LEVEL: Final = 0.05
+"""A corrected p below it is called significant."""
+PERMUTATIONS: Final = 4999
+"""So that the smallest p, 0.0002, is still significant after correction over 250 comparisons."""
+AS_LARGE: Final = 100
+"""Permutations with as large a difference, after which no more are drawn: p is then known to a tenth of itself."""
+_BLOCK: Final = 128
+_ACCURACY: Final = {"accuracy": SHARES["accuracy"]}
+_REFERRAL: Final = {name: REFERRAL_SHARES[name] for name in ("sensitivity", "specificity")}
 
 
-class Subgroup(NamedTuple):
+@dataclass(frozen=True)
+class Comparison:
+    """A figure of a group against that of the rest of the photographs, those with "not stated" among them."""
+
+    difference: float | None
+    """The group's minus the rest's; None where one of them is not defined."""
+    interval: Limits
+    """95 %; None where the group's or the rest's figure is the same in every resample."""
+    p: float | None
+    """Two-sided, of this comparison alone."""
+    p_holm: float | None
+    """Corrected over all comparisons of all groups measured together (Holm, Scandinavian J. of Statistics 1979)."""
+
+
+@dataclass(frozen=True)
+class Group:
     name: str
     photographs: int
     patients: int
     referable: int
-    figures: Mapping[str, float | None]
-    """accuracy, referable_auc, sensitivity and specificity, of referral where there is a threshold; None: undefined."""
-    intervals: Mapping[str, Any]
-    """By name of a figure, (low, high) or None."""
+    """Photographs of grade 2 or worse."""
+    referable_patients: int
+    """Patients with such a photograph in the group."""
+    figures: Mapping[str, float | None] | None
+    """accuracy and those of COMPARED, None: undefined. None for a group that is too small, see LEAST."""
+    intervals: Mapping[str, Limits] | None
+    """95 %, by name of a figure."""
+    against_rest: Mapping[str, Comparison] | None
+    """By name of a figure; None where the group or the rest is too small."""
 
 
-def subgroups(
-    cache: Cache, predictions: pd.DataFrame, patients: "pd.Series[str]", operating: Operating | None
-) -> dict[str, list[Subgroup]]:
-    """By characteristic, the groups of n graded predictions whose photographs are the cache's and whose (n,) patients
-    are given. A characteristic that is one and the same for all is left out."""
-    rows = cache.rows_of(predictions["id"])
-    originals = cache.manifest.iloc[rows].reset_index(drop=True)
-    labels = {
-        "Eye": originals["eye"].replace("", "not known"),
-        "Size of the original": sizes(originals),
-        "Frame around the retina": frames(originals),
-    }
-    if cache.recipe.enhance == "none":
-        labels["Colour"] = thirds(redness(cache, rows))
-    found = {}
-    for what, names in labels.items():
-        parts = [(str(name), (names == name).to_numpy()) for name in dict.fromkeys(names.sort_values())]
-        if len(parts) > 1:
-            found[what] = [measure_part(name, predictions[part], patients[part], operating) for name, part in parts]
-    return found
+@dataclass(frozen=True)
+class Column:
+    """The groups of one characteristic."""
+
+    name: str
+    groups: Sequence[Group]
 
 
-def measure_part(
-    name: str, predictions: pd.DataFrame, patients: "pd.Series[str]", operating: Operating | None
-) -> Subgroup:
-    sample = Sample.of(predictions, patients)
-    referral = Referral(sample, operating, None) if operating else None
+@dataclass(frozen=True)
+class Worst:
+    """Of the comparisons that are significant after correction the largest deficit in any of COMPARED; where there is
+    none, the group with the lowest AUC for referable retinopathy, of equal ones the lowest sensitivity."""
 
-    def figures(weights: Floats) -> Figures:
-        every = sample.figures(weights)
-        wanted = {name: every[name] for name in ("accuracy", "referable_auc", "sensitivity", "specificity")}
-        if referral:
-            referred = referral.figures(weights)
-            wanted |= {name: referred[name] for name in ("sensitivity", "specificity")}
-        return wanted
+    column: str
+    group: str
+    figure: str
+    significant: bool
 
-    values = figures(sample.equal_weights)
-    behind = {name: n for name, n in sample.share_patients().items() if name in values}
-    return Subgroup(
-        name,
-        len(sample.grades),
-        sample.n_patients,
-        int((sample.grades >= REFERABLE).sum()),
-        {name: plain_value(value[0]) for name, value in values.items()},
-        intervals(values, bootstrap(sample.n_patients, figures), behind),
+
+@dataclass(frozen=True)
+class Subgroups:
+    columns: Sequence[Column]
+    comparisons: int
+    """How many p values Holm's correction is over: all groups of all these columns, all figures of COMPARED."""
+    worst: Worst | None
+    """None where fewer than two groups have figures."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The `subgroups` part of metrics_*.json."""
+        return {**asdict(self), "level": LEVEL, "least": LEAST, "permutations": PERMUTATIONS}
+
+
+def measure_subgroups(sample: Sample, labels: Mapping[str, "pd.Series[Any]"], threshold: float | None) -> Subgroups:
+    """The groups of a sample of n photographs; `labels`: by column, the names of their (n,) groups, as ordered
+    categories. `threshold`: the p(referable) from which on to refer; None: where the predicted grade is referable."""
+    measured = []
+    for column, names in labels.items():
+        groups = [
+            _measure_group(sample, str(name), (names == name).to_numpy(bool), threshold)
+            for name in names.cat.categories
+            if (names == name).any()
+        ]
+        measured.append(Column(column, groups))
+    found = [comparison.p for column in measured for group in column.groups for comparison in _compared(group)]
+    corrected = iter(holm([p for p in found if p is not None]))
+    columns = [replace(column, groups=[_with_holm(group, corrected) for group in column.groups]) for column in measured]
+    return Subgroups(columns, sum(p is not None for p in found), _worst(columns))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P values corrected by Holm's step-down method, in their order: the chance of one false alarm or more among all of
+    them stays below the level.
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    order = np.argsort(p_values, kind="stable")
+    steps = np.arange(len(p_values), 0, -1) * np.asarray(p_values, np.float64)[order]
+    corrected = np.empty(len(p_values))
+    corrected[order] = np.minimum(1, np.maximum.accumulate(steps))
+    return [float(p) for p in corrected]
+
+
+class _Part:
+    """Some photographs of a sample: the group, the rest, or all of them."""
+
+    def __init__(self, sample: Sample, threshold: float | None) -> None:
+        self.sample = sample
+        self._has = sample.grades >= REFERABLE
+        referred = sample.predicted >= REFERABLE if threshold is None else sample.p_referable >= threshold
+        self._referrals = sample.tally(2 * self._has + referred, 4)
+        self._ranking = Ranking.of(self._has, sample.p_referable, sample.patients)
+
+    @property
+    def referable(self) -> NDArray[np.bool_]:
+        """(patients,) whether a photograph of theirs is of grade 2 or worse."""
+        return np.asarray(self._referrals[:, 2:].sum(axis=1) > 0)
+
+    @property
+    def enough(self) -> bool:
+        """Whether there are enough patients of both kinds for figures."""
+        referable = int(self.referable.sum())
+        return referable >= LEAST and self.sample.n_patients - referable >= LEAST
+
+    def figures(self, weights: Floats) -> Figures:
+        """(rounds,) each, from weights (patients, rounds)."""
+        counts = weights.T @ self.sample.confusions
+        return {
+            **shares(counts, _ACCURACY),
+            **shares(weights.T @ self._referrals, _REFERRAL),
+            "referable_auc": self._ranking.auc(weights),
+            "kappa": quadratic_kappas(counts.reshape(-1, N_GRADES, N_GRADES)),
+        }
+
+    def behind(self) -> dict[str, NDArray[np.int64]]:
+        """By name of a share, how many patients it is a share of."""
+        return patients_behind(self._referrals, _REFERRAL) | patients_behind(self.sample.confusions, _ACCURACY)
+
+
+class _Cut:
+    """A sample cut into a group and the rest."""
+
+    def __init__(self, sample: Sample, inside: NDArray[np.bool_], threshold: float | None) -> None:
+        self._sample, self._inside, self._threshold = sample, inside, threshold
+        self._members, self._parts = {}, {}
+        for name, side in (("group", inside), ("rest", ~inside)):
+            if side.any():
+                members, codes = np.unique(sample.patients[side], return_inverse=True)
+                columns = (sample.grades[side], sample.predicted[side], sample.probabilities[side])
+                self._parts[name] = _Part(Sample(*columns, codes.astype(np.int64)), threshold)
+                self._members[name] = members
+
+    @property
+    def group(self) -> _Part:
+        return self._parts["group"]
+
+    @property
+    def rest(self) -> _Part | None:
+        """None where the group is all."""
+        return self._parts.get("rest")
+
+    def resampled(self) -> tuple[Figures, Figures]:
+        """Figures of the group and of the rest in the same resamples of the patients; no figures of no rest."""
+
+        def both(weights: Floats) -> Figures:
+            found = {side: part.figures(weights[self._members[side]]) for side, part in self._parts.items()}
+            return {f"{side} {name}": values for side, figures in found.items() for name, values in figures.items()}
+
+        found = bootstrap(self._sample.n_patients, both)
+        group, rest = (
+            {name.removeprefix(side): values for name, values in found.items() if name.startswith(side)}
+            for side in ("group ", "rest ")
+        )
+        return group, rest
+
+    def p_values(self, differences: Mapping[str, float], seed: int = 0) -> dict[str, float | None]:
+        """Of each of COMPARED, from its difference between the group and the rest: how often one as large, in either
+        direction, comes about when patients change places.
+
+        Drawing ends where all of them have come about AS_LARGE times (Besag and Clifford, Biometrika 1991): a p that is
+        large need not be known to four places.
+        """
+        pairs, units = np.unique(2 * self._sample.patients + self._inside, return_inverse=True)
+        patient, inside = pairs // 2, pairs % 2 == 1  # (units,): a unit is what a patient has on one side
+        whole = np.bincount(patient)[patient] == 1
+        part = _Part(replace(self._sample, patients=units.astype(np.int64)), self._threshold)
+        strata = [np.flatnonzero(whole & (part.referable == has)) for has in (False, True)]
+        both = np.flatnonzero(~whole).reshape(-1, 2)  # the two units of a patient are neighbours
+        random, as_large = np.random.default_rng(seed), {name: np.empty(0, bool) for name in COMPARED}
+        for start in range(0, PERMUTATIONS, _BLOCK):
+            weights = np.repeat(inside[:, None].astype(np.float64), min(_BLOCK, PERMUTATIONS - start), axis=1)
+            for stratum in strata:
+                weights[stratum] = random.permuted(weights[stratum], axis=0)
+            weights[both[:, 0]] = random.integers(2, size=(len(both), weights.shape[1]))
+            weights[both[:, 1]] = 1 - weights[both[:, 0]]
+            group, rest = part.figures(weights), part.figures(1 - weights)
+            for name, found in as_large.items():
+                # 1e-12: sums in another order differ in the last digit. One that is not defined counts as large.
+                smaller = np.abs(group[name] - rest[name]) < abs(differences[name]) - 1e-12
+                as_large[name] = np.append(found, ~smaller)
+            if all(found.sum() >= AS_LARGE for found in as_large.values()):
+                break
+        return {name: None if np.isnan(differences[name]) else _p_value(as_large[name]) for name in COMPARED}
+
+
+def _p_value(as_large: NDArray[np.bool_]) -> float:
+    """From the permutations, in the order they were drawn: whether each has as large a difference."""
+    places = np.flatnonzero(as_large)
+    if len(places) >= AS_LARGE:
+        return float(AS_LARGE / (places[AS_LARGE - 1] + 1))
+    return (len(places) + 1) / (len(as_large) + 1)
+
+
+def _measure_group(sample: Sample, name: str, inside: NDArray[np.bool_], threshold: float | None) -> Group:
+    cut = _Cut(sample, inside, threshold)
+    group = Group(
+        name=name,
+        photographs=int(inside.sum()),
+        patients=cut.group.sample.n_patients,
+        referable=int((sample.grades[inside] >= REFERABLE).sum()),
+        referable_patients=int(cut.group.referable.sum()),
+        figures=None,
+        intervals=None,
+        against_rest=None,
     )
+    if not cut.group.enough:
+        return group
+    ours = cut.group.figures(cut.group.sample.equal_weights)
+    resampled, resampled_rest = cut.resampled()
+    group = replace(
+        group,
+        figures={name: plain_value(value[0]) for name, value in ours.items()},
+        intervals=intervals(ours, resampled, cut.group.behind()),
+    )
+    if cut.rest is None or not cut.rest.enough:
+        return group
+    theirs = cut.rest.figures(cut.rest.sample.equal_weights)
+    differences = {name: ours[name].item() - theirs[name].item() for name in COMPARED}
+    p, against = cut.p_values(differences), {}
+    for name, difference in differences.items():
+        one, other = resampled[name], resampled_rest[name]
+        limits = interval(difference, one - other) if _varies(one) and _varies(other) else None
+        against[name] = Comparison(plain_value(difference), limits, p[name], None)
+    return replace(group, against_rest=against)
 
 
-def sizes(originals: pd.DataFrame) -> "pd.Series[Any]":
-    """(n,) "1024 x 683 px" for the commonest sizes, "other sizes" for the rest, ordered by how common they are."""
-    texts = originals["width"].astype(str) + " x " + originals["height"].astype(str) + " px"
-    counts = texts.value_counts()
-    common = counts[counts >= FEW].index[:SIZES].tolist()
-    return ordered(texts.where(texts.isin(common), "other sizes"), [*common, "other sizes"])
+def _varies(values: Floats) -> bool:
+    """Whether resamples (rounds,) of a figure differ at all."""
+    known = values[~np.isnan(values)]
+    return bool(len(known)) and bool(known.min() < known.max())
 
 
-def frames(originals: pd.DataFrame) -> "pd.Series[Any]":
-    """(n,) whether the photograph's edge cuts the circle of the retina."""
-    cx, cy, radius = (originals[name] for name in ("cx", "cy", "radius"))
-    beyond_right, beyond_bottom = cx + radius - originals["width"], cy + radius - originals["height"]
-    reach = np.maximum.reduce([radius - cx, beyond_right, radius - cy, beyond_bottom])
-    names = np.where(radius.isna(), "no circle found", np.where(reach > CUT * radius, "circle cut off", "whole circle"))
-    return ordered(names, ["whole circle", "circle cut off", "no circle found"])
+def _compared(group: Group) -> list[Comparison]:
+    return list(group.against_rest.values()) if group.against_rest else []
 
 
-def redness(cache: Cache, rows: NDArray[np.int64]) -> Floats:
-    """(n,) share of each retina's light that is red, 0 to 1; NaN of one without light."""
-
-    def red(row: int) -> float:
-        photo = decode_small(cache.read(row), THUMBNAIL)
-        share = look(np.asarray(photo), photo.width, photo.height, None).red
-        return np.nan if share is None else share
-
-    return np.array([red(row) for row in rows.tolist()])
-
-
-def thirds(values: Floats) -> "pd.Series[Any]":
-    """(n,) names of the third that each value falls into; equal values are never parted."""
-    known = ~np.isnan(values)
-    places = np.full(len(values), len(COLOURS))
-    if known.any():
-        places[known] = np.searchsorted(np.quantile(values[known], (1 / 3, 2 / 3)), values[known])
-    names = (*COLOURS, "no light")
-    return ordered(np.array(names)[places], names)
+def _with_holm(group: Group, corrected: Any) -> Group:
+    if group.against_rest is None:
+        return group
+    against = {
+        figure: comparison if comparison.p is None else replace(comparison, p_holm=next(corrected))
+        for figure, comparison in group.against_rest.items()
+    }
+    return replace(group, against_rest=against)
 
 
-def ordered(names: Any, order: Sequence[str]) -> "pd.Series[Any]":
-    """(n,) names as a category whose values come in that order."""
-    return pd.Series(names).astype(pd.CategoricalDtype(list(order), ordered=True))
+def _worst(columns: Sequence[Column]) -> Worst | None:
+    measured = [(column.name, group) for column in columns for group in column.groups if group.figures]
+    if len(measured) < 2:
+        return None
+    deficits = [
+        (comparison.difference, Worst(column, group.name, figure, True))
+        for column, group in measured
+        for figure, comparison in (group.against_rest or {}).items()
+        if comparison.p_holm is not None and comparison.p_holm < LEVEL and (comparison.difference or 0) < 0
+    ]
+    if deficits:
+        return min(deficits, key=lambda each: each[0] or 0)[1]
+
+    def rank(place: tuple[str, Group]) -> tuple[float, float]:
+        figures = place[1].figures or {}
+        return figures["referable_auc"] or 0, figures["sensitivity"] or 0
+
+    column, group = min(measured, key=rank)
+    return Worst(column, group.name, "referable_auc", False)

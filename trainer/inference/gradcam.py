@@ -6,7 +6,7 @@ the head's for k, divided by the number of places, at each of them. Hence no bac
 frozen layers explain themselves as well as trained ones.
 """
 
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import cv2
 import numpy as np
@@ -15,12 +15,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from pipeline.photos.retina import Square
+from trainer.network.metadata import About
 from trainer.network.model import Grader
 
 TINT: Final = (86, 180, 233)
 """Sky blue (Okabe and Ito's palette, safe for the colour-blind): the complement of a retina's orange."""
 OPACITY: Final = 0.55
 """Of the tint where the heat is 1: what it marks must stay visible beneath it."""
+FEWEST: Final = 7
+"""Cells a side of the last feature map below which a place is too coarse to be trusted: those of 224 px, at which
+torchvision's ResNets were trained and Grad-CAM was published."""
+Style = Literal["heat", "outline"]
 
 
 @torch.no_grad()
@@ -53,16 +59,45 @@ def grad_cam(model: Grader, images: Tensor, grades: Tensor) -> NDArray[np.float3
     return scaled
 
 
-def overlay(image: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """The photograph with the heat laid over it: (s, s, 3), RGB.
+def cells_a_side(about: About) -> int:
+    """Of the network's last feature map: 7 for images of 224 px, 4 for 128 px; four times as many with a small stem."""
+    return -(-about.size // (8 if about.stem == "small" else 32))
 
-    image: (s, s, 3), RGB; heat: (s, s), 0 to 1. One hue that covers the more the hotter, and a white line at one half
-    of the heat, so that it can be read in grey as well.
+
+def heat_on_photograph(heat: NDArray[np.float32], square: Square, width: int, height: int) -> NDArray[np.float32]:
+    """The heat (s, s) of a square of a photograph, laid where that lies: (height, width), 0 outside the square.
+
+    square: in pixels of the photograph; it may reach past the frame.
     """
-    opacity = OPACITY * heat[..., None]
-    mixed: NDArray[np.uint8] = np.rint(image * (1 - opacity) + np.array(TINT) * opacity).astype(np.uint8)
+    scale = square.side / len(heat)
+    # From a pixel of the photograph to one of the heat; OpenCV's pixel centres lie at whole numbers.
+    shifts = [(0.5 - offset) / scale - 0.5 for offset in (square.left, square.top)]
+    matrix = np.array([[1 / scale, 0, shifts[0]], [0, 1 / scale, shifts[1]]])
+    edged = cv2.copyMakeBorder(heat, 1, 1, 1, 1, cv2.BORDER_REPLICATE)  # else it fades out half a cell within the edge
+    matrix[:, 2] += 1
+    laid = cv2.warpAffine(edged, matrix, (width, height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    columns, rows = np.arange(width) + 0.5 - square.left, np.arange(height) + 0.5 - square.top
+    laid[(rows < 0) | (rows > square.side)] = 0
+    laid[:, (columns < 0) | (columns > square.side)] = 0
+    return np.asarray(laid, np.float32)
+
+
+def overlay(image: NDArray[np.uint8], heat: NDArray[np.float32], style: Style = "heat") -> NDArray[np.uint8]:
+    """The photograph with the heat laid over it: (h, w, 3), RGB.
+
+    image: (h, w, 3), RGB; heat: (h, w), 0 to 1. "heat": one hue that covers the more the hotter, and a white line at
+    one half of the heat, so that it can be read in grey as well. "outline": that line alone, with a black one around
+    it, so that all within it is seen as it is.
+    """
+    mixed = image.copy()
+    if style == "heat":
+        opacity = np.float32(OPACITY) * heat[..., None]
+        mixed = np.rint(image * (1 - opacity) + np.array(TINT, np.float32) * opacity).astype(np.uint8)
     hot = (heat >= 0.5).astype(np.uint8)
-    width = max(1, len(mixed) // 256)
-    inner = cv2.erode(hot, np.ones((2 * width + 1, 2 * width + 1), np.uint8))  # the picture's own edge is no line
+    width = max(1, min(mixed.shape[:2]) // 256)
+    kernel = np.ones((2 * width + 1, 2 * width + 1), np.uint8)
+    inner = cv2.erode(hot, kernel)  # the picture's own edge is no line
+    if style == "outline":
+        mixed[hot != cv2.dilate(hot, kernel)] = 0
     mixed[hot != inner] = 255
-    return mixed
+    return np.asarray(mixed, np.uint8)

@@ -21,9 +21,11 @@ from pipeline.loading.batch import ahead
 from pipeline.loading.plan import NO_AUGMENT, plan_epoch
 from pipeline.loading.torchvision_loader import Picture, Renderer, Rendering
 from pipeline.machine import usable_cores
+from pipeline.photos.contact_sheet import decode_small
 from pipeline.photos.discovery import Refusal, plain_id, read_regular, unique_ids, walk
-from pipeline.photos.photo import SUFFIXES
+from pipeline.photos.photo import SUFFIXES, read_photo
 from pipeline.photos.preparation import Recipe, prepare
+from pipeline.photos.retina import Square
 from pipeline.storage.artifacts import INDEX, UNFINISHED, is_explained, is_run
 from trainer.console import warn
 from trainer.network.image_statistics import Drift, Looks, Seen, look
@@ -54,6 +56,14 @@ class Photograph(NamedTuple):
     id: str
     source: str  # where it lies; of one in a cache, what was cached
     read: Callable[[Recipe], Ready]  # raises PhotoError, CacheError or OSError
+    path: Path | None = None  # of its file; None: it has none of its own, as one in a cache
+
+
+class Original(NamedTuple):
+    """A photograph to look at, and which part of it the network saw."""
+
+    image: NDArray[np.uint8]  # (h, w, 3) RGB, upright
+    square: Square  # in its pixels; it may reach past the frame
 
 
 class Rendered(NamedTuple):
@@ -140,6 +150,21 @@ def uploaded(source: str, data: bytes) -> Photograph:
     return Photograph(plain_id(source.rpartition("/")[2]), source, partial(_prepared, data))
 
 
+def original(photograph: Photograph, recipe: Recipe) -> Original:
+    """A photograph with all its pixels; of one in a cache, whose file may be elsewhere, what the cache holds.
+
+    Raises PhotoError, CacheError or SourceError where it cannot be read any more.
+    """
+    if photograph.path is None:
+        cached = decode_small(photograph.read(recipe).jpeg, recipe.size)
+        return Original(np.asarray(cached, np.uint8), Square(0, 0, recipe.size))
+    try:
+        data = read_regular(photograph.path)
+    except OSError as error:
+        raise SourceError(f"{photograph.source}: cannot be read any more ({error.strerror or error})") from error
+    return Original(read_photo(data).image, prepare(data, recipe).square)
+
+
 def _drawn_in(folder: Path) -> str:
     """What of ours a folder is, whose pictures are all drawn; "" for any other."""
     if is_run(folder):
@@ -211,7 +236,8 @@ def _looks(cache: Cache, rows: NDArray[np.int64], size: int, workers: int | None
 
 def _add(found: dict[str, tuple[str, Photograph]], id: str, path: Path) -> None:
     source = path.as_posix()
-    found.setdefault(os.path.normpath(path.absolute()), (path.stem, Photograph(id, source, partial(_read_raw, source))))
+    photograph = Photograph(id, source, partial(_read_raw, source), path)
+    found.setdefault(os.path.normpath(path.absolute()), (path.stem, photograph))
 
 
 def _read_raw(source: str, recipe: Recipe) -> Ready:

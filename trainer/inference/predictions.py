@@ -30,6 +30,8 @@ class Tally:
     flags: Counter[str] = field(default_factory=Counter)
     """Photographs by flag."""
     refused: list[Refusal] = field(default_factory=list)
+    last: Prediction | None = None
+    """The last photograph's: of one photograph its own."""
 
 
 def write_predictions(
@@ -50,6 +52,7 @@ def write_predictions(
         tally.grades.update(each.grade for each in predictions)
         tally.referable += sum(each.referable(threshold) for each in predictions)
         tally.deferred += sum(least is not None and defers(each, threshold, least) for each in predictions)
+        tally.last = predictions[-1] if predictions else tally.last
         tally.flags.update(flag for each in predictions for flag in each.flags)
     return tally
 

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from trainer.evaluation.bootstrap import Floats, exact_interval
 from trainer.evaluation.calibration import Bin
+from trainer.evaluation.referable import Band
 from trainer.reporting.figures import BLUE, DIM, INK, ORANGE, new_figure, unit_axes
 
 
@@ -23,15 +25,25 @@ class Point(NamedTuple):
 
 
 def draw_roc(
-    path: Path, truth: NDArray[np.bool_], score: NDArray[np.float64], auc: float, point: Point | None, *, title: str
+    path: Path,
+    truth: NDArray[np.bool_],
+    score: NDArray[np.float64],
+    auc: float,
+    point: Point | None,
+    *,
+    band: Band,
+    counts: str,
+    title: str,
 ) -> None:
-    """ROC curve of (n,) scores for (n,) truths, both classes among them; `point` is marked on it."""
+    """ROC curve of (n,) scores for (n,) truths, both classes among them; `point` is marked on it, and the `band` of its
+    intervals lies behind it. `counts`: of whom it is."""
     from sklearn.metrics import roc_curve
 
     false_positive, sensitivity, _ = roc_curve(truth, score)
     with new_figure(path, 7.6, 7.6) as figure:
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color=DIM, linestyle=":", linewidth=1.6, label="guessing")
+        draw_band(axes, band)
         axes.plot(false_positive, sensitivity, color=BLUE, label=f"AUC {auc:.3f}")
         if point:
             label = (
@@ -41,13 +53,21 @@ def draw_roc(
             axes.plot(1 - point.specificity, point.sensitivity, "o", color=ORANGE, markersize=12, label=label)
         unit_axes(axes, "1 - specificity", "sensitivity")
         axes.set_title(title)
-        axes.legend(loc="lower right")
+        axes.legend(loc="lower right", title=counts, alignment="left")
 
 
 def draw_precision_recall(
-    path: Path, truth: NDArray[np.bool_], score: NDArray[np.float64], point: Point | None, *, title: str
+    path: Path,
+    truth: NDArray[np.bool_],
+    score: NDArray[np.float64],
+    point: Point | None,
+    *,
+    band: Band,
+    counts: str,
+    title: str,
 ) -> None:
-    """Precision (PPV) over recall (sensitivity) of (n,) scores for (n,) truths, both classes among them."""
+    """Precision (PPV) over recall (sensitivity) of (n,) scores for (n,) truths, both classes among them; the `band` of
+    its intervals lies behind it. `counts`: of whom it is."""
     from sklearn.metrics import average_precision_score, precision_recall_curve
 
     precision, recall, _ = precision_recall_curve(truth, score)
@@ -56,6 +76,7 @@ def draw_precision_recall(
         axes = figure.subplots()
         label = f"referring everybody: PPV {100 * prevalence:.0f} %"
         axes.axhline(prevalence, color=DIM, linestyle=":", linewidth=1.6, label=label)
+        draw_band(axes, band)
         # A step holds: between two thresholds no precision in between can be had (Davis and Goadrich, ICML 2006).
         average = average_precision_score(truth, score)
         axes.step(recall, precision, where="post", color=BLUE, label=f"average precision {average:.3f}")
@@ -64,7 +85,14 @@ def draw_precision_recall(
             axes.plot(point.sensitivity, point.ppv, "o", color=ORANGE, markersize=12, label=label)
         unit_axes(axes, "sensitivity (recall)", "positive predictive value (precision)")
         axes.set_title(title)
-        axes.legend(loc="upper right" if prevalence < 0.4 else "lower left")
+        # On the side that the curve leaves free.
+        axes.legend(loc="upper right" if average < 0.5 else "lower left", title=counts, alignment="left")
+
+
+def draw_band(axes: Axes, band: Band) -> None:
+    """Shades the intervals of a curve, with a gap where there are none."""
+    limits = np.array([each or (np.nan, np.nan) for each in band.intervals])
+    axes.fill_between(band.x, *limits.T, color=BLUE, alpha=0.2, linewidth=0, label="95 % interval at each point")
 
 
 def draw_risk_coverage(path: Path, coverage: Floats, risk: Floats, *, title: str) -> None:

@@ -27,6 +27,7 @@ def write_evaluation(
     measured = {"split": evaluation.split, "cache": evaluation.digest, **(more or {}), **evaluation.results.as_dict()}
     if evaluation.scale[0] != "icdr":
         measured["scale"] = evaluation.scale
+    measured["subgroups"] = evaluation.subgroups and evaluation.subgroups.as_dict()
     write_json(files.metrics, {**measured, "exposure": exposure and exposure._asdict()})
 
 

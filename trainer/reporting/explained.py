@@ -9,22 +9,28 @@ from typing import Final
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from pipeline.cache.shards import encode_key
 from pipeline.grades import GRADES
 from pipeline.photos.contact_sheet import SIDE, Tile, draw_sheet, encoded
 from pipeline.photos.discovery import Refusal
+from pipeline.photos.preparation import Recipe
+from pipeline.photos.retina import Square
 from pipeline.storage.artifacts import EXPLAINED, EXPLAINED_COLUMNS, SHEET
 from pipeline.storage.atomic import write_whole
 from pipeline.storage.csv_files import defused, to_csv
 from pipeline.storage.outputs import recorded
-from trainer.inference.gradcam import overlay
+from trainer.inference.gradcam import FEWEST, Style, cells_a_side, heat_on_photograph, overlay
+from trainer.inference.inputs import original
 from trainer.inference.predictor import Explanation
 from trainer.kinds import is_explained_file
+from trainer.network.metadata import About
 
 SHOWN_SIDE: Final = 512
-"""Of a picture, pixels, at least: training images may be too small to look at."""
+"""Of a photograph's shorter side, pixels, at least: smaller ones are enlarged to be looked at."""
+MIDDLE: Final = (190, 100, 50)
+"""The colour of a retina, on which the legend shows the tints."""
 REJECTS: Final = "rejects.csv"
 NOT_YET: Final = ("",) * (len(EXPLAINED_COLUMNS) - 1)
 LONGEST: Final = 200
@@ -34,16 +40,17 @@ ON_SHEET: Final = 240
 
 
 class ExplainedFolder:
-    """<id>.jpg for each photograph, as the network sees it and again with the Grad-CAM overlay beside it, and
-    contact_sheet.png; refusals go to rejects.csv. explained.csv lists all these files: what an earlier one lists and
-    this one does not is removed, so that the folder shows one result.
+    """<id>.jpg for each photograph: at its own resolution, beside it the same under its Grad-CAM, below them a legend.
+    And contact_sheet.png; refusals go to rejects.csv. explained.csv lists all these files: what an earlier one lists
+    and this one does not is removed, so that the folder shows one result.
 
     Every method raises OSError where a file cannot be written.
     """
 
-    def __init__(self, path: Path, ids: Iterable[str]) -> None:
-        """Makes the folder. `ids`: of all photographs that may be explained."""
+    def __init__(self, path: Path, ids: Iterable[str], about: About, style: Style = "heat") -> None:
+        """Makes the folder. `ids`: of all photographs that may be explained, by weights of which `about` tells."""
         self.path = path
+        self._about, self._style = about, style
         self.by_grade = Counter[int]()
         """Explained photographs by the grade that was explained."""
         self.mute = 0
@@ -57,15 +64,18 @@ class ExplainedFolder:
         self._write_record([*self._rows, *((name, *NOT_YET) for name in names)])
 
     def add(self, explanation: Explanation) -> None:
-        """Writes the picture of a photograph."""
-        (photograph, predicted, *_), grade, image, heat = explanation
-        drawn, name, probability = _beside(image, heat), picture_name(photograph.id), explanation.probability
+        """Writes the picture of a photograph. Raises as `original` does."""
+        (photograph, predicted, *_), grade, _, heat = explanation
+        name, probability = picture_name(photograph.id), explanation.probability
+        photo, heated = covered(explanation, self._about.recipe, self._style)
+        below = legend(2 * photo.shape[1], grade, self._style, cells_a_side(self._about), mute=not heat.any())
+        drawn = np.vstack([np.hstack([photo, heated]), below])
         with write_whole(self.path / name) as file:
             file.write(encoded(Image.fromarray(drawn), "JPEG", "what a network looked at"))
         self._rows.append((name, photograph.id, photograph.source, predicted, grade, probability))
         self.mute += not heat.any()
         if self.by_grade.total() < ON_SHEET:
-            small = cv2.resize(drawn[:, drawn.shape[0] :], (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+            small = ImageOps.contain(Image.fromarray(heated), (SIDE, SIDE), Image.Resampling.BOX)
             note = f"p{grade} {probability:.2f}"
             note += "" if predicted == grade else f", graded {predicted}"
             self._tiles[grade].append(Tile(np.asarray(small, np.uint8), photograph.id, note))
@@ -95,6 +105,20 @@ class ExplainedFolder:
             file.write(to_csv(sorted(rows, key=lambda row: str(row[0])), EXPLAINED_COLUMNS))
 
 
+def covered(
+    explanation: Explanation, recipe: Recipe, style: Style = "heat"
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """The photograph (h, w, 3) and the same under its heat, both enlarged where small. Raises as `original` does."""
+    image, (left, top, side) = original(explanation.prediction.photograph, recipe)
+    scale = max(1.0, SHOWN_SIDE / min(image.shape[:2]))
+    if scale > 1:
+        height, width = (round(scale * each) for each in image.shape[:2])
+        image = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC), np.uint8)
+    square = Square(scale * left, scale * top, scale * side)
+    heat = heat_on_photograph(explanation.heat, square, image.shape[1], image.shape[0])
+    return image, overlay(image, heat, style)
+
+
 def picture_name(id: str) -> str:
     """Of a photograph's picture: its id, or of one that is too long for a file system its beginning and a digest."""
     key = encode_key(id)
@@ -103,8 +127,38 @@ def picture_name(id: str) -> str:
     return f"{key}.jpg"
 
 
-def _beside(image: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """The image (s, s, 3) and, right of it, its overlay: (t, 2 t, 3) with t at least SHOWN_SIDE."""
-    side = max(SHOWN_SIDE, len(image))
-    large = np.asarray(cv2.resize(image, (side, side), interpolation=cv2.INTER_CUBIC), np.uint8)
-    return np.hstack([large, overlay(large, np.asarray(cv2.resize(heat, (side, side)), np.float32))])
+def coarseness(cells: int) -> str:
+    """A sentence of warning where the network's last feature map has fewer cells a side than FEWEST; else ""."""
+    if cells >= FEWEST:
+        return ""
+    return (
+        f"Coarse: the network's last feature map has {cells} x {cells} cells, each 1/{cells} of the picture wide. "
+        "Training on larger images (--size) gives more."
+    )
+
+
+def legend(width: int, grade: int, style: Style, cells: int, *, mute: bool) -> NDArray[np.uint8]:
+    """What stands below a picture: (h, width, 3), RGB. mute: whether nothing in it speaks for the grade."""
+    size = max(14, width // 64)
+    margin, step = size // 2, round(1.5 * size)
+    what = f"evidence for grade {grade} ({GRADES[grade]})"
+    if mute:
+        lines = [f"Right: there is no {what} anywhere."]
+    else:
+        lines = [f"Right: where the {what} lies. It is not a segmentation of lesions."]
+        if style == "outline":
+            lines.append("White line: outside it the evidence is less than half of the most in this photograph.")
+    lines += filter(None, [coarseness(cells)])
+    has_scale = style == "heat" and not mute
+    strip = Image.new("RGB", (width, step * (len(lines) + has_scale) + size), (24, 24, 26))
+    draw, font = ImageDraw.Draw(strip), ImageFont.load_default(size)
+    if has_scale:
+        bar = (size, 10 * size)
+        ramp = np.broadcast_to(np.linspace(0, 1, bar[1], dtype=np.float32), bar)
+        scale = overlay(np.full((*bar, 3), MIDDLE, np.uint8), ramp)
+        strip.paste(Image.fromarray(scale), (4 * size, margin))
+        draw.text((margin, margin), "none", "white", font)
+        draw.text((15 * size, margin), "most in this photograph; white line: half of the most", "white", font)
+    for number, line in enumerate(lines, has_scale):
+        draw.text((margin, margin + number * step), line, "white", font)
+    return np.asarray(strip)

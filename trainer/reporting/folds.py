@@ -1,58 +1,152 @@
-"""What cross-validation leaves: a table of out-of-fold predictions, figures, a confusion matrix."""
+"""What cross-validation leaves: a table of out-of-fold predictions, figures, a confusion matrix, grades worth a second
+look."""
 
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import click
+import numpy as np
+import pandas as pd
+from PIL import ImageOps
 
 from pipeline.cache.cache import Cache
+from pipeline.cache.copies import SharedPhoto
 from pipeline.cache.splits import patients_of
-from trainer.evaluation.metrics import confusion, confusion_table, graded, row_shares
-from trainer.evaluation.out_of_fold import Fold, OutOfFold
+from pipeline.errors import RunError
+from pipeline.grades import UNKNOWN
+from pipeline.photos.contact_sheet import SIDE, Tile, decode_small, draw_sheet, encoded
+from pipeline.photos.fingerprint import MOST
+from pipeline.storage.atomic import write_whole
+from trainer.console import warn
+from trainer.evaluation.metrics import confusion, confusion_table, row_shares
+from trainer.evaluation.out_of_fold import CrossValidation, Fold
 from trainer.kinds import PROBABILITIES
 from trainer.network.metadata import read_about
 from trainer.reporting.figures import draw_confusion
 from trainer.reporting.tables import places, with_interval
-from trainer.run_folder import RunFolder, write_csv, write_json
+from trainer.run_folder import FoldsFolder, RunFolder, write_csv, write_json
 
-SHOWN = (
+SHOWN: Final = (
     ("accuracy", "accuracy"),
     ("kappa", "kappa, quadratic weights"),
     ("referable_auc_within_folds", "AUC, referable, mean within folds"),
+    ("referable_auc_pooled", "AUC, referable, scores of all folds pooled"),
     ("sensitivity", "sensitivity of the referral"),
     ("specificity", "specificity of the referral"),
 )
+ON_SHEET: Final = 48
+"""Photographs on the sheet of those worth a second look, 12 abreast."""
+
+
+def begin_folds(folder: FoldsFolder, mark: Mapping[str, Any], shared: Sequence[SharedPhoto]) -> None:
+    """Makes the folder, and in it what folds are drawn by, where that is not there yet."""
+    folder.path.mkdir(parents=True, exist_ok=True)
+    if not folder.mark.exists():
+        write_json(folder.mark, mark)
+    if not folder.shared_photos.exists():
+        write_csv(folder.shared_photos, pd.DataFrame(shared, columns=list(SharedPhoto._fields)))
+
+
+def read_shared_photos(folder: FoldsFolder) -> list[SharedPhoto]:
+    """As they were found when the folds were drawn. Raises RunError where the table is damaged."""
+    try:
+        # Ids and patients as text: one may be "NA", "007" or "1e5".
+        table = pd.read_csv(folder.shared_photos, dtype=str, na_filter=False, encoding_errors="surrogateescape")
+        rows = table[list(SharedPhoto._fields)].astype({"correlation": float})
+    except (OSError, ValueError, KeyError) as error:
+        raise RunError(f"{folder.shared_photos} is damaged; delete it, and they are looked for again") from error
+    return [SharedPhoto(*row) for row in rows.itertuples(index=False, name=None)]
+
+
+def say_shared_photos(folder: FoldsFolder, joined: Mapping[str, str], photographs: int) -> None:
+    """Who was joined, and what was not looked for among so many photographs."""
+    if joined:
+        click.echo(
+            f"{len(joined):,} patients have a photograph that looks the same as another patient's; they were joined "
+            f"into {len(set(joined.values())):,}, so that no copy is in another fold ({folder.shared_photos})"
+        )
+    if photographs > MOST:
+        warn(
+            f"photographs that look the same were not looked for across patients: {photographs:,} are too many; those "
+            "with the same bytes were"
+        )
 
 
 def read_fold(run: RunFolder, cache: Cache) -> Fold:
-    """A finished run's test part. Raises RunError where it has none."""
-    known = graded(run.read_predictions("test")).reset_index(drop=True)
+    """A finished run's test part, in the order of the cache's rows. Raises RunError where it has none, or not all."""
+    table = run.read_predictions("test").set_index("id", drop=False)
+    test = cache.manifest.iloc[cache.rows("test")]
+    known = test["id"][test["grade"] != UNKNOWN].reset_index(drop=True)
+    if not known.isin(table.index).all():
+        cure = f"`trainer evaluate {run.path} --split test` writes it"
+        raise RunError(f"{run.predictions('test')} lacks photographs of the fold; {cure}")
     operating = read_about(run.model).operating
-    return Fold(known, patients_of(cache.manifest, known["id"]), operating.threshold if operating else None)
+    predictions = table.loc[known].reset_index(drop=True)
+    return Fold(predictions, patients_of(cache.manifest, known), operating.threshold if operating else None)
 
 
-def write_out_of_fold(folder: Path, together: OutOfFold) -> None:
-    """predictions_oof.csv, metrics_oof.json, confusion_oof.csv, confusion_oof_counts.csv and confusion_oof.png."""
-    columns = ["id", "grade", "predicted", *PROBABILITIES, "referred", "fold"]
-    table = together.table.astype({"referred": int})
+def write_out_of_fold(folder: FoldsFolder, found: CrossValidation) -> None:
+    """predictions_oof.csv, metrics_oof.json, confusion_oof.csv, confusion_oof_counts.csv and confusion_oof.png.
+
+    Several seeds: the predictions have a row for each photograph and seed, and a column `seed`; the confusion matrix
+    counts each of these rows.
+    """
+    files, table = folder.results, found.table.astype({"referred": int})
+    columns = ["id", "grade", "predicted", *PROBABILITIES, "referred", "fold", *(["seed"] if "seed" in table else [])]
+    order = ["seed", "id"] if "seed" in table else ["id"]
     counts = confusion(table)
-    write_csv(folder / "predictions_oof.csv", table[columns].sort_values("id"))
-    write_csv(folder / "confusion_oof_counts.csv", confusion_table(counts), index=True)
-    write_csv(folder / "confusion_oof.csv", confusion_table(row_shares(counts)), index=True)
-    draw_confusion(folder / "confusion_oof.png", counts, title=f"{folder.resolve().name}, out of fold")
-    write_json(folder / "metrics_oof.json", together.as_dict())
+    write_csv(files.predictions, table[columns].sort_values(order))
+    write_csv(files.confusion_counts, confusion_table(counts), index=True)
+    write_csv(files.confusion, confusion_table(row_shares(counts)), index=True)
+    seeds = f", {len(found.each)} seeds" if len(found.each) > 1 else ""
+    draw_confusion(files.confusion_figure, counts, title=f"{folder.path.resolve().name}, out of fold{seeds}")
+    write_json(files.metrics, found.as_dict())
 
 
-def say_out_of_fold(folder: Path, together: OutOfFold) -> None:
+def write_second_look(folder: FoldsFolder, doubted: pd.DataFrame, cache: Cache) -> None:
+    """second_look.csv and, where a photograph is in it, second_look.png.
+
+    doubted: as trainer.evaluation.second_look has them; of the cache that was folded.
+    """
+    write_csv(folder.second_look, doubted)
+    if doubted.empty:
+        folder.second_look_sheet.unlink(missing_ok=True)
+        return
+    shown = doubted.head(ON_SHEET)
+    tiles = []
+    for row, *about in zip(cache.rows_of(shown["id"]).tolist(), *(shown[name] for name in TOLD), strict=True):
+        picture = np.asarray(ImageOps.contain(decode_small(cache.read(row), SIDE), (SIDE, SIDE)))
+        rank, id, grade, likeliest, p = about
+        tiles.append(Tile(picture, f"{rank}: {id}", f"given {grade}, seen {likeliest} ({p:.2f})"))
+    heading = f"Grades worth a second look: {len(tiles)} of {len(doubted):,}, the most contradicted first"
+    with write_whole(folder.second_look_sheet) as file:
+        file.write(encoded(draw_sheet({heading: tiles}), "PNG", "a sheet of grades worth a second look"))
+
+
+TOLD: Final = ("rank", "id", "grade", "likeliest", "p_likeliest")
+
+
+def say_out_of_fold(folder: FoldsFolder) -> None:
     """The figures in a few lines."""
-    found = RunFolder(folder).read_json(folder / "metrics_oof.json")
+    found = RunFolder(folder.path).read_json(folder.results.metrics)
+    seeds = found.get("seeds", [])
     click.echo(
-        f"{found['photographs']:,} photographs of {found['patients']:,} patients, each graded by a network that saw "
-        "neither"
+        f"{found['photographs']:,} photographs of {found['patients']:,} patients, each graded by "
+        + (f"{len(seeds)} networks that saw neither" if seeds else "a network that saw neither")
+        + (f"; means over seeds {', '.join(map(str, seeds))}" if seeds else "")
     )
     for name, title in SHOWN:
         if name in found:
-            click.echo(f"  {title}: {with_interval(found[name], found['intervals'][name], places)}")
-    spread = ", ".join(f"{name} {value:.3f}" for name, value in found["spread"].items() if value is not None)
-    click.echo(f"  standard deviation over folds: {spread or 'not defined'}")
+            click.echo(f"  {title}: {with_interval(found[name], found['intervals'].get(name), places)}")
+    for over, spread in (("folds", found["spread"]), ("seeds", found.get("spread_over_seeds"))):
+        if spread is not None:
+            known = ", ".join(f"{name} {value:.3f}" for name, value in spread.items() if value is not None)
+            click.echo(f"  standard deviation over {over}: {known or 'not defined'}")
     click.echo("  intervals: patients drawn within folds; the variation of training is not in them")
-    click.echo(f"results: {folder}/ (predictions_oof.csv, metrics_oof.json, confusion_oof.png)")
+
+
+def say_second_look(doubted: pd.DataFrame) -> None:
+    click.echo(
+        f"grades worth a second look: {len(doubted):,} photographs that the networks would give another grade "
+        "(second_look.csv, the most contradicted first)"
+    )

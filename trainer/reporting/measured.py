@@ -64,7 +64,7 @@ def read_measured(run: RunFolder, split: str, cache_path: Path | Url | None) -> 
     metrics = run.read_own_metrics(split)
     predictions = run.read_predictions(split)
     known = graded(predictions).reset_index(drop=True)
-    parts = {"intervals", "operating", "deferral", "calibration", "patient", "no_image", "cache"}
+    parts = {"intervals", "operating", "deferral", "calibration", "referable", "patient", "no_image", "cache"}
     if not metrics.keys() >= parts | {each.name for each in fields(Metrics)}:
         raise RunError(f"{run.metrics(split)} is damaged or of an earlier version; {again} again")
     if metrics["photographs"] != len(known):

@@ -3,7 +3,7 @@
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ from trainer.network.metadata import About
 from trainer.network.provenance import Exposure
 from trainer.presets import RECIPES
 from trainer.reporting.tables import percent
+from trainer.run_folder import FoldsFolder
 
 FEW: Final = 100
 """Patients, below which a share of 90 % is known to no better than 6 points either way."""
@@ -185,6 +186,20 @@ def refit_line(refit: Mapping[str, Any]) -> str:
     return f"With up to {most:,} photographs, fewer than nine draws of ten show {shown}: more are needed."
 
 
+def eyes_line(eyes: Mapping[str, Any]) -> str:
+    """What lies behind figures by eye."""
+    line = f"{eyes['several']:,} eyes were photographed several times: the mean of the probabilities decides."
+    if eyes["visit"]:
+        line += f" Photographs of one patient, eye and visit (column {eyes['visit']}) are one eye's."
+    else:
+        line += " Nothing tells visits: photographs of one patient and eye are taken to be of one."
+    if n := eyes["disagreeing"]:
+        line += f" The graders gave the photographs of {n:,} of these eyes different grades; the worst is the eye's."
+    if n := eyes["eye_unknown"]:
+        line += f" {n:,} photographs do not tell the eye; each counts as an eye of its own."
+    return line
+
+
 def leak_statement(split: str, metrics: Mapping[str, Any], known: Leak | None) -> dict[str, Any]:
     """`text`, and whether it is an `alarm`. `known`: what the cache tells of the split, None without it."""
     n, no_image, exposure = metrics["photographs"], metrics["no_image"], metrics.get("exposure")
@@ -275,17 +290,23 @@ def commands(
     fit: list[object] = ["trainer", "fit", "--run", path]
     if fold:
         fit = ["trainer", "folds", "--folds", fold[1], "--run", path.parent]
+        folder = FoldsFolder(path.parent)
+        mark = folder.read_mark() if folder.mark.exists() else {}  # the run may have been moved
+        fit += ["--split", "all"] if mark.get("test") else []
+        fit += ["--seeds", ",".join(map(str, mark["seeds"]))] if "seeds" in mark else []
+        asked = replace(asked, cache=out, seed=mark.get("seed", asked.seed))
     for field in fields(asked):
-        value = out if fold and field.name == "cache" else getattr(asked, field.name)
+        value = getattr(asked, field.name)
         if value != getattr(default, field.name):
             fit += as_options(field.name, value)
     evaluate: list[object] = ["trainer", "evaluate", path, "--split", split, *_card_options(metrics["operating"])]
+    evaluate += _subgroup_options(metrics)
     elsewhere = []
     for each in external:
         words = ["trainer", "evaluate", path, "--cache", each["place"], "--name", each["name"]]
         words += ["--split", each["split"]] if each["split"] != "all" else []
         words += ["--refit", each["refit"]["sizes"][-1]["photographs"]] if each["refit"] else []
-        elsewhere.append([*words, *_card_options(each["operating"])])
+        elsewhere.append([*words, *_card_options(each["operating"]), *_subgroup_options(each)])
     report: list[object] = ["trainer", "report", path, "--split", split]
     return [shlex.join(map(str, words)) for words in (preprocess, fit, evaluate, *elsewhere, report)]
 
@@ -298,6 +319,12 @@ def _card_options(card: Mapping[str, Any] | None) -> list[object]:
     if card and card["at_prevalence"]:
         options += ["--prevalence", card["at_prevalence"]["prevalence"]]
     return options
+
+
+def _subgroup_options(metrics: Mapping[str, Any]) -> list[object]:
+    """Of `trainer evaluate`, those that measure these subgroups."""
+    subgroups = metrics.get("subgroups")
+    return [word for column in subgroups["columns"] for word in ("--subgroup", column["name"])] if subgroups else []
 
 
 def starting_point(weights: str) -> str:

@@ -8,14 +8,17 @@ import pandas as pd
 from pipeline.cache.splits import patients_of
 from pipeline.grades import GRADES, N_GRADES, REFERABLE, UNKNOWN
 from trainer.evaluation.calibration import Bin
+from trainer.evaluation.characteristics import characteristics
 from trainer.evaluation.deferral import RiskCoverage
 from trainer.evaluation.external import camera_sizes
 from trainer.evaluation.metrics import confusion
-from trainer.evaluation.subgroups import subgroups
+from trainer.evaluation.subgroups import measure_subgroups
 from trainer.evaluation.weighted_metrics import Sample
+from trainer.inference.gradcam import cells_a_side
 from trainer.kinds import PROBABILITIES, sealed
 from trainer.network.decision import p_referable
 from trainer.reporting.curves import Point, draw_precision_recall, draw_reliability, draw_risk_coverage, draw_roc
+from trainer.reporting.explained import coarseness
 from trainer.reporting.external import refit_table
 from trainer.reporting.figures import draw_accuracy, draw_confusion
 from trainer.reporting.forest import draw_forest
@@ -24,6 +27,7 @@ from trainer.reporting.measured import Measured
 from trainer.reporting.narrative import (
     choice,
     commands,
+    eyes_line,
     leak_statement,
     limits,
     objective,
@@ -35,14 +39,16 @@ from trainer.reporting.narrative import (
     verdict,
 )
 from trainer.reporting.page import inline_svg, render
+from trainer.reporting.referable import bands, counts_line, describe_referable, draw_referable
 from trainer.reporting.referral import missed_severe, referral
+from trainer.reporting.subgroups import against_parts, subgroup_lines
 
 SECTIONS = (
     ("results", "Results"),
     ("referable", "Referable DR"),
     ("grades", "Grades"),
     ("calibration", "Calibration"),
-    ("subgroups", "Eyes and cameras"),
+    ("subgroups", "Subgroups"),
     ("external", "Other hospitals"),
     ("gallery", "Photographs"),
     ("training", "Training"),
@@ -59,7 +65,16 @@ HEADLINE = (
     ("sensitivity", "Sensitivity for referable, by the predicted grade", "percent"),
     ("specificity", "Specificity for referable, by the predicted grade", "percent"),
 )
-FIGURES = ("accuracy", "confusion", "roc", "precision_recall", "risk_coverage", "reliability")
+FIGURES = (
+    "accuracy",
+    "confusion",
+    "roc",
+    "precision_recall",
+    "risk_coverage",
+    "reliability",
+    "decision_curve",
+    "referable_calibration",
+)
 NAMES = {"train": "the photographs it was trained on", "val": "the validation part", "test": "the test part"}
 
 
@@ -106,7 +121,17 @@ def describe(measured: Measured) -> dict[str, Any]:
         "reading": reading(measured.about.cuts),
         "scaling": scaling(metrics["calibration"]["temperature"]) if metrics["calibration"] else "",
         "patient": metrics["patient"],
+        "eye": (eye := metrics.get("eye")),
+        "eyes_line": eyes_line(eye["eyes"]) if eye else "",
+        "subgroups": (subgroups := metrics.get("subgroups")),
+        "subgroup_lines": subgroup_lines(subgroups) if subgroups else [],
+        "site_subgroups": [
+            (site.name, each) for site in sites if not site.own and (each := site.metrics.get("subgroups"))
+        ],
+        "lines_of": subgroup_lines,
+        "against_parts": against_parts,
         "referral": referral(measured),
+        "referable_figures": describe_referable(metrics["referable"]),
         "no_image": no_image,
         "referable": sum(metrics["grades"][REFERABLE:]),
         "baseline_words": f"{100 * no_image['majority']['accuracy']:.1f} % without looking" if no_image else "",
@@ -120,20 +145,23 @@ def describe(measured: Measured) -> dict[str, Any]:
         "limits": [scale] * bool(scale) + limits(metrics, measured.ungraded, known, len(external)),
         "sites": sites,
         "refits": [refit_table(site) for site in sites if site.metrics.get("refit")],
-        "cells": -(-measured.about.size // 32),
+        "cells": cells_a_side(measured.about),
+        "coarseness": coarseness(cells_a_side(measured.about)),
     }
 
 
 def shown_photographs(measured: Measured) -> dict[str, Any]:
     """What needs the photographs: gallery and subgroups; empty without the cache."""
     if measured.cache is None:
-        return {"worst": [], "sure": [], "missed": [], "subgroups": {}}
+        return {"worst": [], "sure": [], "missed": [], "characteristics": None}
     known = measured.predictions
-    patients = patients_of(measured.cache.manifest, known["id"])
+    sample = Sample.of(known, patients_of(measured.cache.manifest, known["id"]))
+    labels, operating = characteristics(measured.cache, known["id"]), measured.operating
+    groups = measure_subgroups(sample, labels, operating.threshold if operating else None)
     chosen = {"worst": worst_mistakes(known), "sure": surest_right(known), "missed": missed_severe(measured)}
     return {
         **{name: pictures(measured.cache, measured.model, measured.about, rows) for name, rows in chosen.items()},
-        "subgroups": subgroups(measured.cache, known, patients, measured.operating),
+        "characteristics": groups.as_dict(),
     }
 
 
@@ -160,13 +188,18 @@ def draw(measured: Measured) -> dict[str, Any]:
         point = Point(card["threshold"], card["sensitivity"], card["specificity"], card["ppv"])
     if metrics["referable_auc"] is not None:
         roc, curve = run.figure("roc", split), run.figure("precision_recall", split)
-        draw_roc(roc, truth, score, metrics["referable_auc"], point, title=f"{title}: referable")
-        draw_precision_recall(curve, truth, score, point, title=f"{title}: referable")
+        of, (roc_band, curve_band) = counts_line(metrics["referable"]), bands(metrics["referable"])
+        draw_roc(
+            roc, truth, score, metrics["referable_auc"], point, band=roc_band, counts=of, title=f"{title}: referable"
+        )
+        draw_precision_recall(curve, truth, score, point, band=curve_band, counts=of, title=f"{title}: referable")
         where = ""
         if point:
             where = f", operating point at sensitivity {point.sensitivity:.2f}, specificity {point.specificity:.2f}"
-        alts[roc] = f"ROC curve of referable retinopathy, area {metrics['referable_auc']:.3f}{where}"
-        alts[curve] = f"Precision-recall curve of referable retinopathy; {truth.mean():.0%} are referable"
+        band = "with its 95 % band, which the table holds in numbers"
+        alts[roc] = f"ROC curve of referable retinopathy, area {metrics['referable_auc']:.3f}{where}; {band}"
+        alts[curve] = f"Precision-recall curve of referable retinopathy; {truth.mean():.0%} are referable; {band}"
+    alts |= draw_referable(run, split, metrics["referable"], title)
     if measured.operating is not None:
         deferral = run.figure("risk_coverage", split)
         coverage, risk = RiskCoverage(Sample.of(known), measured.operating.threshold).curve()

@@ -32,6 +32,10 @@ def print_results(measured: Mapping[str, Results]) -> None:
         row(title, lambda each: _cell(of(each), name, show))
 
     row("photographs", lambda each: f"{each.metrics.photographs:,}" if each.calibration else "")
+    row("eyes", lambda each: f"{each.metrics.photographs:,}" if each.eyes else "")
+    row("  of several photographs", lambda each: f"{each.eyes.several:,}" if each.eyes else "")
+    row("  graded differently, the worst counts", lambda each: f"{each.eyes.disagreeing:,}" if each.eyes else "")
+    row("  eye not known, counted as one", lambda each: f"{each.eyes.eye_unknown:,}" if each.eyes else "")
     row("patients", lambda each: f"{each.patients:,}")
     headline("accuracy", "accuracy", percent)
     without_image("accuracy", percent)

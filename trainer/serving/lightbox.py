@@ -3,7 +3,6 @@
 from base64 import b64encode
 from typing import Any, Final
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -15,14 +14,14 @@ from pipeline.photos.contact_sheet import encoded
 from pipeline.photos.discovery import plain_id
 from pipeline.photos.eye_names import eye_name
 from pipeline.storage.csv_files import csv_lines, defused
-from trainer.inference.gradcam import overlay
+from trainer.inference.gradcam import cells_a_side
+from trainer.inference.in_words import SENTENCES
 from trainer.inference.inputs import Rendered, render, uploaded
 from trainer.inference.predictions import COLUMNS, cells, defers, with_deferral
 from trainer.inference.predictor import Predictor
-from trainer.serving.words import decision, flag_words, percent
+from trainer.reporting.explained import coarseness, covered
+from trainer.serving.words import decision, percent
 
-SHOWN_SIDE: Final = 512
-"""Of a heat map, pixels, at least: training images may be too small to look at."""
 HEADER: Final = csv_lines([with_deferral(COLUMNS, "defer")]).decode()
 """First line of the table to take away, which is `trainer predict --defer`'s."""
 
@@ -59,21 +58,20 @@ class Lightbox:
             "kind": kind,
             "headline": headline,
             "why": why,
-            "notes": flag_words(prediction.flags),
+            "notes": [SENTENCES.get(flag, flag) for flag in prediction.flags],
             "picture": _data_url(batch.images[0].cpu().permute(1, 2, 0).numpy()),
         }
 
     def explain(self, source: str, data: bytes) -> dict[str, Any]:
         """Grad-CAM of the predicted grade, as plain JSON. Raises as `grade` does."""
         (explanation,) = self._predictor.explain(self._render(source, data))
-        side = max(SHOWN_SIDE, len(explanation.image))
-        large = np.asarray(cv2.resize(explanation.image, (side, side), interpolation=cv2.INTER_CUBIC), np.uint8)
-        heat = np.asarray(cv2.resize(explanation.heat, (side, side)), np.float32)
+        about = self._predictor.about
+        _, heated = covered(explanation, about.recipe)
         grade = f"grade {explanation.grade} ({GRADES[explanation.grade]})"
         words = f"Tinted: where the evidence for {grade} lies, coarsely. It shows no lesions, and no reasons."
-        if not heat.any():
+        if not explanation.heat.any():
             words = f"Nothing in the picture speaks for {grade}: no place is tinted."
-        return {"heat": _data_url(overlay(large, heat)), "words": words}
+        return {"heat": _data_url(heated), "words": f"{words} {coarseness(cells_a_side(about))}".strip()}
 
     def _render(self, source: str, data: bytes) -> Rendered:
         photograph, about = uploaded(source, data), self._predictor.about

@@ -1,35 +1,10 @@
-"""What the page says of a graded photograph in words: the decision, and each flag."""
-
-from typing import Final
+"""What the page says of a graded photograph in words: the decision."""
 
 from pipeline.grades import REFERABLE
 from trainer.inference.predictions import defers
 from trainer.inference.predictor import Prediction
 from trainer.network.image_statistics import FLAG
 from trainer.reporting.page import number
-
-FLAG_WORDS: Final = {
-    "blank": "The picture is blank, or too dark to grade.",
-    "burned_in": "The file says that words are drawn into the picture. They may name the patient.",
-    "damaged": "The file is damaged. A part of the picture may be wrong.",
-    "first_page": "The file holds several pictures. The first was graded.",
-    "no_disc": "No retina was found. The whole picture was graded.",
-    "overexposed": "Half of the retina is nearly white.",
-    "wide_field": "An ultra-wide-field photograph. Lesions look smaller on it than on the photographs of training.",
-    "widened": "Light lies outside the retina: a stamp, a reflex, or the retina was not found well.",
-    f"{FLAG}size": "The size of the picture is unlike all training photographs.",
-    f"{FLAG}radius": "The share of the picture that the retina takes is unlike all training photographs.",
-    f"{FLAG}colour": "The colours are unlike all training photographs.",
-    f"{FLAG}brightness": "The brightness is unlike all training photographs.",
-    f"{FLAG}sharpness": "The sharpness is unlike all training photographs.",
-    f"{FLAG}no_disc": "No retina was found, unlike in nearly all training photographs.",
-}
-"""Flag, of pipeline.photos.preparation.Prepared or Seen.unlike -> a sentence."""
-
-
-def flag_words(flags: tuple[str, ...]) -> list[str]:
-    """A sentence for each flag; a flag without one stands as it is."""
-    return [FLAG_WORDS.get(flag, flag) for flag in flags]
 
 
 def decision(prediction: Prediction, threshold: float, least: float) -> tuple[str, str, str]:

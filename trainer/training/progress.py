@@ -1,14 +1,13 @@
-"""The line that is alive while an epoch trains, on a terminal: step, loss, images a second, time left, GPU memory."""
+"""The line while an epoch trains: step, time left, images a second, loss, GPU memory."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from time import perf_counter
 from typing import Final, TypeVar
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from torch import Tensor
 
+from pipeline.progress import as_clock, progress_of
 from trainer.config import FitConfig
 
 Item = TypeVar("Item")
@@ -48,42 +47,30 @@ class LastLoss:
 def watch(
     batches: Iterable[Item], steps: Sequence[Tensor], total: int, config: FitConfig, epoch: int, device: torch.device
 ) -> Iterator[Item]:
-    """The batches, with a line on stderr while they last if that is a terminal; a pipe gets whole lines, an epoch each
-    (trainer.console.epoch_line).
+    """The batches, with a line on stderr while they last: alive on a terminal, every 30 s elsewhere. Each epoch ends in
+    a line of its own (trainer.console.epoch_line).
 
     `steps` grows by one a batch: float32 (3,), summed loss, photographs graded right, photographs; `total` is how many
     the epoch, counted from 0, will have had.
     """
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield from batches
-        return
     phase = config.phase(epoch)
-    epochs = config.head_epochs if phase == "head" else config.total_epochs
     first, began, loss = len(steps), perf_counter(), LastLoss()
-    columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TextColumn("{task.fields[said]}"))
-    with Progress(*columns, console=console, transient=True) as progress:
-        what = f"epoch {epoch + 1}/{config.total_epochs} {phase}"
-        task = progress.add_task(what, total=total, completed=first, said="")
+    last = config.head_epochs if phase == "head" else config.total_epochs
+
+    def more() -> str:
+        said = [] if loss.value is None else [f"loss {loss.value:.4f}"]
+        if epoch + 1 < last and len(steps) > first:
+            pace = (perf_counter() - began) / (len(steps) - first)
+            said.append(f"{phase} {as_clock(pace * (total * (last - epoch) - len(steps)))} left")
+        if device.type == "cuda":
+            used, there = torch.cuda.max_memory_reserved(device), torch.cuda.mem_get_info(device)[1]
+            said.append(f"GPU {used / GIB:.1f} of {there / GIB:.0f} GiB")
+        return ", ".join(said)
+
+    what = f"epoch {epoch + 1}/{config.total_epochs} {phase}"
+    with progress_of(what, "images", each=config.batch) as update:
+        update(first, total)
         for batch in batches:
             yield batch
             loss.look(steps[-1])
-            pace = (perf_counter() - began) / (len(steps) - first)
-            left = pace * (total - len(steps))
-            said = [] if loss.value is None else [f"loss {loss.value:.4f}"]
-            whole = f" ({phase} {clock(left + pace * total * (epochs - epoch - 1))})" if epoch + 1 < epochs else ""
-            said += [f"{config.batch / pace:.0f} images/s", f"{clock(left)} left{whole}"]
-            if device.type == "cuda":
-                used, there = torch.cuda.max_memory_reserved(device), torch.cuda.mem_get_info(device)[1]
-                said.append(f"GPU {used / GIB:.1f} of {there / GIB:.0f} GiB")
-            progress.update(task, completed=len(steps), said=", ".join(said))
-
-
-def clock(seconds: float) -> str:
-    """
-    >>> clock(3725), clock(59.6)
-    ('1:02:05', '1:00')
-    """
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+            update(len(steps), total, more)

@@ -1,12 +1,23 @@
 """`trainer folds`: ordinary runs, gone on with after an interruption, measured together."""
 
 import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from tests.trainer.conftest import FAST, invoke, write_tiny_cache
+
+ROOT = Path(__file__).resolve().parents[3]
+TOGETHER = ("predictions_oof.csv", "metrics_oof.json", "confusion_oof_counts.csv", "second_look.csv", "copies.csv")
 
 
 @pytest.fixture(scope="module")
@@ -54,3 +65,96 @@ def test_a_folder_of_something_else_is_left_alone(made: Path, tmp_path: Path) ->
     stderr = invoke("folds", "--folds", 3, "--cache", made / "cache", *FAST, "--run", tmp_path / "mine", exit=1).stderr
     assert "mine" in stderr
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+
+
+def test_the_figures_are_said_in_plain_words(made: Path) -> None:
+    again = ("folds", "--folds", 3, "--cache", made / "cache", *FAST, "--run", made / "cv")
+    output = invoke(*again).output
+    assert "25 photographs of 25 patients, each graded by a network that saw neither" in output
+    assert "AUC, referable, mean within folds" in output
+    assert "AUC, referable, scores of all folds pooled" in output
+    assert "standard deviation over folds" in output
+    assert "the variation of training is not in them" in output
+    table = pd.read_csv(made / "cv/second_look.csv")
+    assert f"grades worth a second look: {len(table)} photographs" in output
+    assert (table["grade"] != table["likeliest"]).all()
+    assert table["distance"].is_monotonic_decreasing
+    with Image.open(made / "cv/second_look.png") as sheet:
+        assert "second look" in sheet.text["Software"]  # so that nobody grades it
+
+
+def test_killed_it_goes_on_and_leaves_what_an_undisturbed_one_does(made: Path, tmp_path: Path) -> None:
+    command = ["folds", "--folds", "3", "--cache", str(made / "cache"), *map(str, FAST), "--run", str(tmp_path / "cv")]
+    begun = subprocess.Popen([sys.executable, "-m", "trainer", *command], cwd=ROOT, stdout=subprocess.DEVNULL)
+    until = time.monotonic() + 600
+    while not (tmp_path / "cv/fold1/last.pt").exists() and begun.poll() is None and time.monotonic() < until:
+        time.sleep(0.02)
+    begun.kill()
+    assert begun.wait() == -9, "killed while it trained the second fold"
+    assert not (tmp_path / "cv/predictions_oof.csv").exists()
+    output = invoke(*command).output
+    assert "fold0 is finished" in output
+    assert "fold1: resuming after" in output
+    for name in TOGETHER:
+        assert (tmp_path / "cv" / name).read_bytes() == (made / "cv" / name).read_bytes(), name
+    for number in range(3):
+        own = f"fold{number}/predictions_test.csv"
+        assert (tmp_path / "cv" / own).read_bytes() == (made / "cv" / own).read_bytes()
+
+
+def test_each_fold_is_trained_once_for_each_seed(made: Path) -> None:
+    command = ("folds", "--folds", 3, "--seeds", "0,4", "--cache", made / "cache", *FAST)
+    (made / "seeds").mkdir()
+    for number in range(3):  # seed 0 is trained already
+        shutil.copytree(made / f"cv/fold{number}", made / f"seeds/fold{number}_seed0")
+    mark = json.loads((made / "cv/folds.json").read_text()) | {"seeds": [0, 4]}
+    (made / "seeds/folds.json").write_text(json.dumps(mark))
+    output = invoke(*command, "--run", made / "seeds").output
+    assert "fold0_seed0 is finished" in output
+    assert "each graded by 2 networks that saw neither; means over seeds 0, 4" in output
+    assert "standard deviation over seeds" in output
+    assert json.loads((made / "seeds/fold2_seed4/config.json").read_text())["asked"]["seed"] == 4
+    table = pd.read_csv(made / "seeds/predictions_oof.csv")
+    one = pd.read_csv(made / "cv/predictions_oof.csv")
+    assert list(table.columns) == [*one.columns, "seed"]
+    pd.testing.assert_frame_equal(table[table["seed"] == 0].drop(columns="seed"), one)
+    assert set(table["id"][table["seed"] == 4]) == set(one["id"])
+    found = json.loads((made / "seeds/metrics_oof.json").read_text())
+    assert found["photographs"] == 25
+    assert found["accuracy"] == pytest.approx((table["grade"] == table["predicted"]).mean())
+    page = invoke("report", made / "seeds/fold1_seed4", "--card", made / "card.md").output
+    assert "trainer folds --folds 3" in (made / "card.md").read_text(), page
+    assert "--seeds 0,4" in (made / "card.md").read_text()
+    stderr = invoke(*command[:4], "0,5", *command[5:], "--run", made / "seeds", exit=1).stderr
+    assert "has other folds" in stderr
+
+
+def test_too_many_folds_leave_nothing_that_is_in_the_way(made: Path, tmp_path: Path) -> None:
+    stderr = invoke("folds", "--folds", 20, "--cache", made / "cache", *FAST, "--run", tmp_path / "cv", exit=1).stderr
+    assert "25 patients are too few for 20 folds" in stderr
+    assert not (tmp_path / "cv").exists()
+
+
+def test_patients_who_share_a_photograph_stay_together(make_cache: Callable[..., Path], tmp_path: Path) -> None:
+    """Five patients' photographs are there again under other names, mirrored and darker."""
+    random = np.random.default_rng(0)
+    pictures = {
+        f"{number}_left": cv2.resize(random.integers(60, 200, (16, 16, 3), np.uint8), (64, 64)) for number in range(20)
+    }
+    for number in range(5):
+        copy = (pictures[f"{number}_left"] * 0.8).astype(np.uint8)[:, ::-1]
+        pictures[f"again{number}_left"] = np.ascontiguousarray(copy)
+    cache = make_cache(pictures, {id: number % 2 * 3 for number, id in enumerate(pictures)})
+    command = ("folds", "--folds", 2, "--cache", cache, *FAST, "--epochs", 1, "--run", tmp_path / "cv")
+    done = invoke(*command)
+    assert (
+        "10 patients have a photograph that looks the same as another patient's; they were joined into 5" in done.output
+    )
+    shared = pd.read_csv(tmp_path / "cv/copies.csv", dtype=str)
+    assert list(shared["patient"]) == [str(number) for number in range(5)]
+    assert list(shared["copy_patient"]) == [f"again{number}" for number in range(5)]
+    for number in range(2):
+        splits = pd.read_csv(tmp_path / f"cv/caches/fold{number}/manifest.csv").set_index("id")["split"]
+        assert all(splits[f"{n}_left"] == splits[f"again{n}_left"] for n in range(5))
+    (tmp_path / "cv/copies.csv").write_text("nonsense")
+    assert "copies.csv is damaged; delete it" in invoke(*command, exit=1).stderr

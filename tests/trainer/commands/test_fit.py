@@ -82,7 +82,7 @@ def test_it_learns_what_can_be_learnt(fit: Fit, tiny_cache: Cache, tmp_path: Pat
     assert json.loads((tmp_path / "run" / "metrics_test.json").read_text())["accuracy"] >= 0.9  # guessing: 0.5
 
 
-@pytest.mark.parametrize("loss", ["focal", "corn", "mse"])
+@pytest.mark.parametrize("loss", [pytest.param("focal", marks=pytest.mark.slow), "corn", "mse"])
 def test_every_loss_learns_and_predicts_five_probabilities(
     loss: str, fit: Fit, trainer: Fit, tiny_cache: Cache, tmp_path: Path
 ) -> None:

@@ -225,6 +225,24 @@ def test_weights_from_before_training_was_looked_at_flag_what_the_recipe_flags(t
     assert table["flags"].tolist() == ["no_disc"]
 
 
+def test_one_photograph_is_told_of_in_words_and_several_are_counted(real: Real, tmp_path: Path) -> None:
+    photos = sorted((real.source / "val").rglob("*.jpeg"))
+    table, result = predict(real.run, photos[0], "--defer", 1)
+    (row,) = table.itertuples()
+    lines = result.stdout.splitlines()
+    assert lines[0] == "found 1 = 1 predicted + 0 rejected"
+    assert lines[1].startswith(f"{photos[0].name}: grade {row.predicted}, ")
+    assert f"referable: {'yes' if row.referable else 'no'} (p {row.p_referable:.2f}" in lines[1]
+    assert lines[2].startswith(f"probabilities: no DR {row.p0:.2f}, mild {row.p1:.2f}")
+    assert "left to a human (unsure, blank or unlike training): yes" in lines
+    assert not any("photographs" in line for line in lines)
+    _, result = predict(real.run, photograph(tmp_path / "noise.png"))
+    assert "note: No round retina was found" in result.stdout
+    _, result = predict(real.run, *photos[:2])
+    assert "probabilities:" not in result.stdout
+    assert "grade            photographs" in result.stdout
+
+
 # --- names
 
 

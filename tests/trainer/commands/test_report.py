@@ -58,8 +58,27 @@ def test_the_page_and_the_card_say_what_was_measured(reported: Path) -> None:
         assert f"{metrics['operating']['threshold']:.3f}" in text
         assert json.loads((reported / "config.json").read_text())["cache_digest"] in text
         assert "no patient of the 5 test photographs is in train" in text
+        assert "Slope and intercept are not estimated: they take 10 patients with a referable photograph" in text
+        calibration = metrics["referable"]["calibration"]
+        assert re.search(rf"Brier score of the referral (0 )?{calibration['brier']:.3f}", text)  # on the page: best 0
+        least, most = calibration["intervals"]["brier"]
+        assert f"{least:.3f} to {most:.3f}" in text
+        assert "nine false referrals count as much as one right one" in text
     assert card.startswith("# Model card: run\n")
     assert "{{" not in page + card
+
+
+def test_the_net_benefit_is_of_the_prevalence_that_evaluate_was_given(
+    trained: Trained, trainer: Fit, tmp_path: Path
+) -> None:
+    run = trained.copy(tmp_path / "run")
+    trainer("evaluate", run, "--prevalence", 0.1)
+    trainer("report", run, "--card", "CARD.md")
+    benefit = json.loads((run / "metrics_test.json").read_text())["referable"]["net_benefit"]
+    assert benefit["prevalence"] == 0.1
+    assert benefit["refer_all"][8] == pytest.approx(0)  # at a threshold of 10 %: 0.1 - 0.9 / 9
+    assert "weighted to a population in which 10.0 % are referable" in text_of(run / "report.html")
+    assert "Net benefit, where 10.0\N{NO-BREAK SPACE}% are referable" in (tmp_path / "CARD.md").read_text()
 
 
 def test_the_page_loads_nothing_and_runs_nothing(reported: Path) -> None:
@@ -79,6 +98,8 @@ def test_every_figure_is_there_as_png_and_svg(reported: Path) -> None:
         "precision_recall_test",
         "risk_coverage_test",
         "reliability_test",
+        "decision_curve_test",
+        "referable_calibration_test",
     }
     assert {path.stem for path in reported.glob("*.png")} >= names
     assert {path.stem for path in reported.glob("*.svg")} >= names

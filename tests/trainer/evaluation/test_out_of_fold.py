@@ -1,11 +1,14 @@
 """Figures of cross-validation against scikit-learn and arithmetic written out."""
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import accuracy_score, cohen_kappa_score, confusion_matrix, roc_auc_score
 
-from trainer.evaluation.out_of_fold import Fold, OutOfFold
+from trainer.evaluation.out_of_fold import CrossValidation, Fold, OutOfFold
 
 
 def fold(seed: int, shift: float, threshold: float | None = 0.5, count: int = 60) -> Fold:
@@ -21,13 +24,17 @@ def fold(seed: int, shift: float, threshold: float | None = 0.5, count: int = 60
     return Fold(table.assign(**{f"p{k}": p[:, k] for k in range(5)}), patients, threshold)
 
 
+def measured(folds: list[Fold]) -> dict[str, Any]:
+    return CrossValidation({0: OutOfFold(folds)}).as_dict()
+
+
 @pytest.fixture
 def folds() -> list[Fold]:
     return [fold(0, 0.0, 0.3), fold(1, 0.25, 0.55), fold(2, -0.1, 0.2)]
 
 
 def test_counts_pool_the_decisions_of_each_folds_own_rule(folds: list[Fold]) -> None:
-    found = OutOfFold(folds).as_dict()
+    found = measured(folds)
     table = pd.concat([each.predictions for each in folds])
     referred = np.concatenate([each.predictions["p2"] >= each.threshold for each in folds])
     truth = table["grade"] >= 2
@@ -46,7 +53,7 @@ def test_counts_pool_the_decisions_of_each_folds_own_rule(folds: list[Fold]) -> 
 
 
 def test_areas_are_means_within_folds_and_the_pooled_one_is_named_so(folds: list[Fold]) -> None:
-    found = OutOfFold(folds).as_dict()
+    found = measured(folds)
     own = [roc_auc_score(each.predictions["grade"] >= 2, each.predictions["p2"]) for each in folds]
     table = pd.concat([each.predictions for each in folds])
     assert found["referable_auc_within_folds"] == pytest.approx(np.mean(own), abs=1e-6)
@@ -58,7 +65,7 @@ def test_areas_are_means_within_folds_and_the_pooled_one_is_named_so(folds: list
 
 def test_patients_are_drawn_within_folds(folds: list[Fold]) -> None:
     together = OutOfFold(folds)
-    found = together.as_dict()
+    found = CrossValidation({0: together}).as_dict()
     for name in ("accuracy", "kappa", "referable_auc_within_folds", "sensitivity", "specificity"):
         low, high = found["intervals"][name]
         assert low < found[name] < high, name
@@ -66,6 +73,39 @@ def test_patients_are_drawn_within_folds(folds: list[Fold]) -> None:
 
 
 def test_a_fold_without_a_threshold_leaves_the_referral_out(folds: list[Fold]) -> None:
-    found = OutOfFold([*folds[:2], fold(2, 0.0, None)]).as_dict()
+    found = measured([*folds[:2], fold(2, 0.0, None)])
     assert found["referral"] is None
     assert "sensitivity" not in found
+
+
+def test_seeds_are_averaged_and_their_spread_stands_beside(folds: list[Fold]) -> None:
+    other = [replace(each, predictions=each.predictions.assign(predicted=0)) for each in folds]
+    found = CrossValidation({3: OutOfFold(folds), 7: OutOfFold(other)}).as_dict()
+    own, poor = measured(folds), measured(other)
+    assert found["seeds"] == [3, 7]
+    assert found["photographs"] == 180  # not twice as many
+    for name in ("accuracy", "kappa", "sensitivity", "referable_auc_within_folds", "referable_auc_pooled"):
+        assert found[name] == pytest.approx((own[name] + poor[name]) / 2), name
+    assert found["referral"] == {name: own["referral"][name] + poor["referral"][name] for name in own["referral"]}
+    assert [each["seed"] for each in found["by_seed"]] == [3, 7]
+    assert found["by_seed"][1]["accuracy"] == poor["accuracy"]
+    assert found["by_seed"][0]["by_fold"] == own["by_fold"]
+    assert found["spread_over_seeds"]["accuracy"] == pytest.approx(abs(own["accuracy"] - poor["accuracy"]) / 2**0.5)
+    assert found["by_fold"][0]["accuracy"] == pytest.approx(
+        (own["by_fold"][0]["accuracy"] + poor["by_fold"][0]["accuracy"]) / 2
+    )
+
+
+def test_intervals_average_the_seeds_within_each_resample_of_patients(folds: list[Fold]) -> None:
+    """So a seed that says the same narrows nothing, as one more patient would."""
+    twice = CrossValidation({0: OutOfFold(folds), 1: OutOfFold(folds)}).as_dict()
+    once = measured(folds)
+    for name, limits in once["intervals"].items():
+        assert twice["intervals"][name] == (pytest.approx(limits) if limits and name[-5:] != "grade" else limits), name
+    assert set(twice["spread_over_seeds"].values()) == {0}
+
+
+def test_predictions_of_several_seeds_have_a_column_that_says_whose_they_are(folds: list[Fold]) -> None:
+    assert "seed" not in CrossValidation({5: OutOfFold(folds)}).table
+    table = CrossValidation({5: OutOfFold(folds), 6: OutOfFold(folds)}).table
+    assert table["seed"].value_counts().to_dict() == {5: 180, 6: 180}

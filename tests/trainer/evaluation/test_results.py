@@ -98,7 +98,7 @@ def test_the_barest_splits_have_stated_results_and_no_nan(
     assert set(fields) == {
         "photographs", "patients", "grades", "accuracy", "balanced_accuracy", "kappa", "auc", "auc_by_grade",
         "sensitivity", "specificity", "sensitivity_by_grade", "specificity_by_grade", "precision_by_grade",
-        "referable_auc", "intervals", "operating", "deferral", "calibration", "no_image", "patient",
+        "referable_auc", "intervals", "operating", "deferral", "calibration", "referable", "no_image", "patient", "eye",
     }  # fmt: skip
     for name, interval in fields["intervals"].items():
         values = fields[name] if isinstance(fields[name], list) else [fields[name]]

@@ -81,6 +81,7 @@ def test_a_share_knows_how_many_patients_it_is_of() -> None:
     assert found["precision_by_grade"].tolist() == [1, 1, 1, 0, 2]
 
 
+@pytest.mark.slow
 def test_two_thousand_rounds_over_the_usual_test_set_take_seconds_and_little_memory() -> None:
     n = 7026
     sample = drawn(n, 0, places=6, shares=(0.73, 0.07, 0.15, 0.03, 0.02))

@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.inference.gradcam import TINT, grad_cam, overlay
+from pipeline.photos.preparation import Recipe
+from pipeline.photos.retina import Square
+from trainer.inference.gradcam import TINT, cells_a_side, grad_cam, heat_on_photograph, overlay
+from trainer.network.metadata import About
 from trainer.network.model import Grader
 
 
@@ -75,3 +78,42 @@ def test_an_overlay_tints_what_is_hot_and_leaves_the_rest() -> None:
     expected = 0.45 * np.array([200, 100, 40]) + 0.55 * np.array(TINT)
     assert np.abs(drawn[30, 30] - expected).max() <= 1
     assert (drawn[16, 30] > 230).all(), "a white line runs along half the heat"
+
+
+def test_an_outline_leaves_all_but_its_line_as_it_is() -> None:
+    image = np.full((64, 64, 3), (200, 100, 40), np.uint8)
+    heat = np.zeros((64, 64), np.float32)
+    heat[16:48, 16:48] = 1
+    drawn = overlay(image, heat, "outline")
+    assert (drawn[17:47, 17:47] == image[17:47, 17:47]).all()
+    assert (drawn[:15] == image[:15]).all()
+    assert (drawn[16, 30] == 255).all()
+    assert (drawn[15, 30] == 0).all(), "a black line around the white one: it is seen on bright retina too"
+
+
+@pytest.mark.parametrize(("left", "top", "side"), [(30, 10, 40), (-8, 4, 64), (10.5, 2.25, 56)])
+def test_heat_lies_on_the_photograph_where_the_network_saw_it(left: float, top: float, side: float) -> None:
+    """A map of a quarter each of 0.2, 0.4, 0.6 and 1 lies in the quarters of the square, and nowhere else."""
+    heat = np.kron(np.array([[0.2, 0.4], [0.6, 1]], np.float32), np.ones((8, 8), np.float32))
+    laid = heat_on_photograph(heat, Square(left, top, side), width=100, height=60)
+    assert laid.shape == (60, 100)
+    x, y = np.meshgrid(np.arange(100) + 0.5, np.arange(60) + 0.5)
+    across, down = (x - left) / side, (y - top) / side
+    outside = (across < 0) | (across > 1) | (down < 0) | (down > 1)
+    assert not laid[outside].any()
+    inside = ~outside & (abs(across - 0.5) > 0.07) & (abs(down - 0.5) > 0.07)  # a cell from where they meet
+    expected = np.where(down < 0.5, np.where(across < 0.5, 0.2, 0.4), np.where(across < 0.5, 0.6, 1))
+    np.testing.assert_allclose(laid[inside], expected[inside], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("size", "stem", "cells"), [(224, "imagenet", 7), (128, "imagenet", 4), (100, "imagenet", 4), (32, "small", 4)]
+)
+def test_the_cells_are_those_of_the_last_feature_map(size: int, stem: str, cells: int) -> None:
+    model, kept = Grader("resnet18", stem=stem).eval(), []
+    model.backbone.get_submodule("layer4").register_forward_hook(lambda *each: kept.append(each[2].shape))
+    with torch.no_grad():
+        model(photographs(1, size))
+    assert (
+        cells_a_side(About(model="resnet18", size=size, stem=stem, recipe=Recipe(256), epoch=1)) == cells == kept[0][-1]
+    )

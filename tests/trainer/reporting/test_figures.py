@@ -2,6 +2,7 @@ import hashlib
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -12,10 +13,12 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from trainer.evaluation.calibration import Bin
+from trainer.evaluation.referable import Band
 from trainer.reporting.curves import Point, draw_precision_recall, draw_reliability, draw_roc
 from trainer.reporting.external import Site
 from trainer.reporting.figures import STYLE, draw_accuracy, draw_comparison, draw_confusion
 from trainer.reporting.forest import draw_forest
+from trainer.reporting.referable_figures import draw_decision_curve, draw_referable_calibration
 from trainer.run_folder import ACCURACY_COLUMNS
 
 RANDOM = np.random.default_rng(0)
@@ -24,6 +27,24 @@ SCORE = np.clip(RANDOM.normal(0.3 + 0.3 * TRUTH, 0.2), 0, 1)
 POINT = Point(0.35, 0.9, 0.6, 0.45)
 TABLE = pd.DataFrame([dict.fromkeys(ACCURACY_COLUMNS, 1.0) | {"epoch": n, "phase": "finetune"} for n in (1, 2, 3)])
 BINS = [Bin(n / 15, (n + 1) / 15, n, (n + 0.5) / 15 if n else None, n / 20 if n else None) for n in range(15)]
+BAND = Band([0.0, 0.5, 1.0], [0.2, 0.8, 1.0], [(0.1, 0.3), (0.7, 0.9), None])
+COUNTS = "300 photographs, 90 referable\n150 patients"
+OF: dict[str, Any] = {"band": BAND, "counts": COUNTS, "title": "run"}
+CALIBRATION = {
+    "slope": 0.9,
+    "intercept": -0.1,
+    "bins": [
+        {"mean": 0.1, "share": 0.0, "interval": None},
+        {"mean": 0.4, "share": 0.3, "interval": (0.2, 0.45)},
+    ],
+}
+BENEFIT = {
+    "prevalence": 0.1,
+    "thresholds": [0.02, 0.1, 0.5],
+    "net_benefit": [0.09, 0.05, -0.01],
+    "refer_all": [0.08, 0.0, -0.8],
+    "intervals": {"net_benefit": [(0.08, 0.1), (0.04, 0.06), None]},
+}
 SITE = Site(
     "clinic",
     {
@@ -45,10 +66,12 @@ FIGURES: dict[str, Callable[[Path], None]] = {
     "accuracy": lambda path: draw_accuracy(path, TABLE, title="run", kept=2, majority=70.0),
     "confusion": lambda path: draw_confusion(path, np.arange(25).reshape(5, 5), title="run"),
     "comparison": lambda path: draw_comparison(path, {"a": ("resnet18", True, TABLE), "b": ("resnet50", False, TABLE)}),
-    "roc": lambda path: draw_roc(path, TRUTH, SCORE, roc_auc_score(TRUTH, SCORE), POINT, title="run"),
-    "precision_recall": lambda path: draw_precision_recall(path, TRUTH, SCORE, POINT, title="run"),
+    "roc": lambda path: draw_roc(path, TRUTH, SCORE, roc_auc_score(TRUTH, SCORE), POINT, **OF),
+    "precision_recall": lambda path: draw_precision_recall(path, TRUTH, SCORE, POINT, **OF),
     "forest": lambda path: draw_forest(path, [SITE] * 9, title="run"),
     "reliability": lambda path: draw_reliability(path, BINS, 0.1, title="run"),
+    "referable_calibration": lambda path: draw_referable_calibration(path, CALIBRATION, counts=COUNTS, title="run"),
+    "decision_curve": lambda path: draw_decision_curve(path, BENEFIT, title="run"),
 }
 
 
@@ -92,6 +115,24 @@ def test_a_curve_names_its_area_and_its_operating_point(tmp_path: Path) -> None:
     assert "operating point: sensitivity 90 %" in said
     FIGURES["precision_recall"](tmp_path / "pr.png")
     assert f"referring everybody: PPV {100 * TRUTH.mean():.0f} %" in words(tmp_path / "pr.svg")
+    for name in ("roc", "pr"):
+        for text in ("300 photographs, 90 referable", "150 patients", "95 % interval at each point"):
+            assert text in words(tmp_path / f"{name}.svg")
+
+
+def test_the_curves_of_referable_say_what_they_are_of(tmp_path: Path) -> None:
+    FIGURES["referable_calibration"](tmp_path / "calibration.png")
+    assert "slope 0.900, intercept -0.100" in words(tmp_path / "calibration.svg")
+    FIGURES["decision_curve"](tmp_path / "benefit.png")
+    for text in ("where 10.0 % are referable", "referring everybody", "referring nobody", "the network"):
+        assert text in words(tmp_path / "benefit.svg")
+
+
+def test_a_slope_that_cannot_be_estimated_is_not_drawn(tmp_path: Path) -> None:
+    known = CALIBRATION | {"slope": None, "intercept": None}
+    draw_referable_calibration(tmp_path / "figure.png", known, counts=COUNTS, title="run")
+    assert "share of each bin" in words(tmp_path / "figure.svg")
+    assert "slope" not in words(tmp_path / "figure.svg")
 
 
 def test_a_forest_plot_names_each_set_with_its_figures_and_what_is_not_defined(tmp_path: Path) -> None:
@@ -105,14 +146,14 @@ def test_a_forest_plot_names_each_set_with_its_figures_and_what_is_not_defined(t
 
 
 def test_curves_need_no_operating_point(tmp_path: Path) -> None:
-    draw_roc(tmp_path / "roc.png", TRUTH, SCORE, 0.8, None, title="run")
-    draw_precision_recall(tmp_path / "pr.png", TRUTH, SCORE, POINT._replace(ppv=None), title="run")
+    draw_roc(tmp_path / "roc.png", TRUTH, SCORE, 0.8, None, **OF)
+    draw_precision_recall(tmp_path / "pr.png", TRUTH, SCORE, POINT._replace(ppv=None), **OF)
     assert "operating" not in words(tmp_path / "roc.svg") + words(tmp_path / "pr.svg")
 
 
 def test_scores_that_tie_make_a_curve_of_one_step(tmp_path: Path) -> None:
-    draw_roc(tmp_path / "roc.png", TRUTH, np.full(300, 0.2), 0.5, None, title="run")
-    draw_precision_recall(tmp_path / "pr.png", TRUTH, np.full(300, 0.2), None, title="run")
+    draw_roc(tmp_path / "roc.png", TRUTH, np.full(300, 0.2), 0.5, None, **OF)
+    draw_precision_recall(tmp_path / "pr.png", TRUTH, np.full(300, 0.2), None, **OF)
     assert "nan" not in (tmp_path / "roc.svg").read_text() + (tmp_path / "pr.svg").read_text()
 
 

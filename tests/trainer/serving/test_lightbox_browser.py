@@ -100,7 +100,7 @@ def test_eyes_stand_beside_each_other_with_all_that_is_known(
         assert "Predicted: grade " in card
         assert "Grade 2 or worse has a probability of " in card
         assert all(grade in card for grade in ("0 no DR", "1 mild", "2 moderate", "3 severe", "4 proliferative"))
-        assert "No retina was found" in card
+        assert "No round retina was found" in card
     drawn = "return [...document.images].filter(i => i.src).every(i => i.naturalWidth > 0)"
     assert driver.execute_script(drawn)
     assert text(driver, "#count")[0].startswith("4 of 4 done: 4 graded")

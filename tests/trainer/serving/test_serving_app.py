@@ -19,7 +19,7 @@ from tests.trainer.serving.conftest import Client, jpeg, served
 from trainer.inference.gradcam import grad_cam
 from trainer.inference.predictor import Predictor
 from trainer.kinds import PROBABILITIES
-from trainer.network.image_statistics import FLAG, KIND
+from trainer.network.image_statistics import FLAG
 from trainer.network.model import load_model, save_model
 from trainer.run_folder import RunFolder
 from trainer.serving import app
@@ -232,12 +232,3 @@ def test_figures_that_are_damaged_or_missing_do_not_stop_it(trained: Trained, tm
     RunFolder(run).metrics("test").unlink()
     with served(run) as client:
         assert "No test figures:" in client.get().body.decode()
-
-
-def test_every_flag_has_words() -> None:
-    from pipeline.photos.preparation import Prepared
-    from trainer.serving.words import FLAG_WORDS
-
-    assert Prepared.__doc__
-    of_recipe = {line.split('"')[1] for line in Prepared.__doc__.splitlines() if line.strip().startswith('"')}
-    assert FLAG_WORDS.keys() == of_recipe | {f"{FLAG}{kind}" for kind in {*KIND.values(), "no_disc"}}

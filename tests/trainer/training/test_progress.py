@@ -1,15 +1,19 @@
 import os
 import pty
+import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
 
 import pytest
 import torch
+from click.testing import Result
 
+from pipeline import progress
 from tests.trainer.conftest import FAST, Trained
 from trainer.cli import main
-from trainer.training.progress import LastLoss, clock
+from trainer.training.progress import LastLoss
 
 
 def test_a_terminal_shows_step_loss_pace_and_time_left(
@@ -72,8 +76,11 @@ def test_looking_at_the_loss_never_waits_for_the_gpu() -> None:
     assert loss.value == 1.5
 
 
-@pytest.mark.parametrize(
-    ("seconds", "said"), [(0, "0:00"), (59.6, "1:00"), (61, "1:01"), (3725, "1:02:05"), (90000, "25:00:00")]
-)
-def test_time_left_reads_like_a_clock(seconds: float, said: str) -> None:
-    assert clock(seconds) == said
+def test_a_long_epoch_is_told_of_where_there_is_no_terminal(
+    trained: Trained, fit: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "EVERY", 0.0)
+    told = fit(trained.cache, "--run", "run").stderr
+    assert "epoch 1/2 finetune: 3 of 3, " in told
+    assert re.search(r"epoch 1/2 finetune: 2 of 3, [\d.]+ images/s, \d:\d\d left, .*finetune \d:\d\d left", told)
+    assert "val: 1 of 1, " in told

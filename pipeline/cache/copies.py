@@ -1,0 +1,80 @@
+"""Patients who share a photograph, which names do not tell: whoever keeps patients apart must keep these together."""
+
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.cache.cache import Cache
+from pipeline.cache.splits import patients_of
+from pipeline.errors import PhotoError
+from pipeline.photos.fingerprint import ALIKE, MOST, SIDE, alike, candidates, coarse, fingerprint
+
+
+class SharedPhoto(NamedTuple):
+    """Two photographs, of two patients by name, that are copies of one."""
+
+    id: str
+    copy: str
+    patient: str
+    copy_patient: str
+    correlation: float  # of their fingerprints; 1 where the cached bytes are the same
+
+
+def shared_photos(cache: Cache, rows: NDArray[np.int64]) -> list[SharedPhoto]:
+    """Copies among some rows under different patients, in the order of rows, blank photographs left out.
+
+    The same bytes are found among any number; what only looks the same, among `MOST` photographs at most.
+
+    Raises CacheError where a photograph's bytes are not those that were cached.
+    """
+    table = cache.manifest.iloc[rows]
+    patients = patients_of(cache.manifest, table["id"]).to_numpy()
+    seen = [not {"blank"} & set(flags.split()) for flags in table["flags"]]
+    rows, patients = rows[seen], patients[seen]
+    found = {pair: 1.0 for pair in _same_bytes(cache, rows) if patients[pair[0]] != patients[pair[1]]}
+    if len(rows) <= MOST:
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            prints = list(pool.map(lambda row: coarse(_fingerprint(cache, row)), rows.tolist()))
+        for i, j in candidates(np.reshape(prints, (len(rows), -1))):
+            if patients[i] != patients[j] and (i, j) not in found:
+                value = alike(_fingerprint(cache, int(rows[i])), _fingerprint(cache, int(rows[j])))
+                if value > ALIKE:
+                    found[i, j] = value
+    ids = cache.manifest["id"].iloc[rows].to_numpy()
+    return [SharedPhoto(ids[i], ids[j], patients[i], patients[j], found[i, j]) for i, j in sorted(found)]
+
+
+def joined_patients(shared: Iterable[SharedPhoto]) -> dict[str, str]:
+    """For each patient who shares a photograph, the first by name of all whom such photographs join."""
+    above: dict[str, str] = {}
+
+    def first(patient: str) -> str:
+        while above[patient] != patient:
+            patient = above[patient]
+        return patient
+
+    for photo in shared:
+        for patient in (photo.patient, photo.copy_patient):
+            above.setdefault(patient, patient)
+        one, other = sorted((first(photo.patient), first(photo.copy_patient)))
+        above[other] = one
+    return {patient: first(patient) for patient in above}
+
+
+def _same_bytes(cache: Cache, rows: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Places in `rows` of photographs whose cached bytes are the same, each with the first of them."""
+    marks = cache.manifest[["nbytes", "crc32"]].iloc[rows]
+    firsts: dict[tuple[int, int], int] = {}
+    pairs = ((firsts.setdefault(mark, at), at) for at, mark in enumerate(marks.itertuples(index=False, name=None)))
+    return [(one, other) for one, other in pairs if one != other]
+
+
+def _fingerprint(cache: Cache, row: int) -> NDArray[np.float32]:
+    try:
+        return fingerprint(cache.read(row))
+    except PhotoError:
+        return np.zeros(SIDE * SIDE, np.float32)

@@ -1,0 +1,108 @@
+"""Eyes that were photographed several times: one decision for all photographs of an eye and visit.
+
+The calibrated probabilities of the photographs are averaged, and the weights' decision rule reads the mean. Where
+graders gave the photographs of one eye different grades, the worst of them is the eye's: a lesion that one photograph
+shows is in the eye, and another may miss it.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import pandas as pd
+
+from pipeline.grades import UNKNOWN
+from trainer.evaluation.metrics import predictions_table
+from trainer.kinds import PROBABILITIES
+from trainer.network.decision import DecisionRule
+
+VISITS: Final = (
+    "visit", "visit id", "visit number", "visit no", "visit date", "exam date", "study date", "acquisition date",
+)  # fmt: skip
+"""Headers of kept columns that tell the visit, in lower case with spaces, the surest first."""
+
+
+@dataclass(frozen=True, eq=False)
+class EyeTable:
+    """Which eye, at which visit, each photograph of a manifest shows."""
+
+    eyes: "pd.Series[str]"
+    """(rows,) One name for all photographs of one patient, visit and eye. A photograph whose eye or patient is not
+    known is an eye of its own."""
+    known: "pd.Series[bool]"
+    """(rows,) Whether the eye is known."""
+    visit: str
+    """The column of attributes.csv that tells the visit; "" where none was kept: an eye then has one visit."""
+
+    @classmethod
+    def of(cls, manifest: pd.DataFrame, attributes: pd.DataFrame) -> "EyeTable":
+        """`attributes`: see `pipeline.cache.attributes.read_attributes`."""
+        folded = {" ".join(name.replace("_", " ").casefold().split()): name for name in attributes.columns}
+        visit = next((folded[name] for name in VISITS if name in folded), "")
+        visits = attributes[visit].str.strip() if visit else pd.Series("", index=manifest.index)
+        known = (manifest["eye"] != "") & (manifest["patient"] != "")
+        names = manifest["patient"] + "\0" + visits + "\0" + manifest["eye"]
+        return cls(names.where(known, "\0" + manifest["id"]), known, visit)
+
+
+@dataclass(frozen=True)
+class EyeCounts:
+    """What lies behind figures by eye."""
+
+    several: int
+    """Eyes with two graded photographs or more."""
+    disagreeing: int
+    """Of these, eyes whose photographs have different grades; the worst counts."""
+    eye_unknown: int
+    """Graded photographs whose eye is not known, each an eye of its own."""
+    visit: str
+    """See `EyeTable`."""
+
+
+@dataclass(frozen=True, eq=False)
+class MeanEyes:
+    """Graded eyes as they are measured."""
+
+    predictions: pd.DataFrame
+    """A row an eye, whose name is the id; see trainer.evaluation.metrics."""
+    patients: "pd.Series[str]"
+    """(n,) Whose eye it is."""
+    counts: EyeCounts
+
+
+def mean_eyes(
+    predictions: pd.DataFrame,
+    patients: "pd.Series[str]",
+    manifest: pd.DataFrame,
+    *,
+    table: EyeTable,
+    rule: DecisionRule,
+) -> MeanEyes | None:
+    """The eyes of graded predictions (n,) of the manifest's photographs, whose (n,) patients are given; None where no
+    eye has two of them.
+
+    Photographs without a grade take no part: the figures by photograph and by eye are of the same photographs.
+    """
+    rows = pd.Index(manifest["id"]).get_indexer(pd.Index(predictions["id"]))
+    names = table.eyes.to_numpy()[rows]
+    if len(np.unique(names)) == len(names):
+        return None
+    grades = predictions["grade"].groupby(names).agg(["max", "min", "size"])
+    p = predictions[list(PROBABILITIES)].astype(np.float64).groupby(names).mean().to_numpy()
+    ids, worst = pd.Series(grades.index), grades["max"].to_numpy()
+    return MeanEyes(
+        predictions_table(ids, worst, p.astype(np.float32), rule.cuts),
+        patients.groupby(names).first().reset_index(drop=True),
+        EyeCounts(
+            several=int((grades["size"] > 1).sum()),
+            disagreeing=int((grades["max"] != grades["min"]).sum()),
+            eye_unknown=int((~table.known.to_numpy()[rows]).sum()),
+            visit=table.visit,
+        ),
+    )
+
+
+def eye_rows(manifest: pd.DataFrame, table: EyeTable) -> pd.DataFrame:
+    """The graded photographs of a manifest as one row an eye and split: patient, split, and the worst grade."""
+    graded_ones = manifest.assign(name=table.eyes)[manifest["grade"] != UNKNOWN]
+    return graded_ones.groupby(["name", "split"], as_index=False).agg({"patient": "first", "grade": "max"})

@@ -1,0 +1,166 @@
+"""p(referable) in the figures that STARD 2015 and TRIPOD+AI ask for: curves with bands, calibration, net benefit."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from pipeline.grades import REFERABLE
+from trainer.evaluation.bootstrap import LEVEL, Figures, Floats, Interval, Limits, bootstrap, intervals
+from trainer.evaluation.decision_curve import THRESHOLDS, DecisionCurve
+from trainer.evaluation.metrics import plain_value
+from trainer.evaluation.referable_calibration import CLIP, Lacking, ReferableCalibration
+from trainer.evaluation.referable_curves import RATES, RECALLS, ReferableCurves
+from trainer.evaluation.weighted_metrics import Sample, patients_behind
+
+_TAIL: Final = (1 - LEVEL) / 2
+
+
+@dataclass(frozen=True)
+class Band:
+    """A curve at fixed points."""
+
+    x: list[float]
+    y: list[float]
+    intervals: list[Interval | None]
+    """Pointwise. None where all resamples agree: at the end of an ROC curve by definition, elsewhere because these
+    photographs cannot tell."""
+
+
+@dataclass(frozen=True)
+class ReferableBin:
+    """Photographs with neighbouring values of p(referable)."""
+
+    low: float
+    """The smallest p, 0 to 1."""
+    high: float
+    """The largest."""
+    photographs: int
+    mean: float
+    """Of p."""
+    share: float
+    """Of its photographs, those that are referable, 0 to 1."""
+    interval: Interval | None
+
+
+@dataclass(frozen=True)
+class BinaryCalibration:
+    """How far p(referable) can be believed."""
+
+    slope: float | None
+    """1 is best; less where probabilities are too extreme."""
+    intercept: float | None
+    """With the slope held at 1. 0 is best; less where probabilities are too high."""
+    observed_expected: float | None
+    """Referable photographs by the sum of p. None without any."""
+    brier: float
+    """Mean of (p - truth) squared, 0 to 1."""
+    intervals: dict[str, Limits]
+    lacks: Lacking | None
+    """Why there is no slope, and for "few" no intercept either."""
+    clip: float
+    """Log-odds are those of p held within this and 1 less this."""
+    bins: list[ReferableBin]
+
+
+@dataclass(frozen=True)
+class NetBenefit:
+    """A decision curve, at each of the thresholds."""
+
+    prevalence: float | None
+    """Of the population that photographs were weighted to; None: as they are."""
+    thresholds: list[float]
+    net_benefit: list[float]
+    """Referring from the threshold on."""
+    refer_all: list[float]
+    gain: list[float]
+    """Of the network over referring all or none, whichever is better; none has a net benefit of 0."""
+    intervals: dict[str, list[Interval | None]]
+    """Of the net benefit and of the gain; pointwise."""
+
+
+@dataclass(frozen=True)
+class Referable:
+    """The `referable` part of metrics_*.json, by photograph."""
+
+    photographs: int
+    patients: int
+    referable: int
+    """Photographs."""
+    roc: Band | None
+    """Sensitivity over the false positive rate. None, as the next one and the net benefit, unless both kinds of
+    photographs are there."""
+    precision_recall: Band | None
+    calibration: BinaryCalibration
+    net_benefit: NetBenefit | None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def measure_referable(sample: Sample, prevalence: float | None) -> Referable:
+    """Every figure, with intervals from one bootstrap over patients. `prevalence`, 0 to 1: of another population, for
+    the net benefit."""
+    referable = int((sample.grades >= REFERABLE).sum())
+    calibration = ReferableCalibration(sample)
+    measured: list[ReferableCalibration | ReferableCurves | DecisionCurve] = [calibration]
+    both = 0 < referable < len(sample.grades)
+    if both:
+        measured += [ReferableCurves(sample), DecisionCurve(sample, prevalence)]
+
+    def figures(weights: Floats) -> Figures:
+        return {name: value for each in measured for name, value in each.figures(weights).items()}
+
+    values, resampled = figures(sample.equal_weights), bootstrap(sample.n_patients, figures)
+    limits = intervals(values, resampled, patients_behind(calibration.tally, calibration.bin_shares))
+    for name in ("slope", "intercept"):
+        # In the rounds without one it is boundless: left out, they would make the interval too narrow.
+        if np.isnan(resampled[name]).mean() > _TAIL:
+            limits[name] = None
+    parts = _parts(values, limits, prevalence) if both else (None, None, None)
+    roc, precision_recall, benefit = parts
+    return Referable(
+        photographs=len(sample.grades),
+        patients=sample.n_patients,
+        referable=referable,
+        roc=roc,
+        precision_recall=precision_recall,
+        calibration=_calibration(calibration, values, limits),
+        net_benefit=benefit,
+    )
+
+
+def _parts(values: Figures, limits: dict[str, Any], prevalence: float | None) -> tuple[Band, Band, NetBenefit]:
+    listed = {name: value[0].tolist() for name, value in values.items()}
+    return (
+        Band(RATES.tolist(), listed["sensitivity"], limits["sensitivity"]),
+        Band(RECALLS.tolist(), listed["precision"], limits["precision"]),
+        NetBenefit(
+            prevalence,
+            THRESHOLDS.tolist(),
+            listed["net_benefit"],
+            listed["refer_all"],
+            listed["gain"],
+            {name: limits[name] for name in ("net_benefit", "gain")},
+        ),
+    )
+
+
+def _calibration(measured: ReferableCalibration, values: Figures, limits: dict[str, Any]) -> BinaryCalibration:
+    bins = []
+    for number, (share, interval) in enumerate(zip(values["share"][0].tolist(), limits["share"], strict=True)):
+        inside = measured.p[measured.bins == number]
+        low, high, mean = float(inside[0]), float(inside[-1]), float(inside.mean())
+        bins.append(ReferableBin(low, high, len(inside), mean, share, interval))
+    names = ("slope", "intercept", "observed_expected", "brier")
+    slope, intercept, observed_expected, brier = (plain_value(values[name][0]) for name in names)
+    return BinaryCalibration(
+        slope=slope,
+        intercept=intercept,
+        observed_expected=observed_expected,
+        brier=brier,
+        intervals={name: limits[name] for name in names},
+        lacks=measured.lacks,
+        clip=CLIP,
+        bins=bins,
+    )
