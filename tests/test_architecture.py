@@ -35,7 +35,8 @@ ROOMS = {
         "evaluation": {"", "network", "inference"},
         "training": {"", "distributed", "network", "inference", "evaluation"},
         "reporting": {"", "network", "inference", "evaluation"},
-        "commands": {"", "distributed", "network", "inference", "evaluation", "training", "reporting"},
+        "serving": {"", "network", "inference", "evaluation", "reporting"},
+        "commands": {"", "distributed", "network", "inference", "evaluation", "training", "reporting", "serving"},
     },
 }
 """Package -> room -> the rooms of the package that it may import from; "" is the package's own floor. Its commands, and

@@ -35,6 +35,7 @@ VALID: dict[str, list[str]] = {
     "trainer compare": ["run"],
     "trainer report": ["run"],
     "trainer predict": ["run", "photo.png", "--device", "cpu"],
+    "trainer serve": ["run", "--device", "cpu", "--port", "0"],
     "trainer explain": ["run", "photo.png", "--device", "cpu"],
     "trainer export": ["run", "--pt2", "new.pt2"],
     "trainer show": ["run"],
@@ -95,6 +96,7 @@ def bad_values(command: str, parameter: click.Parameter) -> list[str]:
         "scale": ["", "missing", "folder", "file", "file/x", LONG],
         "layout": ["", "missing", "folder", "file", "file/x", LONG],
         "split": ["", "missing", "folder", "file", "file/x", LONG],
+        "host": ["", "missing.invalid", "a b", "203.0.113.1", LONG],  # the fourth is nobody's
         "scheduler": ["", "nonsense", "tcp://127.0.0.1:1"],
     }
     return text[parameter.name or ""]  # KeyError: say above what this new parameter must refuse

@@ -7,6 +7,7 @@ inference/     the one way from images to logits; photographs to use it on; pred
 evaluation/    a split evaluated by honest measures: bootstrap, calibration, operating points, subgroups, comparison
 training/      from the first step to the last
 reporting/     figures, tables, pages and the words on them
+serving/       a page on this machine where photographs are graded
 commands/      the only room that speaks to the terminal
 
 What a library user needs stands here, and is imported when it is asked for: `import trainer` costs nothing.

@@ -373,6 +373,27 @@ def explain(
 
 @main.command()
 @click.argument("run", type=FOLDER)
+@click.option(
+    "--port", type=click.IntRange(0, 65535), help="0: any free one.  [default: 8000; any where that is taken]"
+)
+@click.option("--host", type=Text(), metavar="ADDRESS",
+              help="Open the page to others too, by a token.  [default: this machine alone]")  # fmt: skip
+@click.option("--defer", type=Finite(0, 1), metavar="SHARE",
+              help="Leave the least sure to a human, as many as that share of validation.  [default: 0.1]")  # fmt: skip
+@click.option("--device", type=click.Choice(DEVICES), default="auto", help="auto: the fastest there is.")
+def serve(run: Path, port: int | None, host: str | None, defer: float | None, device: str) -> None:
+    """Grade photographs in the browser.
+
+    RUN is a run or a model.safetensors. The command shows a page on this machine: drop photographs on it, see both eyes
+    of a patient beside each other with grade, referral and heat map. Nothing is stored. Ctrl-C ends it.
+    """
+    from trainer.commands.serve import serve as show_page
+
+    show_page(run, host=host, port=port, defer=defer, device_name=device)
+
+
+@main.command()
+@click.argument("run", type=FOLDER)
 @click.option("--onnx", type=OutputFile(ONNX), metavar="FILE", help="Write ONNX, for onnxruntime and others.")
 @click.option("--pt2", type=OutputFile(PT2), metavar="FILE", help="Write what torch.export.load reads.")
 def export(run: Path, onnx: Path | None, pt2: Path | None) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from pipeline.errors import SourceError
+from pipeline.photos.eye_names import EYE_WORDS
 from tools.sources.scales import parse_words
 
 PHOTOGRAPH: Final = (
@@ -38,16 +39,6 @@ SPLIT_WORDS: Final = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test", "testing": "test", "evaluation": "test", "public": "test", "private": "test",
 }  # fmt: skip
-EYE_WORDS: Final = {
-    **dict.fromkeys(
-        ("left", "l", "os", "le", "left eye", "oi", "oe", "og", "izquierdo", "esquerdo", "links", "gauche", "sinistra"),
-        "left",
-    ),
-    **dict.fromkeys(
-        ("right", "r", "od", "re", "right eye", "derecho", "direito", "rechts", "droit", "destra"), "right"
-    ),
-}
-"""In English, Latin, Spanish, Portuguese, German, French and Italian."""
 NOBODY: Final = frozenset({"", "unknown", "na", "n/a", "nan", "none", "null", "-", "?", "unbekannt"})
 """Cells, folded, that name no patient."""
 GOOD: Final = frozenset({"adequate", "good", "usable", "gradable", "gradeable", "yes", "true", "acceptable", "ok"})

@@ -9,8 +9,8 @@ from typing import Final, NamedTuple
 from pipeline.errors import SourceError
 from pipeline.grades import UNKNOWN
 from pipeline.photos.discovery import split_suffix
+from pipeline.photos.eye_names import EYE_WORDS
 from tools.sources.columns import (
-    EYE_WORDS,
     PHOTOGRAPH,
     Asked,
     Columns,

@@ -8,22 +8,11 @@ from typing import Final, NamedTuple
 
 from pipeline.cache.splits import parse_patient
 from pipeline.photos.discovery import split_suffix
-from pipeline.photos.photo import SUFFIXES
-from tools.sources.columns import EYE_WORDS, split_in_name
+from pipeline.photos.eye_names import CONVENTIONS, EYE_WORDS, eye_name, last_part
+from tools.sources.columns import split_in_name
 from tools.sources.listing import Sample
 from tools.sources.matching import slashed
 
-_COPY: Final = r"(?:[-_ ].*)?"
-CONVENTIONS: Final = (
-    # EyePACS, and copies of its photographs: 17_left, 17_left-600-FA, 17_left_aug1
-    ("17_left", re.compile(rf"^(?P<patient>.+?)[_\- ](?P<eye>left|right){_COPY}$", re.IGNORECASE)),
-    ("P001_OD", re.compile(rf"^(?P<patient>.+?)[_\- ](?P<eye>OD|OS){_COPY}$", re.IGNORECASE)),
-    ("IMG_17_R", re.compile(r"^(?P<patient>.+?)[_\- ](?P<eye>R|L|RE|LE)$", re.IGNORECASE)),
-    ("1_l1", re.compile(r"^(?P<patient>\d+)_(?P<eye>[lr])\d+$", re.IGNORECASE)),  # DeepDRiD
-    ("12.3", re.compile(r"^(?P<patient>\d+)\.\d+$")),  # mBRSET
-)
-"""How public sets name patient and eye. The first is taken for every name that it fits, the others only where one of
-them fits all names."""
 IN_FOLDERS: Final = re.compile(r"^(?:.*/)?(?P<patient>[^/]+)/(?P<eye>left|right|OD|OS|RE|LE|R|L)/[^/]+$", re.IGNORECASE)
 """P001/OD/1.jpg, where all photographs lie so."""
 _VISIT: Final = re.compile(
@@ -88,7 +77,7 @@ def _by_pattern(samples: Sequence[Sample], pattern: re.Pattern[str]) -> Told:
 
 def _by_column(samples: Sequence[Sample]) -> Told:
     notes: list[str] = []
-    by_name = [_parsed(sample.id) for sample in samples]
+    by_name = [eye_name(sample.id) for sample in samples]
     spelled: dict[str, str] = {}
     for sample in samples:
         spelled.setdefault(sample.patient.casefold(), sample.patient)
@@ -114,7 +103,7 @@ def _by_column(samples: Sequence[Sample]) -> Told:
 
 
 def _by_names(samples: Sequence[Sample]) -> Told:
-    names = [_name(sample.id) for sample in samples]
+    names = [last_part(sample.id) for sample in samples]
     for example, regex in CONVENTIONS:
         matches = [regex.match(name) for name in names]
         if any(matches) and (all(matches) or regex is CONVENTIONS[0][1]):
@@ -158,19 +147,3 @@ def _of_source(sample: Sample, known: Mapping[str, tuple[str, str]]) -> Sample:
     """The sample with the patient and the eye that are known of its source, where it has none."""
     patient, eye = known.get(sample.found.source, ("", ""))
     return sample._replace(patient=sample.patient or patient, eye=sample.eye or eye)
-
-
-def _name(id: str) -> str:
-    """The last part of an id, without the suffix that it has where only that tells two photographs apart."""
-    name = id.rpartition("/")[2]
-    stem, suffix = split_suffix(name)
-    return stem if suffix.lower() in SUFFIXES else name
-
-
-def _parsed(id: str) -> tuple[str, str]:
-    """(patient, eye) by the first convention that fits, ("", "") where none does."""
-    for _, regex in CONVENTIONS:
-        if match := regex.match(_name(id)):
-            groups = match.groupdict()
-            return groups["patient"], EYE_WORDS[groups["eye"].casefold()] if groups.get("eye") else ""
-    return "", ""

@@ -10,10 +10,11 @@ import numpy as np
 
 from pipeline.errors import PhotoError, SourceError
 from pipeline.photos.discovery import Found, Refusal
+from pipeline.photos.eye_names import EYE_WORDS
 from pipeline.photos.fingerprint import ALIKE, SIDE, fingerprint
 from pipeline.photos.photo import read_photo
 from pipeline.photos.preparation import LEVELS, Recipe, count_colours, prepare
-from tools.sources.columns import EYE_WORDS, fold, split_in_name
+from tools.sources.columns import fold, split_in_name
 from tools.sources.folders import folder_of
 from tools.sources.matching import parts
 

@@ -145,6 +145,11 @@ def cached_photographs(cache: Cache, rows: NDArray[np.int64]) -> list[Photograph
     return [photograph(row, *cells) for row, cells in zip(rows.tolist(), table.itertuples(index=False), strict=True)]
 
 
+def uploaded(source: str, data: bytes) -> Photograph:
+    """A photograph in memory. `source`: what it is called, a file's name or a path with slashes; nothing is opened."""
+    return Photograph(plain_id(source.rpartition("/")[2]), source, partial(ready_bytes, data))
+
+
 def original(photograph: Photograph, recipe: Recipe) -> Original:
     """A photograph with all its pixels; of one in a cache, whose file may be elsewhere, what the cache holds.
 

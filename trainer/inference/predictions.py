@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.cache.manifest import UNGRADABLE
 from pipeline.photos.discovery import Refusal
-from pipeline.storage.csv_files import csv_lines
+from pipeline.storage.csv_files import csv_lines, defused
 from trainer.inference.inputs import Photograph
 from trainer.inference.predictor import Prediction, Predictor
 from trainer.kinds import PROBABILITIES
@@ -72,10 +72,10 @@ def write_predictions(
 
 
 def cells(prediction: Prediction, threshold: float, least: float | None = None) -> tuple[object, ...]:
-    """A row of the table."""
+    """A row of the table; names are defused, for people open it in spreadsheets."""
     photograph, grade, p, flags = prediction
     referable = int(prediction.referable(threshold)), prediction.p_referable
-    row = (photograph.id, photograph.source, grade, *p, *referable, " ".join(flags))
+    row = (defused(photograph.id), defused(photograph.source), grade, *p, *referable, " ".join(flags))
     if least is None:
         return row
     why = reasons(prediction, threshold, least)

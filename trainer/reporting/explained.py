@@ -15,10 +15,11 @@ from pipeline.cache.shards import encode_key
 from pipeline.grades import GRADES
 from pipeline.photos.contact_sheet import SIDE, Tile, draw_sheet, encoded
 from pipeline.photos.discovery import Refusal
+from pipeline.photos.preparation import Recipe
 from pipeline.photos.retina import Square
 from pipeline.storage.artifacts import EXPLAINED, EXPLAINED_COLUMNS, SHEET
 from pipeline.storage.atomic import write_whole
-from pipeline.storage.csv_files import to_csv
+from pipeline.storage.csv_files import defused, to_csv
 from pipeline.storage.outputs import recorded
 from trainer.inference.gradcam import FEWEST, Style, cells_a_side, heat_on_photograph, overlay
 from trainer.inference.inputs import original
@@ -66,15 +67,15 @@ class ExplainedFolder:
         """Writes the picture of a photograph. Raises as `original` does."""
         (photograph, predicted, *_), grade, _, heat = explanation
         name, probability = picture_name(photograph.id), explanation.probability
-        photo, covered = self._covered(explanation)
+        photo, heated = covered(explanation, self._about.recipe, self._style)
         below = legend(2 * photo.shape[1], grade, self._style, cells_a_side(self._about), mute=not heat.any())
-        drawn = np.vstack([np.hstack([photo, covered]), below])
+        drawn = np.vstack([np.hstack([photo, heated]), below])
         with write_whole(self.path / name) as file:
             file.write(encoded(Image.fromarray(drawn), "JPEG", "what a network looked at"))
         self._rows.append((name, photograph.id, photograph.source, predicted, grade, probability))
         self.mute += not heat.any()
         if self.by_grade.total() < ON_SHEET:
-            small = ImageOps.contain(Image.fromarray(covered), (SIDE, SIDE), Image.Resampling.BOX)
+            small = ImageOps.contain(Image.fromarray(heated), (SIDE, SIDE), Image.Resampling.BOX)
             note = f"p{grade} {probability:.2f}"
             note += "" if predicted == grade else f", graded {predicted}"
             self._tiles[grade].append(Tile(np.asarray(small, np.uint8), photograph.id, note))
@@ -87,7 +88,8 @@ class ExplainedFolder:
             if is_explained_file(self.path / name):  # a record proves nothing by itself
                 (self.path / name).unlink(missing_ok=True)
         with write_whole(self.path / REJECTS) as file:
-            file.write(to_csv(sorted(refused), Refusal._fields))
+            lines = [(defused(each.source), defused(each.reason)) for each in sorted(refused)]
+            file.write(to_csv(lines, Refusal._fields))
         if not self.by_grade:
             (self.path / SHEET).unlink(missing_ok=True)  # an older result's
             self._write_record([row for row in self._rows if row[0] != SHEET])
@@ -98,20 +100,23 @@ class ExplainedFolder:
             file.write(encoded(draw_sheet(groups), "PNG", "a sheet of explained photographs"))
         self._write_record(self._rows)
 
-    def _covered(self, explanation: Explanation) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """The photograph (h, w, 3) and the same under its heat, both enlarged where they are small."""
-        image, (left, top, side) = original(explanation.prediction.photograph, self._about.recipe)
-        scale = max(1.0, SHOWN_SIDE / min(image.shape[:2]))
-        if scale > 1:
-            height, width = (round(scale * each) for each in image.shape[:2])
-            image = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC), np.uint8)
-        square = Square(scale * left, scale * top, scale * side)
-        heat = heat_on_photograph(explanation.heat, square, image.shape[1], image.shape[0])
-        return image, overlay(image, heat, self._style)
-
     def _write_record(self, rows: Sequence[Sequence[object]]) -> None:
         with write_whole(self.path / EXPLAINED) as file:
             file.write(to_csv(sorted(rows, key=lambda row: str(row[0])), EXPLAINED_COLUMNS))
+
+
+def covered(
+    explanation: Explanation, recipe: Recipe, style: Style = "heat"
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """The photograph (h, w, 3) and the same under its heat, both enlarged where small. Raises as `original` does."""
+    image, (left, top, side) = original(explanation.prediction.photograph, recipe)
+    scale = max(1.0, SHOWN_SIDE / min(image.shape[:2]))
+    if scale > 1:
+        height, width = (round(scale * each) for each in image.shape[:2])
+        image = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC), np.uint8)
+    square = Square(scale * left, scale * top, scale * side)
+    heat = heat_on_photograph(explanation.heat, square, image.shape[1], image.shape[0])
+    return image, overlay(image, heat, style)
 
 
 def picture_name(id: str) -> str:

@@ -1,4 +1,4 @@
-"""Filling in the templates beside this file: numbers, figures and words as a page or a model card shows them."""
+"""Filling in templates: numbers, figures and words as a page or a model card shows them."""
 
 import re
 from collections.abc import Mapping
@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from trainer.reporting.figures import BLUE, DIM, FAINT, INK, ORANGE, PAPER
 
+HERE: Final = Path(__file__).parent
 VARIABLES: Final = {
     INK: "var(--ink)",
     DIM: "var(--dim)",
@@ -21,10 +22,13 @@ VARIABLES: Final = {
 """A figure's colours -> those of the page's style sheet, which has two of each: for a light ground and a dark one."""
 
 
-def render(template: str, fields: Mapping[str, Any]) -> bytes:
-    """UTF-8. In an .html.j2 everything but Markup is escaped; an id's bytes that are no UTF-8 become question marks."""
+def render(template: str, fields: Mapping[str, Any], folder: Path = HERE) -> bytes:
+    """A template of a folder filled in, as UTF-8.
+
+    In an .html.j2 everything but Markup is escaped; an id's bytes that are no UTF-8 become question marks.
+    """
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader(folder),
         autoescape=lambda name: name is not None and name.endswith(".html.j2"),
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -1,6 +1,7 @@
 """`trainer folds`: ordinary runs, gone on with after an interruption, measured together."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -85,7 +86,9 @@ def test_the_figures_are_said_in_plain_words(made: Path) -> None:
 
 def test_killed_it_goes_on_and_leaves_what_an_undisturbed_one_does(made: Path, tmp_path: Path) -> None:
     command = ["folds", "--folds", "3", "--cache", str(made / "cache"), *map(str, FAST), "--run", str(tmp_path / "cv")]
-    begun = subprocess.Popen([sys.executable, "-m", "trainer", *command], cwd=ROOT, stdout=subprocess.DEVNULL)
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # as in this process: the same to the last bit
+    program = [sys.executable, "-m", "trainer"]
+    begun = subprocess.Popen([*program, *command], cwd=ROOT, stdout=subprocess.DEVNULL, env=one_thread)
     until = time.monotonic() + 600
     while not (tmp_path / "cv/fold1/last.pt").exists() and begun.poll() is None and time.monotonic() < until:
         time.sleep(0.02)

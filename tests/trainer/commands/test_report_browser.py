@@ -1,68 +1,19 @@
 """The report as Chromium shows it."""
 
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.browser import CONTRASTS, Driver, chromium, resize
 from tests.trainer.conftest import Trained, invoke, write_tiny_cache
-
-FLAGS = (
-    *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-)
-CONTRASTS = """
-const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
-function rgb(colour) {
-  canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
-  return canvas.getImageData(0, 0, 1, 1).data;
-}
-function luminance(colour) {
-  const [r, g, b] = [...rgb(colour)].slice(0, 3).map(v => v / 255).map(
-    v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
-  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-}
-function ground(element) {
-  for (; element; element = element.parentElement) {
-    const colour = getComputedStyle(element).backgroundColor;
-    if (rgb(colour)[3] == 255) return colour;
-  }
-}
-const found = [];
-const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-while (walker.nextNode()) {
-  const element = walker.currentNode.parentElement;
-  if (!walker.currentNode.data.trim() || element.closest('svg, .unseen, details:not([open]) > :not(summary)')) continue;
-  const two = [luminance(getComputedStyle(element).color), luminance(ground(element))].sort((a, b) => b - a);
-  found.push([(two[0] + 0.05) / (two[1] + 0.05), walker.currentNode.data.trim()]);
-}
-return found;
-"""
-"""Of each visible text, WCAG's contrast with what lies behind it."""
-
-Driver = Any  # selenium's has no types
 
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    chauffeur = shutil.which("chromedriver")
-    if not browser or not chauffeur:
-        pytest.skip("needs Chromium and its driver (Debian: apt install chromium chromium-driver), not here")
-    options = webdriver.ChromeOptions()
-    options.binary_location = browser
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options, Service(chauffeur))
-    yield driver
-    driver.quit()
+    with chromium(tmp_path_factory.mktemp("chromium")) as driver:
+        yield driver
 
 
 @pytest.fixture(scope="module")
@@ -80,10 +31,7 @@ def show(driver: Driver, page: Path) -> Callable[..., None]:
     """show(width=1200, scheme="light") opens the page at that width, in pixels, for readers who like it so."""
 
     def show(width: int = 1200, scheme: str = "light") -> None:
-        like = [{"name": "prefers-color-scheme", "value": scheme}]
-        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": like})
-        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        resize(driver, width, scheme)
         driver.get(page.as_uri())
 
     return show

@@ -1,0 +1,52 @@
+"""`trainer serve`: a page on this machine where photographs are graded."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Final, NoReturn
+
+import click
+
+from pipeline.errors import RunError
+from trainer.console import warn
+from trainer.inference.predictor import Predictor
+
+LEFT_TO_A_PERSON: Final = 0.1
+"""Share of validation's photographs, the least sure ones, where none was asked for."""
+
+
+def serve(run: Path, *, host: str | None, port: int | None, defer: float | None, device_name: str) -> NoReturn:
+    """Serves the page until Ctrl-C, and ends the process then.
+
+    defer: the share of validation's photographs that would be left to a human, 0 to 1; None: LEFT_TO_A_PERSON where the
+    weights say how sure they are, else none. Raises RunError for weights that cannot be used and for a package that is
+    missing, OutputError for an address that cannot be had.
+    """
+    try:
+        from trainer.serving import server
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in ("starlette", "uvicorn", "h11"):
+            raise
+        raise RunError(f"trainer serve needs {package}: pip install 'fundus-grading[serve]'") from error
+    predictor = Predictor(run, device_name, workers=1)
+    try:
+        least = predictor.rule.least_confidence(LEFT_TO_A_PERSON if defer is None else defer)
+    except ValueError as error:
+        if defer is not None:
+            raise RunError(f"{run}: {error}") from error
+        warn(f"{error}; only blank and unusual photographs are left to a person")
+        least = 0.0
+
+    page = server.Page(predictor, run, least, host=host, port=port)
+    if port is None and page.port != server.PORT:
+        click.echo(f"port {server.PORT} is taken; this is {page.port}")
+    if host is not None:
+        warn("the page is open to the network: whoever has the address can use it, and nothing is encrypted")
+    click.echo(f"open {page.url}\nCtrl-C ends it")
+    page.run()
+    # At once: a thread in the middle of a photograph would be waited for, and torch takes its time to take itself down
+    # (5 s on a busy machine). Nothing is held that would have to be written.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

@@ -1,0 +1,156 @@
+"""What the page says of the weights: what they were trained on, what they were measured to do, what they cannot do."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pipeline.errors import RunError
+from trainer.config import RunConfig
+from trainer.evaluation.metrics import graded
+from trainer.network.metadata import About
+from trainer.reporting.narrative import leak_statement, limits, scale_line, starting_point, verdict
+from trainer.reporting.page import number
+from trainer.run_folder import RunFolder, weights_file
+from trainer.serving.words import percent
+
+FIGURES: Final = (
+    ("sensitivity", "Sensitivity (referable photographs that are referred)", "percent"),
+    ("specificity", "Specificity (other photographs that are not referred)", "percent"),
+    ("ppv", "PPV (referred photographs that are referable)", "percent"),
+    ("npv", "NPV (photographs not referred that are not referable)", "percent"),
+)
+"""Of the operating point that was measured on test."""
+HEADLINE: Final = (
+    ("referable_auc", "AUC, referable against other photographs", "places"),
+    ("kappa", "Kappa of the five grades, quadratic weights", "places"),
+)
+
+
+class _Old(Exception):
+    """The metrics are of an earlier version."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    title: str
+    value: str
+    interval: str
+    """The 95 % interval, "" where there is none."""
+
+    @property
+    def bracket(self) -> str:
+        return f" (95 % interval {self.interval})" if self.interval else ""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a run measured on the test part of its cache."""
+
+    photographs: int
+    patients: int
+    figures: list[Figure]
+    notes: list[str]
+    """Leaks, and what the pixels added."""
+    limits: list[str]
+
+    @property
+    def summary(self) -> str:
+        """Sensitivity and specificity in words; without an operating point the figures that there are."""
+        figures = [f"{each.title}: {each.value}{each.bracket}." for each in self.figures[:2]]
+        return " ".join([f"Measured on {self.photographs:,} test photographs of {self.patients:,} patients.", *figures])
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the page says of the weights."""
+
+    name: str
+    what: str
+    trained_on: str
+    referral: str
+    measured: Measured | None
+    unmeasured: str
+    """Why there are no figures; "" where there are."""
+
+
+def collect_facts(path: Path, about: About) -> Facts:
+    """Of a run folder or a model.safetensors and what its weights say of themselves.
+
+    Of a file outside a run folder, and of a run without figures, the page says that it knows none.
+    """
+    weights = weights_file(path)
+    run = RunFolder(weights.parent)
+    own = run.started and weights == run.model
+    config = run.read_config() if own else None
+    measured, unmeasured = None, "The weights are a file without its run folder, so no test figures are known."
+    if own:
+        try:
+            measured, unmeasured = _measured(run, about), ""
+        except RunError as error:
+            unmeasured = f"No test figures: {error.message}."
+        except (_Old, KeyError, TypeError, IndexError):
+            unmeasured = f"The test figures are of an earlier version: `trainer evaluate {path}` measures again."
+    start = f", {starting_point(config.resolved.weights)}" if config else ""
+    what = f"{about.model} at {about.size} x {about.size} pixels{start}; the weights of epoch {about.epoch}"
+    name = run.path.resolve().name if own else weights.name
+    return Facts(name, what, _trained_on(config, about), _referral(about), measured, unmeasured)
+
+
+def _trained_on(config: RunConfig | None, about: About) -> str:
+    if config is None:
+        return "The file does not say how many photographs it was trained on."
+    n = config.photographs
+    line = (
+        f"Trained on {n.get('train', 0):,} photographs; epoch and threshold were chosen on {n.get('val', 0):,} others."
+    )
+    if about.seen is None:
+        line += " The weights do not say what those looked like, so unusual photographs are not flagged."
+    return line
+
+
+def _referral(about: About) -> str:
+    operating = about.operating
+    if operating is None:
+        return "The weights carry no threshold: 50 % is taken, and the probabilities are not calibrated."
+    if operating.threshold > 1:
+        return "The threshold lies above 100 %, so no photograph is referred."
+    chosen = f"a {operating.wanted} of {percent(operating.level)} on the validation photographs"
+    return f"Refer from a probability of {percent(operating.threshold)} on, the threshold that gave {chosen}."
+
+
+def _measured(run: RunFolder, about: About) -> Measured:
+    metrics, known = run.read_own_metrics("test"), graded(predictions := run.read_predictions("test"))
+    if metrics["photographs"] != len(known):
+        raise _Old
+    leak = leak_statement("test", metrics, None)
+    notes = [leak["text"]] if leak["alarm"] else []
+    notes += [scale] if (scale := scale_line(*metrics.get("scale", ("icdr", True)))) else []
+    notes += _other_threshold(metrics["operating"], about)
+    notes += verdict(metrics, known)
+    external = len(run.external_names())
+    words = limits(metrics, len(predictions) - len(known), None, external)
+    return Measured(metrics["photographs"], metrics["patients"], _figures(metrics), notes, words)
+
+
+def _figures(metrics: Mapping[str, Any]) -> list[Figure]:
+    card, intervals = metrics["operating"], metrics["intervals"]
+    rows = [] if card is None else [(title, as_, card[key], card["intervals"][key]) for key, title, as_ in FIGURES]
+    rows += [(title, as_, metrics[key], intervals[key]) for key, title, as_ in HEADLINE]
+    return [
+        Figure(title, "not defined" if value is None else number(value, as_), _interval(interval, as_))
+        for title, as_, value, interval in rows
+    ]
+
+
+def _interval(interval: Any, kind: str) -> str:
+    return f"{number(interval[0], kind)} to {number(interval[1], kind)}" if interval else ""
+
+
+def _other_threshold(card: Mapping[str, Any] | None, about: About) -> list[str]:
+    if card is None or about.operating is None or abs(card["threshold"] - about.operating.threshold) < 1e-9:
+        return []
+    return [
+        f"The figures were measured at a threshold of {percent(card['threshold'])}, not at the "
+        f"{percent(about.operating.threshold)} that this page refers at."
+    ]

@@ -1,0 +1,35 @@
+"""What the page says of a graded photograph in words: the decision."""
+
+from pipeline.grades import REFERABLE
+from trainer.inference.predictions import UNSURE, reasons
+from trainer.inference.predictor import Prediction
+from trainer.reporting.page import number
+
+
+def decision(prediction: Prediction, threshold: float, least: float) -> tuple[str, str, str]:
+    """What to do with a photograph: (kind, headline, why). Kind: "refer", "keep" or "human".
+
+    least: the confidence below which it is left to a human (see DecisionRule.least_confidence).
+    """
+    p, referable = prediction.p_referable, prediction.referable(threshold)
+    which = "at or above" if referable else "below"
+    why = f"Grade 2 or worse has a probability of {percent(p)}, {which} the threshold of {percent(threshold)}."
+    if referable != (prediction.grade >= REFERABLE):
+        why += " The predicted grade alone would say otherwise."
+    if left := reasons(prediction, threshold, least):
+        reason = "The network is unsure here." if left == (UNSURE,) else "No decision should rest on this picture."
+        return "human", "For a person to decide", f"{reason} {why}"
+    return ("refer", "Refer", why) if referable else ("keep", "Below the threshold: not referred", why)
+
+
+def percent(share: float) -> str:
+    """Of a probability or a threshold: one that is not 0 or 1 is not rounded to it, and one above 1 refers nobody.
+
+    >>> [percent(share).replace(chr(0xa0), " ") for share in (0.123, 0.0004, 0.99995, 1.5)]
+    ['12.3 %', 'under 0.1 %', 'over 99.9 %', 'over 100 %']
+    """
+    if share > 1:
+        return f"over {number(1, 'percent').replace('.0', '')}"
+    if 0 < share < 0.0005:
+        return f"under {number(0.001, 'percent')}"
+    return f"over {number(0.999, 'percent')}" if 0.9995 <= share < 1 else number(share, "percent")
