@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -220,6 +220,9 @@ class RunFolder:
     def read_config(self) -> RunConfig:
         """Raises RunError where the folder is no run or its config.json is damaged."""
         if not self.started:
+            if os.path.exists(FoldsFolder(self.path).mark):
+                runs = f"{self.path / 'fold0'} and so on"
+                raise RunError(f"{self.path} is no run: `trainer folds` made it, and its runs are {runs}")
             what = "is not a run (it has no config.json)" if os.path.exists(self.path) else "does not exist"
             raise RunError(f"{self.path} {what}; `trainer fit` makes one")
         try:
@@ -293,13 +296,13 @@ class RunFolder:
         return table
 
     def read_dates(self) -> dict[str, str]:
-        """What was done -> its day as YYYY-MM-DD, UTC: "trained", and "measured SPLIT"; empty where the file is
-        missing, as in older runs, or damaged."""
+        """What was done -> its day as YYYY-MM-DD, UTC: "trained", and "measured SPLIT". What is no day is left out;
+        empty where the file is missing, as in older runs, or damaged."""
         try:
             dates = self.read_json(self.dates)
         except RunError:
             return {}
-        return {str(done): str(day) for done, day in dates.items()}
+        return {done: day for done, day in dates.items() if _is_day(day)}
 
     def note_date(self, *done: str) -> None:
         """Notes that these things were done today; see `read_dates`."""
@@ -461,6 +464,13 @@ def unfinished() -> list[RunFolder]:
 def today() -> str:
     """The day as YYYY-MM-DD, UTC."""
     return datetime.now(UTC).strftime("%Y-%m-%d")
+
+
+def _is_day(text: object) -> bool:
+    try:
+        return isinstance(text, str) and date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
 
 
 def write_json(path: Path, fields: Mapping[str, Any]) -> None:
