@@ -401,12 +401,15 @@ def create_run(path: Path | None, default_name: str) -> RunFolder:
 def default_name(model: str, weights: str, size: int | None, loader: str, cache: Path | Url) -> str:
     """Of a run without --run: how it begins, and the data set, called as its cache's folder or the one above.
 
-    Weights of another run, which all are called model.safetensors, have that run's name. Of a long name of a data set
-    40 letters are taken.
+    Weights of another run, which all are called model.safetensors, have that run's name. Of a long name of weights or a
+    data set 40 letters are taken, and of all of it no more than a folder's name may have.
     """
     file = Path(weights)
     start = RunFolder(file.parent).title.replace("/", "-") if file.name == "model.safetensors" else file.stem
-    return f"{model}-{start}-{size}px-{loader}-{set_name(cache)[:40]}".rstrip("-")
+    name = f"{model}-{start[:40]}-{size}px-{loader}-{set_name(cache)[:40]}"
+    while len(os.fsencode(name)) > LONGEST_NAME - len("-10000"):
+        name = name[:-1]
+    return name.rstrip("-")
 
 
 def check_free(path: Path | None) -> None:

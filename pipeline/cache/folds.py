@@ -45,7 +45,8 @@ def fold_splits(
     for patient, grade in zip(patients[pool], manifest["grade"][pool], strict=True):
         worst[patient] = max(grade, worst.get(patient, 0))
     if len(worst) < 2 * folds:
-        raise CacheError(f"{len(worst)} patients are too few for {folds} folds: each needs two at least")
+        who = "1 patient is" if len(worst) == 1 else f"{len(worst)} patients are"
+        raise CacheError(f"{who} too few for {folds} folds: each needs two at least")
     fold_of = draw_sides(worst, {str(fold): 1 / folds for fold in range(folds)}, seed, {})
     shares = {side: SHARES[side] / (SHARES["train"] + SHARES["val"]) for side in ("train", "val")}
     columns = []

@@ -88,7 +88,7 @@ def _as_begun(
             raise RunError(
                 f"{folder.path} was begun with {name} {was}, not {value}; leave it out, or choose another --run"
             )
-    return replace(config, **anew)
+    return replace(config, seed=asked.seed, **anew)  # the seed that draws the folds
 
 
 def _begin(folder: FoldsFolder, cache: Cache, mark: Mapping[str, Any]) -> list[SharedPhoto]:

@@ -62,7 +62,7 @@ def value_groups(cells: "pd.Series[str]") -> "pd.Series[Any]":
     the largest number in each: "41 to 55". Equal numbers are never parted."""
     texts = cells.str.split().str.join(" ")  # a cell may have several lines
     numbers = pd.to_numeric(texts, errors="coerce").to_numpy(np.float64)
-    names = texts.to_numpy(object)
+    names = texts.to_numpy(object, copy=True)
     known, bands = np.isfinite(numbers), []
     if len(np.unique(numbers[known])) > MOST_VALUES:
         values = numbers[known]

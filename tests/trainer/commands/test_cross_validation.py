@@ -128,15 +128,15 @@ def test_killed_it_goes_on_and_leaves_what_an_undisturbed_one_does(made: Path, t
 
 
 def test_each_fold_is_trained_once_for_each_seed(made: Path) -> None:
-    command = ("folds", "--folds", 3, "--seeds", "0,4", "--cache", made / "cache", *FAST)
+    command = ("folds", "--folds", 3, "--seeds", "4,0", "--cache", made / "cache", *FAST)
     (made / "seeds").mkdir()
     for number in range(3):  # seed 0 is trained already
         shutil.copytree(made / f"cv/fold{number}", made / f"seeds/fold{number}_seed0")
-    mark = json.loads((made / "cv/folds.json").read_text()) | {"seeds": [0, 4]}
+    mark = json.loads((made / "cv/folds.json").read_text()) | {"seeds": [4, 0]}
     (made / "seeds/folds.json").write_text(json.dumps(mark))
     output = invoke(*command, "--run", made / "seeds").output
     assert "fold0_seed0 is finished" in output
-    assert "each graded by 2 networks that saw neither; means over seeds 0, 4" in output
+    assert "each graded by 2 networks that saw neither; means over seeds 4, 0" in output
     assert "standard deviation over seeds" in output
     assert json.loads((made / "seeds/fold2_seed4/config.json").read_text())["asked"]["seed"] == 4
     table = pd.read_csv(made / "seeds/predictions_oof.csv")
@@ -147,9 +147,12 @@ def test_each_fold_is_trained_once_for_each_seed(made: Path) -> None:
     found = json.loads((made / "seeds/metrics_oof.json").read_text())
     assert found["photographs"] == 25
     assert found["accuracy"] == pytest.approx((table["grade"] == table["predicted"]).mean())
+    before = (made / "seeds/predictions_oof.csv").read_bytes()
+    assert "fold2_seed4 is finished" in invoke(*command, "--run", made / "seeds").output
+    assert (made / "seeds/predictions_oof.csv").read_bytes() == before, "the folds are drawn by --seed, as before"
     page = invoke("report", made / "seeds/fold1_seed4", "--card", made / "card.md").output
     assert "trainer folds --folds 3" in (made / "card.md").read_text(), page
-    assert "--seeds 0,4" in (made / "card.md").read_text()
+    assert "--seeds 4,0" in (made / "card.md").read_text()
     stderr = invoke(*command[:4], "0,5", *command[5:], "--run", made / "seeds", exit=1).stderr
     assert "has other folds" in stderr
 
