@@ -122,7 +122,7 @@ def test_a_newer_result_of_the_same_kind_takes_the_olders_place(
         ("fit", "--cache", trained.cache, "--find-lr", "--batch", 8, "--weights", "none", *CPU),
     ):
         for _ in range(2):
-            invoke(*arguments)
+            invoke(*arguments, rendered=True)
     Path("predictions.csv").write_text("")  # as `mktemp` leaves it
     invoke("predict", "run", "photos", *CPU)
     assert len(pd.read_csv("predictions.csv")) == 3
