@@ -366,6 +366,7 @@ for arguments in json.loads(sys.argv[1]):
 """
 
 
+@pytest.mark.slow
 def test_a_run_may_be_called_anything(photos: Path, trained: Trained) -> None:
     name = "r\udce9s $x$ [b]"  # bytes that are no UTF-8, and what means something to matplotlib and rich
     trained.copy(name)
