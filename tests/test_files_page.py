@@ -8,14 +8,13 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import click
 import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
-from matplotlib.figure import Figure
 
 from pipeline.cache.cache import open_cache
 from pipeline.cache.index import CacheIndex
@@ -113,15 +112,10 @@ def run_tools(*arguments: object) -> None:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """What all commands write that read these 80 drawn eyes: every second patient has grade 4, every second pair of
     patients comes from site North, and one eye cannot be graded."""
-
-    def blank(_: Figure, file: IO[bytes], **settings: object) -> None:
-        file.write(b"<svg></svg>")
-
     torch.set_num_threads(1)  # tiny tensors: a second thread only waits
     folder = tmp_path_factory.mktemp("files")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(Figure, "savefig", blank)
         run_tools("phantom", "eyes", "--eyes", 80)
         table = pd.read_csv("eyes/trainLabels.csv")
         patient = table["image"].str.partition("_")[0].astype(int)
