@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.cache.cache import Cache
+from pipeline.cache.cache import Cache, open_cache
 from pipeline.cache.index import ATTRIBUTES, MANIFEST, REJECTS, CacheIndex
 from pipeline.cache.manifest import Row, manifest_csv
 from pipeline.cache.shards import shard_name
@@ -95,6 +95,14 @@ def write_fold(cache: Cache, folder: Path, splits: "pd.Series[str]", name: str) 
     except OSError as error:
         raise CacheError(f"{folder}: cannot be written ({error.strerror})") from error
     return folder
+
+
+def drawn_otherwise(folder: Path, splits: "pd.Series[str]") -> bool:
+    """Whether a fold is there already, with other splits than these (rows,)."""
+    try:
+        return open_cache(folder).manifest["split"].tolist() != splits.tolist()
+    except CacheError:  # not there yet, or not finished
+        return False
 
 
 def _link(names: Sequence[str], source: Path, folder: Path) -> None:

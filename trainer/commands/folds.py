@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-import pandas as pd
 
 from pipeline.cache.cache import Cache, open_cache
 from pipeline.cache.copies import SharedPhoto, joined_patients, shared_photos
-from pipeline.cache.folds import check_foldable, fold_splits, folded_rows, write_fold
-from pipeline.errors import CacheError, RunError
+from pipeline.cache.folds import check_foldable, drawn_otherwise, fold_splits, folded_rows, write_fold
+from pipeline.errors import RunError
 from trainer.commands import fit
 from trainer.config import FitConfig
 from trainer.console import warn
@@ -100,7 +99,7 @@ def _begin(folder: FoldsFolder, cache: Cache, mark: Mapping[str, Any]) -> list[S
     shared = read_shared_photos(folder) if folder.shared_photos.exists() else shared_photos(cache, rows)
     joined = joined_patients(shared)
     columns = fold_splits(cache.manifest, mark["folds"], mark["seed"], whole=mark["test"], joined=joined)
-    if joined and folder.cache(0).exists() and not _are_splits(folder.cache(0), columns[0]):
+    if joined and drawn_otherwise(folder.cache(0), columns[0]):
         warn(
             f"{folder.path}: patients share photographs and were not kept together when these folds were drawn, by an "
             "earlier version, so its figures flatter; choose another --run to draw them anew"
@@ -112,14 +111,6 @@ def _begin(folder: FoldsFolder, cache: Cache, mark: Mapping[str, Any]) -> list[S
         raise RunError(f"{folder.path}: cannot be written ({error.strerror}); choose another --run") from error
     say_shared_photos(folder, joined, len(rows))
     return shared
-
-
-def _are_splits(place: Path, splits: "pd.Series[str]") -> bool:
-    """Whether a fold's cache has these splits (rows,); also where it was not finished."""
-    try:
-        return open_cache(place).manifest["split"].tolist() == splits.tolist()
-    except CacheError:
-        return True
 
 
 def _measure(folder: FoldsFolder, cache: Cache, count: int, seeds: Sequence[int]) -> None:
