@@ -234,6 +234,7 @@ def evaluate(
     if len(caches) > 1 and (as_json or by != "photograph"):
         raise click.UsageError(f"{'--json' if as_json else f'--by {by}'} is for one cache at a time")
 
+    from trainer.commands.evaluate import HowToMeasure
     from trainer.commands.evaluate import evaluate as measure
     from trainer.evaluation.operating_point import Wish
     from trainer.reporting.external import print_sites
@@ -246,7 +247,17 @@ def evaluate(
         wish = Wish("sensitivity", sensitivity)
     elif specificity is not None:
         wish = Wish("specificity", specificity)
-    measured = measure(run, caches, names, split, loader, device, workers, wish, prevalence, tta, refit, subgroups)
+    how = HowToMeasure(
+        loader=loader,
+        device=device,
+        workers=workers,
+        wish=wish,
+        prevalence=prevalence,
+        tta=tta,
+        refit=refit,
+        subgroups=subgroups,
+    )
+    measured = measure(run, caches, names, split, how)
     if as_json:
         ((target, _),) = measured.evaluations
         click.echo(target.files.metrics.read_text("utf-8"), nl=False)

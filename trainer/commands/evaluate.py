@@ -18,8 +18,8 @@ from trainer.evaluation.external import describe_set
 from trainer.evaluation.metrics import graded, only_grade
 from trainer.evaluation.operating_point import Wish, wished
 from trainer.network.device import choose_device
-from trainer.network.metadata import temperature_of
-from trainer.network.model import load_model, read_provenance
+from trainer.network.metadata import About, temperature_of
+from trainer.network.model import Grader, load_model, read_provenance
 from trainer.reporting.evaluation_files import write_evaluation
 from trainer.reporting.external import Site, read_sites
 from trainer.reporting.figures import short_name
@@ -53,92 +53,112 @@ class Measured(NamedTuple):
     """All external sets of the run, and before them its own test part; empty where none was measured now."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class HowToMeasure:
+    """What `trainer evaluate` was asked for, beside what to measure."""
+
+    loader: str = "auto"
+    device: str = "auto"
+    workers: int | None = None
+    wish: Wish | None = None
+    """Another operating point than the one that the weights carry, chosen anew on the run's validation part."""
+    prevalence: float | None = None
+    """Of another population, 0 to 1."""
+    tta: bool | None = None
+    """Whether as the mean over the eight symmetries; None: as the run was measured."""
+    refit: int | None = None
+    """So many photographs of an external set may a threshold be chosen anew on, to see what that would buy."""
+    subgroups: Sequence[str] = ()
+    """Columns of attributes.csv, whose groups are measured too."""
+
+
 def evaluate(
-    path: Path,
-    places: Sequence[Path | Url],
-    names: Sequence[str],
-    split: str | None,
-    loader: str,
-    device_name: str,
-    workers: int | None,
-    wish: Wish | None = None,
-    prevalence: float | None = None,
-    tta: bool | None = None,
-    n_refit: int | None = None,
-    columns: Sequence[str] = (),
+    path: Path, places: Sequence[Path | Url], names: Sequence[str], split: str | None, how: HowToMeasure
 ) -> Measured:
     """Measures a run's weights on a split of its own cache, and rewrites that split's files; or on other caches: each
     is an external set with a folder of its own.
 
     `places`: of the caches; none: where the run has its own. `names`: of the external sets, as many, or none.
     `split`: None: test of the run's own cache, all of another.
-    `tta`: whether as the mean over the eight symmetries; None: as the run was measured.
-    `wish`: another operating point than the one that the weights carry, chosen anew on the run's validation part.
-    `columns`: of attributes.csv, whose groups are measured too.
-    `n_refit`: so many photographs of an external set may a threshold be chosen anew on, to see what that would buy.
     """
     run = RunFolder(path)
     config = run.read_config()
     targets = find_targets(run, config, places, names, split)
     for target in targets:  # before the model runs over any of them
-        kept_groups(target.cache, target.split, columns)
+        kept_groups(target.cache, target.split, how.subgroups)
     external = [target for target in targets if target.name]
     model, about = load_model(run.model)
+    for target in targets:
+        check_size(target.cache, about)
     if not run.finished and (external or targets[0].split == "test"):
         warn(
             f"{path} is unfinished: these are the weights of epoch {about.epoch} so far. Test is to be looked at once, "
             "when all is chosen"
         )
-    if wish:
-        about = replace(about, operating=wished(run, temperature_of(about.operating), wish))
-    elif about.operating is None:
-        warn(f"{run.model} carries no operating point: probabilities are not calibrated; --sensitivity 0.9 chooses one")
-    if n_refit and len(external) < len(targets):
+    about = with_operating_point(run, about, how.wish)
+    if how.refit and len(external) < len(targets):
         raise RunError(f"{path}: --refit is for another cache than the run's own")
-    if n_refit and about.operating is None:
+    if how.refit and about.operating is None:
         raise RunError(f"{run.model}: --refit compares with the weights' threshold, and they carry none")
-    provenance = read_provenance(run.model)
-    measured, sites, device = [], [], choose_device(device_name)
+    measured, sites = [], []
     with kept([target.files.metrics for target in targets] + [run.forest_figure] * bool(external)):
         for target in targets:
-            cache, own = target.cache, not target.name
-            if cache.recipe != about.recipe:
-                warn(
-                    f"{cache.path} was made by another recipe ({cache.recipe}) than the training photographs "
-                    f"({about.recipe})"
-                )
-            settings = measuring_settings(
-                config.resolved,
-                about,
-                cache,
-                loader=loader,
-                device=device,
-                workers=workers,
-                tta=tta,
-            )
-            evaluation = evaluate_split(
-                settings,
-                model,
-                about,
-                provenance,
-                cache,
-                target.split,
-                own=own,
-                prevalence=prevalence,
-                columns=columns,
-            )
-            more = None
-            if not own:
-                more = describe_set(cache, target.name, target.place, evaluation, about, n_refit, workers)
-            write_evaluation(target.files, evaluation, f"{short_name(run.title)}, {short_name(target.what)}", more)
-            if own:  # the files of the run itself stay as they are where another cache is measured
-                run.note_date(f"measured {target.split}")
-            say_defects(evaluation, own=own, name=target.name)
+            evaluation = measure_target(run, config, target, model, about, how)
+            say_defects(evaluation, own=not target.name, name=target.name)
             measured.append((target, evaluation))
         if external:
             sites = read_sites(run)
             draw_forest(run.forest_figure, sites, title=short_name(run.title))
     return Measured(measured, sites)
+
+
+def check_size(cache: Cache, about: About) -> None:
+    """Raises RunError where the cached photographs are smaller than the weights take."""
+    if cache.recipe.size < about.size:
+        raise RunError(
+            f"{cache.path} has photographs of {cache.recipe.size} px, and the weights take {about.size} px; "
+            f"`tools preprocess` with --size {about.recipe.size} makes a cache for them"
+        )
+
+
+def with_operating_point(run: RunFolder, about: About, wish: Wish | None) -> About:
+    """The metadata with the operating point that is wished for; it warns where there is none at all."""
+    if wish:
+        return replace(about, operating=wished(run, temperature_of(about.operating), wish))
+    if about.operating is None:
+        warn(f"{run.model} carries no operating point: probabilities are not calibrated; --sensitivity 0.9 chooses one")
+    return about
+
+
+def measure_target(
+    run: RunFolder, config: RunConfig, target: Target, model: Grader, about: About, how: HowToMeasure
+) -> Evaluation:
+    """Measures one target and writes its files."""
+    cache, own = target.cache, not target.name
+    if cache.recipe != about.recipe:
+        warn(f"{cache.path} was made by another recipe ({cache.recipe}) than the training photographs ({about.recipe})")
+    device = choose_device(how.device)
+    settings = measuring_settings(
+        config.resolved, about, cache, loader=how.loader, device=device, workers=how.workers, tta=how.tta
+    )
+    evaluation = evaluate_split(
+        settings,
+        model,
+        about,
+        read_provenance(run.model),
+        cache,
+        target.split,
+        own=own,
+        prevalence=how.prevalence,
+        columns=how.subgroups,
+    )
+    more = None
+    if not own:
+        more = describe_set(cache, target.name, target.place, evaluation, about, how.refit, how.workers)
+    write_evaluation(target.files, evaluation, f"{short_name(run.title)}, {short_name(target.what)}", more)
+    if own:  # the files of the run itself stay as they are where another cache is measured
+        run.note_date(f"measured {target.split}")
+    return evaluation
 
 
 def find_targets(

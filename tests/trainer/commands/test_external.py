@@ -18,7 +18,7 @@ from pipeline.cache.index import CacheIndex
 from pipeline.storage.url import Url
 from pipeline.storage.url import place as url_or_path
 from tests.conftest import write_cache
-from tests.trainer.conftest import Trained, invoke, write_tiny_cache
+from tests.trainer.conftest import FAST, Trained, invoke, write_tiny_cache
 from trainer.evaluation.external import camera_sizes
 from trainer.network.image_statistics import Looks, Seen
 from trainer.network.model import load_model, save_model
@@ -385,3 +385,11 @@ def test_of_the_runs_own_cache_those_count_whose_patient_is_in_the_split(
     trainer("report", "run", "--card", "card.md")
     assert said in Path("run/report.html").read_text()
     assert said in Path("card.md").read_text()
+
+
+def test_a_cache_smaller_than_the_weights_take_is_refused_with_the_way_to_make_one(tmp_path: Path) -> None:
+    write_tiny_cache(tmp_path / "cache", size=64)
+    write_tiny_cache(tmp_path / "small", size=32)
+    invoke("fit", *FAST, "--epochs", 1, "--run", "run")
+    stderr = invoke("evaluate", "run", "--cache", "small", exit=1).stderr
+    assert "has photographs of 32 px, and the weights take 64 px; `tools preprocess` with --size 64" in stderr
