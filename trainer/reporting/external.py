@@ -146,8 +146,8 @@ def print_sites(sites: Sequence[Site]) -> None:
     print_table(["95 % intervals by patients", *(each.name for each in sites)], rows)
     for table in (refit_table(site) for site in sites if site.metrics.get("refit")):
         rows = [
-            (title, "" if threshold is None else places(threshold), *(with_interval(*each, percent) for each in shown))
-            for title, threshold, *shown in table["rows"]
+            (title, "" if cut is None else places(cut), with_interval(*one, percent), with_interval(*other, percent))
+            for title, cut, one, other in table["rows"]
         ]
         print_table([f"{table['name']}: threshold chosen anew", "value", "sensitivity", "specificity"], rows)
         click.echo(table["line"])
