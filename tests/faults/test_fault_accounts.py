@@ -83,7 +83,8 @@ def test_a_hundred_refusals_in_a_row_stop_the_run(many: Path, tmp_path: Path, to
     assert result.exit_code == 1
     last = result.output.splitlines()[-1]
     assert re.fullmatch(
-        r"Error: 100 photographs in a row are refused; is the disk ill\? the last one: \S+\.jpeg: empty file", last
+        r"Error: 100 photographs in a row are refused; the disk may be failing; the last one: \S+\.jpeg: empty file",
+        last,
     )
     assert not (tmp_path / "c/cache.json").exists()
     for path in source.glob("*.jpeg"):

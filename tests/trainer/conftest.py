@@ -2,9 +2,10 @@
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, Final
 
 import numpy as np
 import pytest
@@ -31,9 +32,34 @@ def _below_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # runs/ and compare.png go there
 
 
-def invoke(*arguments: object, exit: int = 0) -> Result:
-    """Runs `trainer`, which must end with that exit code and no traceback."""
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+NOT_RENDERED: Final = {"fit": ("png", "svg"), "folds": ("png", "svg"), "evaluate": ("png", "svg"), "report": ("png",)}
+"""By command, formats of figures that `invoke` builds and does not render: that takes half the time of evaluate and of
+report. The page of a report holds its figures as SVG."""
+
+
+@contextmanager
+def blank_figures(formats: Sequence[str]) -> Iterator[None]:
+    """Figures of these formats are built; their files hold two words."""
+    render = Figure.savefig
+
+    def savefig(figure: Figure, file: IO[bytes], **settings: Any) -> None:
+        if settings["format"] in formats:
+            file.write(b"not rendered")
+        else:
+            render(figure, file, **settings)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", savefig)
+        yield
+
+
+def invoke(*arguments: object, exit: int = 0, rendered: bool = False) -> Result:
+    """Runs `trainer`, which must end with that exit code and no traceback.
+
+    rendered: whether all figures are drawn as users get them, not those of NOT_RENDERED left out.
+    """
+    with blank_figures(() if rendered else NOT_RENDERED.get(str(arguments[0]), ())):
+        result = CliRunner().invoke(main, [str(argument) for argument in arguments])
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
     assert result.exit_code == exit, result.output
@@ -41,14 +67,8 @@ def invoke(*arguments: object, exit: int = 0) -> Result:
 
 
 def train(*options: object, exit: int = 0) -> Result:
-    """invoke("fit", ...), with figures that are laid out but not rendered: that would take a third of the time."""
-
-    def blank(_: Figure, file: IO[bytes], **settings: object) -> None:
-        file.write(b"not rendered")
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Figure, "savefig", blank)
-        return invoke("fit", *options, exit=exit)
+    """invoke("fit", ...)."""
+    return invoke("fit", *options, exit=exit)
 
 
 @pytest.fixture
@@ -118,7 +138,7 @@ class Trained:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("trainer.commands.fit.write_summary", keep_previous)
-            self.output = invoke("fit", "--cache", self.cache, *FAST, "--run", self.run).output
+            self.output = invoke("fit", "--cache", self.cache, *FAST, "--run", self.run, rendered=True).output
 
     def unfinished(self, to: Path | str) -> Path:
         """The run as it was before it had finished: with the checkpoint of epoch 1, and no summary."""

@@ -115,7 +115,7 @@ def build_group(group: Group, signals: Signals) -> Built:
                     in_a_row += 1
                     if in_a_row == group.in_a_row:
                         raise SourceError(
-                            f"{in_a_row} photographs in a row are refused; is the disk ill? the last one: "
+                            f"{in_a_row} photographs in a row are refused; the disk may be failing; the last one: "
                             f"{made.entry.source}: {made.entry.reason}"
                         )
 

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, wait
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
@@ -91,172 +91,217 @@ def preprocess(
         raise SourceError(f"--strict: {refused[0].source}: {refused[0].reason} ({len(refused)} refused in all)")
     with claim(out):
         try:
-            previous = Previous.read(out)
-            previous.check_replaced(listing)
-            forgotten = previous.forgotten(listing)
-            count = shard_count(len(listing.samples))
-            still_refused = previous.still_refused(listing.samples, recipe)
-            wanted: dict[int, list[Sample]] = {shard: [] for shard in range(count)}
-            for sample in sorted(_expected(listing.samples, still_refused, settings, previous), key=_in_shard):
-                wanted[shard_of(sample.id, count)].append(sample)
-            kept = previous.untouched(wanted, still_refused, recipe, keep_blank=settings.keep_blank)
-            in_kept = {sample.found.source for shard in kept for sample in wanted[shard]}
-            refused = [Refusal(source, reason) for source, reason in still_refused.items() if source in in_kept]
-            _stop_if_many(refused, listing, settings)
-            in_a_row = MANY_REFUSED if settings.max_rejects < 1 else 0
-            groups = _group(
-                listing.root,
-                out,
-                recipe,
-                wanted,
-                kept,
-                previous,
-                still_refused,
-                in_a_row,
-                began_ns,
-                settings.keep_blank,
-            )
-            built: list[Built] = []
-            if groups:
-                with _crew(settings, groups) as crew:  # which may not be had: before the cache is touched
-                    previous.mark_incomplete(recipe, settings.split, settings.split_seed)
-                    built = _build(crew, groups, refused, listing, settings, progress)
-
-            records = dict(kept)
-            rows = [row for row in previous.rows.values() if row.shard in kept]
-            samples = {sample.id: sample for sample in listing.samples}
-            for part in built:
-                records |= part.records
-                for shard, entries in part.entries.items():
-                    for entry in entries:
-                        sample = samples[entry.id]
-                        rows.append(make_row(entry, shard, sample.grade, sample.found))
-            unusable = [Refusal(source, f"{NOT_USED}{reason}") for source, reason in listing.refused]
-            refused = sorted(unusable + refused + [refusal for part in built for refusal in part.refused])
-            if not rows:
-                raise SourceError(
-                    f"{listing.root}: every photograph is refused, e.g. {refused[0].source}: {refused[0].reason}"
-                )
-            told = {row.id: (row.patient, row.split) for row in rows}
-            rows, notes = _place(rows, samples, settings, previous)
-            wrong = {row.shard for row in rows if told[row.id] != (row.patient, row.split)}
-            if wrong:  # a photograph that was refused only now has changed what was drawn
-                again = _copy_groups(listing.root, out, recipe, rows, wrong, samples, began_ns)
-                with _crew(settings, again) as crew:
-                    previous.mark_incomplete(recipe, settings.split, settings.split_seed)
-                    copied = _build(crew, again, [], listing, settings, progress)
-                records |= {shard: record for part in copied for shard, record in part.records.items()}
-                index_of = {each.id: each for part in copied for inside in part.entries.values() for each in inside}
-                rows = [row._replace(offset=index_of[row.id].offset) if row.id in index_of else row for row in rows]
-            for shard in sorted((records.keys() - kept.keys()) | wrong):
+            update = _Update(listing, out, recipe, settings, progress, began_ns)
+            update.build()
+            notes = update.place()
+            for shard in sorted(update.written):
                 placed(shard)
-
-            shards = tuple(records[shard] for shard in range(count))
-            index = CacheIndex(
-                recipe,
-                settings.split,
-                settings.split_seed,
-                shards,
-                "",
-                "",
-                listing.scale.name,
-                listing.scale.exact,
-                options=listing.options,
-                placed=True,
-                data_set=listing.data_set,
-            )
-            copies, shown = previous.copies(shards, rows), []
-            if copies is None:
-                shown = copies_across_splits(out, rows) if len(rows) <= MOST else []
-                copies = len(shown)
-            if len(rows) > MOST:
-                notes = [*notes, f"copies across splits were not looked for: {len(rows):,} photographs are too many"]
-            cells = [(row.id, *samples[row.id].kept) for row in rows] if listing.kept else None
-            files = make_tables(rows, _rejects(refused, listing), cells, listing.kept)
-            changed = _finish(out, replace(index, copies=copies), files, previous, began_ns) or bool(groups or wrong)
-            encoded = sum(part.encoded for part in built)
-            seconds = time.perf_counter() - began
-            return Outcome(rows, refused, encoded, seconds, changed, forgotten + notes, copies, shown)
+            copies, shown = update.copies()
+            if len(update.rows) > MOST:
+                notes.append(f"copies across splits were not looked for: {len(update.rows):,} photographs are too many")
+            changed = update.finish(copies)
         except OSError as error:
             raise CacheError(
                 f"{out}: cannot be written ({error.strerror}); the same command goes on from there"
             ) from error
+    seconds = time.perf_counter() - began
+    return Outcome(update.rows, update.refused, update.encoded, seconds, changed, notes, copies, shown)
 
 
-def _in_shard(sample: Sample) -> str:
-    return sort_key(sample.id)
+class _Update:
+    """A cache on the way from what is there to what is wanted. Its methods are called in their order, once each."""
 
+    def __init__(
+        self, listing: Listing, out: Path, recipe: Recipe, settings: Settings, progress: Progress, began_ns: int
+    ) -> None:
+        self.listing, self.out, self.recipe, self.settings = listing, out, recipe, settings
+        self._progress, self._began_ns = progress, began_ns
+        self.previous = Previous.read(out)
+        self.previous.check_replaced(listing)
+        self.notes = self.previous.forgotten(listing)
+        self.samples = {sample.id: sample for sample in listing.samples}
+        self.still_refused = self.previous.still_refused(listing.samples, recipe)
+        self.wanted = self._wanted()
+        self.kept = self.previous.untouched(self.wanted, self.still_refused, recipe, keep_blank=settings.keep_blank)
+        in_kept = {sample.found.source for shard in self.kept for sample in self.wanted[shard]}
+        self.refused = [Refusal(source, reason) for source, reason in self.still_refused.items() if source in in_kept]
+        self.records = dict(self.kept)
+        self.rows = [row for row in self.previous.rows.values() if row.shard in self.kept]
+        self.written = set[int]()
+        """Shards."""
+        self.encoded = 0
+        """Photographs."""
 
-def _expected(
-    samples: list[Sample], still_refused: dict[str, str], settings: Settings, previous: Previous
-) -> list[Sample]:
-    """The samples with the patients and splits that they have if no further photograph is refused, and a damaged
-    manifest had no history."""
-    taken = [sample for sample in samples if sample.found.source not in still_refused]
-    recorded = [] if previous.remains else previous.sides(settings.split, settings.split_seed)
-    places = _places(taken, settings, recorded)
-    return [
-        sample._replace(patient=it.patient, split=it.split) if (it := places.get(sample.id)) else sample
-        for sample in samples
-    ]
+    def build(self) -> None:
+        """Builds the shards that are not there as they are wanted."""
+        _stop_if_many(self.refused, self.listing, self.settings)
+        built = self._run(self._groups(), self.refused)
+        for part in built:
+            for shard, entries in part.entries.items():
+                for entry in entries:
+                    sample = self.samples[entry.id]
+                    self.rows.append(make_row(entry, shard, sample.grade, sample.found))
+        self.encoded = sum(part.encoded for part in built)
+        unusable = [Refusal(source, f"{NOT_USED}{reason}") for source, reason in self.listing.refused]
+        self.refused = sorted(unusable + self.refused + [refusal for part in built for refusal in part.refused])
+        if not self.rows:
+            first = self.refused[0]
+            raise SourceError(f"{self.listing.root}: every photograph is refused, e.g. {first.source}: {first.reason}")
 
+    def place(self) -> list[str]:
+        """Gives the rows their patients, eyes and splits, sorted by id, and returns what is to be said of it.
 
-def _group(
-    root: Path | Url,
-    out: Path,
-    recipe: Recipe,
-    wanted: dict[int, list[Sample]],
-    kept: dict[int, ShardRecord],
-    previous: Previous,
-    still_refused: dict[str, str],
-    in_a_row: int,
-    dated: int,
-    keep_blank: bool,
-) -> list[Group]:
-    """The work: shards that must be built, together where they share predecessors.
+        A photograph that was refused only while shards were built may change what was drawn. The shards that tell
+        another split then are written again; their JPEGs are copied.
+        """
+        told = {row.id: (row.patient, row.split) for row in self.rows}
+        self.rows, losses = self._placed_rows()
+        wrong = {row.shard for row in self.rows if told[row.id] != (row.patient, row.split)}
+        copied = self._run(self._copy_groups(wrong), [])
+        offsets = {each.id: each.offset for part in copied for inside in part.entries.values() for each in inside}
+        self.rows = [row._replace(offset=offsets.get(row.id, row.offset)) for row in self.rows]
+        return self.notes + losses
 
-    Numbers of shards are powers of two, so a sample's shard in any of them is the same modulo the smallest.
-    """
-    modulus = min(len(wanted), previous.shard_count or len(wanted))
-    files: dict[int, list[Path]] = defaultdict(list)
-    for number, path in previous.shard_files().items():
-        files[number % modulus].append(path.absolute())
-    mtimes = {row.source: row.source_mtime_ns for row in previous.rows.values()}
-    groups = []
-    for remainder in range(modulus):
-        shards = {shard: wanted[shard] for shard in range(len(wanted) - modulus + remainder, -1, -modulus)}
-        shards = {shard: samples for shard, samples in shards.items() if shard not in kept}
-        if shards:
-            sources = {sample.found.source for samples in shards.values() for sample in samples}
-            refused = {source: still_refused[source] for source in sources & still_refused.keys()}
-            known = {source: mtimes[source] for source in sources & mtimes.keys()}
-            old = files[remainder]
-            source = root if isinstance(root, Url) else root.absolute()
-            where = (source, (out / SHARDS).absolute())
-            groups.append(Group(*where, recipe, shards, old, refused, known, in_a_row, dated, 1, keep_blank))
-    return groups
+    def copies(self) -> tuple[int, list[Copy]]:
+        """How many test photographs look like one of train or val, and those that were looked for and found now."""
+        known = self.previous.copies(self._shards(), self.rows)
+        if known is not None:
+            return known, []
+        shown = copies_across_splits(self.out, self.rows) if len(self.rows) <= MOST else []
+        return len(shown), shown
 
+    def finish(self, copies: int) -> bool:
+        """Writes the tables and cache.json. Returns whether anything was written at all."""
+        listing, settings = self.listing, self.settings
+        index = CacheIndex(
+            self.recipe,
+            settings.split,
+            settings.split_seed,
+            self._shards(),
+            "",
+            "",
+            listing.scale.name,
+            listing.scale.exact,
+            copies=copies,
+            options=listing.options,
+            placed=True,
+            data_set=listing.data_set,
+        )
+        cells = [(row.id, *self.samples[row.id].kept) for row in self.rows] if listing.kept else None
+        files = make_tables(self.rows, _rejects(self.refused, listing), cells, listing.kept)
+        return _finish(self.out, index, files, self.previous, self._began_ns) or bool(self.written)
 
-def _copy_groups(
-    root: Path | Url,
-    out: Path,
-    recipe: Recipe,
-    rows: list[Row],
-    shards: set[int],
-    samples: dict[str, Sample],
-    dated: int,
-) -> list[Group]:
-    """The work where JSONs of finished shards tell another patient or split than the rows: JPEGs are copied."""
-    inside: dict[int, list[Sample]] = {shard: [] for shard in sorted(shards)}
-    for row in sorted(rows, key=lambda row: sort_key(row.id)):
-        if row.shard in shards:
-            inside[row.shard].append(samples[row.id]._replace(patient=row.patient, split=row.split))
-    folder = (out / SHARDS).absolute()
-    source = root if isinstance(root, Url) else root.absolute()
-    return [
-        Group(source, folder, recipe, {shard: held}, [folder / shard_name(shard)], {}, {}, 0, dated, 1, True, copy=True)
-        for shard, held in inside.items()
-    ]
+    def _shards(self) -> tuple[ShardRecord, ...]:
+        return tuple(self.records[shard] for shard in range(len(self.wanted)))
+
+    def _wanted(self) -> dict[int, list[Sample]]:
+        """The samples of each shard, in the order they are written, with the patients and splits that they have if no
+        further photograph is refused and a damaged manifest had no history."""
+        samples, settings, previous = self.listing.samples, self.settings, self.previous
+        taken = [sample for sample in samples if sample.found.source not in self.still_refused]
+        recorded = [] if previous.remains else previous.sides(settings.split, settings.split_seed)
+        places = _places(taken, settings, recorded)
+        count = shard_count(len(samples))
+        wanted: dict[int, list[Sample]] = {shard: [] for shard in range(count)}
+        for sample in sorted(samples, key=lambda sample: sort_key(sample.id)):
+            if it := places.get(sample.id):
+                sample = sample._replace(patient=it.patient, split=it.split)
+            wanted[shard_of(sample.id, count)].append(sample)
+        return wanted
+
+    def _placed_rows(self) -> tuple[list[Row], list[str]]:
+        """A damaged manifest is made anew; if that is not what it was, some sides had a history, of which its remains
+        tell."""
+        previous, settings = self.previous, self.settings
+        if previous.remains and previous.index:
+            anew = _placed(self.rows, self.samples, settings, [])
+            if sha256(manifest_csv(anew)).hexdigest() == previous.index.manifest:
+                return anew, []
+        recorded = previous.sides(settings.split, settings.split_seed)
+        return _placed(self.rows, self.samples, settings, recorded), previous.losses()
+
+    def _groups(self) -> list[Group]:
+        """The work: shards that must be built, together where they share predecessors.
+
+        Numbers of shards are powers of two, so a sample's shard in any of them is the same modulo the smallest.
+        """
+        previous, count = self.previous, len(self.wanted)
+        modulus = min(count, previous.shard_count or count)
+        files: dict[int, list[Path]] = defaultdict(list)
+        for number, path in previous.shard_files().items():
+            files[number % modulus].append(path.absolute())
+        mtimes = {row.source: row.source_mtime_ns for row in previous.rows.values()}
+        groups = []
+        for remainder in range(modulus):
+            numbers = range(count - modulus + remainder, -1, -modulus)
+            shards = {shard: self.wanted[shard] for shard in numbers if shard not in self.kept}
+            if shards:
+                sources = {sample.found.source for samples in shards.values() for sample in samples}
+                group = self._group(shards, files[remainder])
+                groups.append(
+                    group._replace(
+                        refused={source: self.still_refused[source] for source in sources & self.still_refused.keys()},
+                        mtimes={source: mtimes[source] for source in sources & mtimes.keys()},
+                        in_a_row=MANY_REFUSED if self.settings.max_rejects < 1 else 0,
+                    )
+                )
+        return groups
+
+    def _copy_groups(self, shards: set[int]) -> list[Group]:
+        """The work where JSONs of finished shards tell another patient or split than the rows: JPEGs are copied."""
+        inside: dict[int, list[Sample]] = {shard: [] for shard in sorted(shards)}
+        for row in sorted(self.rows, key=lambda row: sort_key(row.id)):
+            if row.shard in shards:
+                inside[row.shard].append(self.samples[row.id]._replace(patient=row.patient, split=row.split))
+        folder = (self.out / SHARDS).absolute()
+        return [
+            self._group({shard: held}, [folder / shard_name(shard)])._replace(keep_blank=True, copy=True)
+            for shard, held in inside.items()
+        ]
+
+    def _group(self, shards: dict[int, list[Sample]], predecessors: list[Path]) -> Group:
+        root = self.listing.root
+        return Group(
+            root=root if isinstance(root, Url) else root.absolute(),
+            folder=(self.out / SHARDS).absolute(),
+            recipe=self.recipe,
+            shards=shards,
+            predecessors=predecessors,
+            refused={},
+            mtimes={},
+            in_a_row=0,
+            dated=self._began_ns,
+            threads=1,
+            keep_blank=self.settings.keep_blank,
+        )
+
+    def _run(self, groups: list[Group], refused: list[Refusal]) -> list[Built]:
+        """Does the work, few groups ahead of it: millions of photographs are never all on their way.
+
+        refused: photographs that were refused before; these and new ones may be too many.
+        """
+        if not groups:
+            return []
+        total = sum(len(samples) for group in groups for samples in group.shards.values())
+        built: list[Built] = []
+        with _crew(self.settings, groups) as crew:  # which may not be had: before the cache is touched
+            self.previous.mark_incomplete(self.recipe, self.settings.split, self.settings.split_seed)
+            waiting = iter(groups)
+            pending = {crew.submit(group) for group in islice(waiting, crew.wanted())}
+            while pending:
+                finished, pending = wait(pending, timeout=0.25, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    built.append(future.result())
+                    put_in_place(built[-1], groups[0].folder)
+                self._progress(crew.photographs(), total)
+                _stop_if_many(
+                    refused + [refusal for part in built for refusal in part.refused], self.listing, self.settings
+                )
+                pending |= {crew.submit(group) for group in islice(waiting, max(0, crew.wanted() - len(pending)))}
+        for part in built:
+            self.records |= part.records
+            self.written |= part.records.keys()
+        return built
 
 
 def _crew(settings: Settings, groups: list[Group]) -> AbstractContextManager[Crew]:
@@ -269,30 +314,6 @@ def _crew(settings: Settings, groups: list[Group]) -> AbstractContextManager[Cre
     return on_cluster(settings.scheduler, groups)
 
 
-def _build(
-    crew: Crew,
-    groups: list[Group],
-    refused: list[Refusal],
-    listing: Listing,
-    settings: Settings,
-    progress: Progress,
-) -> list[Built]:
-    """Gives the groups to the crew, few ahead of the work: millions of photographs are never all on their way."""
-    total = sum(len(samples) for group in groups for samples in group.shards.values())
-    folder, waiting = groups[0].folder, iter(groups)
-    built: list[Built] = []
-    pending = {crew.submit(group) for group in islice(waiting, crew.wanted())}
-    while pending:
-        finished, pending = wait(pending, timeout=0.25, return_when=FIRST_COMPLETED)
-        for future in finished:
-            built.append(future.result())
-            put_in_place(built[-1], folder)
-        progress(crew.photographs(), total)
-        _stop_if_many(refused + [refusal for part in built for refusal in part.refused], listing, settings)
-        pending |= {crew.submit(group) for group in islice(waiting, max(0, crew.wanted() - len(pending)))}
-    return built
-
-
 def _stop_if_many(refused: list[Refusal], listing: Listing, settings: Settings) -> None:
     """Raises SourceError where more photographs could not be read than the settings allow."""
     if refused and settings.strict:
@@ -300,23 +321,8 @@ def _stop_if_many(refused: list[Refusal], listing: Listing, settings: Settings) 
     if len(refused) > max(MANY_REFUSED, settings.max_rejects * listing.found):
         raise SourceError(
             f"{len(refused)} of {listing.found} photographs are refused, more than --max-rejects allows; "
-            f"is the disk ill? e.g. {refused[0].source}: {refused[0].reason}"
+            f"the disk may be failing; e.g. {refused[0].source}: {refused[0].reason}"
         )
-
-
-def _place(
-    rows: list[Row], samples: dict[str, Sample], settings: Settings, previous: Previous
-) -> tuple[list[Row], list[str]]:
-    """The rows with patients, eyes and splits, sorted by id; and what is to be said of it.
-
-    A damaged manifest is made anew; if that is not what it was, some sides had a history, of which its remains tell.
-    """
-    if previous.remains and previous.index:
-        anew = _placed(rows, samples, settings, [])
-        if sha256(manifest_csv(anew)).hexdigest() == previous.index.manifest:
-            return anew, []
-    placed = _placed(rows, samples, settings, previous.sides(settings.split, settings.split_seed))
-    return placed, previous.losses()
 
 
 def _placed(

@@ -15,6 +15,7 @@ SENTENCES: Final = {
     "first_page": "The file holds more pictures; the first one was graded.",
     "no_disc": "No round retina was found, so the whole picture was graded; it may be no fundus photograph.",
     "overexposed": "Half of the retina is nearly white; lesions may not be seen.",
+    "synthetic": "It is a drawn eye, not a photograph.",
     "ungradable": "The data set says that it cannot be graded.",
     "wide_field": "It is an ultra-wide-field photograph; the grade is meant for ordinary ones.",
     "widened": "Light outside the round retina was kept; the retina may have been found wrongly.",

@@ -84,6 +84,7 @@ def test_the_figures_are_said_in_plain_words(made: Path) -> None:
         assert "second look" in sheet.text["Software"]  # so that nobody grades it
 
 
+@pytest.mark.slow
 def test_killed_it_goes_on_and_leaves_what_an_undisturbed_one_does(made: Path, tmp_path: Path) -> None:
     command = ["folds", "--folds", "3", "--cache", str(made / "cache"), *map(str, FAST), "--run", str(tmp_path / "cv")]
     one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # as in this process: the same to the last bit

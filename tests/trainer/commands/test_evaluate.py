@@ -11,7 +11,7 @@ from click.testing import Result
 from PIL import Image
 
 from pipeline.metrics import confusion_counts
-from tests.trainer.conftest import Trained
+from tests.trainer.conftest import Trained, invoke
 from trainer.network.metadata import read_about
 from trainer.network.model import load_model, save_model
 from trainer.reporting.figures import draw_accuracy, draw_confusion
@@ -21,12 +21,12 @@ Fit = Callable[..., Result]
 Cache = Callable[..., Path]
 
 
-def test_evaluate_says_again_what_fit_found(trained: Trained, trainer: Fit) -> None:
+def test_evaluate_says_again_what_fit_found(trained: Trained) -> None:
     run = trained.copy(Path(trained.run.parent.name) / "run")  # figures name the folder above too
     before = {file.name: file.read_bytes() for file in run.glob("*_test*")}
     for file in run.glob("*_test*"):
         file.unlink()
-    trainer("evaluate", run)
+    invoke("evaluate", run, rendered=True)
     assert {file.name: file.read_bytes() for file in run.glob("*_test*")} == before
 
 

@@ -122,7 +122,7 @@ def test_a_newer_result_of_the_same_kind_takes_the_olders_place(
         ("fit", "--cache", trained.cache, "--find-lr", "--batch", 8, "--weights", "none", *CPU),
     ):
         for _ in range(2):
-            invoke(*arguments)
+            invoke(*arguments, rendered=True)
     Path("predictions.csv").write_text("")  # as `mktemp` leaves it
     invoke("predict", "run", "photos", *CPU)
     assert len(pd.read_csv("predictions.csv")) == 3
@@ -366,6 +366,7 @@ for arguments in json.loads(sys.argv[1]):
 """
 
 
+@pytest.mark.slow
 def test_a_run_may_be_called_anything(photos: Path, trained: Trained) -> None:
     name = "r\udce9s $x$ [b]"  # bytes that are no UTF-8, and what means something to matplotlib and rich
     trained.copy(name)

@@ -144,6 +144,7 @@ def test_any_number_of_processes_goes_on_with_any_others_run_and_sigterm_leaves_
     assert_same_curves(folder / "run", folder / "alone")
 
 
+@pytest.mark.slow
 def test_a_killed_rank_ends_all_with_its_rank_and_reason_unless_torchrun_may_start_anew(folder: Path) -> None:
     agent = start(folder, fit(2, *OPTIONS, *OFTEN, restarts=1))  # into a folder of its own choice
     run = folder / f"runs/resnet18-weights-64px-torchvision-{folder.name}"
@@ -167,7 +168,7 @@ def test_a_killed_rank_ends_all_with_its_rank_and_reason_unless_torchrun_may_sta
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--cache", "nowhere"], "Error: nowhere"),
+        pytest.param(["--cache", "nowhere"], "Error: nowhere", marks=pytest.mark.slow),
         pytest.param(["--momentum", "2"], "Error: momentum must be at least 0 and less than 1", marks=pytest.mark.slow),
     ],
 )

@@ -28,9 +28,12 @@ def test_the_rate_proposed_is_that_of_the_lowest_loss() -> None:
     assert propose(RATES, valley, "constant") == pytest.approx(0.05, rel=0.06)
 
 
-def test_a_rate_is_proposed_and_no_run_is_left(tiny_cache: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_rate_is_proposed_and_no_run_is_left(
+    tiny_cache: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.training.range_test.RATES", RATES[::3])
     cache = tiny_cache(train=(0, 1, 2, 3, 4) * 13)
-    output = invoke("fit", "--cache", cache, *FAST, "--find-lr", "--precision", "float32").output
+    output = invoke("fit", "--cache", cache, *FAST, "--find-lr", "--precision", "float32", rendered=True).output
     found = re.fullmatch(r"drawn: lr.png\nproposed: --lr (\S+)\n", output)
     assert found
     assert 1e-3 <= float(found[1]) <= 3  # of two grades alone hardly a rate fails, on some machines not the highest, 10
