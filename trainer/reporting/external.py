@@ -145,10 +145,10 @@ def print_sites(sites: Sequence[Site]) -> None:
         rows.append(("scale of the grades", *(each.scale for each in sites)))
     print_table(["95 % intervals by patients", *(each.name for each in sites)], rows)
     for table in (refit_table(site) for site in sites if site.metrics.get("refit")):
-        rows = [
-            (title, "" if cut is None else places(cut), with_interval(*one, percent), with_interval(*other, percent))
-            for title, cut, one, other in table["rows"]
-        ]
+        rows = []
+        for title, threshold, sensitivity, specificity in table["rows"]:
+            shown = (with_interval(value, limits, percent) for value, limits in (sensitivity, specificity))
+            rows.append((title, "" if threshold is None else places(threshold), *shown))
         print_table([f"{table['name']}: threshold chosen anew", "value", "sensitivity", "specificity"], rows)
         click.echo(table["line"])
 
