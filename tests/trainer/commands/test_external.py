@@ -18,7 +18,7 @@ from pipeline.cache.index import CacheIndex
 from pipeline.storage.url import Url
 from pipeline.storage.url import place as url_or_path
 from tests.conftest import write_cache
-from tests.trainer.conftest import Trained, write_tiny_cache
+from tests.trainer.conftest import Trained, invoke, write_tiny_cache
 from trainer.evaluation.external import camera_sizes
 from trainer.network.image_statistics import Looks, Seen
 from trainer.network.model import load_model, save_model
@@ -132,7 +132,7 @@ def test_the_runs_own_cache_changed_in_place_is_another(run: Path, trainer: Trai
 
 def test_several_sets_make_one_table_and_one_figure(run: Path, site: Path, trainer: Trainer, tmp_path: Path) -> None:
     other = write_site(tmp_path / "other", seed=6)
-    done = trainer("evaluate", "run", "--cache", site, "--cache", other)
+    done = invoke("evaluate", "run", "--cache", site, "--cache", other, rendered=True)
     lines = {line.split("  ")[0]: line for line in done.output.splitlines()}
     assert lines["95 % intervals by patients"].split()[-5:] == ["own", "test", "part", "clinic", "other"]
     assert lines["photographs"].split()[1:] == ["5", "10", "10"]
@@ -140,7 +140,7 @@ def test_several_sets_make_one_table_and_one_figure(run: Path, site: Path, train
     assert lines["originals"].count("32 x 32 px (100%)") == 2
     figure = Path("run/external/forest.svg").read_text()
     assert all(f"<!-- {name} -->" in figure for name in ("own test part", "clinic", "other"))
-    trainer("evaluate", "run", "--cache", other, "--name", "again")
+    invoke("evaluate", "run", "--cache", other, "--name", "again", rendered=True)
     assert "<!-- clinic -->" in Path("run/external/forest.svg").read_text()
 
 
@@ -237,7 +237,7 @@ def test_weights_that_do_not_say_how_training_looked_know_no_drift(run: Path, si
 
 def test_a_set_on_another_scale_says_so_everywhere(run: Path, site: Path, trainer: Trainer) -> None:
     replace(CacheIndex.read(site), scale="messidor", exact=False).write(site)
-    done = trainer("evaluate", "run", "--cache", site)
+    done = invoke("evaluate", "run", "--cache", site, rendered=True)
     said = "clinic: The grades were given on the scale messidor, whose steps are not those of ICDR"
     assert said in done.stderr
     assert "messidor (not ICDR's steps)" in done.output
