@@ -59,7 +59,8 @@ def audit(target: Path | Url) -> str:
     ):
         listing = list_source(target)
         table = _table(listing.samples, place(listing.samples))
-        lines = [f"layout: {listing.layout}; splits as `tools preprocess` would place them", *_contradictions(listing)]
+        lines = [f"layout: {listing.layout}; splits as `tools preprocess` would place them", *_unread(listing)]
+        lines += _contradictions(listing)
         glances = _glances(listing)
     else:
         table, lines = _of_tables(*alone)
@@ -115,6 +116,13 @@ def _as_they_stand(samples: list[Sample]) -> Iterator[Place]:
 def _table(samples: list[Sample], places: dict[str, Place]) -> pd.DataFrame:
     rows = [(sample.id, *places[sample.id], sample.grade) for sample in samples]
     return pd.DataFrame(rows, columns=["id", "patient", "eye", "split", "grade"])
+
+
+def _unread(listing: Listing) -> list[str]:
+    """What was not understood of SRC, and what to do: this command has no options that say how to read it."""
+    warned = [f"WARNING: {warning}" for warning in listing.warnings]
+    cure = "`tools preprocess` has options that say how to read it; then audit its cache: `tools audit CACHE`"
+    return [*warned, cure] if warned else []
 
 
 def _contradictions(listing: Listing) -> list[str]:

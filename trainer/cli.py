@@ -61,7 +61,10 @@ class Seeds(click.ParamType[tuple[int, ...]]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if isinstance(value, tuple):
             return value
-        seeds = tuple(SEED.convert(each, param, ctx) for each in value.split(","))
+        words = value.split(",")
+        if not all(each.strip().isdecimal() for each in words):
+            self.fail(f"{value[:20]!r}: give numbers from 0 on, with commas between them, such as 0,1,2.", param, ctx)
+        seeds = tuple(SEED.convert(each, param, ctx) for each in words)
         if len(set(seeds)) < len(seeds) or len(seeds) > MOST_SEEDS:
             self.fail(f"{value[:20]!r}: give each seed once, and {MOST_SEEDS} at most.", param, ctx)
         return seeds

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -220,6 +220,9 @@ class RunFolder:
     def read_config(self) -> RunConfig:
         """Raises RunError where the folder is no run or its config.json is damaged."""
         if not self.started:
+            if os.path.exists(FoldsFolder(self.path).mark):
+                runs = f"{self.path / 'fold0'} and so on"
+                raise RunError(f"{self.path} is no run: `trainer folds` made it, and its runs are {runs}")
             what = "is not a run (it has no config.json)" if os.path.exists(self.path) else "does not exist"
             raise RunError(f"{self.path} {what}; `trainer fit` makes one")
         try:
@@ -293,13 +296,13 @@ class RunFolder:
         return table
 
     def read_dates(self) -> dict[str, str]:
-        """What was done -> its day as YYYY-MM-DD, UTC: "trained", and "measured SPLIT"; empty where the file is
-        missing, as in older runs, or damaged."""
+        """What was done -> its day as YYYY-MM-DD, UTC: "trained", and "measured SPLIT". What is no day is left out;
+        empty where the file is missing, as in older runs, or damaged."""
         try:
             dates = self.read_json(self.dates)
         except RunError:
             return {}
-        return {str(done): str(day) for done, day in dates.items()}
+        return {done: day for done, day in dates.items() if _is_day(day)}
 
     def note_date(self, *done: str) -> None:
         """Notes that these things were done today; see `read_dates`."""
@@ -398,12 +401,15 @@ def create_run(path: Path | None, default_name: str) -> RunFolder:
 def default_name(model: str, weights: str, size: int | None, loader: str, cache: Path | Url) -> str:
     """Of a run without --run: how it begins, and the data set, called as its cache's folder or the one above.
 
-    Weights of another run, which all are called model.safetensors, have that run's name. Of a long name of a data set
-    40 letters are taken.
+    Weights of another run, which all are called model.safetensors, have that run's name. Of a long name of weights or a
+    data set 40 letters are taken, and of all of it no more than a folder's name may have.
     """
     file = Path(weights)
     start = RunFolder(file.parent).title.replace("/", "-") if file.name == "model.safetensors" else file.stem
-    return f"{model}-{start}-{size}px-{loader}-{set_name(cache)[:40]}".rstrip("-")
+    name = f"{model}-{start[:40]}-{size}px-{loader}-{set_name(cache)[:40]}"
+    while len(os.fsencode(name)) > LONGEST_NAME - len("-10000"):
+        name = name[:-1]
+    return name.rstrip("-")
 
 
 def check_free(path: Path | None) -> None:
@@ -461,6 +467,13 @@ def unfinished() -> list[RunFolder]:
 def today() -> str:
     """The day as YYYY-MM-DD, UTC."""
     return datetime.now(UTC).strftime("%Y-%m-%d")
+
+
+def _is_day(text: object) -> bool:
+    try:
+        return isinstance(text, str) and date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
 
 
 def write_json(path: Path, fields: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.cache.cache import Cache
+from pipeline.cache.cache import Cache, open_cache
 from pipeline.cache.index import ATTRIBUTES, MANIFEST, REJECTS, CacheIndex
 from pipeline.cache.manifest import Row, manifest_csv
 from pipeline.cache.shards import shard_name
@@ -45,7 +45,8 @@ def fold_splits(
     for patient, grade in zip(patients[pool], manifest["grade"][pool], strict=True):
         worst[patient] = max(grade, worst.get(patient, 0))
     if len(worst) < 2 * folds:
-        raise CacheError(f"{len(worst)} patients are too few for {folds} folds: each needs two at least")
+        who = "1 patient is" if len(worst) == 1 else f"{len(worst)} patients are"
+        raise CacheError(f"{who} too few for {folds} folds: each needs two at least")
     fold_of = draw_sides(worst, {str(fold): 1 / folds for fold in range(folds)}, seed, {})
     shares = {side: SHARES[side] / (SHARES["train"] + SHARES["val"]) for side in ("train", "val")}
     columns = []
@@ -94,6 +95,14 @@ def write_fold(cache: Cache, folder: Path, splits: "pd.Series[str]", name: str) 
     except OSError as error:
         raise CacheError(f"{folder}: cannot be written ({error.strerror})") from error
     return folder
+
+
+def drawn_otherwise(folder: Path, splits: "pd.Series[str]") -> bool:
+    """Whether a fold is there already, with other splits than these (rows,)."""
+    try:
+        return open_cache(folder).manifest["split"].tolist() != splits.tolist()
+    except CacheError:  # not there yet, or not finished
+        return False
 
 
 def _link(names: Sequence[str], source: Path, folder: Path) -> None:

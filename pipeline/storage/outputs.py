@@ -132,7 +132,9 @@ class Guarded(click.Command):
             except OSError as error:
                 if error.errno == errno.EPIPE:  # click ends quietly where nobody reads on
                     raise
-                where = f"{error.filename}: " if error.filename else ""
+                # Of two names the second is the one that the user knows: the first is of a temporary file.
+                name = error.filename2 or error.filename
+                where = f"{name}: " if name else ""
                 raise OutputError(f"{where}cannot be read or written ({_why(error)})") from error
 
 

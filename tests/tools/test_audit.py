@@ -55,6 +55,19 @@ def test_fingerprints_of_different_eyes_are_far_apart(shared: Path) -> None:
     assert alike.max() < ALIKE - 0.1
 
 
+def test_a_table_with_unknown_columns_is_named_and_what_to_do(tmp_path: Path) -> None:
+    """The audit has no options that say how to read it."""
+    data = io.BytesIO()
+    Image.new("RGB", (60, 60), (90, 30, 10)).save(data, "JPEG")
+    for number in range(3):
+        (tmp_path / f"{number}_left.jpeg").write_bytes(data.getvalue())
+    (tmp_path / "Liste.csv").write_text("Bild-Datei;DR Grad\n0_left;1\n1_left;2\n2_left;0\n")
+    report = audit(tmp_path)
+    assert "layout: photographs without grades (no table here could be read as one of grades)" in report
+    assert "WARNING: no photograph has a grade, though there are tables: Liste.csv: no columns for photograph" in report
+    assert "`tools preprocess` has options that say how to read it; then audit its cache: `tools audit CACHE`" in report
+
+
 def test_a_set_without_test_photographs_says_so(tmp_path: Path) -> None:
     data = io.BytesIO()
     Image.new("RGB", (60, 60), (90, 30, 10)).save(data, "JPEG")

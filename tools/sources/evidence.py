@@ -259,7 +259,10 @@ class Evidence:
             told.append(f"table {names}" if len(tables) == 1 else f"tables {names}")
         if folders is not None:
             told.append(folders.about())
-        told = told or ["photographs without grades (no table of grades found; name one with --labels)"]
+        why = "no table of grades found; name one with --labels"
+        if self.unread_tables:
+            why = "no table here could be read as one of grades"
+        told = told or [f"photographs without grades ({why})"]
         return " and ".join(told)
 
     def _collect(

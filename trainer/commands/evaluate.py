@@ -22,6 +22,7 @@ from trainer.network.metadata import temperature_of
 from trainer.network.model import load_model, read_provenance
 from trainer.reporting.evaluation_files import write_evaluation
 from trainer.reporting.external import Site, read_sites
+from trainer.reporting.figures import short_name
 from trainer.reporting.forest import draw_forest
 from trainer.reporting.narrative import UNKNOWN_PAST, exposure_line, scale_line
 from trainer.run_folder import ResultFiles, RunFolder, set_name, unfit_name
@@ -129,14 +130,14 @@ def evaluate(
             more = None
             if not own:
                 more = describe_set(cache, target.name, target.place, evaluation, about, n_refit, workers)
-            write_evaluation(target.files, evaluation, f"{run.title}, {target.what}", more)
+            write_evaluation(target.files, evaluation, f"{short_name(run.title)}, {short_name(target.what)}", more)
             if own:  # the files of the run itself stay as they are where another cache is measured
                 run.note_date(f"measured {target.split}")
             say_defects(evaluation, own=own, name=target.name)
             measured.append((target, evaluation))
         if external:
             sites = read_sites(run)
-            draw_forest(run.forest_figure, sites, title=run.title)
+            draw_forest(run.forest_figure, sites, title=short_name(run.title))
     return Measured(measured, sites)
 
 

@@ -23,7 +23,7 @@ from trainer.network.device import choose_device
 from trainer.network.metadata import read_about
 from trainer.network.model import Grader
 from trainer.reporting.evaluation_files import draw_history, write_evaluation, write_summary
-from trainer.reporting.figures import draw_rates
+from trainer.reporting.figures import draw_rates, short_name
 from trainer.reporting.narrative import choice, exposure_line, leak_lines, scale_line
 from trainer.reporting.tables import print_results, print_ungradable
 from trainer.run_folder import RunFolder, check_free, create_run, default_name, newest_unfinished, unfinished
@@ -208,7 +208,7 @@ def finish(config: FitConfig, cache: Cache, run: RunFolder) -> None:
     measured = {}
     for evaluation in measure_kept(config, cache, run, measurable(cache)):
         split = evaluation.split
-        write_evaluation(run.results(split), evaluation, f"{run.title}, {split}")
+        write_evaluation(run.results(split), evaluation, f"{short_name(run.title)}, {split}")
         say_defects(evaluation, own=True)
         measured[split] = evaluation
     if not first():

@@ -10,10 +10,11 @@ import click
 
 from pipeline.cache.cache import Cache, open_cache
 from pipeline.cache.copies import SharedPhoto, joined_patients, shared_photos
-from pipeline.cache.folds import check_foldable, fold_splits, folded_rows, write_fold
+from pipeline.cache.folds import check_foldable, drawn_otherwise, fold_splits, folded_rows, write_fold
 from pipeline.errors import RunError
 from trainer.commands import fit
 from trainer.config import FitConfig
+from trainer.console import warn
 from trainer.distributed.process_group import first, from_first
 from trainer.evaluation.out_of_fold import CrossValidation, OutOfFold
 from trainer.evaluation.second_look import second_look
@@ -27,7 +28,7 @@ from trainer.reporting.folds import (
     write_out_of_fold,
     write_second_look,
 )
-from trainer.run_folder import FoldsFolder
+from trainer.run_folder import FoldsFolder, RunFolder
 
 
 def folds(
@@ -37,7 +38,7 @@ def folds(
 
     given: the settings of this time, for runs that are resumed. seeds: of the trainings; empty: the one of `asked`,
     by which the folds are drawn. whole: whether test is folded in.
-    Raises RunError where the folder has other folds.
+    Raises RunError where the folder has other folds, or runs that were begun with other settings.
     """
     cache, folder = open_cache(asked.cache), FoldsFolder(path)
     seeds = list(seeds) or [asked.seed]
@@ -45,10 +46,11 @@ def folds(
     if seeds != [asked.seed]:
         mark["seeds"] = seeds
     shared = from_first(partial(_begin, folder, cache, mark))
+    asked = from_first(partial(_as_begun, folder, count, seeds, asked, given))
     columns = fold_splits(cache.manifest, count, asked.seed, whole=whole, joined=joined_patients(shared))
     for seed in seeds:
         for number, splits in enumerate(columns):
-            run, place = folder.run(number, seed if len(seeds) > 1 else None), folder.cache(number)
+            run, place = _run(folder, number, seed, seeds), folder.cache(number)
             if first():
                 click.echo(f"fold {number + 1} of {count}{f', seed {seed}' if len(seeds) > 1 else ''}: {run.path}")
                 write_fold(cache, place, splits, f"fold {number} of {count}")
@@ -60,6 +62,34 @@ def folds(
         _measure(folder, cache, count, seeds)
 
 
+def _run(folder: FoldsFolder, number: int, seed: int, seeds: Sequence[int]) -> RunFolder:
+    """The run of a fold and of one of the seeds."""
+    return folder.run(number, seed if len(seeds) > 1 else None)
+
+
+def _as_begun(
+    folder: FoldsFolder, count: int, seeds: Sequence[int], asked: FitConfig, given: Mapping[str, Any]
+) -> FitConfig:
+    """The settings of the runs that are there already, which those to come share: figures are of one way to train.
+    `asked` where no run is there yet.
+
+    Raises RunError where a setting is given that is another one there.
+    """
+    runs = (_run(folder, number, seed, seeds) for seed in seeds for number in range(count))
+    begun = next((run for run in runs if run.started), None)
+    if begun is None:
+        return asked
+    config = begun.read_config().asked
+    anew = {name: value for name, value in given.items() if name in fit.MAY_CHANGE}
+    for name, value in given.items():
+        was = getattr(config, name)
+        if name not in {*fit.MAY_CHANGE, "seed"} and value != was:
+            raise RunError(
+                f"{folder.path} was begun with {name} {was}, not {value}; leave it out, or choose another --run"
+            )
+    return replace(config, seed=asked.seed, **anew)  # the seed that draws the folds
+
+
 def _begin(folder: FoldsFolder, cache: Cache, mark: Mapping[str, Any]) -> list[SharedPhoto]:
     """Makes the folder that of these folds, which is not done before they can be drawn. Gives and tells of the
     photographs that several patients share; they are looked for once."""
@@ -68,7 +98,13 @@ def _begin(folder: FoldsFolder, cache: Cache, mark: Mapping[str, Any]) -> list[S
     rows = folded_rows(cache.manifest, whole=mark["test"])
     shared = read_shared_photos(folder) if folder.shared_photos.exists() else shared_photos(cache, rows)
     joined = joined_patients(shared)
-    fold_splits(cache.manifest, mark["folds"], mark["seed"], whole=mark["test"], joined=joined)
+    columns = fold_splits(cache.manifest, mark["folds"], mark["seed"], whole=mark["test"], joined=joined)
+    if joined and drawn_otherwise(folder.cache(0), columns[0]):
+        warn(
+            f"{folder.path}: patients share photographs and were not kept together when these folds were drawn, by an "
+            "earlier version, so its figures flatter; choose another --run to draw them anew"
+        )
+        shared, joined = [], {}
     try:
         begin_folds(folder, mark, shared)
     except OSError as error:

@@ -60,9 +60,9 @@ def value_groups(cells: "pd.Series[str]") -> "pd.Series[Any]":
     """(n,) groups of the cells of a column: each value is one, an empty cell is "not stated". More than MOST_VALUES
     different numbers are put into four bands with about as many photographs each (quartiles), named by the least and
     the largest number in each: "41 to 55". Equal numbers are never parted."""
-    texts = cells.str.strip()
+    texts = cells.str.split().str.join(" ")  # a cell may have several lines
     numbers = pd.to_numeric(texts, errors="coerce").to_numpy(np.float64)
-    names = texts.to_numpy(object)
+    names = texts.to_numpy(object, copy=True)
     known, bands = np.isfinite(numbers), []
     if len(np.unique(numbers[known])) > MOST_VALUES:
         values = numbers[known]
@@ -80,11 +80,12 @@ def _plain(number: float) -> str:
 
 
 def _by_number(name: str) -> tuple[float, str]:
-    """Numbers in their order, then words."""
+    """Numbers in their order, then words; "nan" and "inf" are words here."""
     try:
-        return float(name), name
+        number = float(name)
     except ValueError:
-        return np.inf, name
+        number = np.inf
+    return number if np.isfinite(number) else np.inf, name
 
 
 def characteristics(cache: Cache, ids: "pd.Series[str]") -> "dict[str, pd.Series[Any]]":

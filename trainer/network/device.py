@@ -9,11 +9,13 @@ from pipeline.machine import multiplies_bfloat16
 def choose_device(name: str) -> str:
     """A name that torch knows; "auto" is the fastest there is.
 
-    Raises RunError where the device asked for is not there.
+    Raises RunError where the device asked for is not there, or is none.
     """
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         return next(device for device, is_there in there.items() if is_there)
+    if name not in there:
+        raise RunError(f"{name!r} is no device: give auto, {', '.join(there)}")
     if not there[name]:
         raise RunError(
             f"--device {name}: torch {torch.__version__} finds no such device here; leave it out to use what there is"

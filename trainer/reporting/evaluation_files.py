@@ -6,7 +6,7 @@ from typing import Any
 from pipeline.grades import UNKNOWN
 from trainer.evaluation.evaluate import Evaluation
 from trainer.evaluation.metrics import confusion, confusion_table, row_shares
-from trainer.reporting.figures import draw_accuracy, draw_confusion
+from trainer.reporting.figures import draw_accuracy, draw_confusion, short_name
 from trainer.run_folder import ResultFiles, RunFolder, write_csv, write_json
 
 
@@ -35,7 +35,7 @@ def draw_history(run: RunFolder, kept: int, val: Evaluation) -> None:
     """Draws a run's accuracy by epoch beside what the commonest grade of train scores on val; `kept` is an epoch."""
     baselines = val.results.baselines
     majority = 100 * baselines.majority.accuracy if baselines else None
-    draw_accuracy(run.accuracy_figure, run.read_accuracy(), title=run.title, kept=kept, majority=majority)
+    draw_accuracy(run.accuracy_figure, run.read_accuracy(), title=short_name(run.title), kept=kept, majority=majority)
 
 
 def write_summary(run: RunFolder, kept: int, measured: Mapping[str, Evaluation]) -> None:

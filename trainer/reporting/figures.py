@@ -75,6 +75,9 @@ STYLE: Final[dict[str, Any]] = {
 }
 
 
+NAME_LETTERS: Final = 32
+
+
 @contextmanager
 def new_figure(path: Path, width: float, height: float, what: str = "a figure of a run") -> Iterator[Figure]:
     """A figure of that size in inches, written to `path` as PNG, and as SVG beside it, when the block ends.
@@ -93,6 +96,12 @@ def new_figure(path: Path, width: float, height: float, what: str = "a figure of
             figure.savefig(png, format="png", metadata={"Software": picture_mark(what)})
         with write_whole(path.with_suffix(".svg")) as svg:
             figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": picture_mark(what)})
+
+
+def short_name(name: str) -> str:
+    """A run's or a set's name as a title has room for it: of a longer one the end, in which names mostly differ."""
+    name = " ".join(name.split())
+    return name if len(name) <= NAME_LETTERS else f"…{name[1 - NAME_LETTERS :]}"
 
 
 def unit_axes(axes: Axes, xlabel: str, ylabel: str) -> None:

@@ -22,7 +22,7 @@ from trainer.evaluation.metrics import confusion, confusion_table, row_shares
 from trainer.evaluation.out_of_fold import CrossValidation, Fold
 from trainer.kinds import PROBABILITIES
 from trainer.network.metadata import read_about
-from trainer.reporting.figures import draw_confusion
+from trainer.reporting.figures import draw_confusion, short_name
 from trainer.reporting.tables import places, with_interval
 from trainer.run_folder import FoldsFolder, RunFolder, write_csv, write_json
 
@@ -99,7 +99,9 @@ def write_out_of_fold(folder: FoldsFolder, found: CrossValidation) -> None:
     write_csv(files.confusion_counts, confusion_table(counts), index=True)
     write_csv(files.confusion, confusion_table(row_shares(counts)), index=True)
     seeds = f", {len(found.each)} seeds" if len(found.each) > 1 else ""
-    draw_confusion(files.confusion_figure, counts, title=f"{RunFolder(folder.path).title}, out of fold{seeds}")
+    draw_confusion(
+        files.confusion_figure, counts, title=f"{short_name(RunFolder(folder.path).title)}, out of fold{seeds}"
+    )
     write_json(files.metrics, found.as_dict())
 
 

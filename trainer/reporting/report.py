@@ -31,7 +31,7 @@ from trainer.reporting.disclosure import (
 )
 from trainer.reporting.explained import coarseness
 from trainer.reporting.external import refit_table
-from trainer.reporting.figures import draw_accuracy, draw_confusion
+from trainer.reporting.figures import draw_accuracy, draw_confusion, short_name
 from trainer.reporting.flow import SHARED, flow_of, patients_shown
 from trainer.reporting.forest import draw_forest
 from trainer.reporting.gallery import pictures, surest_right, worst_mistakes
@@ -196,7 +196,7 @@ def shown_photographs(measured: Measured) -> dict[str, Any]:
 def draw(measured: Measured) -> dict[str, Any]:
     """Draws the figures into the run folder, and returns them for the page; "" for one that cannot be drawn."""
     run, split, metrics, known = measured.run, measured.split, measured.metrics, measured.predictions
-    name = measured.name if len(measured.name) <= 32 else f"…{measured.name[-31:]}"
+    name = short_name(measured.name)
     title = f"{name}, {split}"
     alts = {}
 

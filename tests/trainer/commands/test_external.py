@@ -131,7 +131,7 @@ def test_the_runs_own_cache_changed_in_place_is_another(run: Path, trainer: Trai
     assert metrics_of("clinic")["photographs"] == 10
 
 
-def test_several_sets_make_one_table_and_one_figure(run: Path, site: Path, trainer: Trainer, tmp_path: Path) -> None:
+def test_several_sets_make_one_table_and_one_figure(run: Path, site: Path, tmp_path: Path) -> None:
     other = write_site(tmp_path / "other", seed=6)
     done = invoke("evaluate", "run", "--cache", site, "--cache", other, rendered=True)
     lines = {line.split("  ")[0]: line for line in done.output.splitlines()}

@@ -8,15 +8,30 @@ import sys
 import threading
 from pathlib import Path
 
+import click
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
+from pipeline.storage.outputs import Guarded
 from tests.trainer.conftest import Trained, invoke
 from trainer.training.range_test import RATES
 
 CPU = ("--device", "cpu")
+
+
+def test_a_file_that_cannot_take_its_place_is_called_by_its_name_and_not_by_a_temporary_one(tmp_path: Path) -> None:
+    @click.command(cls=Guarded)
+    def command() -> None:
+        os.replace(tmp_path / "dates.json.123.tmp", tmp_path / "dates.json")
+
+    (tmp_path / "dates.json.123.tmp").write_text("{}")
+    (tmp_path / "dates.json").mkdir()
+    result = CliRunner().invoke(command)
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"Error: {tmp_path / 'dates.json'}: cannot be read or written (")
 
 
 @pytest.fixture

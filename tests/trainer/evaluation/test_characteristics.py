@@ -50,11 +50,13 @@ def test_groups_of_a_run_are_those_of_its_photographs(trained: Trained) -> None:
 
 
 def test_each_value_of_a_column_is_a_group_and_an_empty_cell_is_not_stated() -> None:
-    groups = value_groups(pd.Series(["Topcon", " ", "Canon", "", "Topcon ", "10", "9"]))
+    groups = value_groups(pd.Series(["Topcon", " ", "Canon", "", "Topcon\n ", "10", "9"]))
     assert groups.tolist() == ["Topcon", "not stated", "Canon", "not stated", "Topcon", "10", "9"]
     assert [name for name in groups.cat.categories if (groups == name).any()] == [
         "9", "10", "Canon", "Topcon", "not stated",
     ]  # fmt: skip
+    odd = value_groups(pd.Series(["nan", "3", "b", "-inf", "1", "2"]))  # pandas calls the first a number
+    assert odd.cat.categories.tolist() == ["1", "2", "3", "-inf", "b", "nan", "not stated"]
 
 
 def test_more_than_ten_numbers_become_quartiles_and_words_stay_groups() -> None:

@@ -142,6 +142,8 @@ def test_weights_alone_are_enough_and_no_weights_are_said(trained: Trained, tmp_
     assert same(alone.predict(eye(0)), load_model(str(trained.run), device="cpu").predict(eye(0)))
     with pytest.raises(RunError):
         load_model(tmp_path / "nothing")
+    with pytest.raises(RunError, match="'cuda:0' is no device: give auto, cuda, mps, cpu"):
+        load_model(trained.run, device="cuda:0")
 
 
 def test_importing_trainer_costs_nothing_before_it_is_used() -> None:

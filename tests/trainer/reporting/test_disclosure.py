@@ -89,5 +89,9 @@ def test_dates_are_those_noted_and_missing_ones_are_called_so(
     monkeypatch.setattr("trainer.run_folder.today", lambda: "2026-01-05")
     run.note_date("measured test", "measured val")
     assert dates(measured) == {"trained": "2026-01-02", "measured": "2026-01-05", "page": "2026-02-03"}
+    run.dates.write_text(
+        '{"trained": "2026-01-02", "measured val": null, "measured test": "<b>today</b>", "x": "2026-13-01"}'
+    )
+    assert run.read_dates() == {"trained": "2026-01-02"}
     run.dates.write_text("{")
     assert run.read_dates() == {}

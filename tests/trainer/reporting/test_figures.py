@@ -1,5 +1,6 @@
 import hashlib
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from trainer.evaluation.calibration import Bin
 from trainer.evaluation.referable import Band
 from trainer.reporting.curves import Point, draw_precision_recall, draw_reliability, draw_roc
 from trainer.reporting.external import Site
-from trainer.reporting.figures import STYLE, draw_accuracy, draw_comparison, draw_confusion
+from trainer.reporting.figures import STYLE, draw_accuracy, draw_comparison, draw_confusion, short_name
 from trainer.reporting.forest import draw_forest
 from trainer.reporting.referable_figures import draw_decision_curve, draw_referable_calibration
 from trainer.run_folder import ACCURACY_COLUMNS
@@ -248,3 +249,13 @@ def test_a_share_of_few_photographs_has_a_wide_interval(tmp_path: Path) -> None:
     limits = np.array([[(zero - y) / (zero - one) for y in ends(bar)] for bar in bars])
     # Of 3 right ones of 3 the lower bound L has L^3 = 0.025. Of 10 of 40, to three places, tables have 0.127 and 0.412.
     assert limits == pytest.approx(np.array([[0.127, 0.412], [0.025 ** (1 / 3), 1.0]]), abs=0.002)
+
+
+def test_a_name_as_long_as_a_folder_may_have_leaves_room_for_the_figure(tmp_path: Path) -> None:
+    assert short_name("line 1\nline 2") == "line 1 line 2"
+    assert short_name("a" * 300 + "b") == "…" + "a" * 30 + "b"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of axes that have collapsed to nothing
+        draw_confusion(
+            tmp_path / "x.png", np.eye(5, dtype=np.int64), title=f"{short_name('W' * 255)}, {short_name('W' * 255)}"
+        )

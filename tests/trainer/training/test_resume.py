@@ -217,10 +217,18 @@ def test_a_run_without_a_name_is_called_as_its_model_weights_size_loader_and_dat
         ("/tries/run/model.safetensors", "/data/aptos", "resnet50-tries-run-256px-dali-aptos"),
         ("none", "/cache", "resnet50-none-256px-dali"),
         ("none", f"/{'long' * 50}", f"resnet50-none-256px-dali-{'long' * 10}"),
+        (f"/{'w' * 250}.pth", "/data/aptos", f"resnet50-{'w' * 40}-256px-dali-aptos"),
     ],
 )
 def test_a_name_says_which_weights_and_which_data(weights: str, cache: str, name: str) -> None:
     assert default_name("resnet50", weights, 256, "dali", Path(cache)) == name
+
+
+def test_a_name_in_any_script_is_a_folders_name(tmp_path: Path) -> None:
+    """A letter may have four bytes, and a folder's name has 255 at most."""
+    name = default_name("resnet50", f"/{'😀' * 60}.pth", 256, "dali", Path(f"/{'😀' * 60}"))
+    for _ in range(2):
+        assert name in create_run(None, name).path.name
 
 
 def test_resume_does_not_mix_settings_or_caches(after_training: Path, trainer: Trainer, tiny_cache: Cache) -> None:
