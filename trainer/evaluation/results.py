@@ -41,7 +41,7 @@ class Results:
     deferral: dict[str, Any] | None
     """None where the weights carry no threshold."""
     baselines: Baselines | None
-    """Scored without looking at a photograph."""
+    """Scored without the photograph."""
     calibration: dict[str, Any] | None = None
     """None for eyes and patients: a network's certainty is about a photograph."""
     referable: Referable | None = None

@@ -42,7 +42,7 @@ def draw_roc(
     false_positive, sensitivity, _ = roc_curve(truth, score)
     with new_figure(path, 7.6, 7.6) as figure:
         axes = figure.subplots()
-        axes.plot([0, 1], [0, 1], color=DIM, linestyle=":", linewidth=1.6, label="guessing")
+        axes.plot([0, 1], [0, 1], color=DIM, linestyle=":", linewidth=1.6, label="chance")
         draw_band(axes, band)
         axes.plot(false_positive, sensitivity, color=BLUE, label=f"AUC {auc:.3f}")
         if point:
@@ -102,9 +102,9 @@ def draw_risk_coverage(path: Path, coverage: Floats, risk: Floats, *, title: str
     ideal = np.maximum(0, coverage - (1 - wrong)) / coverage
     with new_figure(path, 7.6, 7.6) as figure:
         axes = figure.subplots()
-        axes.axhline(wrong, color=DIM, linestyle=":", linewidth=1.6, label="in any order")
-        axes.plot(coverage, ideal, color=DIM, linestyle="--", linewidth=1.6, label="all mistakes deferred first")
-        axes.plot(coverage, risk, color=BLUE, label=f"by confidence, mean {risk.mean():.3f}")
+        axes.axhline(wrong, color=DIM, linestyle=":", linewidth=1.6, label="random order")
+        axes.plot(coverage, ideal, color=DIM, linestyle="--", linewidth=1.6, label="best order")
+        axes.plot(coverage, risk, color=BLUE, label=f"by confidence, area {risk.mean():.3f}")
         axes.set(xlim=(-0.015, 1.015), ylim=(0, max(0.02, 1.1 * float(risk.max()))))
         axes.set(
             xlabel="share of photographs that the network decides", ylabel="share of them decided wrongly", title=title
@@ -125,7 +125,7 @@ def draw_reliability(path: Path, bins: Sequence[Bin], ece: float, *, title: str)
         accuracy = [bin.accuracy or 0.0 for bin in filled]
         rights = [round(bin.photographs * share) for bin, share in zip(filled, accuracy, strict=True)]
         limits = [exact_interval(right, bin.photographs) for bin, right in zip(filled, rights, strict=True)]
-        upper.plot([0, 1], [0, 1], color=DIM, linestyle=":", linewidth=1.6, label="as sure as right")
+        upper.plot([0, 1], [0, 1], color=DIM, linestyle=":", linewidth=1.6, label="perfect calibration")
         upper.vlines(confidence, *np.transpose(limits), color=BLUE, alpha=0.35, linewidth=5, label="95 % interval")
         upper.plot(confidence, accuracy, "o-", color=BLUE, markersize=8, label=f"ECE {ece:.3f}")
         upper.set(title=title, ylabel="share that is right", xlim=(-0.015, 1.015), ylim=(-0.015, 1.03))

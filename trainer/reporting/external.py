@@ -32,7 +32,7 @@ class Column(NamedTuple):
     key: str
     title: str
     chance: float | None
-    """What guessing has."""
+    """By chance."""
 
 
 FOREST: Final = (
@@ -145,7 +145,11 @@ def print_sites(sites: Sequence[Site]) -> None:
         rows.append(("scale of the grades", *(each.scale for each in sites)))
     print_table(["95 % intervals by patients", *(each.name for each in sites)], rows)
     for table in (refit_table(site) for site in sites if site.metrics.get("refit")):
-        print_table([f"{table['name']}: threshold chosen anew", "value", "sensitivity", "specificity"], table["rows"])
+        rows = []
+        for title, threshold, sensitivity, specificity in table["rows"]:
+            shown = (with_interval(value, limits, percent) for value, limits in (sensitivity, specificity))
+            rows.append((title, "" if threshold is None else places(threshold), *shown))
+        print_table([f"{table['name']}: threshold chosen anew", "value", "sensitivity", "specificity"], rows)
         click.echo(table["line"])
 
 
@@ -156,19 +160,19 @@ def refit_table(site: Site) -> dict[str, Any]:
     return {"name": site.name, **wanted, "rows": refit_rows(refit), "line": refit_line(refit)}
 
 
-def refit_rows(refit: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
-    """Rows of a table: the weights' threshold and the one chosen anew, then what many draws of each size show."""
+def refit_rows(refit: Mapping[str, Any]) -> list[tuple[str, float | None, Figure, Figure]]:
+    """Rows of a table, with sensitivity and specificity: the weights' threshold and the one chosen anew, then what many
+    draws of each size show, with the limits between which eight of ten lie."""
     rest = f"on the other {refit['rest']:,}"
     drawn = f"chosen on {refit['photographs']:,} photographs of {refit['patients']:,} patients, {rest}"
-    rows = []
+    rows: list[tuple[str, float | None, Figure, Figure]] = []
     for title, cut in ((f"the weights' own, {rest}", refit["before"]), (drawn, refit["after"])):
-        shown = [with_interval(cut[name], cut["intervals"][name], percent) for name in ("sensitivity", "specificity")]
-        rows.append((title, places(cut["threshold"]), shown[0], shown[1]))
+        sensitivity, specificity = ((cut[name], cut["intervals"][name]) for name in ("sensitivity", "specificity"))
+        rows.append((title, cut["threshold"], sensitivity, specificity))
     for size in refit["sizes"]:
-        shown = [
-            with_interval(size[name], (size[f"{name}_low"], size[f"{name}_high"]), percent)
-            for name in ("sensitivity", "specificity")
-        ]
+        sensitivity, specificity = (
+            (size[name], (size[f"{name}_low"], size[f"{name}_high"])) for name in ("sensitivity", "specificity")
+        )
         title = f"chosen on {size['photographs']:,}: mean of {size['draws']} draws (eight of ten)"
-        rows.append((title, "", shown[0], shown[1]))
+        rows.append((title, None, sensitivity, specificity))
     return rows

@@ -24,7 +24,7 @@ def draw_forest(path: Path, sites: Sequence[Site], *, title: str) -> None:
             _draw(axes, column, sites)
         panels[0].set_yticks(range(len(sites)), [label(each) for each in sites], fontsize=SMALL)
         panels[0].set_ylim(len(sites) - 0.5, -0.65)
-        notes = ["95 % intervals by patients; grey: guessing"]
+        notes = ["95 % intervals by patients; grey: chance"]
         if any(site.own for site in sites):
             notes.append("dashed: the run's own test part")
         if not all(site.exact for site in sites):

@@ -28,7 +28,7 @@ FEW: Final = 100
 
 
 def verdict(metrics: Mapping[str, Any], predictions: pd.DataFrame) -> list[str]:
-    """What the pixels added: accuracy against the best guess without them, and referable retinopathy against a coin."""
+    """What the network adds: accuracy against the best guess without the photograph, referable DR against chance."""
     lines = []
     grade, n = only_grade(predictions), metrics["photographs"]
     if grade is not None and n > 1:
@@ -40,14 +40,14 @@ def verdict(metrics: Mapping[str, Any], predictions: pd.DataFrame) -> list[str]:
             kinds.append(("the grade of the patient's other eye in train", no_image["fellow_eye"]["accuracy"]))
         words, floor = max(kinds, key=lambda kind: kind[1])
         accuracy, interval = metrics["accuracy"], metrics["intervals"]["accuracy"]
-        line = f"It gives {percent(accuracy)} of the photographs their grade. Without looking, giving each {words} "
-        line += f"would score {percent(floor)}: "
+        line = f"It gives {percent(accuracy)} of the photographs their grade. Without the photograph, giving each "
+        line += f"{words} would score {percent(floor)}: "
         if interval and interval[0] > floor:
-            line += f"the pixels add {100 * (accuracy - floor):.1f} points."
+            line += f"the network adds {100 * (accuracy - floor):.1f} points."
         elif interval and interval[1] < floor:
             line += f"the network loses {100 * (floor - accuracy):.1f} points against that."
         else:
-            line += "the figures do not tell the two apart."
+            line += "these photographs do not show a difference."
         lines.append(line)
     auc, interval = metrics["referable_auc"], metrics["intervals"]["referable_auc"]
     if auc is None:
@@ -55,15 +55,15 @@ def verdict(metrics: Mapping[str, Any], predictions: pd.DataFrame) -> list[str]:
         lines.append(f"{which} of the photographs are referable, so how well it tells them apart cannot be measured.")
     elif interval and interval[0] > 0.5:
         lines.append(
-            f"Given a referable photograph and another, it ranks them rightly in {percent(auc)} of cases "
-            f"(95 % interval {percent(interval[0])} to {percent(interval[1])}; a coin: 50 %)."
+            "Of a referable photograph and another one, the referable one has the higher p(referable) in "
+            f"{percent(auc)} of cases (95 % interval {percent(interval[0])} to {percent(interval[1])}; chance: 50 %)."
         )
     elif auc == 1:  # whichever patients are drawn, their area is 1 too: no interval
         lines.append(
             "It ranks every referable photograph above all others; how far that holds elsewhere, these cannot tell."
         )
     else:
-        lines.append("That it tells referable photographs from others better than a coin is not shown.")
+        lines.append("That it tells referable photographs from others better than chance is not shown.")
     return lines
 
 

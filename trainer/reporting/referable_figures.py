@@ -24,7 +24,7 @@ def draw_referable_calibration(path: Path, calibration: Mapping[str, Any], *, co
     )
     with new_figure(path, 7.6, 7.6) as figure:
         axes = figure.subplots()
-        axes.plot([0, 1], [0, 1], color=DIM, linestyle=":", linewidth=1.6, label="as likely as said")
+        axes.plot([0, 1], [0, 1], color=DIM, linestyle=":", linewidth=1.6, label="perfect calibration")
         if known:
             x, low, high = np.transpose(known)
             axes.vlines(x, low, high, color=BLUE, alpha=0.35, linewidth=5, label="95 % interval")

@@ -17,7 +17,7 @@ from trainer.network.decision import p_referable
 from trainer.reporting.disclosure import untold_patients
 from trainer.reporting.gallery import WORST, confidence
 from trainer.reporting.measured import Measured
-from trainer.reporting.tables import UNGRADABLE_COLUMNS, ungradable_lines, ungradable_rows
+from trainer.reporting.tables import UNGRADABLE_COUNTS, UNGRADABLE_SHARES, ungradable_lines, ungradable_rows
 
 SEVERE = 3
 """From this grade on a missed eye is listed by itself."""
@@ -58,7 +58,8 @@ def ungradable_table(metrics: Mapping[str, Any]) -> dict[str, Any] | None:
     if measured is None:
         return None
     return {
-        "columns": UNGRADABLE_COLUMNS,
+        "shares": UNGRADABLE_SHARES,
+        "counts": UNGRADABLE_COUNTS,
         "rows": ungradable_rows(measured),
         "line": " ".join(ungradable_lines(measured)),
     }

@@ -57,15 +57,17 @@ from trainer.reporting.subgroups import against_parts, subgroup_lines
 
 SECTIONS = (
     ("results", "Results"),
-    ("referable", "Referable DR"),
+    ("referable", "Referral"),
+    ("curves", "Curves"),
     ("grades", "Grades"),
     ("calibration", "Calibration"),
+    ("deferral", "Deferral"),
     ("subgroups", "Subgroups"),
     ("external", "Other hospitals"),
     ("gallery", "Photographs"),
-    ("training", "Training"),
     ("data", "Data"),
-    ("reproduce", "Do it again"),
+    ("training", "Training"),
+    ("reproduce", "Reproduce"),
     ("limits", "Limits"),
 )
 HEADLINE = (
@@ -116,7 +118,7 @@ def describe(measured: Measured) -> dict[str, Any]:
         "split": measured.split,
         "split_name": NAMES[measured.split],
         "grades": GRADES,
-        "sections": [each for each in SECTIONS if sites or each[0] != "external"],
+        "sections": [each for each in SECTIONS if {"external": sites, "deferral": operating}.get(each[0], True)],
         "headline": HEADLINE,
         "config": config,
         "about": measured.about,
@@ -148,7 +150,7 @@ def describe(measured: Measured) -> dict[str, Any]:
         "referable_figures": describe_referable(metrics["referable"]),
         "no_image": no_image,
         "referable": sum(metrics["grades"][REFERABLE:]),
-        "baseline_words": f"{100 * no_image['majority']['accuracy']:.1f} % without looking" if no_image else "",
+        "baseline_words": f"{100 * no_image['majority']['accuracy']:.1f} % without the photograph" if no_image else "",
         "verdict": [scale] * bool(scale) + verdict(metrics, measured.predictions),
         "counts": confusion(measured.predictions).tolist(),
         "absent": measured.absent,

@@ -14,7 +14,7 @@ Part = Callable[[Results], Mapping[str, Any] | None]
 
 
 def print_results(measured: Mapping[str, Results]) -> None:
-    """A column a split, a row a figure; under the accuracies what is scored there without looking at a photograph."""
+    """A column a split, a row a figure; under the accuracies what is scored there without the photograph."""
     rows: list[Sequence[str]] = []
 
     def row(title: str, cell: Callable[[Results], str]) -> None:
@@ -78,7 +78,14 @@ def print_by_grade(results: Results) -> None:
     print_table(["grade", "photographs", "sensitivity", "specificity", "precision", "AUC"], rows)
 
 
-UNGRADABLE_COLUMNS: Final = ("sensitivity", "specificity", "referred", "TP", "FP", "FN", "TN", "no grade")
+UNGRADABLE_SHARES: Final = ("sensitivity", "specificity", "referred")
+UNGRADABLE_COUNTS: Final = {
+    "true_positive": "TP",
+    "false_positive": "FP",
+    "false_negative": "FN",
+    "true_negative": "TN",
+    "no_grade": "no grade",
+}
 
 
 def print_ungradable(what: str, results: Results) -> None:
@@ -86,23 +93,27 @@ def print_ungradable(what: str, results: Results) -> None:
     if results.ungradable is None:
         return
     measured = results.ungradable.as_dict()
-    if rows := ungradable_rows(measured):
-        print_table([what, *UNGRADABLE_COLUMNS], rows)
+    rows = [
+        (
+            title,
+            *(with_interval(decided[name], decided["intervals"][name], percent) for name in UNGRADABLE_SHARES),
+            *(f"{decided[name]:,}" for name in UNGRADABLE_COUNTS),
+        )
+        for title, decided in ungradable_rows(measured)
+    ]
+    if rows:
+        print_table([what, *UNGRADABLE_SHARES, *UNGRADABLE_COUNTS.values()], rows)
     for line in ungradable_lines(measured):
         click.echo(line)
 
 
-def ungradable_rows(measured: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """A row of UNGRADABLE_COLUMNS, after a title, for each way that photographs, then patients, were decided."""
+def ungradable_rows(measured: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """A title and what was decided, for each way that photographs, then patients, were decided."""
     rows = []
     for who in ("photographs", "patients"):
         for way, title in (("left_out", "left out"), ("referred", "referred")):
-            if (decided := (measured[who] or {}).get(way)) is None:
-                continue
-            names = ("sensitivity", "specificity", "referred")
-            shown = [with_interval(decided[name], decided["intervals"][name], percent) for name in names]
-            cells = ("true_positive", "false_positive", "false_negative", "true_negative", "no_grade")
-            rows.append((f"{who}, ungradable {title}", *shown, *(f"{decided[cell]:,}" for cell in cells)))
+            if decided := (measured[who] or {}).get(way):
+                rows.append((f"{who}, ungradable {title}", decided))
     return rows
 
 

@@ -7,50 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 from click.testing import Result
 from sklearn.metrics import accuracy_score, recall_score, roc_auc_score
 
-from pipeline.cache.cache import open_cache
-from tests.conftest import write_cache
 from tests.trainer.commands.test_report import text_of
-from tests.trainer.conftest import Trained, invoke, write_tiny_cache
+from tests.trainer.conftest import write_clinic, write_tiny_cache
 
 Trainer = Callable[..., Result]
-
-
-def write_clinic(folder: Path, seed: int = 0) -> Path:
-    """Photographs of grades 0 and 4, the latter redder, of both visits of a patient's left eye. In test, the graders of
-    site South mix up every second patient."""
-    random = np.random.default_rng(seed)
-    pictures, grades, splits, site, visit, age = {}, {}, {}, {}, {}, {}
-    for n in range(140):
-        split = "train" if n < 24 else "val" if n < 36 else "test"
-        seen = 4 * (n // 2 % 2)
-        for number in ("a", "b", "c"):
-            id = f"{number}/{n}_left"
-            pictures[id] = random.integers(0, 60, (32, 32, 3), np.uint8)
-            pictures[id][..., 0] += np.uint8(40 * seen)
-            splits[id], visit[id], age[id] = split, "2" if number == "c" else "1", str(30 + n % 40)
-            site[id] = ("North", "South", "")[n % 3] if n < 130 else "Hill"
-            mixed_up = split == "test" and site[id] == "South" and n // 3 % 2 == 0
-            grades[id] = 4 - seen if mixed_up else seen
-    return write_cache(folder, pictures, grades, splits, kept={"visit": visit, "site": site, "age": age})
-
-
-@pytest.fixture(scope="module")
-def clinic(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a cache and a run that has it as its own, measured by site and age, with page and card."""
-    folder = tmp_path_factory.mktemp("clinic")
-    config = json.loads((trained.copy(folder / "run") / "config.json").read_text())
-    cache = open_cache(write_clinic(folder / "cache"))
-    config |= {"cache": str(cache.path), "cache_digest": cache.digest}
-    (folder / "run" / "config.json").write_text(json.dumps(config))
-    invoke("evaluate", folder / "run", "--subgroup", "site", "--subgroup", "age", "--loader", "torchvision")
-    invoke("report", folder / "run", "--card", folder / "run" / "CARD.md")
-    return folder
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from pipeline.cache.index import CacheIndex
 from pipeline.storage.url import Url
 from pipeline.storage.url import place as url_or_path
 from tests.conftest import write_cache
+from tests.report_tables import rows_of, shown
 from tests.trainer.conftest import FAST, Trained, invoke, write_tiny_cache
 from trainer.evaluation.external import camera_sizes
 from trainer.network.image_statistics import Looks, Seen
@@ -275,6 +276,19 @@ def test_the_page_and_the_card_show_the_sets(run: Path, site: Path, trainer: Tra
         assert f"trainer evaluate run --cache {site} --name clinic --specificity 1.0" in text
         assert "2 data sets were measured" in text
     assert 'id="external"' in page
+    table = pd.read_csv("run/external/clinic/predictions.csv").dropna(subset="grade").astype({"grade": int})
+    truth, score = table["grade"] >= 2, table[["p2", "p3", "p4"]].sum(axis=1)
+    referred = score >= found["operating"]["threshold"]
+    assert rows_of(page, "Figures of other sets")["clinic"] == shown(
+        len(table),
+        found["patients"],
+        truth.mean(),
+        cohen_kappa_score(table["grade"], table["predicted"], weights="quadratic"),
+        roc_auc_score(truth, score),
+        found["operating"]["threshold"],
+        recall_score(truth, referred),
+        recall_score(~truth, ~referred),
+    )
     assert page.count('<svg role="img" aria-label="') == 9
     assert Path("run/external/forest.png").exists()
 
@@ -356,6 +370,10 @@ def test_ungradable_photographs_are_measured_both_ways(run: Path, trainer: Train
         assert "3 ungradable photographs counted, 1 with a grade." in text
         assert "hotographs, ungradable referred" in text
         assert "atients, ungradable left out" in text
+    tn, fp, fn, tp = confusion_matrix(truth, referred).ravel()
+    shares = shown(tp / (tp + fn), tn / (tn + fp), (referred.sum() + 2) / 12)
+    row = rows_of(page, "Ungradable photographs, clinic")["Photographs, ungradable referred"]
+    assert row == [*shares, tp, fp, fn, tn, 2]
 
 
 def test_of_the_runs_own_cache_those_count_whose_patient_is_in_the_split(

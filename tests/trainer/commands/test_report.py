@@ -283,7 +283,7 @@ def test_probabilities_that_tie_have_a_report(trained: Trained, trainer: Fit, tm
     trainer("report", "run")
     page = text_of(run / "report.html")
     assert "It gives every photograph the same grade, 0 (no DR)." in page
-    assert "better than a coin is not shown" in page
+    assert "better than chance is not shown" in page
 
 
 def test_without_its_cache_a_run_has_a_report_without_photographs(

@@ -11,6 +11,7 @@ from click.testing import Result
 from sklearn.metrics import recall_score
 
 from tests.conftest import write_cache
+from tests.report_tables import rows_of, shown
 from tests.trainer.conftest import Trained
 from trainer.evaluation.operating_point import Wish, choose_threshold
 from trainer.evaluation.refit import draw, refit
@@ -142,6 +143,9 @@ def test_evaluate_and_report_show_it(trained: Trained, trainer: Callable[..., Re
     for text in (Path("run/report.html").read_text(), Path("card.md").read_text()):
         assert "chosen on 30 photographs of 30 patients, on the other 30" in text
         assert "--cache clinic --name clinic --refit 30" in text
+    rows = list(rows_of(Path("run/report.html").read_text(), "Thresholds chosen anew, clinic").values())
+    for row, cut in zip(rows, (found["before"], found["after"]), strict=False):
+        assert row == shown(cut["threshold"], cut["sensitivity"], cut["specificity"])
     stderr = trainer("evaluate", "run", "--cache", "clinic", "--refit", 2).stderr
     assert "clinic: no threshold is chosen anew on 2 photographs: too few: the photographs drawn have" in stderr
     assert json.loads((run / "external/clinic/metrics.json").read_text())["refit"] is None

@@ -44,13 +44,13 @@ def known(untold: int = 0, copies: int = 0) -> Leak:
 @pytest.mark.parametrize(
     ("interval", "said"),
     [
-        ([0.75, 0.85], "the pixels add 10.0 points"),
-        ([0.69, 0.85], "the figures do not tell the two apart"),
-        ([0.70, 0.85], "the figures do not tell the two apart"),
-        (None, "the figures do not tell the two apart"),
+        ([0.75, 0.85], "the network adds 10.0 points"),
+        ([0.69, 0.85], "these photographs do not show a difference"),
+        ([0.70, 0.85], "these photographs do not show a difference"),
+        (None, "these photographs do not show a difference"),
     ],
 )
-def test_pixels_add_something_only_where_the_interval_says_so(interval: list[float] | None, said: str) -> None:
+def test_the_network_adds_something_only_where_the_interval_says_so(interval: list[float] | None, said: str) -> None:
     found = verdict(metrics(intervals={"accuracy": interval, "referable_auc": None}), TWO_GRADES)
     assert found[0].startswith("It gives 80.0 % of the photographs their grade.")
     assert "would score 70.0 %" in found[0]
@@ -66,7 +66,7 @@ def test_a_leak_is_measured_against_the_fellow_eye() -> None:
     no_image = {"leaked": 160, "majority": {"accuracy": 0.7}, "fellow_eye": {"accuracy": 0.847}}
     line = verdict(metrics(no_image=no_image), TWO_GRADES)[0]
     assert "the grade of the patient's other eye in train would score 84.7 %" in line
-    assert "do not tell the two apart" in line
+    assert "do not show a difference" in line
     leak = leak_statement("test", metrics(no_image=no_image), known())
     assert leak == {
         "alarm": True,
@@ -77,9 +77,9 @@ def test_a_leak_is_measured_against_the_fellow_eye() -> None:
 @pytest.mark.parametrize(
     ("auc", "interval", "said"),
     [
-        (0.9, [0.85, 0.95], "ranks them rightly in 90.0 % of cases"),
-        (0.6, [0.5, 0.7], "better than a coin is not shown"),
-        (0.6, None, "better than a coin is not shown"),
+        (0.9, [0.85, 0.95], "has the higher p(referable) in 90.0 % of cases"),
+        (0.6, [0.5, 0.7], "better than chance is not shown"),
+        (0.6, None, "better than chance is not shown"),
         (
             1.0,
             None,
