@@ -23,7 +23,7 @@ from sklearn.metrics import (
 )
 
 from pipeline.cache.cache import open_cache
-from tests.report_tables import rows_of, shown
+from tests.report_tables import first_number, rows_of, shown
 
 P = [f"p{grade}" for grade in range(5)]
 GRADES = ("no DR", "mild", "moderate", "severe", "proliferative")
