@@ -124,5 +124,5 @@ def _measure(folder: FoldsFolder, cache: Cache, count: int, seeds: Sequence[int]
     write_out_of_fold(folder, found)
     write_second_look(folder, doubted, cache)
     say_out_of_fold(folder)
-    say_second_look(doubted)
+    say_second_look(folder, doubted)
     click.echo(f"results: {folder.path}/ (predictions_oof.csv, metrics_oof.json, confusion_oof.png, second_look.csv)")

@@ -147,7 +147,15 @@ def say_out_of_fold(folder: FoldsFolder) -> None:
     click.echo("  intervals: patients drawn within folds; the variation of training is not in them")
 
 
-def say_second_look(doubted: pd.DataFrame) -> None:
+def say_second_look(folder: FoldsFolder, doubted: pd.DataFrame) -> None:
+    """How many grades are listed; and that they say little where the networks grade no better than chance."""
+    found = RunFolder(folder.path).read_json(folder.results.metrics)
+    limits = found["intervals"]["kappa"]
+    if limits is None or limits[0] <= 0:
+        warn(
+            f"kappa is {found['kappa']:.3f}: it is not shown that these networks grade better than chance, so "
+            "second_look.csv says little"
+        )
     click.echo(
         f"grades worth a second look: {len(doubted):,} photographs that the networks would give another grade "
         "(second_look.csv, the most contradicted first)"
