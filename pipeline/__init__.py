@@ -1,4 +1,4 @@
-"""The vocabulary of graded fundus photographs, their cache, and the loaders that feed a trainer from it.
+"""Graded fundus photographs: their cache, and the loaders that feed a trainer from it.
 
     errors grades metrics machine options progress   the words that all rooms share
     storage/   files here and behind URLs: whole or not there, and never over what others made

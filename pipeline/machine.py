@@ -1,4 +1,4 @@
-"""The machine this runs on."""
+"""The machine: cores, signals, settings of the whole process."""
 
 import codecs
 import io

@@ -1,4 +1,4 @@
-"""Agreement of grades: confusion counts and quadratic weighted kappa, which baselines and trainers both need."""
+"""Agreement of grades: confusion counts and quadratic weighted kappa, for baselines and for the trainer."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""`tools audit`: what tables and a glance at the photographs tell before any network is trained."""
+"""`tools audit`: leaks, duplicates and contradictions that can be found before training."""
 
 import hashlib
 import os

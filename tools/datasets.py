@@ -1,4 +1,4 @@
-"""What `tools datasets` says: the public data sets that are known, and all that is known of one."""
+"""`tools datasets`: the known public data sets, and the details of one."""
 
 import textwrap
 from typing import Final

@@ -1,4 +1,4 @@
-"""The contact sheet of a cache: what it holds, at a glance, and what training sees of it."""
+"""Contact sheets of a cache: its photographs, and how training augments them."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""From a cache to an honestly measured ResNet: the `trainer` command.
+"""Trains ResNets on a cache and measures them: the `trainer` command.
 
 cli config presets run_folder kinds console   options, settings, files, what is printed
 distributed/   several processes that train one network

@@ -1,4 +1,4 @@
-"""What a run was asked to do."""
+"""The settings of a run."""
 
 from dataclasses import asdict, dataclass, field
 from math import isfinite

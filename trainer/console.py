@@ -1,4 +1,4 @@
-"""What `trainer` says: plain lines that a program can read, and how far it is."""
+"""The output of `trainer`: plain lines, tables and progress."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar

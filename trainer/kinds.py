@@ -1,4 +1,4 @@
-"""What commands write where a user wants it, and how an older one is known (see pipeline.storage.outputs)."""
+"""The kinds of files that commands write, and how an older one is recognised (see pipeline.storage.outputs)."""
 
 import hashlib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What can be scored without looking at a photograph: the floor that a trained model has to rise above.
+"""Scores without the photograph: the baselines that a trained model has to exceed.
 
 Both baselines learn from the table alone. "majority" gives every photograph the commonest grade of train; "fellow eye"
 copies the grade that the same patient has in train. The second is possible only where patients leak from train into

@@ -1,4 +1,4 @@
-"""A cache folder: open it, read from it, know what it holds.
+"""A cache folder: opening it and reading from it.
 
     cache.json     what it is: format, recipe, split, a record per shard; written last, so where it is, all is there
     manifest.csv   the table of samples (pipeline.cache.manifest)

@@ -1,4 +1,4 @@
-"""Patients who share a photograph, which names do not tell: whoever keeps patients apart must keep these together."""
+"""Patients who share a photograph under different names. Splits and folds must keep them together."""
 
 import os
 from collections.abc import Iterable

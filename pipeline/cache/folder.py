@@ -1,4 +1,4 @@
-"""A cache's folder on this machine: who writes it, what is left over in it, and whether it is as it was written."""
+"""A cache's folder on this machine: its lock, leftover files, and whether it is unchanged."""
 
 import os
 import re

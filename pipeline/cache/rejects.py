@@ -1,4 +1,4 @@
-"""rejects.csv: what was found and is not in a cache, and why."""
+"""rejects.csv: what was found but is not in the cache, and the reason."""
 
 import hashlib
 import io

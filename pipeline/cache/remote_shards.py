@@ -1,4 +1,4 @@
-"""The shards of a cache behind a URL, brought to this machine whole, once, and a little before they are wanted."""
+"""The shards of a cache behind a URL: each is downloaded once, as a whole, shortly before it is needed."""
 
 import hashlib
 import mmap

@@ -1,4 +1,4 @@
-"""What a loader gives, and what a loader is. The trainer knows nothing else of them."""
+"""Batches, and the protocol of a loader. The trainer depends on nothing else."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -62,7 +62,7 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """
     width = images.shape[-1]
     rows = images.permute(0, 2, 3, 1).flatten(2)
-    # Whole rows of pixels, for no processor's vectors fit threes of channels; in place; and on a CPU in numpy's memory,
+    # Whole rows of pixels, because SIMD width is not divisible by 3 channels; in place; and on a CPU in numpy's memory,
     # for which it asks huge pages: 2.1 ms for a photograph of 512 px become 0.55.
     if images.device.type == "cpu" and not torch.compiler.is_compiling():
         floats = torch.from_numpy(np.empty(rows.shape, np.float32))

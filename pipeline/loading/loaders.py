@@ -1,4 +1,4 @@
-"""From a name to a loader. Neither torch nor DALI is imported before a loader is asked for."""
+"""Opens a loader by its name. Torch and DALI are imported only then."""
 
 import sys
 from importlib.util import find_spec

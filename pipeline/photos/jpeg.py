@@ -1,4 +1,4 @@
-"""The segments at the beginning of a JPEG: what its frame is, and the marks of its colour model."""
+"""The header segments of a JPEG: its frame and its colour model."""
 
 from collections.abc import Iterator
 from typing import Final, Literal, NamedTuple

@@ -1,1 +1,1 @@
-"""Files here and behind URLs: whole or not there, one writer at a time, and never over what others made."""
+"""Files here and behind URLs: written atomically, by one process at a time, never over other programs' files."""

@@ -1,4 +1,4 @@
-"""What this program leaves on a disk, and how to tell it from what others have there. Imports nothing heavy."""
+"""The files that this project writes, and how to recognise them. Imports nothing heavy."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, and that one process writes at a time."""
+"""Atomic writes, and a lock so that one process writes a file at a time."""
 
 import errno
 import filecmp

@@ -1,4 +1,4 @@
-"""CSV as everything here writes it."""
+"""CSV files, written the same way everywhere."""
 
 import csv
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""What can be asked of a path and of a URL alike."""
+"""Functions that work for paths and for URLs."""
 
 import hashlib
 import os

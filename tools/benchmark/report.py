@@ -1,4 +1,4 @@
-"""What a bench found: the figures, their ratios, a table and a verdict."""
+"""The results of `tools bench`: rates, ratios, a table and advice."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Test photographs that look like a photograph of train or val: copies that names do not tell."""
+"""Test photographs that are copies of a photograph of train or val under another name."""
 
 import os
 from collections.abc import Sequence

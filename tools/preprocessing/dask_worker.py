@@ -1,4 +1,4 @@
-"""What a Dask worker does for `tools preprocess --scheduler`; tools.preprocessing.dask_executor sends it there."""
+"""The code that a Dask worker runs for `tools preprocess --scheduler`; tools.preprocessing.dask_executor sends it."""
 
 import os
 import threading

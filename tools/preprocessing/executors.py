@@ -1,4 +1,4 @@
-"""Who builds the groups of shards: processes of this machine, or (tools.preprocessing.dask_executor) a cluster."""
+"""Executors that build groups of shards: processes here, or a cluster (tools.preprocessing.dask_executor)."""
 
 import math
 import os

@@ -1,4 +1,4 @@
-"""What an earlier `tools preprocess` left in a folder, as far as it can be believed."""
+"""The cache that an earlier `tools preprocess` left, and which parts of it can be trusted."""
 
 import csv
 import os

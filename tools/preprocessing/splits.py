@@ -1,4 +1,4 @@
-"""On which side, train, val or test, each photograph stands."""
+"""The split (train, val or test) of each photograph."""
 
 from collections.abc import Collection, Iterable
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""What `tools preprocess` says: the layout, what was refused, and how the numbers add up."""
+"""The output of `tools preprocess`: the layout, what was refused, and the counts."""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The bytes of a source, wherever it lies; archives read in place: ZIP, Parquet with pictures, MedMNIST's NPZ."""
+"""Reads a photograph's bytes from a file, a URL, or an archive (ZIP, Parquet, MedMNIST's NPZ) without unpacking it."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Everything below SRC: photographs, tables, archives and what is in them, and what is not read, with the cure."""
+"""Lists everything below SRC: photographs, tables, archives with their content, and what cannot be read, and why."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""What people have on disk, or behind a URL -> a listing of it."""
+"""Lists the photographs and grades of a folder or a URL."""
 
 import os
 from contextlib import ExitStack

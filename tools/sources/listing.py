@@ -1,4 +1,4 @@
-"""What is below SRC: which photograph has which grade, and what happened to everything else."""
+"""The listing of SRC: the grade of each photograph, and what was refused or ignored."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Rows of tables and photographs, brought together: every row and photograph is accounted for."""
+"""Matches rows of tables with photographs. Every row and every photograph is accounted for."""
 
 import re
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""Whose photograph it is: the patient and the eye, from columns, from tables of pairs, or from names."""
+"""The patient and the eye of a photograph, from columns, tables of pairs, or names."""
 
 import re
 from collections import Counter, defaultdict

@@ -1,4 +1,4 @@
-"""Patients of DICOM files by pseudonyms, which nobody can turn back without a key that lies outside every cache."""
+"""Pseudonyms for the patients of DICOM files. The key that makes them is stored outside every cache."""
 
 import hmac
 import os

@@ -1,4 +1,4 @@
-"""Options of `tools preprocess` -> how SRC shall be read."""
+"""Turns the options of `tools preprocess` into the settings for reading SRC."""
 
 import re
 from collections.abc import Callable, Mapping

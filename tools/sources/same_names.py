@@ -1,4 +1,4 @@
-"""One file name in several folders: copies of one photograph, or photographs of other people."""
+"""Equal file names in several folders: copies of one photograph, or different photographs."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence

@@ -1,4 +1,4 @@
-"""Tables as people have them, read to rows of cells: CSV of any dialect, text in columns, Excel, JSON lines."""
+"""Reads tables into rows of cells: CSV of any dialect, text in columns, Excel, JSON lines."""
 
 import csv
 import io

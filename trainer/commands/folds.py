@@ -1,4 +1,4 @@
-"""`trainer folds`: a run for each fold, and what all of them say together of photographs that none had seen."""
+"""`trainer folds`: a run for each fold, and the out-of-fold results of all runs together."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""`trainer show`: what weights are, from their header alone. Imports no torch."""
+"""`trainer show`: describes weights by their header. Imports no torch."""
 
 import hashlib
 import json

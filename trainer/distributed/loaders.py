@@ -1,4 +1,4 @@
-"""The loader of a split's photographs as the trainer opens it: whole, or this process's share of every batch."""
+"""Opens the loader of a split, for one process or for this process's part of every batch."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -81,7 +81,7 @@ def _attempt(store: Any, rank: int, ranks: int) -> str:
     """A name that the processes of this attempt have in common. torchrun's store outlives a restart, and with it the
     addresses of those that died: whoever reads them first cannot connect (torch 2.14).
 
-    Each leaves a word of its own, which rank 0 answers; what the dead have left, nobody waits for an answer to.
+    Each process writes a key of its own, which rank 0 answers. Keys of earlier attempts are never answered.
     """
     name, until = uuid4().hex, time.monotonic() + TIMEOUT.total_seconds()
     if rank > 0:

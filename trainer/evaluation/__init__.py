@@ -1,1 +1,1 @@
-"""A split evaluated by honest measures: metrics, bootstrap, calibration, operating point, subgroups, comparison."""
+"""Evaluation of a split: metrics, bootstrap, calibration, operating point, subgroups, comparison."""

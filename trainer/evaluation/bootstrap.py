@@ -1,4 +1,4 @@
-"""How far a figure may be off: 95 % intervals by a bootstrap over patients.
+"""Percentile intervals (95 %) by a cluster bootstrap over patients.
 
 Two eyes of a patient are alike, so patients are drawn, with all their photographs (cluster bootstrap: Davison and
 Hinkley, Bootstrap Methods and their Application, 1997, section 3.8). A round is a column of whole numbers, how often

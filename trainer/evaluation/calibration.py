@@ -1,4 +1,4 @@
-"""Whether a probability of 0.8 is right eight times of ten, and a temperature that makes it so."""
+"""Calibration of the five probabilities: reliability, calibration error, and temperature scaling."""
 
 from typing import Final, NamedTuple
 

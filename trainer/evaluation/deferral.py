@@ -1,4 +1,4 @@
-"""Deferral: leaving the photographs that a network is least sure of to a human, and what that buys.
+"""Deferral: the photographs that a network is least sure of go to a human; risk and coverage of the rest.
 
 Confidence is the distance of p(referable) from the threshold, in log-odds. Risk is the share of wrong decisions to
 refer or not, among the photographs that are kept (Geifman and El-Yaniv, NeurIPS 2017).

@@ -1,4 +1,4 @@
-"""Weights measured on a split: what they say of its photographs, and how good that is."""
+"""Evaluates weights on a split: predictions and results."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

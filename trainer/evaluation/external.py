@@ -1,4 +1,4 @@
-"""External validation: what is said of a cache that weights were not trained on, besides its figures."""
+"""External validation: the description of a cache that the weights were not trained on."""
 
 from collections.abc import Sequence
 from typing import Any, Final

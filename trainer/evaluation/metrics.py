@@ -1,4 +1,4 @@
-"""How good predictions are, measured on all of them at once.
+"""Metrics of pooled predictions.
 
 A table of predictions has a row a photograph: id, grade (int64, 0-4, -1 where nobody graded), predicted (int64, as
 trainer.evaluation.ordinal_thresholds reads the probabilities) and p0..p4 (float32, summing to 1). What a split cannot

@@ -1,4 +1,4 @@
-"""The operating card for referable retinopathy: from which probability on to refer, and what comes of it.
+"""The operating point for referable retinopathy: the threshold, and sensitivity, specificity, PPV and NPV there.
 
 The threshold is chosen on validation and then held fixed; it is never moved to suit the photographs it is measured on.
 """

@@ -1,4 +1,4 @@
-"""Cross-validation measured: every photograph as a network graded it that has not seen its patient.
+"""Results of cross-validation: each photograph is graded by a network that has not seen its patient.
 
 Counts pool the decisions that each fold's network made by its own rule. Scores of different networks do not rank
 together (Forman and Scholz, SIGKDD Explorations 2010), so an AUC is the mean of the folds' own.

@@ -1,4 +1,4 @@
-"""Two runs on the same test photographs: what lies between them, and whether that could be chance."""
+"""Paired comparison of two runs on the same test photographs: differences with intervals."""
 
 from dataclasses import dataclass
 from typing import Final

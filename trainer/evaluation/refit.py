@@ -1,4 +1,4 @@
-"""What a threshold chosen anew on labelled photographs of another hospital would buy there, and how many it takes.
+"""A threshold refitted on labelled photographs of another hospital: its effect, and how many photographs it needs.
 
 Some photographs are drawn, whole patients at a time. The threshold is chosen on them, for what the weights' own was
 chosen for, and both are measured on the rest, which had no say in either.

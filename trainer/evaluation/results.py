@@ -1,4 +1,4 @@
-"""All that is measured of a split, by photograph, by eye and by patient."""
+"""All results of a split, by photograph, by eye and by patient."""
 
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
@@ -158,7 +158,7 @@ def worse_eyes(predictions: pd.DataFrame, patients: "pd.Series[str]") -> pd.Data
 
     Likewise the probability of being at grade g or worse is the larger one of the eyes, for every g. So a patient is
     referred where one of the eyes is, at any threshold, and p0..p4 are the differences, which sum to 1. It is the least
-    that the eyes allow; taking them to be independent would make two doubtful eyes one sick patient.
+    that the eyes allow; taking them as independent would refer patients for two doubtful eyes.
     """
     p = predictions[list(PROBABILITIES)].to_numpy(np.float64)
     worse = pd.DataFrame(p[:, ::-1].cumsum(axis=1)[:, ::-1])

@@ -1,4 +1,4 @@
-"""Every figure of many weightings of the patients at once: of the sample itself, and of its resamples.
+"""Metrics for many weightings of the patients at once: the sample itself and its bootstrap resamples.
 
 The figures of the sample are those of equal weights, so an interval cannot be of anything else than its figure.
 scikit-learn takes one weighting at a time: 2,000 resamples of 7,026 photographs are 40 s of work for the six AUC alone,
@@ -38,7 +38,7 @@ SHARES: Final[Mapping[str, Masks]] = {
 
 
 class Ranking(NamedTuple):
-    """Photographs with and without something, by a score that should be higher with it: all that an AUC depends on."""
+    """Positive and negative photographs, ordered by a score: all that an AUC depends on."""
 
     without: NDArray[np.int64]  # their patients, in order of the score
     having: NDArray[np.int64]  # patients of the others

@@ -1,4 +1,4 @@
-"""Photographs to use a model on: named, found and rendered exactly as those it was trained and measured on."""
+"""New photographs: found, named, and prepared exactly as the training photographs were."""
 
 import os
 import threading

@@ -1,4 +1,4 @@
-"""What PyTorch makes of some of a run's photographs: what an export is checked on."""
+"""PyTorch's outputs for some photographs of a run, to check exported networks against."""
 
 from pathlib import Path
 from typing import Final

@@ -1,1 +1,1 @@
-"""The network, its weights, and what these say of themselves."""
+"""The network, its weights and their metadata."""

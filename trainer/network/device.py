@@ -1,4 +1,4 @@
-"""Where the model runs."""
+"""The device that the model runs on."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""What weights say about themselves: enough to use them without the run that made them. Imports no torch."""
+"""The metadata of weights: enough to use them without their run. Imports no torch."""
 
 import json
 import os

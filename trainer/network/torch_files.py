@@ -1,4 +1,4 @@
-"""Files that torch.save wrote, read without ever running what may be hidden in them."""
+"""Reads files of torch.save without running code that may be hidden in them."""
 
 import warnings
 from pathlib import Path

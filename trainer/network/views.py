@@ -1,4 +1,4 @@
-"""The eight views of a photograph, and logits as the mean over them: how weights are read that were measured so."""
+"""Test-time augmentation: logits as the mean over the eight flips and turns of a photograph."""
 
 from collections.abc import Iterator
 from math import log

@@ -1,1 +1,1 @@
-"""Figures, tables, pages and the words on them."""
+"""Figures, tables, pages and their text."""

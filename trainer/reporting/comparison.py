@@ -1,4 +1,4 @@
-"""Runs side by side: the table of their results, the table of their differences, and the figure."""
+"""Comparison of runs: tables of results and differences, and the figure."""
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields

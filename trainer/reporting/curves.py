@@ -1,4 +1,4 @@
-"""Figures of probabilities: ROC and precision-recall of referable retinopathy, and how far they can be believed."""
+"""Figures of probabilities: ROC, precision-recall, risk-coverage and reliability."""
 
 from collections.abc import Sequence
 from pathlib import Path

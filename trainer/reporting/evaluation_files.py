@@ -1,4 +1,4 @@
-"""What a run folder says of the splits that were measured: predictions, metrics, confusion matrices, the summary."""
+"""The files of a measured split: predictions, metrics, confusion matrices, the summary."""
 
 from collections.abc import Mapping
 from typing import Any

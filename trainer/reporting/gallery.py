@@ -1,4 +1,4 @@
-"""The photographs that a report shows: where the model is most wrong, and where it is rightly sure, and why."""
+"""The photographs that a report shows: the largest errors and the surest right ones, with Grad-CAM."""
 
 from base64 import b64encode
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""All that a run folder knows of a split, read and checked for a report."""
+"""Reads and checks a run's results for a report."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields

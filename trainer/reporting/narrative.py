@@ -1,4 +1,4 @@
-"""What a report says in words. Each sentence follows from a run's figures by a rule that stands here."""
+"""The sentences of a report. Each follows from a run's results by a rule in this file."""
 
 import re
 import shlex

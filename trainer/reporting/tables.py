@@ -1,4 +1,4 @@
-"""Results as a person reads them: aligned, every figure with its interval."""
+"""Tables of results for the terminal, each figure with its interval."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final

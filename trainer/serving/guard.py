@@ -1,4 +1,4 @@
-"""Who may ask: the names this page goes by, the token, and the headers that every answer carries."""
+"""Access control of the page: host names, origins, the token, and security headers."""
 
 import hmac
 import secrets

@@ -1,4 +1,4 @@
-"""The server: one address of this machine, unhurried clients hung up on, Ctrl-C obeyed at once."""
+"""The server: one address of this machine, time limits for slow clients, an immediate end at Ctrl-C."""
 
 import asyncio
 import errno

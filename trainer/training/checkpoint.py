@@ -1,4 +1,4 @@
-"""What a run is at one moment, and last.pt, which keeps it for --resume."""
+"""The state of a training, and last.pt, which stores it for --resume."""
 
 from dataclasses import dataclass, field
 from io import BytesIO

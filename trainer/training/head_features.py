@@ -1,4 +1,4 @@
-"""The head phase reads every photograph once: what a frozen backbone makes of it does not change.
+"""Features of the frozen backbone, computed once per photograph for the head phase and stored.
 
 Features are computed for a few augmented views of the training photographs and kept beside the cache, in
 CACHE.features/, under a name that says what they depend on. The folder may be deleted at any time.

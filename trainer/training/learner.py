@@ -1,4 +1,4 @@
-"""The network while it learns: what a phase trains, a step of it, and its state between two steps."""
+"""The network in training: what each phase trains, a training step, and the state between steps."""
 
 from collections.abc import Callable, Mapping
 from copy import deepcopy

@@ -1,4 +1,4 @@
-"""Training, from the first step to the last: what happens in an epoch and between epochs."""
+"""The training loop: epochs, checkpoints, and what is written between epochs."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -96,7 +96,7 @@ def fit(
     publish(config, about, run, learner.judged, progress, provenance)
 
     def save() -> None:
-        check_finite(progress)  # a sick state is never kept
+        check_finite(progress)  # a state that is not finite is never kept
         progress.seconds = perf_counter() - began
         if first():
             save_checkpoint(run, progress, {**learner.state(), **(kept or {})})
@@ -136,14 +136,14 @@ def fit(
         with suppress(NotFinite):  # the checkpoint before stays
             save()
         raise
-    except NotFinite as sick:
+    except NotFinite as error:
         train = learner.batches["train"]
-        lr = scheduled_lr(config, progress.epoch, sick.step, len(train))
-        rows = whole(next(train.epoch(progress.epoch, start=sick.step)).rows)
+        lr = scheduled_lr(config, progress.epoch, error.step, len(train))
+        rows = whole(next(train.epoch(progress.epoch, start=error.step)).rows)
         raise RunError(
-            f"the loss is not finite at step {sick.step + 1} of epoch {progress.epoch + 1} (learning rate {lr:.2e}, "
+            f"the loss is not finite at step {error.step + 1} of epoch {progress.epoch + 1} (learning rate {lr:.2e}, "
             f"photographs {', '.join(cache.manifest['id'].iloc[rows.numpy()])}); start another run with a lower --lr"
-        ) from sick
+        ) from error
     finally:
         if events:
             events.close()

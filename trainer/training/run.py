@@ -1,4 +1,4 @@
-"""A run whose learner stands: what is left of its training, and the measuring of the weights that are kept."""
+"""Trains a run to its end, and measures the weights that are kept."""
 
 import functools
 from collections.abc import Iterable, Iterator, Mapping

@@ -1,4 +1,4 @@
-"""What follows from a step's number alone, so that a resumed run needs no scheduler's state. Imports no torch."""
+"""The learning rate as a function of the step's number; a resumed run needs no scheduler state. Imports no torch."""
 
 from math import cos, pi
 from typing import Final

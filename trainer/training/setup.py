@@ -1,4 +1,4 @@
-"""From what was asked for to a learner: the cache looked at, settings resolved, the model made or restored."""
+"""Sets up a training: resolves settings against the cache, and makes or restores the model."""
 
 import platform
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Being told to stop: Ctrl-C, or SIGTERM, by which schedulers end a job before they kill it."""
+"""Stopping on Ctrl-C or SIGTERM, which schedulers send before they kill a job."""
 
 import signal
 from collections.abc import Iterator
