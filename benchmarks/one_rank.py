@@ -17,7 +17,7 @@ from measuring import Stage
 
 from pipeline.cache.cache import Cache
 from pipeline.loading.batch import Batch
-from trainer.distributed.process_group import averaged, from_first, highest
+from trainer.distributed.process_group import averaged, from_main, highest
 from trainer.distributed.sync_batchnorm import synchronise
 from trainer.training.learner import Learner
 
@@ -42,7 +42,7 @@ def group_of_one(device: torch.device) -> Iterator[str]:
 @contextmanager
 def as_one_of_several() -> Iterator[None]:
     """The process group does nothing for one rank alone; within the block it believes that there are more."""
-    with patch("trainer.distributed.process_group.world", lambda: 2):
+    with patch("trainer.distributed.process_group.world_size", lambda: 2):
         yield
 
 
@@ -74,7 +74,7 @@ def compare(stage: Stage, cache: Cache, size: int) -> dict[str, Any]:
         learner = as_rank(made())
         with as_one_of_several():
             ranked = steps_of(learner, batch)
-            said, most = from_first(lambda: {"loss": plain[0][0]}), highest(3)
+            said, most = from_main(lambda: {"loss": plain[0][0]}), highest(3)
     return {
         "backend": backend,
         "layers": sorted({type(each).__name__ for each in learner._model.modules() if "Batch" in type(each).__name__}),
@@ -94,7 +94,7 @@ def measure(stage: Stage, cache: Cache, size: int) -> None:
 
         def make(learner: Learner, several: bool) -> Any:
             def run(batches: int) -> None:
-                with patch("trainer.distributed.process_group.world", lambda: 2 if several else 1):
+                with patch("trainer.distributed.process_group.world_size", lambda: 2 if several else 1):
                     for _ in range(batches):
                         learner.step(batch, 0, 1, 0.001)
 

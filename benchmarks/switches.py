@@ -364,15 +364,15 @@ def add_steps(stage: Stage, group: Group, cache: Cache, size: int, subject: str)
 
 def find_layouts(stage: Stage, cache: Cache, size: int) -> None:
     """Whether photographs, mixed or not, reach the first convolution channels-last, and weights stay so."""
-    from trainer.distributed.process_group import before
+    from trainer.distributed.process_group import shifted
     from trainer.training.mixup import mix
 
     images, _ = workloads.resident(stage, size)
     last = torch.channels_last
     model = workloads.own_learner(stage, cache, "resnet18", size, ema=0.99).judged
-    stage.found["channels-last after `before`"] = before(images).is_contiguous(memory_format=last)
+    stage.found["channels-last after `shifted`"] = shifted(images).is_contiguous(memory_format=last)
     for name, mixup, cutmix in (("mixup", 0.2, 0.0), ("cutmix", 0.0, 1.0)):
-        mixed = mix(images, before(images), mixup, cutmix, 0, 0, 1).images
+        mixed = mix(images, shifted(images), mixup, cutmix, 0, 0, 1).images
         stage.found[f"channels-last after {name}"] = mixed.is_contiguous(memory_format=last)
         stage.found[f"channels-last after {name} and normalising"] = bool(
             model.normalise(mixed).is_contiguous(memory_format=last)

@@ -122,19 +122,19 @@ def fit(context: click.Context, /, run: Path | None, resume: bool, find_lr: bool
     asked, given = _asked(context, settings)
 
     from trainer.commands import fit as launch
-    from trainer.distributed.process_group import from_first, joined, world
+    from trainer.distributed.process_group import from_main, joined, world_size
     from trainer.network.device import choose_device
     from trainer.run_folder import RunFolder
 
     with joined(choose_device(asked.device)):
-        if find_lr and world() > 1:
+        if find_lr and world_size() > 1:
             raise click.UsageError("--find-lr serves one process; its proposal holds for several, whose batch is one")
         if find_lr:
             figure = Path("lr.png")
             with kept(LR_FIGURE.check(figure, [])):
                 launch.find_lr(asked, figure)
             return
-        if from_first(lambda: resume and (run is None or RunFolder(run).started)):
+        if from_main(lambda: resume and (run is None or RunFolder(run).started)):
             finished = launch.resume(run, given)
         else:
             finished = launch.start(asked, run)

@@ -17,7 +17,7 @@ from trainer.commands.evaluate import say_defects
 from trainer.config import FitConfig, RunConfig, as_options
 from trainer.console import print_class_weights, warn
 from trainer.distributed.loaders import say_shares
-from trainer.distributed.process_group import first, from_first, restarted, same_state, speaks
+from trainer.distributed.process_group import from_main, is_main, restarted, same_state, speaks
 from trainer.evaluation.evaluate import check_measurable
 from trainer.network.device import choose_device
 from trainer.network.metadata import read_about
@@ -54,17 +54,17 @@ def start(asked: FitConfig, path: Path | None) -> RunFolder:
 
     Nothing is written before all that can be checked beforehand has been.
     """
-    if restarted() and (begun := from_first(lambda: begun_run(asked, path))):
+    if restarted() and (begun := from_main(lambda: begun_run(asked, path))):
         return resume(begun.path, {})
-    from_first(lambda: check_free(path))
+    from_main(lambda: check_free(path))
     config, cache, model = prepare(asked)
-    if first():
+    if is_main():
         warn_of_earlier(config.weights, cache)
     with open_loaders(config, cache) as loaders:
         name = default_name(config.model, config.weights, config.size, config.loader, place(asked.cache))
-        run = from_first(lambda: create_run(path, name))
-        with run.held() if first() else nullcontext():
-            if first():
+        run = from_main(lambda: create_run(path, name))
+        with run.held() if is_main() else nullcontext():
+            if is_main():
                 begin(run, describe(asked, config, cache))
             carry_out(config, cache, loaders, run, model, Progress())
     return run
@@ -102,15 +102,15 @@ def prepare(asked: FitConfig) -> tuple[FitConfig, Cache, Grader]:
     check_same(cache)
     if asked.track_test:
         check_measurable(cache, "test")
-    if first():
+    if is_main():
         if asked.class_weights != "none" and asked.sampling == "balanced":
             warn(
                 f"--sampling balanced shows all grades equally often, and --class-weights {asked.class_weights} lets "
                 "rare ones count more besides: most want one of them"
             )
         config, model = resolve(asked, cache)
-    config = from_first(lambda: config)
-    if not first():
+    config = from_main(lambda: config)
+    if not is_main():
         model = Grader(config.model, config.link, config.stem)
     same_state(model)
     return config, cache, model
@@ -122,14 +122,14 @@ def resume(path: Path | None, given: Mapping[str, Any]) -> RunFolder:
     `given` are the settings asked for this time. Those in MAY_CHANGE replace the run's; raises RunError where another
     one differs from what the run was started with.
     """
-    run = from_first(lambda: RunFolder(path) if path else newest_unfinished())
-    recorded = from_first(run.read_config)
+    run = from_main(lambda: RunFolder(path) if path else newest_unfinished())
+    recorded = from_main(run.read_config)
     other = {
         name: value
         for name, value in given.items()
         if name not in MAY_CHANGE and value != getattr(recorded.asked, name)
     }
-    if from_first(lambda: run.finished):
+    if from_main(lambda: run.finished):
         if other:
             raise RunError(another_run(run, recorded, other))
         click.echo(f"{run.path} is finished")
@@ -145,7 +145,7 @@ def resume(path: Path | None, given: Mapping[str, Any]) -> RunFolder:
     cache = open_cache(config.cache)
     if cache.digest != recorded.cache_digest:
         raise RunError(f"{run.path} cannot resume: {cache.path} is not as it was when the run was started")
-    with run.held() if first() else nullcontext():
+    with run.held() if is_main() else nullcontext():
         model, progress, checkpoint = restore(config, run)
         step, epoch = len(progress.steps), progress.epoch
         where = f"step {step} of epoch {epoch + 1}" if step else f"epoch {epoch}"
@@ -183,7 +183,7 @@ def carry_out(
             train(config, cache, run, learner, progress, stopper, checkpoint)
             finish(config, cache, run)
     except Stopped as stopped:
-        if first() and speaks():
+        if is_main() and speaks():
             click.echo(f"stopped by {stopped.signal.name}; `trainer fit --run {run.path} --resume` goes on", err=True)
         raise SystemExit(128 + stopped.signal) from None
     except OSError as error:
@@ -211,7 +211,7 @@ def finish(config: FitConfig, cache: Cache, run: RunFolder) -> None:
         write_evaluation(run.results(split), evaluation, f"{short_name(run.title)}, {split}")
         say_defects(evaluation, own=True)
         measured[split] = evaluation
-    if not first():
+    if not is_main():
         return
     kept, epochs = read_about(run.model).epoch, len(run.read_accuracy())
     draw_history(run, kept, measured["val"])

@@ -15,7 +15,7 @@ from pipeline.errors import RunError
 from trainer.commands import fit
 from trainer.config import FitConfig
 from trainer.console import warn
-from trainer.distributed.process_group import first, from_first
+from trainer.distributed.process_group import from_main, is_main
 from trainer.evaluation.out_of_fold import CrossValidation, OutOfFold
 from trainer.evaluation.second_look import second_look
 from trainer.reporting.folds import (
@@ -45,20 +45,20 @@ def folds(
     mark = {"cache": cache.digest, "folds": count, "seed": asked.seed, "test": whole}
     if seeds != [asked.seed]:
         mark["seeds"] = seeds
-    shared = from_first(partial(_begin, folder, cache, mark))
-    asked = from_first(partial(_as_begun, folder, count, seeds, asked, given))
+    shared = from_main(partial(_begin, folder, cache, mark))
+    asked = from_main(partial(_as_begun, folder, count, seeds, asked, given))
     columns = fold_splits(cache.manifest, count, asked.seed, whole=whole, joined=joined_patients(shared))
     for seed in seeds:
         for number, splits in enumerate(columns):
             run, place = _run(folder, number, seed, seeds), folder.cache(number)
-            if first():
+            if is_main():
                 click.echo(f"fold {number + 1} of {count}{f', seed {seed}' if len(seeds) > 1 else ''}: {run.path}")
                 write_fold(cache, place, splits, f"fold {number} of {count}")
-            if from_first(partial(getattr, run, "started")):
+            if from_main(partial(getattr, run, "started")):
                 fit.resume(run.path, {**given, "cache": str(place), "seed": seed})
             else:
                 fit.start(replace(asked, cache=str(place), seed=seed), run.path)
-    if first():
+    if is_main():
         _measure(folder, cache, count, seeds)
 
 

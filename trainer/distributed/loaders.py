@@ -13,7 +13,7 @@ from pipeline.loading.batch import Batch, Loader
 from pipeline.loading.loaders import open_loader
 from pipeline.machine import usable_cores
 from trainer.config import FitConfig
-from trainer.distributed.process_group import from_all, local_world, shard, world
+from trainer.distributed.process_group import from_all, local_world_size, shard, world_size
 
 
 def open_share(config: FitConfig, cache: Cache, split: str, batch: int, **settings: Any) -> Loader:
@@ -26,7 +26,7 @@ def open_share(config: FitConfig, cache: Cache, split: str, batch: int, **settin
         batch_size=share_of(batch),
         size=config.size,
         device=config.device,
-        workers=config.workers or max(1, usable_cores() // local_world()),
+        workers=config.workers or max(1, usable_cores() // local_world_size()),
         shard=shard(),
         together=config.together,
         **settings,
@@ -38,9 +38,11 @@ def open_share(config: FitConfig, cache: Cache, split: str, batch: int, **settin
 
 def share_of(batch: int) -> int:
     """Photographs of a whole batch that each process has. Raises RunError where they cannot have equally many."""
-    share, rest = divmod(batch, world())
+    share, rest = divmod(batch, world_size())
     if rest:
-        raise RunError(f"a batch of {batch} photographs is not to be shared by {world()} processes; choose --batch")
+        raise RunError(
+            f"a batch of {batch} photographs is not to be shared by {world_size()} processes; choose --batch"
+        )
     return share
 
 
@@ -49,7 +51,7 @@ def every_step(share: Loader, photographs: int, batch: int, nothing: Tensor) -> 
 
     nothing: images (0, ...) as the loader has them, on their device.
     """
-    return share if world() == 1 else EveryStep(share, -(-photographs // batch), nothing)
+    return share if world_size() == 1 else EveryStep(share, -(-photographs // batch), nothing)
 
 
 class EveryStep(Loader):
@@ -76,7 +78,7 @@ class EveryStep(Loader):
 
 def say_shares(config: FitConfig) -> None:
     """One line of what every rank uses; alone, none."""
-    if world() == 1:
+    if world_size() == 1:
         return
     device = torch.cuda.get_device_name() if config.device == "cuda" else config.device
     threads = torch.get_num_threads()
@@ -84,4 +86,4 @@ def say_shares(config: FitConfig) -> None:
     for rank, uses in enumerate(from_all(f"{device}, {threads} thread{'s' * (threads > 1)}")):
         users.setdefault(uses, []).append(str(rank))
     ranks = "; ".join(f"rank{'s' * (len(those) > 1)} {', '.join(those)}: {uses}" for uses, those in users.items())
-    click.echo(f"{world()} processes, {share_of(config.batch)} photographs of a batch each; {ranks}")
+    click.echo(f"{world_size()} processes, {share_of(config.batch)} photographs of a batch each; {ranks}")

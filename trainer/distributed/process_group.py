@@ -48,7 +48,7 @@ def joined(device: str) -> Iterator[None]:
     if not _launched():
         yield
         return
-    here, backend = local_world(), "gloo"
+    here, backend = local_world_size(), "gloo"
     if device == "mps":
         raise RunError("--device mps serves one process; --device cpu serves several")
     if device == "cuda":
@@ -148,31 +148,31 @@ def restarted() -> bool:
     return dist.is_available() and dist.is_torchelastic_launched() and os.environ["TORCHELASTIC_RESTART_COUNT"] != "0"
 
 
-def world() -> int:
+def world_size() -> int:
     """Processes that train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def local_world() -> int:
+def local_world_size() -> int:
     """Those of them on this machine."""
     return int(os.environ["LOCAL_WORLD_SIZE"]) if _launched() else 1
 
 
 def shard() -> tuple[int, int]:
     """(rank, world): this process's part of an epoch (see pipeline.loading.plan.plan_epoch)."""
-    return (dist.get_rank(), world()) if world() > 1 else (0, 1)
+    return (dist.get_rank(), world_size()) if world_size() > 1 else (0, 1)
 
 
-def first() -> bool:
+def is_main() -> bool:
     """Whether this process is the one that talks and writes."""
     return shard()[0] == 0
 
 
-def from_first(make: Callable[[], T]) -> T:
+def from_main(make: Callable[[], T]) -> T:
     """What rank 0 makes, on every rank; tensors must lie on the CPU."""
-    if world() == 1:
+    if world_size() == 1:
         return make()
-    made: list[Any] = [make() if first() else None]
+    made: list[Any] = [make() if is_main() else None]
     dist.broadcast_object_list(made, src=0)
     result: T = made[0]
     return result
@@ -180,16 +180,16 @@ def from_first(make: Callable[[], T]) -> T:
 
 def from_all(mine: T) -> list[T]:
     """Every rank's, by rank."""
-    if world() == 1:
+    if world_size() == 1:
         return [mine]
-    theirs: list[Any] = [None] * world()
+    theirs: list[Any] = [None] * world_size()
     dist.all_gather_object(theirs, mine)
     return theirs
 
 
 def highest(number: int) -> int:
     """Of the ranks' numbers."""
-    if world() == 1:
+    if world_size() == 1:
         return number
     numbers = torch.tensor(int(number))
     dist.all_reduce(numbers, dist.ReduceOp.MAX)
@@ -198,14 +198,14 @@ def highest(number: int) -> int:
 
 def total(share: Tensor) -> Tensor:
     """The sum of the ranks' tensors, which may take the place of this one. On a GPU the host does not wait for it."""
-    if world() > 1:
+    if world_size() > 1:
         dist.all_reduce(share)
     return share
 
 
 def patient_total(share: Tensor) -> Tensor:
     """The same on the CPU, where a signal is heard while the others are waited for."""
-    if world() > 1:
+    if world_size() > 1:
         work = dist.all_reduce(share, async_op=True)
         while not work.is_completed():
             time.sleep(POLL)
@@ -213,7 +213,7 @@ def patient_total(share: Tensor) -> Tensor:
     return share
 
 
-def whole(share: Tensor, add: Callable[[Tensor], Tensor] = patient_total) -> Tensor:
+def gather(share: Tensor, add: Callable[[Tensor], Tensor] = patient_total) -> Tensor:
     """(n, ...) of what the ranks have (n_rank, ...) of, in the plan's order: rank r has every world-th from r on."""
     rank, ranks = shard()
     if ranks == 1:
@@ -223,21 +223,21 @@ def whole(share: Tensor, add: Callable[[Tensor], Tensor] = patient_total) -> Ten
     return add(everything)
 
 
-def before(share: Tensor) -> Tensor:
+def shifted(share: Tensor) -> Tensor:
     """Of each photograph of a batch here, the one before it in the whole batch; of the whole batch's first, the last.
 
     share: (n_rank, ...), uint8, int64 or float32.
     """
     rank, ranks = shard()
-    return whole(share, total).roll(1, 0)[rank::ranks]
+    return gather(share, total).roll(1, 0)[rank::ranks]
 
 
 def same_state(model: nn.Module) -> None:
     """Gives the model, on the CPU, the weights and statistics of rank 0's."""
-    if world() > 1:
-        model.load_state_dict(from_first(model.state_dict))
+    if world_size() > 1:
+        model.load_state_dict(from_main(model.state_dict))
 
 
 def averaged(module: nn.Module) -> nn.Module:
     """The module such that backward() leaves in its parameters the mean of the ranks' gradients."""
-    return module if world() == 1 else DistributedDataParallel(module, gradient_as_bucket_view=True)
+    return module if world_size() == 1 else DistributedDataParallel(module, gradient_as_bucket_view=True)

@@ -13,12 +13,12 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.distributed.process_group import TIMEOUT, world
+from trainer.distributed.process_group import TIMEOUT, world_size
 
 
 def synchronise(model: nn.Module, device: torch.device) -> None:
     """Makes the BatchNorm layers of a model, which lies on the device, see the whole batch; alone, changes nothing."""
-    if world() == 1:
+    if world_size() == 1:
         return
     if device.type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
@@ -70,7 +70,7 @@ def whole_statistics(input: Tensor, running: Tensor) -> tuple[Tensor, Tensor, fl
         unused = running.new_zeros(2, channels)  # says in which type to add up
         mine[0], mine[1] = torch.batch_norm_update_stats(input, unused[0], unused[1], 0.0)
         mine[2] = values
-    theirs = [torch.empty_like(mine) for _ in range(world())]
+    theirs = [torch.empty_like(mine) for _ in range(world_size())]
     dist.all_gather(theirs, mine, _lane())
     means, variances, counts = torch.stack(theirs, 1)
     count = counts.sum(0)

@@ -13,7 +13,7 @@ from pipeline.loading.batch import Loader
 from trainer.config import FitConfig
 from trainer.console import track
 from trainer.distributed.loaders import open_share
-from trainer.distributed.process_group import whole
+from trainer.distributed.process_group import gather
 from trainer.network.decision import DecisionRule
 from trainer.network.device import measuring_precision
 from trainer.network.metadata import About
@@ -42,7 +42,7 @@ def run_model(model: nn.Module, loader: Loader, device: torch.device, what: str,
             grades.append(batch.grades)
             logits.append(logits_of(model, batch.images, tta=tta).float())
     shares = (torch.cat(part).cpu() for part in (rows, grades, logits))
-    all_rows, all_grades, all_logits = (whole(share) for share in shares)
+    all_rows, all_grades, all_logits = (gather(share) for share in shares)
     order = all_rows.argsort()  # a cache behind a URL may come shard by shard
     outputs = Outputs(all_rows[order].numpy(), all_grades[order], all_logits[order])
     if not outputs.logits.isfinite().all():

@@ -24,7 +24,7 @@ from pipeline.storage.atomic import write_whole
 from trainer.config import FitConfig
 from trainer.console import track, warn
 from trainer.distributed.loaders import every_step, open_share, share_of
-from trainer.distributed.process_group import first, from_first, patient_total, shard
+from trainer.distributed.process_group import from_main, is_main, patient_total, shard
 from trainer.network.device import measuring_precision
 from trainer.network.model import Grader, read_tensors
 
@@ -78,13 +78,13 @@ def feature_loaders(
         }
         key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
         path = cache.home.with_name(f"{cache.home.name}.features") / f"{split}-{key}.safetensors"
-        features = from_first(partial(_read, path))
+        features = from_main(partial(_read, path))
         if features is None:
             varied = augment if train else NO_AUGMENT
             with open_share(config, cache, split, 2 * config.batch, augment=varied, seed=config.seed) as photographs:
                 seen = [_view(backbone, photographs, rows, view, device, split) for view in range(views)]
             features = torch.stack(seen)
-            if first():
+            if is_main():
                 _write(path, features)
         grades = torch.from_numpy(cache.grades[rows]).to(device)
         batch = config.batch if train else 2 * config.batch

@@ -12,7 +12,7 @@ from pipeline.loading.batch import Batch, Loader
 from pipeline.loading.plan import Augment
 from trainer.config import FitConfig, Phase
 from trainer.distributed.loaders import share_of
-from trainer.distributed.process_group import averaged, before, total, world
+from trainer.distributed.process_group import averaged, shifted, total, world_size
 from trainer.network.device import training_precision
 from trainer.network.model import Grader, compiled, load_state
 from trainer.training.head_features import feature_loaders
@@ -84,25 +84,27 @@ class Learner:
         Of several ranks each has its share of the batch, perhaps none of it, and gets the whole one's figures.
         """
         images, grades, _ = batch
-        whole = len(images) if world() == 1 else min(self.config.batch, self._photographs - step * self.config.batch)
+        whole = (
+            len(images) if world_size() == 1 else min(self.config.batch, self._photographs - step * self.config.batch)
+        )
         for group, scale in zip(self.optimizer.param_groups, self._scales, strict=True):
             group["lr"] = lr * scale
         if whole == 1:  # BatchNorm cannot take statistics of one photograph; it uses the running ones
             self._model.backbone.eval()
         config, share = self.config, 1.0
         if self.phase == "finetune" and (config.mixup or config.cutmix):
-            images, share = mix(images, before(images), config.mixup, config.cutmix, config.seed, epoch, step)
+            images, share = mix(images, shifted(images), config.mixup, config.cutmix, config.seed, epoch, step)
         # The head alone is little work: its features stay as they were measured.
         precision = config.precision if self.phase == "finetune" else "float32"
         with training_precision(self.weights.device, precision):
             logits = self._net(images)
         loss, right = self._score(logits.float(), grades)
         if share < 1:
-            other_loss, other_right = self._score(logits.float(), before(grades))
+            other_loss, other_right = self._score(logits.float(), shifted(grades))
             loss, right = torch.lerp(other_loss, loss, share), torch.lerp(other_right, right, share)
         self.optimizer.zero_grad()
         # Of the ranks, whose shares may differ, DistributedDataParallel takes the mean; wanted is the photographs'.
-        (loss / whole * world()).backward()  # type: ignore[no-untyped-call]
+        (loss / whole * world_size()).backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_([each for group in self.optimizer.param_groups for each in group["params"]], CLIP_NORM)
         self.optimizer.step()
         if self._average:

@@ -18,7 +18,7 @@ from pipeline.metrics import confusion_counts, quadratic_kappa
 from trainer.config import FitConfig, Phase
 from trainer.console import epoch_line, warn
 from trainer.distributed.loaders import open_share
-from trainer.distributed.process_group import first, highest, whole
+from trainer.distributed.process_group import gather, highest, is_main
 from trainer.inference.forward import Outputs, run_model
 from trainer.network.metadata import About
 from trainer.network.model import Grader, save_model
@@ -98,10 +98,10 @@ def fit(
     def save() -> None:
         check_finite(progress)  # a state that is not finite is never kept
         progress.seconds = perf_counter() - began
-        if first():
+        if is_main():
             save_checkpoint(run, progress, {**learner.state(), **(kept or {})})
 
-    events = Events(run, progress.history) if first() else None
+    events = Events(run, progress.history) if is_main() else None
     try:
         for epoch in range(progress.epoch, config.total_epochs):
             if config.patience and progress.idle(config.head_epochs) >= config.patience:
@@ -130,7 +130,7 @@ def fit(
                 if events:
                     events.add(row)
             click.echo(epoch_line(row, config.total_epochs))
-            if stuck == STUCK_EPOCHS and first():
+            if stuck == STUCK_EPOCHS and is_main():
                 warn(advice(config))
     except Stopped:
         with suppress(NotFinite):  # the checkpoint before stays
@@ -139,7 +139,7 @@ def fit(
     except NotFinite as error:
         train = learner.batches["train"]
         lr = scheduled_lr(config, progress.epoch, error.step, len(train))
-        rows = whole(next(train.epoch(progress.epoch, start=error.step)).rows)
+        rows = gather(next(train.epoch(progress.epoch, start=error.step)).rows)
         raise RunError(
             f"the loss is not finite at step {error.step + 1} of epoch {progress.epoch + 1} (learning rate {lr:.2e}, "
             f"photographs {', '.join(cache.manifest['id'].iloc[rows.numpy()])}); start another run with a lower --lr"
@@ -228,7 +228,7 @@ def publish(
 
     Called once the checkpoint is safe and again on resuming, so a run killed between the two loses nothing.
     """
-    if not progress.history or not first():
+    if not progress.history or not is_main():
         return
     run.write_accuracy(progress.history)
     if not progress.steps and (config.keep == "last" or progress.best == len(progress.history) - 1):

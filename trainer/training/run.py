@@ -9,7 +9,7 @@ import torch
 
 from pipeline.cache.cache import Cache
 from trainer.config import FitConfig
-from trainer.distributed.process_group import first, same_state
+from trainer.distributed.process_group import is_main, same_state
 from trainer.evaluation.evaluate import Evaluation, choose_decision, exposure_on, measure_outputs
 from trainer.inference.forward import run_split
 from trainer.inference.inputs import seen_in
@@ -35,7 +35,7 @@ def train(
 ) -> None:
     """Trains what is left of a run. Its weights will say what the photographs look like and which they have met."""
     size = config.size or cache.recipe.size
-    seen = seen_in(cache, size, config.workers) if first() else None
+    seen = seen_in(cache, size, config.workers) if is_main() else None
     about = About(
         config.model,
         size,
@@ -50,7 +50,7 @@ def train(
     if checkpoint:  # resumed: the weights that it began with may be gone by now
         earlier = Provenance.from_tensors(checkpoint.get("earlier"))
     else:
-        earlier = earlier_provenance(config.weights) if first() else None
+        earlier = earlier_provenance(config.weights) if is_main() else None
     provenance = functools.cache(lambda: Provenance.of_cache(cache).after(earlier))
     kept = {"earlier": earlier.as_tensors()} if earlier else {}
     fit(learner, about, cache, run, progress, stopper, provenance, checkpoint, kept)
@@ -67,13 +67,13 @@ def measure_kept(config: FitConfig, cache: Cache, run: RunFolder, splits: Iterab
 
     What is chosen depends on the weights alone, so a run killed here chooses the same when it is resumed.
     """
-    model = load_model(run.model)[0] if first() else Grader(config.model, config.link, config.stem)
+    model = load_model(run.model)[0] if is_main() else Grader(config.model, config.link, config.stem)
     same_state(model)
     to_device(model, torch.device(config.device))
-    provenance = read_provenance(run.model) if first() else None
+    provenance = read_provenance(run.model) if is_main() else None
     for split in splits:
         outputs = run_split(config, model, cache, split)
-        if not first():
+        if not is_main():
             continue
         about = read_about(run.model)
         if split == "val":

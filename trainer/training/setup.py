@@ -20,7 +20,7 @@ from pipeline.loading.loaders import check_loader, choose_loader
 from pipeline.storage.url import Url
 from trainer.config import SMALL_BELOW, FitConfig, RunConfig
 from trainer.distributed.loaders import share_of
-from trainer.distributed.process_group import first, from_first, same_state, world
+from trainer.distributed.process_group import from_main, is_main, same_state, world_size
 from trainer.distributed.sync_batchnorm import synchronise
 from trainer.network.device import choose_device, choose_precision, to_device
 from trainer.network.model import Grader, load_state
@@ -51,14 +51,14 @@ def check_trainable(cache: Cache) -> None:
 
 def check_same(cache: Cache) -> None:
     """Raises CacheError where this rank's cache is not rank 0's: they may run on machines with a disk each."""
-    if from_first(lambda: cache.digest) != cache.digest:
+    if from_main(lambda: cache.digest) != cache.digest:
         raise CacheError(f"{cache.path} on {platform.node()} is not as rank 0 has it; copy that one")
 
 
 def check_processes(config: FitConfig) -> None:
     """Raises RunError where so many processes cannot train by these settings."""
     share_of(config.batch)
-    if config.compile and world() > 1:
+    if config.compile and world_size() > 1:
         raise RunError("--compile is for one process; leave it out")
 
 
@@ -138,11 +138,11 @@ def restore(config: FitConfig, run: RunFolder) -> tuple[Grader, Progress, Mappin
     there is none yet, and the model is as it begins. Of several ranks rank 0 reads."""
     torch.manual_seed(config.seed)
     model = Grader(config.model, config.link, config.stem)
-    progress, checkpoint = from_first(lambda: newest_checkpoint(run)) or (Progress(), None)
+    progress, checkpoint = from_main(lambda: newest_checkpoint(run)) or (Progress(), None)
     progress.steps = [row.to(config.device) for row in progress.steps]
     if checkpoint:
         load_state(model, checkpoint["model"], f"checkpoint of {run.path}")
-    elif first():
+    elif is_main():
         pretrain(model, config.weights)
     same_state(model)
     return model, progress, checkpoint

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pipeline.machine import END_SIGNALS
-from trainer.distributed.process_group import highest, world
+from trainer.distributed.process_group import highest, world_size
 
 
 class Stopped(BaseException):
@@ -37,7 +37,7 @@ class Stopper:
     @contextmanager
     def together(self) -> Iterator[None]:
         """For steps that several ranks do together: whichever hears a signal, all stop after the same step."""
-        self._together = world() > 1
+        self._together = world_size() > 1
         try:
             yield
         finally:

@@ -20,7 +20,17 @@ from pipeline.errors import RunError
 from pipeline.loading.loaders import open_loader
 from trainer.config import FitConfig
 from trainer.distributed.loaders import open_share, share_of
-from trainer.distributed.process_group import before, first, from_all, from_first, highest, joined, shard, total, whole
+from trainer.distributed.process_group import (
+    from_all,
+    from_main,
+    gather,
+    highest,
+    is_main,
+    joined,
+    shard,
+    shifted,
+    total,
+)
 from trainer.distributed.sync_batchnorm import WholeBatchNorm, synchronise
 from trainer.inference.forward import run_model
 from trainer.network.model import Grader
@@ -127,13 +137,13 @@ def check_collectives() -> None:
     rank, world = shard()
     for n in range(1, 3 * world):
         numbers = torch.arange(n)
-        assert torch.equal(whole(numbers[rank::world]), numbers)
-        assert torch.equal(before(numbers[rank::world]), numbers.roll(1, 0)[rank::world])
+        assert torch.equal(gather(numbers[rank::world]), numbers)
+        assert torch.equal(shifted(numbers[rank::world]), numbers.roll(1, 0)[rank::world])
     assert highest(rank == 1) == 1
     assert highest(rank) == world - 1
     assert from_all(f"rank {rank}") == [f"rank {each}" for each in range(world)]
-    assert from_first(lambda: [rank]) == [0]
-    assert first() == (rank == 0)
+    assert from_main(lambda: [rank]) == [0]
+    assert is_main() == (rank == 0)
     with pytest.raises(RunError, match=f"a batch of 7 photographs is not to be shared by {world} processes"):
         share_of(7)
 
