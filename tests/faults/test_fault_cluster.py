@@ -153,6 +153,7 @@ def test_three_workers_make_what_one_machine_makes_and_one_may_be_killed(
     assert not Made(many, tmp_path / "killed", scheduler="tcp://127.0.0.1:1").outcome.changed
 
 
+@pytest.mark.slow
 def test_the_scheduler_killed_is_said_in_one_line_and_a_rerun_completes(
     many: Path, tmp_path: Path, tree: Trees, undisturbed: Tree, start: Start, cluster: Callable[..., Cluster]
 ) -> None:
@@ -251,6 +252,7 @@ def test_a_worker_with_other_packages_is_refused_by_name(
     assert not (tmp_path / "c/unfinished.json").exists()  # nothing was begun
 
 
+@pytest.mark.slow
 def test_workers_that_join_later_and_would_make_other_bytes_take_no_part(
     many: Path, tmp_path: Path, tree: Trees, by_one_machine: Tree, cluster: Callable[..., Cluster]
 ) -> None:

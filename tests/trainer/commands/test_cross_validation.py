@@ -128,6 +128,7 @@ def test_killed_it_goes_on_and_leaves_what_an_undisturbed_one_does(made: Path, t
         assert (tmp_path / "cv" / own).read_bytes() == (made / "cv" / own).read_bytes()
 
 
+@pytest.mark.slow
 def test_each_fold_is_trained_once_for_each_seed(made: Path) -> None:
     command = ("folds", "--folds", 3, "--seeds", "4,0", "--cache", made / "cache", *FAST)
     (made / "seeds").mkdir()

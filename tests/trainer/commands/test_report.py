@@ -45,7 +45,7 @@ def percent(share: float) -> str:
 def reported(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with its report and card."""
     run = trained.copy(tmp_path_factory.mktemp("reported") / "run")
-    invoke("report", run, "--card", run / "CARD.md")
+    invoke("report", run, "--card", run / "CARD.md", rendered=True)
     return run
 
 

@@ -22,7 +22,7 @@ def page(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = trained.copy(folder / "run")
     other = write_tiny_cache(folder / "clinic", train=[0, 1, 2, 3, 4] * 8)
     invoke("evaluate", run, "--cache", other, "--refit", 20)
-    invoke("report", run)
+    invoke("report", run, rendered=True)
     return run / "report.html"
 
 

@@ -126,6 +126,7 @@ def test_shares_make_the_whole(processes: int, folder: Path) -> None:
     end(start(folder, torchrun(processes, Path(__file__).with_name("whole_batches.py"), "cache", "alone.pt")))
 
 
+@pytest.mark.slow
 def test_any_number_of_processes_goes_on_with_any_others_run_and_sigterm_leaves_a_checkpoint(folder: Path) -> None:
     alone = start(folder, [sys.executable, "-m", "trainer", "fit", *OPTIONS, *OFTEN, "--run", "run"])
     wait_for_checkpoints(folder / "run", 1, alone)

@@ -222,6 +222,7 @@ def test_what_cannot_be_added_is_said(
     assert text(driver, "#count")[0].startswith("1 of 1 done: 1 graded")
 
 
+@pytest.mark.slow
 def test_two_hundred_at_once(
     driver: Driver, show: Callable[..., None], choose: Callable[[dict[str, bytes]], None]
 ) -> None:

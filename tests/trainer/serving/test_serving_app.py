@@ -19,7 +19,9 @@ from tests.trainer.serving.conftest import Client, jpeg, served
 from trainer.inference.gradcam import grad_cam
 from trainer.inference.predictor import Predictor
 from trainer.kinds import PROBABILITIES
+from trainer.network.decision import DecisionRule
 from trainer.network.image_statistics import FLAG
+from trainer.network.metadata import read_about
 from trainer.network.model import load_model, save_model
 from trainer.run_folder import RunFolder
 from trainer.serving import app
@@ -43,7 +45,7 @@ def table(*answers: dict[str, object], level: int = 0) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text, newline="")))
 
 
-def test_the_row_of_a_photograph_is_that_of_predict(trained: Trained, client: Client, tmp_path: Path) -> None:
+def test_the_row_of_a_photograph_is_that_of_predict(trained: Trained, tmp_path: Path) -> None:
     """But for the last bits, which depend on how many photographs a network is given at a time."""
     names = ["17_left.jpg", "17_right.jpg", "=1+1.jpg", "-3_left.jpg", "'quoted'.jpg", 'a "b", c.jpg']
     (tmp_path / "eyes").mkdir()
@@ -51,7 +53,9 @@ def test_the_row_of_a_photograph_is_that_of_predict(trained: Trained, client: Cl
         (tmp_path / "eyes" / name).write_bytes(jpeg(seed, red=40 * (seed % 2)))
     invoke("predict", trained.run, "eyes", "--defer", 0.1, "--device", "cpu")
     theirs = pd.read_csv("predictions.csv", dtype=str, keep_default_na=False).set_index("id")
-    answers = [client.post("grade", f"eyes/{name}", (tmp_path / "eyes" / name).read_bytes()) for name in names]
+    least = DecisionRule.of(read_about(trained.run / "model.safetensors")).least_confidence(0.1)
+    with served(trained.run, least) as client:
+        answers = [client.post("grade", f"eyes/{name}", (tmp_path / "eyes" / name).read_bytes()) for name in names]
     assert {answer.status for answer in answers} == {200}
     ours = pd.DataFrame(table(*(answer.json for answer in answers))).set_index("id").reindex(theirs.index)
     assert list(ours.columns) == list(theirs.columns)

@@ -128,6 +128,7 @@ def test_only_images_at_full_size_are_compiled_for(
     assert compiled == [64] * 3
 
 
+@pytest.mark.slow
 def test_a_run_that_grows_can_be_repeated_and_is_another_than_one_that_does_not(
     fit: Fit, cache_of_64: Path, tmp_path: Path
 ) -> None:
