@@ -48,7 +48,7 @@ def as_one_of_several() -> Iterator[None]:
 
 def as_rank(learner: Learner) -> Learner:
     """The learner's network as a rank has it: BatchNorm over all ranks, gradients averaged over them."""
-    with as_one_of_several(), patch("trainer.distributed.sync_batchnorm.world", lambda: 2):
+    with as_one_of_several(), patch("trainer.distributed.sync_batchnorm.world_size", lambda: 2):
         synchronise(learner._model, learner.weights.device)
         learner._net = averaged(learner._model)
     return learner

@@ -312,6 +312,7 @@ def test_the_three_visits_fit_into_thirteen_minutes() -> None:
     assert {*trial.split(), "train"} == stages.keys()
 
 
+@pytest.mark.slow
 def test_phantoms_are_drawn_once_and_measured_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process: `test_a_stage_without_phantoms_says_how_to_draw_them` runs the script by its path."""
     monkeypatch.syspath_prepend(ROOT / "benchmarks")

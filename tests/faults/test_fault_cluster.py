@@ -194,6 +194,7 @@ def test_ctrl_c_ends_the_run_and_frees_the_workers(
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_photograph_that_kills_one_worker_after_the_other_is_named(
     eyes: Path, tmp_path: Path, tools: Callable[..., Result], cluster: Callable[..., Cluster]
 ) -> None:

@@ -74,6 +74,7 @@ def test_a_full_disk_ends_the_run_in_one_line_and_room_lets_it_go_on(
     fill(eyes, tree(tmp_path / "whole"), part, start, small_disk, tree, workers=1)
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_all_workers(
     many: Path, undisturbed: dict[str, bytes], tree: Trees, start: Callable[..., Any], small_disk: Callable[[int], Path]
 ) -> None:

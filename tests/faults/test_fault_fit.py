@@ -202,6 +202,7 @@ def test_with_the_last_checkpoint_damaged_it_goes_on_from_the_one_before(killed:
     assert_same(killed / "run", killed / "undisturbed")
 
 
+@pytest.mark.slow
 def test_two_fits_into_one_run_exclude_each_other(folder: Path) -> None:
     first = start(folder, *OPTIONS, "--run", "run", "--epochs", "1000")
     wait_for((folder / "run/last.pt").exists, first)

@@ -94,6 +94,7 @@ def test_told_to_end_all_end_at_once_and_quietly(
         goes_on()
 
 
+@pytest.mark.slow
 def test_sigterm_to_the_main_process_alone_is_enough(
     disturbed: Callable[[], Any], goes_on: Callable[[], None], tmp_path: Path
 ) -> None:

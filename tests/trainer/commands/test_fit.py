@@ -123,6 +123,7 @@ def test_patience_ends_a_run_that_no_longer_gets_better(
     assert "is finished" in trainer("fit", "--run", "run", "--resume").output
 
 
+@pytest.mark.slow
 def test_the_last_epoch_is_kept_where_asked_for_whatever_validation_says(
     fit: Fit, trainer: Fit, tiny_cache: Cache, tmp_path: Path
 ) -> None:

@@ -54,7 +54,8 @@ def same(one: Path, other: Path) -> None:
     assert measured[0] == measured[1]
 
 
-@pytest.mark.parametrize("keep", [pytest.param("best", marks=pytest.mark.slow), "last"])  # tests/faults keep the best
+@pytest.mark.slow  # tests/faults kill within epochs, and keep the best
+@pytest.mark.parametrize("keep", ["best", "last"])
 def test_killed_between_epochs_and_resumed_it_is_the_undisturbed_run(
     keep: str, trainer: Trainer, tiny_cache: Cache, tmp_path: Path
 ) -> None:
