@@ -129,6 +129,7 @@ def wait_for(found: Callable[[], object], process: "subprocess.Popen[str]") -> N
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 @needs_linux
 def test_a_second_preprocess_is_told_and_a_killed_one_blocks_nobody(tiny_eyes: Path, tmp_path: Path) -> None:
     (tmp_path / "eyes").symlink_to(tiny_eyes)

@@ -113,6 +113,7 @@ def test_a_column_that_was_not_kept_stops_before_anything_is_measured(
     assert (run / "metrics_test.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_external_sets_have_groups_too(run: Path, trainer: Trainer, tmp_path: Path) -> None:
     write_clinic(tmp_path / "elsewhere", seed=5)
     options = ("--cache", "elsewhere", "--subgroup", "site", "--loader", "torchvision")

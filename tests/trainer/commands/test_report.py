@@ -272,6 +272,7 @@ def test_figures_about_another_cache_that_an_earlier_version_left_are_refused(tr
     assert line in trainer("report", "run", exit=1).stderr
 
 
+@pytest.mark.slow
 def test_probabilities_that_tie_have_a_report(trained: Trained, trainer: Fit, tmp_path: Path) -> None:
     """Weights of zero: every photograph has 0.2 for every grade."""
     run = trained.copy("run")

@@ -16,6 +16,7 @@ from trainer.cli import main
 from trainer.training.progress import LastLoss
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_step_loss_pace_and_time_left(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
