@@ -1,6 +1,6 @@
 """Graded fundus photographs: their cache, and the loaders that feed a trainer from it.
 
-    errors grades metrics machine options progress   the words that all rooms share
+    errors grades metrics machine options progress lazy   what all rooms share
     storage/   files here and behind URLs: whole or not there, and never over what others made
     photos/    from a photograph's bytes to the prepared square
     cache/     the prepared photographs: index, table, shards, splits
@@ -9,8 +9,9 @@
 What a library user needs stands here, and is imported when it is asked for: `import pipeline` costs nothing.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
+
+from pipeline.lazy import importing
 
 if TYPE_CHECKING:
     from pipeline.cache.cache import Cache as Cache
@@ -35,8 +36,4 @@ _HOMES: Final = {
     "normalise": "pipeline.loading.batch",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = importing(__name__, _HOMES)

@@ -61,7 +61,7 @@ def _rendered(cache: Cache, rows: NDArray[np.int64], augment: Augment, seed: int
     size = cache.recipe.size
     plan = plan_epoch(rows, augment, source_size=size, size=size, shuffle=False, seed=seed, epoch=epoch)
     with Renderer(size, size, device="cpu", workers=usable_cores()) as renderer:
-        pictures = [partial(decoded, renderer, cache, row) for row in plan.rows.tolist()]
+        pictures = [partial(decoded, renderer.decode, cache, row) for row in plan.rows.tolist()]
         return renderer.finish(renderer.begin(pictures, plan, threading.Event())).permute(0, 2, 3, 1).numpy()
 
 

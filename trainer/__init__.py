@@ -13,8 +13,9 @@ commands/      the only room that speaks to the terminal
 What a library user needs stands here, and is imported when it is asked for: `import trainer` costs nothing.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
+
+from pipeline.lazy import importing
 
 if TYPE_CHECKING:
     from trainer.inference.loaded_model import LoadedModel as LoadedModel
@@ -27,8 +28,4 @@ _HOMES: Final = {
     "Predictions": "trainer.inference.loaded_model",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = importing(__name__, _HOMES)

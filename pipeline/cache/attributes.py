@@ -1,15 +1,12 @@
 """attributes.csv: the columns that `tools preprocess --keep-column` kept of the photographs."""
 
-import hashlib
 import io
-from pathlib import Path
 
 import pandas as pd
 
-from pipeline.cache.cache import Cache
+from pipeline.cache.cache import Cache, checked_bytes
 from pipeline.cache.index import ATTRIBUTES
 from pipeline.errors import CacheError
-from pipeline.storage.url import Url
 
 
 def read_attributes(cache: Cache) -> pd.DataFrame:
@@ -21,7 +18,7 @@ def read_attributes(cache: Cache) -> pd.DataFrame:
     """
     if not cache.index.attributes:
         return pd.DataFrame(index=cache.manifest.index)
-    data = _checked(cache.path / ATTRIBUTES, cache.index.attributes)
+    data = checked_bytes(cache.path / ATTRIBUTES, cache.index.attributes)
     # Without a header: pandas would give a second column called id another name.
     table = pd.read_csv(io.BytesIO(data), header=None, dtype=str, na_filter=False, encoding_errors="surrogateescape")
     header, cells = table.iloc[0], table.iloc[1:].reset_index(drop=True)
@@ -31,18 +28,3 @@ def read_attributes(cache: Cache) -> pd.DataFrame:
         )
     kept = cells.drop(columns=0).set_axis(header[1:], axis=1).rename_axis(columns=None)
     return kept.loc[:, ~kept.columns.duplicated()]
-
-
-def _checked(path: Path | Url, sha256: str) -> bytes:
-    """The bytes of a file, which must have this digest."""
-    if isinstance(path, Url):
-        from pipeline.cache.remote_shards import read_checked
-
-        return read_checked(path, sha256)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise CacheError(f"{path}: cannot be read ({error.strerror}); `tools preprocess` mends it") from error
-    if hashlib.sha256(data).hexdigest() != sha256:
-        raise CacheError(f"{path}: damaged or edited; `tools preprocess` mends it")
-    return data

@@ -221,9 +221,23 @@ def open_cache(path: Path | Url | str) -> Cache:
     path = place(path)
     index = CacheIndex.read(path)
     if isinstance(path, Url):
-        from pipeline.cache.remote_shards import read_checked
-
-        return _reopen(path, index, read_manifest(path / MANIFEST, read_checked(path / MANIFEST, index.manifest)))
+        return _reopen(path, index, read_manifest(path / MANIFEST, checked_bytes(path / MANIFEST, index.manifest)))
     if sha256_of(path / MANIFEST) != index.manifest:
         raise CacheError(f"{path / MANIFEST}: damaged or edited; `tools preprocess` mends it")
     return _reopen(path, index, read_manifest(path / MANIFEST))
+
+
+def checked_bytes(path: Path | Url, sha256: str) -> bytes:
+    """The bytes of a file of a cache, which must have this digest. Raises CacheError where they have not, StoreError
+    where a URL cannot be read."""
+    if isinstance(path, Url):
+        from pipeline.cache.remote_shards import read_checked
+
+        return read_checked(path, sha256)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CacheError(f"{path}: cannot be read ({error.strerror}); `tools preprocess` mends it") from error
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise CacheError(f"{path}: damaged or edited; `tools preprocess` mends it")
+    return data

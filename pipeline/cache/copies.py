@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.cache.cache import Cache
+from pipeline.cache.manifest import flagged
 from pipeline.cache.splits import patients_of
-from pipeline.errors import PhotoError
-from pipeline.photos.fingerprint import ALIKE, MOST, SIDE, alike, candidates, coarse, fingerprint
+from pipeline.photos.fingerprint import ALIKE, MOST, alike, candidates, coarse, fingerprint_or_zeros
 
 
 class SharedPhoto(NamedTuple):
@@ -33,15 +33,15 @@ def shared_photos(cache: Cache, rows: NDArray[np.int64]) -> list[SharedPhoto]:
     """
     table = cache.manifest.iloc[rows]
     patients = patients_of(cache.manifest, table["id"]).to_numpy()
-    seen = [not {"blank"} & set(flags.split()) for flags in table["flags"]]
+    seen = ~flagged(table, "blank").to_numpy()
     rows, patients = rows[seen], patients[seen]
     found = {pair: 1.0 for pair in _same_bytes(cache, rows) if patients[pair[0]] != patients[pair[1]]}
     if len(rows) <= MOST:
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            prints = list(pool.map(lambda row: coarse(_fingerprint(cache, row)), rows.tolist()))
+            prints = list(pool.map(lambda row: coarse(fingerprint_or_zeros(cache.read(row))), rows.tolist()))
         for i, j in candidates(np.reshape(prints, (len(rows), -1))):
             if patients[i] != patients[j] and (i, j) not in found:
-                value = alike(_fingerprint(cache, int(rows[i])), _fingerprint(cache, int(rows[j])))
+                value = alike(*(fingerprint_or_zeros(cache.read(int(rows[at]))) for at in (i, j)))
                 if value > ALIKE:
                     found[i, j] = value
     ids = cache.manifest["id"].iloc[rows].to_numpy()
@@ -71,10 +71,3 @@ def _same_bytes(cache: Cache, rows: NDArray[np.int64]) -> list[tuple[int, int]]:
     firsts: dict[tuple[int, int], int] = {}
     pairs = ((firsts.setdefault(mark, at), at) for at, mark in enumerate(marks.itertuples(index=False, name=None)))
     return [(one, other) for one, other in pairs if one != other]
-
-
-def _fingerprint(cache: Cache, row: int) -> NDArray[np.float32]:
-    try:
-        return fingerprint(cache.read(row))
-    except PhotoError:
-        return np.zeros(SIDE * SIDE, np.float32)

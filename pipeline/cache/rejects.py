@@ -1,6 +1,5 @@
 """rejects.csv: what was found but is not in the cache, and the reason."""
 
-import hashlib
 import io
 import re
 from collections import Counter
@@ -10,10 +9,9 @@ from typing import Final
 
 import pandas as pd
 
-from pipeline.cache.cache import Cache
+from pipeline.cache.cache import Cache, checked_bytes
 from pipeline.cache.index import REJECTS
 from pipeline.errors import FundusError
-from pipeline.storage.paths import read_file
 
 IGNORED: Final = "ignored: "
 """Begins the reason of a photograph that nobody asked for."""
@@ -49,9 +47,7 @@ class Rejects:
 def read_rejects(cache: Cache) -> Rejects | None:
     """None where the file cannot be read, or is not the one that cache.json was written with."""
     try:
-        data = read_file(cache.path / REJECTS)
-        if hashlib.sha256(data).hexdigest() != cache.index.rejects:
-            return None
+        data = checked_bytes(cache.path / REJECTS, cache.index.rejects)
         table = pd.read_csv(io.BytesIO(data), dtype=str, na_filter=False, encoding_errors="surrogateescape")
         sources, reasons = table["source"].tolist(), table["reason"].tolist()
     except (OSError, FundusError, ValueError, KeyError):

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from pipeline.cache.cache import Cache, open_cache
 from pipeline.errors import CacheError
 from pipeline.grades import UNKNOWN
-from pipeline.loading.torchvision_loader import decode_jpeg
+from pipeline.loading.torchvision_loader import decode_jpeg, decoded
 
 
 class CacheDataset(Dataset[tuple[Any, int]]):
@@ -66,10 +66,7 @@ class CacheDataset(Dataset[tuple[Any, int]]):
     def __getitem__(self, index: int) -> tuple[Any, int]:
         """Raises CacheError, with the photograph's id, where it is damaged."""
         row, cache = int(self.rows[index]), self.cache
-        picture = decode_jpeg(cache.read(row))
-        if picture is None:
-            raise CacheError(f"{cache.path}: {cache.manifest['id'].iloc[row]} does not decode as a JPEG")
-        grade = int(cache.manifest["grade"].iloc[row])
+        picture, grade = decoded(decode_jpeg, cache, row), int(cache.manifest["grade"].iloc[row])
         if self.transform is not None:
             return self.transform(Image.fromarray(picture)), grade
         return torch.from_numpy(picture).permute(2, 0, 1).contiguous(), grade

@@ -131,7 +131,7 @@ class TorchvisionLoader(Loader):
         over = threading.Event()
 
         def begin(plan: EpochPlan) -> tuple[EpochPlan, Rendering]:
-            pictures = [partial(decoded, self._renderer, self._cache, row) for row in plan.rows.tolist()]
+            pictures = [partial(decoded, self._renderer.decode, self._cache, row) for row in plan.rows.tolist()]
             return plan, self._renderer.begin(pictures, plan, over)
 
         batches = self._schedule.batches(number, start)
@@ -146,9 +146,9 @@ class TorchvisionLoader(Loader):
         self._renderer.close()
 
 
-def decoded(renderer: Renderer, cache: Cache, row: int) -> Picture:
-    """A photograph of a cache, for `Renderer.begin`. Raises CacheError where it is damaged."""
-    picture = renderer.decode(cache.read(row))
+def decoded(decode: Callable[[memoryview], Picture | None], cache: Cache, row: int) -> Picture:
+    """A photograph of a cache. decode: `decode_jpeg`, or a renderer's own. Raises CacheError where it is damaged."""
+    picture = decode(cache.read(row))
     if picture is None:
         raise CacheError(f"{cache.path}: {cache.manifest['id'].iloc[row]} does not decode as a JPEG")
     return picture

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.errors import PhotoError
 from pipeline.photos.photo import read_photo
 
 SIDE: Final = 64  # of a fingerprint, pixels
@@ -42,6 +43,14 @@ def fingerprint(data: bytes | memoryview) -> NDArray[np.float32]:
     fine[np.hypot(x - SIDE / 2 + 0.5, y - SIDE / 2 + 0.5) > 0.36 * SIDE] = 0  # all discs share their edges
     length = float(np.linalg.norm(fine))
     return np.asarray(fine / length if length > FAINT else np.zeros_like(fine), np.float32).ravel()
+
+
+def fingerprint_or_zeros(data: bytes | memoryview) -> NDArray[np.float32]:
+    """The same; zeros, which are like none, of what cannot be decoded."""
+    try:
+        return fingerprint(data)
+    except PhotoError:
+        return np.zeros(SIDE * SIDE, np.float32)
 
 
 def near_duplicates(fingerprints: NDArray[np.float32]) -> Iterator[tuple[int, int, float]]:

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.cache.manifest import Row
 from pipeline.cache.shards import shard_name
-from pipeline.errors import PhotoError
-from pipeline.photos.fingerprint import ALIKE, CANDIDATE, SIDE, alike, coarse, fingerprint, mirrored
+from pipeline.photos.fingerprint import ALIKE, CANDIDATE, alike, coarse, fingerprint_or_zeros, mirrored
 from pipeline.storage.artifacts import SHARDS
 
 BLOCK: Final = 1024
@@ -57,7 +56,4 @@ def copies_across_splits(cache: Path, rows: Sequence[Row]) -> list[Copy]:
 def _fingerprint(cache: Path, row: Row) -> NDArray[np.float32]:
     with open(cache / SHARDS / shard_name(row.shard), "rb") as file:
         file.seek(row.offset)
-        try:
-            return fingerprint(file.read(row.nbytes))
-        except PhotoError:
-            return np.zeros(SIDE * SIDE, np.float32)
+        return fingerprint_or_zeros(file.read(row.nbytes))

@@ -20,6 +20,7 @@ from trainer.evaluation.operating_point import Wish, wished
 from trainer.network.device import choose_device
 from trainer.network.metadata import About, temperature_of
 from trainer.network.model import Grader, load_model, read_provenance
+from trainer.network.provenance import Provenance
 from trainer.reporting.evaluation_files import write_evaluation
 from trainer.reporting.external import Site, read_sites
 from trainer.reporting.figures import short_name
@@ -100,10 +101,10 @@ def evaluate(
         raise RunError(f"{path}: --refit is for another cache than the run's own")
     if how.refit and about.operating is None:
         raise RunError(f"{run.model}: --refit compares with the weights' threshold, and they carry none")
-    measured, sites = [], []
+    measured, sites, provenance = [], [], read_provenance(run.model)
     with kept([target.files.metrics for target in targets] + [run.forest_figure] * bool(external)):
         for target in targets:
-            evaluation = measure_target(run, config, target, model, about, how)
+            evaluation = measure_target(run, config, target, model, about, provenance, how)
             say_defects(evaluation, own=not target.name, name=target.name)
             measured.append((target, evaluation))
         if external:
@@ -131,7 +132,13 @@ def with_operating_point(run: RunFolder, about: About, wish: Wish | None) -> Abo
 
 
 def measure_target(
-    run: RunFolder, config: RunConfig, target: Target, model: Grader, about: About, how: HowToMeasure
+    run: RunFolder,
+    config: RunConfig,
+    target: Target,
+    model: Grader,
+    about: About,
+    provenance: Provenance | None,
+    how: HowToMeasure,
 ) -> Evaluation:
     """Measures one target and writes its files."""
     cache, own = target.cache, not target.name
@@ -145,7 +152,7 @@ def measure_target(
         settings,
         model,
         about,
-        read_provenance(run.model),
+        provenance,
         cache,
         target.split,
         own=own,

@@ -10,11 +10,10 @@ from pipeline.errors import RunError, SourceError
 from pipeline.grades import GRADES
 from pipeline.photos.discovery import Refusal
 from pipeline.storage.atomic import is_stream, write_whole
-from pipeline.storage.csv_files import defused, to_csv
 from trainer.console import print_table, warn
 from trainer.inference.in_words import in_words
 from trainer.inference.inputs import gather
-from trainer.inference.predictions import Tally, write_predictions
+from trainer.inference.predictions import Tally, refusals_csv, write_predictions
 from trainer.inference.predictor import Predictor
 from trainer.kinds import rejects_of
 
@@ -57,8 +56,7 @@ def predict(
             refused += tally.refused
             if rejects:
                 with write_whole(rejects) as rejected:
-                    lines = [(defused(each.source), defused(each.reason)) for each in sorted(refused)]
-                    rejected.write(to_csv(lines, Refusal._fields))
+                    rejected.write(refusals_csv(refused))
             say_refused(refused, rejects)
             if not tally.grades:
                 raise SourceError(f"none of {found} photographs could be predicted{seen_in_file(rejects)}")

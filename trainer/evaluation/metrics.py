@@ -16,7 +16,7 @@ from pipeline.grades import GRADES, N_GRADES, UNKNOWN
 from pipeline.metrics import Counts, confusion_counts
 from trainer.evaluation.weighted_metrics import Sample, ratio
 from trainer.kinds import PROBABILITIES
-from trainer.network.decision import Cuts, predicted_grades
+from trainer.network.decision import Cuts, Floats, p_referable, predicted_grades
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,11 @@ class Metrics:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def referable_scores(predictions: pd.DataFrame) -> Floats:
+    """(n,) p2 + p3 + p4 of a table of predictions, 0 to 1."""
+    return p_referable(predictions[list(PROBABILITIES)].to_numpy(np.float32))
 
 
 def predictions_table(

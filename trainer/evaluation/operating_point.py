@@ -15,9 +15,8 @@ from pipeline.grades import REFERABLE
 from trainer.console import warn
 from trainer.evaluation.bootstrap import Figures, Floats, bootstrap, intervals
 from trainer.evaluation.calibration import fit_temperature
-from trainer.evaluation.metrics import graded, plain_value
+from trainer.evaluation.metrics import graded, plain_value, referable_scores
 from trainer.evaluation.weighted_metrics import Masks, Sample, patients_behind, ratio, shares
-from trainer.kinds import PROBABILITIES
 from trainer.network.decision import p_referable, probabilities
 from trainer.network.metadata import Operating
 from trainer.run_folder import RunFolder
@@ -71,7 +70,7 @@ def wished(run: RunFolder, temperature: float, wish: Wish) -> Operating:
     """
     val = graded(run.read_predictions("val"))
     run.read_own_metrics("val")
-    scores = p_referable(val[list(PROBABILITIES)].to_numpy(np.float32))
+    scores = referable_scores(val)
     try:
         threshold = choose_threshold(scores, (val["grade"] >= REFERABLE).to_numpy(), wish)
     except ValueError as error:

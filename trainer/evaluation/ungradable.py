@@ -16,10 +16,8 @@ from pipeline.cache.manifest import UNGRADABLE, flagged
 from pipeline.cache.splits import patients_of
 from pipeline.grades import REFERABLE, UNKNOWN
 from trainer.evaluation.bootstrap import Figures, Floats, Limits, bootstrap, intervals
-from trainer.evaluation.metrics import plain_value
-from trainer.evaluation.weighted_metrics import Masks, patients_behind, shares
-from trainer.kinds import PROBABILITIES
-from trainer.network.decision import p_referable
+from trainer.evaluation.metrics import plain_value, referable_scores
+from trainer.evaluation.weighted_metrics import Masks, patients_behind, shares, tally
 from trainer.network.metadata import Operating
 
 _NO_GRADE: Final = 4
@@ -56,14 +54,13 @@ class Decided:
         if not len(cells):
             return None
         n_patients = int(patients.max()) + 1
-        flat = np.bincount(5 * patients + cells, minlength=5 * n_patients)
-        tally = flat.reshape(n_patients, 5).astype(np.float64)
+        counts = tally(patients, n_patients, cells, 5)
 
         def figures(weights: Floats) -> Figures:
-            return shares(weights.T @ tally, SHARES)
+            return shares(weights.T @ counts, SHARES)
 
         values = figures(np.ones((n_patients, 1)))
-        limits = intervals(values, bootstrap(n_patients, figures), patients_behind(tally, SHARES))
+        limits = intervals(values, bootstrap(n_patients, figures), patients_behind(counts, SHARES))
         passed, wrong, missed, found, no_grade = np.bincount(cells, minlength=5).tolist()
         plain = {name: plain_value(value[0]) for name, value in values.items()}
         return cls(found, wrong, missed, passed, no_grade, **plain, intervals=limits)
@@ -119,7 +116,7 @@ def measure_ungradable(
     if bad.empty:
         return Ungradable(0, 0, not_counted, None, None) if not_counted else None
     good = predictions[(predictions["grade"] != UNKNOWN) & ~predictions["id"].isin(bad["id"])]
-    scores = p_referable(good[list(PROBABILITIES)].to_numpy(np.float32))
+    scores = referable_scores(good)
     table = pd.DataFrame(
         {
             "patient": pd.factorize(np.concatenate([patients_of(manifest, good["id"]), owners]))[0],

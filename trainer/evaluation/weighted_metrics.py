@@ -105,8 +105,7 @@ class Sample:
 
     def tally(self, cells: NDArray[np.int64], n_cells: int) -> Floats:
         """(patients, n_cells) photographs of each patient in each of some cells; `cells` (n,) says which."""
-        flat = np.bincount(self.patients * n_cells + cells, minlength=self.n_patients * n_cells)
-        return flat.reshape(self.n_patients, n_cells).astype(np.float64)
+        return tally(self.patients, self.n_patients, cells, n_cells)
 
     @cached_property
     def confusions(self) -> Floats:
@@ -143,6 +142,13 @@ class Sample:
     def share_patients(self) -> dict[str, NDArray[np.int64]]:
         """By name of a share, how many patients have a photograph among those that it is a share of."""
         return patients_behind(self.confusions, SHARES)
+
+
+def tally(patients: NDArray[np.int64], n_patients: int, cells: NDArray[np.int64], n_cells: int) -> Floats:
+    """(n_patients, n_cells) how often each patient is in each cell, from the patient (n,) and the cell (n,) of n things,
+    both numbered from 0."""
+    flat = np.bincount(patients * n_cells + cells, minlength=n_patients * n_cells)
+    return flat.reshape(n_patients, n_cells).astype(np.float64)
 
 
 def ratio(part: Floats, whole: Floats) -> Floats:

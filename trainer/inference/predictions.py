@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.cache.manifest import UNGRADABLE
 from pipeline.photos.discovery import Refusal
-from pipeline.storage.csv_files import csv_lines, defused
+from pipeline.storage.csv_files import csv_lines, defused, to_csv
 from trainer.inference.inputs import Photograph
 from trainer.inference.predictor import Prediction, Predictor
 from trainer.kinds import PROBABILITIES
@@ -69,6 +69,11 @@ def write_predictions(
         tally.last = predictions[-1] if predictions else tally.last
         tally.flags.update(flag for each in predictions for flag in each.flags)
     return tally
+
+
+def refusals_csv(refused: Sequence[Refusal]) -> bytes:
+    """The table of photographs that were refused, by name; names are defused."""
+    return to_csv([(defused(each.source), defused(each.reason)) for each in sorted(refused)], Refusal._fields)
 
 
 def cells(prediction: Prediction, threshold: float, least: float | None = None) -> tuple[object, ...]:

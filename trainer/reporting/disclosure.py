@@ -10,6 +10,7 @@ from pipeline.storage.url import place
 from trainer.config import RunConfig
 from trainer.reporting.external import Site
 from trainer.reporting.measured import Measured
+from trainer.reporting.tables import counted
 from trainer.run_folder import set_name, today
 
 GRADERS: Final = (
@@ -85,7 +86,7 @@ def people(patients: int, untold: int, photographs: int) -> str:
     """
     if untold == photographs:
         return ", whose patients nothing tells"
-    who = f" of {patients:,} patients" if patients > 1 else " of 1 patient"
+    who = f" of {counted(patients, 'patient')}"
     if not untold:
         return who
     return f"{who}, where {untold:,} photographs whose patient nothing tells count as one each"

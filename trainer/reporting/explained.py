@@ -19,10 +19,11 @@ from pipeline.photos.preparation import Recipe
 from pipeline.photos.retina import Square
 from pipeline.storage.artifacts import EXPLAINED, EXPLAINED_COLUMNS, SHEET
 from pipeline.storage.atomic import write_whole
-from pipeline.storage.csv_files import defused, to_csv
+from pipeline.storage.csv_files import to_csv
 from pipeline.storage.outputs import recorded
 from trainer.inference.gradcam import FEWEST, Style, cells_a_side, heat_on_photograph, overlay
 from trainer.inference.inputs import original
+from trainer.inference.predictions import refusals_csv
 from trainer.inference.predictor import Explanation
 from trainer.kinds import is_explained_file
 from trainer.network.metadata import About
@@ -88,8 +89,7 @@ class ExplainedFolder:
             if is_explained_file(self.path / name):  # a record proves nothing by itself
                 (self.path / name).unlink(missing_ok=True)
         with write_whole(self.path / REJECTS) as file:
-            lines = [(defused(each.source), defused(each.reason)) for each in sorted(refused)]
-            file.write(to_csv(lines, Refusal._fields))
+            file.write(refusals_csv(refused))
         if not self.by_grade:
             (self.path / SHEET).unlink(missing_ok=True)  # an older result's
             self._write_record([row for row in self._rows if row[0] != SHEET])

@@ -12,6 +12,7 @@ from pipeline.cache.splits import SPLITS, patients_of, told_patients
 from pipeline.grades import REFERABLE, UNKNOWN
 from trainer.reporting.external import Site
 from trainer.reporting.measured import Measured
+from trainer.reporting.tables import counted
 
 REASONS_SHOWN: Final = 5
 """The commonest kinds of reasons; the others are counted together."""
@@ -92,14 +93,14 @@ class Flow:
         lines = []
         if self.found is not None and self.cached:
             parts = [f"{self.cached.photographs:,} cached", *map(_part_in_words, self.refused)]
-            lines.append(f"Found: {_photographs(self.found)} = {' + '.join(parts)}")
+            lines.append(f"Found: {counted(self.found, 'photograph')} = {' + '.join(parts)}")
         if self.cached:
             boxes = [*self.splits, *([self.outside] if self.outside else [])]
-            whole = _photographs(self.cached.photographs) + _of_patients(self.cached)
+            whole = counted(self.cached.photographs, "photograph") + _of_patients(self.cached)
             lines.append(f"Cached: {whole} = {' + '.join(map(_part_in_words, boxes))}")
         left = f" + {self.ungraded:,} without a grade" if self.ungraded else ""
         measured = self.measured.photographs
-        whole = _photographs(measured + self.ungraded)
+        whole = counted(measured + self.ungraded, "photograph")
         lines.append(f"{self.split}: {whole} = {_part_in_words(self.measured)}{left}")
         if self.shared:
             lines.append(SHARED)
@@ -167,10 +168,10 @@ def site_line(site: Site) -> str:
     """How many photographs of an external set were measured, and those without a grade where that is recorded."""
     n, ungraded, known = site.metrics["photographs"], site.metrics.get("ungraded"), site.metrics.get("data_set")
     what = f"External set {site.name}" + (f" ({known})" if known else "")
-    measured = f"{n:,} measured ({_patients(site.metrics['patients'])})"
+    measured = f"{n:,} measured ({counted(site.metrics['patients'], 'patient')})"
     if not ungraded:
         return f"{what}: {measured}"
-    return f"{what}: {_photographs(n + ungraded)} = {measured} + {ungraded:,} without a grade"
+    return f"{what}: {counted(n + ungraded, 'photograph')} = {measured} + {ungraded:,} without a grade"
 
 
 def _box(title: str, manifest: pd.DataFrame, part: pd.DataFrame) -> Box:
@@ -197,19 +198,11 @@ def _part_in_words(box: Box) -> str:
     >>> _part_in_words(Box("in no split", 4, 3, (Part("blank", 1), Part("ungradable", 3))))
     '4 in no split (3 patients; blank 1, ungradable 3)'
     """
-    patients = "" if box.patients is None else _patients(box.patients)
+    patients = "" if box.patients is None else counted(box.patients, "patient")
     parts = ", ".join(f"{part.title} {part.photographs:,}" for part in box.parts)
     inside = "; ".join(each for each in (patients, parts) if each)
     return f"{box.photographs:,} {box.title}" + (f" ({inside})" if inside else "")
 
 
 def _of_patients(box: Box) -> str:
-    return "" if box.patients is None else f" of {_patients(box.patients)}"
-
-
-def _photographs(n: int) -> str:
-    return "1 photograph" if n == 1 else f"{n:,} photographs"
-
-
-def _patients(n: int) -> str:
-    return "1 patient" if n == 1 else f"{n:,} patients"
+    return "" if box.patients is None else f" of {counted(box.patients, 'patient')}"

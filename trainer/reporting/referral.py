@@ -9,11 +9,9 @@ import pandas as pd
 from pipeline.cache.splits import patients_of
 from pipeline.errors import RunError
 from pipeline.grades import GRADES, REFERABLE
-from trainer.evaluation.metrics import graded
+from trainer.evaluation.metrics import graded, referable_scores
 from trainer.evaluation.operating_point import least_ppv, table_of_cuts, two_by_two
 from trainer.evaluation.results import worse_eyes
-from trainer.kinds import PROBABILITIES
-from trainer.network.decision import p_referable
 from trainer.reporting.disclosure import untold_patients
 from trainer.reporting.gallery import WORST, confidence
 from trainer.reporting.measured import Measured
@@ -26,14 +24,14 @@ SEVERE = 3
 def referral(measured: Measured) -> dict[str, Any]:
     """What the page's section on referral shows besides the operating card."""
     known, operating = measured.predictions, measured.operating
-    scores, truth = _scores(known), (known["grade"] >= REFERABLE).to_numpy()
+    scores, truth = referable_scores(known), (known["grade"] >= REFERABLE).to_numpy()
     if operating is None:
         return {"tables": [], "cuts": [], "missed": [], "least_ppv": None, "ungradable": None}
     referred = scores >= operating.threshold
     tables = [{"what": "photographs", **two_by_two(referred, truth)._asdict()}]
     if measured.cache is not None and untold_patients(measured) < len(known):
         worse = worse_eyes(known, patients_of(measured.cache.manifest, known["id"]))
-        table = two_by_two(_scores(worse) >= operating.threshold, (worse["grade"] >= REFERABLE).to_numpy())
+        table = two_by_two(referable_scores(worse) >= operating.threshold, (worse["grade"] >= REFERABLE).to_numpy())
         tables.insert(0, {"what": "patients, the worse eye decides", **table._asdict()})
     return {
         "tables": tables,
@@ -70,14 +68,10 @@ def missed_severe(measured: Measured) -> pd.DataFrame:
     known, operating = measured.predictions, measured.operating
     if operating is None:
         return known.iloc[:0].assign(sure=[])
-    scores = _scores(known)
+    scores = referable_scores(known)
     missed = np.flatnonzero((known["grade"].to_numpy() >= SEVERE) & (scores < operating.threshold))
     chosen = known.iloc[missed[np.argsort(scores[missed], kind="stable")][:WORST]]
     return chosen.assign(sure=confidence(chosen))
-
-
-def _scores(predictions: pd.DataFrame) -> Any:
-    return p_referable(predictions[list(PROBABILITIES)].to_numpy(np.float32))
 
 
 def _cuts(measured: Measured, scores: Any, truth: Any) -> list[dict[str, Any]]:
@@ -89,5 +83,5 @@ def _cuts(measured: Measured, scores: Any, truth: Any) -> list[dict[str, Any]]:
         run.read_own_metrics("val")
     except RunError:
         return []
-    found = table_of_cuts(_scores(val), (val["grade"] >= REFERABLE).to_numpy(), scores, truth)
+    found = table_of_cuts(referable_scores(val), (val["grade"] >= REFERABLE).to_numpy(), scores, truth)
     return [cut._asdict() for cut in found]

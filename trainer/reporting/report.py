@@ -11,12 +11,11 @@ from trainer.evaluation.calibration import Bin
 from trainer.evaluation.characteristics import characteristics
 from trainer.evaluation.deferral import RiskCoverage
 from trainer.evaluation.external import camera_sizes
-from trainer.evaluation.metrics import confusion
+from trainer.evaluation.metrics import confusion, referable_scores
 from trainer.evaluation.subgroups import measure_subgroups
 from trainer.evaluation.weighted_metrics import Sample
 from trainer.inference.gradcam import cells_a_side
-from trainer.kinds import PROBABILITIES, sealed
-from trainer.network.decision import p_referable
+from trainer.kinds import sealed
 from trainer.reporting.curves import Point, draw_precision_recall, draw_reliability, draw_risk_coverage, draw_roc
 from trainer.reporting.disclosure import (
     GRADERS,
@@ -209,7 +208,7 @@ def draw(measured: Measured) -> dict[str, Any]:
     alts[run.confusion_figure(split)] = "Confusion matrix; the table below holds its numbers"
 
     truth = (known["grade"] >= REFERABLE).to_numpy()
-    score = p_referable(known[list(PROBABILITIES)].to_numpy(np.float32))
+    score = referable_scores(known)
     card = metrics["operating"]
     point = None
     if card and card["sensitivity"] is not None and card["specificity"] is not None:

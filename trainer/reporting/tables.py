@@ -134,6 +134,14 @@ def ungradable_lines(measured: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def counted(n: int, what: str) -> str:
+    """
+    >>> counted(1, "patient"), counted(1200, "patient")
+    ('1 patient', '1,200 patients')
+    """
+    return f"{n:,} {what}" + ("" if n == 1 else "s")
+
+
 def photographs(n: int) -> str:
     return "photograph" if n == 1 else "photographs"
 
