@@ -145,8 +145,8 @@ class Sample:
 
 
 def tally(patients: NDArray[np.int64], n_patients: int, cells: NDArray[np.int64], n_cells: int) -> Floats:
-    """(n_patients, n_cells) how often each patient is in each cell, from the patient (n,) and the cell (n,) of n things,
-    both numbered from 0."""
+    """(n_patients, n_cells) how often each patient is in each cell; the patient (n,) and the cell (n,) of n things are
+    numbered from 0."""
     flat = np.bincount(patients * n_cells + cells, minlength=n_patients * n_cells)
     return flat.reshape(n_patients, n_cells).astype(np.float64)
 
