@@ -150,7 +150,7 @@ def fit(context: click.Context, /, run: Path | None, resume: bool, find_lr: bool
      help="Train each fold once for each of these seeds, and give the means. --seed draws the folds.  "
           "[default: --seed]")  # fmt: skip
 @RUN("--split", type=click.Choice(["train-val", "all"]), default="train-val",
-     help="all: the photographs of test are folded in too. train-val: they stay closed.")  # fmt: skip
+     help="all: fold the photographs of test too. train-val: do not use them.")  # fmt: skip
 @RUN("--run", type=OutputPlace(), default=Path("runs/folds"), help="Folder of the runs, one a fold and seed.")
 @click.pass_context
 def folds(
@@ -176,27 +176,29 @@ def folds(
 @click.option("--split", type=click.Choice(["train", "val", "test", "all"]),
               help="Which photographs.  [default: test; of another cache than the run's own: all]")  # fmt: skip
 @click.option("--cache", "caches", type=place, multiple=True,
-              help="Where the run's own was moved to, or another: an external set, measured into RUN/external/NAME. "
-                   "May be given several times.")  # fmt: skip
+              help="A cache to measure on: the run's own, if it was moved, or another one (an external set, whose "
+                   "results go into RUN/external/NAME). May be given several times.")  # fmt: skip
 @click.option("--name", "names", type=SetName(), multiple=True,
               help="NAME of an external set, once for each --cache.  [default: the cache's folder, or the one above "
                    "where that is called cache]")  # fmt: skip
 @click.option("--refit", type=click.IntRange(1, MOST_REFIT), metavar="N",
-              help="Choose a threshold anew on at most N photographs of an external set, by patient, and measure the "
-                   "rest: what that would buy, and how many it takes.")  # fmt: skip
+              help="Refit the threshold on at most N photographs of an external set, all of a patient together, and "
+                   "measure it on the rest. Shows what a refit would gain and how many photographs it needs."
+              )  # fmt: skip
 @local_cache_option
 @local_cache_gb_option
 @click.option("--loader", type=click.Choice(LOADERS), default="auto", help="auto: dali on a GPU where it is installed.")
 @click.option("--device", type=click.Choice(DEVICES), default="auto", help="auto: the fastest there is.")
 @click.option("--workers", type=WORKERS, help="Threads of the loader.  [default: the loader's choice]")
 @click.option("--sensitivity", type=SHARE_WANTED,
-              help="Wanted for referable DR: a threshold chosen on val.  [default: the weights' own]")  # fmt: skip
-@click.option("--specificity", type=SHARE_WANTED, help="Wanted instead of a sensitivity.")
-@click.option("--prevalence", type=Finite(0, 1), help="Of another population: its PPV and NPV too.")
+              help="Sensitivity wanted for referable DR; validation gives its threshold.  [default: the weights' own]"
+              )  # fmt: skip
+@click.option("--specificity", type=SHARE_WANTED, help="Specificity wanted instead.")
+@click.option("--prevalence", type=Finite(0, 1), help="Prevalence in another population; adds its PPV and NPV.")
 @click.option("--tta/--no-tta", default=None,
               help="Mean over the eight flips and turns of each photograph.  [default: as fit was told]")  # fmt: skip
 @click.option("--by", type=click.Choice(["photograph", "eye", "patient"]), default="photograph",
-              help="patient: print his or her worse eye's figures too. eye: those of the mean of its photographs."
+              help="Print results by eye (the mean of its photographs) or by patient (the worse eye) too."
               )  # fmt: skip
 @click.option("--subgroup", "subgroups", type=Text(), multiple=True, metavar="COLUMN",
               help="A column that `tools preprocess --keep-column` kept, such as a clinic or a camera: figures of each "
@@ -327,15 +329,15 @@ def report(run: Path, split: str, cache: Path | Url | None, out: Path | None, ca
     "--out",
     type=OutputFile(PREDICTIONS, beside_predictions),
     default=Path("predictions.csv"),
-    help="Writes it, and beside it what is refused.",
+    help="The table to write. A table of refused files is written beside it.",
 )
 @click.option("--tta/--no-tta", default=None,
               help="Mean over the eight flips and turns, in eight times the time.  [default: as measured]")  # fmt: skip
 @click.option("--device", type=click.Choice(DEVICES), default="auto", help="auto: the fastest there is.")
 @click.option("--workers", type=WORKERS, help="Threads that read photographs.  [default: one a core]")
 @click.option("--defer", type=Finite(0, 1), metavar="SHARE",
-              help="Leave the least sure to a human, as many as that share of validation, and what is blank, "
-                   "ungradable or unlike training: columns defer and defer_why.")  # fmt: skip
+              help="Leave the least certain photographs to a human: this share of validation is less certain. Blank, "
+                   "ungradable and unusual ones too. Adds the columns defer and defer_why.")  # fmt: skip
 def predict(
     run: Path,
     photographs: tuple[Path, ...],
@@ -362,7 +364,7 @@ def predict(
 @click.option(
     "--out", type=OutputFolder(EXPLAINED, is_explained_file), default=Path("explained"), help="Folder for the pictures."
 )
-@click.option("--grade", type=click.IntRange(0, 4), help="Which to explain.  [default: the predicted one]")
+@click.option("--grade", type=click.IntRange(0, 4), help="The grade to explain.  [default: the predicted one]")
 @click.option("--style", type=click.Choice(["heat", "outline"]), default="heat",
               help="heat: tinted by the evidence. outline: a line around most of it, all else as it is.")  # fmt: skip
 @click.option("--device", type=click.Choice(DEVICES), default="auto", help="auto: the fastest there is.")
@@ -391,9 +393,10 @@ def explain(
     "--port", type=click.IntRange(0, 65535), help="0: any free one.  [default: 8000; any where that is taken]"
 )
 @click.option("--host", type=Text(), metavar="ADDRESS",
-              help="Open the page to others too, by a token.  [default: this machine alone]")  # fmt: skip
+              help="Open the page to the network; a token is then needed.  [default: this machine alone]")  # fmt: skip
 @click.option("--defer", type=Finite(0, 1), metavar="SHARE",
-              help="Leave the least sure to a human, as many as that share of validation.  [default: 0.1]")  # fmt: skip
+              help="Leave the least certain photographs to a human: this share of validation is less certain.  "
+                   "[default: 0.1]")  # fmt: skip
 @click.option("--device", type=click.Choice(DEVICES), default="auto", help="auto: the fastest there is.")
 def serve(run: Path, port: int | None, host: str | None, defer: float | None, device: str) -> None:
     """Grade photographs in the browser.

@@ -195,7 +195,7 @@ local_cache_gb_option = click.option(
     envvar=LOCAL_CACHE_GB,
     expose_value=False,
     callback=_keep,
-    help=f"How much of them; what was not used for longest goes.  [default: {DEFAULT_GB:g}]",
+    help=f"Gigabytes to keep there at most. Files not used for longest are deleted.  [default: {DEFAULT_GB:g}]",
 )
 
 

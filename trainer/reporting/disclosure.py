@@ -10,6 +10,7 @@ from pipeline.storage.url import place
 from trainer.config import RunConfig
 from trainer.reporting.external import Site
 from trainer.reporting.measured import Measured
+from trainer.reporting.narrative import DRAWN, EACH_COUNTS
 from trainer.reporting.tables import counted
 from trainer.run_folder import set_name, today
 
@@ -18,18 +19,15 @@ GRADERS: Final = (
     "of 0.78 against a panel of retina specialists, on 25,326 photographs (Ruamviboonsuk et al., npj Digital Medicine "
     "2019, doi 10.1038/s41746-019-0099-8). Panels of three retina specialists, who discussed until they agreed, "
     "reached 0.92 to 0.96 against another such panel, on 499 photographs (Schaekermann et al., Translational Vision "
-    "Science and Technology 2019, doi 10.1167/tvst.8.6.40). Those are other photographs: they help to read the kappa "
-    "here, and are no limit that it passes or fails."
+    "Science and Technology 2019, doi 10.1167/tvst.8.6.40). Those are other photographs: they help to judge the kappa "
+    "here, and are no pass mark."
 )
 REFERABLE_MEANS: Final = (
     "Referable here is grade 2 (moderate) or worse, and knows nothing of macular oedema. An eye of grade 0 or 1 with "
     "macular oedema needs an ophthalmologist too, and is not found here."
 )
 NOT_RECORDED: Final = "not recorded"
-UNKNOWN_PATIENTS: Final = (
-    "Each photograph measured counts as one, for nothing tells whom it shows: where two show one patient, intervals "
-    "are too narrow."
-)
+UNKNOWN_PATIENTS: Final = f"The patients of the photographs measured are not known. {EACH_COUNTS}"
 
 
 def warnings(leak: Mapping[str, Any], untold: bool, synthetic: str, sites: Sequence[Site]) -> list[str]:
@@ -63,11 +61,10 @@ def synthetic_line(drawn: Mapping[str, tuple[int, int]], measured: str) -> str:
     if not drawn:
         return ""
     shares = ", ".join(f"{n:,} of {total:,} {split}" for split, (n, total) in drawn.items())
-    line = f"SYNTHETIC: {shares} photographs are no photographs of eyes: `tools phantom` drew them, or painted lesions "
-    line += "on them. "
+    line = f"SYNTHETIC: {shares} {DRAWN}"
     if measured in drawn:
-        return f"{line}The figures say nothing of real eyes."
-    return f"{line}The network learned from them; the photographs measured are others."
+        return f"{line} The figures say nothing of real eyes."
+    return f"{line} The network learned from them; the photographs measured are others."
 
 
 def untold_patients(measured: Measured) -> int:
@@ -82,14 +79,14 @@ def people(patients: int, untold: int, photographs: int) -> str:
     """Whom the photographs measured show, as it goes on after their number.
 
     >>> people(8, 0, 16), people(16, 16, 16)
-    (' of 8 patients', ', whose patients nothing tells')
+    (' of 8 patients', ', whose patients are not known')
     """
     if untold == photographs:
-        return ", whose patients nothing tells"
+        return ", whose patients are not known"
     who = f" of {counted(patients, 'patient')}"
     if not untold:
         return who
-    return f"{who}, where {untold:,} photographs whose patient nothing tells count as one each"
+    return f"{who}, where {untold:,} photographs of unknown patients count as one patient each"
 
 
 def data_set(config: RunConfig, cache: Cache | None) -> str:

@@ -18,7 +18,7 @@ REASONS_SHOWN: Final = 5
 """The commonest kinds of reasons; the others are counted together."""
 
 
-SHARED: Final = "A patient can stand in several boxes: photographs add up, patients do not."
+SHARED: Final = "One patient can be in several boxes: photographs add up, patients do not."
 
 
 class Part(NamedTuple):

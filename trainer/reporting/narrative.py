@@ -60,10 +60,10 @@ def verdict(metrics: Mapping[str, Any], predictions: pd.DataFrame) -> list[str]:
         )
     elif auc == 1:  # whichever patients are drawn, their area is 1 too: no interval
         lines.append(
-            "It ranks every referable photograph above all others; how far that holds elsewhere, these cannot tell."
+            "It ranks every referable photograph above all others. These are too few to say if that holds elsewhere."
         )
     else:
-        lines.append("That it tells referable photographs from others better than chance is not shown.")
+        lines.append("It is not shown that the network tells referable photographs from others better than chance.")
     return lines
 
 
@@ -158,6 +158,10 @@ def leak_lines(cache: Cache) -> list[str]:
     return lines
 
 
+EACH_COUNTS: Final = (
+    "Each of these photographs counts as one patient. If two of them show one patient, the intervals are too narrow."
+)
+DRAWN: Final = "photographs are no photographs of eyes: `tools phantom` drew them, or painted lesions on them."
 UNKNOWN_PAST: Final = "The weights do not say which photographs they were trained on, so a leak cannot be seen."
 
 
@@ -173,10 +177,7 @@ def external_lines(metrics: Mapping[str, Any]) -> list[str]:
             "The photographs were prepared in another way than those of training: measure a cache of the same recipe."
         )
     if n := metrics.get("synthetic"):
-        lines.append(
-            f"SYNTHETIC: {n:,} of {metrics['photographs']:,} photographs are no photographs of eyes: `tools phantom` "
-            "drew them, or painted lesions on them. The figures say nothing of real eyes."
-        )
+        lines.append(f"SYNTHETIC: {n:,} of {metrics['photographs']:,} {DRAWN} The figures say nothing of real eyes.")
     if n := metrics["ungradable"]:
         lines.append(f"{n:,} of the graded photographs are flagged ungradable; they are measured too.")
     return [line for line in lines if line]
@@ -197,7 +198,7 @@ def eyes_line(eyes: Mapping[str, Any]) -> str:
     if eyes["visit"]:
         line += f" Photographs of one patient, eye and visit (column {eyes['visit']}) are one eye's."
     else:
-        line += " Nothing tells visits: photographs of one patient and eye are taken to be of one."
+        line += " Visits are not known: all photographs of one eye of a patient count as one visit."
     if n := eyes["disagreeing"]:
         line += f" The graders gave the photographs of {n:,} of these eyes different grades; the worst is the eye's."
     if n := eyes["eye_unknown"]:
@@ -222,12 +223,13 @@ def leak_statement(split: str, metrics: Mapping[str, Any], known: Leak | None) -
         text = f"COPIES: {known.copies:,} of {n:,} {split} photographs look like a photograph of train or validation"
         return {"alarm": True, "text": f"{text}; the figures flatter."}
     if known.blind:
-        return {"alarm": True, "text": "Nothing tells the patients, so a leak between the splits cannot be seen."}
+        return {"alarm": True, "text": "The patients are not known, so a leak between the splits cannot be seen."}
     if known.untold:
         text = (
-            f"No leak was seen, but nothing tells the patient of {known.untold:,} of {known.photographs:,} photographs"
+            f"No leak was seen, but the patients of {known.untold:,} of {known.photographs:,} photographs of train and "
+            f"{split} are not known."
         )
-        return {"alarm": True, "text": f"{text} of train and {split}."}
+        return {"alarm": True, "text": text}
     return {"alarm": False, "text": f"No leak: no patient of the {n:,} {split} photographs is in train."}
 
 
@@ -265,8 +267,8 @@ def limits(
     if ungraded:
         lines.append(f"{ungraded:,} photographs of the split have no grade and are left out.")
     if known and known.untold:
-        who = "No patients are" if known.blind else f"The patients of {known.untold:,} photographs are not"
-        lines.append(f"{who} known, so each photograph counts as one; where two show one, intervals are too narrow.")
+        who = "The patients" if known.blind else f"The patients of {known.untold:,} photographs"
+        lines.append(f"{who} are not known. {EACH_COUNTS}")
     if metrics["operating"]:
         lines.append("PPV and NPV hold for the prevalence beside them and for no other.")
     lines.append("Grad-CAM shows where evidence for a grade lies, coarsely. It shows no lesions, and no reasons.")

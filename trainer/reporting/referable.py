@@ -26,11 +26,11 @@ MEASURES: Final = (
 )
 """With the best value."""
 LACKS: Final = {
-    "few": f"Slope and intercept are not estimated: they take {FEWEST} patients with a referable photograph and "
+    "few": f"Slope and intercept are not estimated: they need {FEWEST} patients with a referable photograph and "
     f"{FEWEST} with another one.",
     "alike": "The slope cannot be estimated: p(referable) is the same for all photographs.",
-    "separated": "The slope cannot be estimated: p(referable) parts the referable photographs from the others without "
-    "an overlap.",
+    "separated": "The slope cannot be estimated: p(referable) separates the referable photographs from the others "
+    "completely.",
 }
 
 

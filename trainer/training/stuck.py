@@ -36,7 +36,7 @@ def advice(config: FitConfig) -> str:
     if config.sampling != "balanced":
         option = "--sampling balanced shows rare grades more often"
     elif config.weights == "none":
-        option = "pretrained weights (--weights), or lesions that are painted first (docs/training.md), see more"
+        option = "pretrained weights (--weights) or lesions that are painted first (docs/training.md) may help"
     else:
         option = f"a lower --lr than {config.lr:g} may help"
     return (

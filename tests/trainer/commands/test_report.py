@@ -64,7 +64,7 @@ def test_the_page_and_the_card_say_what_was_measured(reported: Path) -> None:
         assert f"{metrics['operating']['threshold']:.3f}" in text
         assert json.loads((reported / "config.json").read_text())["cache_digest"] in text
         assert "no patient of the 5 test photographs is in train" in text
-        assert "Slope and intercept are not estimated: they take 10 patients with a referable photograph" in text
+        assert "Slope and intercept are not estimated: they need 10 patients with a referable photograph" in text
         calibration = metrics["referable"]["calibration"]
         assert re.search(rf"Brier score of the referral (0 )?{calibration['brier']:.3f}", text)  # on the page: best 0
         least, most = calibration["intervals"]["brier"]
@@ -114,15 +114,15 @@ def test_unknown_patients_and_drawn_eyes_are_warned_of_at_the_top(trained: Train
     page, card = (run / "report.html").read_text(), (run / "CARD.md").read_text()
     top = page[: page.index("<nav")]
     said = (
-        "Nothing tells the patients",
-        "Each photograph measured counts as one",
+        "The patients are not known, so a leak",
+        "The patients of the photographs measured are not known. Each of these photographs counts as one patient.",
         "SYNTHETIC: 20 of 20 train, 5 of 5 val, 5 of 5 test photographs",
     )
     assert all(f'<p class="alarm">{line}' in top for line in said)
     assert card.index("[!WARNING]") < card.index("## Model")
     for text in (text_of(run / "report.html"), card):
         assert all(line in text for line in said)
-        assert "5 photographs, whose patients nothing tells" in text
+        assert "5 photographs, whose patients are not known" in text
         assert not re.search(r"\b5 patients", text)
         assert "bootstrap over photographs" in text
         assert "Only 5 photographs were measured" in text

@@ -58,8 +58,8 @@ def test_drawn_eyes_are_counted_by_split_from_the_cache_or_from_the_run() -> Non
     [
         (8, 0, " of 8 patients"),
         (1, 0, " of 1 patient"),
-        (16, 16, ", whose patients nothing tells"),
-        (12, 4, " of 12 patients, where 4 photographs whose patient nothing tells count as one each"),
+        (16, 16, ", whose patients are not known"),
+        (12, 4, " of 12 patients, where 4 photographs of unknown patients count as one patient each"),
     ],
 )
 def test_patients_are_claimed_only_as_far_as_something_tells_them(patients: int, untold: int, said: str) -> None:

@@ -78,12 +78,12 @@ def test_a_leak_is_measured_against_the_fellow_eye() -> None:
     ("auc", "interval", "said"),
     [
         (0.9, [0.85, 0.95], "has the higher p(referable) in 90.0 % of cases"),
-        (0.6, [0.5, 0.7], "better than chance is not shown"),
-        (0.6, None, "better than chance is not shown"),
+        (0.6, [0.5, 0.7], "not shown that the network tells referable photographs from others better than chance"),
+        (0.6, None, "not shown that the network tells referable photographs from others better than chance"),
         (
             1.0,
             None,
-            "ranks every referable photograph above all others; how far that holds elsewhere, these cannot tell",
+            "ranks every referable photograph above all others. These are too few to say if that holds elsewhere",
         ),
         (None, None, "All of the photographs are referable"),
     ],
@@ -104,8 +104,8 @@ def test_one_grade_for_all_is_said_first() -> None:
     ("split", "told", "alarm", "said"),
     [
         ("test", known(), False, "No leak: no patient of the 200 test photographs is in train."),
-        ("test", known(untold=1000), True, "Nothing tells the patients"),
-        ("test", known(untold=48), True, "nothing tells the patient of 48 of 1,000 photographs of train and test."),
+        ("test", known(untold=1000), True, "The patients are not known, so a leak"),
+        ("test", known(untold=48), True, "the patients of 48 of 1,000 photographs of train and test are not known."),
         ("test", known(copies=13), True, "COPIES: 13 of 200 test photographs look like a photograph of train"),
         ("test", None, False, "is known to be in train"),
         ("train", known(), True, "trained on these very photographs"),
@@ -124,13 +124,13 @@ def test_limits_are_those_of_this_very_run() -> None:
     assert "Only 42 patients were measured: read the intervals before the figures." in few
     assert "No photograph measured was graded moderate or severe or proliferative: nothing is known about these." in few
     assert "3 photographs of the split have no grade and are left out." in few
-    assert not any("No patients are known" in line for line in few)
+    assert not any("The patients are not known" in line for line in few)
 
 
 def test_patients_that_nothing_tells_are_not_counted() -> None:
     blind = limits(metrics(photographs=24, patients=24), 0, known(untold=1000), untold=24)
     assert "Only 24 photographs were measured: read the intervals before the figures." in blind
-    assert any("No patients are known" in line for line in blind)
+    assert any("The patients are not known" in line for line in blind)
     assert not any("24 patients" in line for line in blind)
 
 

@@ -22,10 +22,10 @@ def referable(
         ({"intercept": (-1.0, -0.2)}, ["On the whole the probabilities are too high."]),
         ({"intercept": (0.2, 1.0)}, ["On the whole the probabilities are too low."]),
         ({"slope": (0.5, 0.9), "intercept": (0.2, 1.0)}, ["too extreme", "too low"]),
-        ({"slope": None, "lacks": "separated"}, ["without an overlap"]),
+        ({"slope": None, "lacks": "separated"}, ["separates the referable photographs from the others completely"]),
         ({"slope": None, "lacks": "alike"}, ["the same for all photographs"]),
-        ({"slope": None, "intercept": None, "lacks": "few"}, ["they take 10 patients"]),
-        ({"slope": None, "intercept": None, "lacks": "few", "n": 0}, ["they take 10 patients", "there is no O:E"]),
+        ({"slope": None, "intercept": None, "lacks": "few"}, ["they need 10 patients"]),
+        ({"slope": None, "intercept": None, "lacks": "few", "n": 0}, ["they need 10 patients", "there is no O:E"]),
         ({"slope": None}, ["The slope has no interval"]),
     ],
 )
