@@ -162,10 +162,10 @@ def measure_target(
         prevalence=how.prevalence,
         columns=how.subgroups,
     )
-    more = None
     if not own:
-        more = describe_set(cache, target.name, target.place, evaluation, metadata, how.refit, how.workers)
-    write_evaluation(target.files, evaluation, f"{short_name(run.title)}, {short_name(target.what)}", more)
+        description = describe_set(cache, target.name, target.place, evaluation, metadata, how.refit, how.workers)
+        evaluation = replace(evaluation, description=description)
+    write_evaluation(target.files, evaluation, f"{short_name(run.title)}, {short_name(target.what)}")
     if own:  # the files of the run itself stay as they are where another cache is measured
         run.note_date(f"measured {target.split}")
     return evaluation
@@ -219,8 +219,8 @@ def say_defects(evaluation: Evaluation, *, own: bool, name: str = "") -> None:
     before = f"{name}: " if name else ""
     part = "" if evaluation.split == "all" else f" of {evaluation.split}"
     split, predictions, exposure = evaluation.split, evaluation.predictions, evaluation.exposure
-    metrics, baselines = evaluation.results.metrics, evaluation.results.baselines
-    told = baselines.leaked if own and baselines else 0  # fit has said so much by the names
+    metrics, no_image = evaluation.results.metrics, evaluation.results.no_image
+    told = no_image.leaked if own and no_image else 0  # fit has said so much by the names
     if exposure and max(exposure.trained_on, exposure.chosen_by) > told:
         warn(before + exposure_line(split, exposure))
     if line := scale_line(*evaluation.scale):
@@ -235,7 +235,7 @@ def say_defects(evaluation: Evaluation, *, own: bool, name: str = "") -> None:
         line = (
             f"{before}the model gives grade {grade} to every photograph{part}: accuracy {100 * metrics.accuracy:.1f} %"
         )
-        if own and baselines:
-            line += f", where giving all of them grade {baselines.majority_grade}, the commonest of train, "
-            line += f"makes {100 * baselines.majority.accuracy:.1f} %"
+        if own and no_image:
+            line += f", where giving all of them grade {no_image.majority_grade}, the commonest of train, "
+            line += f"makes {100 * no_image.majority.accuracy:.1f} %"
         warn(line)

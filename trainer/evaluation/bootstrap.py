@@ -100,6 +100,18 @@ def intervals(values: Figures, resampled: Figures, patients: Mapping[str, NDArra
     return {name: each(name) for name in values}
 
 
+def single(limits: Limits) -> Interval | None:
+    """The interval of a figure that is one number, out of `intervals`."""
+    assert not isinstance(limits, list)
+    return limits
+
+
+def listed(limits: Limits) -> list[Interval | None]:
+    """The intervals of a figure that has one for each grade, bin or point, out of `intervals`."""
+    assert isinstance(limits, list)
+    return limits
+
+
 def p_value(differences: Floats) -> float | None:
     """Two-sided, of a difference of 0, from the differences in (rounds,): the level at which the percentile interval
     just reaches 0 (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 15.4).

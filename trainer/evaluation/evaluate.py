@@ -19,8 +19,9 @@ from trainer.evaluation.eyes import EyeTable
 from trainer.evaluation.metrics import graded, predictions_table
 from trainer.evaluation.operating_point import choose_operating
 from trainer.evaluation.ordinal_thresholds import fit_ordinal_thresholds
-from trainer.evaluation.results import Results, assess
-from trainer.evaluation.subgroups import Subgroups, measure_subgroups
+from trainer.evaluation.record import MetricsRecord, Scale
+from trainer.evaluation.results import assess
+from trainer.evaluation.subgroups import measure_subgroups
 from trainer.evaluation.weighted_metrics import Sample
 from trainer.inference.forward import Outputs, run_split
 from trainer.network.decision import DecisionRule, p_referable, probabilities
@@ -30,22 +31,12 @@ from trainer.network.model import Grader
 from trainer.network.provenance import Exposure, Provenance
 
 
-@dataclass(frozen=True, eq=False)
-class Evaluation:
-    """How weights do on a split of a cache."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Evaluation(MetricsRecord):
+    """How weights do on a split of a cache: what is recorded of it, and the predictions that it is about."""
 
-    split: str
-    digest: str
-    """Of the cache."""
-    scale: tuple[str, bool]
-    """What the grades are, and whether its steps are those of ICDR."""
     predictions: pd.DataFrame
     """See trainer.evaluation.metrics."""
-    results: Results
-    exposure: Exposure | None
-    """None where nobody knows what the weights have met, and for photographs that they were trained on, of course."""
-    subgroups: Subgroups | None = None
-    """None where none were asked for."""
 
 
 def check_measurable(cache: Cache, split: str) -> None:
@@ -135,7 +126,14 @@ def measure_outputs(
     results = assess(
         manifest, split, predictions, probabilities(logits), metadata.operating, prevalence, eyes=eyes, rule=rule
     )
-    return Evaluation(split, cache.digest, (cache.index.scale, cache.index.exact), predictions, results, exposure)
+    return Evaluation(
+        split=split,
+        digest=cache.digest,
+        scale=Scale(cache.index.scale, cache.index.exact),
+        predictions=predictions,
+        results=results,
+        exposure=exposure,
+    )
 
 
 def exposure_on(provenance: Provenance | None, cache: Cache, split: str, *, own: bool) -> Exposure | None:

@@ -5,15 +5,15 @@ chosen for, and both are measured on the rest, which had no say in either.
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.grades import REFERABLE
-from trainer.evaluation.bootstrap import Floats, Limits
+from trainer.evaluation.bootstrap import Floats, Interval
 from trainer.evaluation.operating_point import Referral, Wish, choose_threshold, two_by_two
 from trainer.evaluation.weighted_metrics import Sample
 from trainer.network.metadata import Operating
@@ -40,7 +40,7 @@ class Performance:
     threshold: float
     sensitivity: float
     specificity: float
-    intervals: dict[str, Limits]
+    intervals: dict[str, Interval | None]
     """95 %, of sensitivity and specificity."""
 
 
@@ -82,9 +82,6 @@ class Refit:
     """Without those of which no draw had FEWEST of both kinds."""
     enough: int | None
     """The least of the sizes that is enough; None where none is."""
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def refit(predictions: pd.DataFrame, patients: "pd.Series[str]", operating: Operating, n: int) -> Refit:
@@ -173,5 +170,7 @@ def _shown(sample: Sample, wish: Wish, n: int) -> Iterator[tuple[float, float]]:
 
 def performance_at(rest: Sample, operating: Operating) -> Performance:
     card = Referral(rest, operating, None).card()
-    limits = {name: card["intervals"][name] for name in ("sensitivity", "specificity")}
-    return Performance(operating.threshold, card["sensitivity"], card["specificity"], limits)
+    assert card.sensitivity is not None  # the rest has both kinds
+    assert card.specificity is not None
+    limits = {name: card.intervals[name] for name in ("sensitivity", "specificity")}
+    return Performance(operating.threshold, card.sensitivity, card.specificity, limits)

@@ -11,8 +11,8 @@ patients are a difference too); a kappa that differs only because more of the gr
 p is never below 1 / (PERMUTATIONS + 1).
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from pipeline.grades import N_GRADES, REFERABLE
 from pipeline.metrics import quadratic_kappas
-from trainer.evaluation.bootstrap import Figures, Floats, Limits, bootstrap, interval, intervals
+from trainer.evaluation.bootstrap import Figures, Floats, Interval, bootstrap, interval, intervals, single
 from trainer.evaluation.metrics import plain_value
 from trainer.evaluation.operating_point import REFERRAL_SHARES
 from trainer.evaluation.weighted_metrics import SHARES, Ranking, Sample, patients_behind, shares
@@ -47,7 +47,7 @@ class Comparison:
 
     difference: float | None
     """The group's minus the rest's; None where one of them is not defined."""
-    interval: Limits
+    interval: Interval | None
     """95 %; None where the group's or the rest's figure is the same in every resample."""
     p: float | None
     """Two-sided, of this comparison alone."""
@@ -66,7 +66,7 @@ class Group:
     """Patients with such a photograph in the group."""
     figures: Mapping[str, float | None] | None
     """accuracy and those of COMPARED, None: undefined. None for a group that is too small, see LEAST."""
-    intervals: Mapping[str, Limits] | None
+    intervals: Mapping[str, Interval | None] | None
     """95 %, by name of a figure."""
     against_rest: Mapping[str, Comparison] | None
     """By name of a figure; None where the group or the rest is too small."""
@@ -93,15 +93,16 @@ class Worst:
 
 @dataclass(frozen=True)
 class Subgroups:
+    """The `subgroups` part of metrics_*.json."""
+
     columns: Sequence[Column]
     comparisons: int
     """How many p values Holm's correction is over: all groups of all these columns, all figures of COMPARED."""
     worst: Worst | None
     """None where fewer than two groups have figures."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """The `subgroups` part of metrics_*.json."""
-        return {**asdict(self), "level": LEVEL, "least": LEAST, "permutations": PERMUTATIONS}
+    level: float = LEVEL
+    least: int = LEAST
+    permutations: int = PERMUTATIONS
 
 
 def measure_subgroups(sample: Sample, labels: Mapping[str, "pd.Series[Any]"], threshold: float | None) -> Subgroups:
@@ -264,7 +265,7 @@ def _measure_group(sample: Sample, name: str, inside: NDArray[np.bool_], thresho
     group = replace(
         group,
         figures={name: plain_value(value[0]) for name, value in ours.items()},
-        intervals=intervals(ours, resampled, cut.group.behind()),
+        intervals={name: single(each) for name, each in intervals(ours, resampled, cut.group.behind()).items()},
     )
     if cut.rest is None or not cut.rest.enough:
         return group
@@ -288,7 +289,7 @@ def _compared(group: Group) -> list[Comparison]:
     return list(group.against_rest.values()) if group.against_rest else []
 
 
-def _with_holm(group: Group, corrected: Any) -> Group:
+def _with_holm(group: Group, corrected: Iterator[float]) -> Group:
     if group.against_rest is None:
         return group
     against = {

@@ -1,9 +1,9 @@
 """Reads and checks a run's results for a report."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 import pandas as pd
 
@@ -12,11 +12,17 @@ from pipeline.errors import CacheError, RunError
 from pipeline.storage.url import Url
 from trainer.config import RunConfig
 from trainer.console import warn
-from trainer.evaluation.metrics import Metrics, graded
+from trainer.evaluation.metrics import graded
+from trainer.evaluation.record import MetricsRecord
+from trainer.evaluation.referable import Referable
+from trainer.evaluation.results import Results
 from trainer.network.metadata import Metadata, Operating
 from trainer.network.model import Grader, load_model
 from trainer.reporting.external import Site, read_sites
 from trainer.run_folder import RunFolder
+
+REPORTED: Final = frozenset({"deferral", "calibration", "referable", "patient", "no_image", "cache"})
+"""Keys of metrics_*.json that earlier versions did not write and a report cannot do without."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,7 @@ class Measured:
     model: Grader
     metadata: Metadata
     history: pd.DataFrame
-    metrics: Mapping[str, Any]
+    record: MetricsRecord
     predictions: pd.DataFrame
     """Of the graded photographs."""
     ungraded: int
@@ -45,13 +51,22 @@ class Measured:
         return self.run.title
 
     @property
+    def results(self) -> Results:
+        return self.record.results
+
+    @property
+    def referable(self) -> Referable:
+        """That of photographs, which every record has that a report is made of."""
+        assert self.results.referable is not None
+        return self.results.referable
+
+    @property
     def operating(self) -> Operating | None:
         """The operating point that was measured, which may be another than the weights carry."""
-        card = self.metrics["operating"]
-        if card is None:
+        card, calibration = self.results.operating, self.results.calibration
+        if card is None or calibration is None:
             return None
-        temperature = self.metrics["calibration"]["temperature"]
-        return Operating(temperature, card["threshold"], card["wanted"], card["level"])
+        return Operating(calibration.temperature, card.threshold, card.wanted, card.level)
 
 
 def read_measured(run: RunFolder, split: str, cache_path: Path | Url | None) -> Measured:
@@ -61,18 +76,21 @@ def read_measured(run: RunFolder, split: str, cache_path: Path | Url | None) -> 
     again = f"`trainer evaluate {run.path} --split {split}` measures it"
     if not run.metrics(split).exists() or not run.predictions(split).exists():
         raise RunError(f"{run.path} has no predictions for {split}; {again}")
-    metrics = run.read_own_metrics(split)
+    written = run.read_own_metrics(split)
     predictions = run.read_predictions(split)
     known = graded(predictions).reset_index(drop=True)
-    parts = {"intervals", "operating", "deferral", "calibration", "referable", "patient", "no_image", "cache"}
-    if not metrics.keys() >= parts | {each.name for each in fields(Metrics)}:
-        raise RunError(f"{run.metrics(split)} is damaged or of an earlier version; {again} again")
-    if metrics["photographs"] != len(known):
+    try:
+        record = MetricsRecord.from_dict(written)
+        if not written.keys() >= REPORTED or record.results.referable is None:
+            raise ValueError("of an earlier version")
+    except ValueError as error:
+        raise RunError(f"{run.metrics(split)} is damaged or of an earlier version; {again} again") from error
+    if record.results.metrics.photographs != len(known):
         raise RunError(f"{run.metrics(split)} and {run.predictions(split).name} are of different photographs; {again}")
     model, metadata = load_model(run.model)
     cache, absent = measured_cache(run, config, cache_path)
     history, ungraded, sites = run.read_accuracy(), len(predictions) - len(known), read_sites(run)
-    return Measured(run, split, config, model, metadata, history, metrics, known, ungraded, sites, cache, absent)
+    return Measured(run, split, config, model, metadata, history, record, known, ungraded, sites, cache, absent)
 
 
 def measured_cache(run: RunFolder, config: RunConfig, path: Path | Url | None) -> tuple[Cache | None, str]:

@@ -1,6 +1,7 @@
 """The `referable` part of metrics_*.json."""
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ def drawn(patients: int, slope: float = 1.0) -> Sample:
 
 
 def test_every_value_lies_in_its_interval_and_all_of_it_is_json() -> None:
-    found = json.loads(json.dumps(measure_referable(drawn(300), None).as_dict(), allow_nan=False))
+    found = json.loads(json.dumps(asdict(measure_referable(drawn(300), None)), allow_nan=False))
     assert (found["photographs"], found["patients"]) == (600, 300)
     for curve in ("roc", "precision_recall"):
         band = found[curve]
@@ -65,7 +66,7 @@ def test_what_a_sample_cannot_define_is_none() -> None:
         assert found.calibration.slope is found.calibration.intercept is None
         assert found.calibration.lacks == "few"
         assert (found.calibration.observed_expected is None) == (grades[0] == 0)
-        json.dumps(found.as_dict(), allow_nan=False)
+        json.dumps(asdict(found), allow_nan=False)
 
 
 def test_a_network_that_errs_on_no_photograph_has_a_curve_without_a_band() -> None:
