@@ -13,7 +13,8 @@ from trainer.config import as_options
 from trainer.console import print_table, warn
 from trainer.evaluation.paired import Difference, pair
 from trainer.network.provenance import Exposure
-from trainer.reporting.comparison import Run, differing, majority, write_comparison
+from trainer.records import optional
+from trainer.reporting.comparison import Run, differing, read_summary, write_comparison
 from trainer.reporting.narrative import exposure_line
 from trainer.reporting.tables import places, with_interval
 from trainer.run_folder import RunFolder
@@ -56,36 +57,33 @@ def read_runs(paths: Sequence[Path]) -> Iterable[Run]:
         try:
             config = run.read_config().resolved
             accuracy = run.read_accuracy()
-            summary = run.read_json(run.summary) if run.finished else {}
+            summary = read_summary(run) if run.finished else None
         except RunError as error:
             warn(f"left out: {error.message}")
         else:
             say_exposure(run, str(path))
-            if not summary:
+            if summary is None:
                 warn(f"{path} is unfinished ({len(accuracy)} epochs); `trainer fit --run {path} --resume` continues it")
             yield Run(name if names.count(name) == 1 else str(path), run, config, accuracy, summary)
 
 
 def say_exposure(run: RunFolder, name: str) -> None:
     """Warns of a run whose weights have met the test photographs it was measured on."""
-    with suppress(RunError):
-        exposure = run.read_json(run.metrics("test")).get("exposure")
-        if exposure and (line := exposure_line("test", Exposure(**exposure))):
+    with suppress(RunError, ValueError):  # not measured, or damaged
+        exposure = optional(Exposure, run.read_json(run.metrics("test")).get("exposure"))
+        if exposure and (line := exposure_line("test", exposure)):
             warn(f"{name}: {line}")
 
 
 def shown_row(run: Run, options: Sequence[str]) -> list[str]:
     """The row of the printed table."""
-    test, config = run.summary.get("test", {}), run.config
-    kept = run.summary.get("kept_epoch", "-")
+    test, config = run.of("test"), run.config
+    kept = "-" if run.kept_epoch is None else run.kept_epoch
     cells = [run.name, config.model, "/".join(Path(config.weights).parts[-2:]), f"{config.size}"]
     cells += [_option(getattr(config, name)) for name in options]
-    cells += [f"{kept}/{len(run.accuracy)}", _cell(run.summary.get("val", {}).get("kappa"))]
-    figures = [
-        with_interval(test.get(name), (test.get("intervals") or {}).get(name), places)
-        for name in ("accuracy", "kappa", "auc")
-    ]
-    return [*cells, figures[0], _cell(majority(test)), *figures[1:]]
+    cells += [f"{kept}/{len(run.accuracy)}", _cell(run.of("val").kappa)]
+    figures = [with_interval(getattr(test, name), test.interval(name), places) for name in ("accuracy", "kappa", "auc")]
+    return [*cells, figures[0], _cell(test.majority), *figures[1:]]
 
 
 def pair_with_first(runs: Sequence[Run]) -> Iterable[Difference]:
