@@ -31,7 +31,7 @@ from trainer.kinds import (
     comparison_parts,
     is_explained_file,
 )
-from trainer.presets import RECIPES
+from trainer.presets import PRESETS
 from trainer.run_folder import unfit_name
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def _asked(context: click.Context, settings: Mapping[str, Any]) -> tuple[FitConf
         if context.get_parameter_source(name) is not ParameterSource.DEFAULT
     }
     try:
-        return FitConfig(**{**RECIPES.get(settings["recipe"], {}), **given}), given
+        return FitConfig(**{**PRESETS.get(settings["recipe"], {}), **given}), given
     except ValueError as error:
         raise click.UsageError(str(error)) from error
 
@@ -283,6 +283,30 @@ def evaluate(
         print_sites(measured.sites)
         folders = [target.files.metrics.parent for target, _ in measured.evaluations if target.name]
         click.echo(f"written: {' '.join(map(str, [*folders, RunFolder(run).forest_figure]))}")
+
+
+@main.command()
+@click.argument("out", type=OutputPlace())
+@click.argument("runs", nargs=-1, required=True, type=FOLDER, metavar="RUN...")
+@click.option("--cache", type=place,
+              help="Where the runs' cache lies now, if it was moved. For folds: the cache that they were made from.  "
+                   "[default: the runs' own; for folds cache]")  # fmt: skip
+@local_cache_option
+@local_cache_gb_option
+@click.option("--loader", type=click.Choice(LOADERS), default="auto", help="auto: dali on a GPU where it is installed.")
+@click.option("--device", type=click.Choice(DEVICES), default="auto", help="auto: the fastest there is.")
+@click.option("--workers", type=WORKERS, help="Threads of the loader.  [default: the loader's choice]")
+def ensemble(
+    out: Path, runs: tuple[Path, ...], cache: Path | Url | None, loader: str, device: str, workers: int | None
+) -> None:
+    """Make one network of several runs.
+
+    RUN... are finished runs on one cache, or the folder of `trainer folds`. The probabilities are the mean of the runs'
+    calibrated ones. OUT is a folder that evaluate, predict, explain, report, export, show and serve take as a run.
+    """
+    from trainer.commands.ensemble import ensemble as combine
+
+    combine(out, runs, cache, loader=loader, device_name=device, workers=workers)
 
 
 @main.command()

@@ -17,7 +17,7 @@ from trainer.evaluation.record import MetricsRecord
 from trainer.evaluation.referable import Referable
 from trainer.evaluation.results import Results
 from trainer.network.metadata import Metadata, Operating
-from trainer.network.model import Grader, load_model
+from trainer.network.model import Network, load_model
 from trainer.reporting.external import Site, read_sites
 from trainer.run_folder import RunFolder
 
@@ -32,7 +32,7 @@ class Measured:
     run: RunFolder
     split: str
     config: RunConfig
-    model: Grader
+    model: Network
     metadata: Metadata
     history: pd.DataFrame
     record: MetricsRecord
