@@ -43,7 +43,7 @@ def write_summary(run: RunFolder, kept: int | None, measured: Mapping[str, Evalu
         }
         for split, evaluation in measured.items()
     }
-    training: dict[str, Any] = {}
+    training: dict[str, float] = {}
     if kept is not None:
         table = run.read_accuracy()
         seconds = round(float(table["seconds"].sum()), 1)
