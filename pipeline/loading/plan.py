@@ -4,7 +4,7 @@ The table is made before any pixel is read, and a loader only renders it. So bat
 number of processes cannot change a pixel, and resuming in the middle of an epoch is starting at a later row.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -81,6 +81,23 @@ class EpochPlan(NamedTuple):
         return EpochPlan(self.rows[places], self.matrices[places], colours)
 
 
+class Shard(NamedTuple):
+    """A process's part of an epoch: every `world_size`-th place, beginning at place `rank`."""
+
+    rank: int = 0
+    """0 to world_size - 1."""
+    world_size: int = 1
+    """Processes that share the epoch."""
+
+    def check(self) -> None:
+        """Raises ValueError for a part that cannot be."""
+        if not 0 <= self.rank < self.world_size:
+            raise ValueError(f"shard is (rank, world) with 0 <= rank < world, got {tuple(self)}")
+
+
+WHOLE: Final = Shard()
+
+
 def plan_epoch(
     rows: NDArray[np.int64],
     augment: Augment,
@@ -90,7 +107,7 @@ def plan_epoch(
     shuffle: bool,
     seed: int,
     epoch: int,
-    shard: tuple[int, int] = (0, 1),
+    shard: tuple[int, int] = WHOLE,
     labels: NDArray[np.int64] | None = None,
     blocks: Blocks | None = None,
 ) -> EpochPlan:
@@ -107,7 +124,8 @@ def plan_epoch(
     blocks: how a shuffle keeps to few shards at a time; any row may come anywhere where None.
     Raises ValueError for a seed or epoch outside 0 to 2**64 - 1, an impossible shard, a size below 1.
     """
-    _check_shard(shard)
+    part = Shard(*shard)
+    part.check()
     _check_size(size, source_size)
     words = random_words(rows, seed, epoch)
     owners = rows
@@ -116,7 +134,7 @@ def plan_epoch(
         words, owners = words[listed], rows[listed]
         rows = balanced(owners, labels[listed], seed, epoch)
     order = shuffled(words[:, 0], rows, blocks, seed, epoch) if shuffle else np.arange(len(rows))
-    order = order[shard[0] :: shard[1]]
+    order = order[part.rank :: part.world_size]
     uniform = _uniform(words[order, 1:])
     zoom, colours = np.ones(len(order)), None
     if augment.zoom > 1 or augment.colour > 0:
@@ -254,12 +272,13 @@ class Schedule:
 
     rows: NDArray[np.int64] = field(repr=False)
     augment: Augment
+    _: KW_ONLY
     source_size: int
     size: int
     batch_size: int
     shuffle: bool = False
     seed: int = 0
-    shard: tuple[int, int] = (0, 1)
+    shard: Shard = WHOLE
     labels: NDArray[np.int64] | None = field(default=None, repr=False)
     blocks: Blocks | None = None
 
@@ -267,12 +286,12 @@ class Schedule:
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
         _check_size(self.size, self.source_size)
-        _check_shard(self.shard)
+        self.shard.check()
         _check_word("seed", self.seed)
 
     def __len__(self) -> int:
         """Batches in an epoch, the short last one included."""
-        return -(-len(range(self.shard[0], len(self.rows), self.shard[1])) // self.batch_size)
+        return -(-len(range(self.shard.rank, len(self.rows), self.shard.world_size)) // self.batch_size)
 
     def batches(self, epoch: int, start: int = 0) -> list[EpochPlan]:
         """The batches of an epoch from batch `start` on; none where start is their number."""
@@ -316,12 +335,6 @@ def _uniform(words: NDArray[np.uint64]) -> NDArray[np.float64]:
 def _check_word(name: str, value: int) -> None:
     if not 0 <= value < 2**64:
         raise ValueError(f"{name} must be 0 to 2**64 - 1, got {value}")
-
-
-def _check_shard(shard: tuple[int, int]) -> None:
-    rank, world = shard
-    if not 0 <= rank < world:
-        raise ValueError(f"shard is (rank, world) with 0 <= rank < world, got {shard}")
 
 
 def _check_size(size: int, source_size: int) -> None:
