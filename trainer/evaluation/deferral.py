@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.grades import REFERABLE
-from trainer.evaluation.bootstrap import Figures, Floats, Interval, bootstrap, interval
+from trainer.evaluation.bootstrap import Figures, Floats, Interval, Resamples, interval
 from trainer.evaluation.operating_point import two_by_two
 from trainer.evaluation.weighted_metrics import Sample, ratio
 from trainer.network.decision import confidence
@@ -74,10 +74,11 @@ class RiskCoverage:
         kept, wrong = np.cumsum(own, axis=0), np.cumsum(own * self._wrong[:, None], axis=0)
         return {"area": ratio((own * ratio(wrong, kept)).sum(axis=0, where=kept > 0), kept[-1])}
 
-    def measure(self) -> Deferral:
+    def measure(self, resamples: Resamples) -> Deferral:
+        """`resamples`: of the sample's patients."""
         n, wrong = len(self._wrong), int(self._wrong.sum())
         area = self.figures(self.sample.equal_weights)["area"]
-        resampled = bootstrap(self.sample.n_patients, self.figures)["area"]
+        resampled = resamples.figures(self.figures)["area"]
         ideal = np.maximum(0, np.arange(1, n + 1) - (n - wrong)) / np.arange(1, n + 1)
         return Deferral(
             area=float(area[0]),

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipeline.errors import RunError
 from pipeline.grades import REFERABLE
 from trainer.console import warn
-from trainer.evaluation.bootstrap import Figures, Floats, Interval, bootstrap, intervals, single
+from trainer.evaluation.bootstrap import Figures, Floats, Interval, Resamples, intervals, single
 from trainer.evaluation.calibration import fit_temperature
 from trainer.evaluation.metrics import graded, plain_value, referable_scores
 from trainer.evaluation.weighted_metrics import Masks, Sample, patients_behind, ratio, shares
@@ -228,9 +228,9 @@ class Referral:
             found |= dict(zip(("ppv_elsewhere", "npv_elsewhere"), elsewhere, strict=True))
         return found
 
-    def card(self) -> OperatingCard:
-        """What the threshold shows. It is the same in every resample."""
-        resampled = bootstrap(self.sample.n_patients, self.figures)
+    def card(self, resamples: Resamples) -> OperatingCard:
+        """What the threshold shows. It is the same in every resample. `resamples`: of the sample's patients."""
+        resampled = resamples.figures(self.figures)
         values = self.figures(self.sample.equal_weights)
         plain = {name: plain_value(value[0]) for name, value in values.items()}
         found = intervals(values, resampled, patients_behind(self._tally, REFERRAL_SHARES))

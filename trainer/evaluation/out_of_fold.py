@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.grades import N_GRADES, REFERABLE
-from trainer.evaluation.bootstrap import Figures, Floats, bootstrap, intervals
+from trainer.evaluation.bootstrap import Figures, Floats, Resamples, intervals
 from trainer.evaluation.metrics import plain_value
 from trainer.evaluation.operating_point import REFERRAL_SHARES, TwoByTwo, two_by_two
 from trainer.evaluation.weighted_metrics import Sample, patients_behind, shares
@@ -122,7 +122,7 @@ class CrossValidation:
         """What metrics_oof.json says."""
         sample = self.first.sample
         values = self.figures(sample.equal_weights)
-        resampled = bootstrap(sample.n_patients, self.figures, strata=self.first.strata)
+        resampled = Resamples(sample.n_patients, strata=self.first.strata).figures(self.figures)
         behind = {k: v for k, v in sample.share_patients().items() if k in values}
         if self.refers:
             behind |= patients_behind(self.first.referrals, REFERRAL_SHARES)

@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 
 from pipeline.grades import REFERABLE
-from trainer.evaluation.bootstrap import LEVEL, Figures, Floats, Interval, Limits, bootstrap, intervals, listed, single
+from trainer.evaluation.bootstrap import LEVEL, Figures, Floats, Interval, Limits, Resamples, intervals, listed, single
 from trainer.evaluation.decision_curve import THRESHOLDS, DecisionCurve
 from trainer.evaluation.metrics import plain_value
 from trainer.evaluation.referable_calibration import CLIP, Lacking, ReferableCalibration
@@ -96,9 +96,9 @@ class Referable:
     net_benefit: NetBenefit | None
 
 
-def measure_referable(sample: Sample, prevalence: float | None) -> Referable:
-    """Every figure, with intervals from one bootstrap over patients. `prevalence`, 0 to 1: of another population, for
-    the net benefit."""
+def measure_referable(sample: Sample, resamples: Resamples, prevalence: float | None) -> Referable:
+    """Every figure. `resamples`: of the sample's patients. `prevalence`, 0 to 1: of another population, for the net
+    benefit."""
     referable = int((sample.grades >= REFERABLE).sum())
     calibration = ReferableCalibration(sample)
     measured: list[ReferableCalibration | ReferableCurves | DecisionCurve] = [calibration]
@@ -109,7 +109,7 @@ def measure_referable(sample: Sample, prevalence: float | None) -> Referable:
     def figures(weights: Floats) -> Figures:
         return {name: value for each in measured for name, value in each.figures(weights).items()}
 
-    values, resampled = figures(sample.equal_weights), bootstrap(sample.n_patients, figures)
+    values, resampled = figures(sample.equal_weights), resamples.figures(figures)
     limits = intervals(values, resampled, patients_behind(calibration.tally, calibration.bin_shares))
     for name in ("slope", "intercept"):
         # In the rounds without one it is boundless: left out, they would make the interval too narrow.

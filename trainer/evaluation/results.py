@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pipeline.cache.baselines import no_image_baselines
 from pipeline.cache.splits import patients_of
 from pipeline.grades import UNKNOWN
-from trainer.evaluation.bootstrap import Figures, Floats, Limits, bootstrap, interval, intervals
+from trainer.evaluation.bootstrap import Figures, Floats, Limits, Resamples, interval, intervals
 from trainer.evaluation.calibration import Calibration, brier_by_photograph, expected_calibration_error, reliability
 from trainer.evaluation.deferral import Deferral, RiskCoverage
 from trainer.evaluation.eyes import EyeCounts, EyeTable, eye_rows, mean_eyes
@@ -149,20 +149,21 @@ def assess(
     patients = patients_of(manifest, predictions["id"])
     known = (predictions["grade"] != UNKNOWN).to_numpy()
     sample = Sample.of(predictions, patients)
+    resamples = Resamples(sample.n_patients)  # of the same patients by photograph, by eye and by patient
     by_patient = by_eye = None
     if sample.n_patients < len(sample.grades):
         table = worse_eyes(predictions[known], patients[known])
         no_image = NoImage.of(patient_table(manifest), split)
-        by_patient = _measured(Sample.of(table), operating, prevalence, no_image)
+        by_patient = _measured(Sample.of(table), resamples, operating, prevalence, no_image)
     means = eyes and mean_eyes(predictions[known], patients[known], manifest, table=eyes, rule=rule)
     if eyes and means:
         no_image = NoImage.of(eye_rows(manifest, eyes), split)
         of_eyes = Sample.of(means.predictions, means.patients)
-        by_eye = replace(_measured(of_eyes, operating, prevalence, no_image), eyes=means.counts)
+        by_eye = replace(_measured(of_eyes, resamples, operating, prevalence, no_image), eyes=means.counts)
     return replace(
-        _measured(sample, operating, prevalence, NoImage.of(manifest, split)),
-        calibration=calibration(sample, uncalibrated[known], temperature_of(operating)),
-        referable=measure_referable(sample, prevalence),
+        _measured(sample, resamples, operating, prevalence, NoImage.of(manifest, split)),
+        calibration=calibration(sample, resamples, uncalibrated[known], temperature_of(operating)),
+        referable=measure_referable(sample, resamples, prevalence),
         ungradable=measure_ungradable(manifest, split, predictions, operating),
         by_patient=by_patient,
         by_eye=by_eye,
@@ -170,23 +171,30 @@ def assess(
 
 
 def _measured(
-    sample: Sample, operating: Operating | None, prevalence: float | None, no_image: NoImage | None
+    sample: Sample,
+    resamples: Resamples,
+    operating: Operating | None,
+    prevalence: float | None,
+    no_image: NoImage | None,
 ) -> Results:
     """What photographs, eyes and patients have alike."""
     values = sample.figures(sample.equal_weights)
-    resampled = bootstrap(sample.n_patients, sample.figures)
+    resampled = resamples.figures(sample.figures)
     return Results(
         measure(sample),
         sample.n_patients,
         intervals(values, resampled, sample.share_patients()),
-        Referral(sample, operating, prevalence).card() if operating else None,
-        RiskCoverage(sample, operating.threshold).measure() if operating else None,
+        Referral(sample, operating, prevalence).card(resamples) if operating else None,
+        RiskCoverage(sample, operating.threshold).measure(resamples) if operating else None,
         no_image,
     )
 
 
-def calibration(sample: Sample, uncalibrated: NDArray[np.float32], temperature: float) -> Calibration:
-    """`uncalibrated` (n, 5): the sample's probabilities at temperature 1; `temperature`: that of its own."""
+def calibration(
+    sample: Sample, resamples: Resamples, uncalibrated: NDArray[np.float32], temperature: float
+) -> Calibration:
+    """`resamples`: of the sample's patients. `uncalibrated` (n, 5): the sample's probabilities at temperature 1.
+    `temperature`: that of its own."""
     bins = reliability(sample.probabilities, sample.grades)
     scores = brier_by_photograph(sample.probabilities, sample.grades)
     sums = np.stack(
@@ -203,7 +211,7 @@ def calibration(sample: Sample, uncalibrated: NDArray[np.float32], temperature: 
         brier=float(scores.mean()),
         ece_before=expected_calibration_error(reliability(uncalibrated, sample.grades)),
         brier_before=float(brier_by_photograph(uncalibrated, sample.grades).mean()),
-        intervals={"brier": interval(float(scores.mean()), bootstrap(sample.n_patients, brier)["brier"])},
+        intervals={"brier": interval(float(scores.mean()), resamples.figures(brier)["brier"])},
         bins=bins,
     )
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from pipeline.grades import N_GRADES, REFERABLE
 from pipeline.metrics import quadratic_kappas
-from trainer.evaluation.bootstrap import Figures, Floats, Interval, bootstrap, interval, intervals, single
+from trainer.evaluation.bootstrap import Figures, Floats, Interval, Resamples, interval, intervals, single
 from trainer.evaluation.metrics import plain_value
 from trainer.evaluation.operating_point import REFERRAL_SHARES
 from trainer.evaluation.weighted_metrics import SHARES, Ranking, Sample, patients_behind, shares
@@ -108,10 +108,10 @@ class Subgroups:
 def measure_subgroups(sample: Sample, labels: Mapping[str, "pd.Series[Any]"], threshold: float | None) -> Subgroups:
     """The groups of a sample of n photographs; `labels`: by column, the names of their (n,) groups, as ordered
     categories. `threshold`: the p(referable) from which on to refer; None: where the predicted grade is referable."""
-    measured = []
+    measured, resamples = [], Resamples(sample.n_patients)
     for column, names in labels.items():
         groups = [
-            _measure_group(sample, str(name), (names == name).to_numpy(bool), threshold)
+            _measure_group(sample, str(name), (names == name).to_numpy(bool), threshold, resamples)
             for name in names.cat.categories
             if (names == name).any()
         ]
@@ -194,14 +194,14 @@ class _Cut:
         """None where the group is all."""
         return self._parts.get("rest")
 
-    def resampled(self) -> tuple[Figures, Figures]:
+    def resampled(self, resamples: Resamples) -> tuple[Figures, Figures]:
         """Figures of the group and of the rest in the same resamples of the patients; no figures of no rest."""
 
         def both(weights: Floats) -> Figures:
             found = {side: part.figures(weights[self._members[side]]) for side, part in self._parts.items()}
             return {f"{side} {name}": values for side, figures in found.items() for name, values in figures.items()}
 
-        found = bootstrap(self._sample.n_patients, both)
+        found = resamples.figures(both)
         group, rest = (
             {name.removeprefix(side): values for name, values in found.items() if name.startswith(side)}
             for side in ("group ", "rest ")
@@ -246,7 +246,9 @@ def _p_value(as_large: NDArray[np.bool_]) -> float:
     return (len(places) + 1) / (len(as_large) + 1)
 
 
-def _measure_group(sample: Sample, name: str, inside: NDArray[np.bool_], threshold: float | None) -> Group:
+def _measure_group(
+    sample: Sample, name: str, inside: NDArray[np.bool_], threshold: float | None, resamples: Resamples
+) -> Group:
     cut = _Cut(sample, inside, threshold)
     group = Group(
         name=name,
@@ -261,7 +263,7 @@ def _measure_group(sample: Sample, name: str, inside: NDArray[np.bool_], thresho
     if not cut.group.enough:
         return group
     ours = cut.group.figures(cut.group.sample.equal_weights)
-    resampled, resampled_rest = cut.resampled()
+    resampled, resampled_rest = cut.resampled(resamples)
     group = replace(
         group,
         figures={name: plain_value(value[0]) for name, value in ours.items()},

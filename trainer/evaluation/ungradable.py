@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipeline.cache.manifest import UNGRADABLE, flagged
 from pipeline.cache.splits import patients_of
 from pipeline.grades import REFERABLE, UNKNOWN
-from trainer.evaluation.bootstrap import Figures, Floats, Interval, bootstrap, intervals, single
+from trainer.evaluation.bootstrap import Figures, Floats, Interval, Resamples, intervals, single
 from trainer.evaluation.metrics import plain_value, referable_scores
 from trainer.evaluation.weighted_metrics import Masks, patients_behind, shares, tally
 from trainer.network.metadata import Operating
@@ -60,7 +60,7 @@ class Decided:
             return shares(weights.T @ counts, SHARES)
 
         values = figures(np.ones((n_patients, 1)))
-        found = intervals(values, bootstrap(n_patients, figures), patients_behind(counts, SHARES))
+        found = intervals(values, Resamples(n_patients).figures(figures), patients_behind(counts, SHARES))
         passed, wrong, missed, right, no_grade = np.bincount(cells, minlength=5).tolist()
         plain = {name: plain_value(value[0]) for name, value in values.items()}
         limits = {name: single(each) for name, each in found.items()}
