@@ -121,8 +121,9 @@ def _measure(folder: FoldsFolder, cache: Cache, count: int, seeds: Sequence[int]
 
     found = CrossValidation({seed: trained(seed if len(seeds) > 1 else None) for seed in seeds})
     doubted = second_look(found, cache.manifest)
-    write_out_of_fold(folder, found)
+    results = found.measure()
+    write_out_of_fold(folder, found, results)
     write_second_look(folder, doubted, cache)
-    say_out_of_fold(folder)
-    say_second_look(folder, doubted)
+    say_out_of_fold(results)
+    say_second_look(results, doubted)
     click.echo(f"results: {folder.path}/ (predictions_oof.csv, metrics_oof.json, confusion_oof.png, second_look.csv)")
