@@ -24,22 +24,31 @@ if TYPE_CHECKING:
 
 RUNS: Final = Path("runs")
 
-ACCURACY_COLUMNS: Final = (
-    "epoch",
-    "phase",
-    "lr",
-    "loss_train",
-    "acc_train",
-    "loss_val",
-    "acc_val",
-    "kappa_val",
-    "acc_test",
-    "seconds",
-    "images_per_second",
-)
-"""Of accuracy.csv: epochs from 1, accuracies in percent, seconds of the whole epoch, images trained on a second. The
-first epoch of the head counts, in both, the pass of every photograph through the backbone."""
 
+class EpochRow(NamedTuple):
+    """A row of accuracy.csv. Its times are, for the first epoch of the head, with the pass of every photograph through
+    the backbone."""
+
+    epoch: int
+    """From 1, over both phases."""
+    phase: str
+    lr: float
+    """Of the last step."""
+    loss_train: float
+    acc_train: float
+    """Percent, as every accuracy here."""
+    loss_val: float
+    acc_val: float
+    kappa_val: float
+    acc_test: float | None
+    """None where test is not tracked."""
+    seconds: float
+    """Of the whole epoch."""
+    images_per_second: float
+    """Trained on."""
+
+
+ACCURACY_COLUMNS: Final = EpochRow._fields
 
 FOREST: Final = "forest.png"
 LONGEST_NAME: Final = 255
@@ -308,7 +317,7 @@ class RunFolder:
         """Notes that these things were done today; see `read_dates`."""
         write_json(self.dates, {**self.read_dates(), **dict.fromkeys(done, today())})
 
-    def write_accuracy(self, history: Sequence[Mapping[str, Any]]) -> None:
+    def write_accuracy(self, history: Sequence[EpochRow]) -> None:
         import pandas as pd
 
         write_csv(self.accuracy, pd.DataFrame(history, columns=list(ACCURACY_COLUMNS)))

@@ -1,8 +1,9 @@
-"""A record of a split's metrics as it stands in a file, for tests that change a little of it."""
+"""Records as they stand in files, for tests that change a little of them."""
 
 from typing import Any, Final
 
 from trainer.evaluation.record import MetricsRecord
+from trainer.run_folder import EpochRow
 
 METRICS: Final = {
     "photographs": 200,
@@ -44,6 +45,9 @@ OF_SET: Final = {
     "refit": None,
 }
 """What the metrics of an external set say besides."""
+
+ROW: Final = EpochRow(1, "finetune", 0.01, 1.0, 50.0, 1.0, 50.0, 0.5, None, 10.0, 20.0)
+"""Of accuracy.csv."""
 
 
 def recorded(**changed: Any) -> MetricsRecord:

@@ -24,7 +24,7 @@ from trainer.inference.forward import Outputs, run_model
 from trainer.network.metadata import Metadata
 from trainer.network.model import save_model
 from trainer.network.provenance import Provenance
-from trainer.run_folder import RunFolder
+from trainer.run_folder import EpochRow, RunFolder
 from trainer.training.checkpoint import Progress, save_checkpoint
 from trainer.training.learner import Learner, augmentation
 from trainer.training.losses import losses
@@ -149,9 +149,10 @@ def fit(
                     saved = perf_counter()
             progress.trained = perf_counter() - training_began
             row, blind = epoch_row(learner, progress)
-            row["images_per_second"] = round(progress.sums()[2] / progress.trained, 1)
+            rate = round(progress.sums()[2] / progress.trained, 1)
             ended = perf_counter()
-            row["seconds"], began = round(ended - began, 2), ended
+            row = row._replace(seconds=round(ended - began, 2), images_per_second=rate)
+            began = ended
             with stopper.step():
                 stuck = progress.stuck + 1 if blind else 0
                 progress = Progress(epoch + 1, [], [*progress.history, row], stuck=stuck)
@@ -214,7 +215,7 @@ def open_loaders(config: FitConfig, cache: Cache) -> Iterator[dict[str, Loader]]
         yield loaders
 
 
-def epoch_row(learner: Learner, progress: Progress) -> tuple[dict[str, Any], bool]:
+def epoch_row(learner: Learner, progress: Progress) -> tuple[EpochRow, bool]:
     """Of an epoch whose steps are done: the row of accuracy.csv, but for the times, and whether the network sees
     nothing on validation."""
     config, device = learner.config, learner.weights.device
@@ -226,17 +227,19 @@ def epoch_row(learner: Learner, progress: Progress) -> tuple[dict[str, Any], boo
     if config.track_test:
         test = run_model(learner.judged_net, learner.batches["test"], device, "test")
         acc_test = round(accuracy(test), 4)
-    row = {
-        "epoch": progress.epoch + 1,
-        "phase": config.phase(progress.epoch),
-        "lr": float(f"{scheduled_lr(config, progress.epoch, len(progress.steps) - 1, len(progress.steps)):.4g}"),
-        "loss_train": round(loss / photographs, 6),
-        "acc_train": round(100 * right / photographs, 4),
-        "loss_val": round(val_loss.item(), 6),
-        "acc_val": round(accuracy(val), 4),
-        "kappa_val": round(quadratic_kappa(val_counts), 6),
-        "acc_test": acc_test,
-    }
+    row = EpochRow(
+        epoch=progress.epoch + 1,
+        phase=config.phase(progress.epoch),
+        lr=float(f"{scheduled_lr(config, progress.epoch, len(progress.steps) - 1, len(progress.steps)):.4g}"),
+        loss_train=round(loss / photographs, 6),
+        acc_train=round(100 * right / photographs, 4),
+        loss_val=round(val_loss.item(), 6),
+        acc_val=round(accuracy(val), 4),
+        kappa_val=round(quadratic_kappa(val_counts), 6),
+        acc_test=acc_test,
+        seconds=0.0,
+        images_per_second=0.0,
+    )
     return row, sees_nothing(val)
 
 
