@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -18,6 +18,7 @@ from pipeline.storage.artifacts import EXTERNAL
 from pipeline.storage.atomic import TMP_SUFFIX, is_unfinished, locked_folder, sweep_dead, write_whole
 from pipeline.storage.url import Url
 from trainer.config import RunConfig
+from trainer.records import read
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -329,6 +330,24 @@ class RunFolder:
 
 
 @dataclass(frozen=True)
+class FoldsMark:
+    """folds.json: by what folds were drawn and trained."""
+
+    cache: str
+    """Digest of the cache that they are folds of."""
+    folds: int
+    seed: int
+    """By which they were drawn."""
+    test: bool
+    """Whether test is folded in."""
+    seeds: list[int] | None = None
+    """Of the trainings; None where that is `seed` alone."""
+
+    def as_dict(self) -> dict[str, object]:
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
 class FoldsFolder:
     """What `trainer folds` leaves: a run, and the cache that it is trained on, for each fold, and what they say
     together."""
@@ -355,9 +374,8 @@ class FoldsFolder:
     def runs(self) -> list[RunFolder]:
         """The runs of all folds and seeds. Raises RunError where folds.json is missing or damaged."""
         mark = self.read_mark()
-        seeds = mark.get("seeds", [])
-        seeds = seeds if len(seeds) > 1 else [None]
-        return [self.run(fold, seed) for seed in seeds for fold in range(mark["folds"])]
+        seeds: Sequence[int | None] = mark.seeds if mark.seeds and len(mark.seeds) > 1 else [None]
+        return [self.run(fold, seed) for seed in seeds for fold in range(mark.folds)]
 
     @property
     def results(self) -> ResultFiles:
@@ -372,11 +390,15 @@ class FoldsFolder:
     def second_look_sheet(self) -> Path:
         return self.path / "second_look.png"
 
-    def read_mark(self) -> dict[str, Any]:
+    def read_mark(self) -> FoldsMark:
         """Raises RunError where it is missing or damaged."""
-        return RunFolder(self.path).read_json(self.mark, advice="`trainer folds` into another --run makes folds anew")
+        advice = "`trainer folds` into another --run makes folds anew"
+        try:
+            return read(FoldsMark, RunFolder(self.path).read_json(self.mark, advice))
+        except ValueError as error:
+            raise RunError(f"{self.mark} is damaged; {advice}") from error
 
-    def claim(self, mark: Mapping[str, Any]) -> None:
+    def claim(self, mark: FoldsMark) -> None:
         """Raises RunError where the folder holds anything else than folds of this `mark`; nothing is written."""
         try:
             begun = self.mark.exists()

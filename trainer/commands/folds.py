@@ -28,7 +28,7 @@ from trainer.reporting.folds import (
     write_out_of_fold,
     write_second_look,
 )
-from trainer.run_folder import FoldsFolder, RunFolder
+from trainer.run_folder import FoldsFolder, FoldsMark, RunFolder
 
 
 def folds(
@@ -42,9 +42,7 @@ def folds(
     """
     cache, folder = open_cache(asked.cache), FoldsFolder(path)
     seeds = list(seeds) or [asked.seed]
-    mark = {"cache": cache.digest, "folds": count, "seed": asked.seed, "test": whole}
-    if seeds != [asked.seed]:
-        mark["seeds"] = seeds
+    mark = FoldsMark(cache.digest, count, asked.seed, whole, None if seeds == [asked.seed] else seeds)
     shared = from_main(partial(_begin, folder, cache, mark))
     asked = from_main(partial(_as_begun, folder, count, seeds, asked, given))
     columns = fold_splits(cache.manifest, count, asked.seed, whole=whole, joined=joined_patients(shared))
@@ -90,15 +88,15 @@ def _as_begun(
     return replace(config, seed=asked.seed, **anew)  # the seed that draws the folds
 
 
-def _begin(folder: FoldsFolder, cache: Cache, mark: Mapping[str, Any]) -> list[SharedPhoto]:
+def _begin(folder: FoldsFolder, cache: Cache, mark: FoldsMark) -> list[SharedPhoto]:
     """Makes the folder that of these folds, which is not done before they can be drawn. Gives and tells of the
     photographs that several patients share; they are looked for once."""
     check_foldable(cache)
     folder.claim(mark)
-    rows = folded_rows(cache.manifest, whole=mark["test"])
+    rows = folded_rows(cache.manifest, whole=mark.test)
     shared = read_shared_photos(folder) if folder.shared_photos.exists() else shared_photos(cache, rows)
     joined = joined_patients(shared)
-    columns = fold_splits(cache.manifest, mark["folds"], mark["seed"], whole=mark["test"], joined=joined)
+    columns = fold_splits(cache.manifest, mark.folds, mark.seed, whole=mark.test, joined=joined)
     if joined and drawn_otherwise(folder.cache(0), columns[0]):
         warn(
             f"{folder.path}: patients share photographs and were not kept together when these folds were drawn, by an "

@@ -2,7 +2,7 @@
 look."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import click
 import numpy as np
@@ -25,7 +25,7 @@ from trainer.kinds import PROBABILITIES
 from trainer.network.metadata import read_metadata
 from trainer.reporting.figures import draw_confusion, short_name
 from trainer.reporting.tables import places, with_interval
-from trainer.run_folder import FoldsFolder, RunFolder, write_csv, write_json
+from trainer.run_folder import FoldsFolder, FoldsMark, RunFolder, write_csv, write_json
 
 SHOWN: Final = (
     ("accuracy", "accuracy"),
@@ -39,11 +39,11 @@ ON_SHEET: Final = 48
 """Photographs on the sheet of those worth a second look, 12 abreast."""
 
 
-def begin_folds(folder: FoldsFolder, mark: Mapping[str, Any], shared: Sequence[SharedPhoto]) -> None:
+def begin_folds(folder: FoldsFolder, mark: FoldsMark, shared: Sequence[SharedPhoto]) -> None:
     """Makes the folder, and in it what folds are drawn by, where that is not there yet."""
     folder.path.mkdir(parents=True, exist_ok=True)
     if not folder.mark.exists():
-        write_json(folder.mark, mark)
+        write_json(folder.mark, mark.as_dict())
     if not folder.shared_photos.exists():
         write_csv(folder.shared_photos, pd.DataFrame(shared, columns=list(SharedPhoto._fields)))
 

@@ -311,10 +311,12 @@ def commands(
     if fold:
         fit = ["trainer", "folds", "--folds", fold[1], "--run", path.parent]
         folder = FoldsFolder(path.parent)
-        mark = folder.read_mark() if folder.mark.exists() else {}  # the run may have been moved
-        fit += ["--split", "all"] if mark.get("test") else []
-        fit += ["--seeds", ",".join(map(str, mark["seeds"]))] if "seeds" in mark else []
-        asked = replace(asked, cache=out, seed=mark.get("seed", asked.seed))
+        asked = replace(asked, cache=out)
+        if folder.mark.exists():  # the run may have been moved
+            mark = folder.read_mark()
+            fit += ["--split", "all"] if mark.test else []
+            fit += ["--seeds", ",".join(map(str, mark.seeds))] if mark.seeds else []
+            asked = replace(asked, seed=mark.seed)
     for field in fields(asked):
         value = getattr(asked, field.name)
         if value != getattr(default, field.name):
