@@ -13,14 +13,13 @@ from pipeline.storage.url import place as url_or_path
 from trainer.config import RunConfig
 from trainer.console import warn
 from trainer.evaluation.characteristics import kept_groups
-from trainer.evaluation.evaluate import Evaluation, check_measurable, evaluate_split, measuring_settings
+from trainer.evaluation.evaluate import Evaluation, Weights, check_measurable, evaluate_split, measuring_settings
 from trainer.evaluation.external import describe_set
 from trainer.evaluation.metrics import graded, only_grade
 from trainer.evaluation.operating_point import Wish, wished
 from trainer.network.device import choose_device
 from trainer.network.metadata import Metadata, temperature_of
-from trainer.network.model import Network, load_model, read_provenance
-from trainer.network.provenance import Provenance
+from trainer.network.model import load_model, read_provenance
 from trainer.reporting.evaluation_files import write_evaluation
 from trainer.reporting.external import Site, read_sites
 from trainer.reporting.figures import short_name
@@ -101,10 +100,10 @@ def evaluate(
         raise RunError(f"{path}: --refit is for another cache than the run's own")
     if how.refit and metadata.operating is None:
         raise RunError(f"{run.model}: --refit compares with the weights' threshold, and they carry none")
-    measured, sites, provenance = [], [], read_provenance(run.model)
+    measured, sites, weights = [], [], Weights(model, metadata, read_provenance(run.model))
     with kept([target.files.metrics for target in targets] + [run.forest_figure] * bool(external)):
         for target in targets:
-            evaluation = measure_target(run, config, target, model, metadata, provenance, how)
+            evaluation = measure_target(run, config, target, weights, how)
             say_defects(evaluation, own=not target.name, name=target.name)
             measured.append((target, evaluation))
         if external:
@@ -135,13 +134,11 @@ def measure_target(
     run: RunFolder,
     config: RunConfig,
     target: Target,
-    model: Network,
-    metadata: Metadata,
-    provenance: Provenance | None,
+    weights: Weights,
     how: HowToMeasure,
 ) -> Evaluation:
     """Measures one target and writes its files."""
-    cache, own = target.cache, not target.name
+    cache, own, metadata = target.cache, not target.name, weights.metadata
     if cache.recipe != metadata.recipe:
         warn(
             f"{cache.path} was made by another recipe ({cache.recipe}) than the training photographs "
@@ -153,9 +150,7 @@ def measure_target(
     )
     evaluation = evaluate_split(
         settings,
-        model,
-        metadata,
-        provenance,
+        weights,
         cache,
         target.split,
         own=own,

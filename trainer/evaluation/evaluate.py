@@ -39,6 +39,17 @@ class Evaluation(MetricsRecord):
     """See trainer.evaluation.metrics."""
 
 
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """A network that is measured, and what the file of its weights says of it."""
+
+    model: Network
+    metadata: Metadata
+    """With the operating point to measure at."""
+    provenance: Provenance | None
+    """The photographs that it was trained on and chosen by; None where the file does not say."""
+
+
 def check_measurable(cache: Cache, split: str) -> None:
     """Raises CacheError where a split has no graded photograph."""
     rows = cache.rows(split)
@@ -79,9 +90,7 @@ def measuring_settings(
 
 def evaluate_split(
     config: FitConfig,
-    model: Network,
-    metadata: Metadata,
-    provenance: Provenance | None,
+    weights: Weights,
     cache: Cache,
     split: str,
     *,
@@ -89,22 +98,23 @@ def evaluate_split(
     prevalence: float | None = None,
     columns: Sequence[str] = (),
 ) -> Evaluation:
-    """Runs a model over a split that is measurable, and measures what it says.
+    """Runs a network over a split that is measurable, and measures what it says.
 
     config: see `measuring_settings`. own: whether the weights were trained on this cache. prevalence: of another
-    population, 0 to 1. columns: of attributes.csv, whose groups are measured too; see `kept_groups`.
+    population, 0 to 1. columns: of attributes.csv, whose groups are measured too.
+    Raises CacheError for a column that makes no groups, see `kept_groups`.
     """
     groups = kept_groups(cache, split, columns)
-    to_device(model, torch.device(config.device))
-    outputs = run_split(config, model, cache, split)
-    exposure = exposure_on(provenance, cache, split, own=own)
-    evaluation = measure_outputs(cache, split, outputs, metadata, exposure, prevalence)
+    to_device(weights.model, torch.device(config.device))
+    outputs = run_split(config, weights.model, cache, split)
+    exposure = exposure_on(weights.provenance, cache, split, own=own)
+    evaluation = measure_outputs(cache, split, outputs, weights.metadata, exposure, prevalence)
     if not groups:
         return evaluation
     known = graded(evaluation.predictions)
     sample = Sample.of(known, patients_of(cache.manifest, known["id"]))
     labels = {name: names.loc[known["id"]].reset_index(drop=True) for name, names in groups.items()}
-    threshold = metadata.operating.threshold if metadata.operating else None
+    threshold = weights.metadata.operating.threshold if weights.metadata.operating else None
     return replace(evaluation, subgroups=measure_subgroups(sample, labels, threshold))
 
 
