@@ -126,7 +126,8 @@ def measure_outputs(
     exposure: Exposure | None,
     prevalence: float | None = None,
 ) -> Evaluation:
-    """Measures what a model says of a split, read as `about` has it."""
+    """Measures a network's outputs for a split, read by the decision rule of its metadata. `prevalence`: of another
+    population, 0 to 1."""
     manifest, logits = cache.manifest, outputs.logits.double().numpy()
     rule, eyes = DecisionRule.of(metadata), EyeTable.of(manifest, read_attributes(cache))
     calibrated = rule.probabilities(logits)

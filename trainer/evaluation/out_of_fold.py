@@ -252,5 +252,5 @@ def _referred(fold: Fold) -> NDArray[np.bool_]:
 
 def _spread(values: Sequence[Value]) -> float | None:
     """The standard deviation over folds or seeds; None where one of them does not define the figure."""
-    known = [value for value in values if value is not None]
+    known = [value for value in values if isinstance(value, float)]
     return float(np.std(known, ddof=1)) if len(known) == len(values) > 1 else None
