@@ -159,7 +159,7 @@ def exposure_on(provenance: Provenance | None, cache: Cache, split: str, *, own:
 
 
 def choose_decision(cache: Cache, outputs: Outputs, metadata: Metadata, grade_by: str) -> Metadata:
-    """`about` with temperature, threshold, percentiles of the confidence and, where the expected grade is predicted,
+    """`metadata` with temperature, threshold, percentiles of the confidence and, where the expected grade is predicted,
     ordinal thresholds: from outputs for val."""
     manifest, known = cache.manifest, outputs.grades.numpy() != UNKNOWN
     logits, grades = outputs.logits.double().numpy()[known], outputs.grades.numpy()[known]
