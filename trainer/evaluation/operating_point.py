@@ -197,6 +197,11 @@ class OperatingCard:
     at_prevalence: Elsewhere | None
     """None where no other prevalence was asked for."""
 
+    @property
+    def wish(self) -> Wish:
+        """What the threshold was chosen for."""
+        return Wish(self.wanted, self.level)
+
 
 def least_ppv(card: OperatingCard) -> float | None:
     """What the interval of the specificity still allows a PPV of 1 to be, at the card's prevalence; None for a PPV

@@ -16,7 +16,7 @@ from trainer.evaluation.metrics import graded
 from trainer.evaluation.record import MetricsRecord
 from trainer.evaluation.referable import Referable
 from trainer.evaluation.results import Results
-from trainer.network.metadata import Metadata, Operating
+from trainer.network.metadata import Metadata
 from trainer.network.model import Network, load_model
 from trainer.reporting.external import Site, read_sites
 from trainer.run_folder import RunFolder
@@ -59,14 +59,6 @@ class Measured:
         """That of photographs, which every record has that a report is made of."""
         assert self.results.referable is not None
         return self.results.referable
-
-    @property
-    def operating(self) -> Operating | None:
-        """The operating point that was measured, which may be another than the weights carry."""
-        card, calibration = self.results.operating, self.results.calibration
-        if card is None or calibration is None:
-            return None
-        return Operating(calibration.temperature, card.threshold, card.wanted, card.level)
 
 
 def read_measured(run: RunFolder, split: str, cache_path: Path | Url | None) -> Measured:

@@ -338,7 +338,7 @@ def commands(
 def _card_options(card: OperatingCard | None) -> list[object]:
     """Of `trainer evaluate`, those that make this operating card."""
     options: list[object] = []
-    if card and Wish(card.wanted, card.level) != Wish():
+    if card and card.wish != Wish():
         options += [f"--{card.wanted}", card.level]
     if card and card.at_prevalence:
         options += ["--prevalence", card.at_prevalence.prevalence]

@@ -67,16 +67,15 @@ class Referral:
 
 def referral(measured: Measured) -> Referral:
     """Of the photographs measured, at the threshold that was measured."""
-    known, operating = measured.predictions, measured.operating
+    known, card = measured.predictions, measured.results.operating
     scores, truth = referable_scores(known), (known["grade"] >= REFERABLE).to_numpy()
-    card = measured.results.operating
-    if operating is None or card is None:
+    if card is None:
         return Referral()
-    referred = scores >= operating.threshold
+    referred = scores >= card.threshold
     tables = [Table("photographs", two_by_two(referred, truth))]
     if measured.cache is not None and untold_patients(measured) < len(known):
         worse = worse_eyes(known, patients_of(measured.cache.manifest, known["id"]))
-        table = two_by_two(referable_scores(worse) >= operating.threshold, (worse["grade"] >= REFERABLE).to_numpy())
+        table = two_by_two(referable_scores(worse) >= card.threshold, (worse["grade"] >= REFERABLE).to_numpy())
         tables.insert(0, Table("patients, the worse eye decides", table))
     missed = tuple(
         Missed(f"{grade} {GRADES[grade]}", int(of_grade.sum()), int((of_grade & ~referred).sum()))
@@ -103,11 +102,11 @@ def ungradable_table(results: Results, name: str = "") -> UngradableTable | None
 
 def missed_severe(measured: Measured) -> pd.DataFrame:
     """The severe and proliferative photographs below the threshold, the least suspected first, at most WORST."""
-    known, operating = measured.predictions, measured.operating
-    if operating is None:
+    known, card = measured.predictions, measured.results.operating
+    if card is None:
         return known.iloc[:0].assign(sure=[])
     scores = referable_scores(known)
-    missed = np.flatnonzero((known["grade"].to_numpy() >= SEVERE) & (scores < operating.threshold))
+    missed = np.flatnonzero((known["grade"].to_numpy() >= SEVERE) & (scores < card.threshold))
     chosen = known.iloc[missed[np.argsort(scores[missed], kind="stable")][:WORST]]
     return chosen.assign(sure=confidence(chosen))
 

@@ -188,8 +188,8 @@ def shown_photographs(measured: Measured) -> dict[str, object]:
         return {"worst": [], "sure": [], "missed": [], "characteristics": None}
     known = measured.predictions
     sample = Sample.of(known, patients_of(measured.cache.manifest, known["id"]))
-    labels, operating = characteristics(measured.cache, known["id"]), measured.operating
-    groups = measure_subgroups(sample, labels, operating.threshold if operating else None)
+    labels, card = characteristics(measured.cache, known["id"]), measured.results.operating
+    groups = measure_subgroups(sample, labels, card.threshold if card else None)
     chosen = {"worst": worst_mistakes(known), "sure": surest_right(known), "missed": missed_severe(measured)}
     return {
         **{name: pictures(measured.cache, measured.model, measured.metadata, rows) for name, rows in chosen.items()},
@@ -232,9 +232,9 @@ def draw(measured: Measured) -> dict[str, str]:
         alts[roc] = f"ROC curve of referable retinopathy, area {auc:.3f}{where}; {band}"
         alts[curve] = f"Precision-recall curve of referable retinopathy; {truth.mean():.0%} are referable; {band}"
     alts |= draw_referable(run, split, referable, counts=of, title=title)
-    if measured.operating is not None:
+    if card:
         deferral = run.figure("risk_coverage", split)
-        coverage, risk = RiskCoverage(Sample.of(known), measured.operating.threshold).curve()
+        coverage, risk = RiskCoverage(Sample.of(known), card.threshold).curve()
         draw_risk_coverage(deferral, coverage, risk, title=f"{title}: deferral")
         alts[deferral] = "Risk-coverage curve of the referral; the table holds numbers"
     if results.calibration:

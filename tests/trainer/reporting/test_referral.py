@@ -9,7 +9,6 @@ from sklearn.metrics import confusion_matrix
 
 from tests.trainer.recorded import CARD, recorded
 from trainer.evaluation.operating_point import threshold_table
-from trainer.network.metadata import Operating
 from trainer.reporting.measured import Measured
 from trainer.reporting.referral import missed_severe, referral
 
@@ -27,12 +26,10 @@ def measured() -> Measured:
         | {"p0": 1 - score, "p1": 0.0, "p2": score, "p3": 0.0, "p4": 0.0}
     )
     manifest = pd.DataFrame({"id": table["id"], "patient": [str(n // 2) for n in range(200)]})
-    operating = Operating(1.0, 0.5, "sensitivity", 0.9)
     run = SimpleNamespace(read_predictions=lambda split: table, read_own_metrics=lambda split: {})
     results = recorded(operating=CARD).results
     return SimpleNamespace(  # type: ignore[return-value]
         predictions=table,
-        operating=operating,
         cache=SimpleNamespace(manifest=manifest),
         results=results,
         run=run,
