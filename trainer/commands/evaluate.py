@@ -20,6 +20,7 @@ from trainer.evaluation.operating_point import Wish, wished
 from trainer.network.device import choose_device
 from trainer.network.metadata import Metadata, temperature_of
 from trainer.network.model import load_model, read_provenance
+from trainer.network.provenance import Provenance
 from trainer.reporting.evaluation_files import write_evaluation
 from trainer.reporting.external import Site, read_sites
 from trainer.reporting.figures import short_name
@@ -101,6 +102,8 @@ def evaluate(
     if how.refit and metadata.operating is None:
         raise RunError(f"{run.model}: --refit compares with the weights' threshold, and they carry none")
     measured, sites, weights = [], [], Weights(model, metadata, read_provenance(run.model))
+    for target in targets if metadata.members else []:
+        check_not_trained_on(path, weights.provenance, target)
     with kept([target.files.metrics for target in targets] + [run.forest_figure] * bool(external)):
         for target in targets:
             evaluation = measure_target(run, config, target, weights, how)
@@ -119,6 +122,12 @@ def check_size(cache: Cache, metadata: Metadata) -> None:
             f"{cache.path} has photographs of {cache.recipe.size} px, and the weights take {metadata.size} px; "
             f"`tools preprocess` with --size {metadata.recipe.size} makes a cache for them"
         )
+
+
+def check_not_trained_on(path: Path, provenance: Provenance | None, target: Target) -> None:
+    """Raises RunError where a member of an ensemble was trained on photographs that are to be measured."""
+    if provenance and (same := provenance.exposure(target.cache, target.split).same):
+        raise RunError(f"{path}: a member was trained on {same:,} photographs of {target.what}; measure another split")
 
 
 def with_operating_point(run: RunFolder, metadata: Metadata, wish: Wish | None) -> Metadata:

@@ -34,7 +34,8 @@ class Measured:
     config: RunConfig
     model: Network
     metadata: Metadata
-    history: pd.DataFrame
+    history: pd.DataFrame | None
+    """accuracy.csv; None for an ensemble, which has none."""
     record: MetricsRecord
     predictions: pd.DataFrame
     """Of the graded photographs."""
@@ -81,7 +82,8 @@ def read_measured(run: RunFolder, split: str, cache_path: Path | Url | None) -> 
         raise RunError(f"{run.metrics(split)} and {run.predictions(split).name} are of different photographs; {again}")
     model, metadata = load_model(run.model)
     cache, absent = measured_cache(run, config, cache_path)
-    history, ungraded, sites = run.read_accuracy(), len(predictions) - len(known), read_sites(run)
+    history = None if config.members else run.read_accuracy()
+    ungraded, sites = len(predictions) - len(known), read_sites(run)
     return Measured(run, split, config, model, metadata, history, record, known, ungraded, sites, cache, absent)
 
 

@@ -1,5 +1,6 @@
 """A run as one page and as a model card: what both say of it, its figures and its photographs."""
 
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -37,6 +38,7 @@ from trainer.reporting.forest import draw_forest
 from trainer.reporting.gallery import pictures, surest_right, worst_mistakes
 from trainer.reporting.measured import Measured
 from trainer.reporting.narrative import (
+    APPROXIMATE_RULE,
     choice,
     commands,
     eyes_line,
@@ -127,8 +129,9 @@ def describe(measured: Measured) -> dict[str, object]:
         "variation": variation(config.resolved),
         "objective": objective(config.resolved),
         "choice": choice(config.resolved),
-        "epochs": len(measured.history),
-        "seconds": float(measured.history["seconds"].sum()),
+        "members": members(measured),
+        "epochs": 0 if measured.history is None else len(measured.history),
+        "seconds": 0.0 if measured.history is None else float(measured.history["seconds"].sum()),
         "metrics": metrics,
         "ci": results.intervals,
         "operating": operating,
@@ -173,7 +176,9 @@ def describe(measured: Measured) -> dict[str, object]:
             measured.cache,
             [site.record for site in external],
         ),
-        "limits": [scale] * bool(scale) + limits(record, measured.ungraded, known, len(external), untold=untold),
+        "limits": [scale] * bool(scale)
+        + [APPROXIMATE_RULE] * bool(config.folds)
+        + limits(record, measured.ungraded, known, len(external), untold=untold),
         "sites": sites,
         "ungradables": [table for site in external if (table := ungradable_table(site.results, site.name))],
         "refits": refit_tables(sites),
@@ -204,9 +209,10 @@ def draw(measured: Measured) -> dict[str, str]:
     title = f"{name}, {split}"
     alts = {}
 
-    majority, kept = majority_of_val(run), measured.metadata.epoch
-    draw_accuracy(run.accuracy_figure, measured.history, title=name, kept=kept, majority=majority)
-    alts[run.accuracy_figure] = "Accuracy and kappa by epoch; accuracy.csv holds the numbers"
+    if measured.history is not None:
+        majority, kept = majority_of_val(run), measured.metadata.epoch
+        draw_accuracy(run.accuracy_figure, measured.history, title=name, kept=kept, majority=majority)
+        alts[run.accuracy_figure] = "Accuracy and kappa by epoch; accuracy.csv holds the numbers"
     counts = confusion(known)
     draw_confusion(run.confusion_figure(split), counts, title=title)
     alts[run.confusion_figure(split)] = "Confusion matrix; the table below holds its numbers"
@@ -248,6 +254,12 @@ def draw(measured: Measured) -> dict[str, str]:
     return drawn | {
         path.stem.removesuffix(f"_{split}"): inline_svg(path.with_suffix(".svg"), alt) for path, alt in alts.items()
     }
+
+
+def members(measured: Measured) -> list[str]:
+    """The networks of an ensemble in words; empty for one network."""
+    pairs = zip(measured.config.members, measured.metadata.members, strict=True)
+    return [f"{RunFolder(Path(path)).title}: {member.model}, epoch {member.epoch}" for path, member in pairs]
 
 
 def majority_of_val(run: RunFolder) -> float | None:
