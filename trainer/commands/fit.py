@@ -64,7 +64,7 @@ def start(asked: FitConfig, path: Path | None) -> RunFolder:
         with run.held() if is_main() else nullcontext():
             if is_main():
                 begin(run, describe(asked, config, cache))
-            carry_out(Training(config, cache, run, model, loaders))
+            carry_out(Training(config=config, cache=cache, run=run, model=model, loaders=loaders))
     return run
 
 
@@ -149,7 +149,17 @@ def resume(path: Path | None, given: Mapping[str, Any]) -> RunFolder:
         where = f"step {step} of epoch {epoch + 1}" if step else f"epoch {epoch}"
         click.echo(f"{run.path}: resuming after {where} of {config.total_epochs}")
         with open_loaders(config, cache) as loaders:
-            carry_out(Training(config, cache, run, model, loaders, progress, checkpoint))
+            carry_out(
+                Training(
+                    config=config,
+                    cache=cache,
+                    run=run,
+                    model=model,
+                    loaders=loaders,
+                    progress=progress,
+                    checkpoint=checkpoint,
+                )
+            )
     return run
 
 

@@ -1,7 +1,7 @@
 """What metrics_<split>.json, or the metrics.json of an external set, says: written as plain JSON, read back typed."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Final, NamedTuple
 
 from trainer.evaluation.refit import Refit
@@ -28,7 +28,7 @@ class OriginalSize:
     """How many of an external set's originals have a size, which stands in for their camera."""
 
     size: str
-    """ "1024 x 683 px", or the rest: "3 other sizes"."""
+    """Such as 1024 x 683 px; of the rest together, 3 other sizes."""
     photographs: int
 
 
@@ -75,7 +75,7 @@ class MetricsRecord:
     """None where none were asked for."""
     exposure: Exposure | None = None
     """None where nobody knows what the weights have met, and for photographs that they were trained on, of course."""
-    description: SetDescription | None = field(default=None)
+    description: SetDescription | None = None
     """Of an external set alone."""
 
     def as_dict(self) -> dict[str, Any]:

@@ -134,12 +134,12 @@ def _parts(values: Figures, limits: dict[str, Limits], prevalence: float | None)
         Band(RATES.tolist(), plain["sensitivity"], listed(limits["sensitivity"])),
         Band(RECALLS.tolist(), plain["precision"], listed(limits["precision"])),
         NetBenefit(
-            prevalence,
-            THRESHOLDS.tolist(),
-            plain["net_benefit"],
-            plain["refer_all"],
-            plain["gain"],
-            {name: listed(limits[name]) for name in ("net_benefit", "gain")},
+            prevalence=prevalence,
+            thresholds=THRESHOLDS.tolist(),
+            net_benefit=plain["net_benefit"],
+            refer_all=plain["refer_all"],
+            gain=plain["gain"],
+            intervals={name: listed(limits[name]) for name in ("net_benefit", "gain")},
         ),
     )
 

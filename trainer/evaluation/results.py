@@ -181,12 +181,12 @@ def _measured(
     values = sample.figures(sample.equal_weights)
     resampled = resamples.figures(sample.figures)
     return Results(
-        measure(sample),
-        sample.n_patients,
-        intervals(values, resampled, sample.share_patients()),
-        Referral(sample, operating, prevalence).card(resamples) if operating else None,
-        RiskCoverage(sample, operating.threshold).measure(resamples) if operating else None,
-        no_image,
+        metrics=measure(sample),
+        patients=sample.n_patients,
+        intervals=intervals(values, resampled, sample.share_patients()),
+        operating=Referral(sample, operating, prevalence).card(resamples) if operating else None,
+        deferral=RiskCoverage(sample, operating.threshold).measure(resamples) if operating else None,
+        no_image=no_image,
     )
 
 

@@ -277,7 +277,7 @@ def _measure_group(
     for name, difference in differences.items():
         one, other = resampled[name], resampled_rest[name]
         limits = interval(difference, one - other) if _varies(one) and _varies(other) else None
-        against[name] = Comparison(plain_value(difference), limits, p[name], None)
+        against[name] = Comparison(plain_value(difference), interval=limits, p=p[name], p_holm=None)
     return replace(group, against_rest=against)
 
 

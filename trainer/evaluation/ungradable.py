@@ -64,7 +64,15 @@ class Decided:
         passed, wrong, missed, right, no_grade = np.bincount(cells, minlength=5).tolist()
         plain = {name: plain_value(value[0]) for name, value in values.items()}
         limits = {name: single(each) for name, each in found.items()}
-        return cls(right, wrong, missed, passed, no_grade, **plain, intervals=limits)
+        return cls(
+            true_positive=right,
+            false_positive=wrong,
+            false_negative=missed,
+            true_negative=passed,
+            no_grade=no_grade,
+            **plain,
+            intervals=limits,
+        )
 
 
 @dataclass(frozen=True)
@@ -123,11 +131,11 @@ def measure_ungradable(
         }
     )
     return Ungradable(
-        len(bad),
-        int((bad["grade"] != UNKNOWN).sum()),
-        not_counted,
-        _both_ways(table, len(good)),
-        _both_ways(table, len(good), worse=True),
+        ungradable=len(bad),
+        graded=int((bad["grade"] != UNKNOWN).sum()),
+        not_counted=not_counted,
+        photographs=_both_ways(table, len(good)),
+        patients=_both_ways(table, len(good), worse=True),
     )
 
 

@@ -25,7 +25,7 @@ REPORTED: Final = frozenset({"deferral", "calibration", "referable", "patient", 
 """Keys of metrics_*.json that earlier versions did not write and a report cannot do without."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Measured:
     """All that a run says of a split."""
 
@@ -82,9 +82,20 @@ def read_measured(run: RunFolder, split: str, cache_path: Path | Url | None) -> 
         raise RunError(f"{run.metrics(split)} and {run.predictions(split).name} are of different photographs; {again}")
     model, metadata = load_model(run.model)
     cache, absent = measured_cache(run, config, cache_path)
-    history = None if config.members else run.read_accuracy()
-    ungraded, sites = len(predictions) - len(known), read_sites(run)
-    return Measured(run, split, config, model, metadata, history, record, known, ungraded, sites, cache, absent)
+    return Measured(
+        run=run,
+        split=split,
+        config=config,
+        model=model,
+        metadata=metadata,
+        history=None if config.members else run.read_accuracy(),
+        record=record,
+        predictions=known,
+        ungraded=len(predictions) - len(known),
+        sites=read_sites(run),
+        cache=cache,
+        absent=absent,
+    )
 
 
 def measured_cache(run: RunFolder, config: RunConfig, path: Path | Url | None) -> tuple[Cache | None, str]:

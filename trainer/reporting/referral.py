@@ -1,7 +1,7 @@
 """The referral in numbers that a reviewer asks for: two-by-two tables, missed eyes, thresholds."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -49,8 +49,8 @@ class UngradableTable:
     """How many count."""
     name: str = ""
     """Of an external set."""
-    shares = UNGRADABLE_SHARES
-    counts = UNGRADABLE_COUNTS
+    shares: ClassVar = UNGRADABLE_SHARES
+    counts: ClassVar = UNGRADABLE_COUNTS
 
 
 @dataclass(frozen=True)

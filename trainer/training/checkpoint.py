@@ -105,8 +105,15 @@ def read_checkpoint(path: Path) -> tuple[Progress, dict[str, Any]]:
             "model": dict(),
             "optimizer": dict(),
         } as state:
-            times = state.get("seconds", 0.0), state.get("trained", 0.0)
             with suppress(ValueError):  # a damaged row
                 rows = [read(EpochRow, row) for row in history]
-                return Progress(epoch, list(steps), rows, *times, state.get("stuck", 0)), state
+                progress = Progress(
+                    epoch,
+                    list(steps),
+                    rows,
+                    seconds=state.get("seconds", 0.0),
+                    trained=state.get("trained", 0.0),
+                    stuck=state.get("stuck", 0),
+                )
+                return progress, state
     raise RunError(f"{path} is not a checkpoint of `trainer fit`")

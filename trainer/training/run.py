@@ -26,7 +26,7 @@ from trainer.training.loop import RunWriter, fit
 from trainer.training.signals import Stopper
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Training:
     """A run under way: by which settings, on what, and from where it goes on."""
 
