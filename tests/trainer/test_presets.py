@@ -67,7 +67,7 @@ def test_the_command_that_makes_a_run_again_names_recipe_and_exceptions(trained:
     recorded = json.loads((trained.run / "config.json").read_text())
     config = RunConfig.from_dict(recorded | {"asked": asdict(asked)})
     metadata = read_metadata(trained.run / "model.safetensors")
-    fit = commands(Path("run"), "test", config, metadata, recorded(), None, [])[1]
+    fit = commands(Path("run"), "test", config, metadata, record(), None, [])[1]
     assert fit == "trainer fit --run run --recipe best --no-tta --ema 0 --seed 3 --track-test"
 
 
