@@ -10,6 +10,7 @@ import pytest
 from click.testing import Result
 
 from tests.trainer.conftest import Trained
+from tests.trainer.recorded import recorded as record
 from trainer.config import FitConfig, RunConfig
 from trainer.network.metadata import read_metadata
 from trainer.presets import PRESETS
