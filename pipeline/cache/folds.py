@@ -17,7 +17,7 @@ from pipeline.cache.cache import Cache, open_cache
 from pipeline.cache.index import ATTRIBUTES, MANIFEST, REJECTS, CacheIndex
 from pipeline.cache.manifest import Row, manifest_csv
 from pipeline.cache.shards import shard_name
-from pipeline.cache.splits import SHARES, draw_sides, patients_of
+from pipeline.cache.splits import SPLIT_FRACTIONS, draw_splits, patients_of
 from pipeline.errors import CacheError
 from pipeline.grades import UNKNOWN
 from pipeline.storage.artifacts import INDEX, SHARDS
@@ -47,13 +47,14 @@ def fold_splits(
     if len(worst) < 2 * folds:
         who = "1 patient is" if len(worst) == 1 else f"{len(worst)} patients are"
         raise CacheError(f"{who} too few for {folds} folds: each needs two at least")
-    fold_of = draw_sides(worst, {str(fold): 1 / folds for fold in range(folds)}, seed, {})
-    shares = {side: SHARES[side] / (SHARES["train"] + SHARES["val"]) for side in ("train", "val")}
+    fold_of = draw_splits(worst, {str(fold): 1 / folds for fold in range(folds)}, seed, {})
+    without_test = {name: fraction for name, fraction in SPLIT_FRACTIONS.items() if name != "test"}
+    fractions = {name: fraction / sum(without_test.values()) for name, fraction in without_test.items()}
     columns = []
     for fold in range(folds):
         others = {patient: grade for patient, grade in worst.items() if fold_of[patient] != str(fold)}
-        side = draw_sides(others, shares, seed, {}) | dict.fromkeys(worst.keys() - others.keys(), "test")
-        columns.append(patients.map(side).where(pool, "").fillna(""))
+        split_of = draw_splits(others, fractions, seed, {}) | dict.fromkeys(worst.keys() - others.keys(), "test")
+        columns.append(patients.map(split_of).where(pool, "").fillna(""))
     return columns
 
 

@@ -13,7 +13,7 @@ from pipeline.photos.photo import SUFFIXES
 from pipeline.storage.csv_files import utf8
 
 SPLITS: Final = ("train", "val", "test")
-SHARES: Final = {"train": 0.7, "val": 0.1, "test": 0.2}
+SPLIT_FRACTIONS: Final = {"train": 0.7, "val": 0.1, "test": 0.2}
 """Of the patients, where the layout brings no split."""
 
 
@@ -35,8 +35,8 @@ def parse_patient(id: str, pattern: re.Pattern[str]) -> tuple[str, str]:
     return groups.get("patient") or first or id, groups.get("eye") or ""
 
 
-def draw_sides(
-    patients: Mapping[str, int], shares: Mapping[str, float], seed: int, recorded: Mapping[str, str]
+def draw_splits(
+    patients: Mapping[str, int], fractions: Mapping[str, float], seed: int, recorded: Mapping[str, str]
 ) -> dict[str, str]:
     """A side for every patient: grouped, stratified and seeded.
 
@@ -44,25 +44,25 @@ def draw_sides(
     seed and their names decide; each gets the side that is furthest behind its share, within its stratum and over
     all, so that both stay proportional. Those in `recorded` keep their side and count.
     """
-    sides = list(shares)
-    targets = np.array([shares[side] for side in sides])
-    total = np.zeros(len(sides))
-    by_stratum: dict[int, np.ndarray] = defaultdict(lambda: np.zeros(len(sides)))
-    drawn = {patient: side for patient, side in recorded.items() if patient in patients and side in shares}
+    splits = list(fractions)
+    targets = np.array([fractions[split] for split in splits])
+    total = np.zeros(len(splits))
+    by_stratum: dict[int, np.ndarray] = defaultdict(lambda: np.zeros(len(splits)))
+    drawn = {patient: split for patient, split in recorded.items() if patient in patients and split in fractions}
 
-    def place(patient: str, at: int) -> None:
-        total[at] += 1
-        by_stratum[patients[patient]][at] += 1
+    def count(patient: str, index: int) -> None:
+        total[index] += 1
+        by_stratum[patients[patient]][index] += 1
 
-    for patient, side in drawn.items():
-        place(patient, sides.index(side))
+    for patient, split in drawn.items():
+        count(patient, splits.index(split))
     new = [patient for patient in patients if patient not in drawn]
     for patient in sorted(new, key=lambda name: hashlib.sha256(utf8(f"{seed}/{name}")).digest()):
         stratum = by_stratum[patients[patient]]
         behind = targets * (total.sum() + stratum.sum() + 2) - total - stratum
-        at = int(behind.argmax())
-        place(patient, at)
-        drawn[patient] = sides[at]
+        index = int(behind.argmax())
+        count(patient, index)
+        drawn[patient] = splits[index]
     return drawn
 
 
