@@ -66,7 +66,7 @@ def draw_splits(
     return drawn
 
 
-def told_patients(manifest: pd.DataFrame) -> "pd.Series[bool]":
+def known_patients(manifest: pd.DataFrame) -> "pd.Series[bool]":
     """For each row, whether something tells whose photograph it is: its patient is not the photograph's own id, or has
     another photograph."""
     return (manifest["patient"] != manifest["id"]) | manifest["patient"].duplicated(keep=False)
@@ -78,13 +78,13 @@ class Leak(NamedTuple):
     tested: int  # photographs of the split
     leaked: int  # of them, those whose patient is in train
     copies: int  # of them, those that look like a photograph of train or val; counted for test alone
-    untold: int  # photographs of train and of the split whose patient nothing tells
+    patient_unknown: int  # photographs of train and of the split whose patient nothing tells
     photographs: int  # of train and of the split
 
     @property
-    def blind(self) -> bool:
+    def no_patient_known(self) -> bool:
         """Whether nothing tells any patient, so that no leak can be seen."""
-        return self.untold == self.photographs
+        return self.patient_unknown == self.photographs
 
 
 def leak_of(manifest: pd.DataFrame, split: str = "test", copies: int = 0) -> Leak:
@@ -99,7 +99,7 @@ def leak_of(manifest: pd.DataFrame, split: str = "test", copies: int = 0) -> Lea
         int(measured.sum()),
         int(leaks.sum()) if split != "train" else 0,
         copies if split == "test" else 0,
-        int((both & ~told_patients(manifest)).sum()),
+        int((both & ~known_patients(manifest)).sum()),
         int(both.sum()),
     )
 

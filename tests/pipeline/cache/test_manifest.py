@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.cache.manifest import COLUMNS, Row, manifest_csv, read_manifest
-from pipeline.cache.splits import SPLIT_FRACTIONS, draw_splits, leak_of, parse_patient, told_patients
+from pipeline.cache.splits import SPLIT_FRACTIONS, draw_splits, known_patients, leak_of, parse_patient
 from pipeline.errors import CacheError
 from tests.conftest import EYEPACS
 
@@ -145,9 +145,15 @@ def test_a_leak_is_a_test_photograph_whose_patient_is_in_train() -> None:
             "split": ["train", "test", "test", "val", "test"],
         }
     )
-    assert leak_of(table) == (3, 1, 0, 1, 4)  # tested, leaked, copies; untold of the photographs of train and test
+    assert leak_of(table) == (
+        3,
+        1,
+        0,
+        1,
+        4,
+    )  # tested, leaked, copies; patient unknown, of the photographs of train and test
 
 
 def test_patients_are_known_whether_or_not_eyes_are() -> None:
     table = pd.DataFrame({"id": ["a", "b", "7"], "patient": ["P1", "P1", "7"], "eye": "", "split": "test"})
-    assert told_patients(table).tolist() == [True, True, False]
+    assert known_patients(table).tolist() == [True, True, False]
