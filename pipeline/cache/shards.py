@@ -102,7 +102,7 @@ def write_shard(path: Path, entries: Iterable[Entry], mtime_ns: int | None = Non
                     _add(tar, f"{key}.cls", str(grade).encode())
                 end = _add(tar, f"{key}.jpg", jpeg)
                 index.append(Indexed(id, end, len(jpeg), crc32, meta))
-                _add(tar, f"{key}.json", _about(id, meta, crc32))
+                _add(tar, f"{key}.json", _entry_json(id, meta, crc32))
     return index, hashed.sha256.hexdigest(), hashed.size
 
 
@@ -138,7 +138,7 @@ def scan_tar(data: bytes | mmap.mmap) -> Iterator[Entry]:
             grade = parse_grade(members[f"{key}.cls"].decode()) if f"{key}.cls" in members else UNKNOWN
         except (ValueError, KeyError, AttributeError):
             continue
-        if id == decode_key(key) and text == _about(id, meta, zlib.crc32(jpeg)):
+        if id == decode_key(key) and text == _entry_json(id, meta, zlib.crc32(jpeg)):
             yield Entry(id, jpeg, meta, grade)
 
 
@@ -152,9 +152,9 @@ def scan_sources(data: mmap.mmap) -> dict[str, int]:
         for member in tar:
             if member.name.endswith(".json"):
                 with suppress(ValueError, KeyError, TypeError):
-                    about = json.loads(data[member.offset_data : member.offset_data + member.size])
-                    first = bytes.fromhex(about["source_sha256"])[:8]
-                    found[about["id"]] = int.from_bytes(first, "big", signed=True)
+                    fields = json.loads(data[member.offset_data : member.offset_data + member.size])
+                    first = bytes.fromhex(fields["source_sha256"])[:8]
+                    found[fields["id"]] = int.from_bytes(first, "big", signed=True)
     return found
 
 
@@ -178,11 +178,11 @@ class _Window:
         return self._at
 
 
-def _about(id: str, meta: dict[str, Any], crc32: int) -> bytes:
+def _entry_json(id: str, meta: dict[str, Any], crc32: int) -> bytes:
     """The bytes of <key>.json. Its `seal` is the CRC-32 of the JPEG followed by this JSON without the seal."""
-    about = {"id": id, "crc32": crc32, **meta}
-    seal = zlib.crc32(json.dumps(about, sort_keys=True).encode(), crc32)
-    return json.dumps({**about, "seal": seal}, sort_keys=True).encode()
+    fields = {"id": id, "crc32": crc32, **meta}
+    seal = zlib.crc32(json.dumps(fields, sort_keys=True).encode(), crc32)
+    return json.dumps({**fields, "seal": seal}, sort_keys=True).encode()
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> int:

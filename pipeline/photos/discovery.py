@@ -79,19 +79,19 @@ def walk(src: Path, follow_links: bool = False) -> Walked:
                 (refused if named or entry.is_dir() else links).append(Refusal(source, why))
                 continue
             try:
-                about = entry.stat()
+                status = entry.stat()
             except OSError as error:
                 refused.append(Refusal(source, f"cannot be read ({error.strerror})"))
                 continue
-            if stat.S_ISDIR(about.st_mode):
+            if stat.S_ISDIR(status.st_mode):
                 if entry.is_symlink() and not follow_links:
                     refused.append(Refusal(source, "a link to a folder; --follow-links reads what it leads to"))
                 elif entry.is_symlink() and os.path.realpath(entry.path) in visited:
                     refused.append(Refusal(source, "a link to a folder that has been read already"))
                 else:
                     visit(Path(entry.path), f"{source}/")
-            elif stat.S_ISREG(about.st_mode):
-                found = Found(source, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
+            elif stat.S_ISREG(status.st_mode):
+                found = Found(source, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
                 (photographs if named or _looks_like_image(entry.path) else others).append(found)
             elif named:
                 refused.append(Refusal(source, "not a regular file"))
