@@ -22,8 +22,8 @@ from pipeline.photos.photo import Photo, read_photo
 from pipeline.photos.retina import (
     Disc,
     Square,
+    contrast_with_background,
     contrast_with_black,
-    contrast_with_ground,
     covering,
     crop_square,
     find_disc,
@@ -147,7 +147,7 @@ def prepare(data: bytes | memoryview, recipe: Recipe) -> Prepared:
     blank = is_blank(small)
     if not blank and count_colours(photo.image) <= LEVELS:
         raise PhotoError(f"a picture of at most {LEVELS} colours: a mask or a drawing, no photograph")
-    contrast = contrast_with_ground(small) if of_today else contrast_with_black(small)
+    contrast = contrast_with_background(small) if of_today else contrast_with_black(small)
     disc, wide_field = (None, False) if blank else find_disc(contrast)
     overexposed = disc is not None and is_overexposed(small, disc)
     square, widened = covering(0, 0, photo.width, photo.height), False
@@ -160,7 +160,7 @@ def prepare(data: bytes | memoryview, recipe: Recipe) -> Prepared:
         photo = read_photo(data, cover=cover, bits_in_use=of_today)
     pixels = _crop(photo, square, recipe.size)
     mask = None if widened else disc
-    if contrast.ground in ("noisy", "coloured"):
+    if contrast.background in ("noisy", "coloured"):
         pixels[~_within(mask, square, recipe.size, 0.99)] = 0  # the last hundredth is mixed with the ground
     if recipe.enhance == "graham":
         pixels = _graham(pixels, _within(mask, square, recipe.size, 0.9))

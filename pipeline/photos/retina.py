@@ -65,7 +65,7 @@ class Contrast(NamedTuple):
     """How far a small RGB image (h, w, 3) is from the ground around its retina."""
 
     light: NDArray[np.uint8]  # (h, w) in the channel where a pixel is farthest from the ground: on black, its light
-    ground: str | None = (
+    background: str | None = (
         None  # "black", "noisy" (or dark grey), "coloured" (white, any even one); None: taken for black
     )
     noise: tuple[NDArray[np.uint8], ...] = ()  # of another ground than black: patches of `light` where it alone shows
@@ -108,7 +108,7 @@ def contrast_with_black(image: NDArray[np.uint8]) -> Contrast:
     return Contrast(_light(image))
 
 
-def contrast_with_ground(image: NDArray[np.uint8]) -> Contrast:
+def contrast_with_background(image: NDArray[np.uint8]) -> Contrast:
     """The contrast of a small RGB image (h, w, 3) with its ground: black, white, grey, of any colour, or noisy.
 
     The ground shows in the corners of what lies within black bars. A disc that touches all four sides stays away from
@@ -124,19 +124,19 @@ def contrast_with_ground(image: NDArray[np.uint8]) -> Contrast:
     if sorted(inside[corner].max() for corner in corners)[2] <= GLIMMER:
         return Contrast(light, "black")
     colours = np.array([np.median(image[inner][corner], axis=(0, 1)) for corner in corners])
-    ground = np.median(colours, axis=0).astype(np.uint8)
-    alike = np.abs(colours - ground).max(axis=1) <= ALIKE
+    background_colour = np.median(colours, axis=0).astype(np.uint8)
+    alike = np.abs(colours - background_colour).max(axis=1) <= ALIKE
     smooth = np.array([_is_smooth(inside[corner]) for corner in corners])
     is_even = np.count_nonzero(alike & smooth) >= 3
-    if is_even and ground.max() >= COLOURED:
+    if is_even and background_colour.max() >= COLOURED:
         unlike = np.zeros_like(light)
-        distance = cv2.absdiff(image[inner], np.broadcast_to(ground, image[inner].shape))
+        distance = cv2.absdiff(image[inner], np.broadcast_to(background_colour, image[inner].shape))
         unlike[inner] = _light(np.asarray(distance, dtype=np.uint8))
         patches = (unlike[inner][corner] for corner, agrees in zip(corners, alike, strict=True) if agrees)
         return Contrast(unlike, "coloured", tuple(patches))
     _, retina = _levels(light)
     dim = tuple(inside[corner] for corner in corners if inside[corner].mean() < retina / 2)
-    is_black = len(dim) < 3 or (smooth.all() and not (is_even and ground.max() >= NOT_BLACK))
+    is_black = len(dim) < 3 or (smooth.all() and not (is_even and background_colour.max() >= NOT_BLACK))
     return Contrast(light, "black") if is_black else Contrast(light, "noisy", dim)
 
 
@@ -157,13 +157,13 @@ def find_disc(contrast: Contrast) -> tuple[Disc | None, bool]:
     for share in (RIM, RIM / 3, 2 * RIM):
         points = _outline(_above(contrast, background + max(2.0, share * (retina - background)), NOISE_KEPT))
         disc = _circle(points, width, height)
-        if contrast.ground is not None and (disc is None or _share_near(points, disc) < 0.6):
+        if contrast.background is not None and (disc is None or _share_near(points, disc) < 0.6):
             around = _around_ellipse(points)
             if around is not None:
                 return around, True
         if disc is None:
             continue
-        if contrast.ground != "coloured" or _step(light, disc) >= EDGE * (retina - background):
+        if contrast.background != "coloured" or _step(light, disc) >= EDGE * (retina - background):
             return disc, False
     return None, False
 
