@@ -24,7 +24,6 @@ from pipeline.photos.retina import (
     Square,
     contrast_with_background,
     contrast_with_black,
-    covering,
     crop_square,
     find_disc,
     is_blank,
@@ -32,6 +31,7 @@ from pipeline.photos.retina import (
     is_overexposed,
     lit_box,
     small_copy,
+    square_around,
 )
 
 VERSION: Final = 3
@@ -150,7 +150,7 @@ def prepare(data: bytes | memoryview, recipe: Recipe) -> Prepared:
     contrast = contrast_with_background(small) if of_today else contrast_with_black(small)
     disc, wide_field = (None, False) if blank else find_disc(contrast)
     overexposed = disc is not None and is_overexposed(small, disc)
-    square, widened = covering(0, 0, photo.width, photo.height), False
+    square, widened = square_around(0, 0, photo.width, photo.height), False
     if disc is not None:
         blank = is_near_black(small, disc)
         square, disc = crop_square(contrast, disc).scaled(step * photo.scale), disc.scaled(step * photo.scale)

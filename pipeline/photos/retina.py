@@ -19,16 +19,16 @@ FAINT: Final = 0.1
 """Where light begins that must not be cut away; below RIM, to err on the safe side."""
 MIN_CONTRAST: Final = 5
 """Levels between background and retina below which the rim drowns in noise."""
-GLIMMER: Final = 8
+BLACK: Final = 8
 """Levels that a black bar or a clean black ground does not exceed, whatever JPEG made of it."""
 NOT_BLACK: Final = 16
 """The level from which a ground is not black: of 420 EyePACS photographs none has more than 4."""
 COLOURED: Final = 32
 """The level from which pixels are told from the ground by their distance; a dim rim differs from a darker ground by its
 light alone."""
-ALIKE: Final = 24
+SAME_COLOUR: Final = 24
 """Levels between the corners of one ground."""
-SMOOTH: Final = 0.05
+ROUGHNESS: Final = 0.05
 """The mean step between neighbours, as a share of their level, that retina and an even ground stay below; noise on the
 ground has 0.05 to 0.6."""
 NOISE_KEPT: Final = 0.25
@@ -36,12 +36,12 @@ NOISE_KEPT: Final = 0.25
 votes and the retina's."""
 NOISE_CROPPED: Final = 0.1
 """The same where light outside the disc is to be kept: what reaches so far is seldom noise."""
-EDGE: Final = 0.2
+RIM_STEP: Final = 0.2
 """The step at the rim, on the way from the ground's level to the retina's, that tells a coloured ground from corners of
 retina, which fade by 0.18 at most."""
-VOTERS: Final = 9
+VOTE_SIDE: Final = 9
 """Side of the square of pixels that vote on the one in its middle where the ground is noisy."""
-ELLIPSE: Final = (1.1, 1.7)
+ELLIPSE_ASPECT: Final = (1.1, 1.7)
 """The longer axis of an ultra-wide field by the shorter one: Optos frames are 1.27 times as wide as high."""
 TRIALS: Final = 256
 TOLERANCE: Final = 1.5
@@ -64,7 +64,7 @@ class Disc(NamedTuple):
 class Contrast(NamedTuple):
     """How far a small RGB image (h, w, 3) is from the ground around its retina."""
 
-    light: NDArray[np.uint8]  # (h, w) in the channel where a pixel is farthest from the ground: on black, its light
+    difference: NDArray[np.uint8]  # (h, w) from the background, the largest of the channels; from black: brightness
     background: str | None = (
         None  # "black", "noisy" (or dark grey), "coloured" (white, any even one); None: taken for black
     )
@@ -90,8 +90,8 @@ def small_copy(image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], int]:
     """
     step = max(1, round(max(image.shape[:2]) / SEARCH_SIDE))
     height, width = image.shape[0] // step, image.shape[1] // step
-    whole = image[: height * step, : width * step]
-    return np.asarray(cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8), step
+    covered = image[: height * step, : width * step]
+    return np.asarray(cv2.resize(covered, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8), step
 
 
 def is_blank(image: NDArray[np.uint8]) -> bool:
@@ -99,13 +99,13 @@ def is_blank(image: NDArray[np.uint8]) -> bool:
 
     The blur leaves a tenth of pixel noise; a retina at 3 % of its usual brightness still spans 6 levels.
     """
-    histogram = np.bincount(cv2.GaussianBlur(_light(image), (0, 0), 3).ravel(), minlength=256)
+    histogram = np.bincount(cv2.GaussianBlur(_brightness(image), (0, 0), 3).ravel(), minlength=256)
     return _level(histogram, 0.99) - _level(histogram, 0.01) < 4
 
 
 def contrast_with_black(image: NDArray[np.uint8]) -> Contrast:
     """The contrast of a small RGB image (h, w, 3) with black, whatever its ground is."""
-    return Contrast(_light(image))
+    return Contrast(_brightness(image))
 
 
 def contrast_with_background(image: NDArray[np.uint8]) -> Contrast:
@@ -115,29 +115,29 @@ def contrast_with_background(image: NDArray[np.uint8]) -> Contrast:
     them: they are 1.41 of its radius from its centre, and the patches that are looked at end at 1.23. One of the four
     may hold a stamp or retina.
     """
-    light = _light(image)
-    inner = _rows_and_columns(light > GLIMMER)
-    inside = light[inner]
+    brightness = _brightness(image)
+    inner = _rows_and_columns(brightness > BLACK)
+    inside = brightness[inner]
     side = max(1, min(inside.shape) // 16)
     ends = (slice(side), slice(-side, None))
     corners = [(rows, columns) for rows in ends for columns in ends]
-    if sorted(inside[corner].max() for corner in corners)[2] <= GLIMMER:
-        return Contrast(light, "black")
+    if sorted(inside[corner].max() for corner in corners)[2] <= BLACK:
+        return Contrast(brightness, "black")
     colours = np.array([np.median(image[inner][corner], axis=(0, 1)) for corner in corners])
     background_colour = np.median(colours, axis=0).astype(np.uint8)
-    alike = np.abs(colours - background_colour).max(axis=1) <= ALIKE
+    same_colour = np.abs(colours - background_colour).max(axis=1) <= SAME_COLOUR
     smooth = np.array([_is_smooth(inside[corner]) for corner in corners])
-    is_even = np.count_nonzero(alike & smooth) >= 3
+    is_even = np.count_nonzero(same_colour & smooth) >= 3
     if is_even and background_colour.max() >= COLOURED:
-        unlike = np.zeros_like(light)
+        difference = np.zeros_like(brightness)
         distance = cv2.absdiff(image[inner], np.broadcast_to(background_colour, image[inner].shape))
-        unlike[inner] = _light(np.asarray(distance, dtype=np.uint8))
-        patches = (unlike[inner][corner] for corner, agrees in zip(corners, alike, strict=True) if agrees)
-        return Contrast(unlike, "coloured", tuple(patches))
-    _, retina = _levels(light)
+        difference[inner] = _brightness(np.asarray(distance, dtype=np.uint8))
+        patches = (difference[inner][corner] for corner, agrees in zip(corners, same_colour, strict=True) if agrees)
+        return Contrast(difference, "coloured", tuple(patches))
+    _, retina = _levels(brightness)
     dim = tuple(inside[corner] for corner in corners if inside[corner].mean() < retina / 2)
     is_black = len(dim) < 3 or (smooth.all() and not (is_even and background_colour.max() >= NOT_BLACK))
-    return Contrast(light, "black") if is_black else Contrast(light, "noisy", dim)
+    return Contrast(brightness, "black") if is_black else Contrast(brightness, "noisy", dim)
 
 
 def find_disc(contrast: Contrast) -> tuple[Disc | None, bool]:
@@ -148,22 +148,22 @@ def find_disc(contrast: Contrast) -> tuple[Disc | None, bool]:
     Fischler and Bolles 1981, with a fixed seed) and is fitted to its supporters' distances by least squares
     (Gauss-Newton; the algebraic fits make circles of which little is seen too small).
     """
-    light = contrast.light
-    background, retina = _levels(light)
+    difference = contrast.difference
+    background, retina = _levels(difference)
     if retina - background < MIN_CONTRAST:
         return None, False
-    height, width = light.shape
+    height, width = difference.shape
     # The second level is for a dark eye with a flare in it, the third for a background that is not black everywhere.
-    for share in (RIM, RIM / 3, 2 * RIM):
-        points = _outline(_above(contrast, background + max(2.0, share * (retina - background)), NOISE_KEPT))
+    for fraction in (RIM, RIM / 3, 2 * RIM):
+        points = _outline(_above(contrast, background + max(2.0, fraction * (retina - background)), NOISE_KEPT))
         disc = _circle(points, width, height)
-        if contrast.background is not None and (disc is None or _share_near(points, disc) < 0.6):
+        if contrast.background is not None and (disc is None or _fraction_near(points, disc) < 0.6):
             around = _around_ellipse(points)
             if around is not None:
                 return around, True
         if disc is None:
             continue
-        if contrast.background != "coloured" or _step(light, disc) >= EDGE * (retina - background):
+        if contrast.background != "coloured" or _step(difference, disc) >= RIM_STEP * (retina - background):
             return disc, False
     return None, False
 
@@ -184,8 +184,8 @@ def is_near_black(image: NDArray[np.uint8], disc: Disc) -> bool:
     So few levels hold no vessel and no lesion. Of 420 EyePACS photographs 766_left has a median of 4 there and the
     scrambled 492_right 0; the next darkest has 28.
     """
-    light = _light(image)[_inside(image, disc)]
-    return bool(np.count_nonzero(light < 5) > light.size / 2)
+    brightness = _brightness(image)[_inside(image, disc)]
+    return bool(np.count_nonzero(brightness < 5) > brightness.size / 2)
 
 
 def crop_square(contrast: Contrast, disc: Disc) -> Square:
@@ -199,11 +199,11 @@ def crop_square(contrast: Contrast, disc: Disc) -> Square:
     columns, rows = (slice(max(0, ceil(a - 0.5)), max(0, floor(b + 0.5))) for a, b in ((x0, x1), (y0, y1)))
     total = np.count_nonzero(lit)
     if total - np.count_nonzero(lit[rows, columns]) <= 0.01 * total:
-        return covering(x0, y0, x1, y1)
+        return square_around(x0, y0, x1, y1)
     x, y = np.flatnonzero(lit.any(axis=0)), np.flatnonzero(lit.any(axis=1))
     x0, x1 = min(x0, float(x[0])), max(x1, float(x[-1] + 1))
     y0, y1 = min(y0, float(y[0])), max(y1, float(y[-1] + 1))
-    return covering(x0, y0, x1, y1)
+    return square_around(x0, y0, x1, y1)
 
 
 def lit_box(image: NDArray[np.uint8]) -> tuple[slice, slice]:
@@ -215,13 +215,13 @@ def lit_box(image: NDArray[np.uint8]) -> tuple[slice, slice]:
     return _rows_and_columns(_lit(contrast_with_black(image)))
 
 
-def covering(left: float, top: float, right: float, bottom: float) -> Square:
+def square_around(left: float, top: float, right: float, bottom: float) -> Square:
     """The smallest square about the centre of a rectangle that covers it."""
     side = float(max(right - left, bottom - top))
     return Square((left + right - side) / 2, (top + bottom - side) / 2, side)
 
 
-def _light(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _brightness(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The brightest channel (h, w): a retina is red before it is anything else. The median filter takes hot pixels."""
     red, green, blue = cv2.split(image)
     return np.asarray(cv2.medianBlur(cv2.max(cv2.max(red, green), blue), 3), dtype=np.uint8)
@@ -235,12 +235,12 @@ def _inside(image: NDArray[np.uint8], disc: Disc) -> NDArray[np.bool_]:
 
 def _lit(contrast: Contrast) -> NDArray[np.bool_]:
     """The pixels (h, w) that hold light which must not be cut away: all that noise does not hide."""
-    background, retina = _levels(contrast.light)
-    share = RIM if contrast.noise else FAINT
-    return _above(contrast, background + max(2.0, share * (retina - background)), NOISE_CROPPED)
+    background, retina = _levels(contrast.difference)
+    fraction = RIM if contrast.noise else FAINT
+    return _above(contrast, background + max(2.0, fraction * (retina - background)), NOISE_CROPPED)
 
 
-def _above(contrast: Contrast, level: float, kept: float) -> NDArray[np.bool_]:
+def _above(contrast: Contrast, level: float, noise_fraction: float) -> NDArray[np.bool_]:
     """The pixels (h, w) above a level, without the noise of the ground.
 
     The level is raised until at most `kept` of the noise passes. Then the pixels around each vote: where the share
@@ -248,19 +248,19 @@ def _above(contrast: Contrast, level: float, kept: float) -> NDArray[np.bool_]:
     largest piece of what is left.
     """
     if all(np.count_nonzero(patch > level) <= 0.02 * patch.size for patch in contrast.noise):
-        return np.asarray(contrast.light > level)
-    level = max(level, *(float(np.quantile(patch, 1 - kept)) for patch in contrast.noise))
-    share = max(float((patch > level).mean()) for patch in contrast.noise)
-    votes = cv2.boxFilter((contrast.light > level) * np.uint8(255), -1, (VOTERS, VOTERS))
-    lit = np.asarray(votes > 255 * (1 + share) / 2)
-    _, pieces, facts, _ = cv2.connectedComponentsWithStats(lit.view(np.uint8))
-    largest = 1 + facts[1:, cv2.CC_STAT_AREA].argmax() if len(facts) > 1 else 0
-    return np.asarray(lit & (pieces == largest))
+        return np.asarray(contrast.difference > level)
+    level = max(level, *(float(np.quantile(patch, 1 - noise_fraction)) for patch in contrast.noise))
+    fraction = max(float((patch > level).mean()) for patch in contrast.noise)
+    votes = cv2.boxFilter((contrast.difference > level) * np.uint8(255), -1, (VOTE_SIDE, VOTE_SIDE))
+    lit = np.asarray(votes > 255 * (1 + fraction) / 2)
+    _, components, statistics, _ = cv2.connectedComponentsWithStats(lit.view(np.uint8))
+    largest = 1 + statistics[1:, cv2.CC_STAT_AREA].argmax() if len(statistics) > 1 else 0
+    return np.asarray(lit & (components == largest))
 
 
 def _is_smooth(patch: NDArray[np.uint8]) -> bool:
     steps = np.abs(np.diff(patch.astype(np.float32)))
-    return steps.sum() < SMOOTH * max(1.0, float(patch.mean())) * steps.size if steps.size else True
+    return steps.sum() < ROUGHNESS * max(1.0, float(patch.mean())) * steps.size if steps.size else True
 
 
 def _rows_and_columns(lit: NDArray[np.bool_]) -> tuple[slice, slice]:
@@ -271,18 +271,18 @@ def _rows_and_columns(lit: NDArray[np.bool_]) -> tuple[slice, slice]:
     return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
-def _level(histogram: NDArray[np.int64], share: float) -> int:
+def _level(histogram: NDArray[np.int64], fraction: float) -> int:
     """The level that this share of the pixels does not exceed."""
-    return int(np.searchsorted(histogram.cumsum(), share * histogram.sum()))
+    return int(np.searchsorted(histogram.cumsum(), fraction * histogram.sum()))
 
 
-def _levels(light: NDArray[np.uint8]) -> tuple[int, int]:
+def _levels(difference: NDArray[np.uint8]) -> tuple[int, int]:
     """The levels of the background and of the retina.
 
     The retina's is the upper quartile of what is not background, so neither the size of the disc matters nor a flare
     that covers less than a quarter of it.
     """
-    histogram = np.bincount(light.ravel(), minlength=256)
+    histogram = np.bincount(difference.ravel(), minlength=256)
     background = _level(histogram, 0.01)
     faint = background + max(2, (_level(histogram, 0.99) - background) // 16)
     histogram[: faint + 1] = 0
@@ -312,9 +312,9 @@ def _circle(points: NDArray[np.float64], width: int, height: int) -> Disc | None
     circles = circles[(circles[:, 2] > max(4, 0.1 * longer)) & (circles[:, 2] < 0.75 * longer)]
     if len(circles) == 0:
         return None
-    some = points[:: max(1, len(points) // 200)]
+    sample = points[:: max(1, len(points) // 200)]
     cx, cy, radius = circles.T[:, :, None]
-    support = (np.abs(_length(some[:, 0] - cx, some[:, 1] - cy) - radius) < TOLERANCE).sum(axis=1)
+    support = (np.abs(_length(sample[:, 0] - cx, sample[:, 1] - cy) - radius) < TOLERANCE).sum(axis=1)
     circle = circles[support.argmax()]
     for _ in range(4):
         arms = points - circle[:2]
@@ -327,7 +327,7 @@ def _circle(points: NDArray[np.float64], width: int, height: int) -> Disc | None
     return disc if _supported(disc, points[near], width, height) else None
 
 
-def _share_near(points: NDArray[np.float64], disc: Disc) -> float:
+def _fraction_near(points: NDArray[np.float64], disc: Disc) -> float:
     """The share of the points that lie near the circle."""
     away = np.abs(_length(points[:, 0] - disc.cx, points[:, 1] - disc.cy) - disc.radius)
     return np.count_nonzero(away < 2 * TOLERANCE) / len(points)
@@ -348,18 +348,18 @@ def _circumcircles(triples: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.stack([a[:, 0] + x, a[:, 1] + y, np.hypot(x, y)], axis=1)
 
 
-def _step(light: NDArray[np.uint8], disc: Disc) -> float:
+def _step(difference: NDArray[np.uint8], disc: Disc) -> float:
     """The median step from the ground to the retina, over the angles at which both lie in the frame.
 
     A photograph without ground may have corners that look like one; what surrounds them then fades in.
     """
-    height, width = light.shape
+    height, width = difference.shape
     angles = np.arange(4 * SECTORS) * (np.pi / 2 / SECTORS)
     radii = disc.radius + 2 * TOLERANCE * np.array([[-1.0], [1.0]])
     x, y = np.floor(disc.cx + radii * np.cos(angles)), np.floor(disc.cy + radii * np.sin(angles))
-    seen = ((x >= 0) & (x < width) & (y >= 0) & (y < height)).all(axis=0)
-    inside, outside = light[y[:, seen].astype(np.int64), x[:, seen].astype(np.int64)].astype(np.int64)
-    return float(np.median(inside - outside)) if seen.any() else 0.0
+    in_frame = ((x >= 0) & (x < width) & (y >= 0) & (y < height)).all(axis=0)
+    inside, outside = difference[y[:, in_frame].astype(np.int64), x[:, in_frame].astype(np.int64)].astype(np.int64)
+    return float(np.median(inside - outside)) if in_frame.any() else 0.0
 
 
 def _around_ellipse(points: NDArray[np.float64]) -> Disc | None:
@@ -378,8 +378,8 @@ def _around_ellipse(points: NDArray[np.float64]) -> Disc | None:
         near = points[is_near].astype(np.float32)
     narrow, wide = sorted(axes)
     hit = np.unique(np.floor(np.arctan2(*turned[is_near].T) / (2 * np.pi) * SECTORS))
-    is_whole = len(near) >= 0.75 * len(points) and len(hit) >= SECTORS / 2
-    is_ellipse = is_whole and ELLIPSE[0] <= wide / narrow <= ELLIPSE[1]
+    is_covered = len(near) >= 0.75 * len(points) and len(hit) >= SECTORS / 2
+    is_ellipse = is_covered and ELLIPSE_ASPECT[0] <= wide / narrow <= ELLIPSE_ASPECT[1]
     return Disc(cx, cy, wide / 2) if is_ellipse else None
 
 
