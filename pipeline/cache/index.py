@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline.errors import CacheError
-from pipeline.photos.preparation import EARLIER, VERSION, Recipe
+from pipeline.photos.preparation import EARLIER_VERSION, VERSION, Recipe
 from pipeline.storage.artifacts import INDEX, UNFINISHED
 from pipeline.storage.atomic import write_whole
 from pipeline.storage.paths import exists, read_file
@@ -91,7 +91,10 @@ class CacheIndex:
             if fields.pop("seal") != _seal(fields):
                 raise ValueError("broken seal")
             recipe = fields["recipe"]
-            if fields.pop("format") != FORMAT or recipe["version"] not in (VERSION, EARLIER.get(recipe["enhance"])):
+            if fields.pop("format") != FORMAT or recipe["version"] not in (
+                VERSION,
+                EARLIER_VERSION.get(recipe["enhance"]),
+            ):
                 raise CacheError(f"{folder} was made by another version of this program; run `tools preprocess` again")
             del fields["source_digest"]
             fields["recipe"] = Recipe.from_dict(recipe)

@@ -36,10 +36,10 @@ from pipeline.photos.retina import (
 
 VERSION: Final = 3
 """Of what `prepare` makes now; raised whenever it gives other pixels for the same settings."""
-EARLIER: Final = {"none": 1, "graham": 2, "clahe": 1}
+EARLIER_VERSION: Final = {"none": 1, "graham": 2, "clahe": 1}
 """By enhancement, the version before, which took every ground for black and a 16-bit value for one of 65,536. `prepare`
 still makes it, bit for bit: weights that were trained on such photographs want them."""
-LEVELS: Final = 3
+MASK_COLOURS: Final = 3
 """Colours that a mask has at most: background, and one or two kinds of lesion."""
 MAX_ASPECT: Final = 16
 """The longer side of a photograph by its shorter one; beyond it lie banners and strips."""
@@ -65,10 +65,10 @@ class Recipe:
             raise ValueError(f"size must be {SMALLEST} to {LARGEST} pixels, got {self.size}")
         if not 1 <= self.quality <= 100:
             raise ValueError(f"quality must be 1 to 100, got {self.quality}")
-        if self.enhance not in EARLIER:
-            raise ValueError(f"enhance must be one of {', '.join(EARLIER)}, got {self.enhance!r}")
-        if self.version not in (VERSION, EARLIER[self.enhance]):
-            raise ValueError(f"version must be {VERSION} or {EARLIER[self.enhance]}, got {self.version}")
+        if self.enhance not in EARLIER_VERSION:
+            raise ValueError(f"enhance must be one of {', '.join(EARLIER_VERSION)}, got {self.enhance!r}")
+        if self.version not in (VERSION, EARLIER_VERSION[self.enhance]):
+            raise ValueError(f"version must be {VERSION} or {EARLIER_VERSION[self.enhance]}, got {self.version}")
 
     def as_dict(self) -> dict[str, int | str]:
         """The settings and the version, as plain JSON."""
@@ -139,15 +139,15 @@ def prepare(data: bytes | memoryview, recipe: Recipe) -> Prepared:
     The same bytes and recipe give the same result. Raises PhotoError with the reason. Safe to call from several
     threads.
     """
-    of_today = recipe.version == VERSION
-    photo = read_photo(data, cover=recipe.size, bits_in_use=of_today)
+    is_current = recipe.version == VERSION
+    photo = read_photo(data, cover=recipe.size, bits_in_use=is_current)
     if max(photo.width, photo.height) > MAX_ASPECT * min(photo.width, photo.height):
         raise PhotoError(f"{photo.width} x {photo.height} pixels: a strip, not a photograph")
     small, step = small_copy(photo.image)
     blank = is_blank(small)
-    if not blank and count_colours(photo.image) <= LEVELS:
-        raise PhotoError(f"a picture of at most {LEVELS} colours: a mask or a drawing, no photograph")
-    contrast = contrast_with_background(small) if of_today else contrast_with_black(small)
+    if not blank and count_colours(photo.image) <= MASK_COLOURS:
+        raise PhotoError(f"a picture of at most {MASK_COLOURS} colours: a mask or a drawing, no photograph")
+    contrast = contrast_with_background(small) if is_current else contrast_with_black(small)
     disc, wide_field = (None, False) if blank else find_disc(contrast)
     overexposed = disc is not None and is_overexposed(small, disc)
     square, widened = square_around(0, 0, photo.width, photo.height), False
@@ -157,7 +157,7 @@ def prepare(data: bytes | memoryview, recipe: Recipe) -> Prepared:
         widened = square.side > 2.001 * disc.radius
     if photo.scale > 1 and photo.scale * recipe.size > square.side:  # a small disc in a large frame: decode it finer
         cover = ceil(recipe.size * min(photo.width, photo.height) / square.side)
-        photo = read_photo(data, cover=cover, bits_in_use=of_today)
+        photo = read_photo(data, cover=cover, bits_in_use=is_current)
     pixels = _crop(photo, square, recipe.size)
     mask = None if widened else disc
     if contrast.background in ("noisy", "coloured"):
@@ -179,8 +179,8 @@ def prepare(data: bytes | memoryview, recipe: Recipe) -> Prepared:
         "wide_field": wide_field,
         "widened": widened,
     }
-    raised = tuple(flag for flag, is_raised in flags.items() if is_raised)
-    return Prepared(encode(pixels, recipe.quality), photo.width, photo.height, disc, raised, square)
+    names = tuple(name for name, is_set in flags.items() if is_set)
+    return Prepared(encode(pixels, recipe.quality), photo.width, photo.height, disc, names, square)
 
 
 def encode(pixels: NDArray[np.uint8], quality: int) -> bytes:
@@ -194,7 +194,7 @@ def count_colours(image: NDArray[np.uint8]) -> int:
     """The number of colours of (h, w, 3) RGB; more than LEVELS come back as LEVELS + 1, soon."""
     packed = image.reshape(-1, 3).astype(np.uint32) @ np.array([1, 256, 65536], np.uint32)
     few = np.unique(packed[:: max(1, len(packed) // 4096)])
-    return LEVELS + 1 if len(few) > LEVELS else min(LEVELS + 1, len(np.unique(packed)))
+    return MASK_COLOURS + 1 if len(few) > MASK_COLOURS else min(MASK_COLOURS + 1, len(np.unique(packed)))
 
 
 def _crop(photo: Photo, square: Square, size: int) -> NDArray[np.uint8]:
@@ -218,32 +218,31 @@ def _crop(photo: Photo, square: Square, size: int) -> NDArray[np.uint8]:
     return crop
 
 
-def _graham(pixels: NDArray[np.uint8], seen: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """`seen` (h, w) says where there is retina; only that is averaged, and the rest comes out black."""
+def _graham(pixels: NDArray[np.uint8], retina: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """retina: (h, w) where there is retina; only that is averaged, and the rest comes out black."""
     rows, columns = lit_box(pixels)
     edge = len(pixels) // 256 + 1  # pixels of the cut that resizing and JPEG have mixed with black
-    retina = np.zeros_like(seen)
-    retina[rows.start + edge : rows.stop - edge, columns.start + edge : columns.stop - edge] = True
-    retina &= seen
-    mask = retina * np.uint8(255)
+    intact = np.zeros_like(retina)
+    intact[rows.start + edge : rows.stop - edge, columns.start + edge : columns.stop - edge] = True
+    mask = (intact & retina) * np.uint8(255)
     sigma = len(pixels) / 60  # a thirtieth of the radius
     masked = cv2.bitwise_and(pixels, pixels, mask=mask)
-    light, share = (cv2.GaussianBlur(each, (0, 0), sigma) for each in (masked, mask))
-    average = cv2.divide(light, cv2.merge([share] * 3), scale=255)
-    raised = cv2.addWeighted(pixels, 4, average, -4, 128)
-    return np.asarray(cv2.bitwise_and(raised, raised, mask=mask), dtype=np.uint8)
+    total, weight = (cv2.GaussianBlur(each, (0, 0), sigma) for each in (masked, mask))
+    average = cv2.divide(total, cv2.merge([weight] * 3), scale=255)
+    enhanced = cv2.addWeighted(pixels, 4, average, -4, 128)
+    return np.asarray(cv2.bitwise_and(enhanced, enhanced, mask=mask), dtype=np.uint8)
 
 
-def _clahe(pixels: NDArray[np.uint8], seen: NDArray[np.bool_]) -> NDArray[np.uint8]:
+def _clahe(pixels: NDArray[np.uint8], retina: NDArray[np.bool_]) -> NDArray[np.uint8]:
     lab = cv2.cvtColor(pixels, cv2.COLOR_RGB2LAB)
     lab[..., 0] = cv2.createCLAHE(clipLimit=2.0, tileGridSize=(8, 8)).apply(lab[..., 0])
-    return np.asarray(cv2.cvtColor(lab, cv2.COLOR_LAB2RGB) * seen[..., None], dtype=np.uint8)
+    return np.asarray(cv2.cvtColor(lab, cv2.COLOR_LAB2RGB) * retina[..., None], dtype=np.uint8)
 
 
-def _within(disc: Disc | None, square: Square, size: int, share: float) -> NDArray[np.bool_]:
-    """The pixels (size, size) of the square within `share` of the disc's radius; all where there is no disc."""
+def _within(disc: Disc | None, square: Square, size: int, fraction: float) -> NDArray[np.bool_]:
+    """The pixels (size, size) of the square within `fraction` of the disc's radius; all where there is no disc."""
     if disc is None:
         return np.ones((size, size), bool)
     centres = (np.arange(size) + 0.5) * (square.side / size)
     x, y = centres + square.left - disc.cx, centres[:, None] + square.top - disc.cy
-    return np.asarray(np.hypot(x, y) <= share * disc.radius)
+    return np.asarray(np.hypot(x, y) <= fraction * disc.radius)

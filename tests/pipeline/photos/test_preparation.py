@@ -16,7 +16,7 @@ from PIL.JpegImagePlugin import get_sampling
 
 from pipeline.errors import PhotoError
 from pipeline.photos.photo import read_photo
-from pipeline.photos.preparation import EARLIER, VERSION, Prepared, Recipe, prepare
+from pipeline.photos.preparation import EARLIER_VERSION, VERSION, Prepared, Recipe, prepare
 
 SHARED = Path(__file__).resolve().parents[3].parent / "shared"
 
@@ -110,7 +110,7 @@ def test_what_is_no_recipe_that_can_be_made_here_is_refused(broken: dict[str, ob
 
 def test_digests_tell_recipes_apart() -> None:
     recipes = [Recipe(), Recipe(size=511), Recipe(quality=94), Recipe(enhance="graham"), Recipe(enhance="clahe")]
-    recipes += [Recipe(enhance=enhance, version=version) for enhance, version in EARLIER.items()]
+    recipes += [Recipe(enhance=enhance, version=version) for enhance, version in EARLIER_VERSION.items()]
     digests = {recipe.digest for recipe in recipes}
     assert len(digests) == len(recipes)
     assert all(len(digest) == 16 and int(digest, 16) >= 0 for digest in digests)
@@ -261,7 +261,7 @@ def test_weights_of_the_earlier_version_get_the_pixels_that_they_were_trained_on
     """The earlier version takes every background for black, and so finds no disc on white."""
     image = np.asarray(eye(640, 512, 320, 256, 235.5)).copy()
     image[image.max(axis=2) == 0] = 255
-    earlier = prepare(encoded(Image.fromarray(image)), Recipe(128, version=EARLIER["none"]))
+    earlier = prepare(encoded(Image.fromarray(image)), Recipe(128, version=EARLIER_VERSION["none"]))
     assert (earlier.disc, earlier.flags) == (None, ("no_disc",))
     assert pixels(earlier)[30:98, 2:4].min() > 200
 
