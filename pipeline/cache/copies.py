@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 from pipeline.cache.cache import Cache
 from pipeline.cache.manifest import flagged
 from pipeline.cache.splits import patients_of
-from pipeline.photos.fingerprint import ALIKE, MOST, alike, candidates, coarse, fingerprint_or_zeros
+from pipeline.photos.fingerprint import (
+    COPY_CORRELATION,
+    MAX_COMPARED,
+    candidates,
+    coarse,
+    fingerprint_or_zeros,
+    mirrored_correlation,
+)
 
 
 class SharedPhoto(NamedTuple):
@@ -33,41 +40,45 @@ def shared_photos(cache: Cache, rows: NDArray[np.int64]) -> list[SharedPhoto]:
     """
     table = cache.manifest.iloc[rows]
     patients = patients_of(cache.manifest, table["id"]).to_numpy()
-    seen = ~flagged(table, "blank").to_numpy()
-    rows, patients = rows[seen], patients[seen]
+    not_blank = ~flagged(table, "blank").to_numpy()
+    rows, patients = rows[not_blank], patients[not_blank]
     found = {pair: 1.0 for pair in _same_bytes(cache, rows) if patients[pair[0]] != patients[pair[1]]}
-    if len(rows) <= MOST:
+    if len(rows) <= MAX_COMPARED:
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            prints = list(pool.map(lambda row: coarse(fingerprint_or_zeros(cache.read(row))), rows.tolist()))
-        for i, j in candidates(np.reshape(prints, (len(rows), -1))):
+            vectors = list(pool.map(lambda row: coarse(fingerprint_or_zeros(cache.read(row))), rows.tolist()))
+        for i, j in candidates(np.reshape(vectors, (len(rows), -1))):
             if patients[i] != patients[j] and (i, j) not in found:
-                value = alike(*(fingerprint_or_zeros(cache.read(int(rows[at]))) for at in (i, j)))
-                if value > ALIKE:
-                    found[i, j] = value
+                correlation = mirrored_correlation(
+                    *(fingerprint_or_zeros(cache.read(int(rows[index]))) for index in (i, j))
+                )
+                if correlation > COPY_CORRELATION:
+                    found[i, j] = correlation
     ids = cache.manifest["id"].iloc[rows].to_numpy()
     return [SharedPhoto(ids[i], ids[j], patients[i], patients[j], found[i, j]) for i, j in sorted(found)]
 
 
 def joined_patients(shared: Iterable[SharedPhoto]) -> dict[str, str]:
     """For each patient who shares a photograph, the first by name of all whom such photographs join."""
-    above: dict[str, str] = {}
+    parent: dict[str, str] = {}
 
-    def first(patient: str) -> str:
-        while above[patient] != patient:
-            patient = above[patient]
+    def root(patient: str) -> str:
+        while parent[patient] != patient:
+            patient = parent[patient]
         return patient
 
     for photo in shared:
         for patient in (photo.patient, photo.copy_patient):
-            above.setdefault(patient, patient)
-        one, other = sorted((first(photo.patient), first(photo.copy_patient)))
-        above[other] = one
-    return {patient: first(patient) for patient in above}
+            parent.setdefault(patient, patient)
+        one, other = sorted((root(photo.patient), root(photo.copy_patient)))
+        parent[other] = one
+    return {patient: root(patient) for patient in parent}
 
 
 def _same_bytes(cache: Cache, rows: NDArray[np.int64]) -> list[tuple[int, int]]:
     """Places in `rows` of photographs whose cached bytes are the same, each with the first of them."""
     marks = cache.manifest[["nbytes", "crc32"]].iloc[rows]
     firsts: dict[tuple[int, int], int] = {}
-    pairs = ((firsts.setdefault(mark, at), at) for at, mark in enumerate(marks.itertuples(index=False, name=None)))
+    pairs = (
+        (firsts.setdefault(mark, index), index) for index, mark in enumerate(marks.itertuples(index=False, name=None))
+    )
     return [(one, other) for one, other in pairs if one != other]

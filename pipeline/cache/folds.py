@@ -24,12 +24,12 @@ from pipeline.storage.artifacts import INDEX, SHARDS
 from pipeline.storage.atomic import write_whole
 from pipeline.storage.paths import sha256_of
 
-NO_ONE: Final[Mapping[str, str]] = MappingProxyType({})
+NOBODY_JOINED: Final[Mapping[str, str]] = MappingProxyType({})
 """Patients who are joined, where none are."""
 
 
 def fold_splits(
-    manifest: pd.DataFrame, folds: int, seed: int, *, whole: bool = False, joined: Mapping[str, str] = NO_ONE
+    manifest: pd.DataFrame, folds: int, seed: int, *, whole: bool = False, joined: Mapping[str, str] = NOBODY_JOINED
 ) -> list["pd.Series[str]"]:
     """For each of K folds a column of splits (rows,): test is the fold, val an eighth of the other patients.
 

@@ -42,7 +42,7 @@ def test_copies_of_other_patients_are_found_mirrored_and_darker_too(
         assert 0.7 < mirrored.correlation < 1
         assert same == ("2_right", "3_right", "2", "3", 1.0)
         assert shared_photos(cache, rows[[0, 1, 2]]) == []
-        monkeypatch.setattr(copies, "MOST", 10)
+        monkeypatch.setattr(copies, "MAX_COMPARED", 10)
         assert shared_photos(cache, rows) == [same]  # the same bytes are found among any number
 
 
