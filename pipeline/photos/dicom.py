@@ -17,7 +17,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from pipeline.errors import PhotoError
 from pipeline.photos.formats import MAX_PIXELS, Values
-from pipeline.photos.jpeg import Frame, frame_of, with_colours
+from pipeline.photos.jpeg import Frame, frame_of, with_colour_model
 
 SUFFIXES: Final = (".dcm", ".dicom")
 HEADER: Final = 1 << 18
@@ -28,7 +28,7 @@ _SAMPLES, _PHOTOMETRIC, _PLANAR, _FRAMES, _ROWS, _COLUMNS = (0x00280000 | at for
 _ALLOCATED, _STORED, _HIGH, _SIGNED, _BURNED_IN = (0x00280000 | at for at in (0x100, 0x101, 0x102, 0x103, 0x301))
 _PALETTE: Final = tuple(0x00280000 | at for at in (0x1101, 0x1102, 0x1103, 0x1201, 0x1202, 0x1203))
 _PIXELS: Final = 0x7FE00010
-_OF_PICTURE: Final = (
+_PICTURE_TAGS: Final = (
     *(_SAMPLES, _PHOTOMETRIC, _PLANAR, _FRAMES, _ROWS, _COLUMNS),
     *(_ALLOCATED, _STORED, _HIGH, _SIGNED, _BURNED_IN, *_PALETTE, _PIXELS),
 )
@@ -43,11 +43,11 @@ KEPT: Final = tuple(_KEPT)
 """What may be kept of a file beside its picture, by name; only what a user asks for is."""
 
 _IMPLICIT, _DEFLATED, _BIG_ENDIAN, _RLE = (f"1.2.840.10008.1.2{end}" for end in ("", ".1.99", ".2", ".5"))
-_NATIVE: Final = frozenset({_IMPLICIT, "1.2.840.10008.1.2.1", _DEFLATED, _BIG_ENDIAN})
-_JPEG: Final = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (50, 51))
-_JPEG_LOSSLESS: Final = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (57, 70))
-_JPEG_2000: Final = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (90, 91, 201, 202, 203))
-_NO_PHOTOGRAPHS: Final = {
+_UNCOMPRESSED_SYNTAXES: Final = frozenset({_IMPLICIT, "1.2.840.10008.1.2.1", _DEFLATED, _BIG_ENDIAN})
+_JPEG_SYNTAXES: Final = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (50, 51))
+_JPEG_LOSSLESS_SYNTAXES: Final = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (57, 70))
+_JPEG_2000_SYNTAXES: Final = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (90, 91, 201, 202, 203))
+_NOT_PHOTOGRAPHS: Final = {
     "1.2.840.10008.1.3.10": "an index of other files, no picture",
     **{f"1.2.840.10008.5.1.4.1.1.77.1.5.{number}": "a tomogram, no photograph" for number in (4, 7, 8)},
 }
@@ -63,7 +63,7 @@ class Tags(NamedTuple):
     eye: str  # "left", "right" or ""
     kept: dict[str, str]  # by the names of KEPT; dates as 2024-01-31
     ignored: str  # why nobody wants it for a photograph, "" where it may be one
-    whole: bool  # False: the bytes ended before the tags did
+    complete: bool  # False: the bytes ended before the tags did
 
 
 def read_tags(file: IO[bytes]) -> Tags | None:
@@ -76,7 +76,7 @@ def read_tags(file: IO[bytes]) -> Tags | None:
         elements = _Elements(file, wanted, _FRAMES)
         kept = {name: " ".join(elements.text(tag)[:64].split()) for name, tag in _KEPT.items()}
         kept["acquisition date"] = kept["acquisition date"] or elements.text(_ACQUIRED)[:8]
-        why = _NO_PHOTOGRAPHS.get(elements.text(_CLASS), "")
+        why = _NOT_PHOTOGRAPHS.get(elements.text(_CLASS), "")
         if not why and elements.frames > 1 and not elements.in_colour:
             why = GREY_FRAMES
     except Exception:  # pydicom raises a dozen kinds of exception on damaged files
@@ -86,14 +86,14 @@ def read_tags(file: IO[bytes]) -> Tags | None:
             date = re.match(r"(\d{4})\.?(\d\d)\.?(\d\d)$", kept[name])
             kept[name] = "-".join(date.groups()) if date else ""
     eye = {"L": "left", "R": "right"}.get(elements.text(_EYE_OF_IMAGE) or elements.text(_EYE), "")
-    return Tags(elements.text(_PATIENT), eye, kept, why, elements.whole)
+    return Tags(elements.text(_PATIENT), eye, kept, why, elements.complete)
 
 
 def open_dicom(data: bytes | memoryview) -> "Dicom":
     """The picture of a file, not yet decoded. Raises PhotoError where there is none that can be read, and anything
     where the file is damaged."""
-    elements = _Elements(BytesIO(data), _OF_PICTURE, _PIXELS)
-    if why := _NO_PHOTOGRAPHS.get(elements.text(_CLASS)):
+    elements = _Elements(BytesIO(data), _PICTURE_TAGS, _PIXELS)
+    if why := _NOT_PHOTOGRAPHS.get(elements.text(_CLASS)):
         raise PhotoError(f"DICOM: {why}")
     width, height = elements.number(_COLUMNS, 0), elements.number(_ROWS, 0)
     if not (width and height):
@@ -133,32 +133,32 @@ class Dicom:
 
         The mark: files call their JPEG RGB that is YCbCr, and the other way round, and the JPEG itself may not say.
         """
-        if self.elements.syntax not in _JPEG:
+        if self.elements.syntax not in _JPEG_SYNTAXES:
             return None
         stream, frame = self._jpeg_frame()
         if frame.components != 3:
-            return with_colours(stream, None)
-        said = frame.subsampled or (frame.is_ycc if frame.marked else self._says_ycc)
-        small = JpegImageFile(BytesIO(with_colours(stream, "RGB")))  # its values, as they stand there
+            return with_colour_model(stream, None)
+        declared = frame.subsampled or (frame.is_ycc if frame.marked else self._declares_ycc)
+        small = JpegImageFile(BytesIO(with_colour_model(stream, "RGB")))  # its values, as they stand there
         small.draft(None, (max(1, self.width // 8), max(1, self.height // 8)))
-        return with_colours(stream, "YCbCr" if _is_ycc(np.asarray(small), said) else "RGB")
+        return with_colour_model(stream, "YCbCr" if _is_ycc(np.asarray(small), declared) else "RGB")
 
     def values(self) -> Values:
         """Values (h, w, 1 or 3) in the file's colour model, scaled to 8 bits where the file says how many of 16 are
         used. Palettes are looked up."""
         elements, bits = self.elements, 8
-        if elements.syntax in _JPEG_2000:
+        if elements.syntax in _JPEG_2000_SYNTAXES:
             values, bits = self._jpeg_2000()
-        elif elements.syntax in _JPEG_LOSSLESS:
+        elif elements.syntax in _JPEG_LOSSLESS_SYNTAXES:
             stream, _ = self._jpeg_frame()
-            values = np.asarray(JpegImageFile(BytesIO(with_colours(stream, "RGB"))))
-        elif elements.syntax in _NATIVE or elements.syntax == _RLE:
+            values = np.asarray(JpegImageFile(BytesIO(with_colour_model(stream, "RGB"))))
+        elif elements.syntax in _UNCOMPRESSED_SYNTAXES or elements.syntax == _RLE:
             values, bits = self._uncompressed()
         else:
-            raise PhotoError(f"DICOM: {_named(elements.syntax)} is not read: export it as JPEG 2000, or as PNG")
+            raise PhotoError(f"DICOM: {_syntax_name(elements.syntax)} is not read: export it as JPEG 2000, or as PNG")
         values = values if values.ndim == 3 else values[..., None]
         if elements.text(_PHOTOMETRIC) == "PALETTE COLOR":
-            return self._looked_up(values)
+            return self._palette_colours(values)
         if bits in (8, 16):
             return values
         table = np.round(np.arange(1 << bits) * (255 / ((1 << bits) - 1))).astype(np.uint8)
@@ -168,12 +168,12 @@ class Dicom:
         """What `values` gave, of 8 bits, in RGB or grey."""
         if values.shape[2] == 1:
             return values
-        if self.elements.text(_PHOTOMETRIC) == "PALETTE COLOR" or not _is_ycc(values, self._says_ycc):
+        if self.elements.text(_PHOTOMETRIC) == "PALETTE COLOR" or not _is_ycc(values, self._declares_ycc):
             return values
         return np.asarray(cv2.cvtColor(np.ascontiguousarray(values[..., [0, 2, 1]]), cv2.COLOR_YCrCb2RGB), np.uint8)
 
     @property
-    def _says_ycc(self) -> bool:
+    def _declares_ycc(self) -> bool:
         """YBR_ICT and YBR_RCT are transforms of JPEG 2000, which its decoder has undone."""
         return self.elements.text(_PHOTOMETRIC).startswith("YBR_FULL")
 
@@ -184,8 +184,8 @@ class Dicom:
         stream = get_frame(self.elements.found[_PIXELS], 0, number_of_frames=self.elements.frames)
         if not stream.startswith(begins):
             raise PhotoError(
-                f"DICOM: scrambled, encrypted or damaged pixels, which are no {_named(self.elements.syntax)}: export "
-                "it from the program of its maker"
+                f"DICOM: scrambled, encrypted or damaged pixels, which are no {_syntax_name(self.elements.syntax)}: "
+                "export it from the program of its maker"
             )
         return stream
 
@@ -197,7 +197,7 @@ class Dicom:
         frame = frame_of(stream)
         if frame.bits != 8:
             raise PhotoError(
-                f"DICOM: {_named(self.elements.syntax)} of {frame.bits} bits is not read: export it as PNG"
+                f"DICOM: {_syntax_name(self.elements.syntax)} of {frame.bits} bits is not read: export it as PNG"
             )
         if frame.components not in (1, 3):
             raise PhotoError(f"DICOM: {frame.components} values a pixel, which must be 1 or 3")
@@ -238,25 +238,25 @@ class Dicom:
             raise PhotoError("DICOM: pixels of 1 or 32 bits or with signs, which are no photograph's")
         if bits < 1 or unused < 0 or bits + unused > allocated:
             raise ValueError("bits that cannot be")
-        read = self._run_lengths if self.elements.syntax == _RLE else self._native
+        read = self._decode_rle if self.elements.syntax == _RLE else self._decode_native
         values = read(samples, allocated // 8)
         if bits < allocated:
             values = np.asarray(values >> unused & ((1 << bits) - 1), values.dtype)
         return values, bits
 
-    def _native(self, samples: int, nbytes: int) -> NDArray[Any]:
+    def _decode_native(self, samples: int, nbytes: int) -> NDArray[Any]:
         data, pixels = self.elements.found[_PIXELS], self.width * self.height
         if self.elements.text(_PHOTOMETRIC) == "YBR_FULL_422" and len(data) < self.elements.frames * pixels * samples:
-            return self._halved(data)
+            return self._chroma_422(data)
         wanted = pixels * samples * nbytes
         if len(data) < self.elements.frames * wanted:
             raise PhotoError("cut off: fewer pixels than its header says")
         if nbytes == 1 and not self.elements.little and self.elements.in_words:
             data = np.frombuffer(data, ">u2").astype("<u2").tobytes()
         flat = np.frombuffer(data, (np.uint8, "<u2" if self.elements.little else ">u2")[nbytes - 1], pixels * samples)
-        return self._shaped(flat.astype((np.uint8, np.uint16)[nbytes - 1]), samples, self.elements.number(_PLANAR, 0))
+        return self._reshaped(flat.astype((np.uint8, np.uint16)[nbytes - 1]), samples, self.elements.number(_PLANAR, 0))
 
-    def _halved(self, data: bytes) -> NDArray[Any]:
+    def _chroma_422(self, data: bytes) -> NDArray[Any]:
         """Colours of every second pixel alone: two values of light, then the two of colour that they share."""
         pixels = self.width * self.height
         if self.width % 2 or len(data) < self.elements.frames * pixels * 2:
@@ -265,12 +265,12 @@ class Dicom:
         values = np.stack([pairs[:, [0, 1]], pairs[:, [2, 2]], pairs[:, [3, 3]]], axis=-1)
         return values.reshape(self.height, self.width, 3)
 
-    def _shaped(self, flat: NDArray[Any], samples: int, planes: int) -> NDArray[Any]:
+    def _reshaped(self, flat: NDArray[Any], samples: int, planes: int) -> NDArray[Any]:
         if planes and samples == 3:
             return np.ascontiguousarray(flat.reshape(3, self.height, self.width).transpose(1, 2, 0))
         return flat.reshape(self.height, self.width, samples)
 
-    def _run_lengths(self, samples: int, nbytes: int) -> NDArray[Any]:
+    def _decode_rle(self, samples: int, nbytes: int) -> NDArray[Any]:
         """A segment a byte of each sample, the upper bytes first (PS3.5, annex G). Not by pydicom, which decodes
         whatever a segment holds, 64 times its own size."""
         frame, pixels = self._frame(b""), self.width * self.height
@@ -278,20 +278,20 @@ class Dicom:
         if count != samples * nbytes:
             raise ValueError("another number of segments")
         ends = [*starts[1:count], len(frame)]
-        planes = [_unpacked(frame[start:end], pixels) for start, end in zip(starts[:count], ends, strict=True)]
+        planes = [_decode_packbits(frame[start:end], pixels) for start, end in zip(starts[:count], ends, strict=True)]
         if nbytes == 1:
-            return self._shaped(np.concatenate(planes), samples, 1)
+            return self._reshaped(np.concatenate(planes), samples, 1)
         wide = [upper.astype(np.uint16) << 8 | lower for upper, lower in zip(planes[::2], planes[1::2], strict=True)]
-        return self._shaped(np.concatenate(wide), samples, 1)
+        return self._reshaped(np.concatenate(wide), samples, 1)
 
-    def _looked_up(self, values: Values) -> Values:
+    def _palette_colours(self, values: Values) -> Values:
         order = "<" if self.elements.little else ">"
         colours = []
-        for descriptor, entries in zip(_PALETTE[:3], _PALETTE[3:], strict=True):
-            about, data = (self.elements.found.get(tag, b"") for tag in (descriptor, entries))
-            if len(about) < 6 or not data:
+        for descriptor_tag, data_tag in zip(_PALETTE[:3], _PALETTE[3:], strict=True):
+            descriptor, data = (self.elements.found.get(tag, b"") for tag in (descriptor_tag, data_tag))
+            if len(descriptor) < 6 or not data:
                 raise PhotoError("DICOM: its palette is missing, or in segments, which are not read")
-            count, first = struct.unpack_from(f"{order}HH", about)
+            count, first = struct.unpack_from(f"{order}HH", descriptor)
             count = count or 1 << 16
             table = np.frombuffer(data, f"{order}u2" if len(data) >= 2 * count else np.uint8, count)
             table = (table >> 8 if table.max() > 255 else table).astype(np.uint8)  # some have 8 bits in 16
@@ -309,17 +309,17 @@ class _Elements:
             needs = "DICOM: needs a package that is not here: pip install 'fundus-grading[dicom]'"
             raise PhotoError(needs) from error
         self.found: dict[int, bytes] = {}
-        self.whole = self.in_words = False
+        self.complete = self.in_words = False
         self.little = True
 
         def read(file: IO[bytes], explicit: bool, last: int) -> None:
             def is_over(tag: int, vr: str | None, length: int) -> bool:
                 if tag == _PIXELS == last:
                     self.in_words = vr in (None, "OW")
-                    if length != 0xFFFFFFFF and length > _left(file):
+                    if length != 0xFFFFFFFF and length > _bytes_left(file):
                         raise PhotoError("cut off: fewer pixels than its header says")
-                self.whole = tag > last
-                return self.whole
+                self.complete = tag > last
+                return self.complete
 
             for element in pydicom.filereader.data_element_generator(
                 cast(BinaryIO, file), not explicit, self.little, is_over, specific_tags=[_CLASS, _SYNTAX, *wanted]
@@ -342,7 +342,7 @@ class _Elements:
                 file = BytesIO(_inflate(packed, HEADER + min(nbytes, 6 * MAX_PIXELS)))
         explicit = self.syntax != _IMPLICIT or file.read(6)[4:].isalpha()  # some say implicit, and are not
         file.seek(start)
-        self.whole = False
+        self.complete = False
         try:
             read(file, explicit, last)
         except EOFError:
@@ -368,7 +368,7 @@ class _Elements:
         return self.number(_SAMPLES, 1) > 1 or self.text(_PHOTOMETRIC) == "PALETTE COLOR"
 
 
-def _left(file: IO[bytes]) -> int:
+def _bytes_left(file: IO[bytes]) -> int:
     """Bytes from here to the end of the file."""
     here = file.tell()
     end = file.seek(0, 2)
@@ -376,14 +376,14 @@ def _left(file: IO[bytes]) -> int:
     return end - here
 
 
-def _inflate(packed: bytes, most: int) -> bytes:
+def _inflate(packed: bytes, max_bytes: int) -> bytes:
     try:
-        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, most)
+        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, max_bytes)
     except zlib.error:
         raise PhotoError("damaged DICOM: its bytes cannot be inflated") from None
 
 
-def _unpacked(data: bytes, wanted: int) -> NDArray[np.uint8]:
+def _decode_packbits(data: bytes, wanted: int) -> NDArray[np.uint8]:
     """The first bytes of a segment that is packed by PackBits."""
     out, at = bytearray(), 0
     while len(out) < wanted and at < len(data):
@@ -399,7 +399,7 @@ def _unpacked(data: bytes, wanted: int) -> NDArray[np.uint8]:
     return np.frombuffer(out, np.uint8, wanted)
 
 
-def _is_ycc(values: NDArray[np.uint8], said: bool) -> bool:
+def _is_ycc(values: NDArray[np.uint8], declared: bool) -> bool:
     """Whether three values are YCbCr and not RGB; `said`: what the file says, which stands where the picture has
     neither black nor white.
 
@@ -412,10 +412,10 @@ def _is_ycc(values: NDArray[np.uint8], said: bool) -> bool:
     colourless = (abs(others.astype(np.int16) - 128) <= 16).all(axis=-1)
     ycc = np.count_nonzero((dark | light) & colourless)
     rgb = np.count_nonzero(dark & (others <= 48).all(axis=-1) | light & (others >= 208).all(axis=-1))
-    return said if max(ycc, rgb) < first.size / 200 else bool(ycc > rgb)
+    return declared if max(ycc, rgb) < first.size / 200 else bool(ycc > rgb)
 
 
-def _named(syntax: str) -> str:
+def _syntax_name(syntax: str) -> str:
     """A transfer syntax by its name in the standard, and never by what a file has in its place."""
     from pydicom.config import IGNORE
     from pydicom.uid import UID

@@ -5,7 +5,7 @@ from typing import Final, Literal, NamedTuple
 
 _FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _LOSSLESS: Final = frozenset({0xC3, 0xC7, 0xCB, 0xCF})
-_ALONE: Final = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a segment
+_STANDALONE: Final = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a segment
 _ADOBE: Final = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0"
 
 
@@ -52,13 +52,13 @@ def is_lossless(stream: bytes | memoryview) -> bool:
         return False
 
 
-def with_colours(stream: bytes, model: Literal["RGB", "YCbCr"] | None) -> bytes:
+def with_colour_model(stream: bytes, model: Literal["RGB", "YCbCr"] | None) -> bytes:
     """The JPEG without metadata, and with Adobe's mark of a colour model if one is given, which every reader obeys.
 
     Raises ValueError where its segments cannot be told.
     """
-    mark = b"" if model is None else _ADOBE + bytes([model == "YCbCr"])
-    kept, scan = [stream[:2], mark], 0
+    adobe_segment = b"" if model is None else _ADOBE + bytes([model == "YCbCr"])
+    kept, scan = [stream[:2], adobe_segment], 0
     for marker, start, end in _segments(stream):
         scan = end
         if not 0xE0 <= marker <= 0xEF and marker != 0xFE:
@@ -78,7 +78,7 @@ def _segments(stream: bytes) -> Iterator[tuple[int, int, int]]:
     at = 2
     while (at := stream.find(b"\xff", at)) >= 0 and at + 4 <= len(stream):
         marker = stream[at + 1]
-        if marker in (0x00, 0xFF) or marker in _ALONE:
+        if marker in (0x00, 0xFF) or marker in _STANDALONE:
             at += 1 if marker == 0xFF else 2
             continue
         if marker in (0xD8, 0xD9, 0xDA):
