@@ -36,8 +36,8 @@ class Walked(NamedTuple):
 
     photographs: list[Found]  # in the order of their paths
     refused: list[Refusal]  # unread
-    ours: list[Refusal]  # folders that this program made, and what they are: they hold no photographs of eyes
-    others: list[Found]  # regular files that are no photographs
+    own_folders: list[Refusal]  # folders that this program made, and what they are: they hold no photographs of eyes
+    other_files: list[Found]  # regular files that are no photographs
     links: list[Refusal]  # to files that are no photographs, not followed
     left_out: int = 0  # files that are hidden, another program's or half downloaded
 
@@ -51,8 +51,8 @@ def walk(src: Path, follow_links: bool = False) -> Walked:
     """
     photographs: list[Found] = []
     refused: list[Refusal] = []
-    ours: list[Refusal] = []
-    others: list[Found] = []
+    own_folders: list[Refusal] = []
+    other_files: list[Found] = []
     links: list[Refusal] = []
     left_out = 0
     visited: set[str] = set()
@@ -66,7 +66,7 @@ def walk(src: Path, follow_links: bool = False) -> Walked:
         except OSError as error:
             raise SourceError(f"{folder}: cannot be listed ({error.strerror})") from error
         if what := what_is(folder, (entry.name for entry in entries)):
-            ours.append(Refusal(below or ".", what))
+            own_folders.append(Refusal(below or ".", what))
             return
         for entry in entries:
             source = f"{below}{entry.name}"
@@ -92,12 +92,12 @@ def walk(src: Path, follow_links: bool = False) -> Walked:
                     visit(Path(entry.path), f"{source}/")
             elif stat.S_ISREG(status.st_mode):
                 found = Found(source, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-                (photographs if named or _looks_like_image(entry.path) else others).append(found)
+                (photographs if named or _looks_like_image(entry.path) else other_files).append(found)
             elif named:
                 refused.append(Refusal(source, "not a regular file"))
 
     visit(src, "")
-    return Walked(photographs, refused, ours, others, links, left_out)
+    return Walked(photographs, refused, own_folders, other_files, links, left_out)
 
 
 def is_left_out(name: str, *, folder: bool = False) -> bool:

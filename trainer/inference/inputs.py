@@ -109,7 +109,7 @@ def gather(paths: Sequence[Path], recipe: Recipe) -> Gathered:
         elif os.path.isdir(path):  # pathlib's is_dir raises where a name is too long
             inside = walk(path)
             refused += [Refusal((path / refusal.source).as_posix(), refusal.reason) for refusal in inside.refused]
-            ours += [Refusal((path / each.source).as_posix(), each.reason) for each in inside.ours]
+            ours += [Refusal((path / each.source).as_posix(), each.reason) for each in inside.own_folders]
             for each in inside.photographs:
                 _add(found, plain_id(each.source), path / each.source)
             if len(found) + len(refused) == before and not inside.photographs:
