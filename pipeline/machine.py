@@ -67,7 +67,7 @@ def set_up() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     os.environ.setdefault(OPENCV_THREADS, "1")
     ignore_odd_metadata()
-    if _huge_pages_for_the_asking():
+    if _huge_pages_on_request():
         os.environ.setdefault(HUGE_PAGES, "1")
 
 
@@ -81,7 +81,7 @@ def ignore_odd_metadata() -> None:
     warnings.filterwarnings("ignore", category=UserWarning, module=r"(PIL|pydicom)\.")
 
 
-def check_names() -> None:
+def check_file_name_encoding() -> None:
     """Raises FundusError where names of files are not read as UTF-8: a cache would then hold other names than one that
     was made elsewhere, and paths that are recorded would not be found again."""
     encoding = sys.getfilesystemencoding()
@@ -89,7 +89,7 @@ def check_names() -> None:
         raise FundusError(f"names of files are read as {encoding} here, not as UTF-8; set PYTHONUTF8=1")
 
 
-def _huge_pages_for_the_asking() -> bool:
+def _huge_pages_on_request() -> bool:
     try:
         return "[madvise]" in Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text("utf-8")
     except OSError:

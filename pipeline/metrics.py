@@ -36,5 +36,5 @@ def quadratic_kappas(counts: NDArray[np.float64]) -> NDArray[np.float64]:
     disagreement = (_QUADRATIC * counts).sum(axis=(-2, -1))
     margins = counts.sum(axis=-1)[..., :, None] * counts.sum(axis=-2)[..., None, :]
     by_chance = (_QUADRATIC * margins).sum(axis=(-2, -1))
-    shares: NDArray[np.float64] = np.divide(n * disagreement, by_chance, out=np.ones_like(n), where=by_chance > 0)
-    return 1.0 - shares
+    ratio: NDArray[np.float64] = np.divide(n * disagreement, by_chance, out=np.ones_like(n), where=by_chance > 0)
+    return 1.0 - ratio

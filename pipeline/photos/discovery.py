@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from pipeline.errors import SourceError
-from pipeline.photos.formats import HEAD, SUFFIXES, sniff
+from pipeline.photos.formats import HEAD_BYTES, SUFFIXES, sniff
 from pipeline.storage.artifacts import open_regular, what_is
 
 _UNFINISHED: Final = (".part", ".crdownload", ".download", ".tmp", ".partial")
@@ -74,7 +74,7 @@ def walk(src: Path, follow_links: bool = False) -> Walked:
                 left_out += 1
                 continue
             named = split_suffix(entry.name)[1].lower() in SUFFIXES
-            if entry.is_symlink() and not follow_links and leads_out(entry.path, src):
+            if entry.is_symlink() and not follow_links and is_link_outside(entry.path, src):
                 why = f"a link that leads out of {src}; --follow-links reads what it leads to"
                 (refused if named or entry.is_dir() else links).append(Refusal(source, why))
                 continue
@@ -154,13 +154,13 @@ def read_regular(path: Path) -> bytes:
         return file.read()
 
 
-def leads_out(path: str | Path, src: Path) -> bool:
+def is_link_outside(path: str | Path, src: Path) -> bool:
     return not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(src))
 
 
 def _looks_like_image(path: str) -> bool:
     try:
         with open(path, "rb") as file:
-            return sniff(file.read(HEAD)) is not None
+            return sniff(file.read(HEAD_BYTES)) is not None
     except OSError:
         return False

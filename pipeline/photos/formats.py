@@ -29,7 +29,7 @@ SUFFIXES: Final = frozenset(
 NAMES: Final = "JPEG, PNG, TIFF, BMP, WebP, JPEG 2000, AVIF, HEIC, JPEG XL, PPM, GIF or DICOM"
 MAX_PIXELS: Final = 120_000_000
 """Larger photographs are refused from the header. The largest fundus cameras make 50 million pixels."""
-HEAD: Final = 132
+HEAD_BYTES: Final = 132
 """Bytes of a file's beginning that `sniff` can use. Sixteen tell every format but DICOM, whose mark comes last."""
 
 _J2K: Final = b"\xff\x4f\xff\x51"
@@ -43,7 +43,7 @@ _SWAPPED: Final = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" els
 
 def sniff(head: bytes | memoryview) -> str | None:
     """The format that a file's first HEAD bytes announce, as NAMES has it, or None."""
-    head = bytes(head[:HEAD])
+    head = bytes(head[:HEAD_BYTES])
     if head[128:] == b"DICM":  # what stands before may be the beginning of a TIFF that shares the file
         return "DICOM"
     if head.startswith(b"\xff\xd8\xff"):
