@@ -29,7 +29,7 @@ NOBODY_JOINED: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 def fold_splits(
-    manifest: pd.DataFrame, folds: int, seed: int, *, whole: bool = False, joined: Mapping[str, str] = NOBODY_JOINED
+    manifest: pd.DataFrame, folds: int, seed: int, *, with_test: bool = False, joined: Mapping[str, str] = NOBODY_JOINED
 ) -> list["pd.Series[str]"]:
     """For each of K folds a column of splits (rows,): test is the fold, val an eighth of the other patients.
 
@@ -39,7 +39,7 @@ def fold_splits(
 
     Raises CacheError where there are fewer patients than folds.
     """
-    pool = np.isin(np.arange(len(manifest)), folded_rows(manifest, whole=whole))
+    pool = np.isin(np.arange(len(manifest)), folded_rows(manifest, with_test=with_test))
     patients = patients_of(manifest, manifest["id"]).map(lambda patient: joined.get(patient, patient))
     worst: dict[str, int] = {}
     for patient, grade in zip(patients[pool], manifest["grade"][pool], strict=True):
@@ -58,9 +58,9 @@ def fold_splits(
     return columns
 
 
-def folded_rows(manifest: pd.DataFrame, *, whole: bool) -> NDArray[np.int64]:
-    """Rows of the graded photographs of train and val, and of test where the `whole` set is folded."""
-    splits = ["train", "val", *(["test"] if whole else [])]
+def folded_rows(manifest: pd.DataFrame, *, with_test: bool) -> NDArray[np.int64]:
+    """Rows of the graded photographs of train and val, and of test where `with_test`."""
+    splits = ["train", "val", *(["test"] if with_test else [])]
     return np.flatnonzero((manifest["grade"] != UNKNOWN) & manifest["split"].isin(splits))
 
 

@@ -36,7 +36,7 @@ def test_copies_of_other_patients_are_found_mirrored_and_darker_too(
     pictures: dict[str, np.ndarray], make_cache: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with open_cache(make_cache(pictures, dict.fromkeys(pictures, 0))) as cache:
-        rows = folded_rows(cache.manifest, whole=False)
+        rows = folded_rows(cache.manifest, with_test=False)
         mirrored, same = shared_photos(cache, rows)
         assert mirrored[:4] == ("1_left", "2_left", "1", "2")
         assert 0.7 < mirrored.correlation < 1
