@@ -18,7 +18,7 @@ from pipeline.storage.paths import names_below, sha256_of
 from pipeline.storage.url import Url
 
 _INDEX_MARKS: Final = (b'"source_digest"', b'"split_seed"', b'"recipe"')
-_OF_WORKERS: Final = re.compile(
+_WORKER_FILE: Final = re.compile(
     rf"(\d{{4,}}\.tar\..+|[0-9a-f]{{32}}|cache\.json|unfinished\.json|manifest\.csv|rejects\.csv|attributes\.csv)\{TMP_SUFFIX}"
 )
 """Shards that are being built, marks that workers look for, and what earlier versions called half-written files."""
@@ -33,8 +33,8 @@ def verify_files(path: Path | Url, index: CacheIndex) -> list[str]:
         found = sha256_of(path / name)
         if found != digest:
             problems.append(f"{name}: {'missing' if found is None else 'damaged'}")
-    strangers = names_below(path) - {INDEX, *wanted}
-    problems += [f"{name}: does not belong to the cache" for name in sorted(strangers)]
+    foreign = names_below(path) - {INDEX, *wanted}
+    problems += [f"{name}: does not belong to the cache" for name in sorted(foreign)]
     return problems
 
 
@@ -63,19 +63,19 @@ def sweep_unfinished(path: Path) -> None:
 
 def _is_unfinished(name: str) -> bool:
     """Whether a file's name is one that only half-written files of a cache have; other .tmp files are somebody's."""
-    return is_unfinished(name) or _OF_WORKERS.fullmatch(name) is not None
+    return is_unfinished(name) or _WORKER_FILE.fullmatch(name) is not None
 
 
-def _is_ours(path: Path) -> bool:
+def _holds_cache(path: Path) -> bool:
     """Whether a folder holds a cache of ours, damaged ones included: others have a cache.json too."""
     marks = {INDEX: _INDEX_MARKS, UNFINISHED: _INDEX_MARKS, MANIFEST: (",".join(COLUMNS[:5]).encode(),)}
-    for name, some in marks.items():
+    for name, texts in marks.items():
         try:
             with open_regular(path / name) as file:
                 head = file.read(1 << 20)
         except OSError:
             continue
-        if any(mark in head for mark in some):
+        if any(mark in head for mark in texts):
             return True
     return False
 
@@ -91,11 +91,11 @@ def claim(path: Path) -> Iterator[None]:
     with ExitStack() as stack:
         try:
             stack.enter_context(made_folder(path))
-            strangers = [name for name in os.listdir(path) if not _is_unfinished(name)]
+            foreign = [name for name in os.listdir(path) if not _is_unfinished(name)]
         except OSError as error:
             raise CacheError(f"{path}: no folder to write a cache into ({error.strerror})") from error
-        if strangers and not _is_ours(path):
-            raise CacheError(f"{path} holds {strangers[0]!r} and is no cache; choose another folder with --out")
+        if foreign and not _holds_cache(path):
+            raise CacheError(f"{path} holds {foreign[0]!r} and is no cache; choose another folder with --out")
         try:
             stack.enter_context(locked_folder(path))
         except BlockingIOError as error:

@@ -98,7 +98,7 @@ def write_fold(cache: Cache, folder: Path, splits: "pd.Series[str]", name: str) 
     return folder
 
 
-def drawn_otherwise(folder: Path, splits: "pd.Series[str]") -> bool:
+def has_other_splits(folder: Path, splits: "pd.Series[str]") -> bool:
     """Whether a fold is there already, with other splits than these (rows,)."""
     try:
         return open_cache(folder).manifest["split"].tolist() != splits.tolist()

@@ -17,7 +17,7 @@ FORMAT: Final = 1
 MANIFEST: Final = "manifest.csv"
 REJECTS: Final = "rejects.csv"
 ATTRIBUTES: Final = "attributes.csv"
-_LATER: Final[dict[str, object]] = {
+_ADDED_LATER: Final[dict[str, object]] = {
     "scale": "icdr",
     "exact": True,
     "attributes": "",
@@ -73,7 +73,9 @@ class CacheIndex:
             **asdict(self),
             "recipe": self.recipe.as_dict(),
         }
-        fields = {name: value for name, value in fields.items() if name not in _LATER or value != _LATER[name]}
+        fields = {
+            name: value for name, value in fields.items() if name not in _ADDED_LATER or value != _ADDED_LATER[name]
+        }
         return (json.dumps({**fields, "seal": _seal(fields)}, indent=1, sort_keys=True) + "\n").encode()
 
     @classmethod

@@ -33,7 +33,7 @@ class Entry(NamedTuple):
     grade: int  # UNKNOWN: no <key>.cls
 
 
-class Indexed(NamedTuple):
+class WrittenEntry(NamedTuple):
     """Where a written sample lies."""
 
     id: str
@@ -86,12 +86,14 @@ def is_shard_name(name: str) -> bool:
     return stem.isdecimal() and f"{dot}{suffix}" == ".tar" and name == shard_name(int(stem))
 
 
-def write_shard(path: Path, entries: Iterable[Entry], mtime_ns: int | None = None) -> tuple[list[Indexed], str, int]:
+def write_shard(
+    path: Path, entries: Iterable[Entry], mtime_ns: int | None = None
+) -> tuple[list[WrittenEntry], str, int]:
     """Writes the entries, which must come in the order of `sort_key`.
 
     Returns their index, and the shard's sha256 and size in bytes.
     """
-    index: list[Indexed] = []
+    index: list[WrittenEntry] = []
     with write_whole(path, mtime_ns) as file:
         hashed = _Hashing(file)
         with tarfile.open(fileobj=cast(IO[bytes], hashed), mode="w", format=tarfile.GNU_FORMAT) as tar:
@@ -101,7 +103,7 @@ def write_shard(path: Path, entries: Iterable[Entry], mtime_ns: int | None = Non
                 if grade >= 0:
                     _add(tar, f"{key}.cls", str(grade).encode())
                 end = _add(tar, f"{key}.jpg", jpeg)
-                index.append(Indexed(id, end, len(jpeg), crc32, meta))
+                index.append(WrittenEntry(id, end, len(jpeg), crc32, meta))
                 _add(tar, f"{key}.json", _entry_json(id, meta, crc32))
     return index, hashed.sha256.hexdigest(), hashed.size
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from pipeline.cache.index import ATTRIBUTES, MANIFEST, REJECTS, CacheIndex, ShardRecord
 from pipeline.cache.manifest import Row, manifest_csv
-from pipeline.cache.shards import Entry, Indexed
+from pipeline.cache.shards import Entry, WrittenEntry
 from pipeline.photos.discovery import Found, Refusal
 from pipeline.photos.preparation import Prepared, Recipe
 from pipeline.storage.csv_files import to_csv
@@ -28,19 +28,19 @@ def make_entry(id: str, grade: int, found: Found, sha256: str, prepared: Prepare
     return Entry(id, prepared.jpeg, meta, grade)
 
 
-def with_place(entry: Entry, patient: str, split: str) -> Entry:
+def with_patient_and_split(entry: Entry, patient: str, split: str) -> Entry:
     """The entry with its patient and split, as manifest.csv has them, in its JSON: who reads the shards alone can keep
     test out of training."""
     return entry._replace(meta={**entry.meta, "patient": patient, "split": split})
 
 
-def make_record(entries: Iterable[Indexed], sha256: str, nbytes: int) -> ShardRecord:
+def make_record(entries: Iterable[WrittenEntry], sha256: str, nbytes: int) -> ShardRecord:
     """The index's record of a shard that holds these entries and has this sha256 and size."""
     sources = "".join(f"{entry.id}\0{entry.meta['source_sha256']}\n" for entry in entries)
     return ShardRecord(nbytes, sha256, hashlib.sha256(sources.encode("utf-8", "surrogateescape")).hexdigest())
 
 
-def make_row(entry: Indexed, shard: int, grade: int, found: Found) -> Row:
+def make_row(entry: WrittenEntry, shard: int, grade: int, found: Found) -> Row:
     """The manifest's row of a written entry that has its place, without the eye."""
     meta = entry.meta
     cx, cy, radius = meta["disc"] or (math.nan, math.nan, math.nan)

@@ -10,7 +10,7 @@ import click
 
 from pipeline.cache.cache import Cache, open_cache
 from pipeline.cache.copies import SharedPhoto, joined_patients, shared_photos
-from pipeline.cache.folds import check_foldable, drawn_otherwise, fold_splits, folded_rows, write_fold
+from pipeline.cache.folds import check_foldable, fold_splits, folded_rows, has_other_splits, write_fold
 from pipeline.errors import RunError
 from trainer.commands import fit
 from trainer.config import FitConfig
@@ -99,7 +99,7 @@ def _begin(folder: FoldsFolder, cache: Cache, mark: Mapping[str, Any]) -> list[S
     shared = read_shared_photos(folder) if folder.shared_photos.exists() else shared_photos(cache, rows)
     joined = joined_patients(shared)
     columns = fold_splits(cache.manifest, mark["folds"], mark["seed"], with_test=mark["test"], joined=joined)
-    if joined and drawn_otherwise(folder.cache(0), columns[0]):
+    if joined and has_other_splits(folder.cache(0), columns[0]):
         warn(
             f"{folder.path}: patients share photographs and were not kept together when these folds were drawn, by an "
             "earlier version, so its figures flatter; choose another --run to draw them anew"
