@@ -49,24 +49,24 @@ class Blocks:
     """A shuffle that works through few shards at a time, for storage that gives whole shards and holds not all of them.
 
     shards: int64 (rows of the manifest,), the shard of each.
-    together: how many shards are shuffled into each other, at least 1.
+    shards_per_block: how many shards are shuffled into each other, at least 1.
     lanes: every lanes-th place of every epoch comes from the same part of the shards. So where `world` divides lanes,
     each of `world` processes needs its own shards only; yet the order is the same for any `world`.
     """
 
     shards: NDArray[np.int64] = field(repr=False)
-    together: int = 256
+    shards_per_block: int = 256
     lanes: int = 64
 
     def __post_init__(self) -> None:
-        for name, value in (("together", self.together), ("lanes", self.lanes)):
+        for name, value in (("shards_per_block", self.shards_per_block), ("lanes", self.lanes)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
 
     @classmethod
-    def in_lanes(cls, shards: NDArray[np.int64], together: int) -> "Blocks":
+    def in_lanes(cls, shards: NDArray[np.int64], shards_per_block: int) -> "Blocks":
         """Lanes are a power of two, as numbers of processes are, and none has less than a shard."""
-        return cls(shards, together, lanes=1 << (min(together, 64).bit_length() - 1))
+        return cls(shards, shards_per_block, lanes=1 << (min(shards_per_block, 64).bit_length() - 1))
 
 
 class EpochPlan(NamedTuple):
@@ -76,9 +76,9 @@ class EpochPlan(NamedTuple):
     matrices: NDArray[np.float32]  # (n, 2, 3) output pixel centre (x + .5, y + .5) -> source coordinates
     colours: NDArray[np.float32] | None = None  # (n, 3, 4) RGB and 1 -> RGB, in grey levels; None: as they are
 
-    def part(self, places: slice) -> "EpochPlan":
-        colours = None if self.colours is None else self.colours[places]
-        return EpochPlan(self.rows[places], self.matrices[places], colours)
+    def part(self, positions: slice) -> "EpochPlan":
+        colours = None if self.colours is None else self.colours[positions]
+        return EpochPlan(self.rows[positions], self.matrices[positions], colours)
 
 
 def plan_epoch(
@@ -110,17 +110,17 @@ def plan_epoch(
     _check_shard(shard)
     _check_size(size, source_size)
     words = random_words(rows, seed, epoch)
-    owners = rows
+    drawing_rows = rows
     if labels is not None:
         listed = np.argsort(rows, kind="stable")  # so that the draws do not depend on how the rows are listed
-        words, owners = words[listed], rows[listed]
-        rows = balanced(owners, labels[listed], seed, epoch)
+        words, drawing_rows = words[listed], rows[listed]
+        rows = balanced(drawing_rows, labels[listed], seed, epoch)
     order = shuffled(words[:, 0], rows, blocks, seed, epoch) if shuffle else np.arange(len(rows))
     order = order[shard[0] :: shard[1]]
     uniform = _uniform(words[order, 1:])
     zoom, colours = np.ones(len(order)), None
     if augment.zoom > 1 or augment.colour > 0:
-        spread = 2 * _uniform(random_words(owners[order], seed, epoch, stream=2)) - 1
+        spread = 2 * _uniform(random_words(drawing_rows[order], seed, epoch, stream=2)) - 1
         zoom = augment.zoom ** spread[:, 0]
         if augment.colour > 0:
             colours = colour_matrices(*(1 + augment.colour * spread[:, 1:].T))
@@ -140,13 +140,14 @@ def shuffled(
 ) -> NDArray[np.int64]:
     """(n,) indices into `rows` in the order of their random keys; with blocks, of each block after the other.
 
-    Shards belong to lanes, the same in every epoch. A lane puts its shards into a random order, another in each epoch,
-    and shuffles the rows of together / lanes of them into each other, then of the next; places are dealt out to the
-    lanes in turn. Lanes are not equally long: the last places of an epoch (1 % of ten million) come from those left.
+    Each shard belongs to one lane, the same in every epoch. A lane puts its shards into a random order, a new one in
+    each epoch. It shuffles the rows of its next shards_per_block / lanes shards together, and so on. Position k of the
+    epoch comes from lane k % lanes. Lanes differ in length: the last positions of an epoch (1 % of ten million) come
+    from the lanes that still have rows.
 
     >>> shards = np.repeat(np.arange(4), 3)
     >>> keys = random_words(np.arange(12), 0, 0)[:, 0]
-    >>> shards[shuffled(keys, np.arange(12), Blocks(shards, together=2, lanes=1), 0, 0)].tolist()
+    >>> shards[shuffled(keys, np.arange(12), Blocks(shards, shards_per_block=2, lanes=1), 0, 0)].tolist()
     [0, 0, 2, 2, 0, 2, 1, 3, 1, 1, 3, 3]
     """
     if blocks is None:
@@ -154,17 +155,17 @@ def shuffled(
     shards = np.flatnonzero(np.bincount(blocks.shards))
     lanes = min(blocks.lanes, len(shards))
     lane_of = np.arange(len(shards)) % lanes
-    in_turn = np.lexsort((random_words(shards, seed, epoch, stream=3)[:, 0], lane_of))
+    by_turn = np.lexsort((random_words(shards, seed, epoch, stream=3)[:, 0], lane_of))
     turn = np.empty(len(shards), np.int64)
-    turn[in_turn] = np.arange(len(shards)) - np.searchsorted(lane_of[in_turn], lane_of[in_turn])
-    block_of = turn // max(1, blocks.together // lanes)
+    turn[by_turn] = np.arange(len(shards)) - np.searchsorted(lane_of[by_turn], lane_of[by_turn])
+    block_of = turn // max(1, blocks.shards_per_block // lanes)
     number = np.searchsorted(shards, blocks.shards[rows])
     cells = lane_of * (block_of.max(initial=0) + 1) + block_of
     cells = cells.astype(np.min_scalar_type(cells.max(initial=0)))  # up to 16 bits numpy sorts ten times as fast
     order = np.lexsort((keys, cells[number]))
     lane = lane_of[number[order]]
-    place = np.arange(len(rows)) - np.searchsorted(lane, lane)  # in its lane
-    return order[np.argsort(place * lanes + lane, kind="stable")]
+    position = np.arange(len(rows)) - np.searchsorted(lane, lane)  # in its lane
+    return order[np.argsort(position * lanes + lane, kind="stable")]
 
 
 def balanced(rows: NDArray[np.int64], labels: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.int64]:
@@ -178,9 +179,9 @@ def balanced(rows: NDArray[np.int64], labels: NDArray[np.int64], seed: int, epoc
     """
     turns = np.argsort(random_words(rows, seed, epoch, stream=1)[:, 0], kind="stable")
     classes = np.unique(labels)
-    share, more = divmod(len(rows), len(classes))
+    per_class, extra = divmod(len(rows), len(classes))
     members = [rows[turns[labels[turns] == each]] for each in classes]
-    return np.concatenate([np.resize(each, share + (place < more)) for place, each in enumerate(members)])
+    return np.concatenate([np.resize(each, per_class + (index < extra)) for index, each in enumerate(members)])
 
 
 def affine(
@@ -268,7 +269,7 @@ class Schedule:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
         _check_size(self.size, self.source_size)
         _check_shard(self.shard)
-        _check_word("seed", self.seed)
+        _check_64_bits("seed", self.seed)
 
     def __len__(self) -> int:
         """Batches in an epoch, the short last one included."""
@@ -301,8 +302,8 @@ def random_words(rows: NDArray[np.int64], seed: int, epoch: int, stream: int = 0
 
     Raw words, because numpy keeps them the same for ever and makes no such promise for its distributions.
     """
-    _check_word("seed", seed)
-    _check_word("epoch", epoch)
+    _check_64_bits("seed", seed)
+    _check_64_bits("epoch", epoch)
     philox = np.random.Philox(key=np.array([seed, epoch], np.uint64), counter=[0, 0, 0, stream])
     blocks = int(rows.max(initial=-1)) + 1
     return philox.random_raw(4 * blocks).reshape(blocks, 4)[rows]
@@ -313,7 +314,7 @@ def _uniform(words: NDArray[np.uint64]) -> NDArray[np.float64]:
     return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def _check_word(name: str, value: int) -> None:
+def _check_64_bits(name: str, value: int) -> None:
     if not 0 <= value < 2**64:
         raise ValueError(f"{name} must be 0 to 2**64 - 1, got {value}")
 
