@@ -72,23 +72,23 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return floats.view(*rows.shape[:2], width, 3).permute(0, 3, 1, 2)
 
 
-AHEAD: Final = 2
-"""Batches under way beside the one that is asked for: 50 MB each at 64 photographs of 512 px."""
+PREFETCH: Final = 2
+"""Batches that are prepared before they are asked for. A batch of 64 photographs of 512 px takes 50 MB."""
 
 
-def ahead(begin: Callable[[T], R], items: Iterable[T], depth: int = AHEAD) -> Iterator[R]:
-    """begin(item) for every item, in order, each begun `depth` items before it is handed out.
+def prefetch(start: Callable[[T], R], items: Iterable[T], depth: int = PREFETCH) -> Iterator[R]:
+    """Yields start(item) for every item, in order. Each is started `depth` items before it is yielded.
 
-    >>> beginnings = ahead(lambda item: print(f"begin {item}") or item, "abcd", depth=1)
-    >>> next(beginnings)
-    begin a
-    begin b
+    >>> results = prefetch(lambda item: print(f"start {item}") or item, "abcd", depth=1)
+    >>> next(results)
+    start a
+    start b
     'a'
     """
-    begun: deque[R] = deque()
+    started: deque[R] = deque()
     for item in items:
-        begun.append(begin(item))
-        if len(begun) > depth:
-            yield begun.popleft()
-    while begun:
-        yield begun.popleft()
+        started.append(start(item))
+        if len(started) > depth:
+            yield started.popleft()
+    while started:
+        yield started.popleft()

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pipeline.cache.cache import Cache, open_cache
 from pipeline.errors import CacheError, PhotoError, SourceError
-from pipeline.loading.batch import ahead
+from pipeline.loading.batch import prefetch
 from pipeline.loading.plan import NO_AUGMENT, plan_epoch
 from pipeline.loading.torchvision_loader import Picture, Renderer, Rendering
 from pipeline.machine import usable_cores
@@ -194,7 +194,7 @@ def render(
 
         lots = [photographs[first : first + BATCH] for first in range(0, len(photographs), BATCH)]
         try:
-            for lot, came, rendering in ahead(begin, lots):
+            for lot, came, rendering in prefetch(begin, lots):
                 yield _without_refused(lot, came, renderer.finish(rendering))
         finally:
             over.set()
