@@ -1,6 +1,6 @@
-"""DICOM files: the picture in one, and the few tags that are listed here. Nothing else of a file leaves this module.
+"""DICOM files: their picture, and the few tags that are listed here. Nothing else of a file leaves this module.
 
-Messages never quote a file, whose texts may name a patient.
+Messages never quote a file, because its texts may name a patient.
 """
 
 import re
@@ -21,7 +21,7 @@ from pipeline.photos.jpeg import Frame, frame_of, with_colour_model
 
 SUFFIXES: Final = (".dcm", ".dicom")
 HEADER: Final = 1 << 18
-"""Bytes at a file's beginning in which the tags of `Tags` stand: colour profiles and pixels come behind them."""
+"""Bytes at the beginning of a file that hold the tags of `Tags`. Colour profiles and pixels come after them."""
 
 _CLASS, _SYNTAX, _PATIENT, _EYE_OF_IMAGE, _EYE = 0x00020002, 0x00020010, 0x00100020, 0x00200062, 0x00200060
 _SAMPLES, _PHOTOMETRIC, _PLANAR, _FRAMES, _ROWS, _COLUMNS = (0x00280000 | at for at in (2, 4, 6, 8, 0x10, 0x11))
@@ -38,9 +38,9 @@ _KEPT: Final = {
     "acquisition date": 0x00080022,
     "study date": 0x00080020,
 }
-_ACQUIRED: Final = 0x0008002A  # date and time in one, which some have alone
+_ACQUIRED: Final = 0x0008002A  # date and time in one tag; some files have only this
 KEPT: Final = tuple(_KEPT)
-"""What may be kept of a file beside its picture, by name; only what a user asks for is."""
+"""Names of the tags that can be kept beside the picture. A tag is kept only if the user asks for it."""
 
 _IMPLICIT, _DEFLATED, _BIG_ENDIAN, _RLE = (f"1.2.840.10008.1.2{end}" for end in ("", ".1.99", ".2", ".5"))
 _UNCOMPRESSED_SYNTAXES: Final = frozenset({_IMPLICIT, "1.2.840.10008.1.2.1", _DEFLATED, _BIG_ENDIAN})
@@ -51,24 +51,27 @@ _NOT_PHOTOGRAPHS: Final = {
     "1.2.840.10008.1.3.10": "an index of other files, no picture",
     **{f"1.2.840.10008.5.1.4.1.1.77.1.5.{number}": "a tomogram, no photograph" for number in (4, 7, 8)},
 }
-"""By the class of the file: DICOMDIR; what optical coherence tomography makes."""
+"""SOP classes without a photograph: DICOMDIR, and optical coherence tomography."""
 GREY_FRAMES: Final = "several grey frames, as of an angiogram, no colour photograph"
 _J2K: Final = b"\xff\x4f\xff\x51"
 
 
 class Tags(NamedTuple):
-    """What is read of a file beside its picture, as it stands there."""
+    """What is read from a file beside its picture."""
 
-    patient: str  # the patient's id, "" for none: it goes nowhere but into a pseudonym, unless a user says so
+    patient: str  # the patient's id, "" for none; used only to make a pseudonym, unless the user says otherwise
     eye: str  # "left", "right" or ""
-    kept: dict[str, str]  # by the names of KEPT; dates as 2024-01-31
-    ignored: str  # why nobody wants it for a photograph, "" where it may be one
-    complete: bool  # False: the bytes ended before the tags did
+    kept: dict[str, str]  # name of KEPT -> text; dates as 2024-01-31
+    ignored: str  # why the file is not a photograph; "" if it may be one
+    complete: bool  # False: the bytes ended before the last tag
 
 
 def read_tags(file: IO[bytes]) -> Tags | None:
-    """The tags at the beginning of a file. None where it is no DICOM file, and where they cannot be read: then its
-    picture cannot either, and who reads that says why."""
+    """The tags at the beginning of a file.
+
+    None if it is not a DICOM file, or if its tags cannot be read. Then its picture cannot be read either, and
+    `open_dicom` raises the reason.
+    """
     if file.read(132)[128:] != b"DICM":
         return None
     try:
@@ -90,8 +93,10 @@ def read_tags(file: IO[bytes]) -> Tags | None:
 
 
 def open_dicom(data: bytes | memoryview) -> "Dicom":
-    """The picture of a file, not yet decoded. Raises PhotoError where there is none that can be read, and anything
-    where the file is damaged."""
+    """The picture of a file, not yet decoded.
+
+    Raises PhotoError if the file has no picture that can be read, and any exception if the file is damaged.
+    """
     elements = _Elements(BytesIO(data), _PICTURE_TAGS, _PIXELS)
     if why := _NOT_PHOTOGRAPHS.get(elements.text(_CLASS)):
         raise PhotoError(f"DICOM: {why}")
@@ -107,7 +112,7 @@ def open_dicom(data: bytes | memoryview) -> "Dicom":
 
 @dataclass(frozen=True)
 class Dicom:
-    """The picture of a file; of several frames the first."""
+    """The picture of a file: its first frame."""
 
     elements: "_Elements"
     width: int  # pixels
@@ -119,7 +124,7 @@ class Dicom:
 
     @property
     def burned_in(self) -> bool:
-        """Whether the file says that words are drawn into its picture."""
+        """Whether the file says that text is drawn into its picture (Burned In Annotation)."""
         return self.elements.text(_BURNED_IN) == "YES"
 
     @property
@@ -128,10 +133,11 @@ class Dicom:
         return self.elements.text(_PHOTOMETRIC) == "MONOCHROME1"
 
     def jpeg(self) -> bytes | None:
-        """The JPEG that holds all of the picture, without metadata and with a mark of its colour model; None where it
-        is no JPEG, or a lossless one.
+        """The JPEG of the picture, without metadata, and marked with its colour model. None if the picture is not a
+        JPEG, or a lossless one.
 
-        The mark: files call their JPEG RGB that is YCbCr, and the other way round, and the JPEG itself may not say.
+        The mark is needed because some files call a YCbCr JPEG RGB, or an RGB one YCbCr, and the JPEG itself may not
+        say what it is.
         """
         if self.elements.syntax not in _JPEG_SYNTAXES:
             return None
@@ -139,13 +145,15 @@ class Dicom:
         if frame.components != 3:
             return with_colour_model(stream, None)
         declared = frame.subsampled or (frame.is_ycc if frame.marked else self._declares_ycc)
-        small = JpegImageFile(BytesIO(with_colour_model(stream, "RGB")))  # its values, as they stand there
+        small = JpegImageFile(BytesIO(with_colour_model(stream, "RGB")))  # the stored values, not converted
         small.draft(None, (max(1, self.width // 8), max(1, self.height // 8)))
         return with_colour_model(stream, "YCbCr" if _is_ycc(np.asarray(small), declared) else "RGB")
 
     def values(self) -> Values:
-        """Values (h, w, 1 or 3) in the file's colour model, scaled to 8 bits where the file says how many of 16 are
-        used. Palettes are looked up."""
+        """The pixels, uint8 or uint16 (h, w, 1 or 3), in the file's colour model. Palette indices become colours.
+
+        Values of 8 and of 16 bits stay as they are. Any other number of bits that the file gives is scaled to 8 bits.
+        """
         elements, bits = self.elements, 8
         if elements.syntax in _JPEG_2000_SYNTAXES:
             values, bits = self._jpeg_2000()
@@ -165,7 +173,7 @@ class Dicom:
         return np.asarray(table[values], dtype=np.uint8)
 
     def in_colour(self, values: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """What `values` gave, of 8 bits, in RGB or grey."""
+        """The 8-bit pixels of `values` as RGB (h, w, 3) or grey (h, w, 1)."""
         if values.shape[2] == 1:
             return values
         if self.elements.text(_PHOTOMETRIC) == "PALETTE COLOR" or not _is_ycc(values, self._declares_ycc):
@@ -174,11 +182,11 @@ class Dicom:
 
     @property
     def _declares_ycc(self) -> bool:
-        """YBR_ICT and YBR_RCT are transforms of JPEG 2000, which its decoder has undone."""
+        """Whether the file says YCbCr. YBR_ICT and YBR_RCT do not count: the JPEG 2000 decoder has undone them."""
         return self.elements.text(_PHOTOMETRIC).startswith("YBR_FULL")
 
     def _frame(self, *begins: bytes) -> bytes:
-        """The first frame, compressed. Raises PhotoError where it does not begin as it must."""
+        """The first frame, compressed. Raises PhotoError if it begins with none of `begins`."""
         from pydicom.encaps import get_frame
 
         stream = get_frame(self.elements.found[_PIXELS], 0, number_of_frames=self.elements.frames)
@@ -193,7 +201,7 @@ class Dicom:
         stream = self._frame(b"\xff\xd8")
         if not (end := stream.rfind(b"\xff\xd9")) + 1:
             raise PhotoError("cut off: its end marker is missing")
-        stream = stream if stream[end + 2 :].strip(b"\0\xff") else stream[: end + 2]  # filled up to an even length
+        stream = stream if stream[end + 2 :].strip(b"\0\xff") else stream[: end + 2]  # padded to an even length
         frame = frame_of(stream)
         if frame.bits != 8:
             raise PhotoError(
@@ -212,8 +220,8 @@ class Dicom:
         from openjpeg.utils import decode
 
         boxed = self._frame(_J2K, b"\0\0\0\x0cjP  ")
-        stream = boxed[boxed.find(_J2K) :].rstrip(b"\0\xff")  # filled up to an even length
-        if not stream.endswith(b"\xff\xd9"):  # OpenJPEG decodes what there is
+        stream = boxed[boxed.find(_J2K) :].rstrip(b"\0\xff")  # padded to an even length
+        if not stream.endswith(b"\xff\xd9"):  # OpenJPEG would decode a truncated file without an error
             raise PhotoError("cut off: its end marker is missing")
         right, down, left, top = struct.unpack_from(">4L", stream, 8)
         components, depth = struct.unpack_from(">HB", stream, 40)
@@ -231,7 +239,7 @@ class Dicom:
         number = self.elements.number
         samples, allocated = number(_SAMPLES, 1), number(_ALLOCATED, 8)
         bits = number(_STORED, allocated)
-        unused = number(_HIGH, bits - 1) + 1 - bits  # below the values
+        unused = number(_HIGH, bits - 1) + 1 - bits  # low bits that are not used
         if samples not in (1, 3):
             raise PhotoError(f"DICOM: {samples} values a pixel, which must be 1 or 3")
         if allocated not in (8, 16) or number(_SIGNED, 0):
@@ -257,7 +265,7 @@ class Dicom:
         return self._reshaped(flat.astype((np.uint8, np.uint16)[nbytes - 1]), samples, self.elements.number(_PLANAR, 0))
 
     def _chroma_422(self, data: bytes) -> NDArray[Any]:
-        """Colours of every second pixel alone: two values of light, then the two of colour that they share."""
+        """YBR_FULL_422: two pixels in a row have a luma value each and share both chroma values."""
         pixels = self.width * self.height
         if self.width % 2 or len(data) < self.elements.frames * pixels * 2:
             raise PhotoError("cut off: fewer pixels than its header says")
@@ -271,8 +279,10 @@ class Dicom:
         return flat.reshape(self.height, self.width, samples)
 
     def _decode_rle(self, samples: int, nbytes: int) -> NDArray[Any]:
-        """A segment a byte of each sample, the upper bytes first (PS3.5, annex G). Not by pydicom, which decodes
-        whatever a segment holds, 64 times its own size."""
+        """Run-length encoding (PS3.5, annex G): one segment for each byte of each sample, the upper bytes first.
+
+        pydicom's decoder is not used: it has no limit, and a segment can decode to 64 times its size.
+        """
         frame, pixels = self._frame(b""), self.width * self.height
         count, *starts = struct.unpack_from("<16L", frame)
         if count != samples * nbytes:
@@ -294,13 +304,13 @@ class Dicom:
             count, first = struct.unpack_from(f"{order}HH", descriptor)
             count = count or 1 << 16
             table = np.frombuffer(data, f"{order}u2" if len(data) >= 2 * count else np.uint8, count)
-            table = (table >> 8 if table.max() > 255 else table).astype(np.uint8)  # some have 8 bits in 16
+            table = (table >> 8 if table.max() > 255 else table).astype(np.uint8)  # some files store 8 bits in 16
             colours.append(table[(values[..., 0].astype(int) - first).clip(0, count - 1)])
         return np.stack(colours, axis=-1)
 
 
 class _Elements:
-    """The wanted elements of a file up to the tag `last`, as bytes: nothing is made of any other."""
+    """The wanted elements of a file up to the tag `last`, as bytes. No other element is read."""
 
     def __init__(self, file: IO[bytes], wanted: tuple[int, ...], last: int) -> None:
         try:
@@ -332,7 +342,7 @@ class _Elements:
         self.syntax = self.text(_SYNTAX) or _IMPLICIT
         self.little = self.syntax != _BIG_ENDIAN
         start = file.tell()
-        if self.syntax == _DEFLATED:  # a megabyte can hold a thousand: the header says how much there may be
+        if self.syntax == _DEFLATED:  # 1 MB can inflate to 1,000 MB, so the header sets the limit
             packed, start = file.read(), 0
             file = BytesIO(_inflate(packed, HEADER))
             if last == _PIXELS:
@@ -340,7 +350,7 @@ class _Elements:
                 pixels = self.number(_ROWS, 0) * self.number(_COLUMNS, 0) * self.frames
                 nbytes = pixels * self.number(_SAMPLES, 1) * (self.number(_ALLOCATED, 8) // 8)
                 file = BytesIO(_inflate(packed, HEADER + min(nbytes, 6 * MAX_PIXELS)))
-        explicit = self.syntax != _IMPLICIT or file.read(6)[4:].isalpha()  # some say implicit, and are not
+        explicit = self.syntax != _IMPLICIT or file.read(6)[4:].isalpha()  # some files are called implicit and are not
         file.seek(start)
         self.complete = False
         try:
@@ -369,7 +379,7 @@ class _Elements:
 
 
 def _bytes_left(file: IO[bytes]) -> int:
-    """Bytes from here to the end of the file."""
+    """Bytes from the current position to the end of the file."""
     here = file.tell()
     end = file.seek(0, 2)
     file.seek(here)
@@ -384,7 +394,7 @@ def _inflate(packed: bytes, max_bytes: int) -> bytes:
 
 
 def _decode_packbits(data: bytes, wanted: int) -> NDArray[np.uint8]:
-    """The first bytes of a segment that is packed by PackBits."""
+    """The first `wanted` bytes of a PackBits segment. Raises PhotoError if it has fewer."""
     out, at = bytearray(), 0
     while len(out) < wanted and at < len(data):
         code = data[at]
@@ -400,11 +410,11 @@ def _decode_packbits(data: bytes, wanted: int) -> NDArray[np.uint8]:
 
 
 def _is_ycc(values: NDArray[np.uint8], declared: bool) -> bool:
-    """Whether three values are YCbCr and not RGB; `said`: what the file says, which stands where the picture has
-    neither black nor white.
+    """Whether pixels (h, w, 3) are YCbCr and not RGB.
 
-    Black is (0, 128, 128) in YCbCr, white (255, 128, 128). Shown in the wrong model black is green, and the ground
-    around a retina shows it.
+    Black is (0, 128, 128) in YCbCr, and white is (255, 128, 128). So the black around a retina tells the two apart: in
+    the wrong colour model it is green. `declared`, what the file says, decides if fewer than 0.5 % of the pixels are
+    black or white.
     """
     step = max(1, min(values.shape[:2]) // 256)
     first, others = values[::step, ::step, 0], values[::step, ::step, 1:]
@@ -416,7 +426,7 @@ def _is_ycc(values: NDArray[np.uint8], declared: bool) -> bool:
 
 
 def _syntax_name(syntax: str) -> str:
-    """A transfer syntax by its name in the standard, and never by what a file has in its place."""
+    """The name of a transfer syntax in the standard. The file's own text is never quoted."""
     from pydicom.config import IGNORE
     from pydicom.uid import UID
 

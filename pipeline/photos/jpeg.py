@@ -1,4 +1,4 @@
-"""The header segments of a JPEG: its frame and its colour model."""
+"""The header segments of a JPEG: the frame, the colour model, comments."""
 
 from collections.abc import Iterator
 from typing import Final, Literal, NamedTuple
@@ -10,20 +10,20 @@ _ADOBE: Final = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0"
 
 
 class Frame(NamedTuple):
-    """What a JPEG says of its picture."""
+    """The frame header of a JPEG (ITU-T T.81), and its colour model."""
 
-    lossless: bool  # not a DCT: process 14
-    bits: int  # a value
-    width: int
+    lossless: bool  # process 14, not a DCT
+    bits: int  # per value
+    width: int  # pixels
     height: int
-    components: int
-    marked: bool  # something says which colour model it is in
-    is_ycc: bool  # libjpeg takes three components for YCbCr, for RGB where it is False
-    subsampled: bool  # components differ in size, as only those of YCbCr do
+    components: int  # values per pixel
+    marked: bool  # the file says which colour model it has
+    is_ycc: bool  # libjpeg reads three components as YCbCr (True) or RGB (False)
+    subsampled: bool  # components differ in size, which only those of YCbCr do
 
 
 def frame_of(stream: bytes) -> Frame:
-    """Raises ValueError where there is no frame before the first scan."""
+    """The frame of a JPEG. Raises ValueError if there is none before the first scan."""
     jfif, adobe = False, -1
     for marker, start, end in _segments(stream):
         body = stream[start + 4 : end]
@@ -45,7 +45,7 @@ def frame_of(stream: bytes) -> Frame:
 
 
 def is_lossless(stream: bytes | memoryview) -> bool:
-    """Whether it is a JPEG of process 14, which libjpeg does not decode at a fraction of its size."""
+    """Whether a JPEG is lossless (process 14). libjpeg does not decode such a JPEG at a smaller scale."""
     try:
         return frame_of(bytes(stream)).lossless
     except ValueError:
@@ -53,9 +53,9 @@ def is_lossless(stream: bytes | memoryview) -> bool:
 
 
 def with_colour_model(stream: bytes, model: Literal["RGB", "YCbCr"] | None) -> bytes:
-    """The JPEG without metadata, and with Adobe's mark of a colour model if one is given, which every reader obeys.
+    """The JPEG without metadata, and with Adobe's segment for the colour model if one is given. All readers obey it.
 
-    Raises ValueError where its segments cannot be told.
+    Raises ValueError if a segment is truncated.
     """
     adobe_segment = b"" if model is None else _ADOBE + bytes([model == "YCbCr"])
     kept, scan = [stream[:2], adobe_segment], 0
@@ -67,14 +67,17 @@ def with_colour_model(stream: bytes, model: Literal["RGB", "YCbCr"] | None) -> b
 
 
 def with_comment(stream: bytes, text: str) -> bytes:
-    """The JPEG with a comment of up to 65,533 bytes of ASCII, after the JFIF header where it begins with one."""
+    """The JPEG with a comment of up to 65,533 bytes of ASCII, placed after the JFIF header if there is one."""
     at = 4 + int.from_bytes(stream[4:6], "big") if stream[2:4] == b"\xff\xe0" else 2
     comment = text.encode("ascii")
     return stream[:at] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + stream[at:]
 
 
 def _segments(stream: bytes) -> Iterator[tuple[int, int, int]]:
-    """(marker, start, end) of each segment before the first scan. As libjpeg does, it passes over what is no marker."""
+    """Yields (marker, start, end) for each segment before the first scan.
+
+    Bytes between segments are skipped, as libjpeg does. Raises ValueError if a segment is truncated.
+    """
     at = 2
     while (at := stream.find(b"\xff", at)) >= 0 and at + 4 <= len(stream):
         marker = stream[at + 1]
