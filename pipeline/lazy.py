@@ -1,4 +1,4 @@
-"""Names that a package offers and imports only when they are asked for."""
+"""Lazy imports: a package offers names, and imports the module of a name when the name is first used."""
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def lazy_getattr(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
-    """The `__getattr__` of a package. homes: name -> the module that has it."""
+    """The `__getattr__` of a package. modules: name -> the module that defines it."""
 
     def get(name: str) -> Any:
         if name in modules:

@@ -1,4 +1,4 @@
-"""Patients who share a photograph under different names. Splits and folds must keep them together."""
+"""Finds one patient under two names: both have a copy of the same photograph. Folds must keep them together."""
 
 import os
 from collections.abc import Iterable
@@ -22,21 +22,23 @@ from pipeline.photos.fingerprint import (
 
 
 class SharedPhoto(NamedTuple):
-    """Two photographs, of two patients by name, that are copies of one."""
+    """Two copies of one photograph under two patients' names."""
 
     id: str
     copy: str
     patient: str
     copy_patient: str
-    correlation: float  # of their fingerprints; 1 where the cached bytes are the same
+    correlation: float  # of their fingerprints; 1 if the cached bytes are equal
 
 
 def shared_photos(cache: Cache, rows: NDArray[np.int64]) -> list[SharedPhoto]:
-    """Copies among some rows under different patients, in the order of rows, blank photographs left out.
+    """Copies under different patients among rows (n,) of the manifest, in the order of `rows`. Blank photographs do not
+    count.
 
-    The same bytes are found among any number; what only looks the same, among `MOST` photographs at most.
+    Copies with equal bytes are always found. Copies that only look alike are searched if there are at most MAX_COMPARED
+    photographs.
 
-    Raises CacheError where a photograph's bytes are not those that were cached.
+    Raises CacheError if a photograph in the cache is damaged.
     """
     table = cache.manifest.iloc[rows]
     patients = patients_of(cache.manifest, table["id"]).to_numpy()
@@ -58,7 +60,7 @@ def shared_photos(cache: Cache, rows: NDArray[np.int64]) -> list[SharedPhoto]:
 
 
 def joined_patients(shared: Iterable[SharedPhoto]) -> dict[str, str]:
-    """For each patient who shares a photograph, the first by name of all whom such photographs join."""
+    """patient -> the first name of all patients whom shared photographs link to it, directly or through others."""
     parent: dict[str, str] = {}
 
     def root(patient: str) -> str:
@@ -75,7 +77,7 @@ def joined_patients(shared: Iterable[SharedPhoto]) -> dict[str, str]:
 
 
 def _same_bytes(cache: Cache, rows: NDArray[np.int64]) -> list[tuple[int, int]]:
-    """Places in `rows` of photographs whose cached bytes are the same, each with the first of them."""
+    """Pairs of positions in `rows` of photographs with equal bytes: each with the first of its copies."""
     marks = cache.manifest[["nbytes", "crc32"]].iloc[rows]
     firsts: dict[tuple[int, int], int] = {}
     pairs = (

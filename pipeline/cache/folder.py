@@ -1,4 +1,4 @@
-"""A cache's folder on this machine: its lock, leftover files, and whether it is unchanged."""
+"""The folder of a cache on this machine: its lock, leftover files, and whether its files are intact."""
 
 import os
 import re
@@ -21,11 +21,11 @@ _INDEX_MARKS: Final = (b'"source_digest"', b'"split_seed"', b'"recipe"')
 _WORKER_FILE: Final = re.compile(
     rf"(\d{{4,}}\.tar\..+|[0-9a-f]{{32}}|cache\.json|unfinished\.json|manifest\.csv|rejects\.csv|attributes\.csv)\{TMP_SUFFIX}"
 )
-"""Shards that are being built, marks that workers look for, and what earlier versions called half-written files."""
+"""Names of shards that are being built, of marker files for workers, and of unfinished files of earlier versions."""
 
 
 def verify_files(path: Path | Url, index: CacheIndex) -> list[str]:
-    """What of a cache's files is not as it was written: one line each, none when all is well. Reads every byte."""
+    """Compares a cache's files with its index, reading every byte. One line per problem, none if all is well."""
     wanted = index.tables
     wanted |= {f"{SHARDS}/{shard_name(number)}": record.sha256 for number, record in enumerate(index.shards)}
     problems = []
@@ -39,9 +39,9 @@ def verify_files(path: Path | Url, index: CacheIndex) -> list[str]:
 
 
 def sweep(path: Path, index: CacheIndex) -> None:
-    """Removes what a killed run left behind, and what a finished cache has no longer: shards, attributes.
+    """Removes leftovers of a killed run, and shards and attributes that the finished cache no longer has.
 
-    What others have put there stays; `verify_files` names it.
+    Files of other programs stay; `verify_files` names them.
     """
     keep = {shard_name(number) for number in range(len(index.shards))}
     sweep_unfinished(path)
@@ -54,7 +54,7 @@ def sweep(path: Path, index: CacheIndex) -> None:
 
 
 def sweep_unfinished(path: Path) -> None:
-    """Removes half-written files, which only the owner of the lock may do."""
+    """Removes unfinished files. Only the owner of the lock may call it."""
     for folder in (path, path / SHARDS):
         for name in os.listdir(folder) if folder.is_dir() else ():
             if _is_unfinished(name):
@@ -62,12 +62,12 @@ def sweep_unfinished(path: Path) -> None:
 
 
 def _is_unfinished(name: str) -> bool:
-    """Whether a file's name is one that only half-written files of a cache have; other .tmp files are somebody's."""
+    """Whether a name is one that only unfinished files of a cache have. Other .tmp files belong to other programs."""
     return is_unfinished(name) or _WORKER_FILE.fullmatch(name) is not None
 
 
 def _holds_cache(path: Path) -> bool:
-    """Whether a folder holds a cache of ours, damaged ones included: others have a cache.json too."""
+    """Whether a folder holds a cache of this program, damaged or not. Other programs write a cache.json too."""
     marks = {INDEX: _INDEX_MARKS, UNFINISHED: _INDEX_MARKS, MANIFEST: (",".join(COLUMNS[:5]).encode(),)}
     for name, texts in marks.items():
         try:
@@ -82,11 +82,12 @@ def _holds_cache(path: Path) -> bool:
 
 @contextmanager
 def claim(path: Path) -> Iterator[None]:
-    """A folder to write a cache into, made if need be and locked for one writer. One that was made for nothing goes
-    again.
+    """Creates a folder for a cache if needed, and locks it for one writer.
 
-    Raises CacheError for a folder that is somebody else's: not empty, and neither a cache nor the beginning of one; and
-    while another process writes it.
+    If the block fails, a folder that was created for it and is still empty is removed.
+
+    Raises CacheError if the folder is not empty and is neither a cache nor an unfinished one, if another process is
+    writing it, or if it cannot be created or locked.
     """
     with ExitStack() as stack:
         try:

@@ -1,4 +1,4 @@
-"""cache.json: what a cache is. Only this module reads and writes it."""
+"""cache.json, the index of a cache. Only this module reads and writes it."""
 
 import hashlib
 import json
@@ -26,19 +26,22 @@ _ADDED_LATER: Final[dict[str, object]] = {
     "placed": False,
     "data_set": "",
 }
-"""Fields that came later, with the value that an index without them has: it stays, byte for byte, what it was."""
+"""Fields that later versions added, and their default. A default is not written, so that the bytes of older caches stay
+the same."""
 
 
 @dataclass(frozen=True)
 class ShardRecord:
-    nbytes: int
+    """What cache.json says about one shard."""
+
+    nbytes: int  # size of the tar
     sha256: str  # of the tar
-    sources: str  # sha256 over its entries' ids and their photographs' sha256
+    sources: str  # sha256 over the ids of its entries and the sha256 of their photographs
 
 
 @dataclass(frozen=True)
 class CacheIndex:
-    """What cache.json says."""
+    """The content of cache.json."""
 
     recipe: Recipe
     split: str  # "auto", "patient", "train", "test" or the name of a table
@@ -46,27 +49,27 @@ class CacheIndex:
     shards: tuple[ShardRecord, ...]
     manifest: str  # sha256 of manifest.csv
     rejects: str  # sha256 of rejects.csv
-    scale: str = "icdr"  # what the grades are: ICDR, or those of another scale
-    exact: bool = True  # whether that scale's steps are those of ICDR
+    scale: str = "icdr"  # name of the grading scale
+    exact: bool = True  # whether the grades of that scale match those of ICDR one to one
     attributes: str = ""  # sha256 of attributes.csv, "" where no columns were kept
     copies: int = 0  # test photographs that look like a photograph of train or val
-    options: tuple[str, ...] = ()  # of `tools preprocess`, those that say how SRC was read
-    placed: bool = False  # whether the JSONs in the shards have each photograph's patient and split
-    data_set: str = ""  # the titles of the known sets whose tables or folders gave the grades; "" where none is known
+    options: tuple[str, ...] = ()  # the options of `tools preprocess` that say how SRC was read
+    placed: bool = False  # whether the JSONs in the shards have the patient and the split of each photograph
+    data_set: str = ""  # titles of the known data sets that the grades come from; "" if none is known
 
     @property
     def tables(self) -> dict[str, str]:
-        """The files beside the shards -> their sha256."""
+        """Name of each table in the folder -> its sha256."""
         more = {ATTRIBUTES: self.attributes} if self.attributes else {}
         return {MANIFEST: self.manifest, REJECTS: self.rejects, **more}
 
     @property
     def source_digest(self) -> str:
-        """Identifies the photographs that were cached, whatever the recipe: sha256, 64 hex digits."""
+        """Identifies the cached photographs, independent of the recipe: sha256, 64 hex digits."""
         return hashlib.sha256("".join(record.sources for record in self.shards).encode()).hexdigest()
 
     def to_json(self) -> bytes:
-        """The bytes of cache.json; its `seal` is the sha256 of the rest, so that a flipped bit shows."""
+        """The bytes of cache.json. Its `seal` is the sha256 of the other fields, so that damage is found."""
         fields = {
             "format": FORMAT,
             "source_digest": self.source_digest,
@@ -80,11 +83,12 @@ class CacheIndex:
 
     @classmethod
     def read(cls, folder: Path | Url, name: str = INDEX) -> "CacheIndex":
-        """Raises CacheError where cache.json is missing, damaged, or made by a version of this program whose
-        photographs this one cannot prepare.
+        """Reads cache.json.
 
-        A cache of the earlier version is read: its photographs are what weights trained on it want, and only
-        `tools preprocess`, which compares recipes, makes it anew.
+        A cache of the earlier recipe version is read too: weights that were trained on it need its pixels. Only
+        `tools preprocess` makes such a cache anew, because it compares recipes.
+
+        Raises CacheError if cache.json is missing, damaged, or of another version of this program.
         """
         path = folder / name
         try:
