@@ -14,7 +14,7 @@ from pipeline.errors import FundusError
 OPENCV_THREADS: Final = "OPENCV_FOR_THREADS_NUM"
 """The environment variable with OpenCV's number of threads. OpenCV reads it at its first call."""
 END_SIGNALS: Final = tuple(number for number in signal.Signals if number.name in ("SIGTERM", "SIGBREAK"))
-"""Signals that end a process, beside Ctrl-C. On Windows the signal comes from Ctrl-Break or when the window closes."""
+"""Signals that end a process, like Ctrl-C. On Windows the signal comes from Ctrl-Break or when the window closes."""
 HUGE_PAGES: Final = "THP_MEM_ALLOC_ENABLE"
 """The environment variable that makes torch ask the kernel for huge pages if it is 1."""
 

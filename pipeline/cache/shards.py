@@ -31,7 +31,7 @@ class Entry(NamedTuple):
 
     id: str
     jpeg: bytes
-    meta: dict[str, Any]  # further fields of <key>.json, beside id, crc32 and seal
+    meta: dict[str, Any]  # further fields of <key>.json, in addition to id, crc32 and seal
     grade: int  # 0-4; UNKNOWN writes no <key>.cls
 
 

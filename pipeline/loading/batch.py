@@ -67,8 +67,9 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """
     width = images.shape[-1]
     rows = images.permute(0, 2, 3, 1).flatten(2)
-    # 0.55 ms instead of 2.1 for a photograph of 512 px on a CPU: full rows of pixels, because the SIMD width is not
-    # divisible by 3 channels; in place; and in memory from numpy, which asks for huge pages.
+    # On a CPU a photograph of 512 px takes 0.55 ms this way, instead of 2.1 ms. Full rows of pixels are normalised at
+    # once, because the SIMD width is not divisible by 3 channels; in place; in memory of numpy, which asks for huge
+    # pages.
     if images.device.type == "cpu" and not torch.compiler.is_compiling():
         floats = torch.from_numpy(np.empty(rows.shape, np.float32))
     else:

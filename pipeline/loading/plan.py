@@ -52,7 +52,7 @@ class Blocks:
     """A shuffle that reads from few shards at a time, for a cache behind a URL if this machine cannot hold all shards.
 
     shards: int64 (rows of the manifest,), the shard of each row.
-    shards_per_block: the number of shards that are shuffled together, at least 1.
+    shuffle_block: the number of shards that are shuffled together, at least 1.
     lanes: number of parts into which the shards are divided, at least 1. Position k of every epoch comes from part
         k % lanes. So if `world` divides lanes, each of `world` processes needs its own shards only. The order is the
         same for any `world`.
@@ -61,19 +61,19 @@ class Blocks:
     """
 
     shards: NDArray[np.int64] = field(repr=False)
-    shards_per_block: int = 256
+    shuffle_block: int = 256
     lanes: int = 64
 
     def __post_init__(self) -> None:
-        for name, value in (("shards_per_block", self.shards_per_block), ("lanes", self.lanes)):
+        for name, value in (("shuffle_block", self.shuffle_block), ("lanes", self.lanes)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
 
     @classmethod
-    def in_lanes(cls, shards: NDArray[np.int64], shards_per_block: int) -> "Blocks":
+    def in_lanes(cls, shards: NDArray[np.int64], shuffle_block: int) -> "Blocks":
         """With as many lanes as possible: a power of two, as numbers of processes are, at most 64, and at most one lane
-        for each shard of a block."""
-        return cls(shards, shards_per_block, lanes=1 << (min(shards_per_block, 64).bit_length() - 1))
+        for each shard of a block. Raises ValueError for a shuffle_block below 1."""
+        return cls(shards, shuffle_block, lanes=1 << (max(1, min(shuffle_block, 64)).bit_length() - 1))
 
 
 class EpochPlan(NamedTuple):
@@ -151,13 +151,13 @@ def shuffled(
     """(n,) indices into `rows`, in the order of their random keys. With blocks, one block comes after another.
 
     Each shard belongs to one lane, the same in every epoch. A lane puts its shards into a random order, a new one in
-    each epoch. It shuffles the rows of its next shards_per_block / lanes shards together, and so on. Position k of the
+    each epoch. It shuffles the rows of its next shuffle_block / lanes shards together, and so on. Position k of the
     epoch comes from lane k % lanes. Lanes differ in length: the last positions of an epoch (1 % of ten million) come
     from the lanes that still have rows.
 
     >>> shards = np.repeat(np.arange(4), 3)
     >>> keys = random_words(np.arange(12), 0, 0)[:, 0]
-    >>> shards[shuffled(keys, np.arange(12), Blocks(shards, shards_per_block=2, lanes=1), 0, 0)].tolist()
+    >>> shards[shuffled(keys, np.arange(12), Blocks(shards, shuffle_block=2, lanes=1), 0, 0)].tolist()
     [0, 0, 2, 2, 0, 2, 1, 3, 1, 1, 3, 3]
     """
     if blocks is None:
@@ -168,7 +168,7 @@ def shuffled(
     by_turn = np.lexsort((random_words(shards, seed, epoch, stream=3)[:, 0], lane_of))
     turn = np.empty(len(shards), np.int64)
     turn[by_turn] = np.arange(len(shards)) - np.searchsorted(lane_of[by_turn], lane_of[by_turn])
-    block_of = turn // max(1, blocks.shards_per_block // lanes)
+    block_of = turn // max(1, blocks.shuffle_block // lanes)
     number = np.searchsorted(shards, blocks.shards[rows])
     cells = lane_of * (block_of.max(initial=0) + 1) + block_of
     cells = cells.astype(np.min_scalar_type(cells.max(initial=0)))  # up to 16 bits numpy sorts ten times as fast

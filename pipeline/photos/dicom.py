@@ -24,9 +24,9 @@ HEADER: Final = 1 << 18
 """Bytes at the beginning of a file that hold the tags of `Tags`. Colour profiles and pixels come after them."""
 
 _CLASS, _SYNTAX, _PATIENT, _EYE_OF_IMAGE, _EYE = 0x00020002, 0x00020010, 0x00100020, 0x00200062, 0x00200060
-_SAMPLES, _PHOTOMETRIC, _PLANAR, _FRAMES, _ROWS, _COLUMNS = (0x00280000 | at for at in (2, 4, 6, 8, 0x10, 0x11))
-_ALLOCATED, _STORED, _HIGH, _SIGNED, _BURNED_IN = (0x00280000 | at for at in (0x100, 0x101, 0x102, 0x103, 0x301))
-_PALETTE: Final = tuple(0x00280000 | at for at in (0x1101, 0x1102, 0x1103, 0x1201, 0x1202, 0x1203))
+_SAMPLES, _PHOTOMETRIC, _PLANAR, _FRAMES, _ROWS, _COLUMNS = (0x00280000 | tag for tag in (2, 4, 6, 8, 0x10, 0x11))
+_ALLOCATED, _STORED, _HIGH, _SIGNED, _BURNED_IN = (0x00280000 | tag for tag in (0x100, 0x101, 0x102, 0x103, 0x301))
+_PALETTE: Final = tuple(0x00280000 | tag for tag in (0x1101, 0x1102, 0x1103, 0x1201, 0x1202, 0x1203))
 _PIXELS: Final = 0x7FE00010
 _PICTURE_TAGS: Final = (
     *(_SAMPLES, _PHOTOMETRIC, _PLANAR, _FRAMES, _ROWS, _COLUMNS),
@@ -40,7 +40,7 @@ _KEPT: Final = {
 }
 _ACQUIRED: Final = 0x0008002A  # date and time in one tag; some files have only this
 KEPT: Final = tuple(_KEPT)
-"""Names of the tags that can be kept beside the picture. A tag is kept only if the user asks for it."""
+"""Names of the tags that can be kept in addition to the picture. A tag is kept only if the user asks for it."""
 
 _IMPLICIT, _DEFLATED, _BIG_ENDIAN, _RLE = (f"1.2.840.10008.1.2{end}" for end in ("", ".1.99", ".2", ".5"))
 _UNCOMPRESSED_SYNTAXES: Final = frozenset({_IMPLICIT, "1.2.840.10008.1.2.1", _DEFLATED, _BIG_ENDIAN})
@@ -57,7 +57,7 @@ _J2K: Final = b"\xff\x4f\xff\x51"
 
 
 class Tags(NamedTuple):
-    """What is read from a file beside its picture."""
+    """What is read from a file in addition to its picture."""
 
     patient: str  # the patient's id, "" for none; used only to make a pseudonym, unless the user says otherwise
     eye: str  # "left", "right" or ""
@@ -395,15 +395,15 @@ def _inflate(packed: bytes, max_bytes: int) -> bytes:
 
 def _decode_packbits(data: bytes, wanted: int) -> NDArray[np.uint8]:
     """The first `wanted` bytes of a PackBits segment. Raises PhotoError if it has fewer."""
-    out, at = bytearray(), 0
-    while len(out) < wanted and at < len(data):
-        code = data[at]
+    out, position = bytearray(), 0
+    while len(out) < wanted and position < len(data):
+        code = data[position]
         if code < 128:
-            out += data[at + 1 : at + 2 + code]
-            at += code + 2
+            out += data[position + 1 : position + 2 + code]
+            position += code + 2
         else:
-            out += data[at + 1 : at + 2] * (257 - code if code > 128 else 0)
-            at += 2 if code > 128 else 1
+            out += data[position + 1 : position + 2] * (257 - code if code > 128 else 0)
+            position += 2 if code > 128 else 1
     if len(out) < wanted:
         raise PhotoError("cut off: fewer pixels than its header says")
     return np.frombuffer(out, np.uint8, wanted)

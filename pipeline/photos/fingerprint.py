@@ -24,8 +24,8 @@ COARSE_SIDE: Final = 32
 CANDIDATE_CORRELATION: Final = 0.55
 """The full fingerprints of a pair are compared if its coarse ones correlate above this."""
 MAX_COMPARED: Final = 100_000
-"""Copies are searched among at most so many photographs. Comparing 20,000 of test with 80,000 others takes 81 s on two
-cores. The time grows with the square of the number."""
+"""Copies are searched among at most this many photographs. To compare 20,000 of test with 80,000 others takes 81 s on
+two cores. The time grows with the square of the number."""
 
 
 def fingerprint(data: bytes | memoryview) -> NDArray[np.float32]:

@@ -62,7 +62,7 @@ def sniff(head: bytes | memoryview) -> str | None:
     if head.startswith((_JXL, _JXL_BOX)):
         return "JPEG XL"
     if head[4:8] == b"ftyp":
-        brands = {head[at : at + 4] for at in range(8, min(len(head), int.from_bytes(head[:4], "big")), 4)}
+        brands = {head[start : start + 4] for start in range(8, min(len(head), int.from_bytes(head[:4], "big")), 4)}
         if brands & {b"avif", b"avis"}:
             return "AVIF"
         return "HEIC" if brands & _HEIC_BRANDS else None
@@ -176,17 +176,17 @@ def _jpeg_xl_size(data: bytes) -> tuple[int, int]:
 
     Raises ValueError if there is no codestream.
     """
-    at = 0
+    position = 0
     if data.startswith(_JXL_BOX):
-        while (name := data[at + 4 : at + 8]) not in (b"jxlc", b"jxlp"):
-            length = int.from_bytes(data[at : at + 4], "big")
-            at += int.from_bytes(data[at + 8 : at + 16], "big") if length == 1 else length
-            if length == 0 or at >= len(data):
+        while (name := data[position + 4 : position + 8]) not in (b"jxlc", b"jxlp"):
+            length = int.from_bytes(data[position : position + 4], "big")
+            position += int.from_bytes(data[position + 8 : position + 16], "big") if length == 1 else length
+            if length == 0 or position >= len(data):
                 raise ValueError("no codestream")
-        at += (16 if data[at : at + 4] == b"\0\0\0\1" else 8) + (4 if name == b"jxlp" else 0)
-    if data[at : at + 2] != _JXL:
+        position += (16 if data[position : position + 4] == b"\0\0\0\1" else 8) + (4 if name == b"jxlp" else 0)
+    if data[position : position + 2] != _JXL:
         raise ValueError("no codestream")
-    bits, used = int.from_bytes(data[at + 2 : at + 18], "little"), 0
+    bits, used = int.from_bytes(data[position + 2 : position + 18], "little"), 0
 
     def take(count: int) -> int:
         nonlocal used

@@ -34,7 +34,7 @@ def frame_of(stream: bytes) -> Frame:
         elif marker in _FRAMES:
             if len(body) < 6 or len(body) != 6 + 3 * body[5]:
                 break
-            parts = [body[at : at + 2] for at in range(6, len(body), 3)]
+            parts = [body[position : position + 2] for position in range(6, len(body), 3)]
             by_id = bytes(part[0] for part in parts) == b"RGB"
             is_ycc = jfif or (adobe != 0 if adobe >= 0 else not by_id)
             height, width = int.from_bytes(body[1:3], "big"), int.from_bytes(body[3:5], "big")
@@ -68,9 +68,9 @@ def with_colour_model(stream: bytes, model: Literal["RGB", "YCbCr"] | None) -> b
 
 def with_comment(stream: bytes, text: str) -> bytes:
     """The JPEG with a comment of up to 65,533 bytes of ASCII, placed after the JFIF header if there is one."""
-    at = 4 + int.from_bytes(stream[4:6], "big") if stream[2:4] == b"\xff\xe0" else 2
+    position = 4 + int.from_bytes(stream[4:6], "big") if stream[2:4] == b"\xff\xe0" else 2
     comment = text.encode("ascii")
-    return stream[:at] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + stream[at:]
+    return stream[:position] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + stream[position:]
 
 
 def _segments(stream: bytes) -> Iterator[tuple[int, int, int]]:
@@ -78,16 +78,16 @@ def _segments(stream: bytes) -> Iterator[tuple[int, int, int]]:
 
     Bytes between segments are skipped, as libjpeg does. Raises ValueError if a segment is truncated.
     """
-    at = 2
-    while (at := stream.find(b"\xff", at)) >= 0 and at + 4 <= len(stream):
-        marker = stream[at + 1]
+    position = 2
+    while (position := stream.find(b"\xff", position)) >= 0 and position + 4 <= len(stream):
+        marker = stream[position + 1]
         if marker in (0x00, 0xFF) or marker in _STANDALONE:
-            at += 1 if marker == 0xFF else 2
+            position += 1 if marker == 0xFF else 2
             continue
         if marker in (0xD8, 0xD9, 0xDA):
             return
-        end = at + 2 + int.from_bytes(stream[at + 2 : at + 4], "big")
-        if end < at + 4 or end > len(stream):
+        end = position + 2 + int.from_bytes(stream[position + 2 : position + 4], "big")
+        if end < position + 4 or end > len(stream):
             raise ValueError("a JPEG is truncated")
-        yield marker, at, end
-        at = end
+        yield marker, position, end
+        position = end

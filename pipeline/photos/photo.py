@@ -29,7 +29,7 @@ _UPRIGHT: Final = {
 }
 _ON_ITS_SIDE: Final = frozenset(_UPRIGHT[orientation] for orientation in (5, 6, 7, 8))
 _DEPTHS: Final = (8, 10, 12, 14)
-"""Numbers of bits that cameras use in 16-bit values, beside 16."""
+"""Numbers of bits that cameras use in 16-bit values, other than 16."""
 
 
 class Photo(NamedTuple):

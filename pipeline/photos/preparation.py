@@ -40,7 +40,7 @@ EARLIER_VERSION: Final = {"none": 1, "graham": 2, "clahe": 1}
 """The version before, by enhancement. It assumed that every background is black and that all 16 bits are in use.
 `prepare` still gives its pixels, bit for bit, because weights that were trained on them need them."""
 MASK_COLOURS: Final = 3
-"""A mask has at most so many colours: the background and one or two kinds of lesion."""
+"""A mask has at most this many colours: the background and one or two kinds of lesion."""
 MAX_ASPECT: Final = 16
 """The largest ratio of a photograph's longer side to its shorter one. Beyond it are banners and strips."""
 

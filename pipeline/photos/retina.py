@@ -27,10 +27,10 @@ BLACK: Final = 8
 NOT_BLACK: Final = 16
 """A background from this level on is not black. In 420 EyePACS photographs the highest level is 4."""
 COLOURED: Final = 32
-"""From this level on, the distance to the background's colour tells pixels from it. Below, their brightness does: a dim
-rim differs from a darker background in nothing else."""
+"""From this level on, colour separates a background from the retina; below, brightness alone: a dim rim differs from a
+dark background in nothing else."""
 SAME_COLOUR: Final = 24
-"""Corners that differ by at most so many levels belong to one background."""
+"""Corners that differ by at most this many levels belong to one background."""
 ROUGHNESS: Final = 0.05
 """Mean step between neighbouring pixels, as a fraction of their level. Retina and even backgrounds are below, noisy
 backgrounds have 0.05 to 0.6."""
@@ -353,7 +353,7 @@ def _circumcircles(triples: NDArray[np.float64]) -> NDArray[np.float64]:
 def _step(difference: NDArray[np.uint8], disc: Disc) -> float:
     """The median step from the background to the retina, over the angles at which both are in the frame; 0 if none is.
 
-    It tells a background from corners of retina that look like one: retina fades and has no step.
+    Corners of retina may look like a background, but retina fades out and has no step.
     """
     height, width = difference.shape
     angles = np.arange(4 * SECTORS) * (np.pi / 2 / SECTORS)
