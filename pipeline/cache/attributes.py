@@ -25,7 +25,7 @@ def read_attributes(cache: Cache) -> pd.DataFrame:
     header, cells = table.iloc[0], table.iloc[1:].reset_index(drop=True)
     if not cells[0].equals(cache.manifest["id"]):
         raise CacheError(
-            f"{cache.path / ATTRIBUTES}: not of the photographs in the manifest; `tools preprocess` mends it"
+            f"{cache.path / ATTRIBUTES}: its rows do not match the manifest; `tools preprocess` repairs it"
         )
     kept = cells.drop(columns=0).set_axis(header[1:], axis=1).rename_axis(columns=None)
     return kept.loc[:, ~kept.columns.duplicated()]

@@ -94,7 +94,7 @@ def claim(path: Path) -> Iterator[None]:
             stack.enter_context(made_folder(path))
             foreign = [name for name in os.listdir(path) if not _is_unfinished(name)]
         except OSError as error:
-            raise CacheError(f"{path}: no folder to write a cache into ({error.strerror})") from error
+            raise CacheError(f"{path}: a cache cannot be written there ({error.strerror})") from error
         if foreign and not _holds_cache(path):
             raise CacheError(f"{path} holds {foreign[0]!r} and is no cache; choose another folder with --out")
         try:

@@ -48,7 +48,7 @@ def fold_splits(
         worst[patient] = max(grade, worst.get(patient, 0))
     if len(worst) < 2 * folds:
         who = "1 patient is" if len(worst) == 1 else f"{len(worst)} patients are"
-        raise CacheError(f"{who} too few for {folds} folds: each needs two at least")
+        raise CacheError(f"{who} too few for {folds} folds: each fold needs at least two")
     fold_of = draw_splits(worst, {str(fold): 1 / folds for fold in range(folds)}, seed, {})
     without_test = {name: fraction for name, fraction in SPLIT_FRACTIONS.items() if name != "test"}
     fractions = {name: fraction / sum(without_test.values()) for name, fraction in without_test.items()}
@@ -69,7 +69,7 @@ def folded_rows(manifest: pd.DataFrame, *, with_test: bool) -> NDArray[np.int64]
 def check_foldable(cache: Cache) -> Path:
     """The cache's folder. Raises CacheError if the cache is behind a URL, because folds link to its files."""
     if not isinstance(cache.path, Path):
-        raise CacheError(f"{cache.path}: folds are made of a cache on this machine; copy it here first")
+        raise CacheError(f"{cache.path}: folds need a cache on this machine; copy it here first")
     return cache.path
 
 

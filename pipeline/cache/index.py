@@ -109,14 +109,14 @@ class CacheIndex:
             index = cls(**fields)
         except FileNotFoundError as error:
             if exists(folder / UNFINISHED):
-                raise CacheError(f"{folder} is incomplete, its preprocess did not finish; run it again") from error
+                raise CacheError(f"{folder} is incomplete: `tools preprocess` did not finish; run it again") from error
             there = isinstance(folder, Url) or folder.is_dir()
             what = "is not a cache (it has no cache.json)" if there else "does not exist"
             raise CacheError(f"{folder} {what}; make one with `tools preprocess SRC --out {folder}`") from error
         except (ValueError, KeyError, TypeError, OSError) as error:
-            raise CacheError(f"{path}: damaged; `tools preprocess` mends it") from error
+            raise CacheError(f"{path}: damaged; `tools preprocess` repairs it") from error
         if data != index.to_json():
-            raise CacheError(f"{path}: damaged; `tools preprocess` mends it")
+            raise CacheError(f"{path}: damaged; `tools preprocess` repairs it")
         return index
 
     def write(self, folder: Path, name: str = INDEX) -> None:
