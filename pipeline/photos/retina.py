@@ -261,6 +261,7 @@ def _above(contrast: Contrast, level: float, noise_fraction: float) -> NDArray[n
 
 
 def _is_smooth(patch: NDArray[np.uint8]) -> bool:
+    """Whether the mean step between neighbouring pixels is below ROUGHNESS."""
     steps = np.abs(np.diff(patch.astype(np.float32)))
     return steps.sum() < ROUGHNESS * max(1.0, float(patch.mean())) * steps.size if steps.size else True
 
@@ -306,6 +307,7 @@ def _outline(lit: NDArray[np.bool_]) -> NDArray[np.float64]:
 
 
 def _circle(points: NDArray[np.float64], width: int, height: int) -> Disc | None:
+    """The circle that most points (n, 2) support, fitted to them; None if too few support it. See `find_disc`."""
     if len(points) < 16:
         return None
     circles = _circumcircles(points[np.random.default_rng(0).integers(len(points), size=(TRIALS, 3))])
@@ -319,11 +321,11 @@ def _circle(points: NDArray[np.float64], width: int, height: int) -> Disc | None
     support = (np.abs(_length(sample[:, 0] - cx, sample[:, 1] - cy) - radius) < TOLERANCE).sum(axis=1)
     circle = circles[support.argmax()]
     for _ in range(4):
-        arms = points - circle[:2]
-        lengths = _length(*arms.T)
-        near = np.abs(lengths - circle[2]) < TOLERANCE
-        distance = lengths[near]
-        directions = np.column_stack([arms[near] / distance[:, None], np.ones_like(distance)])
+        offsets = points - circle[:2]
+        distances = _length(*offsets.T)
+        near = np.abs(distances - circle[2]) < TOLERANCE
+        distance = distances[near]
+        directions = np.column_stack([offsets[near] / distance[:, None], np.ones_like(distance)])
         circle = circle + np.linalg.lstsq(directions, distance - circle[2], rcond=None)[0]
     disc = Disc(*circle.tolist())
     return disc if _supported(disc, points[near], width, height) else None
@@ -331,8 +333,8 @@ def _circle(points: NDArray[np.float64], width: int, height: int) -> Disc | None
 
 def _fraction_near(points: NDArray[np.float64], disc: Disc) -> float:
     """The fraction of the points that are near the circle."""
-    away = np.abs(_length(points[:, 0] - disc.cx, points[:, 1] - disc.cy) - disc.radius)
-    return np.count_nonzero(away < 2 * TOLERANCE) / len(points)
+    error = np.abs(_length(points[:, 0] - disc.cx, points[:, 1] - disc.cy) - disc.radius)
+    return np.count_nonzero(error < 2 * TOLERANCE) / len(points)
 
 
 def _length(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -367,8 +369,8 @@ def _step(difference: NDArray[np.uint8], disc: Disc) -> float:
 def _around_ellipse(points: NDArray[np.float64]) -> Disc | None:
     """The circle around the ellipse through the points. None if they form no ellipse, or one that is nearly a circle.
 
-    Lids and lashes may hide a quarter of it. So the ellipse is fitted to all points first, and then again and again to
-    the points near the last ellipse, with smaller tolerances.
+    Lids and lashes may hide a quarter of it. So the ellipse (direct least squares, Fitzgibbon et al. 1999) is fitted to
+    all points first, and then four times to the points near the last ellipse, with smaller tolerances.
     """
     near = points.astype(np.float32)
     for tolerance in (0.1, 0.05, 0.03, 0.015, 0.015):
@@ -376,11 +378,11 @@ def _around_ellipse(points: NDArray[np.float64]) -> Disc | None:
             return None
         (cx, cy), axes, degrees = cv2.fitEllipseDirect(near)
         cosine, sine = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
-        turned = (points - (cx, cy)) @ np.array([[cosine, -sine], [sine, cosine]]) / (np.array(axes) / 2)
-        is_near = np.abs(_length(*turned.T) - 1) < tolerance
+        on_unit_circle = (points - (cx, cy)) @ np.array([[cosine, -sine], [sine, cosine]]) / (np.array(axes) / 2)
+        is_near = np.abs(_length(*on_unit_circle.T) - 1) < tolerance
         near = points[is_near].astype(np.float32)
     narrow, wide = sorted(axes)
-    hit = np.unique(np.floor(np.arctan2(*turned[is_near].T) / (2 * np.pi) * SECTORS))
+    hit = np.unique(np.floor(np.arctan2(*on_unit_circle[is_near].T) / (2 * np.pi) * SECTORS))
     is_covered = len(near) >= 0.75 * len(points) and len(hit) >= SECTORS / 2
     is_ellipse = is_covered and ELLIPSE_ASPECT[0] <= wide / narrow <= ELLIPSE_ASPECT[1]
     return Disc(cx, cy, wide / 2) if is_ellipse else None
@@ -393,7 +395,7 @@ def _supported(disc: Disc, points: NDArray[np.float64], width: int, height: int)
     angles = (np.arange(SECTORS) + 0.5) * (2 * np.pi / SECTORS)
     x, y = disc.cx + disc.radius * np.cos(angles), disc.cy + disc.radius * np.sin(angles)
     visible = (x > 2) & (x < width - 2) & (y > 2) & (y < height - 2)
-    turned = np.arctan2(points[:, 1] - disc.cy, points[:, 0] - disc.cx) / (2 * np.pi) % 1
-    hit = np.bincount((turned * SECTORS).astype(np.int64) % SECTORS, minlength=SECTORS) > 0
+    turns = np.arctan2(points[:, 1] - disc.cy, points[:, 0] - disc.cx) / (2 * np.pi) % 1
+    hit = np.bincount((turns * SECTORS).astype(np.int64) % SECTORS, minlength=SECTORS) > 0
     found = (hit & visible).sum()
     return bool(found >= 8 and found >= 0.4 * visible.sum())
