@@ -51,7 +51,7 @@ class CacheIndex:
     rejects: str  # sha256 of rejects.csv
     scale: str = "icdr"  # name of the grading scale
     exact: bool = True  # whether the grades of that scale match those of ICDR one to one
-    attributes: str = ""  # sha256 of attributes.csv, "" where no columns were kept
+    attributes: str = ""  # sha256 of attributes.csv, "" if no columns were kept
     copies: int = 0  # test photographs that look like a photograph of train or val
     options: tuple[str, ...] = ()  # the options of `tools preprocess` that say how SRC was read
     placed: bool = False  # whether the JSONs in the shards have the patient and the split of each photograph
@@ -86,7 +86,7 @@ class CacheIndex:
         """Reads cache.json.
 
         A cache of the earlier recipe version is read too: weights that were trained on it need its pixels. Only
-        `tools preprocess` makes such a cache anew, because it compares recipes.
+        `tools preprocess` builds such a cache again, because it compares recipes.
 
         Raises CacheError if cache.json is missing, damaged, or of another version of this program.
         """

@@ -17,7 +17,7 @@ class Batch(NamedTuple):
     """n photographs with their grades."""
 
     images: Tensor  # uint8 (n, 3, size, size), RGB 0-255, on the loader's device, channels-last strides
-    grades: Tensor  # int64 (n,), 0-4, -1 where unknown, on the loader's device
+    grades: Tensor  # int64 (n,), 0-4, -1 if unknown, on the loader's device
     rows: Tensor  # int64 (n,), row in the manifest, on the CPU
 
 
