@@ -8,6 +8,7 @@ from typing import Final
 
 import click
 import numpy as np
+import pandas as pd
 import torch
 
 from pipeline.cache.cache import Cache, open_cache
@@ -83,7 +84,7 @@ def ensemble(
     to_device(model, torch.device(device))
     splits = list(measurable(cache, measured_splits(members)))
     outputs = {split: run_split(config, model, cache, split) for split in splits}
-    chosen_on = out_of_fold(members.folds, cache) if members.folds else outputs.get("val")
+    chosen_on = out_of_fold(members, cache) if members.folds else outputs.get("val")
     if chosen_on is not None:
         metadata = choose_decision(cache, chosen_on, metadata, first.grade_by)
     provenance = together(provenances)
@@ -208,12 +209,14 @@ def together(provenances: Sequence[Provenance | None]) -> Provenance | None:
     return reduce(lambda one, other: one.after(other), known) if len(known) == len(provenances) else None
 
 
-def out_of_fold(folds: FoldsFolder, cache: Cache) -> Outputs:
-    """Outputs for the folded photographs, each by the members that were not trained on its patient."""
-    table = RunFolder(folds.path).read_predictions("oof")
-    p = table[list(PROBABILITIES)].to_numpy(np.float32)
+def out_of_fold(members: Members, cache: Cache) -> Outputs:
+    """Outputs for the folded photographs, by the members that were not trained on them: the mean over seeds."""
+    table = pd.concat([run.read_predictions("test") for run in members.runs])
+    means = table.groupby("id", sort=False)[["grade", *PROBABILITIES]].mean()
+    p = means[list(PROBABILITIES)].to_numpy(np.float64)
     logits = torch.from_numpy(np.log(np.maximum(p, np.finfo(np.float32).tiny)))
-    return Outputs(cache.rows_of(table["id"]), torch.from_numpy(table["grade"].to_numpy(np.int64)), logits)
+    grades = torch.from_numpy(means["grade"].to_numpy(np.int64))
+    return Outputs(cache.rows_of(means.index.to_series()), grades, logits)
 
 
 def say_results(measured: Mapping[str, Evaluation]) -> None:

@@ -22,7 +22,7 @@ TWO_GRADES = pd.DataFrame({"predicted": [0, 2]})
 
 
 def known(untold: int = 0, copies: int = 0) -> Leak:
-    return Leak(tested=200, leaked=0, copies=copies, untold=untold, photographs=1000)
+    return Leak(tested=200, leaked=0, copies=copies, patient_unknown=untold, photographs=1000)
 
 
 @pytest.mark.parametrize(
