@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
-import torch
 
 from pipeline.cache.attributes import read_attributes
 from pipeline.cache.cache import Cache
@@ -105,7 +104,7 @@ def evaluate_split(
     Raises CacheError for a column that makes no groups, see `kept_groups`.
     """
     groups = kept_groups(cache, split, columns)
-    to_device(weights.model, torch.device(config.device))
+    to_device(weights.model, config.device)
     outputs = run_split(config, weights.model, cache, split)
     exposure = exposure_on(weights.provenance, cache, split, own=own)
     evaluation = measure_outputs(cache, split, outputs, weights.metadata, exposure, prevalence)

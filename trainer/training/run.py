@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pipeline.cache.cache import Cache
 from pipeline.loading.batch import Loader
 from trainer.config import FitConfig
@@ -84,7 +82,7 @@ def measure_kept(config: FitConfig, cache: Cache, run: RunFolder, splits: Iterab
     """
     model = load_model(run.model)[0] if is_main() else Grader(config.model, config.link, config.stem)
     same_state(model)
-    to_device(model, torch.device(config.device))
+    to_device(model, config.device)
     provenance = read_provenance(run.model) if is_main() else None
     for split in splits:
         outputs = run_split(config, model, cache, split)
