@@ -20,6 +20,7 @@ from trainer.config import (
     STEMS,
     FitConfig,
 )
+from trainer.config_file import ConfigFile
 from trainer.presets import PRESETS
 
 DEFAULT: Final = FitConfig()
@@ -42,6 +43,9 @@ _machine = section("Machine and curves")
 
 # fmt: off
 _OPTIONS: Final = (
+    _data("--config", type=ConfigFile(), is_eager=True, expose_value=False, metavar="FILE",
+          help="Settings from a TOML file (epochs = 30), or from the config.json of a run. Options that are given "
+               "override them."),
     _data("--recipe", type=click.Choice(list(PRESETS)),
           help="A preset: defaults of other options. Options that are given override it."),
     _data("--cache", type=Text(), default=DEFAULT.cache,

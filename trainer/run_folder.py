@@ -304,9 +304,9 @@ class RunFolder:
             return {}
         return {done: day for done, day in dates.items() if _is_day(day)}
 
-    def note_date(self, *done: str) -> None:
-        """Notes that these things were done today; see `read_dates`."""
-        write_json(self.dates, {**self.read_dates(), **dict.fromkeys(done, today())})
+    def note_date(self, *done: str, day: str | None = None) -> None:
+        """Notes that these things were done on a day, as YYYY-MM-DD; None: today. See `read_dates`."""
+        write_json(self.dates, {**self.read_dates(), **dict.fromkeys(done, day or today())})
 
     def write_accuracy(self, history: Sequence[Mapping[str, Any]]) -> None:
         import pandas as pd

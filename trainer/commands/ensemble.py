@@ -17,6 +17,7 @@ from trainer.evaluation.ensembles import (
     describe_members,
     find_members,
     joint_provenance,
+    last_trained,
     load_members,
     measured_splits,
     open_their_cache,
@@ -84,6 +85,8 @@ def ensemble(
     for split, evaluation in measured.items():
         write_evaluation(run.results(split), evaluation, f"{short_name(run.title)}, {split}")
     run.note_date(*(f"measured {split}" for split in measured))
+    if trained := last_trained(members):
+        run.note_date("trained", day=trained)
     write_summary(run, None, measured)
     say_results(measured)
     click.echo(f"results: {run.path}/")
