@@ -4,10 +4,8 @@ import sys
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 
-import click
-
 from pipeline.cache.cache import Cache
-from pipeline.errors import CacheError, LoaderMissing
+from pipeline.errors import CacheError, LoaderMissing, UsageError
 from pipeline.loading.plan import NO_AUGMENT, Augment, Blocks, Schedule
 from pipeline.machine import usable_cores
 
@@ -52,7 +50,7 @@ def open_loader(
     """
     check_loader(name, cache, size=size, device=device)
     if workers is not None and workers < 1:
-        raise click.UsageError(f"workers must be at least 1, got {workers}")
+        raise UsageError(f"workers must be at least 1, got {workers}")
     rows = cache.rows(split)
     if not len(rows):
         raise CacheError(f"{cache.path}: no photograph is in the split {split!r}")
@@ -65,7 +63,7 @@ def open_loader(
         blocks = None if together is None else Blocks.in_lanes(cache.shards, together)
         schedule = Schedule(rows, augment, source_size, size, batch_size, shuffle, seed, shard, labels, blocks)
     except ValueError as error:
-        raise click.UsageError(str(error)) from error
+        raise UsageError(str(error)) from error
     workers = workers or usable_cores()
     if choose_loader(name, device) == "torchvision":
         from pipeline.loading.torchvision_loader import TorchvisionLoader
@@ -79,13 +77,13 @@ def open_loader(
 def check_loader(name: str, cache: Cache, *, size: int | None, device: "str | torch.device") -> None:
     """Raises what `open_loader` does for a loader, a size or a device that cannot be; opens nothing."""
     if name not in LOADERS:
-        raise click.UsageError(f"loader {name!r}: choose one of {', '.join(LOADERS)}")
+        raise UsageError(f"loader {name!r}: choose one of {', '.join(LOADERS)}")
     if size is not None and not 1 <= size <= cache.recipe.size:
-        raise click.UsageError(f"size must be 1 to {cache.recipe.size}, the cache's own, got {size}")
+        raise UsageError(f"size must be 1 to {cache.recipe.size}, the cache's own, got {size}")
     if choose_loader(name, device) == "torchvision":
         return
     if _kind(device) not in ("cpu", "cuda"):
-        raise click.UsageError(f"DALI knows no device {device}; the torchvision loader does")
+        raise UsageError(f"DALI knows no device {device}; the torchvision loader does")
     try:
         import pipeline.loading.dali_loader  # noqa: F401
     except ImportError as error:

@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple
 
 import click
 
-from pipeline.errors import OutputError
+from pipeline.errors import FundusError, OutputError, UsageError
 from pipeline.machine import check_names
 from pipeline.options import write_options
 from pipeline.storage.artifacts import Kind, belongs_to_run, cache_around, is_report_of_run
@@ -110,15 +110,42 @@ class OutputPlace(Folder):
 Output = OutputFile | OutputFolder | OutputPlace
 
 
+class Failure(click.ClickException):
+    """An error of ours, as click prints it: one line on stderr, no traceback."""
+
+    def __init__(self, error: FundusError) -> None:
+        super().__init__(error.message)
+        self.exit_code = error.exit_code
+
+
+@contextmanager
+def _failing(context: click.Context | None) -> Iterator[None]:
+    """Raises errors of ours as click's, so that a command ends with one line and their exit code."""
+    try:
+        yield
+    except UsageError as error:
+        raise click.UsageError(error.message, context) from error
+    except FundusError as error:
+        raise Failure(error) from error
+
+
 class Guarded(click.Command):
     """A command whose outputs are checked against all paths that it was given, and then are its own until it ends. Its
-    help has sections."""
+    help has sections. It ends with one line where it raises a FundusError."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         write_options(self, ctx, formatter)
 
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        with _failing(None):  # types of parameters raise errors of ours too
+            return super().make_context(*args, **extra)
+
     def invoke(self, ctx: click.Context) -> Any:
-        check_names()
+        with _failing(ctx):
+            check_names()
+            return self._invoke(ctx)
+
+    def _invoke(self, ctx: click.Context) -> Any:
         paths = [(param.type, path) for param in self.params for path in _paths(ctx.params.get(param.name or ""))]
         inputs = [path for kind, path in paths if not isinstance(kind, Output)]
         outputs = [(kind, path) for kind, path in paths if isinstance(kind, Output)]

@@ -9,7 +9,6 @@ from io import BytesIO
 from pathlib import Path
 from zlib import crc32
 
-import click
 import numpy as np
 import pytest
 import torch
@@ -17,7 +16,7 @@ from PIL import Image
 
 from pipeline.cache.cache import Cache, open_cache
 from pipeline.cache.shards import shard_name
-from pipeline.errors import CacheError, LoaderMissing
+from pipeline.errors import CacheError, LoaderMissing, UsageError
 from pipeline.loading.batch import Batch, Loader, ahead
 from pipeline.loading.loaders import open_loader
 from pipeline.loading.plan import Augment
@@ -300,7 +299,7 @@ def test_an_orientation_tag_in_a_cache_turns_nothing(opener: Opener, cache: Cach
 def test_a_value_that_cannot_be_is_refused(
     opener: Opener, cache: Cache, settings: dict[str, object], message: str
 ) -> None:
-    with pytest.raises(click.UsageError) as refusal:
+    with pytest.raises(UsageError) as refusal:
         opener(cache, **settings)
     assert refusal.value.message == message
 
@@ -311,7 +310,7 @@ def test_an_empty_split_is_refused(opener: Opener, cache: Cache) -> None:
 
 
 def test_an_unknown_name_is_refused(cache: Cache) -> None:
-    with pytest.raises(click.UsageError, match="loader 'dally': choose one of auto, dali, torchvision"):
+    with pytest.raises(UsageError, match="loader 'dally': choose one of auto, dali, torchvision"):
         open_loader("dally", cache, split="all", batch_size=4)
 
 
