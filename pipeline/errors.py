@@ -12,7 +12,7 @@
       LoaderMissing        exit 3   the loader asked for is not installed; the message ends in its `pip install` line
 
 Foreign exceptions are caught where they arise and raised again as one of these, `from` their cause. Commands print the
-message and end with the exit code: pipeline.storage.outputs.
+message and end with the exit code: pipeline.command_line.
 """
 
 

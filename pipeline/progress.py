@@ -1,11 +1,11 @@
 """How far a long command is: a bar on a terminal; elsewhere, as in the log of a cluster's job, a line every 30 s."""
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, Protocol
 
-import click
 from rich.console import Console
 from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
@@ -52,7 +52,7 @@ class Heartbeat:
             return
         self._said = self._pace.clock()
         parts = (f"{self._what}: {done:,} of {total:,}", *pace, more() if more else "")
-        click.echo(", ".join(filter(None, parts)), err=True)
+        print(", ".join(filter(None, parts)), file=sys.stderr, flush=True)
 
 
 class FittingProgress(Progress):

@@ -11,16 +11,13 @@ import time
 from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, Final, NamedTuple
-
-import click
+from typing import IO, Final, NamedTuple
 
 from pipeline.errors import StoreError
-from pipeline.options import Finite
 from pipeline.storage.artifacts import INDEX
 from pipeline.storage.atomic import TMP_SUFFIX
 from pipeline.storage.locks import POSIX_FILES, lock, unlock
-from pipeline.storage.url import Folder, Url
+from pipeline.storage.url import Url
 
 LOCAL_CACHE: Final = "FUNDUS_LOCAL_CACHE"
 LOCAL_CACHE_GB: Final = "FUNDUS_LOCAL_CACHE_GB"
@@ -170,33 +167,6 @@ def local_folder() -> LocalFolder:
     except (ValueError, OverflowError) as error:
         raise StoreError(f"{LOCAL_CACHE_GB} must be a positive number, got {text!r}") from error
     return LocalFolder(local_root() / "shards", limit)
-
-
-def _keep(context: click.Context, parameter: click.Parameter, value: Any) -> None:
-    """Into the environment, as long as the command runs: processes that it starts find it there."""
-    name = str(parameter.envvar)
-    if value is not None:
-        before = os.environ.get(name)
-        os.environ[name] = str(value)
-        context.call_on_close(lambda: os.environ.pop(name) if before is None else os.environ.update({name: before}))
-
-
-local_cache_option = click.option(
-    "--local-cache",
-    type=Folder(path_type=Path),
-    envvar=LOCAL_CACHE,
-    expose_value=False,
-    callback=_keep,
-    help="Where files of caches at URLs are kept.  [default: ~/.cache/fundus-grading]",
-)
-local_cache_gb_option = click.option(
-    "--local-cache-gb",
-    type=Finite(0, min_open=True),
-    envvar=LOCAL_CACHE_GB,
-    expose_value=False,
-    callback=_keep,
-    help=f"Gigabytes to keep there at most. Files not used for longest are deleted.  [default: {DEFAULT_GB:g}]",
-)
 
 
 def _entries(folder: Path) -> Iterator["os.DirEntry[str]"]:

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 from pipeline.cache.cache import Cache, open_cache
+from pipeline.limits import SMALLEST
 from pipeline.machine import usable_cores
-from pipeline.options import SMALLEST
 from pipeline.photos.preparation import Recipe
 from tools.benchmark.report import Report
 from tools.benchmark.workloads import Rows, Run, uint8
