@@ -5,7 +5,7 @@
     rejects.csv    source, reason: every photograph and row that was refused
     shards/        NNNN.tar (pipeline.cache.shards)
 
-The folder may lie behind a URL: pipeline.cache.remote_shards brings its shards.
+The folder may lie behind a URL: pipeline.cache.shard_store has where its shards are read from.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from pipeline.cache.index import MANIFEST, CacheIndex
 from pipeline.cache.manifest import read_manifest
+from pipeline.cache.shard_store import ShardStore, open_shards
 from pipeline.cache.shards import scan_sources, shard_name
 from pipeline.cache.splits import SPLITS, Leak, leak_of
 from pipeline.errors import CacheError
@@ -30,24 +31,23 @@ from pipeline.storage.artifacts import SHARDS
 from pipeline.storage.paths import sha256_of
 from pipeline.storage.url import Url, place
 
-if TYPE_CHECKING:
-    from pipeline.cache.remote_shards import Mirror
-
 ALONE: Final = 6
 """Photographs of a shard that come one by one as soon as it does: 50 ms each, or 30 MB at 100 MB/s."""
 
 
 @dataclass(eq=False)
 class Cache:
-    """An open, complete cache. Rows are positions in `manifest`. Safe to read from several threads."""
+    """An open, complete cache; `open_cache` opens it. Safe to read from several threads.
+
+    `manifest` is its table, a photograph a row (pipeline.cache.manifest). Rows are positions in it, from 0 on.
+    """
 
     path: Path | Url
     index: CacheIndex
     manifest: pd.DataFrame
-    mirror: "Mirror | None" = None  # of a cache behind a URL
-    _maps: dict[int, mmap.mmap] = field(default_factory=dict, repr=False)
-    _sources: dict[int, dict[str, int]] = field(default_factory=dict, repr=False)
-    _noting: bool = False
+    store: ShardStore = field(repr=False)
+    _sources: dict[int, dict[str, int]] = field(default_factory=dict, init=False, repr=False)
+    _noting: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
         # Columns as plain arrays: a lookup in a DataFrame costs 20 us, more than the rest of a read.
@@ -96,11 +96,11 @@ class Cache:
     def read(self, row: int) -> memoryview:
         """The JPEG of a row, as a view of the shard's mmap.
 
-        Raises CacheError with the photograph's id where its bytes are not those that were cached.
+        Raises CacheError with the photograph's id where its bytes are not those that were cached, StoreError where they
+        cannot be fetched from a URL.
         """
         jpeg = self._whole(row)
-        if jpeg is None and self.mirror:
-            self.mirror.forget(int(self._where[row, 0]))  # this disk's fault, for what came was checked
+        if jpeg is None and self.store.discard(int(self._where[row, 0])):  # this disk's fault: what came was checked
             jpeg = self._whole(row)
         if jpeg is None:
             id, where = self.manifest["id"].iloc[row], f"{SHARDS}/{shard_name(self._where[row, 0])}"
@@ -113,12 +113,12 @@ class Cache:
         return jpeg if len(jpeg) == nbytes and zlib.crc32(jpeg) == crc32 else None
 
     @property
-    def together(self) -> int | None:
-        """How many shards a shuffle should mix at a time; None where it need not keep to few, for all have room.
+    def shuffle_block(self) -> int | None:
+        """How many shards a shuffle should mix at a time, at least 1; None where it need not keep to few.
 
-        A matter of this machine, so it is to be asked once a run: an epoch's order depends on it.
+        It depends on how much this machine may hold, so it is to be asked once a run: an epoch's order depends on it.
         """
-        return None if self.mirror is None or self.mirror.holds_all else self.mirror.block
+        return self.store.shuffle_block
 
     @property
     def shards(self) -> NDArray[np.int64]:
@@ -129,47 +129,41 @@ class Cache:
         """(n,) the rows, one shard's after another's."""
         return rows[np.argsort(self._where[rows, 0], kind="stable")]
 
-    def expect(self, batches: Iterable[NDArray[np.int64]]) -> None:
-        """Says what will be read, in this order, so that shards behind a URL come in time."""
-        if self.mirror:
-            rows = list(batches)
-            self.mirror.expect(self._where[np.concatenate(rows), 0] if rows else np.empty(0, np.int64))
+    def prefetch(self, batches: Iterable[NDArray[np.int64]]) -> None:
+        """Says which rows will be read, in this order, so that shards behind a URL come in time. Replaces what was said
+        before.
+
+        batches: int64 (n,) rows for each.
+        """
+        self.store.prefetch(self._where[rows, 0] for rows in batches)
 
     def reader(self, rows: NDArray[np.int64]) -> Callable[[int], bytes | memoryview]:
-        """`read` for these rows alone: where they are few of many shards behind a URL, those are not brought here."""
-        if self.mirror is None or len(rows) >= ALONE * len(np.unique(self._where[rows, 0])):
+        """`read` for these rows, (n,), alone: where they are few of many shards behind a URL, those are not brought
+        here."""
+        if len(rows) >= ALONE * len(np.unique(self._where[rows, 0])):
             return self.read
-        mirror = self.mirror
 
         def read(row: int) -> bytes | memoryview:
             shard, offset, nbytes, crc32 = self._where[row].tolist()
-            jpeg = mirror.part(shard, offset, nbytes)
+            jpeg = self.store.read_range(shard, offset, nbytes)
             return jpeg if jpeg is not None and zlib.crc32(jpeg) == crc32 else self.read(row)
 
         return read
 
     def map_shard(self, shard: int) -> mmap.mmap:
-        """Raises CacheError where it cannot be read, StoreError where it cannot be brought here."""
+        """The bytes of a shard. Raises CacheError where it cannot be read, StoreError where it cannot be fetched."""
         try:
-            mapped = self.mirror.map(shard) if self.mirror else self._map(shard)
+            mapped = self.store.map(shard)
         except (OSError, ValueError) as error:
             raise CacheError(f"{self.path / SHARDS / shard_name(shard)}: cannot be read ({error})") from error
-        if self._noting and self.mirror and shard not in self._sources:
+        if self._noting and shard not in self._sources:
             self._sources[shard] = scan_sources(mapped)
         return mapped
 
-    def _map(self, shard: int) -> mmap.mmap:
-        assert isinstance(self.path, Path), "a cache behind a URL has a mirror"
-        if shard not in self._maps:
-            with open(self.path / SHARDS / shard_name(shard), "rb") as file:
-                # Two threads may map a shard at once; setdefault keeps one, the other is collected.
-                self._maps.setdefault(shard, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        return self._maps[shard]
-
     def note_sources(self) -> None:
-        """From now on each shard that comes from behind a URL is looked through for `source_digests` while it is here,
-        so that it need not come twice."""
-        self._noting = True
+        """From now on each shard that may be gone later is looked through for `source_digests` while it is here, so
+        that it need not come twice."""
+        self._noting = self.store.evicts
 
     def source_digests(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """(n,) the first 8 bytes of the SHA-256 of the files that n photographs were made from; 0 where the cache does
@@ -187,6 +181,11 @@ class Cache:
         """The same cache with maps and threads of its own, for another process."""
         return _reopen(self.path, self.index, self.manifest)
 
+    def take(self, rows: NDArray[np.int64]) -> "Cache":
+        """A cache of these rows, (n,), in this order and as often as they are listed, with maps and threads of its
+        own."""
+        return _reopen(self.path, self.index, self.manifest.iloc[rows].reset_index(drop=True))
+
     def __reduce__(self) -> tuple[Any, ...]:
         # Maps and threads stay in their process. The manifest goes along: rows are positions in this very table.
         return _reopen, (self.path, self.index, self.manifest)
@@ -198,18 +197,12 @@ class Cache:
         self.close()
 
     def close(self) -> None:
-        """Forgets the maps; a view still held keeps its own alive."""
-        self._maps.clear()
-        if self.mirror:
-            self.mirror.close()
+        """Gives back maps and threads; a view that `read` gave and that is still held keeps its own map alive."""
+        self.store.close()
 
 
 def _reopen(path: Path | Url, index: CacheIndex, manifest: pd.DataFrame) -> Cache:
-    if isinstance(path, Path):
-        return Cache(path, index, manifest)
-    from pipeline.cache.remote_shards import open_mirror
-
-    return Cache(path, index, manifest, open_mirror(path, index))
+    return Cache(path, index, manifest, open_shards(path, index))
 
 
 def open_cache(path: Path | Url | str) -> Cache:

@@ -1,10 +1,13 @@
-"""The shards of a cache behind a URL: each is downloaded once, as a whole, shortly before it is needed."""
+"""The shards of a cache behind a URL: each is downloaded once, as a whole, shortly before it is needed.
+
+They are kept in this machine's folder for such (pipeline.storage.local_cache), as many as it may hold.
+"""
 
 import hashlib
 import mmap
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from itertools import count
 from typing import Final
@@ -12,11 +15,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cache.index import CacheIndex, ShardRecord
+from pipeline.cache.index import ShardRecord
 from pipeline.cache.shards import shard_name
 from pipeline.errors import CacheError, StoreError
 from pipeline.storage import object_store
-from pipeline.storage.local_cache import Blob, LocalFolder, local_folder
+from pipeline.storage.local_cache import Blob, LocalFolder
 from pipeline.storage.url import Url
 
 THREADS: Final = 4
@@ -28,11 +31,13 @@ MAPS: Final = 256
 NOTHING: Final = np.empty(0, np.int64)
 
 
-class Mirror:
-    """The shards, by number. Safe to use from several threads."""
+class RemoteShards:
+    """The shards of a cache at a URL. See ShardStore in pipeline.cache.shard_store."""
+
+    evicts: Final = True
 
     def __init__(self, url: Url, records: Sequence[ShardRecord], folder: LocalFolder) -> None:
-        """url: of the folder of shards."""
+        """url: of the folder of shards. records: what cache.json says of each. folder: where they are kept here."""
         self._url, self._folder = url, folder
         self._blobs = [Blob(record.sha256, record.nbytes) for record in records]
         self._maps: dict[int, mmap.mmap] = {}
@@ -43,45 +48,35 @@ class Mirror:
         self._follow(NOTHING)
 
     @property
-    def holds_all(self) -> bool:
-        """Whether all shards have room on this machine."""
-        return sum(blob.nbytes for blob in self._blobs) <= self._folder.limit
-
-    @property
-    def block(self) -> int:
-        """How many shards to read from at a time, while as many others are on their way."""
-        return max(1, self._folder.limit // max(blob.nbytes for blob in self._blobs) // 2)
+    def shuffle_block(self) -> int | None:
+        """Half of what this machine may hold: as many others are on their way. None where all fit."""
+        sizes = [blob.nbytes for blob in self._blobs]
+        return None if sum(sizes) <= self._folder.limit else max(1, self._folder.limit // max(sizes) // 2)
 
     def map(self, shard: int) -> mmap.mmap:
-        """The bytes of a shard; waits for them where they are not here yet.
-
-        Raises StoreError where they do not come, CacheError where they are gone.
-        """
         self._read = read = next(self._count)  # counting is atomic, an increment would not be
         if read > self._until:
             self._go_ahead()
         found = self._maps.get(shard)
         return self._bring(shard) if found is None else found
 
-    def part(self, shard: int, offset: int, nbytes: int) -> bytes | None:
-        """So many bytes of a shard, unchecked; None where it is here as a whole, or nowhere."""
+    def read_range(self, shard: int, offset: int, nbytes: int) -> bytes | None:
         if shard in self._maps or self._folder.has(self._blobs[shard]):
             return None
         with suppress(FileNotFoundError):
             return object_store.read(self._url / shard_name(shard), part=(offset, offset + nbytes))
-        return None
+        return None  # `map` will say that it is missing
 
-    def forget(self, shard: int) -> None:
-        """Damaged on this machine, it will come again."""
-        self._maps.pop(shard, None)
-        self._folder.forget(self._blobs[shard])
-
-    def expect(self, shards: NDArray[np.int64]) -> None:
-        """Says of all reads to come, in their order, which shard each is from: an epoch. Replaces what was said."""
+    def prefetch(self, batches: Iterable[NDArray[np.int64]]) -> None:
         self._failed = None
         self._damaged.clear()
-        self._follow(shards)
+        self._follow(np.concatenate([NOTHING, *batches]))
         self._go_ahead()
+
+    def discard(self, shard: int) -> bool:
+        self._maps.pop(shard, None)
+        self._folder.forget(self._blobs[shard])
+        return True
 
     def close(self) -> None:
         self._follow(NOTHING)
@@ -117,7 +112,7 @@ class Mirror:
                     continue
                 self._under_way += 1
                 # A daemon, which the end of the program does not wait for.
-                threading.Thread(target=self._fetch, args=(shard,), name="mirror", daemon=True).start()
+                threading.Thread(target=self._fetch, args=(shard,), name="remote shards", daemon=True).start()
             self._until = SLACK + min((self._last[shard] for shard in self._window), default=self._read)
 
     def _fetch(self, shard: int) -> None:
@@ -156,13 +151,11 @@ class Mirror:
             raise
 
 
-def open_mirror(url: Url, index: CacheIndex) -> Mirror:
-    """Of the cache at a URL, in this machine's folder."""
-    return Mirror(url / "shards", index.shards, local_folder())
-
-
 def read_checked(url: Url, sha256: str) -> bytes:
-    """Raises CacheError for a file that is missing or has other bytes, StoreError where none come."""
+    """The bytes of a file. sha256: 64 hex digits that they must have.
+
+    Raises CacheError for a file that is missing or has other bytes, StoreError where none come.
+    """
     for _ in range(2):
         try:
             data = object_store.read(url)

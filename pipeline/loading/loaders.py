@@ -42,7 +42,7 @@ def open_loader(
     workers: threads, at least 1; one for each core this process may use where None.
     shard: (rank, world), this process's part of an epoch (see `plan_epoch`).
     together: how many shards a shuffle mixes at a time (see `Blocks`); without one, shards come one after the other.
-    None: any photograph may come anywhere, and without a shuffle rows come in their order. See `Cache.together`.
+    None: any photograph may come anywhere, and without a shuffle rows come in their order. See `Cache.shuffle_block`.
     balanced: whether every grade has the same number of places in an epoch, photographs of rare ones coming repeatedly.
 
     Raises LoaderMissing where DALI is asked for and not installed, CacheError for an empty split, UsageError for a

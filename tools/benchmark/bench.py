@@ -122,7 +122,7 @@ def sample_of(cache: Cache, batch: int) -> Cache:
     picked = np.linspace(0, len(cache.manifest) - 1, min(SAMPLE, len(cache.manifest))).astype(int)
     length = max(1, LONGEST // batch) * batch
     rows = np.resize(picked, length)
-    return Cache(cache.path, cache.index, cache.manifest.iloc[rows].reset_index(drop=True))
+    return cache.take(rows)
 
 
 def shrunk(cache: Cache, folder: Path, size: int, workers: int) -> Path:

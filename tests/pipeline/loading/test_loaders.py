@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from pipeline.cache.cache import Cache, open_cache
+from pipeline.cache.shard_store import open_shards
 from pipeline.cache.shards import shard_name
 from pipeline.errors import CacheError, LoaderMissing, UsageError
 from pipeline.loading.batch import Batch, Loader, ahead
@@ -95,7 +96,7 @@ def with_jpeg(cache: Cache, row: int, jpeg: bytes) -> Cache:
         shard.write(jpeg)
     manifest = cache.manifest.copy()
     manifest.loc[row, "crc32"] = crc32(jpeg)
-    return Cache(cache.path, cache.index, manifest)
+    return Cache(cache.path, cache.index, manifest, open_shards(cache.path, cache.index))
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 4, 5])

@@ -84,7 +84,7 @@ def test_how_a_shuffle_keeps_to_few_shards_is_settled_at_the_start(
     largest = max(path.stat().st_size for path in here.rglob("*.tar"))
     monkeypatch.setenv("FUNDUS_LOCAL_CACHE_GB", str(2.5 * largest / 1e9))
     resolved, cache, _ = prepare(asked)
-    assert resolved.together == cache.together == 1
+    assert resolved.together == cache.shuffle_block == 1
     with open_loaders(resolved, cache) as loaders:
         shards = [cache.manifest["shard"].to_numpy()[batch.rows] for batch in loaders["train"].epoch(0)]
     assert (np.diff(np.concatenate(shards)) != 0).sum() == 3  # one shard after the other
