@@ -51,7 +51,7 @@ class RemoteShards:
     def shuffle_block(self) -> int | None:
         """Half of what this machine may hold: as many others are on their way. None where all fit."""
         sizes = [blob.nbytes for blob in self._blobs]
-        return None if sum(sizes) <= self._folder.limit else max(1, self._folder.limit // max(sizes) // 2)
+        return None if sum(sizes) <= self._folder.capacity else max(1, self._folder.capacity // max(sizes) // 2)
 
     def map(self, shard: int) -> mmap.mmap:
         self._read = read = next(self._count)  # counting is atomic, an increment would not be
@@ -75,7 +75,7 @@ class RemoteShards:
 
     def discard(self, shard: int) -> bool:
         self._maps.pop(shard, None)
-        self._folder.forget(self._blobs[shard])
+        self._folder.discard(self._blobs[shard])
         return True
 
     def close(self) -> None:
@@ -93,7 +93,7 @@ class RemoteShards:
             self._until = len(shards)  # the read at which the window changes
 
     def _go_ahead(self) -> None:
-        """Begins to bring the shards that come next, as far as they have room beside those still in use."""
+        """Begins to bring the shards that come next, as far as they fit beside those still in use."""
         with self._lock:
             done = self._read - SLACK  # places of the plan
             self._window = {shard for shard in self._window if self._last[shard] >= done}
@@ -103,7 +103,7 @@ class RemoteShards:
                     self._ahead.popleft()
                     continue
                 coming = self._window | {shard}
-                if self._window and sum(self._blobs[each].nbytes for each in coming) > self._folder.limit:
+                if self._window and sum(self._blobs[each].nbytes for each in coming) > self._folder.capacity:
                     break
                 self._window = coming
                 self._ahead.popleft()
@@ -127,8 +127,8 @@ class RemoteShards:
 
     def _bring(self, shard: int) -> mmap.mmap:
         blob = self._blobs[shard]
-        spare = {self._blobs[each].sha256 for each in self._window}
-        found = self._folder.open(blob, lambda: self._download(shard), spare)
+        evict_last = {self._blobs[each].sha256 for each in self._window}
+        found = self._folder.open(blob, lambda: self._download(shard), evict_last)
         with self._lock:
             self._maps[shard] = found
             if len(self._maps) > MAPS:
@@ -138,7 +138,7 @@ class RemoteShards:
     def _download(self, shard: int) -> bytes:
         if failed := self._failed or self._damaged.get(shard):
             raise failed
-        for other in list(self._maps):  # a map keeps the disk full of what has made room
+        for other in list(self._maps):  # a map keeps on the disk what was evicted
             if other not in self._window and not self._folder.has(self._blobs[other]):
                 self._maps.pop(other, None)
         try:

@@ -1,7 +1,7 @@
 """The folder where a machine keeps what it brought down from a store: bounded, checked, shared by processes.
 
 Files are called after their sha256, so what has a final name is whole and never out of date, whichever cache it came
-with. Where there is no room, what was not used for longest goes; a map of it that somebody holds stays readable.
+with. Beyond its capacity, what was not used for longest is evicted; a map of it that somebody holds stays readable.
 """
 
 import mmap
@@ -36,10 +36,10 @@ class Blob(NamedTuple):
 
 
 class LocalFolder:
-    """At most `limit` bytes of files below `folder`, those on their way included."""
+    """At most `capacity` bytes of files below `folder`, those on their way included."""
 
-    def __init__(self, folder: Path, limit: int) -> None:
-        self.folder, self.limit = folder, limit
+    def __init__(self, folder: Path, capacity: int) -> None:
+        self.folder, self.capacity = folder, capacity
         if not POSIX_FILES:  # a shard could not go while it is mapped, nor come while another process waits for it
             raise StoreError("caches behind URLs can be read on Linux and macOS only; copy the cache to this machine")
         if (folder.parent / INDEX).exists():
@@ -54,18 +54,18 @@ class LocalFolder:
         return (self.folder / blob.sha256).exists()
 
     def touch(self, blob: Blob) -> None:
-        """Puts off its turn to go."""
+        """Puts off its eviction."""
         with suppress(OSError):  # gone, or another user's
             os.utime(self.folder / blob.sha256)
 
-    def forget(self, blob: Blob) -> None:
+    def discard(self, blob: Blob) -> None:
         (self.folder / blob.sha256).unlink(missing_ok=True)
 
-    def open(self, blob: Blob, download: Callable[[], bytes], spare: Container[str] = ()) -> mmap.mmap:
+    def open(self, blob: Blob, download: Callable[[], bytes], evict_last: Container[str] = ()) -> mmap.mmap:
         """A map of the file, downloaded if need be by one thread of one process while the others wait.
 
-        download: gives its bytes, checked. spare: digests that are to go last when room is made.
-        Raises StoreError where it has no room, and what `download` raises.
+        download: gives its bytes, checked. evict_last: digests that are to be evicted last.
+        Raises StoreError where the file is larger than the capacity, and what `download` raises.
         """
         while True:
             with suppress(FileNotFoundError):
@@ -73,7 +73,7 @@ class LocalFolder:
             with self._alone(blob) as unfinished:
                 if unfinished is None:  # somebody else has finished it, or failed
                     continue
-                self._reserve(unfinished, blob, spare)
+                self._reserve(unfinished, blob, evict_last)
                 data = download()
                 try:
                     unfinished.write(data)
@@ -112,38 +112,38 @@ class LocalFolder:
                     path.unlink()
                 unlock(file.fileno())
 
-    def _reserve(self, unfinished: IO[bytes], blob: Blob, spare: Container[str]) -> None:
-        """Gives the file its size, for which what was not used for longest makes room."""
-        if blob.nbytes > self.limit:
+    def _reserve(self, unfinished: IO[bytes], blob: Blob, evict_last: Container[str]) -> None:
+        """Gives the file its size, for which what was not used for longest is evicted."""
+        if blob.nbytes > self.capacity:
             raise StoreError(
-                f"{self.folder}: a file of {blob.nbytes / 1e9:.3g} GB does not fit into the {self.limit / 1e9:.3g} GB "
-                "that it may hold; give --local-cache-gb more"
+                f"{self.folder}: a file of {blob.nbytes / 1e9:.3g} GB does not fit into the "
+                f"{self.capacity / 1e9:.3g} GB that it may hold; give --local-cache-gb more"
             )
         unfinished.truncate(0)  # one who was killed may have left some
         while True:
             with self._settled():
-                if self._make_room(blob.nbytes, spare):
+                if self._evict(blob.nbytes, evict_last):
                     unfinished.truncate(blob.nbytes)
                     return
             time.sleep(0.05)  # the rest is on its way, and may go when it is here
 
     @contextmanager
     def _settled(self) -> Iterator[None]:
-        """Nobody else makes room meanwhile, or gives a file the name under which it would be overlooked."""
+        """Nobody else evicts meanwhile, or gives a file the name under which it would be overlooked."""
         with open(self.folder / _LOCK, "ab") as file:
             lock(file.fileno(), wait=True)
             yield
 
-    def _make_room(self, nbytes: int, spare: Container[str]) -> bool:
+    def _evict(self, nbytes: int, evict_last: Container[str]) -> bool:
         # 40,000 shards, 1 TB, take 0.1 s to look through, one shard 0.1 s to come at 2 Gbit/s.
         files = [(entry, entry.stat()) for entry in _entries(self.folder) if _BLOB.fullmatch(entry.name)]
         used = sum(about.st_size for _, about in files)
-        for entry, _ in sorted(files, key=lambda file: (file[0].name in spare, file[1].st_mtime_ns)):
-            if used + nbytes <= self.limit:
+        for entry, _ in sorted(files, key=lambda file: (file[0].name in evict_last, file[1].st_mtime_ns)):
+            if used + nbytes <= self.capacity:
                 break
             if _removed(entry):
                 used -= entry.stat().st_size
-        return used + nbytes <= self.limit
+        return used + nbytes <= self.capacity
 
 
 def local_root() -> Path:
@@ -158,15 +158,15 @@ def home_of(url: Url) -> Path:
 
 
 def local_folder() -> LocalFolder:
-    """Where shards are kept. Raises StoreError for a limit that is no number."""
+    """Where shards are kept. Raises StoreError for a capacity that is no number."""
     text = os.environ.get(LOCAL_CACHE_GB) or str(DEFAULT_GB)
     try:
-        limit = int(float(text) * 1e9)
-        if limit <= 0:
+        capacity = int(float(text) * 1e9)
+        if capacity <= 0:
             raise ValueError
     except (ValueError, OverflowError) as error:
         raise StoreError(f"{LOCAL_CACHE_GB} must be a positive number, got {text!r}") from error
-    return LocalFolder(local_root() / "shards", limit)
+    return LocalFolder(local_root() / "shards", capacity)
 
 
 def _entries(folder: Path) -> Iterator["os.DirEntry[str]"]:

@@ -37,15 +37,15 @@ def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def room(here: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], int]:
-    """room(3.5) -> --local-cache-gb for so many shards, in bytes."""
+def capacity(here: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], int]:
+    """capacity(3.5) -> --local-cache-gb for so many shards, in bytes."""
 
-    def set_room(shards: float) -> int:
+    def set_capacity(shards: float) -> int:
         limit = int(shards * max(path.stat().st_size for path in here.rglob("*.tar")))
         monkeypatch.setenv("FUNDUS_LOCAL_CACHE_GB", str(limit / 1e9))
         return limit
 
-    return set_room
+    return set_capacity
 
 
 def tars(s3: Weather) -> list[str]:
@@ -58,7 +58,7 @@ def kept(tmp_path: Path) -> list[Path]:
 
 
 def nbytes_kept(tmp_path: Path) -> int:
-    with open(tmp_path / "local/shards/lock", "wb") as lock:  # nobody makes room while this looks
+    with open(tmp_path / "local/shards/lock", "wb") as lock:  # nobody evicts while this looks
         fcntl.flock(lock, fcntl.LOCK_EX)
         sizes = []
         for path in kept(tmp_path):
@@ -118,10 +118,10 @@ def test_shards_come_in_the_order_of_the_plan_before_they_are_asked_for(here: Pa
     assert set(came[4:]) == {1, 3, 4, 6}
 
 
-def test_beyond_the_room_shards_go_and_come_again_and_reading_is_never_ahead_of_the_limit(
-    here: Path, there: Url, s3: Weather, room: Callable[[float], int], tmp_path: Path
+def test_beyond_the_capacity_shards_go_and_come_again_and_reading_is_never_ahead_of_the_limit(
+    here: Path, there: Url, s3: Weather, capacity: Callable[[float], int], tmp_path: Path
 ) -> None:
-    limit = room(3.5)
+    limit = capacity(3.5)
     with (
         open_cache(there) as cache,
         open_loader("torchvision", cache, split="all", batch_size=8, together=cache.shuffle_block) as loader,
@@ -139,12 +139,12 @@ def test_beyond_the_room_shards_go_and_come_again_and_reading_is_never_ahead_of_
         assert_same(cache, open_cache(here))
 
 
-def test_a_shuffle_beyond_the_room_fetches_each_shard_once_an_epoch(
-    here: Path, there: Url, s3: Weather, room: Callable[[float], int]
+def test_a_shuffle_beyond_the_capacity_fetches_each_shard_once_an_epoch(
+    here: Path, there: Url, s3: Weather, capacity: Callable[[float], int]
 ) -> None:
     with open_cache(there) as cache:
-        assert cache.shuffle_block is None  # all have room
-    room(4.5)
+        assert cache.shuffle_block is None  # all fit
+    capacity(4.5)
     with open_cache(there) as cache:
         assert cache.shuffle_block == 2  # two to read from, two on their way
         loading = open_loader(
@@ -160,10 +160,10 @@ def test_a_shuffle_beyond_the_room_fetches_each_shard_once_an_epoch(
         assert not np.array_equal(orders[0], orders[1])
 
 
-def test_a_view_of_a_shard_that_made_room_stays_readable(
-    here: Path, there: Url, room: Callable[[float], int], tmp_path: Path
+def test_a_view_of_a_shard_that_was_evicted_stays_readable(
+    here: Path, there: Url, capacity: Callable[[float], int], tmp_path: Path
 ) -> None:
-    room(1)
+    capacity(1)
     with open_cache(there) as cache:
         first = cache.read(0)
         for row in range(64):

@@ -52,8 +52,8 @@ def test_room_for_less_than_the_cache_changes_no_figure(
     largest = max(path.stat().st_size for path in here.rglob("*.tar"))
     run, other = trained.copy("here"), trained.copy("there")
     trainer("evaluate", run, "--cache", here)
-    room = 2.5 * largest / 1e9
-    trainer("evaluate", other, "--cache", put(here, there).text, "--local-cache-gb", room)
+    capacity = 2.5 * largest / 1e9
+    trainer("evaluate", other, "--cache", put(here, there).text, "--local-cache-gb", capacity)
     ours, theirs = (pd.read_csv(each / "predictions_test.csv").set_index("id") for each in (other, run))
     assert ours.index.equals(theirs.index)
     # Shard by shard, photographs come in other batches, where sums are rounded otherwise.
