@@ -95,7 +95,7 @@ class FitConfig:
     precision: str = "auto"  # of training steps; "auto": bfloat16 where the device multiplies it
     workers: int | None = None  # None: the loader's own choice
     track_test: bool = False
-    together: int | None = None  # shards that a shuffle mixes at a time, where not all have room; resolved, not asked
+    together: int | None = None  # Cache.shuffle_block, by its name in config.json; resolved, not asked
     compile: bool = False  # the network, for training steps
     checkpoint_minutes: float = 10  # between checkpoints within an epoch
 

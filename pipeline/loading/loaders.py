@@ -31,22 +31,26 @@ def open_loader(
     workers: int | None = None,
     shard: tuple[int, int] = (0, 1),
     balanced: bool = False,
-    together: int | None = None,
+    shuffle_block: int | None = None,
 ) -> "Loader":
     """A loader of a split's photographs; which one it is does not change what comes out of it.
 
     name: "dali", "torchvision", or "auto": DALI on a CUDA device where it is installed, else torchvision.
     split: "train", "val", "test", or "all".
+    batch_size: photographs a batch, at least 1; an epoch's last batch may have fewer.
+    augment: how photographs are flipped, turned, zoomed and coloured, drawn anew each epoch.
+    shuffle: whether each epoch has a random order of its own; else rows come in the manifest's.
     size: side of the pictures, pixels; the cache's own where None, never more.
-    device: where batches shall lie.
+    seed: of order and augmentation, 0 to 2**64 - 1.
+    device: where batches shall lie, as torch names it: "cpu", "cuda", "cuda:1".
     workers: threads, at least 1; one for each core this process may use where None.
     shard: (rank, world), this process's part of an epoch (see `plan_epoch`).
-    together: how many shards a shuffle mixes at a time (see `Blocks`); without one, shards come one after the other.
-    None: any photograph may come anywhere, and without a shuffle rows come in their order. See `Cache.shuffle_block`.
     balanced: whether every grade has the same number of places in an epoch, photographs of rare ones coming repeatedly.
+    shuffle_block: how many shards a shuffle mixes at a time (see `Blocks`), at least 1; without a shuffle, shards then
+    come one after the other. None: any photograph may come anywhere. `Cache.shuffle_block` is what fits the machine.
 
-    Raises LoaderMissing where DALI is asked for and not installed, CacheError for an empty split, UsageError for a
-    value that cannot be.
+    Raises LoaderMissing where DALI is asked for and not installed, CacheError for a split that is unknown or empty,
+    UsageError, which is a ValueError too, for any other value that cannot be.
     """
     check_loader(name, cache, size=size, device=device)
     if workers is not None and workers < 1:
@@ -54,13 +58,13 @@ def open_loader(
     rows = cache.rows(split)
     if not len(rows):
         raise CacheError(f"{cache.path}: no photograph is in the split {split!r}")
-    if together is not None and not shuffle:
+    if shuffle_block is not None and not shuffle:
         rows = cache.by_shard(rows)
     source_size = cache.recipe.size
     size = source_size if size is None else size
     try:
         labels = cache.grades[rows] if balanced else None
-        blocks = None if together is None else Blocks.in_lanes(cache.shards, together)
+        blocks = None if shuffle_block is None else Blocks.in_lanes(cache.shards, shuffle_block)
         schedule = Schedule(rows, augment, source_size, size, batch_size, shuffle, seed, shard, labels, blocks)
     except ValueError as error:
         raise UsageError(str(error)) from error
@@ -75,7 +79,8 @@ def open_loader(
 
 
 def check_loader(name: str, cache: Cache, *, size: int | None, device: "str | torch.device") -> None:
-    """Raises what `open_loader` does for a loader, a size or a device that cannot be; opens nothing."""
+    """Raises what `open_loader` does for a loader, a size (pixels, None: the cache's own) or a device that cannot be;
+    opens nothing."""
     if name not in LOADERS:
         raise UsageError(f"loader {name!r}: choose one of {', '.join(LOADERS)}")
     if size is not None and not 1 <= size <= cache.recipe.size:
@@ -96,13 +101,15 @@ def check_loader(name: str, cache: Cache, *, size: int | None, device: "str | to
 
 
 def choose_loader(name: str, device: "str | torch.device") -> str:
-    """What "auto" stands for: DALI on a CUDA device where it is installed, else torchvision. Other names stay."""
+    """The name of the loader that "auto" stands for: "dali" on a CUDA device where it is installed, else "torchvision".
+    Other names stay."""
     if name != "auto":
         return name
     return "dali" if _kind(device) == "cuda" and dali_installed() else "torchvision"
 
 
 def dali_installed() -> bool:
+    """Whether DALI can be imported; it is not."""
     return find_spec("nvidia") is not None and find_spec("nvidia.dali") is not None
 
 

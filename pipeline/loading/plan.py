@@ -49,24 +49,27 @@ class Blocks:
     """A shuffle that works through few shards at a time, for storage that gives whole shards and holds not all of them.
 
     shards: int64 (rows of the manifest,), the shard of each.
-    together: how many shards are shuffled into each other, at least 1.
-    lanes: every lanes-th place of every epoch comes from the same part of the shards. So where `world` divides lanes,
-    each of `world` processes needs its own shards only; yet the order is the same for any `world`.
+    shuffle_block: how many shards are shuffled into each other, at least 1.
+    lanes: at least 1. Every lanes-th place of every epoch comes from the same part of the shards. So where `world`
+    divides lanes, each of `world` processes needs its own shards only; yet the order is the same for any `world`.
     """
 
     shards: NDArray[np.int64] = field(repr=False)
-    together: int = 256
+    shuffle_block: int = 256
     lanes: int = 64
 
     def __post_init__(self) -> None:
-        for name, value in (("together", self.together), ("lanes", self.lanes)):
+        for name, value in (("shuffle_block", self.shuffle_block), ("lanes", self.lanes)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
 
     @classmethod
-    def in_lanes(cls, shards: NDArray[np.int64], together: int) -> "Blocks":
-        """Lanes are a power of two, as numbers of processes are, and none has less than a shard."""
-        return cls(shards, together, lanes=1 << (min(together, 64).bit_length() - 1))
+    def in_lanes(cls, shards: NDArray[np.int64], shuffle_block: int) -> "Blocks":
+        """Lanes are a power of two, as numbers of processes are, and none has less than a shard.
+
+        Raises ValueError for a shuffle_block below 1.
+        """
+        return cls(shards, shuffle_block, lanes=1 << (max(1, min(shuffle_block, 64)).bit_length() - 1))
 
 
 class EpochPlan(NamedTuple):
@@ -141,12 +144,13 @@ def shuffled(
     """(n,) indices into `rows` in the order of their random keys; with blocks, of each block after the other.
 
     Shards belong to lanes, the same in every epoch. A lane puts its shards into a random order, another in each epoch,
-    and shuffles the rows of together / lanes of them into each other, then of the next; places are dealt out to the
-    lanes in turn. Lanes are not equally long: the last places of an epoch (1 % of ten million) come from those left.
+    and shuffles the rows of shuffle_block / lanes of them into each other, then of the next; places are dealt out to
+    the lanes in turn. Lanes are not equally long: the last places of an epoch (1 % of ten million) come from those
+    left.
 
     >>> shards = np.repeat(np.arange(4), 3)
     >>> keys = random_words(np.arange(12), 0, 0)[:, 0]
-    >>> shards[shuffled(keys, np.arange(12), Blocks(shards, together=2, lanes=1), 0, 0)].tolist()
+    >>> shards[shuffled(keys, np.arange(12), Blocks(shards, shuffle_block=2, lanes=1), 0, 0)].tolist()
     [0, 0, 2, 2, 0, 2, 1, 3, 1, 1, 3, 3]
     """
     if blocks is None:
@@ -157,7 +161,7 @@ def shuffled(
     in_turn = np.lexsort((random_words(shards, seed, epoch, stream=3)[:, 0], lane_of))
     turn = np.empty(len(shards), np.int64)
     turn[in_turn] = np.arange(len(shards)) - np.searchsorted(lane_of[in_turn], lane_of[in_turn])
-    block_of = turn // max(1, blocks.together // lanes)
+    block_of = turn // max(1, blocks.shuffle_block // lanes)
     number = np.searchsorted(shards, blocks.shards[rows])
     cells = lane_of * (block_of.max(initial=0) + 1) + block_of
     cells = cells.astype(np.min_scalar_type(cells.max(initial=0)))  # up to 16 bits numpy sorts ten times as fast

@@ -28,7 +28,7 @@ def open_share(config: FitConfig, cache: Cache, split: str, batch: int, **settin
         device=config.device,
         workers=config.workers or max(1, usable_cores() // local_world_size()),
         shard=shard(),
-        together=config.together,
+        shuffle_block=config.together,
         **settings,
     )
     side = config.size or cache.recipe.size

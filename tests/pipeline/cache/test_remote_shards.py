@@ -124,7 +124,7 @@ def test_beyond_the_capacity_shards_go_and_come_again_and_reading_is_never_ahead
     limit = capacity(3.5)
     with (
         open_cache(there) as cache,
-        open_loader("torchvision", cache, split="all", batch_size=8, together=cache.shuffle_block) as loader,
+        open_loader("torchvision", cache, split="all", batch_size=8, shuffle_block=cache.shuffle_block) as loader,
     ):
         for number in range(2):
             s3.requests.clear()
@@ -148,7 +148,7 @@ def test_a_shuffle_beyond_the_capacity_fetches_each_shard_once_an_epoch(
     with open_cache(there) as cache:
         assert cache.shuffle_block == 2  # two to read from, two on their way
         loading = open_loader(
-            "torchvision", cache, split="all", batch_size=8, shuffle=True, together=cache.shuffle_block, workers=2
+            "torchvision", cache, split="all", batch_size=8, shuffle=True, shuffle_block=cache.shuffle_block, workers=2
         )
         with loading as loader:
             orders = []
