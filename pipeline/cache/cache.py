@@ -64,6 +64,7 @@ class Cache:
 
     @property
     def recipe(self) -> Recipe:
+        """How its photographs were prepared; `recipe.size` is their side in pixels."""
         return self.index.recipe
 
     @property
@@ -73,11 +74,14 @@ class Cache:
 
     @property
     def grades(self) -> NDArray[np.int64]:
-        """(rows,) 0-4, -1 where unknown."""
+        """int64 (rows,) 0-4, -1 where unknown."""
         return self.manifest["grade"].to_numpy(np.int64)
 
     def rows(self, split: str) -> NDArray[np.int64]:
-        """The rows of "train", "val" or "test", ascending; of "all": every row, those in no split too."""
+        """int64 (n,) rows of "train", "val" or "test", ascending; of "all": every row, those in no split too.
+
+        Raises CacheError for another name.
+        """
         if split == "all":
             return np.arange(len(self.manifest))
         if split not in SPLITS:
@@ -89,12 +93,12 @@ class Cache:
         return leak_of(self.manifest, split, self.index.copies)
 
     def rows_of(self, ids: "pd.Series[str]") -> NDArray[np.int64]:
-        """(n,) rows of n photographs; -1 for one that the cache does not hold."""
+        """int64 (n,) rows of n photographs; -1 for one that the cache does not hold."""
         rows: NDArray[np.int64] = pd.Index(self.manifest["id"]).get_indexer(pd.Index(ids)).astype(np.int64)
         return rows
 
     def read(self, row: int) -> memoryview:
-        """The JPEG of a row, as a view of the shard's mmap.
+        """The JPEG of a row, its bytes as a view of the shard's mmap.
 
         Raises CacheError with the photograph's id where its bytes are not those that were cached, StoreError where they
         cannot be fetched from a URL.
@@ -122,11 +126,11 @@ class Cache:
 
     @property
     def shards(self) -> NDArray[np.int64]:
-        """(rows,) the shard that each row lies in."""
+        """int64 (rows,) the shard that each row lies in."""
         return self._where[:, 0]
 
     def by_shard(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """(n,) the rows, one shard's after another's."""
+        """The rows, int64 (n,), one shard's after another's."""
         return rows[np.argsort(self._where[rows, 0], kind="stable")]
 
     def prefetch(self, batches: Iterable[NDArray[np.int64]]) -> None:
@@ -166,8 +170,8 @@ class Cache:
         self._noting = self.store.evicts
 
     def source_digests(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """(n,) the first 8 bytes of the SHA-256 of the files that n photographs were made from; 0 where the cache does
-        not tell. Reads the shards' JSONs: 35,000 photographs take 2 s.
+        """int64 (n,) the first 8 bytes of the SHA-256 of the files that n photographs were made from; 0 where the cache
+        does not tell. Reads the shards' JSONs: 35,000 photographs take 2 s.
 
         Raises CacheError or StoreError where a shard cannot be read.
         """

@@ -1,4 +1,4 @@
-"""The folder where a machine keeps what it brought down from a store: bounded, checked, shared by processes.
+"""The folder where a machine keeps what it downloaded from a store: bounded, checked, shared by processes.
 
 Files are called after their sha256, so what has a final name is whole and never out of date, whichever cache it came
 with. Beyond its capacity, what was not used for longest is evicted; a map of it that somebody holds stays readable.
@@ -21,7 +21,8 @@ from pipeline.storage.url import Url
 
 LOCAL_CACHE: Final = "FUNDUS_LOCAL_CACHE"
 LOCAL_CACHE_GB: Final = "FUNDUS_LOCAL_CACHE_GB"
-"""Variables of the environment, for where there is room is a matter of the machine, not of a run."""
+"""Variables of the environment, for where there is room is a matter of the machine, not of a run. They are read here,
+never written; a command sets them by --local-cache and --local-cache-gb, for as long as it runs."""
 DEFAULT_GB: Final = 100.0
 _LOCK: Final = "lock"
 _BLOB: Final = re.compile(rf"[0-9a-f]{{64}}(\{TMP_SUFFIX})?")
@@ -29,16 +30,21 @@ _BLOB: Final = re.compile(rf"[0-9a-f]{{64}}(\{TMP_SUFFIX})?")
 
 
 class Blob(NamedTuple):
-    """What is wanted: its digest is its name."""
+    """A file that is wanted: its digest is its name."""
 
-    sha256: str
+    sha256: str  # 64 hex digits
     nbytes: int
 
 
 class LocalFolder:
-    """At most `capacity` bytes of files below `folder`, those on their way included."""
+    """At most `capacity` bytes of files below `folder`, those on their way included. Safe to use from several threads
+    and processes."""
 
     def __init__(self, folder: Path, capacity: int) -> None:
+        """folder: made where it is missing. capacity: bytes.
+
+        Raises StoreError where the folder cannot be made or lies in a cache, and on Windows.
+        """
         self.folder, self.capacity = folder, capacity
         if not POSIX_FILES:  # a shard could not go while it is mapped, nor come while another process waits for it
             raise StoreError("caches behind URLs can be read on Linux and macOS only; copy the cache to this machine")
@@ -51,6 +57,7 @@ class LocalFolder:
             raise StoreError(f"{folder}: {why}") from error
 
     def has(self, blob: Blob) -> bool:
+        """Whether the file is here, whole."""
         return (self.folder / blob.sha256).exists()
 
     def touch(self, blob: Blob) -> None:
@@ -59,13 +66,15 @@ class LocalFolder:
             os.utime(self.folder / blob.sha256)
 
     def discard(self, blob: Blob) -> None:
+        """Deletes the file, if it is here; a map of it that somebody holds stays readable."""
         (self.folder / blob.sha256).unlink(missing_ok=True)
 
     def open(self, blob: Blob, download: Callable[[], bytes], evict_last: Container[str] = ()) -> mmap.mmap:
-        """A map of the file, downloaded if need be by one thread of one process while the others wait.
+        """A read-only map of the file, downloaded if need be by one thread of one process while the others wait.
 
-        download: gives its bytes, checked. evict_last: digests that are to be evicted last.
-        Raises StoreError where the file is larger than the capacity, and what `download` raises.
+        download: gives its bytes, checked. evict_last: digests of files that are to be evicted last.
+        Raises StoreError where the file is larger than the capacity or cannot be written, OSError where it cannot be
+        mapped, and what `download` raises.
         """
         while True:
             with suppress(FileNotFoundError):
@@ -147,7 +156,7 @@ class LocalFolder:
 
 
 def local_root() -> Path:
-    """--local-cache, FUNDUS_LOCAL_CACHE, or the user's own folder for what can be had again."""
+    """The folder that FUNDUS_LOCAL_CACHE names, or else the user's own for what can be had again: absolute."""
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(os.environ.get(LOCAL_CACHE) or Path(home) / "fundus-grading").expanduser().absolute()
 
@@ -158,7 +167,10 @@ def home_of(url: Url) -> Path:
 
 
 def local_folder() -> LocalFolder:
-    """Where shards are kept. Raises StoreError for a capacity that is no number."""
+    """Where shards are kept: as many gigabytes (1e9 bytes) as FUNDUS_LOCAL_CACHE_GB says, or else DEFAULT_GB.
+
+    Raises StoreError where that is no positive number, and as LocalFolder does.
+    """
     text = os.environ.get(LOCAL_CACHE_GB) or str(DEFAULT_GB)
     try:
         capacity = int(float(text) * 1e9)
