@@ -191,9 +191,17 @@ class RunConfig:
     """Titles of the known data sets; "" if no known set was recognised, and in older runs."""
     synthetic: dict[str, int] = field(default_factory=dict)
     """Number of photographs that `tools phantom` drew or painted, by split; empty in older runs."""
+    members: list[str] = field(default_factory=list)
+    """Absolute paths of an ensemble's runs; empty for a run."""
+    folds: str = ""
+    """Absolute path of the folder of `trainer folds` that an ensemble's runs are in; "" for any other."""
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        fields = asdict(self)
+        for name in ("members", "folds"):
+            if not fields[name]:
+                del fields[name]  # a run by itself has the same config.json as in earlier versions
+        return fields
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "RunConfig":

@@ -19,7 +19,7 @@ from trainer.evaluation.metrics import graded, only_grade
 from trainer.evaluation.operating_point import Wish, wished
 from trainer.network.device import choose_device
 from trainer.network.metadata import Metadata, temperature_of
-from trainer.network.model import Grader, load_model, read_provenance
+from trainer.network.model import Network, load_model, read_provenance
 from trainer.network.provenance import Provenance
 from trainer.reporting.evaluation_files import write_evaluation
 from trainer.reporting.external import Site, read_sites
@@ -102,6 +102,8 @@ def evaluate(
     if how.refit and metadata.operating is None:
         raise RunError(f"{run.model}: --refit compares with the weights' threshold, and they carry none")
     measured, sites, provenance = [], [], read_provenance(run.model)
+    for target in targets if metadata.members else []:
+        check_not_trained_on(path, provenance, target)
     with kept([target.files.metrics for target in targets] + [run.forest_figure] * bool(external)):
         for target in targets:
             evaluation = measure_target(run, config, target, model, metadata, provenance, how)
@@ -122,6 +124,12 @@ def check_size(cache: Cache, metadata: Metadata) -> None:
         )
 
 
+def check_not_trained_on(path: Path, provenance: Provenance | None, target: Target) -> None:
+    """Raises RunError where a member of an ensemble was trained on photographs that are to be measured."""
+    if provenance and (same := provenance.exposure(target.cache, target.split).same):
+        raise RunError(f"{path}: a member was trained on {same:,} photographs of {target.what}; measure another split")
+
+
 def with_operating_point(run: RunFolder, metadata: Metadata, wish: Wish | None) -> Metadata:
     """The metadata with the operating point that is wished for; it warns where there is none at all."""
     if wish:
@@ -135,7 +143,7 @@ def measure_target(
     run: RunFolder,
     config: RunConfig,
     target: Target,
-    model: Grader,
+    model: Network,
     metadata: Metadata,
     provenance: Provenance | None,
     how: HowToMeasure,

@@ -158,6 +158,10 @@ def leak_lines(cache: Cache) -> list[str]:
     return lines
 
 
+APPROXIMATE_RULE: Final = (
+    "Temperature and thresholds were fitted on out-of-fold probabilities. These are of one member each and not of the "
+    "mean, so the decision rule is approximate."
+)
 EACH_COUNTS: Final = (
     "Each of these photographs counts as one patient. If two of them show one patient, the intervals are too narrow."
 )
@@ -299,7 +303,10 @@ def commands(
         split_option = [] if fold or "--split" in cache.index.options else ["--split", cache.index.split]
         preprocess += [*cache.index.options, *split_option, "--split-seed", cache.index.split_seed]
     fit: list[object] = ["trainer", "fit", "--run", path]
-    if fold:
+    if config.members:
+        runs = [config.folds] if config.folds else config.members
+        fit, asked = ["trainer", "ensemble", path, *runs, "--cache", asked.cache], default
+    elif fold:
         fit = ["trainer", "folds", "--folds", fold[1], "--run", path.parent]
         folder = FoldsFolder(path.parent)
         mark = folder.read_mark() if folder.mark.exists() else {}  # the run may have been moved
