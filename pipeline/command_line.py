@@ -17,7 +17,7 @@ import click
 
 from pipeline.errors import FundusError, OutputError, UsageError
 from pipeline.limits import MOST_THREADS
-from pipeline.machine import check_names
+from pipeline.machine import check_file_name_encoding
 from pipeline.storage.artifacts import Kind
 from pipeline.storage.atomic import LOCK, is_stream
 from pipeline.storage.local_cache import DEFAULT_GB, LOCAL_CACHE, LOCAL_CACHE_GB
@@ -210,7 +210,7 @@ class Guarded(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         with _errors_as_clicks(ctx):
-            check_names()
+            check_file_name_encoding()
             paths = [(param.type, path) for param in self.params for path in _paths(ctx.params.get(param.name or ""))]
             inputs = [path for kind, path in paths if not isinstance(kind, Output)]
             outputs = [(kind, path) for kind, path in paths if isinstance(kind, Output)]

@@ -14,8 +14,8 @@ from typing import Any, Final, NamedTuple, Protocol
 from uuid import uuid4
 
 from pipeline.cache.index import ShardRecord
-from pipeline.cache.shards import Entry, Indexed, scan_shard, shard_name, write_shard
-from pipeline.cache.writing import make_entry, make_record, with_place
+from pipeline.cache.shards import Entry, WrittenEntry, scan_shard, shard_name, write_shard
+from pipeline.cache.writing import make_entry, make_record, with_patient_and_split
 from pipeline.errors import CacheError, PhotoError, SourceError
 from pipeline.photos.discovery import Refusal
 from pipeline.photos.preparation import Recipe, prepare
@@ -55,7 +55,7 @@ class Group(NamedTuple):
 class Built(NamedTuple):
     """What came of a group."""
 
-    entries: dict[int, list[Indexed]]  # by shard
+    entries: dict[int, list[WrittenEntry]]  # by shard
     records: dict[int, ShardRecord]
     files: dict[int, str]  # shard, the highest first -> its file's name for now; none for one that stays as it is
     refused: list[Refusal]
@@ -172,7 +172,7 @@ def _make(group: Group, sample: Sample, old: _Old | None, signals: Signals) -> _
 
 def _entry(group: Group, sample: Sample, jpeg: bytes, meta: dict[str, Any]) -> Entry:
     split = split_of(sample.split, meta["flags"], keep_blank=group.keep_blank)
-    return with_place(Entry(sample.id, jpeg, meta, sample.grade), sample.patient, split)
+    return with_patient_and_split(Entry(sample.id, jpeg, meta, sample.grade), sample.patient, split)
 
 
 def _untouched(group: Group, sample: Sample, old: _Old) -> bool:

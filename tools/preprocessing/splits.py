@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
-from pipeline.cache.splits import SHARES, draw_sides
+from pipeline.cache.splits import SPLIT_FRACTIONS, draw_splits
 from pipeline.grades import UNKNOWN
 from tools.sources.listing import Sample
 
@@ -44,14 +44,14 @@ def place(
     brings = {places[sample.id].split for sample in graded} - {""}
     if brings and ("val" in brings or "train" not in brings):
         return places
-    within = {"train": SHARES["train"], "val": SHARES["val"]} if brings else SHARES
+    within = {"train": SPLIT_FRACTIONS["train"], "val": SPLIT_FRACTIONS["val"]} if brings else SPLIT_FRACTIONS
     shares = {side: share / sum(within.values()) for side, share in within.items()}
     open_to_draw = [sample for sample in graded if places[sample.id].split == ("train" if brings else "")]
     worst: dict[str, int] = {}
     for sample in open_to_draw:
         patient = places[sample.id].patient
         worst[patient] = max(sample.grade, worst.get(patient, 0))
-    drawn = draw_sides(worst, shares, seed, {patient: side for patient, side in recorded if side in shares})
+    drawn = draw_splits(worst, shares, seed, {patient: side for patient, side in recorded if side in shares})
     for sample in open_to_draw:
         places[sample.id] = places[sample.id]._replace(split=drawn[places[sample.id].patient])
     return places

@@ -74,8 +74,8 @@ def grades_by_split(table: pd.DataFrame) -> str:
 
 
 def leak_lines(table: pd.DataFrame, copies: int = 0) -> list[str]:
-    """What is known of test photographs whose patient, or whose very picture, the network sees in train."""
-    n, leaked, copied, untold, photographs = leak = leak_of(table, copies=copies)
+    """Test photographs whose patient is also in train, and those that are copies of a photograph of train or val."""
+    n, leaked, copied, unknown, photographs = leak = leak_of(table, copies=copies)
     lines = []
     if copied:
         lines.append(
@@ -90,11 +90,11 @@ def leak_lines(table: pd.DataFrame, copies: int = 0) -> list[str]:
         )
     if lines or not n:
         return lines
-    if leak.blind:
-        return ["leak: nothing tells the patients (see --patient-pattern), so leaks between splits cannot be seen"]
-    if untold:
+    if leak.no_patient_known:
+        return ["leak: the patients are not known (see --patient-pattern), so leaks between splits cannot be found"]
+    if unknown:
         return [
-            f"leak: none seen, but nothing tells the patient of {untold:,} of {photographs:,} photographs (see "
+            f"leak: none found, but the patients of {unknown:,} of {photographs:,} photographs are not known (see "
             "--patient-pattern)"
         ]
     return [f"leak: none, no patient of the {n:,} test photographs is in train"]

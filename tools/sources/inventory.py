@@ -44,9 +44,9 @@ def take_inventory(
     Raises SourceError where a table is broken.
     """
     inventory = Inventory(
-        list(walked.photographs), refused=list(walked.refused), ours=list(walked.ours), left_out=walked.left_out
+        list(walked.photographs), refused=list(walked.refused), ours=list(walked.own_folders), left_out=walked.left_out
     )
-    others = walked.others
+    others = walked.other_files
     on_disk: Counter[tuple[str, int]] | None = None
     parts: dict[str, list[str]] = {}
     for found in others:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
-import torch
 
 from pipeline.cache.attributes import read_attributes
 from pipeline.cache.cache import Cache
@@ -104,7 +103,7 @@ def evaluate_split(
     population, 0 to 1. columns: of attributes.csv, whose groups are measured too; see `kept_groups`.
     """
     groups = kept_groups(cache, split, columns)
-    to_device(model, torch.device(config.device))
+    to_device(model, config.device)
     outputs = run_split(config, model, cache, split)
     exposure = exposure_on(provenance, cache, split, own=own)
     evaluation = measure_outputs(cache, split, outputs, metadata, exposure, prevalence)

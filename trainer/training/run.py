@@ -5,8 +5,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pipeline.cache.cache import Cache
 from trainer.config import FitConfig
 from trainer.distributed.process_group import is_main, same_state
@@ -69,7 +67,7 @@ def measure_kept(config: FitConfig, cache: Cache, run: RunFolder, splits: Iterab
     """
     model = load_model(run.model)[0] if is_main() else Grader(config.model, config.link, config.stem)
     same_state(model)
-    to_device(model, torch.device(config.device))
+    to_device(model, config.device)
     provenance = read_provenance(run.model) if is_main() else None
     for split in splits:
         outputs = run_split(config, model, cache, split)

@@ -353,7 +353,7 @@ def test_a_block_is_some_whole_shards_well_shuffled() -> None:
         assert (np.diff(part) != 0).mean() > 0.7  # of neighbours; 7 of 8 are expected to differ
 
 
-def test_each_epoch_puts_other_shards_together() -> None:
+def test_each_epoch_has_other_shards_in_a_block() -> None:
     first, second = ({frozenset(part) for part in shards_of(blocked(epoch=e)).reshape(4, 80).tolist()} for e in (3, 4))
     assert not first & second
 
