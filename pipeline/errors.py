@@ -8,7 +8,7 @@
       StoreError                    a place behind a URL cannot be read or written, or needs a package
       RunError                      a run folder, checkpoint or weight file cannot be used
       ClusterError                  a Dask cluster cannot do the work
-      UsageError           exit 2   a value that cannot be was asked for; a ValueError too
+      UsageError           exit 2   a value that is not allowed; a ValueError too
       LoaderMissing        exit 3   the loader asked for is not installed; the message ends in its `pip install` line
 
 Foreign exceptions are caught where they arise and raised again as one of these, `from` their cause. Commands print the
@@ -17,10 +17,10 @@ message and end with the exit code: pipeline.command_line.
 
 
 class FundusError(Exception):
-    """The message is one line: what, where, what to do."""
+    """Its `message` is one line: what is wrong, where, what to do."""
 
     exit_code = 1
-    """With which a command ends that raises it."""
+    """Of a command that raises it."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)

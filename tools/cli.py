@@ -289,7 +289,7 @@ def check(cache: Path | Url) -> None:
     for problem in problems:
         click.echo(problem)
     if problems:
-        raise FundusError(f"{cache}: {len(problems)} problems; `tools preprocess` mends them")
+        raise FundusError(f"{cache}: {len(problems)} problems; `tools preprocess` repairs them")
     click.echo(f"{cache}: {entries} photographs, all well")
 
 

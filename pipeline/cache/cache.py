@@ -5,7 +5,7 @@
     rejects.csv    source, reason: every photograph and row that was refused
     shards/        NNNN.tar (pipeline.cache.shards)
 
-The folder may lie behind a URL: pipeline.cache.shard_store has where its shards are read from.
+The folder may be behind a URL: pipeline.cache.shard_store tells where its shards are read from.
 """
 
 import hashlib
@@ -32,14 +32,14 @@ from pipeline.storage.paths import sha256_of
 from pipeline.storage.url import Url, place
 
 ALONE: Final = 6
-"""Photographs of a shard that come one by one as soon as it does: 50 ms each, or 30 MB at 100 MB/s."""
+"""So many photographs of a shard take as long one by one (50 ms each) as the whole shard (30 MB at 100 MB/s)."""
 
 
 @dataclass(eq=False)
 class Cache:
-    """An open, complete cache; `open_cache` opens it. Safe to read from several threads.
+    """An open, complete cache, as `open_cache` gives it. Safe to read from several threads.
 
-    `manifest` is its table, a photograph a row (pipeline.cache.manifest). Rows are positions in it, from 0 on.
+    `manifest` is its table, one photograph a row (pipeline.cache.manifest). Row numbers are positions in it, from 0 on.
     """
 
     path: Path | Url
@@ -50,12 +50,13 @@ class Cache:
     _noting: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        # Columns as plain arrays: a lookup in a DataFrame costs 20 us, more than the rest of a read.
+        # Columns as plain arrays: a lookup in a DataFrame takes 20 us, more than the rest of a read.
         self._where = self.manifest[["shard", "offset", "nbytes", "crc32"]].to_numpy()
 
     @property
     def home(self) -> Path:
-        """Where it lies on this machine, or would; what is derived from it may be kept beside."""
+        """Its folder on this machine; for a cache behind a URL, a folder of its own that need not exist. Files that are
+        derived from the cache may be kept beside it."""
         if isinstance(self.path, Path):
             return self.path.resolve()
         from pipeline.storage.local_cache import home_of
@@ -64,21 +65,22 @@ class Cache:
 
     @property
     def recipe(self) -> Recipe:
-        """How its photographs were prepared; `recipe.size` is their side in pixels."""
+        """How its photographs were prepared. `recipe.size` is their side in pixels."""
         return self.index.recipe
 
     @property
     def digest(self) -> str:
-        """Identifies pixels, grades and splits: sha256 of cache.json, 64 hex digits."""
+        """Identifies pixels, grades and splits: the SHA-256 of cache.json, 64 hex digits."""
         return hashlib.sha256(self.index.to_json()).hexdigest()
 
     @property
     def grades(self) -> NDArray[np.int64]:
-        """int64 (rows,) 0-4, -1 where unknown."""
+        """int64 (rows,), 0-4, -1 if unknown."""
         return self.manifest["grade"].to_numpy(np.int64)
 
     def rows(self, split: str) -> NDArray[np.int64]:
-        """int64 (n,) rows of "train", "val" or "test", ascending; of "all": every row, those in no split too.
+        """The rows of a split, int64 (n,), ascending. split: "train", "val", "test", or "all" for every row, also those
+        in no split.
 
         Raises CacheError for another name.
         """
@@ -89,26 +91,26 @@ class Cache:
         return np.flatnonzero(self.manifest["split"] == split)
 
     def leak(self, split: str = "test") -> Leak:
-        """What is known of the split's photographs whose patients are in train."""
+        """What is known of the photographs of a split whose patients are in train too."""
         return leak_of(self.manifest, split, self.index.copies)
 
     def rows_of(self, ids: "pd.Series[str]") -> NDArray[np.int64]:
-        """int64 (n,) rows of n photographs; -1 for one that the cache does not hold."""
+        """The rows of n photographs, int64 (n,); -1 for an id that is not in the cache."""
         rows: NDArray[np.int64] = pd.Index(self.manifest["id"]).get_indexer(pd.Index(ids)).astype(np.int64)
         return rows
 
     def read(self, row: int) -> memoryview:
-        """The JPEG of a row, its bytes as a view of the shard's mmap.
+        """The JPEG of a row: a read-only view of its bytes in the mapped shard.
 
-        Raises CacheError with the photograph's id where its bytes are not those that were cached, StoreError where they
-        cannot be fetched from a URL.
+        Raises CacheError, with the photograph's id, if the bytes do not have the CRC-32 of the manifest; StoreError if
+        they cannot be downloaded.
         """
         jpeg = self._whole(row)
-        if jpeg is None and self.store.discard(int(self._where[row, 0])):  # this disk's fault: what came was checked
+        if jpeg is None and self.store.discard(int(self._where[row, 0])):  # the disk's fault: a download is verified
             jpeg = self._whole(row)
         if jpeg is None:
             id, where = self.manifest["id"].iloc[row], f"{SHARDS}/{shard_name(self._where[row, 0])}"
-            raise CacheError(f"{self.path}: {id} in {where} is damaged; `tools preprocess` mends it")
+            raise CacheError(f"{self.path}: {id} in {where} is damaged; `tools preprocess` repairs it")
         return jpeg
 
     def _whole(self, row: int) -> memoryview | None:
@@ -118,32 +120,31 @@ class Cache:
 
     @property
     def shuffle_block(self) -> int | None:
-        """How many shards a shuffle should mix at a time, at least 1; None where it need not keep to few.
+        """How many shards a shuffle should mix at a time, at least 1. None if it can mix all of them.
 
-        It depends on how much this machine may hold, so it is to be asked once a run: an epoch's order depends on it.
+        It depends on the capacity of this machine's folder, and the order of an epoch depends on it: ask once a run.
         """
         return self.store.shuffle_block
 
     @property
     def shards(self) -> NDArray[np.int64]:
-        """int64 (rows,) the shard that each row lies in."""
+        """The shard of each row, int64 (rows,)."""
         return self._where[:, 0]
 
     def by_shard(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The rows, int64 (n,), one shard's after another's."""
+        """The rows, int64 (n,), sorted by shard; within a shard the order stays."""
         return rows[np.argsort(self._where[rows, 0], kind="stable")]
 
     def prefetch(self, batches: Iterable[NDArray[np.int64]]) -> None:
-        """Says which rows will be read, in this order, so that shards behind a URL come in time. Replaces what was said
-        before.
+        """Tells which rows will be read, in this order, so that shards behind a URL are downloaded in time.
 
-        batches: int64 (n,) rows for each.
+        batches: int64 (n,), the rows of each. They replace those of an earlier call.
         """
         self.store.prefetch(self._where[rows, 0] for rows in batches)
 
     def reader(self, rows: NDArray[np.int64]) -> Callable[[int], bytes | memoryview]:
-        """`read` for these rows, (n,), alone: where they are few of many shards behind a URL, those are not brought
-        here."""
+        """A function like `read` for these rows, int64 (n,). If they are few rows of many shards behind a URL, it
+        downloads the photographs and not the shards."""
         if len(rows) >= ALONE * len(np.unique(self._where[rows, 0])):
             return self.read
 
@@ -155,7 +156,7 @@ class Cache:
         return read
 
     def map_shard(self, shard: int) -> mmap.mmap:
-        """The bytes of a shard. Raises CacheError where it cannot be read, StoreError where it cannot be fetched."""
+        """The bytes of a shard. Raises CacheError if it cannot be read, StoreError if it cannot be downloaded."""
         try:
             mapped = self.store.map(shard)
         except (OSError, ValueError) as error:
@@ -165,15 +166,15 @@ class Cache:
         return mapped
 
     def note_sources(self) -> None:
-        """From now on each shard that may be gone later is looked through for `source_digests` while it is here, so
-        that it need not come twice."""
+        """From now on, collects what `source_digests` needs whenever a shard is mapped that may be deleted later. So no
+        shard is downloaded twice."""
         self._noting = self.store.evicts
 
     def source_digests(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """int64 (n,) the first 8 bytes of the SHA-256 of the files that n photographs were made from; 0 where the cache
-        does not tell. Reads the shards' JSONs: 35,000 photographs take 2 s.
+        """The first 8 bytes of the SHA-256 of the original files of n photographs, int64 (n,); 0 if the cache does not
+        have it. Reads the shards' JSONs: 35,000 photographs take 2 s.
 
-        Raises CacheError or StoreError where a shard cannot be read.
+        rows: int64 (n,). Raises CacheError or StoreError if a shard cannot be read.
         """
         for shard in np.unique(self._where[rows, 0]).tolist():
             if shard not in self._sources:
@@ -182,12 +183,12 @@ class Cache:
         return np.array([self._sources[shard].get(id, 0) for id, shard in zip(ids, shards, strict=True)], np.int64)
 
     def reopened(self) -> "Cache":
-        """The same cache with maps and threads of its own, for another process."""
+        """The same cache with its own maps and downloads, for another process."""
         return _reopen(self.path, self.index, self.manifest)
 
     def take(self, rows: NDArray[np.int64]) -> "Cache":
-        """A cache of these rows, (n,), in this order and as often as they are listed, with maps and threads of its
-        own."""
+        """A cache of these rows, int64 (n,), in this order, with its own maps and downloads. A row may be listed more
+        than once."""
         return _reopen(self.path, self.index, self.manifest.iloc[rows].reset_index(drop=True))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -201,7 +202,7 @@ class Cache:
         self.close()
 
     def close(self) -> None:
-        """Gives back maps and threads; a view that `read` gave and that is still held keeps its own map alive."""
+        """Releases the maps and starts no more downloads. A view that `read` returned stays valid."""
         self.store.close()
 
 
@@ -212,21 +213,23 @@ def _reopen(path: Path | Url, index: CacheIndex, manifest: pd.DataFrame) -> Cach
 def open_cache(path: Path | Url | str) -> Cache:
     """Opens a complete cache, in a folder or behind a URL.
 
-    Raises CacheError for a folder that is no cache, was left incomplete, or whose manifest is not the one that
-    cache.json was written with; StoreError where a URL cannot be read.
+    Raises CacheError if the folder is no cache, is incomplete, or has another manifest than cache.json says; StoreError
+    if a URL cannot be read.
     """
     path = place(path)
     index = CacheIndex.read(path)
     if isinstance(path, Url):
         return _reopen(path, index, read_manifest(path / MANIFEST, checked_bytes(path / MANIFEST, index.manifest)))
     if sha256_of(path / MANIFEST) != index.manifest:
-        raise CacheError(f"{path / MANIFEST}: damaged or edited; `tools preprocess` mends it")
+        raise CacheError(f"{path / MANIFEST}: damaged or edited; `tools preprocess` repairs it")
     return _reopen(path, index, read_manifest(path / MANIFEST))
 
 
 def checked_bytes(path: Path | Url, sha256: str) -> bytes:
-    """The bytes of a file of a cache, which must have this digest. Raises CacheError where they have not, StoreError
-    where a URL cannot be read."""
+    """The bytes of a file of a cache, verified. sha256: 64 hex digits.
+
+    Raises CacheError if the file cannot be read or has another digest, StoreError if a URL cannot be read.
+    """
     if isinstance(path, Url):
         from pipeline.cache.remote_shards import read_checked
 
@@ -234,7 +237,7 @@ def checked_bytes(path: Path | Url, sha256: str) -> bytes:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise CacheError(f"{path}: cannot be read ({error.strerror}); `tools preprocess` mends it") from error
+        raise CacheError(f"{path}: cannot be read ({error.strerror}); `tools preprocess` repairs it") from error
     if hashlib.sha256(data).hexdigest() != sha256:
-        raise CacheError(f"{path}: damaged or edited; `tools preprocess` mends it")
+        raise CacheError(f"{path}: damaged or edited; `tools preprocess` repairs it")
     return data

@@ -1,6 +1,6 @@
-"""The shards of a cache behind a URL: each is downloaded once, as a whole, shortly before it is needed.
+"""The shards of a cache behind a URL. Each is downloaded once, as a whole, shortly before it is read.
 
-They are kept in this machine's folder for such (pipeline.storage.local_cache), as many as it may hold.
+They are kept in a folder of this machine (pipeline.storage.local_cache) up to its capacity.
 """
 
 import hashlib
@@ -23,21 +23,22 @@ from pipeline.storage.local_cache import Blob, LocalFolder
 from pipeline.storage.url import Url
 
 THREADS: Final = 4
-"""Shards on their way at once: four of 30 MB, at 50 ms and 100 MB/s each, fill a link of 3 Gbit/s."""
+"""Downloads at the same time: four shards of 30 MB, with 50 ms and 100 MB/s each, fill a link of 3 Gbit/s."""
 SLACK: Final = 16
-"""Reads by which threads may be out of step: so much later than by the plan a shard is done with."""
+"""Number of reads by which threads may deviate from the plan: a shard is in use until so many reads after its last."""
 MAPS: Final = 256
-"""Shards mapped at once: a map keeps a file open, of which a process may have 1024; to map one takes 30 us."""
+"""Shards that are mapped at the same time. Each map keeps a file open, of which a process may have 1024; a new map
+takes 30 us."""
 NOTHING: Final = np.empty(0, np.int64)
 
 
 class RemoteShards:
-    """The shards of a cache at a URL. See ShardStore in pipeline.cache.shard_store."""
+    """A ShardStore (pipeline.cache.shard_store) of a cache behind a URL."""
 
     evicts: Final = True
 
     def __init__(self, url: Url, records: Sequence[ShardRecord], folder: LocalFolder) -> None:
-        """url: of the folder of shards. records: what cache.json says of each. folder: where they are kept here."""
+        """url: of the folder of shards. records: the entries of cache.json, one a shard. folder: on this machine."""
         self._url, self._folder = url, folder
         self._blobs = [Blob(record.sha256, record.nbytes) for record in records]
         self._maps: dict[int, mmap.mmap] = {}
@@ -49,7 +50,7 @@ class RemoteShards:
 
     @property
     def shuffle_block(self) -> int | None:
-        """Half of what this machine may hold: as many others are on their way. None where all fit."""
+        """Half as many shards as fit on this machine, because as many others are being downloaded. None if all fit."""
         sizes = [blob.nbytes for blob in self._blobs]
         return None if sum(sizes) <= self._folder.capacity else max(1, self._folder.capacity // max(sizes) // 2)
 
@@ -65,7 +66,7 @@ class RemoteShards:
             return None
         with suppress(FileNotFoundError):
             return object_store.read(self._url / shard_name(shard), part=(offset, offset + nbytes))
-        return None  # `map` will say that it is missing
+        return None  # `map` raises that it is missing
 
     def prefetch(self, batches: Iterable[NDArray[np.int64]]) -> None:
         self._failed = None
@@ -89,17 +90,17 @@ class RemoteShards:
             self._count, self._read = count(1), 0
             self._last = dict(zip(numbers.tolist(), last.tolist(), strict=True))
             self._ahead = deque(numbers[np.argsort(first)].tolist())
-            self._window: set[int] = set()  # wanted now or soon
+            self._window: set[int] = set()  # in use, or downloaded for the reads that come next
             self._until = len(shards)  # the read at which the window changes
 
     def _go_ahead(self) -> None:
-        """Begins to bring the shards that come next, as far as they fit beside those still in use."""
+        """Starts the downloads of the next shards, as far as they fit beside those that are in use."""
         with self._lock:
             done = self._read - SLACK  # places of the plan
             self._window = {shard for shard in self._window if self._last[shard] >= done}
             while self._ahead and self._under_way < THREADS:
                 shard = self._ahead[0]
-                if self._last[shard] < done:  # it was read before its turn came to be fetched
+                if self._last[shard] < done:  # all its reads are over: a reader downloaded it
                     self._ahead.popleft()
                     continue
                 coming = self._window | {shard}
@@ -111,7 +112,7 @@ class RemoteShards:
                     self._folder.touch(self._blobs[shard])
                     continue
                 self._under_way += 1
-                # A daemon, which the end of the program does not wait for.
+                # A daemon, because the program must not wait for it at its end.
                 threading.Thread(target=self._fetch, args=(shard,), name="remote shards", daemon=True).start()
             self._until = SLACK + min((self._last[shard] for shard in self._window), default=self._read)
 
@@ -119,7 +120,7 @@ class RemoteShards:
         try:
             self._bring(shard)
         except (StoreError, CacheError):
-            return  # who reads it will be told
+            return  # the reader gets the error
         finally:
             with self._lock:
                 self._under_way -= 1
@@ -138,13 +139,13 @@ class RemoteShards:
     def _download(self, shard: int) -> bytes:
         if failed := self._failed or self._damaged.get(shard):
             raise failed
-        for other in list(self._maps):  # a map keeps on the disk what was evicted
+        for other in list(self._maps):  # an evicted file stays on the disk as long as it is mapped
             if other not in self._window and not self._folder.has(self._blobs[other]):
                 self._maps.pop(other, None)
         try:
             return read_checked(self._url / shard_name(shard), self._blobs[shard].sha256)
         except StoreError as error:
-            self._failed = error  # half a minute was waited: nobody else need
+            self._failed = error  # after half a minute of retries, which other reads need not repeat
             raise
         except CacheError as error:
             self._damaged[shard] = error
@@ -152,15 +153,15 @@ class RemoteShards:
 
 
 def read_checked(url: Url, sha256: str) -> bytes:
-    """The bytes of a file. sha256: 64 hex digits that they must have.
+    """The bytes of a file, verified. sha256: 64 hex digits.
 
-    Raises CacheError for a file that is missing or has other bytes, StoreError where none come.
+    Raises CacheError if the file is missing or has another digest, StoreError if it cannot be downloaded.
     """
     for _ in range(2):
         try:
             data = object_store.read(url)
         except FileNotFoundError as error:
-            raise CacheError(f"{url}: is missing; `tools preprocess` mends it") from error
+            raise CacheError(f"{url}: is missing; `tools preprocess` repairs it") from error
         if hashlib.sha256(data).hexdigest() == sha256:
             return data
-    raise CacheError(f"{url}: damaged, or changed since cache.json was read; `tools preprocess` mends it")
+    raise CacheError(f"{url}: damaged, or changed since cache.json was read; `tools preprocess` repairs it")

@@ -1,6 +1,6 @@
 """Where the shards of an open cache lie: in its folder, or behind a URL (pipeline.cache.remote_shards).
 
-A cache is given a `ShardStore` and never asks of which kind it is.
+A cache reads through a `ShardStore` and does not know which kind it is.
 """
 
 import mmap
@@ -18,56 +18,58 @@ from pipeline.storage.url import Url
 
 
 class ShardStore(Protocol):
-    """The shards by number, 0 to their number - 1. Safe to use from several threads."""
+    """Gives the shards of one cache, by number from 0 on. Safe to use from several threads."""
 
     @property
     def shuffle_block(self) -> int | None:
-        """How many shards a shuffle should mix at a time, at least 1; None where all of them are at hand for good."""
+        """How many shards a shuffle should mix at a time, at least 1. None if all shards stay on this machine."""
         ...
 
     @property
     def evicts(self) -> bool:
-        """Whether a shard that was here may be gone when it is asked for again, and has to be fetched once more."""
+        """Whether a shard that was read may be deleted from this machine, and downloaded again when it is next read."""
         ...
 
     def map(self, shard: int) -> mmap.mmap:
-        """The bytes of a shard, read-only; waits for them where they are not here yet.
+        """The bytes of a shard, read-only. Waits for the download if the shard is not on this machine.
 
-        Raises CacheError where the shard is missing or damaged, StoreError where it cannot be fetched, OSError or
-        ValueError where its file cannot be mapped.
+        Raises CacheError if the shard is missing or damaged behind its URL, StoreError if it cannot be downloaded,
+        OSError or ValueError if its file cannot be mapped.
         """
         ...
 
     def read_range(self, shard: int, offset: int, nbytes: int) -> bytes | None:
-        """So many bytes of a shard, unchecked, without the rest of it; None where `map` costs no more.
+        """Part of a shard, not verified, without a download of the whole. None if `map` is no slower.
 
-        Raises StoreError where they cannot be fetched.
+        offset, nbytes: in bytes. Raises StoreError if they cannot be downloaded.
         """
         ...
 
     def prefetch(self, batches: Iterable[NDArray[np.int64]]) -> None:
-        """Says of all reads to come, in their order, which shard each is from: int64 (n,) for each batch of n reads.
-        Replaces what was said before."""
+        """Tells which shards will be read, in the order of the reads, so that they are downloaded in time.
+
+        batches: int64 (n,), for each batch the shard of each of its n reads. They replace those of an earlier call.
+        """
         ...
 
     def discard(self, shard: int) -> bool:
-        """Throws away this machine's copy of a shard, for it is damaged. Returns whether the next `map` fetches
-        another."""
+        """Deletes this machine's copy of a damaged shard. Returns whether the next `map` downloads a new one; False
+        leaves the shard as it is."""
         ...
 
     def close(self) -> None:
-        """Gives back maps and threads; a view of a map that is still held keeps its own alive."""
+        """Releases the maps and starts no more downloads. A view of a map stays valid."""
         ...
 
 
 class LocalShards:
-    """The shards of a cache on this machine's disk. See ShardStore."""
+    """A ShardStore of a cache on this machine's disk."""
 
     shuffle_block: Final = None
     evicts: Final = False
 
     def __init__(self, folder: Path) -> None:
-        """folder: of the shards."""
+        """folder: the cache's folder of shards."""
         self._folder = folder
         self._maps: dict[int, mmap.mmap] = {}
 
@@ -75,7 +77,7 @@ class LocalShards:
         found = self._maps.get(shard)
         if found is None:
             with open(self._folder / shard_name(shard), "rb") as file:
-                # Two threads may map a shard at once; setdefault keeps one, the other is collected.
+                # Two threads may map a shard at the same time: setdefault keeps one map, the other is collected.
                 found = self._maps.setdefault(shard, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         return found
 
@@ -93,7 +95,7 @@ class LocalShards:
 
 
 def open_shards(path: Path | Url, index: CacheIndex) -> ShardStore:
-    """The shards of the cache at a path or a URL. Raises StoreError where this machine cannot keep those of a URL."""
+    """The shards of the cache at a path or URL. Raises StoreError if this machine cannot keep the shards of a URL."""
     if isinstance(path, Path):
         return LocalShards(path / SHARDS)
     from pipeline.cache.remote_shards import RemoteShards

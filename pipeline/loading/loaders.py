@@ -33,24 +33,24 @@ def open_loader(
     balanced: bool = False,
     shuffle_block: int | None = None,
 ) -> "Loader":
-    """A loader of a split's photographs; which one it is does not change what comes out of it.
+    """A loader of a split's photographs. All loaders give the same batches.
 
     name: "dali", "torchvision", or "auto": DALI on a CUDA device where it is installed, else torchvision.
     split: "train", "val", "test", or "all".
-    batch_size: photographs a batch, at least 1; an epoch's last batch may have fewer.
-    augment: how photographs are flipped, turned, zoomed and coloured, drawn anew each epoch.
-    shuffle: whether each epoch has a random order of its own; else rows come in the manifest's.
-    size: side of the pictures, pixels; the cache's own where None, never more.
+    batch_size: photographs a batch, at least 1. The last batch of an epoch may have fewer.
+    augment: how photographs are flipped, rotated, zoomed and coloured, at random in each epoch.
+    shuffle: whether each epoch has its own random order. Otherwise rows are in the order of the manifest.
+    size: side of the images, pixels, 1 to the cache's own. None: the cache's own.
     seed: of order and augmentation, 0 to 2**64 - 1.
-    device: where batches shall lie, as torch names it: "cpu", "cuda", "cuda:1".
-    workers: threads, at least 1; one for each core this process may use where None.
+    device: of the batches, as torch names it: "cpu", "cuda", "cuda:1".
+    workers: number of threads, at least 1. None: one for each core that this process may use.
     shard: (rank, world), this process's part of an epoch (see `plan_epoch`).
-    balanced: whether every grade has the same number of places in an epoch, photographs of rare ones coming repeatedly.
-    shuffle_block: how many shards a shuffle mixes at a time (see `Blocks`), at least 1; without a shuffle, shards then
-    come one after the other. None: any photograph may come anywhere. `Cache.shuffle_block` is what fits the machine.
+    balanced: whether each grade has the same number of positions in an epoch. Photographs of rare grades then repeat.
+    shuffle_block: how many shards a shuffle mixes at a time (see `Blocks`), at least 1. Without a shuffle, rows are
+        then sorted by shard. None: a shuffle mixes all shards. `Cache.shuffle_block` is the number for this machine.
 
-    Raises LoaderMissing where DALI is asked for and not installed, CacheError for a split that is unknown or empty,
-    UsageError, which is a ValueError too, for any other value that cannot be.
+    Raises LoaderMissing if DALI is asked for and not installed, CacheError if the split is unknown or empty, UsageError
+    (a ValueError too) for any other value that is not allowed, and what torch raises for a device it does not know.
     """
     check_loader(name, cache, size=size, device=device)
     if workers is not None and workers < 1:
@@ -79,8 +79,8 @@ def open_loader(
 
 
 def check_loader(name: str, cache: Cache, *, size: int | None, device: "str | torch.device") -> None:
-    """Raises what `open_loader` does for a loader, a size (pixels, None: the cache's own) or a device that cannot be;
-    opens nothing."""
+    """Raises what `open_loader` raises for a loader's name, a size in pixels (None: the cache's own) or a device that
+    is not allowed. Opens nothing."""
     if name not in LOADERS:
         raise UsageError(f"loader {name!r}: choose one of {', '.join(LOADERS)}")
     if size is not None and not 1 <= size <= cache.recipe.size:
@@ -109,7 +109,7 @@ def choose_loader(name: str, device: "str | torch.device") -> str:
 
 
 def dali_installed() -> bool:
-    """Whether DALI can be imported; it is not."""
+    """Whether DALI is installed. It is not imported."""
     return find_spec("nvidia") is not None and find_spec("nvidia.dali") is not None
 
 
