@@ -10,14 +10,24 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
+from pipeline.command_line import (
+    WORKERS,
+    Finite,
+    Folder,
+    GuardedGroup,
+    OutputFile,
+    OutputFolder,
+    OutputPlace,
+    Text,
+    local_cache_option,
+    section,
+)
 from pipeline.errors import FundusError
+from pipeline.limits import LARGEST, MOST_A_BATCH, SMALLEST
 from pipeline.machine import END_SIGNALS, usable_cores
-from pipeline.options import LARGEST, MOST_A_BATCH, SMALLEST, WORKERS, Finite, Text, section
 from pipeline.storage.artifacts import Kind, picture_kind
 from pipeline.storage.atomic import write_whole
-from pipeline.storage.local_cache import local_cache_option
-from pipeline.storage.outputs import GuardedGroup, OutputFile, OutputFolder, OutputPlace
-from pipeline.storage.url import Folder, Url, place
+from pipeline.storage.url import Url, place
 
 if TYPE_CHECKING:
     from tools.sheet import Grouping
@@ -279,7 +289,7 @@ def check(cache: Path | Url) -> None:
     for problem in problems:
         click.echo(problem)
     if problems:
-        raise FundusError(f"{cache}: {len(problems)} problems; `tools preprocess` mends them")
+        raise FundusError(f"{cache}: {len(problems)} problems; `tools preprocess` repairs them")
     click.echo(f"{cache}: {entries} photographs, all well")
 
 

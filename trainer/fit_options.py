@@ -4,8 +4,8 @@ from typing import Any, Final
 
 import click
 
-from pipeline.options import LARGEST, MOST_A_BATCH, MOST_EPOCHS, SMALLEST, WORKERS, Command, Finite, Text, section
-from pipeline.storage.local_cache import local_cache_gb_option, local_cache_option
+from pipeline.command_line import WORKERS, Decorated, Finite, Text, local_cache_gb_option, local_cache_option, section
+from pipeline.limits import LARGEST, MOST_A_BATCH, MOST_EPOCHS, SMALLEST
 from trainer.config import (
     CLASS_WEIGHTS,
     DEVICES,
@@ -121,7 +121,7 @@ _OPTIONS: Final = (
 # fmt: on
 
 
-def fit_options(command: Command) -> Command:
+def fit_options(command: Decorated) -> Decorated:
     """Gives a command all options of a training, in this order."""
     for option in reversed(_OPTIONS):
         command = option(command)

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 from pipeline.cache.cache import Cache, open_cache
+from pipeline.limits import SMALLEST
 from pipeline.machine import usable_cores
-from pipeline.options import SMALLEST
 from pipeline.photos.preparation import Recipe
 from tools.benchmark.report import Report
 from tools.benchmark.workloads import Rows, Run, uint8
@@ -122,7 +122,7 @@ def sample_of(cache: Cache, batch: int) -> Cache:
     picked = np.linspace(0, len(cache.manifest) - 1, min(SAMPLE, len(cache.manifest))).astype(int)
     length = max(1, LONGEST // batch) * batch
     rows = np.resize(picked, length)
-    return Cache(cache.path, cache.index, cache.manifest.iloc[rows].reset_index(drop=True))
+    return cache.take(rows)
 
 
 def shrunk(cache: Cache, folder: Path, size: int, workers: int) -> Path:
