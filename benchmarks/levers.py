@@ -28,7 +28,7 @@ import pandas as pd
 from pipeline.cache.cache import open_cache
 from pipeline.cache.splits import patients_of
 from pipeline.command_line import Guarded
-from trainer.evaluation.bootstrap import Figures, bootstrap, interval
+from trainer.evaluation.bootstrap import Figures, Resamples, interval
 from trainer.evaluation.weighted_metrics import Sample
 from trainer.run_folder import RunFolder
 
@@ -78,7 +78,7 @@ def means(cache: str, runs: list[Path]) -> tuple[Figures, Figures]:
         with open_cache(Path(cache.replace(SEED, str(seed)))) as opened:
             sample = Sample.of(table, patients_of(opened.manifest, table["id"]))
         values.append(sample.figures(sample.equal_weights))
-        resampled.append(bootstrap(sample.n_patients, sample.figures, seed=seed if SEED in cache else 0))
+        resampled.append(Resamples(sample.n_patients, seed=seed if SEED in cache else 0).figures(sample.figures))
 
     def mean(of: list[Figures]) -> Figures:
         return {figure: np.mean([each[figure] for each in of], axis=0) for split, figure in FIGURES if split == "test"}

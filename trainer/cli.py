@@ -289,7 +289,7 @@ def evaluate(
     for target, evaluation in measured.evaluations:
         print_ungradable(target.what, evaluation.results)
         if evaluation.subgroups:
-            print_subgroups(evaluation.subgroups.as_dict(), target.what)
+            print_subgroups(evaluation.subgroups, target.what)
     if measured.sites:
         print_sites(measured.sites)
         folders = [target.files.metrics.parent for target, _ in measured.evaluations if target.name]

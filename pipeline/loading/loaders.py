@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from pipeline.cache.cache import Cache
 from pipeline.errors import CacheError, LoaderMissing, UsageError
-from pipeline.loading.plan import NO_AUGMENT, Augment, Blocks, Schedule
+from pipeline.loading.plan import NO_AUGMENT, WHOLE, Augment, Blocks, Schedule, Shard
 from pipeline.machine import usable_cores
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def open_loader(
     seed: int = 0,
     device: "str | torch.device" = "cpu",
     workers: int | None = None,
-    shard: tuple[int, int] = (0, 1),
+    shard: tuple[int, int] = WHOLE,
     balanced: bool = False,
     shuffle_block: int | None = None,
 ) -> "Loader":
@@ -65,7 +65,18 @@ def open_loader(
     try:
         labels = cache.grades[rows] if balanced else None
         blocks = None if shuffle_block is None else Blocks.in_lanes(cache.shards, shuffle_block)
-        schedule = Schedule(rows, augment, source_size, size, batch_size, shuffle, seed, shard, labels, blocks)
+        schedule = Schedule(
+            rows,
+            augment,
+            source_size=source_size,
+            size=size,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            seed=seed,
+            shard=Shard(*shard),
+            labels=labels,
+            blocks=blocks,
+        )
     except ValueError as error:
         raise UsageError(str(error)) from error
     workers = workers or usable_cores()

@@ -90,7 +90,7 @@ def check_alike(members: Members) -> None:
 def open_their_cache(members: Members, path: Path | Url | None) -> Cache:
     """The members' cache, or the one that their folds were made from. Raises CacheError where it is another."""
     if members.folds:
-        digest, place = members.folds.read_mark().get("cache"), path or url_or_path(FitConfig().cache)
+        digest, place = members.folds.read_mark().cache, path or url_or_path(FitConfig().cache)
         what = "the cache that the folds were made from; name that one with --cache"
     else:
         digest, place = members.configs[0].cache_digest, path or url_or_path(members.configs[0].cache)
@@ -105,7 +105,7 @@ def measured_splits(members: Members) -> Sequence[str]:
     """The splits that no member was trained on: val and test, or of folds test if it was not folded."""
     if not members.folds:
         return ("val", "test")
-    return () if members.folds.read_mark().get("test") else ("test",)
+    return () if members.folds.read_mark().test else ("test",)
 
 
 def check_not_trained_on(members: Members, cache: Cache, split: str) -> None:
