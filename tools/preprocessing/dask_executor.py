@@ -35,7 +35,7 @@ from tools.preprocessing.dask_worker import (
     under_way,
     version_of,
 )
-from tools.preprocessing.executors import Crew
+from tools.preprocessing.executors import GroupExecutor
 
 CONNECT_SECONDS: Final = 10
 ALONE_SECONDS: Final = 60
@@ -44,7 +44,7 @@ ASK_SECONDS: Final = 2
 
 
 @contextmanager
-def on_cluster(scheduler: str, groups: list[Group]) -> Iterator[Crew]:
+def on_cluster(scheduler: str, groups: list[Group]) -> Iterator[GroupExecutor]:
     """The workers of the Dask scheduler at that address.
 
     Raises ClusterError where nobody answers there, where a worker would make other bytes than this process or does not

@@ -24,16 +24,17 @@ BLOCKS_SIGNALS: Final = hasattr(signal, "pthread_sigmask")
 """Not so on Windows."""
 
 
-class Crew(Protocol):
-    """Workers that build groups. Each is a context manager's, which ends them and says in one line what went wrong."""
+class GroupExecutor(Protocol):
+    """Workers that build groups. A context manager opens an executor, ends its workers and raises one FundusError for
+    whatever went wrong."""
 
     def wanted(self) -> int:
-        """How many groups should be under way or waiting for a worker, so that nobody idles."""
+        """How many groups should be running or queued, so that no worker idles."""
 
     def submit(self, group: Group) -> "Future[Built]": ...
 
     def photographs(self) -> int:
-        """How many have been looked at so far. Raises a FundusError where it is known that no more will be."""
+        """How many are done so far. Raises FundusError if the workers are lost."""
 
 
 class SharedSignals(NamedTuple):
@@ -63,7 +64,7 @@ class SharedSignals(NamedTuple):
 
 
 @contextmanager
-def on_this_machine(workers: int, groups: int) -> Iterator[Crew]:
+def on_this_machine(workers: int, groups: int) -> Iterator[GroupExecutor]:
     """A worker process takes a group; where there are fewer groups than workers, each gets threads (decoding, resizing
     and encoding release the GIL).
 

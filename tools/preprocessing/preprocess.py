@@ -31,7 +31,7 @@ from pipeline.storage.atomic import write_whole
 from pipeline.storage.url import Url
 from tools.preprocessing.build_shards import CLOCK_SLACK_NS, Built, Group, put_in_place
 from tools.preprocessing.copies import Copy, copies_across_splits
-from tools.preprocessing.executors import Crew, on_this_machine
+from tools.preprocessing.executors import GroupExecutor, on_this_machine
 from tools.preprocessing.existing_cache import Previous
 from tools.preprocessing.splits import Place, place, split_of
 from tools.sources.listing import Listing, Sample
@@ -284,27 +284,27 @@ class _Update:
             return []
         total = sum(len(samples) for group in groups for samples in group.shards.values())
         built: list[Built] = []
-        with _crew(self.settings, groups) as crew:  # which may not be had: before the cache is touched
+        with _open_executor(self.settings, groups) as executor:  # which may not be had: before the cache is touched
             self.previous.mark_incomplete(self.recipe, self.settings.split, self.settings.split_seed)
             waiting = iter(groups)
-            pending = {crew.submit(group) for group in islice(waiting, crew.wanted())}
+            pending = {executor.submit(group) for group in islice(waiting, executor.wanted())}
             while pending:
                 finished, pending = wait(pending, timeout=0.25, return_when=FIRST_COMPLETED)
                 for future in finished:
                     built.append(future.result())
                     put_in_place(built[-1], groups[0].folder)
-                self._progress(crew.photographs(), total)
+                self._progress(executor.photographs(), total)
                 _stop_if_many(
                     refused + [refusal for part in built for refusal in part.refused], self.listing, self.settings
                 )
-                pending |= {crew.submit(group) for group in islice(waiting, max(0, crew.wanted() - len(pending)))}
+                pending |= {executor.submit(group) for group in islice(waiting, max(0, executor.wanted() - len(pending)))}
         for part in built:
             self.records |= part.records
             self.written |= part.records.keys()
         return built
 
 
-def _crew(settings: Settings, groups: list[Group]) -> AbstractContextManager[Crew]:
+def _open_executor(settings: Settings, groups: list[Group]) -> AbstractContextManager[GroupExecutor]:
     if settings.scheduler is None:
         return on_this_machine(settings.workers, len(groups))
     try:
