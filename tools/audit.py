@@ -121,8 +121,8 @@ def _table(samples: list[Sample], places: dict[str, Place]) -> pd.DataFrame:
 def _unread(listing: Listing) -> list[str]:
     """What was not understood of SRC, and what to do: this command has no options that say how to read it."""
     warned = [f"WARNING: {warning}" for warning in listing.warnings]
-    cure = "`tools preprocess` has options that say how to read it; then audit its cache: `tools audit CACHE`"
-    return [*warned, cure] if warned else []
+    advice = "`tools preprocess` has options that say how to read it; then audit its cache: `tools audit CACHE`"
+    return [*warned, advice] if warned else []
 
 
 def _contradictions(listing: Listing) -> list[str]:

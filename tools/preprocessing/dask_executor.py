@@ -84,7 +84,7 @@ class _Cluster:
         try:
             self.client.wait_for_workers(1, timeout=CONNECT_SECONDS)
         except TimeoutError as error:
-            raise ClusterError(f"{self.scheduler} has no workers; {self._cure()}") from error
+            raise ClusterError(f"{self.scheduler} has no workers; {self._advice()}") from error
         _refuse_unlike(self.client, groups[0])
         each = self.client.nthreads().values()
         self.workers = sum(each)
@@ -100,7 +100,7 @@ class _Cluster:
             if self.workers:
                 self.seen = now
             elif now - self.seen > ALONE_SECONDS:
-                raise ClusterError(f"{self.scheduler} has had no workers for {ALONE_SECONDS} s; {self._cure()}")
+                raise ClusterError(f"{self.scheduler} has had no workers for {ALONE_SECONDS} s; {self._advice()}")
         return 2 * max(1, self.workers)
 
     def submit(self, group: Group) -> "Future[Built]":
@@ -164,7 +164,7 @@ class _Cluster:
     def _gone(self) -> ClusterError:
         return ClusterError(f"{self.scheduler}: the Dask scheduler is gone; the same command goes on from there")
 
-    def _cure(self) -> str:
+    def _advice(self) -> str:
         return f"`dask worker {self.scheduler} --nthreads 1` starts one, and the same command goes on"
 
 

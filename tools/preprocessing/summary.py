@@ -80,13 +80,13 @@ def leak_lines(table: pd.DataFrame, copies: int = 0) -> list[str]:
     if copied:
         lines.append(
             f"COPIES: {copied:,} of {n:,} test photographs ({copied / n:.0%}) look like a photograph of train or val; "
-            "accuracy on them says little. Cure: name the patients (--patient-pattern, --patient-column), then "
+            "accuracy on them says little. Advice: name the patients (--patient-pattern, --patient-column), then "
             "--split patient"
         )
     if leaked:
         lines.append(
             f"LEAK: {leaked:,} of {n:,} test photographs ({leaked / n:.0%}) show a patient who is also in train; "
-            "accuracy on them says little. Cure: --split patient"
+            "accuracy on them says little. Advice: --split patient"
         )
     if lines or not n:
         return lines

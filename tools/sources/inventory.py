@@ -27,7 +27,7 @@ class Inventory:
     photographs: list[Found] = field(default_factory=list)
     tables: list[RawTable] = field(default_factory=list)
     refused: list[Refusal] = field(default_factory=list)  # photographs
-    unread: list[Refusal] = field(default_factory=list)  # other files, with the cure
+    unread: list[Refusal] = field(default_factory=list)  # other files, with the advice
     ours: list[Refusal] = field(default_factory=list)  # folders that this program made
     left_out: int = 0  # files that are hidden, another program's or half downloaded
     names: dict[str, str] = field(default_factory=dict)  # source -> the photograph's name inside a Parquet file

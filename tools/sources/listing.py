@@ -32,7 +32,7 @@ class Listing:
     refused: list[Refusal] = field(default_factory=list)  # photographs
     rows: list[Refusal] = field(default_factory=list)  # rows of tables for which there is no photograph to use
     ignored: list[Refusal] = field(default_factory=list)  # photographs that nobody asked for
-    unread: list[Refusal] = field(default_factory=list)  # files that are no photographs and are not read, with the cure
+    unread: list[Refusal] = field(default_factory=list)  # files that are no photographs and are not read, with the advice
     notes: list[str] = field(default_factory=list)
     row_notes: list[str] = field(default_factory=list)  # of single rows
     warnings: list[str] = field(default_factory=list)

@@ -317,7 +317,7 @@ def test_no_patient_is_on_two_sides_for_twenty_seeds(shared: Path, tmp_path: Pat
     assert len(draws) > 10
 
 
-def test_a_leaking_layout_is_called_so_and_cured_by_split_patient(tmp_path: Path, eyes: Path) -> None:
+def test_a_leaking_layout_is_called_so_and_prevented_by_split_patient(tmp_path: Path, eyes: Path) -> None:
     (eyes / "trainLabels.csv").unlink()
     names = sorted(path.stem for path in eyes.glob("*.jpeg"))
     train, test = [name for name in names if "left" in name], [name for name in names if "right" in name]
@@ -326,10 +326,10 @@ def test_a_leaking_layout_is_called_so_and_cured_by_split_patient(tmp_path: Path
         (eyes / f"{split}_label.csv").write_text("0\n" * len(ids))
     output = done(eyes, "--out", tmp_path / "c", "--size", 64)
     assert "of 6 test photographs" in output
-    assert "Cure: --split patient" in output
-    cured = done(eyes, "--out", tmp_path / "c", "--size", 64, "--split", "patient")
-    assert "leak: none" in cured
-    assert ": 0 encoded" in cured
+    assert "Advice: --split patient" in output
+    prevented = done(eyes, "--out", tmp_path / "c", "--size", 64, "--split", "patient")
+    assert "leak: none" in prevented
+    assert ": 0 encoded" in prevented
 
 
 def test_the_shards_tell_patient_and_split_as_the_manifest_does(eyes: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Archives read in place, and those that are not, with the cure."""
+"""Archives read in place, and those that are not, with the advice."""
 
 import json
 import os
