@@ -28,7 +28,7 @@ from tools.preprocessing.summary import SHOWN, grades_by_split, leak_lines
 from tools.sources.archives import read_source
 from tools.sources.label_tables import LabelTable
 from tools.sources.layouts import list_source, tables_alone
-from tools.sources.listing import Listing, Sample
+from tools.sources.listing import Listing, ListedSample
 from tools.sources.patients import with_patients
 
 
@@ -75,7 +75,7 @@ def audit(target: Path | Url) -> str:
 def _glances(listing: Listing) -> dict[str, Glance]:
     recipe = Recipe(4 * SIDE)  # cropped as a cache's photographs are: copies may have other borders
 
-    def glance(sample: Sample) -> tuple[str, Glance] | None:
+    def glance(sample: ListedSample) -> tuple[str, Glance] | None:
         try:
             data = read_source(listing.root, sample.found.source)
             return sample.id, Glance(hashlib.sha256(data).hexdigest(), fingerprint(prepare(data, recipe).jpeg))
@@ -94,7 +94,7 @@ def _of_tables(layout: str, tables: list[LabelTable]) -> tuple[pd.DataFrame, lis
             if label.error:
                 raise SourceError(f"{table.where(number)}: {label.error}")
             grade, split = max(label.grade, UNKNOWN), label.split or table.split
-            samples.append(Sample(name, Found(name, 0, 0, 0), grade, split, label.patient, label.eye))
+            samples.append(ListedSample(name, Found(name, 0, 0, 0), grade, split, label.patient, label.eye))
     if len({sample.split for sample in samples}) == 1:
         samples = [sample._replace(split="") for sample in samples]
     samples = with_patients(samples, None, {}).samples
@@ -107,13 +107,13 @@ def _of_tables(layout: str, tables: list[LabelTable]) -> tuple[pd.DataFrame, lis
     ]
 
 
-def _as_they_stand(samples: list[Sample]) -> Iterator[Place]:
+def _as_they_stand(samples: list[ListedSample]) -> Iterator[Place]:
     """Places without a validation part drawn from train: the tables are judged as their author would use them."""
     drawn = place(samples)
     return (drawn[sample.id]._replace(split=sample.split or drawn[sample.id].split) for sample in samples)
 
 
-def _table(samples: list[Sample], places: dict[str, Place]) -> pd.DataFrame:
+def _table(samples: list[ListedSample], places: dict[str, Place]) -> pd.DataFrame:
     rows = [(sample.id, *places[sample.id], sample.grade) for sample in samples]
     return pd.DataFrame(rows, columns=["id", "patient", "eye", "split", "grade"])
 

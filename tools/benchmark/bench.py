@@ -30,7 +30,7 @@ from tools.preprocessing.preprocess import preprocess
 from tools.sources.layouts import list_source
 
 PHANTOMS: Final = 200
-SAMPLE: Final = 512
+PHOTOGRAPHS: Final = 512
 """Photographs of the cache that are used, over and over: so few stay in memory, and the disk is not measured."""
 LONGEST: Final = 8192
 """Photographs in the longest turn."""
@@ -71,7 +71,7 @@ def bench(path: Path | None, settings: Settings, say: Callable[[str], None]) -> 
             say(f"drawing {PHANTOMS} phantoms")
             write_phantoms(folder / "eyes", PHANTOMS)
             path = make_cache(folder / "eyes", folder / "cache", 512, settings.workers)
-        cache = stack.enter_context(sample_of(stack.enter_context(open_cache(path)), batch))
+        cache = stack.enter_context(repeated_photographs(stack.enter_context(open_cache(path)), batch))
         cache_size = cache.recipe.size
         size = settings.size or cache_size
         if size > cache_size:
@@ -80,7 +80,7 @@ def bench(path: Path | None, settings: Settings, say: Callable[[str], None]) -> 
         say(f"making the cache smaller: {small} px")
         smaller = stack.enter_context(open_cache(shrunk(cache, folder, small, settings.workers)))
         rows = Rows(cache, size, batch, settings.workers, device, stack)
-        runs = rows.all(stack.enter_context(sample_of(smaller, batch)))
+        runs = rows.all(stack.enter_context(repeated_photographs(smaller, batch)))
         rates = measure(runs, batch, settings.seconds, settings.rounds, say)
     about = {**asdict(settings), "size": size, "batch": batch, "cache_size": cache_size, "device": device.type}
     loaders = [loader for loader in ("torchvision", "dali") if uint8(loader) in rates]
@@ -117,16 +117,16 @@ def measure(
     return rates
 
 
-def sample_of(cache: Cache, batch: int) -> Cache:
+def repeated_photographs(cache: Cache, batch: int) -> Cache:
     """Some photographs of a cache, evenly spread, over and over until there are LONGEST, in whole batches."""
-    picked = np.linspace(0, len(cache.manifest) - 1, min(SAMPLE, len(cache.manifest))).astype(int)
+    picked = np.linspace(0, len(cache.manifest) - 1, min(PHOTOGRAPHS, len(cache.manifest))).astype(int)
     length = max(1, LONGEST // batch) * batch
     rows = np.resize(picked, length)
     return Cache(cache.path, cache.index, cache.manifest.iloc[rows].reset_index(drop=True))
 
 
 def shrunk(cache: Cache, folder: Path, size: int, workers: int) -> Path:
-    """The photographs of a sample as a cache at another size."""
+    """The photographs of a cache, each once, as a cache at another size in pixels."""
     (folder / "photographs").mkdir()
     first = ~cache.manifest["id"].duplicated().to_numpy()
     for row in np.flatnonzero(first):

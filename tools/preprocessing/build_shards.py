@@ -24,7 +24,7 @@ from pipeline.storage.locks import replace
 from pipeline.storage.url import Url
 from tools.preprocessing.splits import split_of
 from tools.sources.archives import read_source
-from tools.sources.listing import Sample
+from tools.sources.listing import ListedSample
 
 CLOCK_SLACK_NS: Final = 2_000_000_000
 """A shard is dated this much before its run began, by the clock of the process that gave out the work. A photograph
@@ -41,7 +41,9 @@ class Group(NamedTuple):
     root: Path | Url
     folder: Path  # of the shards
     recipe: Recipe
-    shards: dict[int, list[Sample]]  # shard, the highest first -> its samples, placed, in the order they are written
+    shards: dict[
+        int, list[ListedSample]
+    ]  # shard, the highest first -> its samples, placed, in the order they are written
     predecessors: list[Path]  # shards to copy unchanged entries from
     refused: dict[str, str]  # source -> reason, of photographs refused before and not touched since
     mtimes: dict[str, int]  # source -> modification time when it was cached, ns, where that is known
@@ -102,7 +104,7 @@ def build_group(group: Group, signals: Signals) -> Built:
     with ThreadPoolExecutor(group.threads + (WAITING if isinstance(group.root, Url) else 0)) as pool:
         for shard, samples in group.shards.items():
 
-            def entries(samples: list[Sample] = samples) -> Iterator[Entry]:
+            def entries(samples: list[ListedSample] = samples) -> Iterator[Entry]:
                 nonlocal encoded, in_a_row, read
                 for made in pool.map(lambda sample: _make(group, sample, old.get(sample.id), signals), samples):
                     encoded += made.encoded
@@ -141,7 +143,7 @@ def put_in_place(built: Built, folder: Path) -> None:
     sync_folder(folder)
 
 
-def _make(group: Group, sample: Sample, old: _Old | None, signals: Signals) -> _Made:
+def _make(group: Group, sample: ListedSample, old: _Old | None, signals: Signals) -> _Made:
     """An old entry where it still holds, else the photograph prepared anew, else why not."""
     found = sample.found
     signals.begin(found.source)
@@ -170,12 +172,12 @@ def _make(group: Group, sample: Sample, old: _Old | None, signals: Signals) -> _
         signals.end(found.source)
 
 
-def _entry(group: Group, sample: Sample, jpeg: bytes, meta: dict[str, Any]) -> Entry:
+def _entry(group: Group, sample: ListedSample, jpeg: bytes, meta: dict[str, Any]) -> Entry:
     split = split_of(sample.split, meta["flags"], keep_blank=group.keep_blank)
     return with_place(Entry(sample.id, jpeg, meta, sample.grade), sample.patient, split)
 
 
-def _untouched(group: Group, sample: Sample, old: _Old) -> bool:
+def _untouched(group: Group, sample: ListedSample, old: _Old) -> bool:
     """Whether the photograph is the one that was cached, by what the file system says of it."""
     found = sample.found
     return (

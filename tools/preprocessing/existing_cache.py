@@ -24,7 +24,7 @@ from pipeline.storage.atomic import sync_folder
 from pipeline.storage.locks import changed_ns, replace
 from pipeline.storage.paths import sha256_of
 from tools.preprocessing.splits import split_of
-from tools.sources.listing import Listing, Sample
+from tools.sources.listing import Listing, ListedSample
 
 FEW: Final = 5
 """Photographs all of which must have changed for a set to be called another."""
@@ -136,7 +136,7 @@ class Previous:
             "drawn anew, and one of them may have changed sides"
         ]
 
-    def still_refused(self, samples: Iterable[Sample], recipe: Recipe) -> dict[str, str]:
+    def still_refused(self, samples: Iterable[ListedSample], recipe: Recipe) -> dict[str, str]:
         """source -> reason of the photographs that could not be read and have not changed since. What a package was
         missing for is tried again: it may be there now."""
         if not self.refused or self.index is None or self.index.recipe != recipe:
@@ -147,7 +147,7 @@ class Previous:
         return {source: reason for source, reason in reasons.items() if "pip install" not in reason}
 
     def untouched(
-        self, wanted: dict[int, list[Sample]], still_refused: dict[str, str], recipe: Recipe, *, keep_blank: bool
+        self, wanted: dict[int, list[ListedSample]], still_refused: dict[str, str], recipe: Recipe, *, keep_blank: bool
     ) -> dict[int, ShardRecord]:
         """The shards that hold what is wanted already: their records. None where the JSONs lack patient and split."""
         index = self.index
@@ -184,7 +184,7 @@ class Previous:
         (self.folder / SHARDS).mkdir(exist_ok=True)
         sync_folder(self.folder)
 
-    def _holds(self, sample: Sample, dated: int, *, keep_blank: bool) -> bool:
+    def _holds(self, sample: ListedSample, dated: int, *, keep_blank: bool) -> bool:
         row, found = self.rows.get(sample.id), sample.found
         return (
             row is not None

@@ -34,7 +34,7 @@ from tools.preprocessing.copies import Copy, copies_across_splits
 from tools.preprocessing.executors import GroupExecutor, on_this_machine
 from tools.preprocessing.existing_cache import Previous
 from tools.preprocessing.splits import Place, place, split_of
-from tools.sources.listing import Listing, Sample
+from tools.sources.listing import Listing, ListedSample
 
 MANY_REFUSED: Final = 100
 """Fewer refused photographs than this never stop a run: a small set may have its share of bad files. So many in a row
@@ -194,7 +194,7 @@ class _Update:
     def _shards(self) -> tuple[ShardRecord, ...]:
         return tuple(self.records[shard] for shard in range(len(self.wanted)))
 
-    def _wanted(self) -> dict[int, list[Sample]]:
+    def _wanted(self) -> dict[int, list[ListedSample]]:
         """The samples of each shard, in the order they are written, with the patients and splits that they have if no
         further photograph is refused and a damaged manifest had no history."""
         samples, settings, previous = self.listing.samples, self.settings, self.previous
@@ -202,7 +202,7 @@ class _Update:
         recorded = [] if previous.remains else previous.sides(settings.split, settings.split_seed)
         places = _places(taken, settings, recorded)
         count = shard_count(len(samples))
-        wanted: dict[int, list[Sample]] = {shard: [] for shard in range(count)}
+        wanted: dict[int, list[ListedSample]] = {shard: [] for shard in range(count)}
         for sample in sorted(samples, key=lambda sample: sort_key(sample.id)):
             if it := places.get(sample.id):
                 sample = sample._replace(patient=it.patient, split=it.split)
@@ -249,7 +249,7 @@ class _Update:
 
     def _copy_groups(self, shards: set[int]) -> list[Group]:
         """The work where JSONs of finished shards tell another patient or split than the rows: JPEGs are copied."""
-        inside: dict[int, list[Sample]] = {shard: [] for shard in sorted(shards)}
+        inside: dict[int, list[ListedSample]] = {shard: [] for shard in sorted(shards)}
         for row in sorted(self.rows, key=lambda row: sort_key(row.id)):
             if row.shard in shards:
                 inside[row.shard].append(self.samples[row.id]._replace(patient=row.patient, split=row.split))
@@ -259,7 +259,7 @@ class _Update:
             for shard, held in inside.items()
         ]
 
-    def _group(self, shards: dict[int, list[Sample]], predecessors: list[Path]) -> Group:
+    def _group(self, shards: dict[int, list[ListedSample]], predecessors: list[Path]) -> Group:
         root = self.listing.root
         return Group(
             root=root if isinstance(root, Url) else root.absolute(),
@@ -297,7 +297,9 @@ class _Update:
                 _stop_if_many(
                     refused + [refusal for part in built for refusal in part.refused], self.listing, self.settings
                 )
-                pending |= {executor.submit(group) for group in islice(waiting, max(0, executor.wanted() - len(pending)))}
+                pending |= {
+                    executor.submit(group) for group in islice(waiting, max(0, executor.wanted() - len(pending)))
+                }
         for part in built:
             self.records |= part.records
             self.written |= part.records.keys()
@@ -326,7 +328,7 @@ def _stop_if_many(refused: list[Refusal], listing: Listing, settings: Settings) 
 
 
 def _placed(
-    rows: list[Row], samples: dict[str, Sample], settings: Settings, recorded: list[tuple[str, str]]
+    rows: list[Row], samples: dict[str, ListedSample], settings: Settings, recorded: list[tuple[str, str]]
 ) -> list[Row]:
     places = _places([samples[row.id] for row in rows], settings, recorded)
     placed = []
@@ -341,7 +343,7 @@ def _placed(
     return placed
 
 
-def _places(samples: list[Sample], settings: Settings, recorded: list[tuple[str, str]]) -> dict[str, Place]:
+def _places(samples: list[ListedSample], settings: Settings, recorded: list[tuple[str, str]]) -> dict[str, Place]:
     return place(
         samples,
         whole=settings.split if settings.split in ("train", "test") else "",

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from pipeline.cache.splits import SHARES, draw_sides
 from pipeline.grades import UNKNOWN
-from tools.sources.listing import Sample
+from tools.sources.listing import ListedSample
 
 
 class Place(NamedTuple):
@@ -20,7 +20,7 @@ def split_of(split: str, flags: Collection[str], *, keep_blank: bool) -> str:
 
 
 def place(
-    samples: Iterable[Sample],
+    samples: Iterable[ListedSample],
     *,
     whole: str = "",
     keep_layout: bool = True,

@@ -15,7 +15,7 @@ from pipeline.storage import object_store
 from pipeline.storage.artifacts import open_regular
 from pipeline.storage.url import Url
 from tools.sources.columns import fold, patient_cell
-from tools.sources.listing import Sample
+from tools.sources.listing import ListedSample
 from tools.sources.matching import name_of
 
 THREADS: Final = 16  # headers are short: what takes time is the way to a file server
@@ -63,7 +63,7 @@ def patients_of(
     return {source: (names[known[source]] if source in known else "", each.eye) for source, each in tags.items()}, notes
 
 
-def with_kept(samples: Sequence[Sample], keep: Sequence[str], tags: Mapping[str, Tags]) -> list[Sample]:
+def with_kept(samples: Sequence[ListedSample], keep: Sequence[str], tags: Mapping[str, Tags]) -> list[ListedSample]:
     """The samples with what tags say of the columns to keep, where no table does."""
     if not keep:
         return list(samples)

@@ -22,7 +22,7 @@ from tools.sources.folders import FolderGrades, folder_of, grade_folders
 from tools.sources.inventory import Inventory
 from tools.sources.known_sets import KnownSet, known_set_of_folders, other_counts
 from tools.sources.label_tables import Label, LabelTable, PairTable, PassedOver, read_label_table
-from tools.sources.listing import Listing, Sample
+from tools.sources.listing import Listing, ListedSample
 from tools.sources.matching import Matched, Names, match_tables, parts, with_ids
 from tools.sources.medmnist import list_medmnist
 from tools.sources.patients import with_patients
@@ -279,16 +279,18 @@ class Evidence:
                 ungradable = grade == UNGRADABLE
                 grade = UNKNOWN if ungradable else grade
                 id = split_suffix(parts(names[source])[-1])[0] if source in names else id
-                listing.samples.append(Sample(id, found, grade, split, patient, eye, ungradable, kept))
+                listing.samples.append(ListedSample(id, found, grade, split, patient, eye, ungradable, kept))
             elif source in refused:
                 listing.refused.append(refused[source])
             elif folders is not None and folder_of(source) in folders.grades:
                 stem, grade = plain_id(source).rpartition("/")[2], folders.grades[folder_of(source)]
                 ungradable = grade == UNGRADABLE
-                sample = Sample(stem, found, UNKNOWN if ungradable else grade, ungradable=ungradable)
+                sample = ListedSample(stem, found, UNKNOWN if ungradable else grade, ungradable=ungradable)
                 listing.samples.append(_besides(sample, matched.beside.get(source)))
             elif bare:
-                listing.samples.append(_besides(Sample(plain_id(source), found, UNKNOWN), matched.beside.get(source)))
+                listing.samples.append(
+                    _besides(ListedSample(plain_id(source), found, UNKNOWN), matched.beside.get(source))
+                )
             else:
                 why = "no row names it" if folders is None else "not in a folder named by a grade"
                 if stems is None:
@@ -313,7 +315,9 @@ class Evidence:
                     "hospital names of their own"
                 )
 
-    def _named(self, samples: list[Sample], same: SameNames, pairs: Sequence[PairTable], names: Names) -> list[Sample]:
+    def _named(
+        self, samples: list[ListedSample], same: SameNames, pairs: Sequence[PairTable], names: Names
+    ) -> list[ListedSample]:
         """The samples with their final ids, patients and eyes."""
         prefixes = {sample.found.source: same.prefix(sample.found.source) for sample in samples} if same.levels else {}
         if prefixes:
@@ -336,7 +340,9 @@ class Evidence:
             ]
         return told
 
-    def _other_counts(self, samples: Sequence[Sample], matched: Matched, tables: Sequence[LabelTable]) -> list[str]:
+    def _other_counts(
+        self, samples: Sequence[ListedSample], matched: Matched, tables: Sequence[LabelTable]
+    ) -> list[str]:
         """What to say of known sets whose photographs by grade are not the published ones."""
         if self.known_by_folders is None and not any(table.known for table in tables):
             return []
@@ -348,34 +354,34 @@ class Evidence:
                 graded.append((known, sample.grade))
         return other_counts(graded)
 
-    def _set_of(self, sample: Sample, matched: Matched) -> tuple[KnownSet | None, LabelTable | None]:
+    def _set_of(self, sample: ListedSample, matched: Matched) -> tuple[KnownSet | None, LabelTable | None]:
         """The known set that gives a photograph its grade, and the table that does, if one does."""
         if sample.found.source not in matched.labels:
             return self.known_by_folders, None
         table = matched.labels[sample.found.source][2]
         return table.known, table
 
-    def _data_set(self, samples: Sequence[Sample], matched: Matched) -> str:
+    def _data_set(self, samples: Sequence[ListedSample], matched: Matched) -> str:
         """The titles of the known sets that give grades here, in the order of the alphabet."""
         sets = [self._set_of(sample, matched)[0] for sample in samples]
         return ", ".join(sorted({known.title for known in sets if known is not None}))
 
 
-def _of_folder(sample: Sample, folder: str) -> Sample:
+def _of_folder(sample: ListedSample, folder: str) -> ListedSample:
     """The sample with a folder in its patient's name, where it has it not yet."""
     if not folder or sample.patient == folder:
         return sample
     return sample._replace(patient=f"{folder}/{sample.patient}" if sample.patient else folder)
 
 
-def _besides(sample: Sample, label: Label | None) -> Sample:
+def _besides(sample: ListedSample, label: Label | None) -> ListedSample:
     """The sample with what a table without grades says of it."""
     if label is None:
         return sample
     return sample._replace(split=label.split, patient=label.patient, eye=label.eye, kept=label.kept)
 
 
-def _prefixed(sample: Sample, folder: str) -> Sample:
+def _prefixed(sample: ListedSample, folder: str) -> ListedSample:
     """The sample with a folder in its id, where it has it not yet."""
     if not folder or folder in sample.id.split("/")[:-1]:
         return sample

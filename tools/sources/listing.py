@@ -9,8 +9,8 @@ from pipeline.storage.url import Url
 from tools.sources.scales import ICDR, Scale
 
 
-class Sample(NamedTuple):
-    """A photograph that will be prepared."""
+class ListedSample(NamedTuple):
+    """A photograph that will be prepared, and what is known of it."""
 
     id: str
     found: Found
@@ -28,11 +28,13 @@ class Listing:
 
     root: Path | Url
     layout: str
-    samples: list[Sample] = field(default_factory=list)
+    samples: list[ListedSample] = field(default_factory=list)
     refused: list[Refusal] = field(default_factory=list)  # photographs
     rows: list[Refusal] = field(default_factory=list)  # rows of tables for which there is no photograph to use
     ignored: list[Refusal] = field(default_factory=list)  # photographs that nobody asked for
-    unread: list[Refusal] = field(default_factory=list)  # files that are no photographs and are not read, with the advice
+    unread: list[Refusal] = field(
+        default_factory=list
+    )  # files that are no photographs and are not read, with the advice
     notes: list[str] = field(default_factory=list)
     row_notes: list[str] = field(default_factory=list)  # of single rows
     warnings: list[str] = field(default_factory=list)

@@ -11,7 +11,7 @@ from pipeline.photos.discovery import Found, Refusal, split_suffix, unique_ids
 from pipeline.photos.photo import SUFFIXES
 from tools.sources.columns import split_in_name
 from tools.sources.label_tables import NOT_SAID, Label, LabelTable
-from tools.sources.listing import Sample
+from tools.sources.listing import ListedSample
 from tools.sources.scales import BLANK, UNGRADABLE
 
 Claim = tuple[LabelTable, int, list[str], str]  # table, line, cells, the id that the name gives
@@ -323,7 +323,7 @@ def _said(name: str, label: Label, claim: Claim) -> str:
     return cells[table.columns.grade] if table.columns.grade is not None else str(label.grade)
 
 
-def with_ids(candidates: Iterable[Sample]) -> list[Sample]:
+def with_ids(candidates: Iterable[ListedSample]) -> list[ListedSample]:
     """The samples with ids that no two share."""
     samples = list(candidates)
     ids = unique_ids([(sample.id, sample.found.source) for sample in samples])

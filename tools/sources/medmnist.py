@@ -10,7 +10,7 @@ from pipeline.grades import N_GRADES
 from pipeline.photos.discovery import Found, Refusal
 from tools.sources import archives
 from tools.sources.known_sets import known_set_of, other_counts
-from tools.sources.listing import Listing, Sample
+from tools.sources.listing import Listing, ListedSample
 
 
 def list_medmnist(path: Path) -> Listing:
@@ -33,7 +33,7 @@ def list_medmnist(path: Path) -> Listing:
                 listing.refused.append(Refusal(source, f"grade {label} is not in 0..{N_GRADES - 1}"))
                 continue
             found = Found(source, int(images[number].nbytes), about.st_mtime_ns, about.st_ctime_ns)
-            listing.samples.append(Sample(f"{split}_{number}", found, int(label), split))
+            listing.samples.append(ListedSample(f"{split}_{number}", found, int(label), split))
     if known is not None:
         listing.data_set = known.title
         listing.notes += other_counts([(known, sample.grade) for sample in listing.samples])

@@ -10,7 +10,7 @@ from pipeline.cache.splits import parse_patient
 from pipeline.photos.discovery import split_suffix
 from pipeline.photos.eye_names import CONVENTIONS, EYE_WORDS, eye_name, last_part
 from tools.sources.columns import split_in_name
-from tools.sources.listing import Sample
+from tools.sources.listing import ListedSample
 from tools.sources.matching import slashed
 
 IN_FOLDERS: Final = re.compile(r"^(?:.*/)?(?P<patient>[^/]+)/(?P<eye>left|right|OD|OS|RE|LE|R|L)/[^/]+$", re.IGNORECASE)
@@ -29,13 +29,13 @@ TOO_MANY: Final = 20
 class Told(NamedTuple):
     """Samples with patients and eyes, and what is to be said of it."""
 
-    samples: list[Sample]
+    samples: list[ListedSample]
     how: str  # "" where nothing told
     notes: list[str]
 
 
 def with_patients(
-    samples: Sequence[Sample],
+    samples: Sequence[ListedSample],
     pattern: str | None,
     pairs: Mapping[str, tuple[str, str]],
     tags: Mapping[str, tuple[str, str]] = MappingProxyType({}),
@@ -63,7 +63,7 @@ def with_patients(
     return told._replace(samples=[_of_source(sample, tags) for sample in told.samples]) if tags else told
 
 
-def _by_pattern(samples: Sequence[Sample], pattern: re.Pattern[str]) -> Told:
+def _by_pattern(samples: Sequence[ListedSample], pattern: re.Pattern[str]) -> Told:
     told = []
     for sample in samples:
         patient, eye = parse_patient(sample.id, pattern)
@@ -75,7 +75,7 @@ def _by_pattern(samples: Sequence[Sample], pattern: re.Pattern[str]) -> Told:
     return Told(told, "--patient-pattern", [])
 
 
-def _by_column(samples: Sequence[Sample]) -> Told:
+def _by_column(samples: Sequence[ListedSample]) -> Told:
     notes: list[str] = []
     by_name = [eye_name(sample.id) for sample in samples]
     spelled: dict[str, str] = {}
@@ -102,7 +102,7 @@ def _by_column(samples: Sequence[Sample]) -> Told:
     return Told(told, "a column", notes)
 
 
-def _by_names(samples: Sequence[Sample]) -> Told:
+def _by_names(samples: Sequence[ListedSample]) -> Told:
     names = [last_part(sample.id) for sample in samples]
     for example, regex in CONVENTIONS:
         matches = [regex.match(name) for name in names]
@@ -114,7 +114,7 @@ def _by_names(samples: Sequence[Sample]) -> Told:
     return Told(list(samples), "", [])
 
 
-def _matched(samples: Sequence[Sample], matches: Sequence[re.Match[str] | None], how: str) -> Told:
+def _matched(samples: Sequence[ListedSample], matches: Sequence[re.Match[str] | None], how: str) -> Told:
     """The samples whose name fits, with what it says."""
     patients = _without_visits([match["patient"] if match else "" for match in matches])
     known = Counter(patient for patient in patients if patient)
@@ -127,7 +127,7 @@ def _matched(samples: Sequence[Sample], matches: Sequence[re.Match[str] | None],
         if match is not None:
             id, found, grade, split, _, eye, ungradable, kept = sample
             eye = eye or (EYE_WORDS[match["eye"].casefold()] if "eye" in match.re.groupindex else "")
-            sample = Sample(id, found, grade, split, patient, eye, ungradable, kept)
+            sample = ListedSample(id, found, grade, split, patient, eye, ungradable, kept)
         told.append(sample)
     first = next(at for at, match in enumerate(matches) if match is not None)
     notes = [f"patients by {how}: {samples[first].id} shows patient {told[first].patient or 'of its folder'}"]
@@ -143,7 +143,7 @@ def _without_visits(patients: list[str]) -> list[str]:
     return short if len({*short}) < len({*patients}) else patients
 
 
-def _of_source(sample: Sample, known: Mapping[str, tuple[str, str]]) -> Sample:
+def _of_source(sample: ListedSample, known: Mapping[str, tuple[str, str]]) -> ListedSample:
     """The sample with the patient and the eye that are known of its source, where it has none."""
     patient, eye = known.get(sample.found.source, ("", ""))
     return sample._replace(patient=sample.patient or patient, eye=sample.eye or eye)

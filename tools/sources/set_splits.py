@@ -9,12 +9,14 @@ from pipeline.storage.url import Url
 from tools.sources.columns import Asked, find_columns, split_word
 from tools.sources.folders import folder_of, folder_splits
 from tools.sources.inventory import named_tables
-from tools.sources.listing import Sample
+from tools.sources.listing import ListedSample
 from tools.sources.matching import Matched, Names
 from tools.sources.tables import RawTable
 
 
-def with_set_splits(root: Path | Url, samples: list[Sample], matched: Matched) -> tuple[list[Sample], list[str]]:
+def with_set_splits(
+    root: Path | Url, samples: list[ListedSample], matched: Matched
+) -> tuple[list[ListedSample], list[str]]:
     """The samples with the splits that the set brings, and what is to be said.
 
     Splits come from a column, a table's name or folders. They count only where graded photographs lie in train and in
@@ -59,7 +61,7 @@ def with_set_splits(root: Path | Url, samples: list[Sample], matched: Matched) -
     return [sample._replace(split=told.get(sample.found.source, "")) for sample in samples], notes
 
 
-def with_split_table(samples: list[Sample], names: Names, path: Path) -> tuple[list[Sample], list[str]]:
+def with_split_table(samples: list[ListedSample], names: Names, path: Path) -> tuple[list[ListedSample], list[str]]:
     """The samples with the splits of a table that the user names, and what is to be said.
 
     Raises SourceError where it has none, or contradicts itself.

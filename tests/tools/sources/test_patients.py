@@ -9,14 +9,14 @@ from pipeline.photos.discovery import Found
 from tools.sources.columns import Asked
 from tools.sources.evidence import Reading
 from tools.sources.layouts import list_source
-from tools.sources.listing import Sample
+from tools.sources.listing import ListedSample
 from tools.sources.patients import with_patients
 
 Draw = Callable[..., None]
 
 
 def told(*names: str, pattern: str | None = None) -> list[tuple[str, str]]:
-    samples = [Sample(name, Found(name, 1, 0, 0), 0) for name in names]
+    samples = [ListedSample(name, Found(name, 1, 0, 0), 0) for name in names]
     return [(sample.patient, sample.eye) for sample in with_patients(samples, pattern, {})[0]]
 
 
