@@ -28,7 +28,7 @@ from tools.preprocessing.summary import SHOWN, grades_by_split, leak_lines
 from tools.sources.archives import read_source
 from tools.sources.label_tables import LabelTable
 from tools.sources.layouts import list_source, tables_alone
-from tools.sources.listing import Listing, ListedSample
+from tools.sources.listing import ListedSample, Listing
 from tools.sources.patients import with_patients
 
 

@@ -173,7 +173,7 @@ def preprocess(
     """
     from pipeline.photos.preparation import Recipe
     from pipeline.progress import progress_of
-    from tools.preprocessing.preprocess import Settings
+    from tools.preprocessing.preprocess import PreprocessSettings
     from tools.preprocessing.preprocess import preprocess as bring_up_to_date
     from tools.preprocessing.summary import say_listing, say_outcome
     from tools.sources.layouts import list_source
@@ -211,7 +211,7 @@ def preprocess(
     if pseudonyms.used:
         click.echo(f"  note: patients by pseudonyms under the key in {pseudonyms.path}, which is for nobody else")
     recipe = Recipe(size, quality, enhance)
-    settings = Settings(
+    settings = PreprocessSettings(
         split if reading.split_table is None else f"table {reading.split_table.name}",
         split_seed,
         keep_blank,
@@ -385,11 +385,10 @@ def bench(
 
     from rich.console import Console
 
-    from tools.benchmark.bench import Settings
     from tools.benchmark.bench import bench as measure
 
     with Console(stderr=True).status("") as status:
-        report = measure(cache, Settings(size, batch, workers, seconds), status.update)
+        report = measure(cache, BenchSettings(size, batch, workers, seconds), status.update)
     Console(width=None if Console().is_terminal else 120).print(report.table())
     if out:
         with write_whole(out) as file:

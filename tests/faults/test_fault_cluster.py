@@ -19,7 +19,7 @@ from PIL import Image
 
 from pipeline.errors import ClusterError
 from pipeline.photos.preparation import Recipe
-from tools.preprocessing.preprocess import Outcome, Settings, preprocess
+from tools.preprocessing.preprocess import Outcome, PreprocessSettings, preprocess
 from tools.sources.layouts import list_source
 
 pytest.importorskip("distributed", reason="needs the extra dask: pip install 'fundus-grading[dask]'")
@@ -105,7 +105,9 @@ class Made:
             self.told.append((done, total))
             when(done)
 
-        self.outcome: Outcome = preprocess(list_source(source), out, Recipe(64), Settings(**settings), progress)
+        self.outcome: Outcome = preprocess(
+            list_source(source), out, Recipe(64), PreprocessSettings(**settings), progress
+        )
 
 
 @pytest.fixture(scope="module")

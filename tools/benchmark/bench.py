@@ -25,8 +25,7 @@ from pipeline.photos.preparation import Recipe
 from tools.benchmark.report import Report
 from tools.benchmark.workloads import Rows, Run, uint8
 from tools.phantoms.dataset import write_phantoms
-from tools.preprocessing.preprocess import Settings as PreprocessSettings
-from tools.preprocessing.preprocess import preprocess
+from tools.preprocessing.preprocess import PreprocessSettings, preprocess
 from tools.sources.layouts import list_source
 
 PHANTOMS: Final = 200
@@ -46,7 +45,7 @@ PACKAGES: Final = {
 
 
 @dataclass(frozen=True)
-class Settings:
+class BenchSettings:
     """size: side of the pictures, pixels, the cache's own where None. batch: 64 on a GPU and 8 on the CPU where None.
     workers: threads or processes that load. seconds: about how long a row is measured in each of the rounds.
     """
@@ -58,7 +57,7 @@ class Settings:
     rounds: int = 3
 
 
-def bench(path: Path | None, settings: Settings, say: Callable[[str], None]) -> Report:
+def bench(path: Path | None, settings: BenchSettings, say: Callable[[str], None]) -> Report:
     """Measures on a cache, or on phantoms at 512 px where None. `say` is told what is going on.
 
     Raises CacheError for a folder that is no cache, UsageError for a size beyond the cache's.

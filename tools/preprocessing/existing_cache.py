@@ -24,7 +24,7 @@ from pipeline.storage.atomic import sync_folder
 from pipeline.storage.locks import changed_ns, replace
 from pipeline.storage.paths import sha256_of
 from tools.preprocessing.splits import split_of
-from tools.sources.listing import Listing, ListedSample
+from tools.sources.listing import ListedSample, Listing
 
 FEW: Final = 5
 """Photographs all of which must have changed for a set to be called another."""

@@ -34,7 +34,7 @@ from tools.preprocessing.copies import Copy, copies_across_splits
 from tools.preprocessing.executors import GroupExecutor, on_this_machine
 from tools.preprocessing.existing_cache import Previous
 from tools.preprocessing.splits import Place, place, split_of
-from tools.sources.listing import Listing, ListedSample
+from tools.sources.listing import ListedSample, Listing
 
 MANY_REFUSED: Final = 100
 """Fewer refused photographs than this never stop a run: a small set may have its share of bad files. So many in a row
@@ -44,7 +44,7 @@ Progress = Callable[[int, int], None]  # (photographs done, of how many)
 
 
 @dataclass(frozen=True)
-class Settings:
+class PreprocessSettings:
     """How to preprocess, beside the recipe."""
 
     split: str = "auto"
@@ -76,7 +76,7 @@ def preprocess(
     listing: Listing,
     out: Path,
     recipe: Recipe,
-    settings: Settings,
+    settings: PreprocessSettings,
     progress: Progress,
     placed: Callable[[int], None] = lambda shard: None,
 ) -> Outcome:
@@ -112,7 +112,13 @@ class _Update:
     """A cache on the way from what is there to what is wanted. Its methods are called in their order, once each."""
 
     def __init__(
-        self, listing: Listing, out: Path, recipe: Recipe, settings: Settings, progress: Progress, began_ns: int
+        self,
+        listing: Listing,
+        out: Path,
+        recipe: Recipe,
+        settings: PreprocessSettings,
+        progress: Progress,
+        began_ns: int,
     ) -> None:
         self.listing, self.out, self.recipe, self.settings = listing, out, recipe, settings
         self._progress, self._began_ns = progress, began_ns
@@ -306,7 +312,7 @@ class _Update:
         return built
 
 
-def _open_executor(settings: Settings, groups: list[Group]) -> AbstractContextManager[GroupExecutor]:
+def _open_executor(settings: PreprocessSettings, groups: list[Group]) -> AbstractContextManager[GroupExecutor]:
     if settings.scheduler is None:
         return on_this_machine(settings.workers, len(groups))
     try:
@@ -316,7 +322,7 @@ def _open_executor(settings: Settings, groups: list[Group]) -> AbstractContextMa
     return on_cluster(settings.scheduler, groups)
 
 
-def _stop_if_many(refused: list[Refusal], listing: Listing, settings: Settings) -> None:
+def _stop_if_many(refused: list[Refusal], listing: Listing, settings: PreprocessSettings) -> None:
     """Raises SourceError where more photographs could not be read than the settings allow."""
     if refused and settings.strict:
         raise SourceError(f"--strict: {refused[0].source}: {refused[0].reason}")
@@ -328,7 +334,7 @@ def _stop_if_many(refused: list[Refusal], listing: Listing, settings: Settings) 
 
 
 def _placed(
-    rows: list[Row], samples: dict[str, ListedSample], settings: Settings, recorded: list[tuple[str, str]]
+    rows: list[Row], samples: dict[str, ListedSample], settings: PreprocessSettings, recorded: list[tuple[str, str]]
 ) -> list[Row]:
     places = _places([samples[row.id] for row in rows], settings, recorded)
     placed = []
@@ -343,7 +349,9 @@ def _placed(
     return placed
 
 
-def _places(samples: list[ListedSample], settings: Settings, recorded: list[tuple[str, str]]) -> dict[str, Place]:
+def _places(
+    samples: list[ListedSample], settings: PreprocessSettings, recorded: list[tuple[str, str]]
+) -> dict[str, Place]:
     return place(
         samples,
         whole=settings.split if settings.split in ("train", "test") else "",

@@ -22,7 +22,7 @@ from tools.sources.folders import FolderGrades, folder_of, grade_folders
 from tools.sources.inventory import Inventory
 from tools.sources.known_sets import KnownSet, known_set_of_folders, other_counts
 from tools.sources.label_tables import Label, LabelTable, PairTable, PassedOver, read_label_table
-from tools.sources.listing import Listing, ListedSample
+from tools.sources.listing import ListedSample, Listing
 from tools.sources.matching import Matched, Names, match_tables, parts, with_ids
 from tools.sources.medmnist import list_medmnist
 from tools.sources.patients import with_patients

@@ -10,7 +10,7 @@ from pipeline.grades import N_GRADES
 from pipeline.photos.discovery import Found, Refusal
 from tools.sources import archives
 from tools.sources.known_sets import known_set_of, other_counts
-from tools.sources.listing import Listing, ListedSample
+from tools.sources.listing import ListedSample, Listing
 
 
 def list_medmnist(path: Path) -> Listing:

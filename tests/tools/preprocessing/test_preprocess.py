@@ -25,7 +25,7 @@ from pipeline.cache.writing import make_record, make_tables, with_tables
 from pipeline.photos.preparation import Recipe
 from tools.cli import main
 from tools.preprocessing.build_shards import CLOCK_SLACK_NS
-from tools.preprocessing.preprocess import Settings
+from tools.preprocessing.preprocess import PreprocessSettings
 from tools.preprocessing.preprocess import preprocess as bring_up_to_date
 from tools.sources.layouts import list_source
 
@@ -400,7 +400,7 @@ def test_interrupted_while_the_splits_are_mended_it_goes_on(spoilt: Path, tmp_pa
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        bring_up_to_date(list_source(spoilt), out, Recipe(64), Settings(), interrupted)
+        bring_up_to_date(list_source(spoilt), out, Recipe(64), PreprocessSettings(), interrupted)
     assert passes[-1] == 10
     assert "incomplete" in CliRunner().invoke(main, ["check", str(out)]).output
     assert ": 0 encoded" in done(spoilt, "--out", out, "--size", 64)
