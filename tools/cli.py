@@ -385,6 +385,7 @@ def bench(
 
     from rich.console import Console
 
+    from tools.benchmark.bench import BenchSettings
     from tools.benchmark.bench import bench as measure
 
     with Console(stderr=True).status("") as status:

@@ -64,18 +64,18 @@ class Built(NamedTuple):
     encoded: int
 
 
-class Stopped(Exception):
-    """The run is over; finish nothing."""
+class BuildStopped(Exception):
+    """The run ends: build nothing more."""
 
 
 class Signals(Protocol):
-    """Between a worker and the process that gave it a group. Called from several threads."""
+    """How a worker and the process that gave it a group speak to each other. Called from several threads."""
 
     def begin(self, source: str) -> None:
-        """A photograph is about to be looked at. Raises Stopped where none shall be any more."""
+        """Called before a photograph is worked on. Raises BuildStopped if the run ends."""
 
     def end(self, source: str) -> None:
-        """It has been."""
+        """Called after it."""
 
 
 class _Old(NamedTuple):
@@ -91,7 +91,7 @@ class _Made(NamedTuple):
 
 
 def build_group(group: Group, signals: Signals) -> Built:
-    """Builds a group's shards. Raises Stopped when told to end, SourceError for too many refusals in a row."""
+    """Builds a group's shards. Raises BuildStopped when told to end, SourceError for too many refusals in a row."""
     attempt = uuid4().hex[:12]
     old = {
         entry.id: _Old(entry.jpeg, entry.meta, path.stat().st_mtime_ns)

@@ -20,7 +20,7 @@ from pipeline.cache.shards import shard_name
 from pipeline.errors import ClusterError, SourceError, StoreError
 from pipeline.storage.atomic import TMP_SUFFIX
 from pipeline.storage.url import Url
-from tools.preprocessing.build_shards import Built, Group, Stopped, build_group
+from tools.preprocessing.build_shards import BuildStopped, Built, Group, build_group
 from tools.sources.archives import read_source
 
 PACKAGES: Final = ("fundus-grading", "numpy", "opencv-python-headless", "pillow", "simplejpeg")
@@ -138,7 +138,7 @@ class Trail:
 
     def begin(self, source: str) -> None:
         if self.order.run in _stopped:
-            raise Stopped
+            raise BuildStopped
         self._write("+", source)
 
     def end(self, source: str) -> None:

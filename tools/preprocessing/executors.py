@@ -18,7 +18,7 @@ import cv2
 
 from pipeline.errors import CacheError
 from pipeline.machine import END_SIGNALS, ignore_odd_metadata
-from tools.preprocessing.build_shards import Built, Group, Stopped, build_group
+from tools.preprocessing.build_shards import BuildStopped, Built, Group, build_group
 
 BLOCKS_SIGNALS: Final = hasattr(signal, "pthread_sigmask")
 """Not so on Windows."""
@@ -56,7 +56,7 @@ class SharedSignals(NamedTuple):
 
     def begin(self, source: str) -> None:
         if self.stop.value:
-            raise Stopped
+            raise BuildStopped
 
     def end(self, source: str) -> None:
         with self.done.get_lock():
