@@ -23,7 +23,7 @@ from pipeline.photos.preparation import Recipe, prepare
 from pipeline.storage.artifacts import INDEX
 from pipeline.storage.paths import exists
 from pipeline.storage.url import Url
-from tools.preprocessing.splits import Place, place
+from tools.preprocessing.splits import Assignment, assign_splits
 from tools.preprocessing.summary import SHOWN, grades_by_split, leak_lines
 from tools.sources.archives import read_source
 from tools.sources.label_tables import LabelTable
@@ -58,8 +58,8 @@ def audit(target: Path | Url) -> str:
         or (alone := tables_alone(target)) is None
     ):
         listing = list_source(target)
-        table = _table(listing.samples, place(listing.samples))
-        lines = [f"layout: {listing.layout}; splits as `tools preprocess` would place them", *_unread(listing)]
+        table = _table(listing.samples, assign_splits(listing.samples))
+        lines = [f"layout: {listing.layout}; splits as `tools preprocess` would assign them", *_unread(listing)]
         lines += _contradictions(listing)
         glances = _glances(listing)
     else:
@@ -98,8 +98,8 @@ def _of_tables(layout: str, tables: list[LabelTable]) -> tuple[pd.DataFrame, lis
     if len({sample.split for sample in samples}) == 1:
         samples = [sample._replace(split="") for sample in samples]
     samples = with_patients(samples, None, {}).samples
-    places = {sample.id: place for sample, place in zip(samples, _as_they_stand(samples), strict=True)}
-    found = _table(samples, places)
+    assignments = dict(zip((sample.id for sample in samples), _as_published(samples), strict=True))
+    found = _table(samples, assignments)
     contradicting = int((found.groupby("id")["grade"].nunique() > 1).sum())
     return found, [
         f"layout: {layout}; no photographs, so the tables alone",
@@ -107,14 +107,14 @@ def _of_tables(layout: str, tables: list[LabelTable]) -> tuple[pd.DataFrame, lis
     ]
 
 
-def _as_they_stand(samples: list[ListedSample]) -> Iterator[Place]:
-    """Places without a validation part drawn from train: the tables are judged as their author would use them."""
-    drawn = place(samples)
+def _as_published(samples: list[ListedSample]) -> Iterator[Assignment]:
+    """Assignments without a val part drawn from train: the splits are those that the tables were published with."""
+    drawn = assign_splits(samples)
     return (drawn[sample.id]._replace(split=sample.split or drawn[sample.id].split) for sample in samples)
 
 
-def _table(samples: list[ListedSample], places: dict[str, Place]) -> pd.DataFrame:
-    rows = [(sample.id, *places[sample.id], sample.grade) for sample in samples]
+def _table(samples: list[ListedSample], assignments: dict[str, Assignment]) -> pd.DataFrame:
+    rows = [(sample.id, *assignments[sample.id], sample.grade) for sample in samples]
     return pd.DataFrame(rows, columns=["id", "patient", "eye", "split", "grade"])
 
 

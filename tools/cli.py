@@ -227,7 +227,7 @@ def preprocess(
         from tools.preprocessing.upload import upload_to
 
         with upload_to(out) as upload, progress_of("preparing", "photographs", stays=True) as progress:
-            outcome = bring_up_to_date(listing, upload.folder, recipe, settings, progress, upload.placed)
+            outcome = bring_up_to_date(listing, upload.folder, recipe, settings, progress, upload.send_shard)
         click.echo(f"{out}: {upload.sent} files, {upload.nbytes / 1e6:.1f} MB sent from {upload.folder}")
     say_outcome(listing, outcome, out)
     for note in outcome.notes:

@@ -42,10 +42,10 @@ def sheet_of_augmented(
     rows = train[list(dict.fromkeys(np.concatenate(list(picked.values())).tolist()))]
     epochs = [_rendered(cache, rows, augment, seed, epoch) for epoch in range(per_photograph - 1)]
     groups = {}
-    for place, row in enumerate(rows.tolist()):
+    for position, row in enumerate(rows.tolist()):
         sample = cache.manifest.iloc[row]
         shown = [_tile(cache, row, by)._replace(caption="cached")]
-        shown += [Tile(pictures[place], f"epoch {epoch}") for epoch, pictures in enumerate(epochs, 1)]
+        shown += [Tile(pictures[position], f"epoch {epoch}") for epoch, pictures in enumerate(epochs, 1)]
         grade = "not graded" if sample["grade"] == UNKNOWN else f"{sample['grade']} {GRADES[sample['grade']]}"
         groups[f"{sample['id']}: {grade} {sample['flags']}"] = shown
     return draw_sheet(groups)
@@ -87,8 +87,8 @@ def pick_rows(manifest: pd.DataFrame, by: Grouping, per_group: int) -> dict[str,
     picked = {}
     for name, members in groups.items():
         rows = np.flatnonzero(members)
-        places = np.linspace(0, len(rows) - 1, min(per_group, len(rows))).round().astype(int)
-        picked[f"{name}: {len(rows):,}"] = rows[places]
+        positions = np.linspace(0, len(rows) - 1, min(per_group, len(rows))).round().astype(int)
+        picked[f"{name}: {len(rows):,}"] = rows[positions]
     return picked
 
 

@@ -1,7 +1,7 @@
 """The part of preprocessing that workers do: build the shards of one group, from old entries and from photographs.
 
 A group is the shards that share their predecessors when the number of shards changes, usually a single one. Workers
-write files of names that nobody else has; only the process that holds the lock of the cache gives them their places. So
+write files of names that nobody else has; only the process that holds the lock of the cache renames them. So
 one that was given up for dead, and its group to another, may go on: it harms nothing.
 """
 
@@ -43,7 +43,7 @@ class Group(NamedTuple):
     recipe: Recipe
     shards: dict[
         int, list[ListedSample]
-    ]  # shard, the highest first -> its samples, placed, in the order they are written
+    ]  # shard, the highest first -> its samples, with their splits, in the order they are written
     predecessors: list[Path]  # shards to copy unchanged entries from
     refused: dict[str, str]  # source -> reason, of photographs refused before and not touched since
     mtimes: dict[str, int]  # source -> modification time when it was cached, ns, where that is known
@@ -122,18 +122,18 @@ def build_group(group: Group, signals: Signals) -> Built:
                         )
 
             path = group.folder / shard_name(shard)
-            unplaced = path.with_name(f"{path.name}.{attempt}{TMP_SUFFIX}")
-            index, digest, nbytes = write_shard(unplaced, entries(), group.dated)
-            if not read and path.is_file() and filecmp.cmp(unplaced, path, shallow=False):
-                unplaced.unlink()  # one that came out as it was keeps its date
+            unnamed = path.with_name(f"{path.name}.{attempt}{TMP_SUFFIX}")
+            index, digest, nbytes = write_shard(unnamed, entries(), group.dated)
+            if not read and path.is_file() and filecmp.cmp(unnamed, path, shallow=False):
+                unnamed.unlink()  # one that came out as it was keeps its date
             else:
-                built.files[shard] = unplaced.name
+                built.files[shard] = unnamed.name
             built.entries[shard] = index
             built.records[shard] = make_record(index, digest, nbytes)
     return built._replace(encoded=encoded)
 
 
-def put_in_place(built: Built, folder: Path) -> None:
+def publish_shards(built: Built, folder: Path) -> None:
     """Gives a group's shards their names; only the process that holds the lock of the cache may do so.
 
     Killed half-way, the rest of a group finds its predecessors still under the low numbers.

@@ -29,11 +29,11 @@ from pipeline.photos.preparation import Recipe
 from pipeline.storage.artifacts import INDEX, SHARDS
 from pipeline.storage.atomic import write_whole
 from pipeline.storage.url import Url
-from tools.preprocessing.build_shards import CLOCK_SLACK_NS, Built, Group, put_in_place
+from tools.preprocessing.build_shards import CLOCK_SLACK_NS, Built, Group, publish_shards
 from tools.preprocessing.copies import Copy, copies_across_splits
 from tools.preprocessing.executors import GroupExecutor, on_this_machine
 from tools.preprocessing.existing_cache import Previous
-from tools.preprocessing.splits import Place, place, split_of
+from tools.preprocessing.splits import Assignment, assign_splits, split_of
 from tools.sources.listing import ListedSample, Listing
 
 MANY_REFUSED: Final = 100
@@ -78,10 +78,10 @@ def preprocess(
     recipe: Recipe,
     settings: PreprocessSettings,
     progress: Progress,
-    placed: Callable[[int], None] = lambda shard: None,
+    finished: Callable[[int], None] = lambda shard: None,
 ) -> Outcome:
-    """Makes or updates the cache `out`. `placed` is told of each shard that was written, once all splits are known and
-    it stays as it is.
+    """Makes or updates the cache `out`. `finished` is called with the number of each shard that was written, once it is
+    final.
 
     Raises SourceError where too much is refused, CacheError where `out` is not ours to write or a worker dies,
     ClusterError where a Dask cluster cannot do the work.
@@ -93,9 +93,9 @@ def preprocess(
         try:
             update = _Update(listing, out, recipe, settings, progress, began_ns)
             update.build()
-            notes = update.place()
+            notes = update.assign_splits()
             for shard in sorted(update.written):
-                placed(shard)
+                finished(shard)
             copies, shown = update.copies()
             if len(update.rows) > MOST:
                 notes.append(f"copies across splits were not looked for: {len(update.rows):,} photographs are too many")
@@ -154,14 +154,14 @@ class _Update:
             first = self.refused[0]
             raise SourceError(f"{self.listing.root}: every photograph is refused, e.g. {first.source}: {first.reason}")
 
-    def place(self) -> list[str]:
+    def assign_splits(self) -> list[str]:
         """Gives the rows their patients, eyes and splits, sorted by id, and returns what is to be said of it.
 
         A photograph that was refused only while shards were built may change what was drawn. The shards that tell
         another split then are written again; their JPEGs are copied.
         """
         told = {row.id: (row.patient, row.split) for row in self.rows}
-        self.rows, losses = self._placed_rows()
+        self.rows, losses = self._assigned_rows()
         wrong = {row.shard for row in self.rows if told[row.id] != (row.patient, row.split)}
         copied = self._run(self._copy_groups(wrong), [])
         offsets = {each.id: each.offset for part in copied for inside in part.entries.values() for each in inside}
@@ -206,25 +206,25 @@ class _Update:
         samples, settings, previous = self.listing.samples, self.settings, self.previous
         taken = [sample for sample in samples if sample.found.source not in self.still_refused]
         recorded = [] if previous.remains else previous.sides(settings.split, settings.split_seed)
-        places = _places(taken, settings, recorded)
+        assignments = _assignments(taken, settings, recorded)
         count = shard_count(len(samples))
         wanted: dict[int, list[ListedSample]] = {shard: [] for shard in range(count)}
         for sample in sorted(samples, key=lambda sample: sort_key(sample.id)):
-            if it := places.get(sample.id):
+            if it := assignments.get(sample.id):
                 sample = sample._replace(patient=it.patient, split=it.split)
             wanted[shard_of(sample.id, count)].append(sample)
         return wanted
 
-    def _placed_rows(self) -> tuple[list[Row], list[str]]:
+    def _assigned_rows(self) -> tuple[list[Row], list[str]]:
         """A damaged manifest is made anew; if that is not what it was, some sides had a history, of which its remains
         tell."""
         previous, settings = self.previous, self.settings
         if previous.remains and previous.index:
-            anew = _placed(self.rows, self.samples, settings, [])
+            anew = _with_assignments(self.rows, self.samples, settings, [])
             if sha256(manifest_csv(anew)).hexdigest() == previous.index.manifest:
                 return anew, []
         recorded = previous.sides(settings.split, settings.split_seed)
-        return _placed(self.rows, self.samples, settings, recorded), previous.losses()
+        return _with_assignments(self.rows, self.samples, settings, recorded), previous.losses()
 
     def _groups(self) -> list[Group]:
         """The work: shards that must be built, together where they share predecessors.
@@ -298,7 +298,7 @@ class _Update:
                 finished, pending = wait(pending, timeout=0.25, return_when=FIRST_COMPLETED)
                 for future in finished:
                     built.append(future.result())
-                    put_in_place(built[-1], groups[0].folder)
+                    publish_shards(built[-1], groups[0].folder)
                 self._progress(executor.photographs(), total)
                 _stop_if_many(
                     refused + [refusal for part in built for refusal in part.refused], self.listing, self.settings
@@ -333,28 +333,28 @@ def _stop_if_many(refused: list[Refusal], listing: Listing, settings: Preprocess
         )
 
 
-def _placed(
+def _with_assignments(
     rows: list[Row], samples: dict[str, ListedSample], settings: PreprocessSettings, recorded: list[tuple[str, str]]
 ) -> list[Row]:
-    places = _places([samples[row.id] for row in rows], settings, recorded)
-    placed = []
+    assignments = _assignments([samples[row.id] for row in rows], settings, recorded)
+    assigned = []
     for row in sorted(rows, key=lambda row: row.id):
-        it, sample = places[row.id], samples[row.id]
+        it, sample = assignments[row.id], samples[row.id]
         flags = [flag for flag in row.flags.split() if flag != UNGRADABLE]
         split = split_of(it.split, flags, keep_blank=settings.keep_blank)
         flags = sorted([*flags, UNGRADABLE]) if sample.ungradable else flags
-        placed.append(
+        assigned.append(
             row._replace(patient=it.patient, eye=it.eye, grade=sample.grade, split=split, flags=" ".join(flags))
         )
-    return placed
+    return assigned
 
 
-def _places(
+def _assignments(
     samples: list[ListedSample], settings: PreprocessSettings, recorded: list[tuple[str, str]]
-) -> dict[str, Place]:
-    return place(
+) -> dict[str, Assignment]:
+    return assign_splits(
         samples,
-        whole=settings.split if settings.split in ("train", "test") else "",
+        single_split=settings.split if settings.split in ("train", "test") else "",
         keep_layout=settings.split != "patient",
         seed=settings.split_seed,
         recorded=recorded,

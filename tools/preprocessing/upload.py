@@ -102,7 +102,7 @@ class Upload:
         with write_whole(self.folder / name, mtime_ns=0) as file:
             file.write(data)
 
-    def placed(self, shard: int) -> None:
+    def send_shard(self, shard: int) -> None:
         """A shard is finished, and shall be sent if it is not there."""
         name = _shard(shard)
         digest = sha256_of(self.folder / name)

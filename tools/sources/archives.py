@@ -94,7 +94,7 @@ def read_zipped(path: Path, member: str, size: int = -1) -> bytes:
 
 @lru_cache(maxsize=8)
 def _zip(process: int, path: str, mtime_ns: int) -> zipfile.ZipFile:
-    """Open once a process: a forked one shares the place in the file with its parent."""
+    """Open once a process: a forked one shares the position in the file with its parent."""
     return zipfile.ZipFile(path)
 
 
@@ -136,11 +136,11 @@ def read_parquet(path: Path, source: str) -> Inside:
     return inside
 
 
-def read_parquet_row(path: Path, place: str) -> bytes:
-    """The bytes of a picture; `place` is ROW or ROW/COLUMN. Raises OSError where they cannot be read."""
+def read_parquet_row(path: Path, member: str) -> bytes:
+    """The bytes of a picture; `member` is ROW or ROW/COLUMN. Raises OSError where they cannot be read."""
     import pyarrow
 
-    number, _, column = place.partition("/")
+    number, _, column = member.partition("/")
     row = int(number)
     try:
         starts = _group_starts(str(path), path.stat().st_mtime_ns)
