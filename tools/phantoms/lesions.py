@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from tools.phantoms.eye import Picture, Places, closed_line
+from tools.phantoms.eye import Picture, Points, closed_line
 
 Layer = NDArray[np.uint8]
 Bounds = tuple[float, float]
@@ -85,11 +85,11 @@ class _Painting:
         self.blood, self.scars, self.exudates, self.cotton_wool = np.zeros((4, self.side, self.side), np.uint8)
 
     def add_microaneurysms(self, number: int, depth: float) -> None:
-        for place in self._scatter(number):
-            self._area(self.blood, place + self._blot((0.004, 0.0095), 0.05), depth * self.rng.uniform(0.6, 1))
+        for centre in self._scatter(number):
+            self._area(self.blood, centre + self._blot((0.004, 0.0095), 0.05), depth * self.rng.uniform(0.6, 1))
 
     def add_haemorrhages(self, number: int, large: float, depth: float) -> None:
-        for place in self._scatter(number):
+        for centre in self._scatter(number):
             kind = self.rng.uniform()
             if kind < large:
                 outline = self._blot((0.024, 0.07), 0.2, 1.4)
@@ -97,52 +97,52 @@ class _Painting:
                 outline = self._blot((0.006, 0.024), 0.12)
             else:  # in the layer of nerve fibres, along them
                 outline = self._blot((0.008, 0.027), 0.1, 2.2)
-            self._area(self.blood, place + outline, depth * self.rng.uniform(0.5, 1))
+            self._area(self.blood, centre + outline, depth * self.rng.uniform(0.5, 1))
 
     def add_exudates(self) -> None:
         """Clusters, some of them around a leak."""
         for middle in self._scatter(int(self.rng.integers(1, 6)), farthest=0.75):
             number, reach = _number(self.rng, (3, 45)), _between(self.rng, 0.024, 0.12)
             strength = _between(self.rng, 0.2, 0.9)
-            places = middle + self.rng.normal(0, reach, (number, 2))
+            centres = middle + self.rng.normal(0, reach, (number, 2))
             if self.rng.uniform() < 0.3:
                 turn = self.rng.uniform(0, 2 * np.pi, number)
-                places = middle + 1.5 * reach * np.stack([np.cos(turn), np.sin(turn)], axis=1)
-                places += self.rng.normal(0, 0.2 * reach, (number, 2))
-            for place in places:
+                centres = middle + 1.5 * reach * np.stack([np.cos(turn), np.sin(turn)], axis=1)
+                centres += self.rng.normal(0, 0.2 * reach, (number, 2))
+            for centre in centres:
                 outline = self._blot((0.004, 0.02), 0.2, 1.4)
-                self._area(self.exudates, place + outline, strength * self.rng.uniform(0.6, 1))
+                self._area(self.exudates, centre + outline, strength * self.rng.uniform(0.6, 1))
 
     def add_cotton_wool(self) -> None:
-        for place in self._scatter(int(self.rng.integers(1, 6)), 0.2, 0.75):
-            self._area(self.cotton_wool, place + self._blot((0.024, 0.055), 0.15, 1.4), self.rng.uniform(0.35, 0.7))
+        for centre in self._scatter(int(self.rng.integers(1, 6)), 0.2, 0.75):
+            self._area(self.cotton_wool, centre + self._blot((0.024, 0.055), 0.15, 1.4), self.rng.uniform(0.35, 0.7))
 
     def add_new_vessels(self) -> None:
         depth = self.rng.uniform(0.2, 0.6)
-        for place in self._scatter(int(self.rng.integers(1, 4)), 0.1, 0.8):
+        for centre in self._scatter(int(self.rng.integers(1, 4)), 0.1, 0.8):
             for _ in range(self.rng.integers(8, 22)):
-                loop = place + self.rng.normal(0, 0.055, 2) + self._blot((0.016, 0.09), 0.3)
+                loop = centre + self.rng.normal(0, 0.055, 2) + self._blot((0.016, 0.09), 0.3)
                 cv2.polylines(
                     self.blood, [self._pixels(loop)], True, 255 * depth, max(1, self.side // 512), cv2.LINE_AA, _BITS
                 )
 
     def add_preretinal_blood(self) -> None:
-        for place in self._scatter(int(self.rng.integers(1, 3)), 0.15, 0.75):
+        for centre in self._scatter(int(self.rng.integers(1, 3)), 0.15, 0.75):
             size = _between(self.rng, 0.07, 0.3)
             outline = closed_line(self.rng, size, 0.15)
             if self.rng.uniform() < 0.5:  # sunk to a boat with a level upper edge
                 outline = outline[outline[:, 1] > 0] * (1, self.rng.uniform(0.4, 0.9))
-            self._area(self.blood, place + outline, self.rng.uniform(0.4, 1))
+            self._area(self.blood, centre + outline, self.rng.uniform(0.4, 1))
 
     def add_laser_scars(self) -> None:
         size = _between(self.rng, 0.012, 0.06)
         pale = self.rng.uniform() < 0.6
-        for place in self._scatter(_number(self.rng, (10, 200 if size < 0.03 else 50)), 0.35, 0.95):
+        for centre in self._scatter(_number(self.rng, (10, 200 if size < 0.03 else 50)), 0.35, 0.95):
             outline = self._blot((0.7 * size, 1.3 * size), 0.12)
             if pale:
-                self._area(self.cotton_wool, place + outline, self.rng.uniform(0.25, 0.7))
+                self._area(self.cotton_wool, centre + outline, self.rng.uniform(0.25, 0.7))
             if not pale or self.rng.uniform() < 0.35:
-                self._area(self.scars, place + self.rng.uniform(0.4, 1) * outline, self.rng.uniform(0.3, 0.9))
+                self._area(self.scars, centre + self.rng.uniform(0.4, 1) * outline, self.rng.uniform(0.3, 0.9))
 
     def photograph(self) -> Picture:
         """The photograph through the layers, which are about as sharp as photographs are."""
@@ -160,24 +160,24 @@ class _Painting:
             light *= (np.array(colour, np.float32) ** np.float32(self.rng.uniform(0.8, 1.2))) ** depth
         return np.asarray(np.clip(light + 0.5, 0, 255), np.uint8)
 
-    def _scatter(self, number: int, nearest: float = 0.05, farthest: float = 0.9) -> Places:
-        """Places (number, 2), even over the ring between two distances from the centre."""
+    def _scatter(self, number: int, nearest: float = 0.05, farthest: float = 0.9) -> Points:
+        """Points (number, 2), even over the ring between two distances from the centre."""
         distance = np.sqrt(self.rng.uniform(nearest**2, farthest**2, number))
         turn = self.rng.uniform(0, 2 * np.pi, number)
         return np.stack([distance * np.cos(turn), distance * np.sin(turn)], axis=1)
 
-    def _blot(self, sizes: Bounds, unevenness: float, longest: float = 1) -> Places:
+    def _blot(self, sizes: Bounds, unevenness: float, longest: float = 1) -> Points:
         """A closed line (37, 2) around the origin, up to so many times longer than a circle, in any direction."""
         outline = closed_line(self.rng, _between(self.rng, *sizes), unevenness)
         outline *= self.rng.uniform(1, longest) ** np.array([1, -1])
         turn = self.rng.uniform(0, 2 * np.pi)
         return np.asarray(outline @ [[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
 
-    def _area(self, layer: Layer, outline: Places, strength: float) -> None:
+    def _area(self, layer: Layer, outline: Points, strength: float) -> None:
         cv2.fillPoly(layer, [self._pixels(outline)], 255 * strength, cv2.LINE_AA, _BITS)
 
-    def _pixels(self, places: Places) -> NDArray[np.int32]:
-        return np.round((places + 1) * (self.side / 2 * 2**_BITS)).astype(np.int32)
+    def _pixels(self, points: Points) -> NDArray[np.int32]:
+        return np.round((points + 1) * (self.side / 2 * 2**_BITS)).astype(np.int32)
 
 
 def _between(rng: np.random.Generator, least: float, greatest: float) -> float:
