@@ -151,8 +151,8 @@ def _duplicates(table: pd.DataFrame, glances: dict[str, Glance]) -> list[str]:
         splits = sum(split[a] != split[b] for a, b in pairs)
         lines.append(f"{title}: {len(pairs)} pairs, {grades} with contradicting grades, {splits} across splits")
         for (a, b), value in sorted(pairs.items(), key=lambda pair: -pair[1])[:SHOWN]:
-            about = [f"{id} (grade {grade[id]}, {split[id] or 'no split'})" for id in (a, b)]
-            lines.append(f"  {about[0]} = {about[1]}" + (f", correlation {value:.3f}" if value < 1 else ""))
+            described = [f"{id} (grade {grade[id]}, {split[id] or 'no split'})" for id in (a, b)]
+            lines.append(f"  {described[0]} = {described[1]}" + (f", correlation {value:.3f}" if value < 1 else ""))
         if len(pairs) > SHOWN:
             lines.append(f"  and {len(pairs) - SHOWN} more")
     return lines
@@ -165,8 +165,8 @@ def _baselines(table: pd.DataFrame) -> list[str]:
 
     def lines(baseline: Baseline) -> list[str]:
         matrix = ["  ".join(f"{count:6d}" for count in row) for row in baseline.counts]
-        about = f"accuracy {baseline.accuracy:.2%}, quadratic weighted kappa {baseline.kappa:.3f}"
-        return [f"  {baseline.name}: {about}", *(f"    true {grade}: {row}" for grade, row in enumerate(matrix))]
+        accuracy = f"accuracy {baseline.accuracy:.2%}, quadratic weighted kappa {baseline.kappa:.3f}"
+        return [f"  {baseline.name}: {accuracy}", *(f"    true {grade}: {row}" for grade, row in enumerate(matrix))]
 
     title = f"no-image baselines on {found.photographs:,} test photographs (columns: predicted grade 0..4)"
     fellow_eye = f"  {found.fellow_eye.name}: not available, for no patient of test has a photograph in train"

@@ -81,9 +81,9 @@ def bench(path: Path | None, settings: BenchSettings, say: Callable[[str], None]
         rows = Rows(cache, size, batch, settings.workers, device, stack)
         runs = rows.all(stack.enter_context(repeated_photographs(smaller, batch)))
         rates = measure(runs, batch, settings.seconds, settings.rounds, say)
-    about = {**asdict(settings), "size": size, "batch": batch, "cache_size": cache_size, "device": device.type}
+    used = {**asdict(settings), "size": size, "batch": batch, "cache_size": cache_size, "device": device.type}
     loaders = [loader for loader in ("torchvision", "dali") if uint8(loader) in rates]
-    return Report(rates, loaders, small, about, hardware())
+    return Report(rates, loaders, small, used, hardware())
 
 
 def measure(

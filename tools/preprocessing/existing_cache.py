@@ -162,14 +162,14 @@ class Previous:
         for shard, samples in wanted.items():
             path = self.folder / SHARDS / shard_name(shard)
             try:
-                about = path.stat()
+                stat = path.stat()
             except OSError:
                 continue
             samples = [sample for sample in samples if sample.found.source not in still_refused]
             same = len(samples) == held[shard] and all(
-                self._holds(sample, about.st_mtime_ns, keep_blank=keep_blank) for sample in samples
+                self._holds(sample, stat.st_mtime_ns, keep_blank=keep_blank) for sample in samples
             )
-            if same and self._believed(path, about, index.shards[shard]):
+            if same and self._believed(path, stat, index.shards[shard]):
                 kept[shard] = index.shards[shard]
         return kept
 
@@ -197,10 +197,10 @@ class Previous:
             and row.split == split_of(sample.split, row.flags.split(), keep_blank=keep_blank)
         )
 
-    def _believed(self, path: Path, about: os.stat_result, record: ShardRecord) -> bool:
-        if about.st_size != record.nbytes:
+    def _believed(self, path: Path, stat: os.stat_result, record: ShardRecord) -> bool:
+        if stat.st_size != record.nbytes:
             return False
-        if changed_ns(about) <= changed_ns((self.folder / INDEX).stat()):
+        if changed_ns(stat) <= changed_ns((self.folder / INDEX).stat()):
             return True
         self.verified = True
         return sha256_of(path) == record.sha256

@@ -132,13 +132,13 @@ class Upload:
     def _send_one(self, name: str, digest: str) -> None:
         path = self.folder / name
         object_store.send(path, self.url / name)
-        about = object_store.about(self.url / name)
+        stored = object_store.about(self.url / name)
         nbytes = path.stat().st_size
-        if about.nbytes != nbytes:
-            raise StoreError(f"{self.url / name}: has {about.nbytes} bytes of {nbytes} sent; the same command goes on")
+        if stored.nbytes != nbytes:
+            raise StoreError(f"{self.url / name}: has {stored.nbytes} bytes of {nbytes} sent; the same command goes on")
         with self._noting, open(self._journal, "a", encoding="utf-8", newline="\n") as journal:
             self.sent, self.nbytes = self.sent + 1, self.nbytes + nbytes
-            journal.write(json.dumps([name, digest, about.version]) + "\n")
+            journal.write(json.dumps([name, digest, stored.version]) + "\n")
 
     def _withdraw(self) -> None:
         """From now on nobody opens the cache."""

@@ -39,10 +39,10 @@ class Inside(NamedTuple):
 
 def read_zip(path: Path, source: str) -> Inside:
     """The members of a ZIP; `source` is its path below SRC."""
-    about = path.stat()
+    stat = path.stat()
     inside = Inside([], [], [], {})
     try:
-        members = [each for each in _zip(os.getpid(), str(path), about.st_mtime_ns).infolist() if not each.is_dir()]
+        members = [each for each in _zip(os.getpid(), str(path), stat.st_mtime_ns).infolist() if not each.is_dir()]
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         inside.unread.append(Refusal(source, f"not a ZIP that can be read ({error}); unpack it, or load it down again"))
         return inside
@@ -64,7 +64,7 @@ def read_zip(path: Path, source: str) -> Inside:
         elif member.file_size > LARGEST_MEMBER:
             inside.unread.append(Refusal(name, f"{member.file_size:,} bytes, more than the {LARGEST_MEMBER:,} allowed"))
         elif suffix in SUFFIXES:
-            inside.photographs.append(Found(name, member.file_size, about.st_mtime_ns, about.st_ctime_ns))
+            inside.photographs.append(Found(name, member.file_size, stat.st_mtime_ns, stat.st_ctime_ns))
         elif suffix in tables.SUFFIXES:
             try:
                 inside.tables.extend(tables.read_raw(name, read_zipped(path, member.filename)))
@@ -75,7 +75,7 @@ def read_zip(path: Path, source: str) -> Inside:
         else:
             with suppress(OSError):
                 if sniff(read_zipped(path, member.filename, HEAD)):
-                    inside.photographs.append(Found(name, member.file_size, about.st_mtime_ns, about.st_ctime_ns))
+                    inside.photographs.append(Found(name, member.file_size, stat.st_mtime_ns, stat.st_ctime_ns))
                     continue
             inside.unread.append(Refusal(name, "neither a photograph nor a table"))
     return inside
@@ -117,7 +117,7 @@ def read_parquet(path: Path, source: str) -> Inside:
     except (OSError, pyarrow.ArrowException) as error:
         inside.unread.append(Refusal(source, f"not a Parquet file that can be read ({error})"))
         return inside
-    count, about = file.metadata.num_rows, path.stat()
+    count, stat = file.metadata.num_rows, path.stat()
     if not pictures:
         plain = ([columns[each][number] for each in others] for number in range(count))
         inside.tables.append(RawTable(source, [(0, others), *enumerate(plain, 1)]))
@@ -129,7 +129,7 @@ def read_parquet(path: Path, source: str) -> Inside:
             name = f"{source}#{number}" + (f"/{column}" if several else "")
             cells = [name, *(columns[each][number] for each in others)]
             rows.append((number, [*cells, eye_in_name(column)] if len(rows[0][1]) > len(cells) else cells))
-            inside.photographs.append(Found(name, about.st_size, about.st_mtime_ns, about.st_ctime_ns))
+            inside.photographs.append(Found(name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
             if names[column][number]:
                 inside.names[name] = names[column][number]
     inside.tables.append(RawTable(source, rows))

@@ -255,10 +255,10 @@ class Evidence:
         if self.course_folder is not None:
             return f"the course's four tables without header in {self.course_folder}"
         if tables:
-            names = ", ".join(f"{table.name} ({table.about})" for table in tables)
+            names = ", ".join(f"{table.name} ({table.description})" for table in tables)
             told.append(f"table {names}" if len(tables) == 1 else f"tables {names}")
         if folders is not None:
-            told.append(folders.about())
+            told.append(folders.description())
         why = "no table of grades found; name one with --labels"
         if self.unread_tables:
             why = "no table here could be read as one of grades"

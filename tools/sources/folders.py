@@ -19,7 +19,7 @@ class FolderGrades(NamedTuple):
     only_digits: bool
     doubt: str = ""  # what else the names may be, where no table says the same
 
-    def about(self) -> str:
+    def description(self) -> str:
         return f"a folder per grade ({', '.join(self.names)})"
 
 

@@ -84,8 +84,8 @@ def take_inventory(
         inventory.unread.append(Refusal(names[0], _join(whole, names)))
     for name in remote_tables or ():
         if labels is None:
-            about = (folder / name).stat()
-            _read_table(inventory, folder / name, Found(name, about.st_size, 0, 0))
+            stat = (folder / name).stat()
+            _read_table(inventory, folder / name, Found(name, stat.st_size, 0, 0))
     inventory.unread += walked.links
     for link in walked.links:
         if labels is None and suffix_of(link.source) in tables.SUFFIXES:

@@ -48,7 +48,7 @@ class LabelTable:
     """A table that grades photographs."""
 
     source: str  # as RawTable has it
-    about: str  # "columns image, level", said aloud
+    description: str  # the columns that are read, for messages: "columns image, level"
     columns: Columns
     rows: list[tuple[int, list[str]]]
     scale: Scale
@@ -311,8 +311,8 @@ def _label_table(
     if "grade" not in asked.columns and columns.grade is not None:
         _check_rivals(raw.source, header, rows, columns.grade)
     _check_doubled(raw, position, columns)
-    about = f"columns {header[columns.photograph]}, {_grades_said(header, columns)}"
-    table = LabelTable(raw.source, about, columns, rows, used, known, eyes=dict(asked.eyes))
+    description = f"columns {header[columns.photograph]}, {_grades_said(header, columns)}"
+    table = LabelTable(raw.source, description, columns, rows, used, known, eyes=dict(asked.eyes))
     if known:
         table.notes.append(f"{table.name}: read as {known.title}")
     return _checked(table, header, asked, scale, has)

@@ -20,7 +20,7 @@ def list_medmnist(path: Path) -> Listing:
         raise SourceError(f"{path}: of MedMNIST's files only retinamnist.npz has grades of diabetic retinopathy")
     arrays = archives.medmnist_arrays(str(path), path.stat().st_mtime_ns)
     listing = Listing(path.parent, f"a MedMNIST file, {path.name}")
-    about = path.stat()
+    stat = path.stat()
     for split in SPLITS:
         images, labels = arrays.get(f"{split}_images"), arrays.get(f"{split}_labels")
         if images is None or labels is None or len(images) != len(labels) or images.dtype != np.uint8:
@@ -32,7 +32,7 @@ def list_medmnist(path: Path) -> Listing:
             if not 0 <= int(label) < N_GRADES:
                 listing.refused.append(Refusal(source, f"grade {label} is not in 0..{N_GRADES - 1}"))
                 continue
-            found = Found(source, int(images[number].nbytes), about.st_mtime_ns, about.st_ctime_ns)
+            found = Found(source, int(images[number].nbytes), stat.st_mtime_ns, stat.st_ctime_ns)
             listing.samples.append(ListedSample(f"{split}_{number}", found, int(label), split))
     if known is not None:
         listing.data_set = known.title
