@@ -65,8 +65,8 @@ class Report:
             ratios = self.ratios(row)
             table.add_row(
                 row,
-                _figures(median(rates)),
-                f"{_figures(min(rates))}-{_figures(max(rates))}",
+                _rounded(median(rates)),
+                f"{_rounded(min(rates))}-{_rounded(max(rates))}",
                 *(f"{ratios[base]:.2f}" if base in ratios else "" for base in (DECODE, PLAIN, STEP)),
             )
         return table
@@ -85,11 +85,11 @@ class Report:
         worst = max(rows, key=spread.__getitem__)
         words = []
         if spread[worst] > NOISE:
-            least, most = (_figures(end(self.rates[worst])) for end in (min, max))
+            least, most = (_rounded(end(self.rates[worst])) for end in (min, max))
             words.append(f"the rounds of {worst} gave {least} to {most} images/s")
         for name in self.loaders:
             if self.ratio(fed(name), STEP) > FASTER:
-                fed_rate, alone = (_figures(median(self.rates[row])) for row in (fed(name), STEP))
+                fed_rate, alone = (_rounded(median(self.rates[row])) for row in (fed(name), STEP))
                 words.append(f"the step fed by {name} seems faster ({fed_rate} images/s) than alone ({alone})")
         return " and ".join(words)
 
@@ -101,16 +101,16 @@ class Report:
         good = [name for name in self.loaders if rate[fed(name)] >= KEEPS_UP * fastest]
         loader = max(good, key=lambda name: rate[uint8(name)])
         size, cache_size, workers = (self.settings[name] for name in ("size", "cache_size", "workers"))
-        alone, loaded, share = rate[STEP], rate[uint8(loader)], self.ratio(fed(loader), STEP)
+        alone, loaded, fraction = rate[STEP], rate[uint8(loader)], self.ratio(fed(loader), STEP)
         trains = (
-            f"a ResNet-18 at {size} px trains on {_figures(alone)} images/s by itself and keeps {min(share, 1):.0%} of "
-            f"that fed by {loader}, which alone gives {_figures(loaded)}"
+            f"a ResNet-18 at {size} px trains on {_rounded(alone)} images/s by itself and keeps {min(fraction, 1):.0%} of "
+            f"that fed by {loader}, which alone gives {_rounded(loaded)}"
         )
         small = (
-            f"from a cache at {self.smaller} px torchvision gives {_figures(rate[uint8('torchvision', self.smaller)])} "
-            f"images/s instead of {_figures(rate[uint8('torchvision')])}"
+            f"from a cache at {self.smaller} px torchvision gives {_rounded(rate[uint8('torchvision', self.smaller)])} "
+            f"images/s instead of {_rounded(rate[uint8('torchvision')])}"
         )
-        if share >= KEEPS_UP or loaded >= PLENTY * alone:
+        if fraction >= KEEPS_UP or loaded >= PLENTY * alone:
             enough = min(workers, math.ceil(SPARE * workers * alone / loaded))
             return (
                 f"The network is the bottleneck: {trains}; take --loader {loader} --workers {enough} and keep the "
@@ -126,6 +126,6 @@ def _listed(items: Mapping[str, Any]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in items.items())
 
 
-def _figures(value: float) -> str:
-    """Three figures are all that such a measurement holds."""
+def _rounded(value: float) -> str:
+    """A rate with three digits: the measurement is no more precise."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -77,7 +77,7 @@ class Previous:
         files = (self.folder / SHARDS).glob("[0-9]*.tar")
         return {int(path.stem): path for path in sorted(files) if path.stem.isdigit()}
 
-    def sides(self, split: str, seed: int) -> list[tuple[str, str]]:
+    def recorded_splits(self, split: str, seed: int) -> list[tuple[str, str]]:
         """(patient, side) as recorded, nothing where the sides were drawn by another rule."""
         if self.index and (self.index.split, self.index.split_seed) != (split, seed):
             return []

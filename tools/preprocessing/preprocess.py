@@ -205,7 +205,7 @@ class _Update:
         further photograph is refused and a damaged manifest had no history."""
         samples, settings, previous = self.listing.samples, self.settings, self.previous
         taken = [sample for sample in samples if sample.found.source not in self.still_refused]
-        recorded = [] if previous.remains else previous.sides(settings.split, settings.split_seed)
+        recorded = [] if previous.remains else previous.recorded_splits(settings.split, settings.split_seed)
         assignments = _assignments(taken, settings, recorded)
         count = shard_count(len(samples))
         wanted: dict[int, list[ListedSample]] = {shard: [] for shard in range(count)}
@@ -223,7 +223,7 @@ class _Update:
             anew = _with_assignments(self.rows, self.samples, settings, [])
             if sha256(manifest_csv(anew)).hexdigest() == previous.index.manifest:
                 return anew, []
-        recorded = previous.sides(settings.split, settings.split_seed)
+        recorded = previous.recorded_splits(settings.split, settings.split_seed)
         return _with_assignments(self.rows, self.samples, settings, recorded), previous.losses()
 
     def _groups(self) -> list[Group]:

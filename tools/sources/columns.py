@@ -132,8 +132,8 @@ def find_columns(
     grade = one("grade")
     of_eye = one_hot = None
     if grade is None and "grade" not in asked.columns:
-        sides = {EYE_WORDS[m[1]]: at for at, name in enumerate(folded) if (m := _OF_AN_EYE.fullmatch(name))}
-        of_eye = sides if len(sides) == 2 else None
+        by_eye = {EYE_WORDS[m[1]]: at for at, name in enumerate(folded) if (m := _OF_AN_EYE.fullmatch(name))}
+        of_eye = by_eye if len(by_eye) == 2 else None
         one_hot = _one_hot(header) if of_eye is None else None
     return Columns(photograph, grade, of_eye, one_hot, **others, keep=keep)
 

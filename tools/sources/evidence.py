@@ -204,15 +204,15 @@ class Evidence:
         graded = [found.source for found in photographs if folder_of(found.source) in folders.grades]
         named = [source for source in graded if source in matched.labels]
         refused = {refusal.source for refusal in matched.refused}
-        whole = len(named) + sum(source in refused for source in graded) == len(graded)
+        complete = len(named) + sum(source in refused for source in graded) == len(graded)
         insisted = self.reading.layout == "folders"
-        if folders.only_digits and not whole and not insisted and (rival := self._rival()):
+        if folders.only_digits and not complete and not insisted and (rival := self._rival()):
             raise SourceError(
                 f"{self.root}: folders {', '.join(folders.names)} may be grades, but {rival}; --layout folders takes "
                 "the "
                 "folders for grades, --layout tables does not"
             )
-        if folders.doubt and not whole and not insisted:
+        if folders.doubt and not complete and not insisted:
             raise SourceError(f"{self.root}: {folders.doubt}")
         if not named and not any(source in refused for source in graded):
             return False, True
@@ -222,11 +222,11 @@ class Evidence:
             if matched.labels[source][1].grade not in (folders.grades[folder_of(source)], UNKNOWN)
         ]
         if not against:
-            return True, not whole
+            return True, not complete
         first = against[0]
         where, grade = matched.where(first), _grade(matched.labels[first][1].grade)
         said = f"{first} lies in folder {parts(first)[-2]}, {where} says {grade}"
-        if whole:
+        if complete:
             self.notes.append(
                 f"{len(against)} of {len(graded)} photographs lie in a folder of another grade than their table says "
                 f"({said}); the table names every photograph and is taken"

@@ -80,8 +80,8 @@ def take_inventory(
             Refusal(name, "a MedMNIST file beside photographs: name it as SRC") for name in inventory.medmnist
         ]
         inventory.medmnist = []
-    for whole, names in sorted(parts.items()):
-        inventory.unread.append(Refusal(names[0], _join(whole, names)))
+    for joined, names in sorted(parts.items()):
+        inventory.unread.append(Refusal(names[0], _how_to_join(joined, names)))
     for name in remote_tables or ():
         if labels is None:
             stat = (folder / name).stat()
@@ -147,8 +147,8 @@ def _not_read(suffix: str, remote: bool = False) -> str:
     return "neither a photograph nor a table"
 
 
-def _join(whole: str, names: Sequence[str]) -> str:
-    name = os.path.basename(whole)
+def _how_to_join(joined: str, names: Sequence[str]) -> str:
+    name = os.path.basename(joined)
     if re.search(r"\.z\d\d$", names[0], re.IGNORECASE):
         return f"a part of {name}.zip: join the parts with `zip -s 0 {name}.zip --out whole.zip`"
     windows = f"Windows: `copy /b {name}.* {name}`"

@@ -142,7 +142,7 @@ class LabelTable:
     def _of_columns(self, cells: list[str], eye: str) -> tuple[int, str]:
         """From a column an eye, or a column a grade."""
         if self.columns.of_eye is not None:
-            filled = {side: cells[at] for side, at in self.columns.of_eye.items() if cells[at]}
+            filled = {each: cells[at] for each, at in self.columns.of_eye.items() if cells[at]}
             eye = eye or eye_in_name(cells[self.columns.photograph])
             alone = len(filled) == 1 and (not eye or (self.known is not None and self.known.other_eye))
             if alone:

@@ -183,9 +183,9 @@ def _in_folders(candidates: Sequence[str], folders: list[str], base: list[str]) 
     """The candidates whose folders a name's folders are, the closest fit first: exactly, from the table's folder; one
     the end of the other; or the name's in the same order among the candidate's."""
     above = [(source, [nfc(part) for part in parts(source)[:-1]]) for source in candidates]
-    wholly = [*base, *folders]
+    from_table = [*base, *folders]
     for fits in (
-        lambda its: its == wholly,
+        lambda its: its == from_table,
         lambda its: its == folders,
         lambda its: its[-len(folders) :] == folders or folders[len(folders) - len(its) :] == its,
         lambda its: _in_order(folders, its),
