@@ -103,8 +103,8 @@ class Report:
         size, cache_size, workers = (self.settings[name] for name in ("size", "cache_size", "workers"))
         alone, loaded, fraction = rate[STEP], rate[uint8(loader)], self.ratio(fed(loader), STEP)
         trains = (
-            f"a ResNet-18 at {size} px trains on {_rounded(alone)} images/s by itself and keeps {min(fraction, 1):.0%} of "
-            f"that fed by {loader}, which alone gives {_rounded(loaded)}"
+            f"a ResNet-18 at {size} px trains on {_rounded(alone)} images/s by itself and keeps "
+            f"{min(fraction, 1):.0%} of that fed by {loader}, which alone gives {_rounded(loaded)}"
         )
         small = (
             f"from a cache at {self.smaller} px torchvision gives {_rounded(rate[uint8('torchvision', self.smaller)])} "
