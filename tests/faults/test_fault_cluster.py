@@ -169,7 +169,7 @@ def test_the_scheduler_killed_is_said_in_one_line_and_a_rerun_completes(
     dask.scheduler.kill()
     code, _, err = run.end()
     assert code == 1
-    assert err == f"Error: {dask.address}: the Dask scheduler is gone; the same command goes on from there\n"
+    assert err == f"Error: {dask.address}: the Dask scheduler is gone; run the same command to continue\n"
     assert not (tmp_path / "c/cache.json").exists()
     anew = cluster(2)
     code, _, err = start(*command, anew.address).end()
@@ -208,8 +208,8 @@ def test_a_photograph_that_kills_one_worker_after_the_other_is_named(
     result = tools("preprocess", eyes, "--out", tmp_path / "c", "--size", 64, "--scheduler", dask.address)
     assert result.exit_code == 1
     assert result.stderr == (
-        f"Error: {eyes / '7_right.png'} has killed 2 workers, most likely for want of memory; give workers more "
-        "(`dask worker --memory-limit`) or take it away, and the same command goes on\n"
+        f"Error: {eyes / '7_right.png'} has killed 2 workers, probably because memory ran out; give workers more "
+        "(`dask worker --memory-limit`) or remove it, then run the same command to continue\n"
     )
 
 

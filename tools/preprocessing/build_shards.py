@@ -153,7 +153,7 @@ def _make(group: Group, sample: ListedSample, old: _Old | None, signals: Signals
         if old is not None and (group.copy or _untouched(group, sample, old)):
             return _Made(_entry(group, sample, old.jpeg, old.meta))
         if group.copy:
-            raise CacheError(f"{sample.id} was damaged in {group.folder} meanwhile; the same command goes on")
+            raise CacheError(f"{sample.id} was damaged in {group.folder} meanwhile; run the same command to continue")
         try:
             data = read_source(group.root, found.source)
         except OSError as error:

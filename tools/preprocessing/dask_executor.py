@@ -159,16 +159,18 @@ class _Cluster:
             return ClusterError(f"{self.scheduler}: workers end at their first photograph; do they lack {PACKAGES[0]}?")
         suspects = sorted(set.intersection(*trails))
         what = " or ".join(str(group.root / source) for source in suspects) or f"a photograph of {group.root}"
-        return ClusterError(f"{what} has killed {len(trails)} workers, most likely for want of memory; {_MORE_MEMORY}")
+        return ClusterError(f"{what} has killed {len(trails)} workers, probably because memory ran out; {_MORE_MEMORY}")
 
     def _gone(self) -> ClusterError:
-        return ClusterError(f"{self.scheduler}: the Dask scheduler is gone; the same command goes on from there")
+        return ClusterError(f"{self.scheduler}: the Dask scheduler is gone; run the same command to continue")
 
     def _advice(self) -> str:
-        return f"`dask worker {self.scheduler} --nthreads 1` starts one, and the same command goes on"
+        return f"`dask worker {self.scheduler} --nthreads 1` starts one; then run the same command to continue"
 
 
-_MORE_MEMORY: Final = "give workers more (`dask worker --memory-limit`) or take it away, and the same command goes on"
+_MORE_MEMORY: Final = (
+    "give workers more (`dask worker --memory-limit`) or remove it, then run the same command to continue"
+)
 
 
 def _check_workers(client: Client, group: Group) -> None:

@@ -85,7 +85,7 @@ def on_this_machine(workers: int, groups: int) -> Iterator[GroupExecutor]:
                 executor.shutdown(cancel_futures=True)
     except (BrokenProcessPool, MemoryError) as error:
         raise CacheError(
-            "a worker was killed, most likely for want of memory; the same command goes on, try fewer --workers"
+            "a worker was killed, probably because memory ran out; run the same command with fewer --workers"
         ) from error
 
 

@@ -102,7 +102,7 @@ def preprocess(
             changed = update.finish(copies)
         except OSError as error:
             raise CacheError(
-                f"{out}: cannot be written ({error.strerror}); the same command goes on from there"
+                f"{out}: cannot be written ({error.strerror}); run the same command to continue"
             ) from error
     seconds = time.perf_counter() - began
     return Outcome(update.rows, update.refused, update.encoded, seconds, changed, notes, copies, shown)

@@ -135,7 +135,9 @@ class Upload:
         stored = object_store.about(self.url / name)
         nbytes = path.stat().st_size
         if stored.nbytes != nbytes:
-            raise StoreError(f"{self.url / name}: has {stored.nbytes} bytes of {nbytes} sent; the same command goes on")
+            raise StoreError(
+                f"{self.url / name}: has {stored.nbytes} bytes of {nbytes} sent; run the same command to continue"
+            )
         with self._noting, open(self._journal, "a", encoding="utf-8", newline="\n") as journal:
             self.sent, self.nbytes = self.sent + 1, self.nbytes + nbytes
             journal.write(json.dumps([name, digest, stored.version]) + "\n")
