@@ -78,7 +78,7 @@ class Columns(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Asked:
+class ColumnOptions:
     """What options, or the description of a known set, say of a table's columns."""
 
     columns: Mapping[str, str] = field(default_factory=dict)  # role -> header
@@ -97,7 +97,7 @@ def fold(text: str) -> str:
 
 
 def find_columns(
-    header: Sequence[str], asked: Asked, names_photographs: Callable[[int], bool] = lambda at: True
+    header: Sequence[str], options: ColumnOptions, names_photographs: Callable[[int], bool] = lambda at: True
 ) -> Columns | None:
     """The columns of a header, None where it has none for the photograph.
 
@@ -107,31 +107,31 @@ def find_columns(
     folded = [fold(cell) for cell in header]
 
     def named(role: str) -> int | None:
-        if role not in asked.columns:
+        if role not in options.columns:
             return None
-        wanted = fold(asked.columns[role])
+        wanted = fold(options.columns[role])
         return folded.index(wanted) if wanted in folded else None
 
     def usual(role: str) -> list[int]:
         return [folded.index(name) for name in ROLES[role] if name in folded]
 
     def one(role: str) -> int | None:
-        if role in asked.columns:
+        if role in options.columns:
             return named(role)
         return next(iter(usual(role)), None)
 
-    if "photograph" in asked.columns:
+    if "photograph" in options.columns:
         photograph = named("photograph")
     else:
         candidates = usual("photograph")
         photograph = next((at for at in candidates if names_photographs(at)), next(iter(candidates), None))
     if photograph is None:
         return None
-    keep = tuple(folded.index(fold(name)) if fold(name) in folded else None for name in asked.keep)
+    keep = tuple(folded.index(fold(name)) if fold(name) in folded else None for name in options.keep)
     others = {role: one(role) for role in ("patient", "eye", "split", "gradable")}
     grade = one("grade")
     of_eye = one_hot = None
-    if grade is None and "grade" not in asked.columns:
+    if grade is None and "grade" not in options.columns:
         by_eye = {EYE_WORDS[m[1]]: at for at, name in enumerate(folded) if (m := _OF_AN_EYE.fullmatch(name))}
         of_eye = by_eye if len(by_eye) == 2 else None
         one_hot = _one_hot(header) if of_eye is None else None
@@ -190,19 +190,19 @@ def gradable_key(cell: str) -> str:
     return re.sub(r"^(\d+) 0+$", r"\1", fold(cell))
 
 
-def gradable_cells(header: str, cells: Iterable[str], asked: Asked, source: str) -> frozenset[str]:
+def gradable_cells(header: str, cells: Iterable[str], options: ColumnOptions, source: str) -> frozenset[str]:
     """The folded cells of a gradable column that mean gradable; an empty cell means nothing.
 
     Raises SourceError where the cells do not say which are the gradable ones.
     """
     written = {gradable_key(cell) for cell in cells} - {""}
-    if asked.gradable is not None:
-        if written and not written & asked.gradable:
+    if options.gradable is not None:
+        if written and not written & options.gradable:
             raise SourceError(
-                f"{source}: no cell of column {header} says {' or '.join(sorted(asked.gradable))}; it has "
+                f"{source}: no cell of column {header} says {' or '.join(sorted(options.gradable))}; it has "
                 f"{', '.join(sorted(written)[:6])}"
             )
-        return asked.gradable
+        return options.gradable
     if fold(header) in UNGRADABLES and written <= {"0", "1", "yes", "no", "true", "false"}:
         return frozenset({"0", "no", "false"})
     if written <= GOOD | BAD:

@@ -15,7 +15,7 @@ from pipeline.photos.dicom import Tags
 from pipeline.photos.discovery import Found, Refusal, plain_id, split_suffix
 from pipeline.storage.url import Url
 from tools.sources import archives
-from tools.sources.columns import Asked, fold, split_in_name
+from tools.sources.columns import ColumnOptions, fold, split_in_name
 from tools.sources.course import course_tables
 from tools.sources.dicom_tags import may_keep, patients_of, tags_of, with_kept
 from tools.sources.folders import FolderGrades, folder_of, grade_folders
@@ -38,7 +38,7 @@ class Reading:
     """How SRC shall be read, as far as the user says."""
 
     labels: Path | Url | None = None  # the one table of grades; None: those below SRC
-    columns: Asked = field(default_factory=Asked)
+    columns: ColumnOptions = field(default_factory=ColumnOptions)
     scale: Scale | None = None  # None: ICDR, and a table that needs another stops
     layout: str | KnownSet = "auto"  # "auto", "tables", "folders", or a description
     patient_pattern: str | None = None
@@ -150,7 +150,7 @@ class Evidence:
                 pairs.append(read)
             else:
                 self.unread_tables.append(read)
-        self._check_asked(tables)
+        self._check_columns(tables)
         if self.reading.labels is not None and not tables and self.unread_tables:
             raise SourceError(f"{self.reading.labels}: {self.unread_tables[0].reason}")
         self.unread += [Refusal(each.source, each.reason) for each in self.unread_tables]
@@ -160,22 +160,22 @@ class Evidence:
         """A table's path as the user would write it."""
         return str(self.reading.labels or self.root / raw.source)
 
-    def _check_asked(self, tables: Sequence[LabelTable]) -> None:
+    def _check_columns(self, tables: Sequence[LabelTable]) -> None:
         """Raises SourceError where an option or a description names a column that no table has."""
-        asked, layout, raws = self.reading.columns, self.reading.layout, self.inventory.tables
+        columns, layout, raws = self.reading.columns, self.reading.layout, self.inventory.tables
         described = layout.columns.values() if isinstance(layout, KnownSet) else ()
         headers = {fold(cell) for raw in raws for _, row in raw.rows[:ABOVE] for cell in row}
-        for name in [*asked.columns.values(), *asked.keep, *described]:
-            if fold(name) not in headers and not (self.tags and name in asked.keep and may_keep(name)):
+        for name in [*columns.columns.values(), *columns.keep, *described]:
+            if fold(name) not in headers and not (self.tags and name in columns.keep and may_keep(name)):
                 line, header = raws[0].rows[0] if raws and raws[0].rows else (1, [])
                 where = f"{self._shown(raws[0])}:{line}: " if raws else ""
                 raise SourceError(f"{where}no column {name!r} among {', '.join(header) or 'none'}")
-        if asked.columns and not tables and self.reading.labels is None:
+        if columns.columns and not tables and self.reading.labels is None:
             raise SourceError(
                 f"{self.root}: no table has a photograph and grades that can be read in the columns "
-                f"{', '.join(asked.columns.values())}; {self.unread_tables[0].source} {self.unread_tables[0].reason}"
+                f"{', '.join(columns.columns.values())}; {self.unread_tables[0].source} {self.unread_tables[0].reason}"
                 if self.unread_tables
-                else f"{self.root}: no table has the columns {', '.join(asked.columns.values())}"
+                else f"{self.root}: no table has the columns {', '.join(columns.columns.values())}"
             )
 
     # --- folders

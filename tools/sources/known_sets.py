@@ -13,7 +13,7 @@ from typing import Any, Final
 from pipeline.errors import SourceError
 from pipeline.grades import N_GRADES
 from pipeline.photos.discovery import split_suffix
-from tools.sources.columns import ROLES, Asked, fold, gradable_key
+from tools.sources.columns import ROLES, ColumnOptions, fold, gradable_key
 from tools.sources.scales import BLANK, Scale, open_scale, parse_code
 
 _KINDS: Final[Mapping[str, tuple[type, str]]] = {
@@ -89,7 +89,7 @@ class KnownSet:
         columns = zip(*(cells for _, cells in rows), strict=False)
         return any(all(names(_stem(cell)) for cell in column) for column in columns)
 
-    def asked(self, options: Asked) -> Asked:
+    def column_options(self, options: ColumnOptions) -> ColumnOptions:
         """What options say, and where they say nothing what is known."""
         gradable = options.gradable
         if gradable is None and "gradable" not in options.columns:

@@ -12,7 +12,7 @@ from pipeline.photos.discovery import split_suffix
 from pipeline.photos.eye_names import EYE_WORDS
 from tools.sources.columns import (
     PHOTOGRAPH,
-    Asked,
+    ColumnOptions,
     Columns,
     eye_in_name,
     find_columns,
@@ -178,25 +178,25 @@ class PassedOver(NamedTuple):
 
 
 def read_label_table(
-    raw: RawTable, asked: Asked, scale: Scale | None, layout: KnownSet | None, has: Callable[[str], bool]
+    raw: RawTable, options: ColumnOptions, scale: Scale | None, layout: KnownSet | None, has: Callable[[str], bool]
 ) -> LabelTable | PairTable | PassedOver:
     """What kind of table this is. `has` tells whether a name is that of a photograph.
 
-    asked: what options say of columns; layout: the description of a set that the user gave; scale: the one that the
+    options: what options say of columns; layout: the description of a set that the user gave; scale: the one that the
     user gave, None for ICDR.
     Raises SourceError where a table can be read in two ways, or a row has too few or too many cells.
     """
     if not raw.rows:
         return PassedOver(raw.source, "an empty table")
-    wanted = {fold(name) for role, name in asked.columns.items() if role == "photograph"}
-    tried: list[tuple[int, Columns, KnownSet | None, Asked]] = []
+    wanted = {fold(name) for role, name in options.columns.items() if role == "photograph"}
+    tried: list[tuple[int, Columns, KnownSet | None, ColumnOptions]] = []
     for position, (_, header) in enumerate(raw.rows[:ABOVE]):
         if len(header) < 2 or not wanted <= {fold(cell) for cell in header}:
             continue
         known = layout or known_set_of(raw.name, raw.rows[position:])
         if known and not known.graded:
-            return _without_grades(raw.source, known, asked)
-        merged = known.asked(asked) if known else asked
+            return _without_grades(raw.source, known, options)
+        merged = known.column_options(options) if known else options
         below = raw.rows[position + 1 : position + 200]
 
         def names(at: int, below: list[tuple[int, list[str]]] = below) -> bool:
@@ -217,7 +217,7 @@ def read_label_table(
         return PassedOver(raw.source, raw.broken.removeprefix(f"{raw.source}:"))
     if (pairs := _pairs(raw)) is not None:
         return pairs
-    if not asked.columns and (bare := _without_header(raw, scale, layout)) is not None:
+    if not options.columns and (bare := _without_header(raw, scale, layout)) is not None:
         return bare
     by_table = _speaks_of_grades(raw, has)
     if tried:
@@ -253,10 +253,10 @@ def _is_word(cell: str) -> bool:
 
 
 def _check_photographs(
-    raw: RawTable, position: int, columns: Columns, asked: Asked, has: Callable[[str], bool]
+    raw: RawTable, position: int, columns: Columns, options: ColumnOptions, has: Callable[[str], bool]
 ) -> None:
     """Raises SourceError where two columns name photographs, and not the same ones."""
-    if "photograph" in asked.columns:
+    if "photograph" in options.columns:
         return
     header = raw.rows[position][1]
     for at, name in enumerate(header):
@@ -278,11 +278,11 @@ def _stem_of(name: str) -> str:
     return split_suffix(re.split(r"[/\\]", name)[-1])[0].casefold()
 
 
-def _without_grades(source: str, known: KnownSet, asked: Asked) -> PassedOver:
+def _without_grades(source: str, known: KnownSet, options: ColumnOptions) -> PassedOver:
     """Raises SourceError where the user names a column of grades in it."""
     why = f"is of {known.title}, which has no grades of diabetic retinopathy"
-    if "grade" in asked.columns:
-        raise SourceError(f"{source}: {why}; its column {asked.columns['grade']} says something else")
+    if "grade" in options.columns:
+        raise SourceError(f"{source}: {why}; its column {options.columns['grade']} says something else")
     return PassedOver(source, why, True)
 
 
@@ -291,7 +291,7 @@ def _label_table(
     position: int,
     columns: Columns,
     known: KnownSet | None,
-    asked: Asked,
+    options: ColumnOptions,
     scale: Scale | None,
     has: Callable[[str], bool],
 ) -> LabelTable | PassedOver:
@@ -308,18 +308,18 @@ def _label_table(
     if known:
         known.check_scale(f"{raw.source}: grades", scale)
     used = scale or ICDR
-    if "grade" not in asked.columns and columns.grade is not None:
+    if "grade" not in options.columns and columns.grade is not None:
         _check_rivals(raw.source, header, rows, columns.grade)
     _check_doubled(raw, position, columns)
     description = f"columns {header[columns.photograph]}, {_grades_said(header, columns)}"
-    table = LabelTable(raw.source, description, columns, rows, used, known, eyes=dict(asked.eyes))
+    table = LabelTable(raw.source, description, columns, rows, used, known, eyes=dict(options.eyes))
     if known:
         table.notes.append(f"{table.name}: read as {known.title}")
-    return _checked(table, header, asked, scale, has)
+    return _checked(table, header, options, scale, has)
 
 
 def _checked(
-    table: LabelTable, header: Sequence[str], asked: Asked, scale: Scale | None, has: Callable[[str], bool]
+    table: LabelTable, header: Sequence[str], options: ColumnOptions, scale: Scale | None, has: Callable[[str], bool]
 ) -> LabelTable | PassedOver:
     """The table once its cells have been looked at: other scales, quality codes, splits, eyes."""
     at, rows = table.columns, table.rows
@@ -335,7 +335,7 @@ def _checked(
             why += "; --scale FILE says what they mean"
             return PassedOver(table.source, why, True)
         binary = {"0", "1"} == {text.removesuffix(".0") for text in texts if text} and len(rows) >= MANY
-        if binary and "grade" not in asked.columns and scale is None and table.known is None:
+        if binary and "grade" not in options.columns and scale is None and table.known is None:
             raise SourceError(
                 f"{table.source}: column {header[at.grade]} has only 0 and 1: grades of ICDR, or 'has no DR, has "
                 "DR'; if "
@@ -346,10 +346,10 @@ def _checked(
         table.may_grade = _speaks_of_grades(raw, has, (at.patient, at.eye, at.split, at.gradable, *at.keep))
     if at.gradable is not None:
         cells_of = (cells[at.gradable] for _, cells in rows)
-        table.gradable = gradable_cells(header[at.gradable], cells_of, asked, table.source)
+        table.gradable = gradable_cells(header[at.gradable], cells_of, options, table.source)
     if at.split is not None:
         strange = sorted({cells[at.split] for _, cells in rows if split_word(cells[at.split]) is None})
-        if strange and "split" in asked.columns:
+        if strange and "split" in options.columns:
             raise SourceError(f"{table.source}: column {header[at.split]} has {strange[0]!r}, which is no split")
         if strange:
             table.splits = False
@@ -357,7 +357,7 @@ def _checked(
     if at.eye is not None:
         read = table.eyes.keys() | EYE_WORDS.keys() | {""}
         strange = sorted({fold(cells[at.eye]) for _, cells in rows} - read)
-        if strange and "eye" in asked.columns:
+        if strange and "eye" in options.columns:
             raise SourceError(
                 f"{table.source}: column {header[at.eye]} has {strange[0]!r}, which is neither left nor right; "
                 "`eyes` in a "

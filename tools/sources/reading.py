@@ -8,7 +8,7 @@ from typing import Final
 from click import UsageError
 
 from pipeline.storage.url import Url
-from tools.sources.columns import Asked, gradable_key
+from tools.sources.columns import ColumnOptions, gradable_key
 from tools.sources.evidence import Reading
 from tools.sources.known_sets import KnownSet, read_description
 from tools.sources.pseudonyms import of_this_run
@@ -63,7 +63,7 @@ def reading_of(
             raise UsageError(f"--split {split}: none of {', '.join(SPLITS)}, and no file")
     return Reading(
         labels,
-        Asked(named, cells, keep=keep),
+        ColumnOptions(named, cells, keep=keep),
         open_scale(scale) if scale is not None else None,
         description,
         patient_pattern,

@@ -6,7 +6,7 @@ from pathlib import Path
 from pipeline.errors import SourceError
 from pipeline.grades import UNKNOWN
 from pipeline.storage.url import Url
-from tools.sources.columns import Asked, find_columns, split_word
+from tools.sources.columns import ColumnOptions, find_columns, split_word
 from tools.sources.folders import folder_of, folder_splits
 from tools.sources.inventory import named_tables
 from tools.sources.listing import ListedSample
@@ -67,7 +67,7 @@ def with_split_table(samples: list[ListedSample], names: Names, path: Path) -> t
     Raises SourceError where it has none, or contradicts itself.
     """
     raw = next(iter(named_tables(path)), RawTable(str(path), []))
-    columns = find_columns(raw.rows[0][1], Asked()) if raw.rows else None
+    columns = find_columns(raw.rows[0][1], ColumnOptions()) if raw.rows else None
     if columns is None or columns.split is None:
         raise SourceError(f"{path}: no columns for photograph and split, such as image and split ({raw.start()})")
     told: dict[str, str] = {}

@@ -16,7 +16,7 @@ from pipeline.errors import SourceError
 from pipeline.storage.url import Url
 from tests.dicoms import dicom
 from tests.tools.sources.conftest import drawn_eye
-from tools.sources.columns import Asked
+from tools.sources.columns import ColumnOptions
 from tools.sources.evidence import Reading
 from tools.sources.layouts import list_source
 from tools.sources.listing import Listing
@@ -134,18 +134,18 @@ def test_columns_to_keep_may_be_tags(tmp_path: Path, write: Write) -> None:
     write("a.dcm", Manufacturer="Example", ManufacturerModelName="Cam 1", StudyDate="20240131")
     drawn_eye(1).save(tmp_path / "src" / "b.png")
     keep = ("Manufacturer", "model", "study_date")
-    listing = listed(tmp_path, columns=Asked(keep=keep))
+    listing = listed(tmp_path, columns=ColumnOptions(keep=keep))
     assert listing.kept == keep
     assert [sample.kept for sample in listing.samples] == [("Example", "Cam 1", "2024-01-31"), ("", "", "")]
     with pytest.raises(SourceError, match="no column 'PatientName'"):
-        listed(tmp_path, columns=Asked(keep=("PatientName",)))
+        listed(tmp_path, columns=ColumnOptions(keep=("PatientName",)))
 
 
 def test_a_table_comes_before_tags_that_are_kept(tmp_path: Path, write: Write) -> None:
     write("a.dcm", Manufacturer="Example")
     write("b.dcm", Manufacturer="Example")
     (tmp_path / "src" / "t.csv").write_text("image,level,manufacturer\na,1,Other\nb,2,\n")
-    listing = listed(tmp_path, columns=Asked(keep=("manufacturer", "model")))
+    listing = listed(tmp_path, columns=ColumnOptions(keep=("manufacturer", "model")))
     assert [sample.kept for sample in listing.samples] == [("Other", ""), ("Example", "")]
 
 

@@ -8,7 +8,7 @@ import openpyxl
 import pytest
 
 from pipeline.errors import SourceError
-from tools.sources.columns import Asked
+from tools.sources.columns import ColumnOptions
 from tools.sources.evidence import Reading
 from tools.sources.layouts import list_source
 from tools.sources.listing import Listing
@@ -82,7 +82,7 @@ def test_a_table_that_is_not_understood_is_named_with_its_columns_and_the_option
     assert (
         "t.csv: no columns for photograph and grade (Foto, Stufe); --id-column and --grade-column name them" in warning
     )
-    reading = Reading(columns=Asked({"photograph": "Foto", "grade": "Stufe"}))
+    reading = Reading(columns=ColumnOptions({"photograph": "Foto", "grade": "Stufe"}))
     assert grades(list_source(tmp_path, reading)) == {"1_left.jpg": 2}
 
 
@@ -92,7 +92,7 @@ def test_two_columns_that_may_both_be_the_grade(tmp_path: Path, draw: Draw) -> N
     (tmp_path / "t.csv").write_text("image,level,diagnosis\n1_left,2,2\n2_left,1,3\n")
     with pytest.raises(SourceError, match=r"t\.csv:3: columns level \(1\) and diagnosis \(3\) may both be the grade"):
         list_source(tmp_path)
-    reading = Reading(columns=Asked({"grade": "diagnosis"}))
+    reading = Reading(columns=ColumnOptions({"grade": "diagnosis"}))
     assert grades(list_source(tmp_path, reading)) == {"1_left.jpg": 2, "2_left.jpg": 3}
 
 
@@ -104,7 +104,7 @@ def test_has_dr_or_has_not_is_no_grade(tmp_path: Path, draw: Draw) -> None:
     (tmp_path / "t.csv").write_text(rows)
     with pytest.raises(SourceError, match="only 0 and 1: grades of ICDR, or 'has no DR, has DR'"):
         list_source(tmp_path)
-    assert len(list_source(tmp_path, Reading(columns=Asked({"grade": "label"}))).samples) == 32
+    assert len(list_source(tmp_path, Reading(columns=ColumnOptions({"grade": "label"}))).samples) == 32
 
 
 # --- kinds of table
@@ -119,7 +119,7 @@ def test_a_clinics_excel_table(tmp_path: Path, draw: Draw) -> None:
         draw(f"img/IMG{number}.jpg")
         book.active.append([f"img/IMG{number}.jpg", f"P{number // 2}", eye, "2024-01-01", grade])
     book.save(tmp_path / "labels.xlsx")
-    listing = list_source(tmp_path, Reading(columns=Asked(keep=("visit",))))
+    listing = list_source(tmp_path, Reading(columns=ColumnOptions(keep=("visit",))))
     assert [(it.grade, it.patient, it.eye, it.kept) for it in listing.samples] == [
         (1, "P0", "right", ("2024-01-01",)),
         (4, "P0", "left", ("2024-01-01",)),
@@ -213,7 +213,7 @@ def test_a_quality_code_of_unknown_direction_stops_and_asks(tmp_path: Path, draw
     (tmp_path / "t.csv").write_text("image,level,quality\na,0,0\nb,1,1\nc,2,2\n")
     with pytest.raises(SourceError, match=r"which of 0, 1, 2 means so .*--gradable-column 'quality=0,\.\.\.'"):
         list_source(tmp_path)
-    reading = Reading(columns=Asked({"gradable": "quality"}, frozenset({"0", "1"})))
+    reading = Reading(columns=ColumnOptions({"gradable": "quality"}, frozenset({"0", "1"})))
     assert [it.ungradable for it in list_source(tmp_path, reading).samples] == [False, False, True]
 
 
@@ -297,6 +297,6 @@ def test_a_hugging_face_cache_consists_of_links_out_of_src(tmp_path: Path, draw:
 def test_a_column_that_no_table_has_is_said(tmp_path: Path, draw: Draw) -> None:
     draw("1_left.jpg")
     (tmp_path / "t.csv").write_text("image,level\n1_left,0\n")
-    for asked in (Asked({"patient": "Fall"}), Asked(keep=("Fall",))):
+    for options in (ColumnOptions({"patient": "Fall"}), ColumnOptions(keep=("Fall",))):
         with pytest.raises(SourceError, match=r"t\.csv:1: no column 'Fall' among image, level"):
-            list_source(tmp_path, Reading(columns=asked))
+            list_source(tmp_path, Reading(columns=options))

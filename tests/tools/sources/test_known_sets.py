@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from pipeline.errors import SourceError
-from tools.sources.columns import Asked
+from tools.sources.columns import ColumnOptions
 from tools.sources.evidence import Reading
 from tools.sources.known_sets import known_sets, read_description
 from tools.sources.layouts import list_source
@@ -290,7 +290,7 @@ def test_nothing_is_made_a_grade_where_the_set_has_none(tmp_path: Path, table: s
     with pytest.raises(
         SourceError, match="which has no grades of diabetic retinopathy"
     ):  # folders 0 and 1 are no grades
-        list_source(tmp_path, Reading(columns=Asked({"grade": column})))
+        list_source(tmp_path, Reading(columns=ColumnOptions({"grade": column})))
     with pytest.raises(SourceError, match="which has no grades of diabetic retinopathy"):
         list_source(tmp_path)
     listing = list_source(tmp_path, Reading(layout="tables"))
@@ -354,9 +354,9 @@ def test_an_option_goes_before_the_description(clinic: Path) -> None:
     write(clinic / "src", liste__csv="image,first,second\n1.jpg,0,3\n")
     reading = described(clinic, 'columns = { grade = "first" }\n')
     assert grades(list_source(clinic / "src", reading)) == {"1": 0}
-    assert grades(list_source(clinic / "src", Reading(layout=reading.layout, columns=Asked({"grade": "second"})))) == {
-        "1": 3
-    }
+    assert grades(
+        list_source(clinic / "src", Reading(layout=reading.layout, columns=ColumnOptions({"grade": "second"})))
+    ) == {"1": 3}
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import SourceError
-from tools.sources.columns import Asked
+from tools.sources.columns import ColumnOptions
 from tools.sources.label_tables import LabelTable, PassedOver, read_label_table
 from tools.sources.scales import Scale
 from tools.sources.tables import read_raw
@@ -14,8 +14,10 @@ from tools.sources.tables import read_raw
 TRUTH = {"10_left": 0, "11_left": 1, "12_left": 2, "13_left": 3, "14_left": 4, "15_left": 0}
 
 
-def read_table(path: Path, asked: Asked = Asked(), scale: Scale | None = None) -> LabelTable | PassedOver:  # noqa: B008
-    read = read_label_table(read_raw(path.name, path.read_bytes())[0], asked, scale, None, lambda name: True)
+def read_table(
+    path: Path, options: ColumnOptions = ColumnOptions(), scale: Scale | None = None
+) -> LabelTable | PassedOver:
+    read = read_label_table(read_raw(path.name, path.read_bytes())[0], options, scale, None, lambda name: True)
     assert isinstance(read, LabelTable | PassedOver)
     return read
 
@@ -66,7 +68,7 @@ def test_a_file_without_photographs_and_grades_is_passed_over(tmp_path: Path, te
 
 def test_columns_can_be_named(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("eye,image,icdr,second reader\n1_left,x,4,3\n")
-    table = read_table(tmp_path / "t.csv", Asked({"photograph": "Eye", "grade": "second reader"}))
+    table = read_table(tmp_path / "t.csv", ColumnOptions({"photograph": "Eye", "grade": "second reader"}))
     assert rows(table) == [("1_left", 3, "t.csv:2")]
 
 

@@ -16,7 +16,7 @@ from tests.loopback import Weather
 from tools.cli import main
 from tools.preprocessing.build_shards import CLOCK_SLACK_NS
 from tools.sources.archives import read_source
-from tools.sources.columns import Asked
+from tools.sources.columns import ColumnOptions
 from tools.sources.evidence import Reading
 from tools.sources.layouts import list_source
 from tools.sources.listing import Listing
@@ -69,7 +69,7 @@ def bucket(eyes: Path, there: Url) -> Url:
 
 
 def reading(labels: Path | Url, grade: str) -> Reading:
-    return Reading(labels, Asked({"photograph": "eye", "grade": grade}))
+    return Reading(labels, ColumnOptions({"photograph": "eye", "grade": grade}))
 
 
 def told(listing: Listing) -> list[object]:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from pipeline.errors import SourceError
 from tests.tools.sources.conftest import drawn_eye, encoded
-from tools.sources.columns import Asked
+from tools.sources.columns import ColumnOptions
 from tools.sources.evidence import Reading
 from tools.sources.layouts import list_source
 from tools.sources.listing import Listing
@@ -153,12 +153,12 @@ def test_numbers_with_a_point_mean_the_same(tmp_path: Path, draw: Draw, column: 
     cells = ("0.0", "0.0", "1.0") if column == "ungradable" else ("1.0", "1.0", "0.0")
     rows = "".join(f"{name},{n},{cell}\n" for n, (name, cell) in enumerate(zip("abc", cells, strict=True)))
     (tmp_path / "t.csv").write_text(f"image,grade,{column}\n{rows}")
-    asked = Asked({"gradable": "quality"}, frozenset({"1"})) if column == "quality" else Asked()
-    listing = list_source(tmp_path, Reading(columns=asked))
+    options = ColumnOptions({"gradable": "quality"}, frozenset({"1"})) if column == "quality" else ColumnOptions()
+    listing = list_source(tmp_path, Reading(columns=options))
     assert [sample.ungradable for sample in listing.samples] == [False, False, True]
     if column == "quality":
         with pytest.raises(SourceError, match="no cell of column quality says good"):
-            list_source(tmp_path, Reading(columns=Asked({"gradable": "quality"}, frozenset({"good"}))))
+            list_source(tmp_path, Reading(columns=ColumnOptions({"gradable": "quality"}, frozenset({"good"}))))
 
 
 @pytest.mark.parametrize(
@@ -338,7 +338,7 @@ def test_eyes_in_spanish_and_eyes_that_are_not_known(tmp_path: Path, draw: Draw)
     draw("a.jpg")
     draw("b.jpg")
     (tmp_path / "t.csv").write_text("image,grade,Ojo\na,1,OD\nb,2,OI\n")
-    reading = Reading(columns=Asked({"eye": "Ojo"}))
+    reading = Reading(columns=ColumnOptions({"eye": "Ojo"}))
     assert [it.eye for it in list_source(tmp_path, reading).samples] == ["right", "left"]
     (tmp_path / "t.csv").write_text("image,grade,Ojo\na,1,1\nb,2,2\n")
     with pytest.raises(SourceError, match="which is neither left nor right"):
