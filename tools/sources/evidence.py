@@ -34,8 +34,8 @@ from tools.sources.tables import ABOVE, RawTable
 
 
 @dataclass(frozen=True)
-class Reading:
-    """How SRC shall be read, as far as the user says."""
+class SourceOptions:
+    """How to read SRC, as the user wants it."""
 
     labels: Path | Url | None = None  # the one table of grades; None: those below SRC
     columns: ColumnOptions = field(default_factory=ColumnOptions)
@@ -50,9 +50,9 @@ class Reading:
 class Evidence:
     """What is below SRC, on its way to a listing."""
 
-    def __init__(self, root: Path | Url, folder: Path, inventory: Inventory, reading: Reading) -> None:
-        self.root, self.folder, self.inventory, self.reading = root, folder, inventory, reading
-        self.scale = reading.scale or (reading.layout.scale_of() if isinstance(reading.layout, KnownSet) else None)
+    def __init__(self, root: Path | Url, folder: Path, inventory: Inventory, options: SourceOptions) -> None:
+        self.root, self.folder, self.inventory, self.options = root, folder, inventory, options
+        self.scale = options.scale or (options.layout.scale_of() if isinstance(options.layout, KnownSet) else None)
         self.notes: list[str] = [f"left out: {each.source}, {each.reason} of this program" for each in inventory.ours]
         if inventory.left_out:
             self.notes.append(
@@ -97,19 +97,19 @@ class Evidence:
         if not by_tables:
             matched = Matched(beside=matched.beside, has_splits=matched.has_splits, rows=matched.rows)
         self._collect(listing, photographs, matched, folders if by_folders else None)
-        if self.reading.split_table is not None:
-            listing.samples, notes = with_split_table(listing.samples, names, self.reading.split_table)
+        if self.options.split_table is not None:
+            listing.samples, notes = with_split_table(listing.samples, names, self.options.split_table)
         else:
             listing.samples, notes = with_set_splits(self.root, listing.samples, matched)
         self.notes += notes
         self._say_shared_patients(matched)
         listing.samples = self._named(listing.samples, same, pairs, names)
         listing.data_set = self._data_set(listing.samples, matched)
-        listing.samples = with_kept(listing.samples, self.reading.columns.keep, self.tags)
+        listing.samples = with_kept(listing.samples, self.options.columns.keep, self.tags)
         self.notes += self._other_counts(listing.samples, matched, tables)
         listing.refused = inventory.refused + listing.refused
         listing.ignored += other + masks + same.ignored
-        listing.kept = self.reading.columns.keep
+        listing.kept = self.options.columns.keep
         listing.notes, listing.row_notes = self.notes, matched.notes
         listing.warnings, listing.unread = self.warnings, self.unread
         if all(sample.grade == UNKNOWN for sample in listing.samples) and self.unread_tables:
@@ -123,22 +123,22 @@ class Evidence:
     # --- tables
 
     def tables(self, has: Callable[[str], bool]) -> tuple[list[LabelTable], list[PairTable]]:
-        if self.reading.layout == "folders":
+        if self.options.layout == "folders":
             for raw in self.inventory.tables:
                 self.unread.append(Refusal(raw.source, "a table, not read: --layout folders"))
             return [], []
-        if self.reading.labels is None and (course := course_tables(self.folder)) is not None:
+        if self.options.labels is None and (course := course_tables(self.folder)) is not None:
             self.course_folder = course[0]
             return course[1], []
-        layout = self.reading.layout if isinstance(self.reading.layout, KnownSet) else None
+        layout = self.options.layout if isinstance(self.options.layout, KnownSet) else None
         tables: list[LabelTable] = []
         pairs: list[PairTable] = []
         for raw in self.inventory.tables:
-            if "submission" in raw.name.casefold() and self.reading.labels is None:
+            if "submission" in raw.name.casefold() and self.options.labels is None:
                 self.unread.append(Refusal(raw.source, "a sample submission, whose grades are made up"))
                 continue
             try:
-                read = read_label_table(raw, self.reading.columns, self.scale, layout, has)
+                read = read_label_table(raw, self.options.columns, self.scale, layout, has)
             except SourceError as error:
                 raise SourceError(f"{self._shown(raw)}{error.message.removeprefix(raw.source)}") from error
             if isinstance(read, LabelTable):
@@ -151,45 +151,45 @@ class Evidence:
             else:
                 self.unread_tables.append(read)
         self._check_columns(tables)
-        if self.reading.labels is not None and not tables and self.unread_tables:
-            raise SourceError(f"{self.reading.labels}: {self.unread_tables[0].reason}")
+        if self.options.labels is not None and not tables and self.unread_tables:
+            raise SourceError(f"{self.options.labels}: {self.unread_tables[0].reason}")
         self.unread += [Refusal(each.source, each.reason) for each in self.unread_tables]
         return tables, pairs
 
     def _shown(self, raw: RawTable) -> str:
         """A table's path as the user would write it."""
-        return str(self.reading.labels or self.root / raw.source)
+        return str(self.options.labels or self.root / raw.source)
 
     def _check_columns(self, tables: Sequence[LabelTable]) -> None:
         """Raises SourceError where an option or a description names a column that no table has."""
-        columns, layout, raws = self.reading.columns, self.reading.layout, self.inventory.tables
+        wanted, layout, raws = self.options.columns, self.options.layout, self.inventory.tables
         described = layout.columns.values() if isinstance(layout, KnownSet) else ()
         headers = {fold(cell) for raw in raws for _, row in raw.rows[:ABOVE] for cell in row}
-        for name in [*columns.columns.values(), *columns.keep, *described]:
-            if fold(name) not in headers and not (self.tags and name in columns.keep and may_keep(name)):
+        for name in [*wanted.columns.values(), *wanted.keep, *described]:
+            if fold(name) not in headers and not (self.tags and name in wanted.keep and may_keep(name)):
                 line, header = raws[0].rows[0] if raws and raws[0].rows else (1, [])
                 where = f"{self._shown(raws[0])}:{line}: " if raws else ""
                 raise SourceError(f"{where}no column {name!r} among {', '.join(header) or 'none'}")
-        if columns.columns and not tables and self.reading.labels is None:
+        if wanted.columns and not tables and self.options.labels is None:
             raise SourceError(
                 f"{self.root}: no table has a photograph and grades that can be read in the columns "
-                f"{', '.join(columns.columns.values())}; {self.unread_tables[0].source} {self.unread_tables[0].reason}"
+                f"{', '.join(wanted.columns.values())}; {self.unread_tables[0].source} {self.unread_tables[0].reason}"
                 if self.unread_tables
-                else f"{self.root}: no table has the columns {', '.join(columns.columns.values())}"
+                else f"{self.root}: no table has the columns {', '.join(wanted.columns.values())}"
             )
 
     # --- folders
 
     def _folder_grades(self, photographs: Sequence[Found]) -> FolderGrades | None:
-        if self.reading.layout == "tables" or self.reading.labels is not None or self.course_folder is not None:
+        if self.options.layout == "tables" or self.options.labels is not None or self.course_folder is not None:
             return None
         folders = dict.fromkeys(folder_of(found.source) for found in photographs)
         self.known_by_folders = known = known_set_of_folders(name for folder in folders for name in folder.split("/"))
         if known is not None:
             known.check_scale(f"{self.root}: folders", self.scale)
             self.notes.append(f"folders read as {known.title}")
-        found = grade_folders(folders, self.scale or ICDR, insist=self.reading.layout == "folders")
-        if found is None and self.reading.layout == "folders":
+        found = grade_folders(folders, self.scale or ICDR, insist=self.options.layout == "folders")
+        if found is None and self.options.layout == "folders":
             raise SourceError(f"{self.root}: --layout folders, but no folders are named by grades")
         return found
 
@@ -205,7 +205,7 @@ class Evidence:
         named = [source for source in graded if source in matched.labels]
         refused = {refusal.source for refusal in matched.refused}
         complete = len(named) + sum(source in refused for source in graded) == len(graded)
-        insisted = self.reading.layout == "folders"
+        insisted = self.options.layout == "folders"
         if folders.only_digits and not complete and not insisted and (rival := self._rival()):
             raise SourceError(
                 f"{self.root}: folders {', '.join(folders.names)} may be grades, but {rival}; --layout folders takes "
@@ -322,8 +322,8 @@ class Evidence:
         prefixes = {sample.found.source: same.prefix(sample.found.source) for sample in samples} if same.levels else {}
         if prefixes:
             samples = [_prefixed(sample, prefixes[sample.found.source]) for sample in samples]
-        tags, doubts = patients_of(self.tags, self.reading.name_patient)
-        pattern = self.reading.patient_pattern
+        tags, doubts = patients_of(self.tags, self.options.name_patient)
+        pattern = self.options.patient_pattern
         told, how, notes = with_patients(with_ids(samples), pattern, _paired(pairs, names), tags)
         self.notes += doubts + notes
         by_tag = {source for source, (patient, _) in tags.items() if patient}

@@ -9,7 +9,7 @@ from click import UsageError
 
 from pipeline.storage.url import Url
 from tools.sources.columns import ColumnOptions, gradable_key
-from tools.sources.evidence import Reading
+from tools.sources.evidence import SourceOptions
 from tools.sources.known_sets import KnownSet, read_description
 from tools.sources.pseudonyms import of_this_run
 from tools.sources.scales import open_scale
@@ -29,7 +29,7 @@ def reading_of(
     *,
     follow_links: bool = False,
     name_patient: Callable[[str], str] = of_this_run,
-) -> Reading:
+) -> SourceOptions:
     """columns: role -> header; gradable: "C=VALUES"; the rest as the options have it.
 
     Raises click.UsageError where a text cannot be understood, SourceError where a file is not what it should be.
@@ -61,7 +61,7 @@ def reading_of(
         split_table = Path(split)
         if not split_table.is_file():
             raise UsageError(f"--split {split}: none of {', '.join(SPLITS)}, and no file")
-    return Reading(
+    return SourceOptions(
         labels,
         ColumnOptions(named, cells, keep=keep),
         open_scale(scale) if scale is not None else None,

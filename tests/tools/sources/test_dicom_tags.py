@@ -17,7 +17,7 @@ from pipeline.storage.url import Url
 from tests.dicoms import dicom
 from tests.tools.sources.conftest import drawn_eye
 from tools.sources.columns import ColumnOptions
-from tools.sources.evidence import Reading
+from tools.sources.evidence import SourceOptions
 from tools.sources.layouts import list_source
 from tools.sources.listing import Listing
 from tools.sources.pseudonyms import Pseudonyms, as_it_is, key_file
@@ -38,8 +38,8 @@ def write(tmp_path: Path) -> Write:
     return write
 
 
-def listed(tmp_path: Path, **reading: object) -> Listing:
-    return list_source(tmp_path / "src", Reading(name_patient=as_it_is, **reading))  # type: ignore[arg-type]
+def listed(tmp_path: Path, **options: object) -> Listing:
+    return list_source(tmp_path / "src", SourceOptions(name_patient=as_it_is, **options))  # type: ignore[arg-type]
 
 
 def told(listing: Listing) -> list[tuple[str, str, str]]:
@@ -126,8 +126,8 @@ def test_files_in_archives_have_tags_too(tmp_path: Path, write: Write) -> None:
 def test_files_behind_a_url_have_tags_too(tmp_path: Path, write: Write, web: Url) -> None:
     write("a.dcm", PatientID="P7", ImageLaterality="L")
     write("deep/b.dcm", PatientID="P8")
-    reading = Reading(name_patient=as_it_is)
-    assert told(list_source(web / "src", reading)) == [("a", "P7", "left"), ("deep/b", "P8", "")]
+    options = SourceOptions(name_patient=as_it_is)
+    assert told(list_source(web / "src", options)) == [("a", "P7", "left"), ("deep/b", "P8", "")]
 
 
 def test_columns_to_keep_may_be_tags(tmp_path: Path, write: Write) -> None:

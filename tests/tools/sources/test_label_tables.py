@@ -15,7 +15,9 @@ TRUTH = {"10_left": 0, "11_left": 1, "12_left": 2, "13_left": 3, "14_left": 4, "
 
 
 def read_table(
-    path: Path, options: ColumnOptions = ColumnOptions(), scale: Scale | None = None
+    path: Path,
+    options: ColumnOptions = ColumnOptions(),  # noqa: B008  # frozen
+    scale: Scale | None = None,
 ) -> LabelTable | PassedOver:
     read = read_label_table(read_raw(path.name, path.read_bytes())[0], options, scale, None, lambda name: True)
     assert isinstance(read, LabelTable | PassedOver)

@@ -12,7 +12,7 @@ from PIL import Image
 from pipeline.errors import SourceError
 from tools.sources.archives import read_source
 from tools.sources.columns import ColumnOptions
-from tools.sources.evidence import Reading
+from tools.sources.evidence import SourceOptions
 from tools.sources.layouts import list_source
 from tools.sources.listing import Listing
 
@@ -120,11 +120,12 @@ def test_a_table_named_by_the_user(tmp_path: Path) -> None:
     draw(tmp_path / "photos/1.jpeg")
     (tmp_path / "my.csv").write_text("Eye;Reader A;Reader B\n1.jpeg;2;3\n")
     listing = list_source(
-        tmp_path / "photos", Reading(tmp_path / "my.csv", ColumnOptions({"photograph": "Eye", "grade": "Reader B"}))
+        tmp_path / "photos",
+        SourceOptions(tmp_path / "my.csv", ColumnOptions({"photograph": "Eye", "grade": "Reader B"})),
     )
     assert grades(listing) == {"1": 3}
     with pytest.raises(SourceError, match="--id-column and --grade-column name them"):
-        list_source(tmp_path / "photos", Reading(tmp_path / "my.csv"))
+        list_source(tmp_path / "photos", SourceOptions(tmp_path / "my.csv"))
 
 
 def test_rows_and_photographs_without_partner_are_named(shared: Path) -> None:

@@ -17,7 +17,7 @@ from tools.cli import main
 from tools.preprocessing.build_shards import CLOCK_SLACK_NS
 from tools.sources.archives import read_source
 from tools.sources.columns import ColumnOptions
-from tools.sources.evidence import Reading
+from tools.sources.evidence import SourceOptions
 from tools.sources.layouts import list_source
 from tools.sources.listing import Listing
 
@@ -68,8 +68,8 @@ def bucket(eyes: Path, there: Url) -> Url:
     return put(eyes, there / "eyes")
 
 
-def reading(labels: Path | Url, grade: str) -> Reading:
-    return Reading(labels, ColumnOptions({"photograph": "eye", "grade": grade}))
+def options(labels: Path | Url, grade: str) -> SourceOptions:
+    return SourceOptions(labels, ColumnOptions({"photograph": "eye", "grade": grade}))
 
 
 def told(listing: Listing) -> list[object]:
@@ -114,13 +114,13 @@ def test_the_courses_four_tables_are_found_in_it_and_beside_it(inside: bool, eye
 
 def test_labels_may_lie_behind_a_url_of_their_own(eyes: Path, bucket: Url, there: Url) -> None:
     object_store.send(b"eye;dr\n1_left;2\n", there / "mine.csv")
-    listing = list_source(bucket, reading(there / "mine.csv", "dr"))
+    listing = list_source(bucket, options(there / "mine.csv", "dr"))
     assert [(sample.id, sample.grade) for sample in listing.samples] == [("1_left", 2)]
-    assert [(s.id, s.grade) for s in list_source(eyes, reading(there / "mine.csv", "dr")).samples] == [("1_left", 2)]
+    assert [(s.id, s.grade) for s in list_source(eyes, options(there / "mine.csv", "dr")).samples] == [("1_left", 2)]
     with pytest.raises(SourceError, match=rf"{there}/mine\.csv:1: no column 'grade' among eye, dr"):
-        list_source(bucket, reading(there / "mine.csv", "grade"))
+        list_source(bucket, options(there / "mine.csv", "grade"))
     with pytest.raises(SourceError, match=rf"{there}/none\.csv: cannot be read \(no such file\)"):
-        list_source(bucket, Reading(there / "none.csv"))
+        list_source(bucket, SourceOptions(there / "none.csv"))
 
 
 def test_messages_about_tables_name_the_url(eyes: Path, there: Url) -> None:
