@@ -120,13 +120,13 @@ def maps(model: Grader, images: Tensor, grades: Tensor) -> dict[str, Tensor]:
 
 
 def measure(run: Path, eyes: list[tuple[bytes, NDArray[np.bool_], int]]) -> None:
-    model, about = load_model(weights_file(run))
+    model, metadata = load_model(weights_file(run))
     model.requires_grad_(False)
     rows: dict[str, list[tuple[float, float]]] = {}
-    chances, size = [], about.size
+    chances, size = [], metadata.size
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * round(WIDER * size) + 1,) * 2)
     for jpeg, lesions, grade in eyes:
-        prepared = prepare(jpeg, about.recipe)
+        prepared = prepare(jpeg, metadata.recipe)
         picture = np.asarray(decode_small(prepared.jpeg, size).resize((size, size)))
         images = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None]
         if model(images).argmax() != grade:

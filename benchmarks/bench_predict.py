@@ -18,7 +18,7 @@ from turns import SHARED, in_turn, say_load, say_ratio
 from trainer.inference.forward import probabilities
 from trainer.inference.inputs import Photograph, gather, render, seen_in
 from trainer.network.device import to_device
-from trainer.network.metadata import About
+from trainer.network.metadata import Metadata
 from trainer.network.model import Grader
 
 ROUNDS = 3
@@ -31,24 +31,24 @@ def main() -> None:
     for cached, size in ((256, 224), (512, 512)):
         with tempfile.TemporaryDirectory() as name:
             cache = eyepacs(Path(name), cached)
-            about = About("resnet18", size, cache.recipe, epoch=1, seen=seen_in(cache, size, None))
+            metadata = Metadata("resnet18", size, cache.recipe, epoch=1, seen=seen_in(cache, size, None))
             sources = {"files": SHARED / "data/eyepacs", "cache": cache.path}
-            photographs = {kind: gather([path], about.recipe)[0] for kind, path in sources.items()}
+            photographs = {kind: gather([path], metadata.recipe)[0] for kind, path in sources.items()}
             # Two batches: more would not fit into memory at 512 px, and the time is the same for all.
-            few = [batch.images for batch in render(photographs["cache"][:128], about, device=CPU)]
+            few = [batch.images for batch in render(photographs["cache"][:128], metadata, device=CPU)]
 
-            def forward(few: list[torch.Tensor] = few, about: About = about) -> int:
+            def forward(few: list[torch.Tensor] = few, metadata: Metadata = metadata) -> int:
                 for images in few:
-                    probabilities(model, images, about)
+                    probabilities(model, images, metadata)
                 return sum(map(len, few))
 
-            def predict(photographs: Sequence[Photograph], about: About = about) -> int:
-                for batch in render(photographs, about, device=CPU):
-                    probabilities(model, batch.images, about)
+            def predict(photographs: Sequence[Photograph], metadata: Metadata = metadata) -> int:
+                for batch in render(photographs, metadata, device=CPU):
+                    probabilities(model, batch.images, metadata)
                 return len(photographs)
 
-            def prepare(photographs: Sequence[Photograph], about: About = about) -> int:
-                return sum(len(batch.photographs) for batch in render(photographs, about, device=CPU, workers=1))
+            def prepare(photographs: Sequence[Photograph], metadata: Metadata = metadata) -> int:
+                return sum(len(batch.photographs) for batch in render(photographs, metadata, device=CPU, workers=1))
 
             say_load()
             measured: dict[str, Callable[[], int]] = {"forward": forward}

@@ -17,7 +17,9 @@ PHOTOGRAPHS = 35_000
 def states(folder: Path) -> dict[str, tuple[int, int, int]]:
     """Of every file: inode, size and modification time."""
     files = [path for path in folder.rglob("*") if path.is_file()]
-    return {str(path): (about.st_ino, about.st_size, about.st_mtime_ns) for path in files for about in [path.stat()]}
+    return {
+        str(path): (status.st_ino, status.st_size, status.st_mtime_ns) for path in files for status in [path.stat()]
+    }
 
 
 def main() -> None:

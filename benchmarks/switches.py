@@ -419,18 +419,18 @@ def add_predict(stage: Stage, group: Group, size: int) -> None:
     from trainer.inference.forward import probabilities
     from trainer.inference.inputs import BATCH, gather, render
     from trainer.network.device import to_device
-    from trainer.network.metadata import About
+    from trainer.network.metadata import Metadata
     from trainer.network.model import Grader
 
     model = Grader("resnet18").eval()
     to_device(model, stage.device)
-    about = About("resnet18", size, Recipe(size), epoch=1)
-    photographs, *_ = gather([stage.work / EYES / "train"], about.recipe)
+    metadata = Metadata("resnet18", size, Recipe(size), epoch=1)
+    photographs, *_ = gather([stage.work / EYES / "train"], metadata.recipe)
     images, _ = workloads.resident(stage, size, batch=BATCH)
 
     def rendered(batches: int) -> Iterator[Any]:
         lot = [photographs[i % len(photographs)] for i in range(batches * BATCH)]
-        return render(lot, about, device=stage.device, workers=stage.workers)
+        return render(lot, metadata, device=stage.device, workers=stage.workers)
 
     def prepare(batches: int) -> None:
         for _ in rendered(batches):
@@ -438,12 +438,12 @@ def add_predict(stage: Stage, group: Group, size: int) -> None:
 
     def predict(batches: int) -> None:
         for each in rendered(batches):
-            probabilities(model, each.images, about)
+            probabilities(model, each.images, metadata)
 
     group.add("predict: preparing alone", lambda: prepare, batch=BATCH)
     group.add(
         "predict: the network alone",
-        lambda: workloads.repeated(lambda: probabilities(model, images, about)),
+        lambda: workloads.repeated(lambda: probabilities(model, images, metadata)),
         batch=BATCH,
     )
     group.add("predict: as it is", lambda: predict, batch=BATCH)

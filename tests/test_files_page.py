@@ -33,7 +33,7 @@ from trainer.evaluation.out_of_fold import CrossValidation, OutOfFold
 from trainer.evaluation.refit import Refit
 from trainer.evaluation.subgroups import Comparison
 from trainer.network.export import EXTRA_FILE, describe
-from trainer.network.metadata import read_about, read_header
+from trainer.network.metadata import read_header, read_metadata
 from trainer.reporting.folds import read_fold, write_out_of_fold
 from trainer.run_folder import FoldsFolder, RunFolder
 
@@ -197,7 +197,7 @@ def test_every_key_of_a_runs_other_files_is_named(made: Path) -> None:
     assert not missing({field.name for field in fields(FitConfig)} - options, "config.json")
     assert not missing(read(run.summary), "summary.json")
     assert not missing(read(run.dates), "dates.json")
-    weights = read_about(run.model).as_dict()
+    weights = read_metadata(run.model).as_dict()
     about = {*weights, *weights["operating"], *weights["seen"]} - {"version"}
     assert not missing(about, "model.safetensors")
     extra = [name for name in read_header(run.model) if name.startswith("photographs.")]
@@ -251,7 +251,7 @@ def test_every_file_of_the_other_commands_is_named_with_its_columns(made: Path) 
 
 def test_every_key_of_an_export_and_of_a_bench_is_named(made: Path) -> None:
     model = made / "folds/fold0/model.safetensors"
-    assert not missing([*describe(read_about(model), model), EXTRA_FILE], "Exported networks")
+    assert not missing([*describe(read_metadata(model), model), EXTRA_FILE], "Exported networks")
     rows = [DECODE, PLAIN, STEP, fed("torchvision"), uint8("torchvision"), uint8("torchvision", 32)]
     settings = {field.name: 1 for field in fields(BenchSettings)} | {"cache_size": 64, "device": "cpu"}
     report = Report({row: [1.0, 1.0] for row in rows}, ["torchvision"], 32, settings, {})

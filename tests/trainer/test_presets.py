@@ -11,7 +11,7 @@ from click.testing import Result
 
 from tests.trainer.conftest import Trained
 from trainer.config import FitConfig, RunConfig
-from trainer.network.metadata import read_about
+from trainer.network.metadata import read_metadata
 from trainer.presets import RECIPES
 from trainer.reporting.narrative import commands
 
@@ -59,15 +59,15 @@ def test_a_setting_asked_for_wins_even_where_it_is_the_ordinary_default(
     assert (RECIPES["best"]["tta"], config["tta"]) == (True, False)
     assert config["start_size"] is None  # no share of 32 px is large enough to begin with
     assert config["stem"] == "small"  # what "auto" is at 32 px from scratch
-    assert read_about(tmp_path / "run" / "model.safetensors").stem == "small"
+    assert read_metadata(tmp_path / "run" / "model.safetensors").stem == "small"
 
 
 def test_the_command_that_makes_a_run_again_names_recipe_and_exceptions(trained: Trained) -> None:
     asked = FitConfig(**{**RECIPES["best"], "recipe": "best", "ema": 0, "tta": False, "track_test": True, "seed": 3})
     recorded = json.loads((trained.run / "config.json").read_text())
     config = RunConfig.from_dict(recorded | {"asked": asdict(asked)})
-    about = read_about(trained.run / "model.safetensors")
-    fit = commands(Path("run"), "test", config, about, {"operating": None}, None, [])[1]
+    metadata = read_metadata(trained.run / "model.safetensors")
+    fit = commands(Path("run"), "test", config, metadata, {"operating": None}, None, [])[1]
     assert fit == "trainer fit --run run --recipe best --no-tta --ema 0 --seed 3 --track-test"
 
 

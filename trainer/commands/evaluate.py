@@ -18,7 +18,7 @@ from trainer.evaluation.external import describe_set
 from trainer.evaluation.metrics import graded, only_grade
 from trainer.evaluation.operating_point import Wish, wished
 from trainer.network.device import choose_device
-from trainer.network.metadata import About, temperature_of
+from trainer.network.metadata import Metadata, temperature_of
 from trainer.network.model import Grader, load_model, read_provenance
 from trainer.network.provenance import Provenance
 from trainer.reporting.evaluation_files import write_evaluation
@@ -88,23 +88,23 @@ def evaluate(
     for target in targets:  # before the model runs over any of them
         kept_groups(target.cache, target.split, how.subgroups)
     external = [target for target in targets if target.name]
-    model, about = load_model(run.model)
+    model, metadata = load_model(run.model)
     for target in targets:
-        check_size(target.cache, about)
+        check_size(target.cache, metadata)
     if not run.finished and (external or targets[0].split == "test"):
         warn(
-            f"{path} is unfinished: these are the weights of epoch {about.epoch} so far. Test is to be looked at once, "
-            "when all is chosen"
+            f"{path} is unfinished: these are the weights of epoch {metadata.epoch} so far. Look at test once, "
+            "when everything is chosen"
         )
-    about = with_operating_point(run, about, how.wish)
+    metadata = with_operating_point(run, metadata, how.wish)
     if how.refit and len(external) < len(targets):
         raise RunError(f"{path}: --refit is for another cache than the run's own")
-    if how.refit and about.operating is None:
+    if how.refit and metadata.operating is None:
         raise RunError(f"{run.model}: --refit compares with the weights' threshold, and they carry none")
     measured, sites, provenance = [], [], read_provenance(run.model)
     with kept([target.files.metrics for target in targets] + [run.forest_figure] * bool(external)):
         for target in targets:
-            evaluation = measure_target(run, config, target, model, about, provenance, how)
+            evaluation = measure_target(run, config, target, model, metadata, provenance, how)
             say_defects(evaluation, own=not target.name, name=target.name)
             measured.append((target, evaluation))
         if external:
@@ -113,22 +113,22 @@ def evaluate(
     return Measured(measured, sites)
 
 
-def check_size(cache: Cache, about: About) -> None:
+def check_size(cache: Cache, metadata: Metadata) -> None:
     """Raises RunError where the cached photographs are smaller than the weights take."""
-    if cache.recipe.size < about.size:
+    if cache.recipe.size < metadata.size:
         raise RunError(
-            f"{cache.path} has photographs of {cache.recipe.size} px, and the weights take {about.size} px; "
-            f"`tools preprocess` with --size {about.recipe.size} makes a cache for them"
+            f"{cache.path} has photographs of {cache.recipe.size} px, and the weights take {metadata.size} px; "
+            f"`tools preprocess` with --size {metadata.recipe.size} makes a cache for them"
         )
 
 
-def with_operating_point(run: RunFolder, about: About, wish: Wish | None) -> About:
+def with_operating_point(run: RunFolder, metadata: Metadata, wish: Wish | None) -> Metadata:
     """The metadata with the operating point that is wished for; it warns where there is none at all."""
     if wish:
-        return replace(about, operating=wished(run, temperature_of(about.operating), wish))
-    if about.operating is None:
+        return replace(metadata, operating=wished(run, temperature_of(metadata.operating), wish))
+    if metadata.operating is None:
         warn(f"{run.model} carries no operating point: probabilities are not calibrated; --sensitivity 0.9 chooses one")
-    return about
+    return metadata
 
 
 def measure_target(
@@ -136,22 +136,25 @@ def measure_target(
     config: RunConfig,
     target: Target,
     model: Grader,
-    about: About,
+    metadata: Metadata,
     provenance: Provenance | None,
     how: HowToMeasure,
 ) -> Evaluation:
     """Measures one target and writes its files."""
     cache, own = target.cache, not target.name
-    if cache.recipe != about.recipe:
-        warn(f"{cache.path} was made by another recipe ({cache.recipe}) than the training photographs ({about.recipe})")
+    if cache.recipe != metadata.recipe:
+        warn(
+            f"{cache.path} was made by another recipe ({cache.recipe}) than the training photographs "
+            f"({metadata.recipe})"
+        )
     device = choose_device(how.device)
     settings = measuring_settings(
-        config.resolved, about, cache, loader=how.loader, device=device, workers=how.workers, tta=how.tta
+        config.resolved, metadata, cache, loader=how.loader, device=device, workers=how.workers, tta=how.tta
     )
     evaluation = evaluate_split(
         settings,
         model,
-        about,
+        metadata,
         provenance,
         cache,
         target.split,
@@ -161,7 +164,7 @@ def measure_target(
     )
     more = None
     if not own:
-        more = describe_set(cache, target.name, target.place, evaluation, about, how.refit, how.workers)
+        more = describe_set(cache, target.name, target.place, evaluation, metadata, how.refit, how.workers)
     write_evaluation(target.files, evaluation, f"{short_name(run.title)}, {short_name(target.what)}", more)
     if own:  # the files of the run itself stay as they are where another cache is measured
         run.note_date(f"measured {target.split}")

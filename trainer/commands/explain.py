@@ -31,11 +31,11 @@ def explain(
     weights that cannot be used, SourceError where a path does not exist or no photograph could be read.
     """
     predictor = Predictor(run, device_name, workers)
-    photographs, refused, ours = gather(paths, predictor.about.recipe)
+    photographs, refused, ours = gather(paths, predictor.metadata.recipe)
     say_ours(ours)
     found = len(photographs) + len(refused)
     try:
-        folder = ExplainedFolder(out, [each.id for each in photographs], predictor.about, style)
+        folder = ExplainedFolder(out, [each.id for each in photographs], predictor.metadata, style)
         for batch in predictor.batches(photographs, "explaining"):
             refused += batch.refused
             for explanation in predictor.explain(batch, grade):
@@ -48,7 +48,7 @@ def explain(
     if not explained:
         raise SourceError(f"none of {found} photographs could be explained, see {out / REJECTS}")
     click.echo(f"found {found} = {explained} explained + {len(refused)} rejected")
-    if warning := coarseness(cells_a_side(predictor.about)):
+    if warning := coarseness(cells_a_side(predictor.metadata)):
         warn(warning)
     if folder.mute:
         click.echo(f"in {folder.mute} of them nothing speaks for the grade: no place is tinted")

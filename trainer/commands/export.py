@@ -18,15 +18,15 @@ def export(run: Path, onnx: Path | None, pt2: Path | None) -> None:
     weights cannot be used, a package is missing, or an export is wrong.
     """
     weights = weights_file(run)
-    model, about = load_model(weights)
-    metadata = describe(about, weights)
-    reference, why_noise = make_reference(run, model, about)
+    model, metadata = load_model(weights)
+    description = describe(metadata, weights)
+    reference, why_noise = make_reference(run, model, metadata)
     if why_noise:
         warn(f"checked on noise, not on photographs: {why_noise}")
     wanted: list[tuple[Format, Path | None]] = [("onnx", onnx), ("pt2", pt2)]
     for format, path in wanted:
         if path is None:
             continue
-        done = export_model(path, format, model, about, metadata, reference)
+        done = export_model(path, format, model, metadata, description, reference)
         size = f"{done.nbytes / 1e6:.1f} MB"
         click.echo(f"{path}: {size}, at most {done.difference:.2g} from PyTorch ({done.checked})")

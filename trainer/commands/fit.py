@@ -20,7 +20,7 @@ from trainer.distributed.loaders import say_shares
 from trainer.distributed.process_group import from_main, is_main, restarted, same_state, speaks
 from trainer.evaluation.evaluate import check_measurable
 from trainer.network.device import choose_device
-from trainer.network.metadata import read_about
+from trainer.network.metadata import read_metadata
 from trainer.network.model import Grader
 from trainer.reporting.evaluation_files import draw_history, write_evaluation, write_summary
 from trainer.reporting.figures import draw_rates, short_name
@@ -213,7 +213,7 @@ def finish(config: FitConfig, cache: Cache, run: RunFolder) -> None:
         measured[split] = evaluation
     if not is_main():
         return
-    kept, epochs = read_about(run.model).epoch, len(run.read_accuracy())
+    kept, epochs = read_metadata(run.model).epoch, len(run.read_accuracy())
     draw_history(run, kept, measured["val"])
     click.echo(f"kept epoch {kept} of {epochs}, {choice(config)}")
     print_results({split: evaluation.results for split, evaluation in measured.items()})

@@ -43,7 +43,7 @@ def predict(
         least = None if defer is None else predictor.rule.least_confidence(defer)
     except ValueError as error:
         raise RunError(f"{run}: {error}") from error
-    photographs, refused, ours = gather(paths, predictor.about.recipe)
+    photographs, refused, ours = gather(paths, predictor.metadata.recipe)
     say_ours(ours)
     found = len(photographs) + len(refused)
     streams = is_stream(out)

@@ -12,7 +12,7 @@ import click
 from pipeline.errors import RunError
 from trainer.console import print_table
 from trainer.network.image_statistics import QUANTILES
-from trainer.network.metadata import read_about, read_header
+from trainer.network.metadata import read_header, read_metadata
 from trainer.run_folder import RunFolder, weights_file
 
 
@@ -64,7 +64,7 @@ def show(path: Path, as_json: bool) -> None:
 def collect(path: Path) -> dict[str, Any]:
     """What is known of the weights, as plain JSON; `run` is None for a file outside a run folder."""
     weights = weights_file(path)
-    about = read_about(weights)
+    metadata = read_metadata(weights)
     shapes = {name: tensor["shape"] for name, tensor in read_header(weights).items() if name != "__metadata__"}
     try:
         with open(weights, "rb") as file:
@@ -77,7 +77,7 @@ def collect(path: Path) -> dict[str, Any]:
         "file": str(weights),
         "bytes": nbytes,
         "sha256": sha256.hexdigest(),
-        **about.as_dict(),
+        **metadata.as_dict(),
         "weights": count(shapes),
         "run": run.read_config().as_dict() if run.started and weights == run.model else None,
     }

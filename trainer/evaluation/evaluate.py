@@ -25,7 +25,7 @@ from trainer.evaluation.weighted_metrics import Sample
 from trainer.inference.forward import Outputs, run_split
 from trainer.network.decision import DecisionRule, p_referable, probabilities
 from trainer.network.device import to_device
-from trainer.network.metadata import About, temperature_of
+from trainer.network.metadata import Metadata, temperature_of
 from trainer.network.model import Grader
 from trainer.network.provenance import Exposure, Provenance
 
@@ -57,7 +57,14 @@ def check_measurable(cache: Cache, split: str) -> None:
 
 
 def measuring_settings(
-    trained: FitConfig, about: About, cache: Cache, *, loader: str, device: str, workers: int | None, tta: bool | None
+    trained: FitConfig,
+    metadata: Metadata,
+    cache: Cache,
+    *,
+    loader: str,
+    device: str,
+    workers: int | None,
+    tta: bool | None,
 ) -> FitConfig:
     """The settings that weights were trained by, as they are measured; `tta` None: in as many views as they say.
 
@@ -70,7 +77,7 @@ def measuring_settings(
             loader=loader,
             device=device,
             workers=workers,
-            size=about.size,
+            size=metadata.size,
             start_size=None,  # of training only
             together=cache.together,
             tta=views,
@@ -82,7 +89,7 @@ def measuring_settings(
 def evaluate_split(
     config: FitConfig,
     model: Grader,
-    about: About,
+    metadata: Metadata,
     provenance: Provenance | None,
     cache: Cache,
     split: str,
@@ -100,13 +107,13 @@ def evaluate_split(
     to_device(model, torch.device(config.device))
     outputs = run_split(config, model, cache, split)
     exposure = exposure_on(provenance, cache, split, own=own)
-    evaluation = measure_outputs(cache, split, outputs, about, exposure, prevalence)
+    evaluation = measure_outputs(cache, split, outputs, metadata, exposure, prevalence)
     if not groups:
         return evaluation
     known = graded(evaluation.predictions)
     sample = Sample.of(known, patients_of(cache.manifest, known["id"]))
     labels = {name: names.loc[known["id"]].reset_index(drop=True) for name, names in groups.items()}
-    threshold = about.operating.threshold if about.operating else None
+    threshold = metadata.operating.threshold if metadata.operating else None
     return replace(evaluation, subgroups=measure_subgroups(sample, labels, threshold))
 
 
@@ -114,17 +121,19 @@ def measure_outputs(
     cache: Cache,
     split: str,
     outputs: Outputs,
-    about: About,
+    metadata: Metadata,
     exposure: Exposure | None,
     prevalence: float | None = None,
 ) -> Evaluation:
     """Measures what a model says of a split, read as `about` has it."""
     manifest, logits = cache.manifest, outputs.logits.double().numpy()
-    rule, eyes = DecisionRule.of(about), EyeTable.of(manifest, read_attributes(cache))
+    rule, eyes = DecisionRule.of(metadata), EyeTable.of(manifest, read_attributes(cache))
     calibrated = rule.probabilities(logits)
-    predictions = predictions_table(manifest["id"].iloc[outputs.rows], outputs.grades.numpy(), calibrated, about.cuts)
+    predictions = predictions_table(
+        manifest["id"].iloc[outputs.rows], outputs.grades.numpy(), calibrated, metadata.cuts
+    )
     results = assess(
-        manifest, split, predictions, probabilities(logits), about.operating, prevalence, eyes=eyes, rule=rule
+        manifest, split, predictions, probabilities(logits), metadata.operating, prevalence, eyes=eyes, rule=rule
     )
     return Evaluation(split, cache.digest, (cache.index.scale, cache.index.exact), predictions, results, exposure)
 
@@ -140,7 +149,7 @@ def exposure_on(provenance: Provenance | None, cache: Cache, split: str, *, own:
     return exposure._replace(chosen_by=0) if own and split == "val" else exposure
 
 
-def choose_decision(cache: Cache, outputs: Outputs, about: About, grade_by: str) -> About:
+def choose_decision(cache: Cache, outputs: Outputs, metadata: Metadata, grade_by: str) -> Metadata:
     """`about` with temperature, threshold, percentiles of the confidence and, where the expected grade is predicted,
     cuts: from outputs for val."""
     manifest, known = cache.manifest, outputs.grades.numpy() != UNKNOWN
@@ -155,4 +164,4 @@ def choose_decision(cache: Cache, outputs: Outputs, about: About, grade_by: str)
     if operating is not None:
         scores = p_referable(probabilities(logits, operating.temperature))
         sure = confidence_quantiles(scores, operating.threshold)
-    return replace(about, operating=operating, cuts=cuts, confidence=sure)
+    return replace(metadata, operating=operating, cuts=cuts, confidence=sure)

@@ -15,29 +15,35 @@ from trainer.evaluation.evaluate import Evaluation
 from trainer.evaluation.metrics import graded
 from trainer.evaluation.refit import refit
 from trainer.inference.inputs import drift_in
-from trainer.network.metadata import About
+from trainer.network.metadata import Metadata
 
 SIZES_LISTED: Final = 4
 """Sizes of originals, the commonest; the others are counted together."""
 
 
 def describe_set(
-    cache: Cache, name: str, place: str, evaluation: Evaluation, about: About, n_refit: int | None, workers: int | None
+    cache: Cache,
+    name: str,
+    place: str,
+    evaluation: Evaluation,
+    metadata: Metadata,
+    n_refit: int | None,
+    workers: int | None,
 ) -> dict[str, Any]:
     """What an external set's metrics.json says besides what that of a split does.
 
-    place: where the cache lies, as it was given. about: of the weights, read as they were measured. n_refit: a
+    place: where the cache lies, as it was given. metadata: of the weights, read as they were measured. n_refit: a
     threshold is chosen anew on so many photographs; a warning says why where that cannot be.
     """
     known = graded(evaluation.predictions)
     rows = cache.rows_of(known["id"])
     originals = cache.manifest.iloc[rows]
-    drift = drift_in(cache, rows, about, workers)
+    drift = drift_in(cache, rows, metadata, workers)
     refitted = None
-    if n_refit and about.operating:
+    if n_refit and metadata.operating:
         try:
             patients = patients_of(cache.manifest, known["id"])
-            refitted = refit(known, patients, about.operating, n_refit).as_dict()
+            refitted = refit(known, patients, metadata.operating, n_refit).as_dict()
         except ValueError as error:
             warn(f"{name}: no threshold is chosen anew on {n_refit} photographs: {error}")
     return {
@@ -48,7 +54,7 @@ def describe_set(
         "ungradable": int(flagged(originals, UNGRADABLE).sum()),
         "synthetic": int(flagged(originals, "synthetic").sum()),
         "data_set": cache.index.data_set,
-        "other_recipe": cache.recipe != about.recipe,
+        "other_recipe": cache.recipe != metadata.recipe,
         "cameras": [{"size": size, "photographs": n} for size, n in camera_sizes(originals)],
         "drift": drift and drift._asdict(),
         "refit": refitted,

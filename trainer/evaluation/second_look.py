@@ -49,19 +49,19 @@ def second_look(found: CrossValidation, manifest: pd.DataFrame) -> pd.DataFrame:
     probabilities = np.mean([each.table[list(PROBABILITIES)].to_numpy(np.float64) for each in found.each], axis=0)
     grades, likeliest = table["grade"].to_numpy(np.int64), probabilities.argmax(axis=1)
     places = np.arange(len(table))
-    about = manifest.set_index("id").loc[table["id"]]
+    rows = manifest.set_index("id").loc[table["id"]]
     looked = pd.DataFrame(
         {
             "id": table["id"],
             "patient": patients_of(manifest, table["id"]),
-            "split": about["split"].to_numpy(),
+            "split": rows["split"].to_numpy(),
             "fold": table["fold"],
             "grade": grades,
             "likeliest": likeliest,
             "p_grade": probabilities[places, grades],
             "p_likeliest": probabilities[places, likeliest],
             "distance": distances(grades, probabilities),
-            "eye": about["eye"].to_numpy(),
+            "eye": rows["eye"].to_numpy(),
         }
     )
     doubted = looked[looked["likeliest"] != looked["grade"]]

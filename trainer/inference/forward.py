@@ -16,7 +16,7 @@ from trainer.distributed.loaders import open_share
 from trainer.distributed.process_group import gather
 from trainer.network.decision import DecisionRule
 from trainer.network.device import measuring_precision
-from trainer.network.metadata import About
+from trainer.network.metadata import Metadata
 from trainer.network.views import logits_of
 
 
@@ -60,9 +60,9 @@ def run_split(config: FitConfig, model: nn.Module, cache: Cache, split: str) -> 
 
 
 @torch.inference_mode()
-def probabilities(model: nn.Module, images: Tensor, about: About) -> NDArray[np.float32]:
+def probabilities(model: nn.Module, images: Tensor, metadata: Metadata) -> NDArray[np.float32]:
     """(n, 5), calibrated where the weights are, of images uint8 (n, 3, s, s), on the model's device."""
     model.eval()
     with measuring_precision(images.device):
-        logits = logits_of(model, images, tta=about.tta)
-    return DecisionRule.of(about).probabilities(logits.float().cpu().double().numpy())
+        logits = logits_of(model, images, tta=metadata.tta)
+    return DecisionRule.of(metadata).probabilities(logits.float().cpu().double().numpy())

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from pipeline.photos.retina import Square
-from trainer.network.metadata import About
+from trainer.network.metadata import Metadata
 from trainer.network.model import Grader
 
 TINT: Final = (86, 180, 233)
@@ -59,9 +59,9 @@ def grad_cam(model: Grader, images: Tensor, grades: Tensor) -> NDArray[np.float3
     return scaled
 
 
-def cells_a_side(about: About) -> int:
+def cells_a_side(metadata: Metadata) -> int:
     """Of the network's last feature map: 7 for images of 224 px, 4 for 128 px; four times as many with a small stem."""
-    return -(-about.size // (8 if about.stem == "small" else 32))
+    return -(-metadata.size // (8 if metadata.stem == "small" else 32))
 
 
 def heat_on_photograph(heat: NDArray[np.float32], square: Square, width: int, height: int) -> NDArray[np.float32]:

@@ -29,7 +29,7 @@ from pipeline.photos.retina import Square
 from pipeline.storage.artifacts import INDEX, UNFINISHED, is_explained, is_run
 from trainer.console import warn
 from trainer.network.image_statistics import Drift, Looks, Seen, look
-from trainer.network.metadata import About
+from trainer.network.metadata import Metadata
 
 BATCH: Final = 64
 """As many as `trainer evaluate` takes at a time by default: what a network makes of a photograph depends on it in the
@@ -71,7 +71,7 @@ class Rendered(NamedTuple):
 
     photographs: list[Photograph]
     images: Tensor  # uint8 (n, 3, size, size), RGB, on the device; as a Loader's batches
-    flags: list[Flags]  # (n,) the recipe's, then those of About.seen
+    flags: list[Flags]  # (n,) the recipe's, then those of Metadata.seen
     refused: list[Refusal]
 
 
@@ -173,22 +173,22 @@ def _drawn_in(folder: Path) -> str:
 
 
 def render(
-    photographs: Sequence[Photograph], about: About, *, device: torch.device, workers: int | None = None
+    photographs: Sequence[Photograph], metadata: Metadata, *, device: torch.device, workers: int | None = None
 ) -> Iterator[Rendered]:
     """The photographs in batches of BATCH, less those refused: read and prepared by threads, two batches ahead.
 
-    The pixels are bit for bit those of a cache made by `about.recipe` and its torchvision loader at `about.size`,
+    The pixels are bit for bit those of a cache made by `metadata.recipe` and its torchvision loader at `metadata.size`,
     wherever a photograph comes from. `workers`: threads, one for each usable core where None.
     """
     over = threading.Event()
-    with Renderer(about.recipe.size, about.size, device=device, workers=workers or usable_cores()) as renderer:
+    with Renderer(metadata.recipe.size, metadata.size, device=device, workers=workers or usable_cores()) as renderer:
 
         def begin(lot: Sequence[Photograph]) -> tuple[Sequence[Photograph], list[Flags | Refusal], Rendering]:
             came: list[Flags | Refusal] = [()] * len(lot)
-            pictures = [partial(_picture, renderer, about, photograph, came, i) for i, photograph in enumerate(lot)]
+            pictures = [partial(_picture, renderer, metadata, photograph, came, i) for i, photograph in enumerate(lot)]
             rows = np.zeros(len(lot), np.int64)
             plan = plan_epoch(
-                rows, NO_AUGMENT, source_size=about.recipe.size, size=about.size, shuffle=False, seed=0, epoch=0
+                rows, NO_AUGMENT, source_size=metadata.recipe.size, size=metadata.size, shuffle=False, seed=0, epoch=0
             )
             return lot, came, renderer.begin(pictures, plan, over)
 
@@ -210,15 +210,15 @@ def seen_in(cache: Cache, size: int, workers: int | None) -> Seen:
     return Seen.summarise(_looks(cache, some, size, workers))
 
 
-def drift_in(cache: Cache, rows: NDArray[np.int64], about: About, workers: int | None) -> Drift | None:
+def drift_in(cache: Cache, rows: NDArray[np.int64], metadata: Metadata, workers: int | None) -> Drift | None:
     """How many of a cache's photographs, by rows (n,), look unlike the training photographs of some weights; None where
     the weights do not say how those looked.
 
     400 photographs at 512 px take 1 s on two cores. Raises CacheError where one is damaged.
     """
-    if about.seen is None:
+    if metadata.seen is None:
         return None
-    return about.seen.drift(_looks(cache, cache.by_shard(rows), about.size, workers))
+    return metadata.seen.drift(_looks(cache, cache.by_shard(rows), metadata.size, workers))
 
 
 def _looks(cache: Cache, rows: NDArray[np.int64], size: int, workers: int | None) -> list[Looks]:
@@ -266,18 +266,18 @@ def _decode(renderer: Renderer, jpeg: bytes | memoryview, id: str) -> Picture:
 
 
 def _picture(
-    renderer: Renderer, about: About, photograph: Photograph, came: list[Flags | Refusal], place: int
+    renderer: Renderer, metadata: Metadata, photograph: Photograph, came: list[Flags | Refusal], place: int
 ) -> Picture:
     """The photograph's pixels, and at its place in `came` its flags; or black, and why it is refused."""
     try:
-        ready = photograph.read(about.recipe)
+        ready = photograph.read(metadata.recipe)
         picture = _decode(renderer, ready.jpeg, photograph.id)
     except (PhotoError, CacheError) as error:
         came[place] = Refusal(photograph.source, error.message)
     except OSError as error:
         came[place] = Refusal(photograph.source, f"cannot be read ({error.strerror or error})")
     else:
-        unlike = about.seen.unlike(look(picture, *ready[1:4])) if about.seen else ()
+        unlike = metadata.seen.unlike(look(picture, *ready[1:4])) if metadata.seen else ()
         came[place] = (*ready.flags, *unlike)
         return picture
     return np.zeros((renderer.reduced, renderer.reduced, 3), np.uint8)

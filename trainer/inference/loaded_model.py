@@ -18,7 +18,7 @@ from pipeline.photos.discovery import Refusal
 from trainer.inference.inputs import Photograph, ready_bytes, ready_file
 from trainer.inference.predictor import Predictor
 from trainer.network.decision import DecisionRule, p_referable
-from trainer.network.metadata import About
+from trainer.network.metadata import Metadata
 
 Picture = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
 """A photograph's file, in any format that `tools preprocess` reads; or its picture: a PIL image, or uint8 (H, W, 3),
@@ -56,9 +56,9 @@ class LoadedModel:
         self._predictor = predictor
 
     @property
-    def about(self) -> About:
+    def metadata(self) -> Metadata:
         """What the weights say of themselves: architecture, recipe, size, calibration."""
-        return self._predictor.about
+        return self._predictor.metadata
 
     @property
     def rule(self) -> DecisionRule:

@@ -61,13 +61,13 @@ class Predictor:
 
         Raises RunError where they cannot be used.
         """
-        self.model, about = load_model(weights_file(run))
-        self.about = about if tta is None else replace(about, tta=tta)
+        self.model, metadata = load_model(weights_file(run))
+        self.metadata = metadata if tta is None else replace(metadata, tta=tta)
         self.device = torch.device(choose_device(device_name))
         self._workers = workers
         to_device(self.model, self.device)
-        self.rule: Final = DecisionRule.of(about)
-        if about.operating is None:
+        self.rule: Final = DecisionRule.of(metadata)
+        if metadata.operating is None:
             warn(f"{run} carries no operating point: probabilities are not calibrated, the threshold is {THRESHOLD}")
 
     def batches(self, photographs: Sequence[Photograph], what: str) -> Iterator[Rendered]:
@@ -76,13 +76,13 @@ class Predictor:
 
     def rendered(self, photographs: Sequence[Photograph]) -> Iterator[Rendered]:
         """The photographs in batches, prepared by the weights' recipe."""
-        return render(photographs, self.about, device=self.device, workers=self._workers)
+        return render(photographs, self.metadata, device=self.device, workers=self._workers)
 
     def predict(self, batch: Rendered) -> list[Prediction]:
         """Raises RunError where the model's output is not finite."""
         if not batch.photographs:
             return []
-        found = probabilities(self.model, batch.images, self.about)
+        found = probabilities(self.model, batch.images, self.metadata)
         if not np.isfinite(found).all():
             raise RunError(f"the model's output for {batch.photographs[0].id} and others is not finite")
         grades = self.rule.grades(found).tolist()

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.grades import N_GRADES, REFERABLE
-from trainer.network.metadata import About, temperature_of
+from trainer.network.metadata import Metadata, temperature_of
 
 Floats = NDArray[np.float64]
 Cuts = tuple[float, ...]
@@ -30,11 +30,11 @@ class DecisionRule:
     """Percentiles of the confidence of validation's photographs; None where the weights do not carry them."""
 
     @classmethod
-    def of(cls, about: About) -> "DecisionRule":
+    def of(cls, metadata: Metadata) -> "DecisionRule":
         """As weights carry it."""
-        operating = about.operating
+        operating = metadata.operating
         threshold = operating.threshold if operating else THRESHOLD
-        return cls(temperature_of(operating), about.cuts, threshold, about.confidence)
+        return cls(temperature_of(operating), metadata.cuts, threshold, metadata.confidence)
 
     def probabilities(self, logits: Floats) -> NDArray[np.float32]:
         """(n, 5), each row summing to 1, of logits (n, 5)."""

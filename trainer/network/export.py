@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from pipeline.errors import RunError
 from pipeline.storage.atomic import write_whole
 from trainer.network.decision import DecisionRule
-from trainer.network.metadata import About
+from trainer.network.metadata import Metadata
 from trainer.network.model import Grader
 from trainer.network.views import logits_of
 
@@ -53,10 +53,10 @@ class Exported(NamedTuple):
 class Classifier(nn.Module):
     """Images uint8 (n, 3, s, s), RGB, to calibrated probabilities float32 (n, 5), as predictions have them."""
 
-    def __init__(self, model: Grader, about: About) -> None:
+    def __init__(self, model: Grader, metadata: Metadata) -> None:
         super().__init__()
         self.model = model
-        self.temperature, self.tta = DecisionRule.of(about).temperature, about.tta
+        self.temperature, self.tta = DecisionRule.of(metadata).temperature, metadata.tta
 
     def forward(self, images: Tensor) -> Tensor:
         logits = logits_of(self.model, images, tta=self.tta)
@@ -64,7 +64,7 @@ class Classifier(nn.Module):
 
 
 def export_model(
-    path: Path, format: Format, model: Grader, about: About, metadata: Mapping[str, str], reference: Reference
+    path: Path, format: Format, model: Grader, metadata: Metadata, description: Mapping[str, str], reference: Reference
 ) -> Exported:
     """Writes the model to `path`, once its probabilities for the reference's images are PyTorch's.
 
@@ -72,10 +72,10 @@ def export_model(
     RunError where a package is missing, the export is wrong, or the file cannot be written; an older file then stays.
     """
     make = {"onnx": make_onnx, "pt2": make_pt2}[format]
-    classifier = Classifier(model, about).eval()
+    classifier = Classifier(model, metadata).eval()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporters warn of their own insides
-        data, use = make(classifier, about.size, metadata)
+        data, use = make(classifier, metadata.size, description)
     images, wanted, what = reference
     difference = max(largest_difference(use, images[:1], wanted[:1]), largest_difference(use, images[1:], wanted[1:]))
     checked = f"{what}, batches of 1 and {len(images) - 1}"
@@ -93,7 +93,7 @@ def export_model(
     return Exported(len(data), difference, checked)
 
 
-def make_onnx(classifier: Classifier, size: int, metadata: Mapping[str, str]) -> tuple[bytes, Use]:
+def make_onnx(classifier: Classifier, size: int, description: Mapping[str, str]) -> tuple[bytes, Use]:
     """An ONNX model's bytes, and onnxruntime at work on them. Raises RunError where a package is missing."""
     try:
         import onnxruntime
@@ -111,18 +111,18 @@ def make_onnx(classifier: Classifier, size: int, metadata: Mapping[str, str]) ->
         verbose=False,
     )
     assert program is not None, "dynamo=True gives a program"
-    program.model.metadata_props.update(metadata)
+    program.model.metadata_props.update(description)
     data: bytes = program.model_proto.SerializeToString()
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
     return data, lambda images: np.asarray(session.run(None, {"images": images})[0], np.float32)
 
 
-def make_pt2(classifier: Classifier, size: int, metadata: Mapping[str, str]) -> tuple[bytes, Use]:
+def make_pt2(classifier: Classifier, size: int, description: Mapping[str, str]) -> tuple[bytes, Use]:
     """The bytes of a .pt2, and what torch.export.load makes of them."""
     batch = torch.export.Dim("batch", min=1)
     program = torch.export.export(classifier, (_example(size),), dynamic_shapes={"images": {0: batch}})
     file = io.BytesIO()
-    torch.export.save(program, file, extra_files={EXTRA_FILE: json.dumps(metadata)})
+    torch.export.save(program, file, extra_files={EXTRA_FILE: json.dumps(description)})
     data = file.getvalue()
     loaded = torch.export.load(io.BytesIO(data)).module()
     return data, lambda images: np.asarray(loaded(torch.from_numpy(images)).detach().numpy(), np.float32)
@@ -133,21 +133,21 @@ def largest_difference(use: Use, images: Tensor, wanted: NDArray[np.float32]) ->
     return float(np.abs(use(np.ascontiguousarray(images.numpy())) - wanted).max())
 
 
-def describe(about: About, weights: Path) -> dict[str, str]:
+def describe(metadata: Metadata, weights: Path) -> dict[str, str]:
     """What an exported file says of itself; all text."""
-    operating = about.operating
+    operating = metadata.operating
     return {
         "made_by": f"fundus-grading {version('fundus-grading')}",
-        "model": about.model,
-        "images": f"uint8 (batch, 3, {about.size}, {about.size}), RGB, 0-255; normalisation is inside",
+        "model": metadata.model,
+        "images": f"uint8 (batch, 3, {metadata.size}, {metadata.size}), RGB, 0-255; normalisation is inside",
         "probabilities": "float32 (batch, 5), one for each of `grades`, summing to 1",
-        "grades": json.dumps(about.grades),
-        "size": str(about.size),
-        "recipe": json.dumps(about.recipe.as_dict(), sort_keys=True),
-        "recipe_digest": about.recipe.digest,
-        "views": "8, the mean over flips and right angles" if about.tta else "1",
-        "temperature": str(DecisionRule.of(about).temperature),
-        "grade_cuts": json.dumps(about.cuts) if about.cuts else "",
+        "grades": json.dumps(metadata.grades),
+        "size": str(metadata.size),
+        "recipe": json.dumps(metadata.recipe.as_dict(), sort_keys=True),
+        "recipe_digest": metadata.recipe.digest,
+        "views": "8, the mean over flips and right angles" if metadata.tta else "1",
+        "temperature": str(DecisionRule.of(metadata).temperature),
+        "grade_cuts": json.dumps(metadata.cuts) if metadata.cuts else "",
         "referable_threshold": str(operating.threshold) if operating else "",
         "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
     }

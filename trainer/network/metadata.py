@@ -50,7 +50,7 @@ def temperature_of(operating: Operating | None) -> float:
 
 
 @dataclass(frozen=True)
-class About:
+class Metadata:
     model: str
     """One of trainer.config.MODELS."""
     size: int
@@ -78,7 +78,7 @@ class About:
     seen: Seen | None = None
     """What the training photographs look like; None in files from before this was kept."""
 
-    def as_metadata(self) -> dict[str, str]:
+    def as_header(self) -> dict[str, str]:
         """For the header of a safetensors file. One entry, because safetensors writes several in random order, and
         equal weights should be equal files."""
         return {_KEY: json.dumps(self.as_dict(), sort_keys=True)}
@@ -88,10 +88,10 @@ class About:
         return {**asdict(self), "recipe": self.recipe.as_dict()}
 
     @classmethod
-    def from_metadata(cls, metadata: dict[str, str]) -> "About":
-        """Raises ValueError where the metadata is not ours."""
+    def from_header(cls, header: dict[str, str]) -> "Metadata":
+        """Raises ValueError where the header is not ours."""
         try:
-            fields: dict[str, Any] = json.loads(metadata[_KEY])
+            fields: dict[str, Any] = json.loads(header[_KEY])
             fields["recipe"] = Recipe.from_dict(fields["recipe"])
             fields |= {name: tuple(fields[name]) for name in ("mean", "std", "grades")}
             fields |= {name: tuple(fields[name]) for name in ("cuts", "confidence") if fields.get(name)}
@@ -99,20 +99,22 @@ class About:
                 fields["operating"] = Operating(**fields["operating"])
             if fields.get("seen"):
                 fields["seen"] = Seen.from_dict(fields["seen"])
-            about = cls(**fields)
+            metadata = cls(**fields)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError("it does not say which model it is") from error
-        if about.link not in get_args(Link) or about.stem not in STEMS:
-            raise ValueError(f"its first or last layers ({about.stem}, {about.link}) are none that this version knows")
-        if about.grades != GRADES:
-            raise ValueError(f"it predicts other grades: {', '.join(map(str, about.grades))}")
-        return about
+        if metadata.link not in get_args(Link) or metadata.stem not in STEMS:
+            raise ValueError(
+                f"its first or last layers ({metadata.stem}, {metadata.link}) are none that this version knows"
+            )
+        if metadata.grades != GRADES:
+            raise ValueError(f"it predicts other grades: {', '.join(map(str, metadata.grades))}")
+        return metadata
 
 
-def read_about(path: Path) -> About:
+def read_metadata(path: Path) -> Metadata:
     """Reads a safetensors file's header. Raises RunError where it is missing, damaged or not ours."""
     try:
-        return About.from_metadata(read_header(path).get("__metadata__", {}))
+        return Metadata.from_header(read_header(path).get("__metadata__", {}))
     except ValueError as error:
         raise RunError(f"{path} is damaged or not a model of ours: {error}") from error
 

@@ -15,7 +15,7 @@ from pipeline.errors import RunError
 from pipeline.grades import N_GRADES
 from pipeline.loading.batch import normalise
 from pipeline.storage.atomic import write_whole
-from trainer.network.metadata import MEAN, STD, About, read_about
+from trainer.network.metadata import MEAN, STD, Metadata, read_metadata
 from trainer.network.provenance import Provenance
 
 MET: Final = "photographs."
@@ -134,22 +134,22 @@ def compiled(model: nn.Module, batch: int, size: int) -> Callable[[Tensor], Tens
     return forward
 
 
-def save_model(path: Path, model: Grader, about: About, provenance: Provenance | None = None) -> None:
+def save_model(path: Path, model: Grader, metadata: Metadata, provenance: Provenance | None = None) -> None:
     """Writes the weights as safetensors, whole or not at all; equal weights make equal bytes."""
     # contiguous: channels-last strides cannot be saved as they are.
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     if provenance:
         tensors |= {f"{MET}{name}": tensor for name, tensor in provenance.as_tensors().items()}
     with write_whole(path) as file:
-        file.write(save(tensors, metadata=about.as_metadata()))
+        file.write(save(tensors, metadata=metadata.as_header()))
 
 
-def load_model(path: Path) -> tuple[Grader, About]:
+def load_model(path: Path) -> tuple[Grader, Metadata]:
     """A model as `save_model` wrote it, on the CPU, in evaluation mode. Raises RunError for any other file."""
-    about = read_about(path)
-    model = Grader(about.model, about.link, about.stem)
+    metadata = read_metadata(path)
+    model = Grader(metadata.model, metadata.link, metadata.stem)
     load_state(model, read_weights(path), str(path))
-    return model.eval(), about
+    return model.eval(), metadata
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from pipeline.errors import RunError
 from pipeline.storage.atomic import write_whole
 from trainer.console import warn
-from trainer.network.metadata import read_about
+from trainer.network.metadata import read_metadata
 from trainer.network.model import Grader, load_state, read_weights
 from trainer.network.torch_files import read_torch
 
@@ -49,14 +49,14 @@ def load_weights(model: Grader, path: Path) -> None:
     """
     new_head = {f"head.{name}": tensor for name, tensor in model.head.state_dict().items()}
     if path.suffix == ".safetensors":
-        about = read_about(path)
-        if about.model != model.architecture:
+        metadata = read_metadata(path)
+        if metadata.model != model.architecture:
             raise RunError(
-                f"{path} is a {about.model}, not a {model.architecture}; choose it with --model {about.model}"
+                f"{path} is a {metadata.model}, not a {model.architecture}; choose it with --model {metadata.model}"
             )
-        if about.stem != model.stem:
-            raise RunError(f"{path} has another stem, choose it with --stem {about.stem}")
-        state = read_weights(path) | (new_head if about.link != model.link else {})
+        if metadata.stem != model.stem:
+            raise RunError(f"{path} has another stem, choose it with --stem {metadata.stem}")
+        state = read_weights(path) | (new_head if metadata.link != model.link else {})
     else:
         state = {_our_name(name): tensor for name, tensor in _read_torch(path).items()}
         if (weight := state.get("head.weight")) is None or weight.shape != model.head.weight.shape:

@@ -26,7 +26,7 @@ from trainer.inference.inputs import original
 from trainer.inference.predictions import refusals_csv
 from trainer.inference.predictor import Explanation
 from trainer.kinds import is_explained_file
-from trainer.network.metadata import About
+from trainer.network.metadata import Metadata
 
 SHOWN_SIDE: Final = 512
 """Of a photograph's shorter side, pixels, at least: smaller ones are enlarged to be looked at."""
@@ -48,10 +48,10 @@ class ExplainedFolder:
     Every method raises OSError where a file cannot be written.
     """
 
-    def __init__(self, path: Path, ids: Iterable[str], about: About, style: Style = "heat") -> None:
+    def __init__(self, path: Path, ids: Iterable[str], metadata: Metadata, style: Style = "heat") -> None:
         """Makes the folder. `ids`: of all photographs that may be explained, by weights of which `about` tells."""
         self.path = path
-        self._about, self._style = about, style
+        self._metadata, self._style = metadata, style
         self.by_grade = Counter[int]()
         """Explained photographs by the grade that was explained."""
         self.mute = 0
@@ -68,8 +68,8 @@ class ExplainedFolder:
         """Writes the picture of a photograph. Raises as `original` does."""
         (photograph, predicted, *_), grade, _, heat = explanation
         name, probability = picture_name(photograph.id), explanation.probability
-        photo, heated = covered(explanation, self._about.recipe, self._style)
-        below = legend(2 * photo.shape[1], grade, self._style, cells_a_side(self._about), mute=not heat.any())
+        photo, heated = covered(explanation, self._metadata.recipe, self._style)
+        below = legend(2 * photo.shape[1], grade, self._style, cells_a_side(self._metadata), mute=not heat.any())
         drawn = np.vstack([np.hstack([photo, heated]), below])
         with write_whole(self.path / name) as file:
             file.write(encoded(Image.fromarray(drawn), "JPEG", "what a network looked at"))

@@ -21,7 +21,7 @@ from trainer.console import warn
 from trainer.evaluation.metrics import confusion, confusion_table, row_shares
 from trainer.evaluation.out_of_fold import CrossValidation, Fold
 from trainer.kinds import PROBABILITIES
-from trainer.network.metadata import read_about
+from trainer.network.metadata import read_metadata
 from trainer.reporting.figures import draw_confusion, short_name
 from trainer.reporting.tables import places, with_interval
 from trainer.run_folder import FoldsFolder, RunFolder, write_csv, write_json
@@ -80,7 +80,7 @@ def read_fold(run: RunFolder, cache: Cache) -> Fold:
     if not known.isin(table.index).all():
         cure = f"`trainer evaluate {run.path} --split test` writes it"
         raise RunError(f"{run.predictions('test')} lacks photographs of the fold; {cure}")
-    operating = read_about(run.model).operating
+    operating = read_metadata(run.model).operating
     predictions = table.loc[known].reset_index(drop=True)
     return Fold(predictions, patients_of(cache.manifest, known), operating.threshold if operating else None)
 
@@ -116,9 +116,9 @@ def write_second_look(folder: FoldsFolder, doubted: pd.DataFrame, cache: Cache) 
         return
     shown = doubted.head(ON_SHEET)
     tiles = []
-    for row, *about in zip(cache.rows_of(shown["id"]).tolist(), *(shown[name] for name in TOLD), strict=True):
+    for row, *metadata in zip(cache.rows_of(shown["id"]).tolist(), *(shown[name] for name in TOLD), strict=True):
         picture = np.asarray(ImageOps.contain(decode_small(cache.read(row), SIDE), (SIDE, SIDE)))
-        rank, id, grade, likeliest, p = about
+        rank, id, grade, likeliest, p = metadata
         tiles.append(Tile(picture, f"{rank}: {id}", f"given {grade}, seen {likeliest} ({p:.2f})"))
     heading = f"Grades worth a second look: {len(tiles)} of {len(doubted):,}, the most contradicted first"
     with write_whole(folder.second_look_sheet) as file:

@@ -18,7 +18,7 @@ from pipeline.photos.contact_sheet import decode_small
 from trainer.inference.gradcam import grad_cam, overlay
 from trainer.inference.inputs import cached_photographs, render
 from trainer.kinds import PROBABILITIES
-from trainer.network.metadata import About
+from trainer.network.metadata import Metadata
 from trainer.network.model import Grader
 
 WORST: Final = 12
@@ -60,14 +60,14 @@ def confidence(predictions: pd.DataFrame) -> "pd.Series[float]":
     return pd.Series(p[np.arange(len(p)), predictions["predicted"].to_numpy()], predictions.index)
 
 
-def pictures(cache: Cache, model: Grader, about: About, chosen: pd.DataFrame) -> list[Picture]:
+def pictures(cache: Cache, model: Grader, metadata: Metadata, chosen: pd.DataFrame) -> list[Picture]:
     """The n chosen photographs of the cache, at most a batch, in that order; the model, on the CPU, sees them as in
     evaluation. Raises CacheError where one is damaged."""
     if chosen.empty:
         return []
     rows = cache.rows_of(chosen["id"])
     cache.expect([rows])
-    as_cached = replace(about, recipe=cache.recipe)  # evaluate measures on caches of other recipes too
+    as_cached = replace(metadata, recipe=cache.recipe)  # evaluate measures on caches of other recipes too
     (batch,) = render(cached_photographs(cache, rows), as_cached, device=torch.device("cpu"), workers=1)
     if batch.refused:
         raise CacheError(batch.refused[0].reason)

@@ -13,7 +13,7 @@ from pipeline.storage.url import Url
 from trainer.config import RunConfig
 from trainer.console import warn
 from trainer.evaluation.metrics import Metrics, graded
-from trainer.network.metadata import About, Operating
+from trainer.network.metadata import Metadata, Operating
 from trainer.network.model import Grader, load_model
 from trainer.reporting.external import Site, read_sites
 from trainer.run_folder import RunFolder
@@ -27,7 +27,7 @@ class Measured:
     split: str
     config: RunConfig
     model: Grader
-    about: About
+    metadata: Metadata
     history: pd.DataFrame
     metrics: Mapping[str, Any]
     predictions: pd.DataFrame
@@ -69,10 +69,10 @@ def read_measured(run: RunFolder, split: str, cache_path: Path | Url | None) -> 
         raise RunError(f"{run.metrics(split)} is damaged or of an earlier version; {again} again")
     if metrics["photographs"] != len(known):
         raise RunError(f"{run.metrics(split)} and {run.predictions(split).name} are of different photographs; {again}")
-    model, about = load_model(run.model)
+    model, metadata = load_model(run.model)
     cache, absent = measured_cache(run, config, cache_path)
     history, ungraded, sites = run.read_accuracy(), len(predictions) - len(known), read_sites(run)
-    return Measured(run, split, config, model, about, history, metrics, known, ungraded, sites, cache, absent)
+    return Measured(run, split, config, model, metadata, history, metrics, known, ungraded, sites, cache, absent)
 
 
 def measured_cache(run: RunFolder, config: RunConfig, path: Path | Url | None) -> tuple[Cache | None, str]:

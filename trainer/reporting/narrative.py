@@ -17,7 +17,7 @@ from trainer.config import LOSSES, FitConfig, RunConfig, as_options
 from trainer.evaluation.metrics import only_grade
 from trainer.evaluation.operating_point import Wish
 from trainer.evaluation.refit import NEAR
-from trainer.network.metadata import About
+from trainer.network.metadata import Metadata
 from trainer.network.provenance import Exposure
 from trainer.presets import RECIPES
 from trainer.reporting.tables import percent
@@ -280,7 +280,7 @@ def commands(
     path: Path,
     split: str,
     config: RunConfig,
-    about: About,
+    metadata: Metadata,
     metrics: Mapping[str, Any],
     cache: Cache | None,
     external: Sequence[Mapping[str, Any]],
@@ -290,11 +290,11 @@ def commands(
     default = FitConfig(**{**RECIPES.get(asked.recipe or "", {}), "recipe": None})
     fold = re.fullmatch(r"fold \d+ of (\d+)", cache.index.split) if cache else None
     out = "CACHE" if fold else asked.cache
-    preprocess: list[object] = ["tools", "preprocess", "PHOTOGRAPHS", "--out", out, "--size", about.recipe.size]
-    if about.recipe.quality != Recipe().quality:
-        preprocess += ["--quality", about.recipe.quality]
-    if about.recipe.enhance != Recipe().enhance:
-        preprocess += ["--enhance", about.recipe.enhance]
+    preprocess: list[object] = ["tools", "preprocess", "PHOTOGRAPHS", "--out", out, "--size", metadata.recipe.size]
+    if metadata.recipe.quality != Recipe().quality:
+        preprocess += ["--quality", metadata.recipe.quality]
+    if metadata.recipe.enhance != Recipe().enhance:
+        preprocess += ["--enhance", metadata.recipe.enhance]
     if cache:
         split_option = [] if fold or "--split" in cache.index.options else ["--split", cache.index.split]
         preprocess += [*cache.index.options, *split_option, "--split-seed", cache.index.split_seed]

@@ -120,7 +120,7 @@ def describe(measured: Measured) -> dict[str, Any]:
         "sections": [each for each in SECTIONS if {"external": sites, "deferral": operating}.get(each[0], True)],
         "headline": HEADLINE,
         "config": config,
-        "about": measured.about,
+        "metadata": measured.metadata,
         "start": starting_point(config.resolved.weights),
         "variation": variation(config.resolved),
         "objective": objective(config.resolved),
@@ -133,7 +133,7 @@ def describe(measured: Measured) -> dict[str, Any]:
         "deferral": metrics["deferral"],
         "elsewhere": operating and operating["at_prevalence"],
         "calibration": metrics["calibration"],
-        "reading": reading(measured.about.cuts),
+        "reading": reading(measured.metadata.cuts),
         "scaling": scaling(metrics["calibration"]["temperature"]) if metrics["calibration"] else "",
         "patient": metrics["patient"],
         "eye": (eye := metrics.get("eye")),
@@ -165,15 +165,15 @@ def describe(measured: Measured) -> dict[str, Any]:
         "shared": SHARED,
         "splits": [] if manifest is None else split_rows(manifest),
         "cameras": "" if manifest is None else camera_line(manifest),
-        "commands": commands(run.path, measured.split, config, measured.about, metrics, measured.cache, external),
+        "commands": commands(run.path, measured.split, config, measured.metadata, metrics, measured.cache, external),
         "limits": [scale] * bool(scale) + limits(metrics, measured.ungraded, known, len(external), untold=untold),
         "sites": sites,
         "ungradables": [
             {"name": site.name, **table} for site in sites if not site.own and (table := ungradable_table(site.metrics))
         ],
         "refits": [refit_table(site) for site in sites if site.metrics.get("refit")],
-        "cells": cells_a_side(measured.about),
-        "coarseness": coarseness(cells_a_side(measured.about)),
+        "cells": cells_a_side(measured.metadata),
+        "coarseness": coarseness(cells_a_side(measured.metadata)),
     }
 
 
@@ -187,7 +187,7 @@ def shown_photographs(measured: Measured) -> dict[str, Any]:
     groups = measure_subgroups(sample, labels, operating.threshold if operating else None)
     chosen = {"worst": worst_mistakes(known), "sure": surest_right(known), "missed": missed_severe(measured)}
     return {
-        **{name: pictures(measured.cache, measured.model, measured.about, rows) for name, rows in chosen.items()},
+        **{name: pictures(measured.cache, measured.model, measured.metadata, rows) for name, rows in chosen.items()},
         "characteristics": groups.as_dict(),
     }
 
@@ -201,7 +201,7 @@ def draw(measured: Measured) -> dict[str, Any]:
 
     no_image = run.read_json(run.metrics("val"))["no_image"] if run.metrics("val").exists() else None
     majority = 100 * no_image["majority"]["accuracy"] if no_image else None
-    draw_accuracy(run.accuracy_figure, measured.history, title=name, kept=measured.about.epoch, majority=majority)
+    draw_accuracy(run.accuracy_figure, measured.history, title=name, kept=measured.metadata.epoch, majority=majority)
     alts[run.accuracy_figure] = "Accuracy and kappa by epoch; accuracy.csv holds the numbers"
     counts = confusion(known)
     draw_confusion(run.confusion_figure(split), counts, title=title)

@@ -8,7 +8,7 @@ from typing import Any, Final
 from pipeline.errors import RunError
 from trainer.config import RunConfig
 from trainer.evaluation.metrics import graded
-from trainer.network.metadata import About
+from trainer.network.metadata import Metadata
 from trainer.reporting.narrative import leak_statement, limits, scale_line, starting_point, verdict
 from trainer.reporting.page import number
 from trainer.run_folder import RunFolder, weights_file
@@ -74,7 +74,7 @@ class Facts:
     """Why there are no figures; "" where there are."""
 
 
-def collect_facts(path: Path, about: About) -> Facts:
+def collect_facts(path: Path, metadata: Metadata) -> Facts:
     """Of a run folder or a model.safetensors and what its weights say of themselves.
 
     Of a file outside a run folder, and of a run without figures, the page says that it knows none.
@@ -86,31 +86,31 @@ def collect_facts(path: Path, about: About) -> Facts:
     measured, unmeasured = None, "The weights are a file without its run folder, so no test figures are known."
     if own:
         try:
-            measured, unmeasured = _measured(run, about), ""
+            measured, unmeasured = _measured(run, metadata), ""
         except RunError as error:
             unmeasured = f"No test figures: {error.message}."
         except (_Old, KeyError, TypeError, IndexError):
             unmeasured = f"The test figures are of an earlier version: `trainer evaluate {path}` measures again."
     start = f", {starting_point(config.resolved.weights)}" if config else ""
-    what = f"{about.model} at {about.size} x {about.size} pixels{start}; the weights of epoch {about.epoch}"
+    what = f"{metadata.model} at {metadata.size} x {metadata.size} pixels{start}; the weights of epoch {metadata.epoch}"
     name = run.path.resolve().name if own else weights.name
-    return Facts(name, what, _trained_on(config, about), _referral(about), measured, unmeasured)
+    return Facts(name, what, _trained_on(config, metadata), _referral(metadata), measured, unmeasured)
 
 
-def _trained_on(config: RunConfig | None, about: About) -> str:
+def _trained_on(config: RunConfig | None, metadata: Metadata) -> str:
     if config is None:
         return "The file does not say how many photographs it was trained on."
     n = config.photographs
     line = (
         f"Trained on {n.get('train', 0):,} photographs; epoch and threshold were chosen on {n.get('val', 0):,} others."
     )
-    if about.seen is None:
+    if metadata.seen is None:
         line += " The weights do not say what those looked like, so unusual photographs are not flagged."
     return line
 
 
-def _referral(about: About) -> str:
-    operating = about.operating
+def _referral(metadata: Metadata) -> str:
+    operating = metadata.operating
     if operating is None:
         return "The weights carry no threshold: 50 % is taken, and the probabilities are not calibrated."
     if operating.threshold > 1:
@@ -119,14 +119,14 @@ def _referral(about: About) -> str:
     return f"Refer from a probability of {percent(operating.threshold)} on, the threshold that gave {chosen}."
 
 
-def _measured(run: RunFolder, about: About) -> Measured:
+def _measured(run: RunFolder, metadata: Metadata) -> Measured:
     metrics, known = run.read_own_metrics("test"), graded(predictions := run.read_predictions("test"))
     if metrics["photographs"] != len(known):
         raise _Old
     leak = leak_statement("test", metrics, None)
     notes = [leak["text"]] if leak["alarm"] else []
     notes += [scale] if (scale := scale_line(*metrics.get("scale", ("icdr", True)))) else []
-    notes += _other_threshold(metrics["operating"], about)
+    notes += _other_threshold(metrics["operating"], metadata)
     notes += verdict(metrics, known)
     external = len(run.external_names())
     words = limits(metrics, len(predictions) - len(known), None, external)
@@ -147,10 +147,10 @@ def _interval(interval: Any, kind: str) -> str:
     return f"{number(interval[0], kind)} to {number(interval[1], kind)}" if interval else ""
 
 
-def _other_threshold(card: Mapping[str, Any] | None, about: About) -> list[str]:
-    if card is None or about.operating is None or abs(card["threshold"] - about.operating.threshold) < 1e-9:
+def _other_threshold(card: Mapping[str, Any] | None, metadata: Metadata) -> list[str]:
+    if card is None or metadata.operating is None or abs(card["threshold"] - metadata.operating.threshold) < 1e-9:
         return []
     return [
         f"The figures were measured at a threshold of {percent(card['threshold'])}, not at the "
-        f"{percent(about.operating.threshold)} that this page refers at."
+        f"{percent(metadata.operating.threshold)} that this page refers at."
     ]

@@ -65,17 +65,17 @@ class Lightbox:
     def explain(self, source: str, data: bytes) -> dict[str, Any]:
         """Grad-CAM of the predicted grade, as plain JSON. Raises as `grade` does."""
         (explanation,) = self._predictor.explain(self._render(source, data))
-        about = self._predictor.about
-        _, heated = covered(explanation, about.recipe)
+        metadata = self._predictor.metadata
+        _, heated = covered(explanation, metadata.recipe)
         grade = f"grade {explanation.grade} ({GRADES[explanation.grade]})"
         words = f"Tinted: where the evidence for {grade} lies, coarsely. It shows no lesions, and no reasons."
         if not explanation.heat.any():
             words = f"Nothing in the picture speaks for {grade}: no place is tinted."
-        return {"heat": _data_url(heated), "words": f"{words} {coarseness(cells_a_side(about))}".strip()}
+        return {"heat": _data_url(heated), "words": f"{words} {coarseness(cells_a_side(metadata))}".strip()}
 
     def _render(self, source: str, data: bytes) -> Rendered:
-        photograph, about = uploaded(source, data), self._predictor.about
-        (batch,) = render([photograph], about, device=self._predictor.device, workers=1)
+        photograph, metadata = uploaded(source, data), self._predictor.metadata
+        (batch,) = render([photograph], metadata, device=self._predictor.device, workers=1)
         if batch.refused:
             raise PhotoError(batch.refused[0].reason)
         return batch

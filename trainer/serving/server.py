@@ -83,7 +83,7 @@ class Page:
 
         Raises OutputError where the address cannot be had, RunError where the run cannot be read.
         """
-        facts = collect_facts(run, predictor.about)
+        facts = collect_facts(run, predictor.metadata)
         self._socket, self.port = listen(host, port)
         guard = Guard(make_app(Lightbox(predictor, least), facts), host, self.port)
         self.url: Final = address(host, self.port, guard.token)

@@ -68,7 +68,7 @@ def feature_loaders(
         train = split == "train"
         rows = cache.rows(split)
         views = min(config.views, config.head_epochs) if train else 1
-        about = {
+        metadata = {
             "weights": weights,
             "cache": cache.digest,
             "split": split,
@@ -76,7 +76,7 @@ def feature_loaders(
             "loader": config.loader,
             "views": [config.seed, views, asdict(augment)] if train else None,
         }
-        key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+        key = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode()).hexdigest()[:16]
         path = cache.home.with_name(f"{cache.home.name}.features") / f"{split}-{key}.safetensors"
         features = from_main(partial(_read, path))
         if features is None:

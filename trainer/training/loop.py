@@ -20,7 +20,7 @@ from trainer.console import epoch_line, warn
 from trainer.distributed.loaders import open_share
 from trainer.distributed.process_group import gather, highest, is_main
 from trainer.inference.forward import Outputs, run_model
-from trainer.network.metadata import About
+from trainer.network.metadata import Metadata
 from trainer.network.model import Grader, save_model
 from trainer.network.provenance import Provenance
 from trainer.run_folder import RunFolder
@@ -74,7 +74,7 @@ def check_finite(progress: Progress) -> None:
 
 def fit(
     learner: Learner,
-    about: About,
+    metadata: Metadata,
     cache: Cache,
     run: RunFolder,
     progress: Progress,
@@ -93,7 +93,7 @@ def fit(
     opened = seconds_to_open(learner, config.phase(progress.epoch))
     if resumed:
         learner.load(resumed)
-    publish(config, about, run, learner.judged, progress, provenance)
+    publish(config, metadata, run, learner.judged, progress, provenance)
 
     def save() -> None:
         check_finite(progress)  # a state that is not finite is never kept
@@ -126,7 +126,7 @@ def fit(
                 stuck = progress.stuck + 1 if blind else 0
                 progress = Progress(epoch + 1, [], [*progress.history, row], stuck=stuck)
                 save()
-                publish(config, about, run, learner.judged, progress, provenance)
+                publish(config, metadata, run, learner.judged, progress, provenance)
                 if events:
                     events.add(row)
             click.echo(epoch_line(row, config.total_epochs))
@@ -218,7 +218,7 @@ def accuracy(outputs: Outputs) -> float:
 
 def publish(
     config: FitConfig,
-    about: About,
+    metadata: Metadata,
     run: RunFolder,
     model: Grader,
     progress: Progress,
@@ -232,4 +232,4 @@ def publish(
         return
     run.write_accuracy(progress.history)
     if not progress.steps and (config.keep == "last" or progress.best == len(progress.history) - 1):
-        save_model(run.model, model, replace(about, epoch=len(progress.history)), provenance())
+        save_model(run.model, model, replace(metadata, epoch=len(progress.history)), provenance())

@@ -14,7 +14,7 @@ from trainer.evaluation.evaluate import Evaluation, choose_decision, exposure_on
 from trainer.inference.forward import run_split
 from trainer.inference.inputs import seen_in
 from trainer.network.device import to_device
-from trainer.network.metadata import About, read_about
+from trainer.network.metadata import Metadata, read_metadata
 from trainer.network.model import Grader, load_model, read_provenance, save_model
 from trainer.network.provenance import Provenance
 from trainer.run_folder import RunFolder
@@ -36,7 +36,7 @@ def train(
     """Trains what is left of a run. Its weights will say what the photographs look like and which they have met."""
     size = config.size or cache.recipe.size
     seen = seen_in(cache, size, config.workers) if is_main() else None
-    about = About(
+    metadata = Metadata(
         config.model,
         size,
         cache.recipe,
@@ -53,7 +53,7 @@ def train(
         earlier = earlier_provenance(config.weights) if is_main() else None
     provenance = functools.cache(lambda: Provenance.of_cache(cache).after(earlier))
     kept = {"earlier": earlier.as_tensors()} if earlier else {}
-    fit(learner, about, cache, run, progress, stopper, provenance, checkpoint, kept)
+    fit(learner, metadata, cache, run, progress, stopper, provenance, checkpoint, kept)
 
 
 def earlier_provenance(weights: str) -> Provenance | None:
@@ -75,8 +75,8 @@ def measure_kept(config: FitConfig, cache: Cache, run: RunFolder, splits: Iterab
         outputs = run_split(config, model, cache, split)
         if not is_main():
             continue
-        about = read_about(run.model)
+        metadata = read_metadata(run.model)
         if split == "val":
-            about = choose_decision(cache, outputs, about, config.grade_by)
-            save_model(run.model, model, about, provenance)
-        yield measure_outputs(cache, split, outputs, about, exposure_on(provenance, cache, split, own=True))
+            metadata = choose_decision(cache, outputs, metadata, config.grade_by)
+            save_model(run.model, model, metadata, provenance)
+        yield measure_outputs(cache, split, outputs, metadata, exposure_on(provenance, cache, split, own=True))

@@ -12,7 +12,7 @@ from PIL import Image
 
 from pipeline.metrics import confusion_counts
 from tests.trainer.conftest import Trained, invoke
-from trainer.network.metadata import read_about
+from trainer.network.metadata import read_metadata
 from trainer.network.model import load_model, save_model
 from trainer.reporting.figures import draw_accuracy, draw_confusion
 from trainer.run_folder import ACCURACY_COLUMNS
@@ -72,7 +72,7 @@ def test_the_expected_grade_cut_as_validation_says_is_what_every_command_predict
 ) -> None:
     cache = tiny_cache(val=[0, 1, 2, 3, 4, 0, 2, 0], test=[0, 1, 2, 3, 4, 2])
     fit(cache, "--run", "run", "--epochs", 1, "--grade-by", "expected")
-    cuts = read_about(tmp_path / "run" / "model.safetensors").cuts
+    cuts = read_metadata(tmp_path / "run" / "model.safetensors").cuts
     assert cuts is not None
     assert len(cuts) == 4
     measured = pd.read_csv(tmp_path / "run" / "predictions_test.csv").set_index("id")
@@ -92,7 +92,7 @@ def test_the_expected_grade_cut_as_validation_says_is_what_every_command_predict
 def test_where_validation_has_one_grade_the_likeliest_is_predicted(fit: Fit, tiny_cache: Cache, tmp_path: Path) -> None:
     result = fit(tiny_cache(val=[0, 0, 0]), "--run", "run", "--epochs", 1, "--grade-by", "expected")
     assert "validation has one grade alone and says nowhere to cut" in result.stderr
-    assert read_about(tmp_path / "run" / "model.safetensors").cuts is None
+    assert read_metadata(tmp_path / "run" / "model.safetensors").cuts is None
 
 
 def test_evaluate_measures_any_split(trained: Trained, trainer: Fit) -> None:
@@ -158,7 +158,7 @@ def read(run: Path | str, split: str = "test") -> dict[str, Any]:
 
 
 def test_the_weights_carry_what_validation_chose_and_probabilities_are_calibrated(trained: Trained) -> None:
-    point = read_about(trained.run / "model.safetensors").operating
+    point = read_metadata(trained.run / "model.safetensors").operating
     assert point is not None
     metrics = read(trained.run)
     assert metrics["calibration"]["temperature"] == point.temperature
@@ -213,8 +213,8 @@ def test_without_fellow_eyes_by_patient_says_so(trained: Trained, trainer: Fit) 
 
 def test_weights_of_an_unfinished_run_are_measured_as_they_are(trained: Trained, trainer: Fit) -> None:
     run = trained.copy("run")
-    model, about = load_model(run / "model.safetensors")
-    save_model(run / "model.safetensors", model, replace(about, operating=None))
+    model, metadata = load_model(run / "model.safetensors")
+    save_model(run / "model.safetensors", model, replace(metadata, operating=None))
     assert "carries no operating point" in trainer("evaluate", "run").stderr
     assert read(run)["operating"] is None
     assert read(run)["calibration"]["temperature"] == 1

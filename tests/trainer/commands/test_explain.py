@@ -34,9 +34,9 @@ def test_each_photograph_has_a_picture_and_its_overlay_beside_it(trained: Traine
         "explained.csv",
     }  # fmt: skip
 
-    model, about = load_model(RunFolder(trained.run).model)
-    photographs, *_ = gather([tmp_path / "eyes"], about.recipe)
-    (batch,) = render(photographs, about, device=torch.device("cpu"))
+    model, metadata = load_model(RunFolder(trained.run).model)
+    photographs, *_ = gather([tmp_path / "eyes"], metadata.recipe)
+    (batch,) = render(photographs, metadata, device=torch.device("cpu"))
     heats = grad_cam(model, batch.images, torch.full((3,), 3))
     for photograph, image, heat in zip(photographs, batch.images, heats, strict=True):
         drawn = np.asarray(Image.open(f"out/{encode_key(photograph.id)}.jpg"))
@@ -63,10 +63,10 @@ def test_the_predicted_grade_is_explained_unless_another_is_asked_for(trained: T
 
 
 def test_a_photograph_in_which_nothing_speaks_for_the_grade_is_counted(trained: Trained, tmp_path: Path) -> None:
-    model, about = load_model(RunFolder(trained.run).model)
+    model, metadata = load_model(RunFolder(trained.run).model)
     with torch.no_grad():
         model.head.weight[4] = -1  # features are never negative
-    save_model(Path("mute.safetensors"), model, about)
+    save_model(Path("mute.safetensors"), model, metadata)
     result = invoke("explain", "mute.safetensors", eyes(tmp_path / "eyes"), "--grade", 4, "--device", "cpu")
     assert "in 3 of them nothing speaks for the grade" in result.output
 

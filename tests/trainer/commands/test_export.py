@@ -40,8 +40,8 @@ def images(n: int, seed: int = 0) -> np.ndarray:
 
 @pytest.mark.parametrize("n", [1, 2, 7])
 def test_any_number_of_images_has_pytorchs_probabilities(trained: Trained, exported: Exported, n: int) -> None:
-    model, about = load_model(RunFolder(trained.run).model)
-    wanted = probabilities(model, torch.from_numpy(images(n)), about)
+    model, metadata = load_model(RunFolder(trained.run).model)
+    wanted = probabilities(model, torch.from_numpy(images(n)), metadata)
     session = onnxruntime.InferenceSession(exported.onnx, providers=["CPUExecutionProvider"])
     assert [(each.name, each.type) for each in session.get_inputs()] == [("images", "tensor(uint8)")]
     assert session.get_inputs()[0].shape == ["batch", 3, 32, 32]
@@ -53,7 +53,7 @@ def test_any_number_of_images_has_pytorchs_probabilities(trained: Trained, expor
 
 def test_files_say_what_they_are(trained: Trained, exported: Exported) -> None:
     weights = RunFolder(trained.run).model
-    about = load_model(weights)[1]
+    metadata = load_model(weights)[1]
     extra = {export.EXTRA_FILE: ""}
     torch.export.load(exported.pt2, extra_files=extra)
     session = onnxruntime.InferenceSession(exported.onnx, providers=["CPUExecutionProvider"])
@@ -61,11 +61,11 @@ def test_files_say_what_they_are(trained: Trained, exported: Exported) -> None:
     assert json.loads(extra[export.EXTRA_FILE]) == found
     assert found.keys() == METADATA
     assert found["weights_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
-    assert json.loads(found["recipe"]) == about.recipe.as_dict()
+    assert json.loads(found["recipe"]) == metadata.recipe.as_dict()
     assert json.loads(found["grades"]) == ["no DR", "mild", "moderate", "severe", "proliferative"]
-    assert about.operating is not None
-    assert float(found["temperature"]) == about.operating.temperature
-    assert float(found["referable_threshold"]) == about.operating.threshold
+    assert metadata.operating is not None
+    assert float(found["temperature"]) == metadata.operating.temperature
+    assert float(found["referable_threshold"]) == metadata.operating.threshold
 
 
 def test_an_onnx_file_is_valid_and_whole(exported: Exported) -> None:

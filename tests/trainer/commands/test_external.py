@@ -230,8 +230,8 @@ def test_drift_counts_each_photograph_once_and_each_flag() -> None:
 
 
 def test_weights_that_do_not_say_how_training_looked_know_no_drift(run: Path, site: Path, trainer: Trainer) -> None:
-    model, about = load_model(run / "model.safetensors")
-    save_model(run / "model.safetensors", model, replace(about, seen=None))
+    model, metadata = load_model(run / "model.safetensors")
+    save_model(run / "model.safetensors", model, replace(metadata, seen=None))
     trainer("evaluate", "run", "--cache", site)
     assert metrics_of("clinic")["drift"] is None
 

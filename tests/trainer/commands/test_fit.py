@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, cohen_kappa_score, confusion_matrix
 
 from tests.trainer.conftest import Trained
-from trainer.network.metadata import read_about
+from trainer.network.metadata import read_metadata
 from trainer.network.model import Grader
 from trainer.run_folder import ACCURACY_COLUMNS
 from trainer.training.head_features import feature_loaders
@@ -74,7 +74,7 @@ def test_predictions_metrics_and_matrices_are_about_the_same_photographs(trained
 def test_the_saved_weights_are_those_of_the_epoch_with_the_best_kappa(trained: Trained) -> None:
     accuracy = pd.read_csv(trained.run / "accuracy.csv")
     best = accuracy.sort_values(["kappa_val", "loss_val"], ascending=[False, True]).iloc[0]
-    assert read_about(trained.run / "model.safetensors").epoch == best["epoch"]
+    assert read_metadata(trained.run / "model.safetensors").epoch == best["epoch"]
     predictions = pd.read_csv(trained.run / "predictions_val.csv")
     kappa = cohen_kappa_score(predictions["grade"], predictions["predicted"], weights="quadratic", labels=range(5))
     assert best["kappa_val"] == pytest.approx(kappa, abs=1e-6)
@@ -133,7 +133,7 @@ def test_the_last_epoch_is_kept_where_asked_for_whatever_validation_says(
     assert "kept epoch 4 of 4, the last, whatever validation said" in result.output
     curves = [pd.read_csv(tmp_path / run / "accuracy.csv") for run in ("best", "last")]
     assert curves[0]["kappa_val"].equals(curves[1]["kappa_val"])
-    best, last = (read_about(tmp_path / run / "model.safetensors").epoch for run in ("best", "last"))
+    best, last = (read_metadata(tmp_path / run / "model.safetensors").epoch for run in ("best", "last"))
     assert best < last == 4
     saved = load_file(tmp_path / "last" / "model.safetensors")
     trained = torch.load(tmp_path / "best" / "last.pt", weights_only=True)["model"]

@@ -127,16 +127,16 @@ def test_a_run_of_the_earlier_preparation_goes_on_with_it(
 def test_pixels_are_those_of_the_loader(real: Real) -> None:
     """Also for each photograph alone, and from the cache itself."""
     cache = open_cache(real.cache)
-    about = load_model(RunFolder(real.run).model)[1]
+    metadata = load_model(RunFolder(real.run).model)[1]
     device = torch.device("cpu")
     with open_loader("torchvision", cache, split="all", batch_size=200, size=96) as loader:
         (batch,) = loader.epoch(0)
     for paths in ([real.source], [real.cache]):
-        photographs, *_ = gather(paths, about.recipe)
+        photographs, *_ = gather(paths, metadata.recipe)
         assert [each.id for each in photographs] == cache.manifest["id"].tolist()
-        images = torch.cat([each.images for each in render(photographs, about, device=device)])
+        images = torch.cat([each.images for each in render(photographs, metadata, device=device)])
         assert torch.equal(images, batch.images)
-        assert torch.equal(next(render(photographs[7:8], about, device=device)).images, batch.images[7:8])
+        assert torch.equal(next(render(photographs[7:8], metadata, device=device)).images, batch.images[7:8])
 
 
 def test_a_cache_is_predicted_as_its_photographs_are(real: Real) -> None:
@@ -186,24 +186,24 @@ def test_a_table_says_what_it_must(real: Real) -> None:
 
 
 def test_tta_is_the_mean_over_the_eight_symmetries(real: Real) -> None:
-    model, about = load_model(RunFolder(real.run).model)
+    model, metadata = load_model(RunFolder(real.run).model)
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 3, 96, 96), np.uint8))
     views = [images, images.flip(3), images.flip(2), images.flip(2, 3), images.transpose(2, 3)]
     views += [views[4].flip(3), views[4].flip(2), views[4].flip(2, 3)]
     assert {view.numpy().tobytes() for view in symmetries(images)} == {view.numpy().tobytes() for view in views}
     with torch.inference_mode():
-        assert about.operating is not None
+        assert metadata.operating is not None
         mean = torch.stack([model(view).softmax(1) for view in views]).mean(0)
-        mean = (mean.log() / about.operating.temperature).softmax(1)
-    np.testing.assert_allclose(probabilities(model, images, replace(about, tta=True)), mean.numpy(), atol=1e-6)
+        mean = (mean.log() / metadata.operating.temperature).softmax(1)
+    np.testing.assert_allclose(probabilities(model, images, replace(metadata, tta=True)), mean.numpy(), atol=1e-6)
 
 
 def test_tta_does_not_care_how_a_photograph_is_turned(real: Real, tmp_path: Path) -> None:
-    model, about = load_model(RunFolder(real.run).model)
+    model, metadata = load_model(RunFolder(real.run).model)
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 3, 96, 96), np.uint8))
     turned = images.rot90(1, (2, 3)).flip(2)
-    tta = replace(about, tta=True)
-    assert np.abs(probabilities(model, images, about) - probabilities(model, turned, about)).max() > 1e-4
+    tta = replace(metadata, tta=True)
+    assert np.abs(probabilities(model, images, metadata) - probabilities(model, turned, metadata)).max() > 1e-4
     np.testing.assert_allclose(probabilities(model, images, tta), probabilities(model, turned, tta), atol=1e-6)
 
 
@@ -224,9 +224,9 @@ def test_photographs_unlike_training_are_flagged_and_others_are_not(real: Real, 
 
 
 def test_weights_from_before_training_was_looked_at_flag_what_the_recipe_flags(trained: Trained) -> None:
-    model, about = load_model(RunFolder(trained.run).model)
-    assert about.seen is not None
-    save_model(Path("old.safetensors"), model, replace(about, seen=None))
+    model, metadata = load_model(RunFolder(trained.run).model)
+    assert metadata.seen is not None
+    save_model(Path("old.safetensors"), model, replace(metadata, seen=None))
     table, _ = predict(Path("old.safetensors"), photograph(Path("noise.png")))
     assert table["flags"].tolist() == ["no_disc"]
 

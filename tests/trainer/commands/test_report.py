@@ -276,10 +276,10 @@ def test_figures_about_another_cache_that_an_earlier_version_left_are_refused(tr
 def test_probabilities_that_tie_have_a_report(trained: Trained, trainer: Fit, tmp_path: Path) -> None:
     """Weights of zero: every photograph has 0.2 for every grade."""
     run = trained.copy("run")
-    model, about = load_model(run / "model.safetensors")
+    model, metadata = load_model(run / "model.safetensors")
     torch.nn.init.zeros_(model.head.weight)
     torch.nn.init.zeros_(model.head.bias)
-    save_model(run / "model.safetensors", model, about)
+    save_model(run / "model.safetensors", model, metadata)
     trainer("evaluate", "run")
     trainer("report", "run")
     page = text_of(run / "report.html")

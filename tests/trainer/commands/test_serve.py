@@ -23,8 +23,8 @@ def test_a_package_that_is_missing_is_named_with_its_cure(monkeypatch: pytest.Mo
 
 
 def test_weights_that_do_not_say_how_sure_they_are(trained: Trained, tmp_path: Path) -> None:
-    model, about = load_model(RunFolder(trained.run).model)
-    save_model(tmp_path / "old.safetensors", model, replace(about, confidence=None))
+    model, metadata = load_model(RunFolder(trained.run).model)
+    save_model(tmp_path / "old.safetensors", model, replace(metadata, confidence=None))
     result = invoke("serve", tmp_path / "old.safetensors", "--defer", 0.2, "--device", "cpu", exit=1)
     assert "the weights do not say how sure they are" in result.output
     assert len(result.output.splitlines()) == 1

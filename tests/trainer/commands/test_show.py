@@ -33,14 +33,18 @@ def test_torch_is_not_loaded(trained: Trained) -> None:
 def test_json_says_what_is_there(trained: Trained, whole: bool) -> None:
     weights = RunFolder(trained.run).model
     facts = json.loads(invoke("show", trained.run if whole else weights, "--json").output)
-    model, about = load_model(weights)
+    model, metadata = load_model(weights)
     assert facts["sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
     assert facts["bytes"] == weights.stat().st_size
     assert facts["weights"]["parameters"] == sum(parameter.numel() for parameter in Grader("resnet18").parameters())
     assert facts["weights"]["layers"] == sum(parameter.ndim > 1 for parameter in model.parameters())
-    assert (facts["model"], facts["size"], facts["recipe"]) == (about.model, about.size, about.recipe.as_dict())
-    assert about.operating is not None
-    assert facts["operating"]["threshold"] == about.operating.threshold
+    assert (facts["model"], facts["size"], facts["recipe"]) == (
+        metadata.model,
+        metadata.size,
+        metadata.recipe.as_dict(),
+    )
+    assert metadata.operating is not None
+    assert facts["operating"]["threshold"] == metadata.operating.threshold
     assert facts["seen"]["photographs"] == 20
     assert facts["run"]["cache_digest"] == RunFolder(trained.run).read_config().cache_digest
 
@@ -61,8 +65,8 @@ def test_weights_that_lie_elsewhere_have_no_run(trained: Trained) -> None:
 
 
 def test_weights_of_a_run_not_finished_say_so(trained: Trained) -> None:
-    model, about = load_model(RunFolder(trained.run).model)
-    save_model(Path("early.safetensors"), model, replace(about, operating=None, seen=None))
+    model, metadata = load_model(RunFolder(trained.run).model)
+    save_model(Path("early.safetensors"), model, replace(metadata, operating=None, seen=None))
     text = invoke("show", "early.safetensors").output
     assert "none: the run is not finished" in text
     assert "nan" not in text.lower()

@@ -17,7 +17,7 @@ from trainer.evaluation.operating_point import (
     least_ppv,
 )
 from trainer.evaluation.weighted_metrics import Sample
-from trainer.network.metadata import About, Operating
+from trainer.network.metadata import Metadata, Operating
 
 
 @given(
@@ -168,12 +168,12 @@ def test_an_operating_point_that_cannot_be_is_refused(fields: dict[str, object],
 
 
 def test_weights_carry_their_operating_point_and_older_ones_have_none() -> None:
-    about = About("resnet18", 64, Recipe(64), epoch=1, operating=Operating(1.2, 0.3, "specificity", 0.95))
-    assert About.from_metadata(about.as_metadata()) == about
-    ((key, text),) = about.as_metadata().items()
+    metadata = Metadata("resnet18", 64, Recipe(64), epoch=1, operating=Operating(1.2, 0.3, "specificity", 0.95))
+    assert Metadata.from_header(metadata.as_header()) == metadata
+    ((key, text),) = metadata.as_header().items()
     fields = json.loads(text)
     del fields["operating"]
-    assert About.from_metadata({key: json.dumps(fields)}).operating is None
-    for broken in ({"temperature": 1}, {**asdict(about)["operating"], "temperature": -1}, "0.3"):
+    assert Metadata.from_header({key: json.dumps(fields)}).operating is None
+    for broken in ({"temperature": 1}, {**asdict(metadata)["operating"], "temperature": -1}, "0.3"):
         with pytest.raises(ValueError, match=r"which model it is|temperature must be positive"):
-            About.from_metadata({key: json.dumps(fields | {"operating": broken})})
+            Metadata.from_header({key: json.dumps(fields | {"operating": broken})})

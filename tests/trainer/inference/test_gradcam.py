@@ -7,7 +7,7 @@ import torch
 from pipeline.photos.preparation import Recipe
 from pipeline.photos.retina import Square
 from trainer.inference.gradcam import TINT, cells_a_side, grad_cam, heat_on_photograph, overlay
-from trainer.network.metadata import About
+from trainer.network.metadata import Metadata
 from trainer.network.model import Grader
 
 
@@ -115,5 +115,7 @@ def test_the_cells_are_those_of_the_last_feature_map(size: int, stem: str, cells
     with torch.no_grad():
         model(photographs(1, size))
     assert (
-        cells_a_side(About(model="resnet18", size=size, stem=stem, recipe=Recipe(256), epoch=1)) == cells == kept[0][-1]
+        cells_a_side(Metadata(model="resnet18", size=size, stem=stem, recipe=Recipe(256), epoch=1))
+        == cells
+        == kept[0][-1]
     )

@@ -68,12 +68,12 @@ def test_it_says_what_trainer_predict_says(model: LoadedModel, trained: Trained,
 
 
 def test_the_weights_own_rule_decides(model: LoadedModel, files: list[Path]) -> None:
-    assert model.about.operating is not None
-    assert model.rule == DecisionRule.of(model.about)
+    assert model.metadata.operating is not None
+    assert model.rule == DecisionRule.of(model.metadata)
     result = model.predict(files)
     assert np.abs(result.probabilities.sum(axis=1) - 1).max() < 1e-6
     assert np.abs(result.p_referable - result.probabilities[:, 2:].sum(axis=1)).max() < 1e-6
-    assert (result.referable == (result.p_referable >= model.about.operating.threshold)).all()
+    assert (result.referable == (result.p_referable >= model.metadata.operating.threshold)).all()
 
 
 def test_a_picture_in_memory_is_as_good_as_its_file(

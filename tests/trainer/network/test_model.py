@@ -11,11 +11,11 @@ from torchvision.transforms.v2.functional import normalize, to_dtype
 from pipeline.errors import RunError
 from pipeline.photos.preparation import Recipe
 from trainer.config import MODELS
-from trainer.network.metadata import About, read_about
+from trainer.network.metadata import Metadata, read_metadata
 from trainer.network.model import Grader, Normalise, load_model, save_model
 from trainer.network.pretrained import imagenet_file, load_weights
 
-ABOUT = About("resnet18", 32, Recipe(64), epoch=3)
+METADATA = Metadata("resnet18", 32, Recipe(64), epoch=3)
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +49,9 @@ def test_normalisation_is_what_torchvisions_weights_were_trained_with(images: Te
 
 def test_a_saved_model_says_what_it_is_and_predicts_the_same(model: Grader, images: Tensor, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
-    save_model(path, model, ABOUT)
-    loaded, about = load_model(path)
-    assert about == read_about(path) == ABOUT
+    save_model(path, model, METADATA)
+    loaded, metadata = load_model(path)
+    assert metadata == read_metadata(path) == METADATA
     assert torch.equal(loaded(images), model(images))
     with safe_open(path, "pt") as file:
         assert "resnet18" in str(file.metadata())
@@ -59,10 +59,10 @@ def test_a_saved_model_says_what_it_is_and_predicts_the_same(model: Grader, imag
 
 
 def test_equal_weights_make_equal_files_whatever_their_strides(model: Grader, tmp_path: Path) -> None:
-    save_model(tmp_path / "a", model, ABOUT)
+    save_model(tmp_path / "a", model, METADATA)
     other = Grader("resnet18")
     other.load_state_dict(model.state_dict())
-    save_model(tmp_path / "b", other.to(memory_format=torch.channels_last), ABOUT)
+    save_model(tmp_path / "b", other.to(memory_format=torch.channels_last), METADATA)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
@@ -76,17 +76,17 @@ def test_a_small_stem_keeps_the_resolution_and_is_saved_with_the_weights(
     assert stages(images).shape == (2, features, 4, 4)  # of 32 pixels; ImageNet's stem leaves one place
     deviation = small.backbone.conv1.weight.std().item()
     assert deviation == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.05)  # He initialisation by the 9 x 64 outputs
-    about = replace(ABOUT, model=architecture, link="corn", stem="small")
-    save_model(tmp_path / "model.safetensors", small, about)
+    metadata = replace(METADATA, model=architecture, link="corn", stem="small")
+    save_model(tmp_path / "model.safetensors", small, metadata)
     loaded, read = load_model(tmp_path / "model.safetensors")
-    assert read == about
+    assert read == metadata
     assert torch.equal(loaded(images), small(images))
     with pytest.raises(RunError, match="has another stem, choose it with --stem small"):
         load_weights(Grader(architecture), tmp_path / "model.safetensors")
 
 
 def test_a_model_with_layers_of_the_future_is_refused(model: Grader, tmp_path: Path) -> None:
-    save_model(tmp_path / "model.safetensors", model, replace(ABOUT, link="copula"))
+    save_model(tmp_path / "model.safetensors", model, replace(METADATA, link="copula"))
     with pytest.raises(RunError, match=r"its first or last layers \(imagenet, copula\) are none"):
         load_model(tmp_path / "model.safetensors")
 
@@ -112,7 +112,7 @@ def test_a_torchvision_net_with_five_grades_keeps_its_last_layer(tmp_path: Path)
 
 
 def test_our_own_weights_are_taken_whole(model: Grader, tmp_path: Path) -> None:
-    save_model(tmp_path / "model.safetensors", model, ABOUT)
+    save_model(tmp_path / "model.safetensors", model, METADATA)
     other = Grader("resnet18")
     load_weights(other, tmp_path / "model.safetensors")
     assert torch.equal(other.head.weight, model.head.weight)
@@ -124,7 +124,7 @@ def test_our_own_weights_are_taken_whole(model: Grader, tmp_path: Path) -> None:
 def test_our_own_weights_for_another_loss_are_taken_but_for_the_last_layer(
     link: str, model: Grader, tmp_path: Path
 ) -> None:
-    save_model(tmp_path / "model.safetensors", model, ABOUT)
+    save_model(tmp_path / "model.safetensors", model, METADATA)
     other = Grader("resnet18", link)
     head = other.head.weight.clone()
     load_weights(other, tmp_path / "model.safetensors")

@@ -160,8 +160,8 @@ def test_fit_says_what_the_weights_it_begins_with_have_met(trained: Trained, tra
     said = "next: LEAK: 20 of 27 test photographs (74%) show patients whom the weights"
     assert said in trainer("compare", "next").stderr
 
-    model, about = load_model(weights)
-    save_model(Path("old.safetensors"), model, about)  # as versions before this one wrote them
+    model, metadata = load_model(weights)
+    save_model(Path("old.safetensors"), model, metadata)  # as versions before this one wrote them
     stderr = trainer(*begin, "old.safetensors", "--run", "old").stderr
     assert "old.safetensors does not say which photographs it was trained on" in stderr
 
@@ -200,8 +200,8 @@ def test_weights_that_say_nothing_of_their_past_are_called_so(
     trained: Trained, trainer: Trainer, tmp_path: Path
 ) -> None:
     run, other = trained.copy("run"), resplit(trained, tmp_path / "other")
-    model, about = load_model(run / "model.safetensors")
-    save_model(run / "model.safetensors", model, about)
+    model, metadata = load_model(run / "model.safetensors")
+    save_model(run / "model.safetensors", model, metadata)
     said = "The weights do not say which photographs they were trained on, so a leak cannot be seen."
     assert said in trainer("evaluate", "run", "--cache", other).stderr
     trainer("report", "run", "--card", "card.md")

@@ -47,9 +47,9 @@ def test_a_picture_is_of_its_photograph_and_its_heat_of_what_the_model_saw(train
     ramp = np.linspace(0.2, 1, 96)[:, None, None]  # smooth, so that JPEG costs little
     photographs = {id: np.broadcast_to(ramp * colour, (96, 96, 3)).astype(np.uint8) for id, colour in colours.items()}
     cache = open_cache(write_cache(tmp_path / "cache", photographs))
-    model, about = load_model(trained.run / "model.safetensors")
+    model, metadata = load_model(trained.run / "model.safetensors")
     chosen = pd.DataFrame({"id": list(colours), "grade": [0, 1, 2], "predicted": [4, 3, 2], "sure": 0.5})
-    found = pictures(cache, model, replace(about, size=64), chosen)
+    found = pictures(cache, model, replace(metadata, size=64), chosen)
     assert [(picture.id, picture.grade, picture.predicted) for picture in found] == [
         ("b_left", 0, 4),
         ("a_left", 1, 3),

@@ -21,7 +21,7 @@ from trainer.inference.predictor import Predictor
 from trainer.kinds import PROBABILITIES
 from trainer.network.decision import DecisionRule
 from trainer.network.image_statistics import FLAG
-from trainer.network.metadata import read_about
+from trainer.network.metadata import read_metadata
 from trainer.network.model import load_model, save_model
 from trainer.run_folder import RunFolder
 from trainer.serving import app
@@ -53,7 +53,7 @@ def test_the_row_of_a_photograph_is_that_of_predict(trained: Trained, tmp_path: 
         (tmp_path / "eyes" / name).write_bytes(jpeg(seed, red=40 * (seed % 2)))
     invoke("predict", trained.run, "eyes", "--defer", 0.1, "--device", "cpu")
     theirs = pd.read_csv("predictions.csv", dtype=str, keep_default_na=False).set_index("id")
-    least = DecisionRule.of(read_about(trained.run / "model.safetensors")).least_confidence(0.1)
+    least = DecisionRule.of(read_metadata(trained.run / "model.safetensors")).least_confidence(0.1)
     with served(trained.run, least) as client:
         answers = [client.post("grade", f"eyes/{name}", (tmp_path / "eyes" / name).read_bytes()) for name in names]
     assert {answer.status for answer in answers} == {200}
@@ -118,7 +118,7 @@ def test_a_heat_map_is_grad_cams(trained: Trained, client: Client) -> None:
     predictor = Predictor(trained.run, "cpu", 1)
     from trainer.inference.inputs import render, uploaded
 
-    (batch,) = render([uploaded("x.jpg", jpeg(3))], predictor.about, device=torch.device("cpu"), workers=1)
+    (batch,) = render([uploaded("x.jpg", jpeg(3))], predictor.metadata, device=torch.device("cpu"), workers=1)
     heat = grad_cam(predictor.model, batch.images, torch.tensor([graded["grade"]]))
     assert nothing == (not heat.any())
 
@@ -219,8 +219,8 @@ def test_the_page_says_what_the_weights_are_and_cannot_do(trained: Trained, clie
 
 
 def test_of_a_file_alone_no_figures_are_known(trained: Trained, tmp_path: Path) -> None:
-    model, about = load_model(RunFolder(trained.run).model)
-    save_model(tmp_path / "<b>.safetensors", model, about)
+    model, metadata = load_model(RunFolder(trained.run).model)
+    save_model(tmp_path / "<b>.safetensors", model, metadata)
     with served(tmp_path / "<b>.safetensors") as client:
         text = client.get().body.decode()
     assert "a file without its run folder, so no test figures are known" in text

@@ -20,7 +20,7 @@ from click.testing import Result
 from safetensors.torch import load_file
 
 from tests.trainer.conftest import Trained
-from trainer.network.metadata import read_about
+from trainer.network.metadata import read_metadata
 from trainer.network.model import load_model, read_provenance, save_model
 from trainer.run_folder import create_run, default_name
 from trainer.training.checkpoint import Progress
@@ -90,10 +90,10 @@ def test_killed_after_training_it_only_measures(after_training: Path, trained: T
 def test_killed_before_the_weights_got_their_operating_point_they_get_the_same(
     after_training: Path, trained: Trained, trainer: Trainer
 ) -> None:
-    model, about = load_model(after_training / "model.safetensors")
-    assert about.operating is not None
+    model, metadata = load_model(after_training / "model.safetensors")
+    assert metadata.operating is not None
     met = read_provenance(after_training / "model.safetensors")
-    save_model(after_training / "model.safetensors", model, replace(about, operating=None), met)
+    save_model(after_training / "model.safetensors", model, replace(metadata, operating=None), met)
     trainer("fit", "--run", after_training, "--resume")
     same(trained.run, after_training)
 
@@ -113,7 +113,7 @@ def test_killed_between_checkpoint_and_kept_weights_these_are_written(after_trai
     torch.save(checkpoint, after_training / "last.pt")
     (after_training / "model.safetensors").unlink()
     trainer("fit", "--run", after_training, "--resume")
-    assert read_about(after_training / "model.safetensors").epoch == 2
+    assert read_metadata(after_training / "model.safetensors").epoch == 2
     saved = load_file(after_training / "model.safetensors")
     assert all(torch.equal(tensor, saved[name]) for name, tensor in checkpoint["model"].items())
 
