@@ -77,7 +77,7 @@ def _glances(listing: Listing) -> dict[str, Glance]:
 
     def glance(sample: ListedSample) -> tuple[str, Glance] | None:
         try:
-            data = read_source(listing.root, sample.found.source)
+            data = read_source(listing.root, sample.file.source)
             return sample.id, Glance(hashlib.sha256(data).hexdigest(), fingerprint(prepare(data, recipe).jpeg))
         except (OSError, PhotoError):
             return None  # preprocess names what cannot be read
@@ -99,11 +99,11 @@ def _of_tables(layout: str, tables: list[LabelTable]) -> tuple[pd.DataFrame, lis
         samples = [sample._replace(split="") for sample in samples]
     samples = with_patients(samples, None, {}).samples
     assignments = dict(zip((sample.id for sample in samples), _as_published(samples), strict=True))
-    found = _table(samples, assignments)
-    contradicting = int((found.groupby("id")["grade"].nunique() > 1).sum())
-    return found, [
+    table = _table(samples, assignments)
+    contradicting = int((table.groupby("id")["grade"].nunique() > 1).sum())
+    return table, [
         f"layout: {layout}; no photographs, so the tables alone",
-        f"rows: {len(found):,}, of them doubled {int(found['id'].duplicated().sum())}, contradicting {contradicting}",
+        f"rows: {len(table):,}, of them doubled {int(table['id'].duplicated().sum())}, contradicting {contradicting}",
     ]
 
 
@@ -126,9 +126,9 @@ def _unread(listing: Listing) -> list[str]:
 
 
 def _contradictions(listing: Listing) -> list[str]:
-    found = [refusal for refusal in listing.refused if "contradict" in refusal.reason]
-    return [f"contradicting rows: {len(found)}"] + [
-        f"  {refusal.source}: {refusal.reason}" for refusal in found[:SHOWN]
+    contradictions = [refusal for refusal in listing.refused if "contradict" in refusal.reason]
+    return [f"contradicting rows: {len(contradictions)}"] + [
+        f"  {refusal.source}: {refusal.reason}" for refusal in contradictions[:SHOWN]
     ]
 
 
@@ -159,8 +159,8 @@ def _duplicates(table: pd.DataFrame, glances: dict[str, Glance]) -> list[str]:
 
 
 def _baselines(table: pd.DataFrame) -> list[str]:
-    found = no_image_baselines(table)
-    if found is None:
+    baselines = no_image_baselines(table)
+    if baselines is None:
         return ["no-image baselines: none, for train or test has no graded photograph"]
 
     def lines(baseline: Baseline) -> list[str]:
@@ -168,6 +168,6 @@ def _baselines(table: pd.DataFrame) -> list[str]:
         accuracy = f"accuracy {baseline.accuracy:.2%}, quadratic weighted kappa {baseline.kappa:.3f}"
         return [f"  {baseline.name}: {accuracy}", *(f"    true {grade}: {row}" for grade, row in enumerate(matrix))]
 
-    title = f"no-image baselines on {found.photographs:,} test photographs (columns: predicted grade 0..4)"
-    fellow_eye = f"  {found.fellow_eye.name}: not available, for no patient of test has a photograph in train"
-    return [title, *lines(found.majority), *(lines(found.fellow_eye) if found.leaked else [fellow_eye])]
+    title = f"no-image baselines on {baselines.photographs:,} test photographs (columns: predicted grade 0..4)"
+    fellow_eye = f"  {baselines.fellow_eye.name}: not available, for no patient of test has a photograph in train"
+    return [title, *lines(baselines.majority), *(lines(baselines.fellow_eye) if baselines.leaked else [fellow_eye])]

@@ -85,8 +85,8 @@ def scale(known: KnownSet) -> str:
     """Its scale, in words."""
     if not known.graded:
         return "none: nothing in it is a grade of diabetic retinopathy"
-    found = known.scale_of()
-    return f"{found.name}: {found.steps}" if found else "ICDR, 0 to 4"
+    own = known.scale_of()
+    return f"{own.name}: {own.steps}" if own else "ICDR, 0 to 4"
 
 
 def published(known: KnownSet) -> str:

@@ -140,14 +140,14 @@ def make_cache(source: Path, out: Path, size: int, workers: int) -> Path:
 
 def hardware() -> dict[str, Any]:
     """Processor, cores this process may use, graphics card, and the versions that matter for speed."""
-    found: dict[str, Any] = {"cpu": _cpu(), "cores": usable_cores()}
+    facts: dict[str, Any] = {"cpu": _cpu(), "cores": usable_cores()}
     if torch.cuda.is_available():
-        found["gpu"] = torch.cuda.get_device_name()
-    found["python"] = platform.python_version()
+        facts["gpu"] = torch.cuda.get_device_name()
+    facts["python"] = platform.python_version()
     for distribution, name in PACKAGES.items():
         with suppress(PackageNotFoundError):
-            found[name] = version(distribution)
-    return found
+            facts[name] = version(distribution)
+    return facts
 
 
 def _cpu() -> str:

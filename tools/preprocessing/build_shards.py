@@ -145,31 +145,31 @@ def publish_shards(built: Built, folder: Path) -> None:
 
 def _make(group: Group, sample: ListedSample, old: _Old | None, signals: Signals) -> _Made:
     """An old entry where it still holds, else the photograph prepared anew, else why not."""
-    found = sample.found
-    signals.begin(found.source)
+    file = sample.file
+    signals.begin(file.source)
     try:
-        if found.source in group.refused:
-            return _Made(Refusal(found.source, group.refused[found.source]))
+        if file.source in group.refused:
+            return _Made(Refusal(file.source, group.refused[file.source]))
         if old is not None and (group.copy or _untouched(group, sample, old)):
             return _Made(_entry(group, sample, old.jpeg, old.meta))
         if group.copy:
             raise CacheError(f"{sample.id} was damaged in {group.folder} meanwhile; run the same command to continue")
         try:
-            data = read_source(group.root, found.source)
+            data = read_source(group.root, file.source)
         except OSError as error:
-            return _Made(Refusal(found.source, f"cannot be read ({error.strerror or error})"))
+            return _Made(Refusal(file.source, f"cannot be read ({error.strerror or error})"))
         digest = _sha256(data)
         if old is not None and old.meta["source_sha256"] == digest:
-            meta = {**old.meta, "source": found.source}
+            meta = {**old.meta, "source": file.source}
             return _Made(_entry(group, sample, old.jpeg, meta), read=True)
         try:
             prepared = prepare(data, group.recipe)
         except PhotoError as error:
-            return _Made(Refusal(found.source, error.message))
-        made = make_entry(sample.id, sample.grade, found, digest, prepared, group.recipe)
+            return _Made(Refusal(file.source, error.message))
+        made = make_entry(sample.id, sample.grade, file, digest, prepared, group.recipe)
         return _Made(_entry(group, sample, made.jpeg, made.meta), read=True, encoded=True)
     finally:
-        signals.end(found.source)
+        signals.end(file.source)
 
 
 def _entry(group: Group, sample: ListedSample, jpeg: bytes, meta: dict[str, Any]) -> Entry:
@@ -179,12 +179,12 @@ def _entry(group: Group, sample: ListedSample, jpeg: bytes, meta: dict[str, Any]
 
 def _untouched(group: Group, sample: ListedSample, old: _Old) -> bool:
     """Whether the photograph is the one that was cached, by what the file system says of it."""
-    found = sample.found
+    file = sample.file
     return (
-        old.meta["source"] == found.source
-        and group.mtimes.get(found.source, found.mtime_ns) == found.mtime_ns
-        and found.ctime_ns < old.dated
-        and old.meta["source_bytes"] == found.nbytes
+        old.meta["source"] == file.source
+        and group.mtimes.get(file.source, file.mtime_ns) == file.mtime_ns
+        and file.ctime_ns < old.dated
+        and old.meta["source_bytes"] == file.nbytes
     )
 
 

@@ -42,9 +42,9 @@ def copies_across_splits(cache: Path, rows: Sequence[Row]) -> list[Copy]:
             for mirror in range(4):
                 block = np.stack([coarse(mirrored(each, mirror)) for each in tested[start : start + BLOCK]])
                 correlation = block @ prints.T
-                found, value = correlation.argmax(axis=1), correlation.max(axis=1)
+                nearest, value = correlation.argmax(axis=1), correlation.max(axis=1)
                 better = value > best
-                best[better], at[better] = value[better], found[better]
+                best[better], at[better] = value[better], nearest[better]
             for number in np.flatnonzero(best > CANDIDATE).tolist():
                 mine, other = tested[start + number], _fingerprint(cache, rest[int(at[number])])
                 value = alike(mine, other)

@@ -194,7 +194,7 @@ def _check_workers(client: Client, group: Group) -> None:
         if different := [worker for worker, there in versions.items() if there != here]:
             has = f"has {package} {versions[different[0]]}" if versions[different[0]] else f"lacks {package}"
             raise refuse(different, f"{has}, this machine has {here}; both must make the same bytes: install the same")
-    source = next(iter(group.shards.values()))[0].found.source
+    source = next(iter(group.shards.values()))[0].file.source
     out = group.folder.parent
     marker = out / f"{uuid4().hex}{TMP_SUFFIX}"
     marker.touch()

@@ -106,9 +106,9 @@ class Previous:
                 "another --out"
             )
         by_source = {row.source: row for row in self.rows.values()}
-        found = [sample.found for sample in listing.samples]
-        shared = [each for each in found if each.source in by_source]
-        changed = sum(each.nbytes != by_source[each.source].source_bytes for each in shared)
+        files = [sample.file for sample in listing.samples]
+        shared = [file for file in files if file.source in by_source]
+        changed = sum(file.nbytes != by_source[file.source].source_bytes for file in shared)
         known = shared or any(sample.id in self.rows for sample in listing.samples)
         known = known or any(refusal.source in by_source for refusal in listing.refused + listing.ignored)
         if not known or (len(shared) >= FEW and changed == len(shared)):
@@ -142,7 +142,7 @@ class Previous:
         if not self.refused or self.index is None or self.index.recipe != recipe:
             return {}
         dated = (self.folder / REJECTS).stat().st_mtime_ns
-        sources = (sample.found.source for sample in samples if sample.found.ctime_ns < dated)
+        sources = (sample.file.source for sample in samples if sample.file.ctime_ns < dated)
         reasons = {source: self.refused[source] for source in sources if source in self.refused}
         return {source: reason for source, reason in reasons.items() if "pip install" not in reason}
 
@@ -165,7 +165,7 @@ class Previous:
                 stat = path.stat()
             except OSError:
                 continue
-            samples = [sample for sample in samples if sample.found.source not in still_refused]
+            samples = [sample for sample in samples if sample.file.source not in still_refused]
             same = len(samples) == held[shard] and all(
                 self._holds(sample, stat.st_mtime_ns, keep_blank=keep_blank) for sample in samples
             )
@@ -185,13 +185,13 @@ class Previous:
         sync_folder(self.folder)
 
     def _holds(self, sample: ListedSample, dated: int, *, keep_blank: bool) -> bool:
-        row, found = self.rows.get(sample.id), sample.found
+        row, file = self.rows.get(sample.id), sample.file
         return (
             row is not None
-            and row.source == found.source
-            and row.source_bytes == found.nbytes
-            and row.source_mtime_ns == found.mtime_ns
-            and found.ctime_ns < dated
+            and row.source == file.source
+            and row.source_bytes == file.nbytes
+            and row.source_mtime_ns == file.mtime_ns
+            and file.ctime_ns < dated
             and row.grade == sample.grade
             and row.patient == sample.patient
             and row.split == split_of(sample.split, row.flags.split(), keep_blank=keep_blank)

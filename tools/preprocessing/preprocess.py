@@ -129,7 +129,7 @@ class _Update:
         self.still_refused = self.previous.still_refused(listing.samples, recipe)
         self.wanted = self._wanted()
         self.kept = self.previous.untouched(self.wanted, self.still_refused, recipe, keep_blank=settings.keep_blank)
-        in_kept = {sample.found.source for shard in self.kept for sample in self.wanted[shard]}
+        in_kept = {sample.file.source for shard in self.kept for sample in self.wanted[shard]}
         self.refused = [Refusal(source, reason) for source, reason in self.still_refused.items() if source in in_kept]
         self.records = dict(self.kept)
         self.rows = [row for row in self.previous.rows.values() if row.shard in self.kept]
@@ -146,7 +146,7 @@ class _Update:
             for shard, entries in part.entries.items():
                 for entry in entries:
                     sample = self.samples[entry.id]
-                    self.rows.append(make_row(entry, shard, sample.grade, sample.found))
+                    self.rows.append(make_row(entry, shard, sample.grade, sample.file))
         self.encoded = sum(part.encoded for part in built)
         unusable = [Refusal(source, f"{NOT_USED}{reason}") for source, reason in self.listing.refused]
         self.refused = sorted(unusable + self.refused + [refusal for part in built for refusal in part.refused])
@@ -204,7 +204,7 @@ class _Update:
         """The samples of each shard, in the order they are written, with the patients and splits that they have if no
         further photograph is refused and a damaged manifest had no history."""
         samples, settings, previous = self.listing.samples, self.settings, self.previous
-        taken = [sample for sample in samples if sample.found.source not in self.still_refused]
+        taken = [sample for sample in samples if sample.file.source not in self.still_refused]
         recorded = [] if previous.remains else previous.recorded_splits(settings.split, settings.split_seed)
         assignments = _assignments(taken, settings, recorded)
         count = shard_count(len(samples))
@@ -242,7 +242,7 @@ class _Update:
             numbers = range(count - modulus + remainder, -1, -modulus)
             shards = {shard: self.wanted[shard] for shard in numbers if shard not in self.kept}
             if shards:
-                sources = {sample.found.source for samples in shards.values() for sample in samples}
+                sources = {sample.file.source for samples in shards.values() for sample in samples}
                 group = self._group(shards, files[remainder])
                 groups.append(
                     group._replace(

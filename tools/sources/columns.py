@@ -170,8 +170,8 @@ def eye_in_name(name: str) -> str:
     ('left', 'right')
     """
     stem = re.split(r"[/\\]", name)[-1].rpartition(".")[0] or name
-    found = re.search(r"(?:^|[_\-\s])(left|right|od|os|l|r)\d*(?:$|[_\-\s])", stem.casefold())
-    return EYE_WORDS[found[1]] if found else ""
+    match = re.search(r"(?:^|[_\-\s])(left|right|od|os|l|r)\d*(?:$|[_\-\s])", stem.casefold())
+    return EYE_WORDS[match[1]] if match else ""
 
 
 def patient_cell(cell: str) -> str:

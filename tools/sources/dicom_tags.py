@@ -25,7 +25,7 @@ ALONE: Final = 20
 
 def tags_of(root: Path | Url, photographs: Sequence[Found], read: Callable[[str], bytes]) -> dict[str, Tags]:
     """source -> the tags of each photograph that is a DICOM file, of which no more is read than the beginning."""
-    candidates = [found.source for found in photographs if _may_be(found.source)]
+    candidates = [file.source for file in photographs if _may_be(file.source)]
     with ThreadPoolExecutor(THREADS) as pool:
         tags = pool.map(lambda source: _tags(root, source, read), candidates)
         return {source: each for source, each in zip(candidates, tags, strict=True) if each is not None}
@@ -69,7 +69,7 @@ def with_kept(samples: Sequence[ListedSample], keep: Sequence[str], tags: Mappin
         return list(samples)
     filled = []
     for sample in samples:
-        of_file = tags[sample.found.source].kept if sample.found.source in tags else {}
+        of_file = tags[sample.file.source].kept if sample.file.source in tags else {}
         cells = sample.kept or ("",) * len(keep)
         cells = tuple(cell or of_file.get(fold(name), "") for name, cell in zip(keep, cells, strict=True))
         filled.append(sample._replace(kept=cells))

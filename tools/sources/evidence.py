@@ -77,7 +77,7 @@ class Evidence:
         self.tags = tags_of(self.root, inventory.photographs, self._read)
         other = [Refusal(source, tags.ignored) for source, tags in self.tags.items() if tags.ignored]
         left = {each.source for each in other}
-        photographs = [found for found in inventory.photographs if found.source not in left]
+        photographs = [file for file in inventory.photographs if file.source not in left]
         photographs, masks = without_masks(photographs, self._read)
         names = Names(photographs)
         tables, pairs = self.tables(names.has)
@@ -87,7 +87,7 @@ class Evidence:
         self.notes += same.notes
         copies = {refusal.source for refusal in same.ignored}
         if copies:
-            photographs = [found for found in photographs if found.source not in copies]
+            photographs = [file for file in photographs if file.source not in copies]
             names = Names(photographs)
         grades = folders.grades if folders else {}
         matched = match_tables(names, tables, lambda source: grades.get(folder_of(source)))
@@ -183,15 +183,15 @@ class Evidence:
     def _folder_grades(self, photographs: Sequence[Found]) -> FolderGrades | None:
         if self.options.layout == "tables" or self.options.labels is not None or self.course_folder is not None:
             return None
-        folders = dict.fromkeys(folder_of(found.source) for found in photographs)
+        folders = dict.fromkeys(folder_of(file.source) for file in photographs)
         self.known_by_folders = known = known_set_of_folders(name for folder in folders for name in folder.split("/"))
         if known is not None:
             known.check_scale(f"{self.root}: folders", self.scale)
             self.notes.append(f"folders read as {known.title}")
-        found = grade_folders(folders, self.scale or ICDR, insist=self.options.layout == "folders")
-        if found is None and self.options.layout == "folders":
+        grades = grade_folders(folders, self.scale or ICDR, insist=self.options.layout == "folders")
+        if grades is None and self.options.layout == "folders":
             raise SourceError(f"{self.root}: --layout folders, but no folders are named by grades")
-        return found
+        return grades
 
     def _weigh(self, photographs: Sequence[Found], matched: Matched, folders: FolderGrades | None) -> tuple[bool, bool]:
         """Whether tables, and whether folders, give the grades.
@@ -201,7 +201,7 @@ class Evidence:
         """
         if folders is None:
             return True, False
-        graded = [found.source for found in photographs if folder_of(found.source) in folders.grades]
+        graded = [file.source for file in photographs if folder_of(file.source) in folders.grades]
         named = [source for source in graded if source in matched.labels]
         refused = {refusal.source for refusal in matched.refused}
         complete = len(named) + sum(source in refused for source in graded) == len(graded)
@@ -272,24 +272,24 @@ class Evidence:
         bare = folders is None and not any(table.columns.has_grade for table in self.tables_read)
         names = self.inventory.names
         stems: dict[str, str] | None = None
-        for found in photographs:
-            source = found.source
+        for file in photographs:
+            source = file.source
             if source in matched.labels:
                 id, (grade, _, patient, eye, split, kept), _, _ = matched.labels[source]
                 ungradable = grade == UNGRADABLE
                 grade = UNKNOWN if ungradable else grade
                 id = split_suffix(parts(names[source])[-1])[0] if source in names else id
-                listing.samples.append(ListedSample(id, found, grade, split, patient, eye, ungradable, kept))
+                listing.samples.append(ListedSample(id, file, grade, split, patient, eye, ungradable, kept))
             elif source in refused:
                 listing.refused.append(refused[source])
             elif folders is not None and folder_of(source) in folders.grades:
                 stem, grade = plain_id(source).rpartition("/")[2], folders.grades[folder_of(source)]
                 ungradable = grade == UNGRADABLE
-                sample = ListedSample(stem, found, UNKNOWN if ungradable else grade, ungradable=ungradable)
+                sample = ListedSample(stem, file, UNKNOWN if ungradable else grade, ungradable=ungradable)
                 listing.samples.append(_besides(sample, matched.beside.get(source)))
             elif bare:
                 listing.samples.append(
-                    _besides(ListedSample(plain_id(source), found, UNKNOWN), matched.beside.get(source))
+                    _besides(ListedSample(plain_id(source), file, UNKNOWN), matched.beside.get(source))
                 )
             else:
                 why = "no row names it" if folders is None else "not in a folder named by a grade"
@@ -319,15 +319,15 @@ class Evidence:
         self, samples: list[ListedSample], same: SameNames, pairs: Sequence[PairTable], names: Names
     ) -> list[ListedSample]:
         """The samples with their final ids, patients and eyes."""
-        prefixes = {sample.found.source: same.prefix(sample.found.source) for sample in samples} if same.levels else {}
+        prefixes = {sample.file.source: same.prefix(sample.file.source) for sample in samples} if same.levels else {}
         if prefixes:
-            samples = [_prefixed(sample, prefixes[sample.found.source]) for sample in samples]
+            samples = [_prefixed(sample, prefixes[sample.file.source]) for sample in samples]
         tags, doubts = patients_of(self.tags, self.options.name_patient)
         pattern = self.options.patient_pattern
         told, how, notes = with_patients(with_ids(samples), pattern, _paired(pairs, names), tags)
         self.notes += doubts + notes
         by_tag = {source for source, (patient, _) in tags.items() if patient}
-        by_tag &= {sample.found.source for sample in told if sample.patient == tags.get(sample.found.source, ("",))[0]}
+        by_tag &= {sample.file.source for sample in told if sample.patient == tags.get(sample.file.source, ("",))[0]}
         if tags:
             self.notes.append(
                 f"{len(tags)} DICOM files, the patients of {len(by_tag)} by their tags; names of files are kept: see "
@@ -335,7 +335,7 @@ class Evidence:
             )
         if how and how != "a column" and prefixes:
             told = [
-                sample if sample.found.source in by_tag else _of_folder(sample, prefixes[sample.found.source])
+                sample if sample.file.source in by_tag else _of_folder(sample, prefixes[sample.file.source])
                 for sample in told
             ]
         return told
@@ -356,9 +356,9 @@ class Evidence:
 
     def _set_of(self, sample: ListedSample, matched: Matched) -> tuple[KnownSet | None, LabelTable | None]:
         """The known set that gives a photograph its grade, and the table that does, if one does."""
-        if sample.found.source not in matched.labels:
+        if sample.file.source not in matched.labels:
             return self.known_by_folders, None
-        table = matched.labels[sample.found.source][2]
+        table = matched.labels[sample.file.source][2]
         return table.known, table
 
     def _data_set(self, samples: Sequence[ListedSample], matched: Matched) -> str:

@@ -72,13 +72,13 @@ def grade_folders(folders: Iterable[str], scale: Scale, insist: bool = False) ->
                 grades["/".join(path)] = grade
                 used.add(path[depth])
                 break
-    found = set(grades.values()) - {UNGRADABLE}
-    if not found or (len(found) < 2 and not insist):
+    distinct = set(grades.values()) - {UNGRADABLE}
+    if not distinct or (len(distinct) < 2 and not insist):
         return None
     digits = all(map(str.isdecimal, used))
     doubt = ""
-    if digits and not scale.codes and found in ({0, 1}, {1, 2, 3, 4}):
-        what = "'has no DR, has DR'" if found == {0, 1} else "patients, visits or parts of a download"
+    if digits and not scale.codes and distinct in ({0, 1}, {1, 2, 3, 4}):
+        what = "'has no DR, has DR'" if distinct == {0, 1} else "patients, visits or parts of a download"
         doubt = (
             f"folders {', '.join(sorted(used))} may be grades, or {what}: --layout folders takes them for grades, "
             "--layout tables for nothing"

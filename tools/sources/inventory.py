@@ -49,32 +49,32 @@ def take_inventory(
     others = walked.others
     on_disk: Counter[tuple[str, int]] | None = None
     parts: dict[str, list[str]] = {}
-    for found in others:
-        suffix = split_suffix(found.source)[1].lower()
-        if match := _PART.fullmatch(found.source):
-            parts.setdefault(match[1] or match[3], []).append(found.source)
+    for file in others:
+        suffix = split_suffix(file.source)[1].lower()
+        if match := _PART.fullmatch(file.source):
+            parts.setdefault(match[1] or match[3], []).append(file.source)
         elif remote_tables is not None:
             if suffix not in tables.SUFFIXES:
-                inventory.unread.append(Refusal(found.source, _not_read(suffix, remote=True)))
+                inventory.unread.append(Refusal(file.source, _not_read(suffix, remote=True)))
         elif suffix == ".zip":
-            inside = archives.read_zip(folder / found.source, found.source)
+            inside = archives.read_zip(folder / file.source, file.source)
             members = Counter((re.split("[/#]", each.source)[-1], each.nbytes) for each in inside.photographs)
             if on_disk is None:  # a pass over all photographs, which a set without archives need not pay for
                 on_disk = Counter((each.source.rpartition("/")[2], each.nbytes) for each in walked.photographs)
             if members and not members - on_disk:
-                inventory.unread.append(Refusal(found.source, "an archive whose photographs lie here unpacked"))
+                inventory.unread.append(Refusal(file.source, "an archive whose photographs lie here unpacked"))
                 inside.photographs.clear()
             _add(inventory, inside, labels)
         elif suffix == ".parquet":
-            _add(inventory, archives.read_parquet(folder / found.source, found.source), labels)
+            _add(inventory, archives.read_parquet(folder / file.source, file.source), labels)
         elif suffix == ".npz":
-            inventory.medmnist.append(found.source)
+            inventory.medmnist.append(file.source)
         elif suffix not in tables.SUFFIXES:
-            inventory.unread.append(Refusal(found.source, _not_read(suffix)))
+            inventory.unread.append(Refusal(file.source, _not_read(suffix)))
         elif labels is None:
-            _read_table(inventory, folder / found.source, found)
-        elif (folder / found.source).absolute() != labels.absolute():
-            inventory.unread.append(Refusal(found.source, "a table, not read: --labels names another"))
+            _read_table(inventory, folder / file.source, file)
+        elif (folder / file.source).absolute() != labels.absolute():
+            inventory.unread.append(Refusal(file.source, "a table, not read: --labels names another"))
     if walked.photographs and inventory.medmnist:
         inventory.unread += [
             Refusal(name, "a MedMNIST file beside photographs: name it as SRC") for name in inventory.medmnist
@@ -93,7 +93,7 @@ def take_inventory(
             raise SourceError(f"{folder / link.source}: {why}")
     if labels is not None:
         inventory.tables = named_tables(labels)
-    inventory.photographs.sort(key=lambda found: found.source.split("/"))
+    inventory.photographs.sort(key=lambda file: file.source.split("/"))
     return inventory
 
 
@@ -105,14 +105,14 @@ def _add(inventory: Inventory, inside: archives.Inside, labels: Path | None) -> 
         inventory.tables += inside.tables
 
 
-def _read_table(inventory: Inventory, path: Path, found: Found) -> None:
-    if found.nbytes > LARGEST_TABLE:
-        inventory.unread.append(Refusal(found.source, f"{found.nbytes:,} bytes, too many for a table of photographs"))
+def _read_table(inventory: Inventory, path: Path, file: Found) -> None:
+    if file.nbytes > LARGEST_TABLE:
+        inventory.unread.append(Refusal(file.source, f"{file.nbytes:,} bytes, too many for a table of photographs"))
         return
     try:
-        inventory.tables += read_raw(found.source, read_whole(path))
+        inventory.tables += read_raw(file.source, read_whole(path))
     except NoTable as error:
-        inventory.unread.append(Refusal(found.source, str(error)))
+        inventory.unread.append(Refusal(file.source, str(error)))
 
 
 def named_tables(labels: Path) -> list[RawTable]:

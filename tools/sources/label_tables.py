@@ -124,10 +124,10 @@ class LabelTable:
         )
 
     def _grade(self, cell: str) -> tuple[int, str]:
-        found = self._grades.get(cell)
-        if found is None:
-            found = self._grades[cell] = self._parsed(cell)
-        return found
+        parsed = self._grades.get(cell)
+        if parsed is None:
+            parsed = self._grades[cell] = self._parsed(cell)
+        return parsed
 
     def _parsed(self, cell: str) -> tuple[int, str]:
         if not cell or cell.casefold() in ("nan", "na", "n/a", "none", "null"):
@@ -236,7 +236,7 @@ def _speaks_of_grades(raw: RawTable, has: Callable[[str], bool], understood: Seq
     numbers = [at for at in range(len(raw.rows[0][1])) if at not in understood]
     columns = [[cells[at] for cells in rows if len(cells) > at] for at in numbers]
     names = any(sum(map(has, column)) * 2 >= len(rows) for column in columns)
-    return names and any(3 <= len(found := {*column} - {""}) <= 10 and all(map(_a_step, found)) for column in columns)
+    return names and any(3 <= len(cells := {*column} - {""}) <= 10 and all(map(_a_step, cells)) for column in columns)
 
 
 def _a_step(cell: str) -> bool:

@@ -13,7 +13,7 @@ class ListedSample(NamedTuple):
     """A photograph that will be prepared, and what is known of it."""
 
     id: str
-    found: Found
+    file: Found
     grade: int  # UNKNOWN where the layout has none
     split: str = ""  # what the layout brings, else ""
     patient: str = ""  # "" where nothing tells: a patient of its own

@@ -46,8 +46,8 @@ class Names:
     def __init__(self, photographs: Iterable[Found]) -> None:
         self._by_stem: dict[str, list[str]] = {}
         suffixes: dict[str, int] = defaultdict(int)
-        for found in photographs:
-            source = found.source
+        for file in photographs:
+            source = file.source
             name = nfc(name_of(source))
             stem, suffix = split_suffix(name)
             suffixes[suffix] += 1
@@ -131,8 +131,8 @@ class Names:
             self._folded = defaultdict(list)
             for known, sources in self._by_stem.items():
                 self._folded[known.casefold()] += sources
-        found = self._folded.get(stem.casefold(), [])
-        return found[0] if len(found) == 1 else None
+        sources = self._folded.get(stem.casefold(), [])
+        return sources[0] if len(sources) == 1 else None
 
     def _one_folder(self, fitting: list[str], base: list[str], table: LabelTable | None) -> list[str]:
         def folders(sources: list[str]) -> set[str]:
@@ -190,8 +190,8 @@ def _in_folders(candidates: Sequence[str], folders: list[str], base: list[str]) 
         lambda its: its[-len(folders) :] == folders or folders[len(folders) - len(its) :] == its,
         lambda its: _in_order(folders, its),
     ):
-        if found := [source for source, its in above if fits(its)]:
-            return found
+        if fitting := [source for source, its in above if fits(its)]:
+            return fitting
     return []
 
 
@@ -326,5 +326,5 @@ def _said(name: str, label: Label, claim: Claim) -> str:
 def with_ids(candidates: Iterable[ListedSample]) -> list[ListedSample]:
     """The samples with ids that no two share."""
     samples = list(candidates)
-    ids = unique_ids([(sample.id, sample.found.source) for sample in samples])
+    ids = unique_ids([(sample.id, sample.file.source) for sample in samples])
     return [sample if sample.id == id else sample._replace(id=id) for sample, id in zip(samples, ids, strict=True)]

@@ -32,8 +32,8 @@ def list_medmnist(path: Path) -> Listing:
             if not 0 <= int(label) < N_GRADES:
                 listing.refused.append(Refusal(source, f"grade {label} is not in 0..{N_GRADES - 1}"))
                 continue
-            found = Found(source, int(images[number].nbytes), stat.st_mtime_ns, stat.st_ctime_ns)
-            listing.samples.append(ListedSample(f"{split}_{number}", found, int(label), split))
+            file = Found(source, int(images[number].nbytes), stat.st_mtime_ns, stat.st_ctime_ns)
+            listing.samples.append(ListedSample(f"{split}_{number}", file, int(label), split))
     if known is not None:
         listing.data_set = known.title
         listing.notes += other_counts([(known, sample.grade) for sample in listing.samples])

@@ -57,9 +57,9 @@ def with_patients(
             told = _by_column(samples)
         else:
             tagged = {source for source, (patient, _) in tags.items() if patient}
-            told = _by_names([sample for sample in samples if sample.found.source not in tagged])
-            named = {sample.found.source: sample for sample in told.samples}
-            told = told._replace(samples=[named.get(sample.found.source, sample) for sample in samples])
+            told = _by_names([sample for sample in samples if sample.file.source not in tagged])
+            named = {sample.file.source: sample for sample in told.samples}
+            told = told._replace(samples=[named.get(sample.file.source, sample) for sample in samples])
     return told._replace(samples=[_of_source(sample, tags) for sample in told.samples]) if tags else told
 
 
@@ -68,9 +68,9 @@ def _by_pattern(samples: Sequence[ListedSample], pattern: re.Pattern[str]) -> To
     for sample in samples:
         patient, eye = parse_patient(sample.id, pattern)
         if patient == sample.id:
-            path = split_suffix(slashed(sample.found.source))[0]
-            found, eye = parse_patient(path, pattern)
-            patient = sample.patient if found == path else found
+            path = split_suffix(slashed(sample.file.source))[0]
+            by_path, eye = parse_patient(path, pattern)
+            patient = sample.patient if by_path == path else by_path
         told.append(sample._replace(patient=patient, eye=EYE_WORDS.get(eye.casefold(), "") or sample.eye))
     return Told(told, "--patient-pattern", [])
 
@@ -108,9 +108,9 @@ def _by_names(samples: Sequence[ListedSample]) -> Told:
         matches = [regex.match(name) for name in names]
         if any(matches) and (all(matches) or regex is CONVENTIONS[0][1]):
             return _matched(samples, matches, f"names like {example}")
-    found = [IN_FOLDERS.match(slashed(sample.found.source)) for sample in samples]
-    if samples and not any(match is None or split_in_name(match["patient"]) for match in found):
-        return _matched(samples, found, "folders like P001/OD")
+    matches = [IN_FOLDERS.match(slashed(sample.file.source)) for sample in samples]
+    if samples and not any(match is None or split_in_name(match["patient"]) for match in matches):
+        return _matched(samples, matches, "folders like P001/OD")
     return Told(list(samples), "", [])
 
 
@@ -125,9 +125,9 @@ def _matched(samples: Sequence[ListedSample], matches: Sequence[re.Match[str] | 
     told = []
     for sample, match, patient in zip(samples, matches, patients, strict=True):
         if match is not None:
-            id, found, grade, split, _, eye, ungradable, kept = sample
+            id, file, grade, split, _, eye, ungradable, kept = sample
             eye = eye or (EYE_WORDS[match["eye"].casefold()] if "eye" in match.re.groupindex else "")
-            sample = ListedSample(id, found, grade, split, patient, eye, ungradable, kept)
+            sample = ListedSample(id, file, grade, split, patient, eye, ungradable, kept)
         told.append(sample)
     first = next(at for at, match in enumerate(matches) if match is not None)
     notes = [f"patients by {how}: {samples[first].id} shows patient {told[first].patient or 'of its folder'}"]
@@ -145,5 +145,5 @@ def _without_visits(patients: list[str]) -> list[str]:
 
 def _of_source(sample: ListedSample, known: Mapping[str, tuple[str, str]]) -> ListedSample:
     """The sample with the patient and the eye that are known of its source, where it has none."""
-    patient, eye = known.get(sample.found.source, ("", ""))
+    patient, eye = known.get(sample.file.source, ("", ""))
     return sample._replace(patient=sample.patient or patient, eye=sample.eye or eye)

@@ -57,7 +57,7 @@ def walk_url(url: Url) -> tuple[Walked, list[str]]:
         for stored, head in zip(unnamed, heads, strict=True):
             (photographs if sniff(head) else others).append(_found(stored))
     return Walked(
-        sorted(photographs, key=lambda found: found.source.split("/")), refused, caches, others, [], left_out
+        sorted(photographs, key=lambda file: file.source.split("/")), refused, caches, others, [], left_out
     ), tables
 
 

@@ -51,8 +51,8 @@ class SameNames:
 def without_masks(photographs: Sequence[Found], read: Read) -> tuple[list[Found], list[Refusal]]:
     """The photographs less those in folders of masks: folders with a name of MASKS whose pictures look like masks."""
     by_folder: dict[str, list[Found]] = defaultdict(list)
-    for found in photographs:
-        by_folder[folder_of(found.source)].append(found)
+    for file in photographs:
+        by_folder[folder_of(file.source)].append(file)
     masks: set[str] = set()
     known: dict[str, bool] = {}
     for folder in by_folder:
@@ -63,14 +63,14 @@ def without_masks(photographs: Sequence[Found], read: Read) -> tuple[list[Found]
                 if around not in known:
                     below = [f for other, its in by_folder.items() if f"{other}/".startswith(f"{around}/") for f in its]
                     step = max(1, len(below) // MASKS_LOOKED_AT)
-                    looks = {_looks_like_mask(read, found.source) for found in below[::step]}
+                    looks = {_looks_like_mask(read, file.source) for file in below[::step]}
                     known[around] = True in looks and False not in looks
                 if known[around]:
                     masks.add(folder)
                 break
     if not masks:
         return list(photographs), []
-    kept = [found for found in photographs if folder_of(found.source) not in masks]
+    kept = [file for file in photographs if folder_of(file.source) not in masks]
     return kept, [Refusal(f.source, "a mask, no photograph") for f in photographs if folder_of(f.source) in masks]
 
 

@@ -124,9 +124,9 @@ def of_other_scale(texts: Sequence[str]) -> str | None:
             "the grades are R0, R1 ...: in Scotland R3 is severe background retinopathy, in England proliferative; "
             "say which with --scale scottish or --scale nhs"
         )
-    found = [_DIGIT.fullmatch(text) for text in written]
-    digits = {match[1] for match in found if match is not None}
-    if "0" in digits or None in found:
+    matches = [_DIGIT.fullmatch(text) for text in written]
+    digits = {match[1] for match in matches if match is not None}
+    if "0" in digits or None in matches:
         return None
     if {"1", "5"} <= digits <= set("12345"):
         return "the grades run from 1 to 5, those of ICDR from 0 to 4; say what they mean with --scale FILE"

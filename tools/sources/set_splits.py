@@ -25,11 +25,11 @@ def with_set_splits(
     """
     notes: list[str] = []
     graded = [sample for sample in samples if sample.grade != UNKNOWN]
-    by_folder = folder_splits(dict.fromkeys(folder_of(sample.found.source) for sample in graded))
+    by_folder = folder_splits(dict.fromkeys(folder_of(sample.file.source) for sample in graded))
     if not matched.has_splits and not _bring(by_folder.values()):
         return samples, notes
-    by_row = {sample.found.source: matched.split(sample.found.source) for sample in graded}
-    folder = {sample.found.source: by_folder[folder_of(sample.found.source)] for sample in graded}
+    by_row = {sample.file.source: matched.split(sample.file.source) for sample in graded}
+    folder = {sample.file.source: by_folder[folder_of(sample.file.source)] for sample in graded}
     rows, folders = (_bring(splits.values()) for splits in (by_row, folder))
     told: Mapping[str, str] = {}
     for by, splits in (("table", by_row), ("folder", folder)):
@@ -55,10 +55,10 @@ def with_set_splits(
         told = {source: by_row[source] or folder[source] for source in by_row}
     elif rows or folders:
         told = by_row if rows else folder
-    without = sum(told.get(sample.found.source) == "" for sample in graded) if told else 0
+    without = sum(told.get(sample.file.source) == "" for sample in graded) if told else 0
     if without:
         notes.append(f"{without} photographs are in no split: the set brings splits, and none for them")
-    return [sample._replace(split=told.get(sample.found.source, "")) for sample in samples], notes
+    return [sample._replace(split=told.get(sample.file.source, "")) for sample in samples], notes
 
 
 def with_split_table(samples: list[ListedSample], names: Names, path: Path) -> tuple[list[ListedSample], list[str]]:
@@ -89,9 +89,9 @@ def with_split_table(samples: list[ListedSample], names: Names, path: Path) -> t
         raise SourceError(f"{path}: names none of the photographs")
     if strangers:
         notes.append(f"{path.name}: {strangers} rows name no photograph that is here, or several")
-    if unnamed := sum(sample.grade != UNKNOWN and sample.found.source not in told for sample in samples):
+    if unnamed := sum(sample.grade != UNKNOWN and sample.file.source not in told for sample in samples):
         notes.append(f"{path.name} does not name {unnamed} graded photographs: they are in no split")
-    return [sample._replace(split=told.get(sample.found.source, "")) for sample in samples], notes
+    return [sample._replace(split=told.get(sample.file.source, "")) for sample in samples], notes
 
 
 def _bring(splits: Iterable[str]) -> bool:

@@ -111,17 +111,17 @@ def _excel(data: bytes) -> list[tuple[str, list[tuple[int, list[str]]]]]:
         from python_calamine import CalamineError, CalamineWorkbook
     except ImportError as error:
         raise NoTable("an Excel table needs a package: pip install 'fundus-grading[excel]'") from error
-    found = []
+    sheets = []
     try:
         book = CalamineWorkbook.from_filelike(io.BytesIO(data))
         for number, name in enumerate(book.sheet_names):
             values = book.get_sheet_by_index(number).to_python(skip_empty_area=False)
             rows = [(line, cells) for line, row in enumerate(values, 1) if any(cells := list(map(cell, row)))]
             if rows:
-                found.append((re.sub(r"[/#\[\]]", "_", name), rows))
+                sheets.append((re.sub(r"[/#\[\]]", "_", name), rows))
     except (CalamineError, ValueError, OSError) as error:
         raise NoTable(f"not an Excel table ({error})") from error
-    return found
+    return sheets
 
 
 def _json_lines(text: str) -> list[tuple[int, list[str]]]:

@@ -18,7 +18,7 @@ Draw = Callable[..., None]
 
 
 def grades(listing: Listing) -> dict[str, int]:
-    return {sample.found.source: sample.grade for sample in listing.samples}
+    return {sample.file.source: sample.grade for sample in listing.samples}
 
 
 def splits(listing: Listing) -> dict[str, str]:
@@ -134,7 +134,7 @@ def test_metadata_of_hugging_face_in_each_splits_folder(tmp_path: Path, draw: Dr
         lines = [f'{{"file_name": "{number}.jpg", "label": {number}}}\n' for number in range(3)]
         (tmp_path / split / "metadata.jsonl").write_text("".join(lines))
     listing = list_source(tmp_path)
-    assert sorted((it.found.source, it.grade, it.split) for it in listing.samples) == [
+    assert sorted((it.file.source, it.grade, it.split) for it in listing.samples) == [
         (f"{split}/{number}.jpg", number, split) for split in ("test", "train") for number in range(3)
     ]
 

@@ -83,14 +83,14 @@ def test_the_same_is_found_as_in_a_folder(eyes: Path, bucket: Url) -> None:
     assert told(found) == told(here)
     assert len(here.samples) == 8
     for sample in found.samples:
-        assert read_source(bucket, sample.found.source) == (eyes / sample.found.source).read_bytes()
+        assert read_source(bucket, sample.file.source) == (eyes / sample.file.source).read_bytes()
 
 
 def test_and_on_the_web(eyes: Path, web: Url) -> None:
     shutil.rmtree(eyes / ".thumbs")  # a server may show or hide them
     there = list_source(web / "eyes")
     assert told(there) == told(list_source(eyes))
-    times = {sample.found.source: sample.found.mtime_ns for sample in there.samples}
+    times = {sample.file.source: sample.file.mtime_ns for sample in there.samples}
     for source, mtime_ns in times.items():
         assert abs(mtime_ns - (eyes / source).stat().st_mtime_ns) < 1_000_000_000
 

@@ -23,11 +23,11 @@ Draw = Callable[..., None]
 
 
 def grades(listing: Listing) -> dict[str, int]:
-    return {sample.found.source: sample.grade for sample in listing.samples}
+    return {sample.file.source: sample.grade for sample in listing.samples}
 
 
 def patients(listing: Listing) -> dict[str, str]:
-    return {sample.found.source: sample.patient for sample in listing.samples}
+    return {sample.file.source: sample.patient for sample in listing.samples}
 
 
 @pytest.mark.parametrize("folders", [("1", "2", "3"), ("0", "1", "2", "3", "4")])
@@ -256,7 +256,7 @@ def test_both_eyes_of_a_parquet_row_are_read(tmp_path: Path) -> None:
         for at, side in enumerate(("left", "right"))
     }
     pyarrow.parquet.write_table(pyarrow.table({**columns, "label": [0, 1, 2]}), tmp_path / "x.parquet")
-    found = {it.found.source: (it.grade, it.eye) for it in list_source(tmp_path).samples}
+    found = {it.file.source: (it.grade, it.eye) for it in list_source(tmp_path).samples}
     assert found["x.parquet#2/left_image"] == (2, "left")
     assert found["x.parquet#2/right_image"] == (2, "right")
     assert len(found) == 6
