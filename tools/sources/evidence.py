@@ -21,7 +21,7 @@ from tools.sources.dicom_tags import may_keep, patients_of, tags_of, with_kept
 from tools.sources.folders import FolderGrades, folder_of, grade_folders
 from tools.sources.inventory import Inventory
 from tools.sources.known_sets import KnownSet, known_set_of_folders, other_counts
-from tools.sources.label_tables import Label, LabelTable, PairTable, PassedOver, read_label_table
+from tools.sources.label_tables import Label, LabelTable, PairTable, UnreadTable, read_label_table
 from tools.sources.listing import ListedSample, Listing
 from tools.sources.matching import Matched, Names, match_tables, parts, with_ids
 from tools.sources.medmnist import list_medmnist
@@ -60,7 +60,7 @@ class Evidence:
             )
         self.warnings: list[str] = []
         self.unread = list(inventory.unread)
-        self.unread_tables: list[PassedOver] = []
+        self.unread_tables: list[UnreadTable] = []
         self.course_folder: Path | None = None
         self.known_by_folders: KnownSet | None = None
         self.tags: dict[str, Tags] = {}  # of DICOM files

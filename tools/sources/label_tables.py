@@ -169,7 +169,7 @@ class PairTable(NamedTuple):
     pairs: list[tuple[int, str, str]]  # (line, left, right)
 
 
-class PassedOver(NamedTuple):
+class UnreadTable(NamedTuple):
     """A table that is not read, and why."""
 
     source: str
@@ -179,7 +179,7 @@ class PassedOver(NamedTuple):
 
 def read_label_table(
     raw: RawTable, options: ColumnOptions, scale: Scale | None, layout: KnownSet | None, has: Callable[[str], bool]
-) -> LabelTable | PairTable | PassedOver:
+) -> LabelTable | PairTable | UnreadTable:
     """What kind of table this is. `has` tells whether a name is that of a photograph.
 
     options: what options say of columns; layout: the description of a set that the user gave; scale: the one that the
@@ -187,7 +187,7 @@ def read_label_table(
     Raises SourceError where a table can be read in two ways, or a row has too few or too many cells.
     """
     if not raw.rows:
-        return PassedOver(raw.source, "an empty table")
+        return UnreadTable(raw.source, "an empty table")
     wanted = {fold(name) for role, name in options.columns.items() if role == "photograph"}
     tried: list[tuple[int, Columns, KnownSet | None, ColumnOptions]] = []
     for position, (_, header) in enumerate(raw.rows[:ABOVE]):
@@ -214,7 +214,7 @@ def read_label_table(
         _check_photographs(raw, position, columns, merged, has)
         return _label_table(raw, position, columns, known, merged, scale, has)
     if raw.broken:
-        return PassedOver(raw.source, raw.broken.removeprefix(f"{raw.source}:"))
+        return UnreadTable(raw.source, raw.broken.removeprefix(f"{raw.source}:"))
     if (pairs := _pairs(raw)) is not None:
         return pairs
     if not options.columns and (bare := _without_header(raw, scale, layout)) is not None:
@@ -224,7 +224,7 @@ def read_label_table(
         why = f"names photographs and has no column of grades ({raw.start()}); --grade-column names one"
     else:
         why = f"no columns for photograph and grade ({raw.start()}); --id-column and --grade-column name them"
-    return PassedOver(raw.source, why, by_table)
+    return UnreadTable(raw.source, why, by_table)
 
 
 def _speaks_of_grades(raw: RawTable, has: Callable[[str], bool], understood: Sequence[int | None] = ()) -> bool:
@@ -278,12 +278,12 @@ def _stem_of(name: str) -> str:
     return split_suffix(re.split(r"[/\\]", name)[-1])[0].casefold()
 
 
-def _without_grades(source: str, known: KnownSet, options: ColumnOptions) -> PassedOver:
+def _without_grades(source: str, known: KnownSet, options: ColumnOptions) -> UnreadTable:
     """Raises SourceError where the user names a column of grades in it."""
     why = f"is of {known.title}, which has no grades of diabetic retinopathy"
     if "grade" in options.columns:
         raise SourceError(f"{source}: {why}; its column {options.columns['grade']} says something else")
-    return PassedOver(source, why, True)
+    return UnreadTable(source, why, True)
 
 
 def _label_table(
@@ -294,7 +294,7 @@ def _label_table(
     options: ColumnOptions,
     scale: Scale | None,
     has: Callable[[str], bool],
-) -> LabelTable | PassedOver:
+) -> LabelTable | UnreadTable:
     header_line, header = raw.rows[position]
     rows, width, last = raw.rows[position + 1 :], len(header), columns.last
     for number, cells in rows:
@@ -320,7 +320,7 @@ def _label_table(
 
 def _checked(
     table: LabelTable, header: Sequence[str], options: ColumnOptions, scale: Scale | None, has: Callable[[str], bool]
-) -> LabelTable | PassedOver:
+) -> LabelTable | UnreadTable:
     """The table once its cells have been looked at: other scales, quality codes, splits, eyes."""
     at, rows = table.columns, table.rows
     if at.grade is not None and rows:
@@ -333,7 +333,7 @@ def _checked(
             shown = ", ".join(sorted(texts)[:5])
             why = f"has no grades of {table.scale.name} in its column {header[at.grade]} ({shown})"
             why += "; --scale FILE says what they mean"
-            return PassedOver(table.source, why, True)
+            return UnreadTable(table.source, why, True)
         binary = {"0", "1"} == {text.removesuffix(".0") for text in texts if text} and len(rows) >= MANY
         if binary and "grade" not in options.columns and scale is None and table.known is None:
             raise SourceError(

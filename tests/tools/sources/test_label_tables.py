@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.errors import SourceError
 from tools.sources.columns import ColumnOptions
-from tools.sources.label_tables import LabelTable, PassedOver, read_label_table
+from tools.sources.label_tables import LabelTable, UnreadTable, read_label_table
 from tools.sources.scales import Scale
 from tools.sources.tables import read_raw
 
@@ -18,13 +18,13 @@ def read_table(
     path: Path,
     options: ColumnOptions = ColumnOptions(),  # noqa: B008  # frozen
     scale: Scale | None = None,
-) -> LabelTable | PassedOver:
+) -> LabelTable | UnreadTable:
     read = read_label_table(read_raw(path.name, path.read_bytes())[0], options, scale, None, lambda name: True)
-    assert isinstance(read, LabelTable | PassedOver)
+    assert isinstance(read, LabelTable | UnreadTable)
     return read
 
 
-def rows(table: LabelTable | PassedOver) -> list[tuple[str, int, str]]:
+def rows(table: LabelTable | UnreadTable) -> list[tuple[str, int, str]]:
     """(name, grade, where) of each row."""
     assert isinstance(table, LabelTable), table
     at = table.columns.photograph
@@ -65,7 +65,7 @@ def test_other_data_sets_columns(tmp_path: Path, header: str) -> None:
 @pytest.mark.parametrize("text", ["", "image,width,height\n1_left,10,10\n", "a,b\n1,2\n", "no table at all\n"])
 def test_a_file_without_photographs_and_grades_is_passed_over(tmp_path: Path, text: str) -> None:
     (tmp_path / "t.csv").write_text(text)
-    assert isinstance(read_table(tmp_path / "t.csv"), PassedOver)
+    assert isinstance(read_table(tmp_path / "t.csv"), UnreadTable)
 
 
 def test_columns_can_be_named(tmp_path: Path) -> None:
