@@ -28,7 +28,7 @@ ROW_GROUPS: Final = 4
 NEEDS_PYARROW: Final = "a Parquet file needs a package: pip install 'fundus-grading[parquet]'"
 
 
-class Inside(NamedTuple):
+class ArchiveContents(NamedTuple):
     """What an archive holds."""
 
     photographs: list[Found]
@@ -37,15 +37,17 @@ class Inside(NamedTuple):
     names: dict[str, str]  # source -> the name that the photograph had before, where the archive tells
 
 
-def read_zip(path: Path, source: str) -> Inside:
+def read_zip(path: Path, source: str) -> ArchiveContents:
     """The members of a ZIP; `source` is its path below SRC."""
     stat = path.stat()
-    inside = Inside([], [], [], {})
+    contents = ArchiveContents([], [], [], {})
     try:
         members = [each for each in _zip(os.getpid(), str(path), stat.st_mtime_ns).infolist() if not each.is_dir()]
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        inside.unread.append(Refusal(source, f"not a ZIP that can be read ({error}); unpack it, or load it down again"))
-        return inside
+        contents.unread.append(
+            Refusal(source, f"not a ZIP that can be read ({error}); unpack it, or download it again")
+        )
+        return contents
     names: set[str] = set()
     for member in sorted(members, key=lambda each: each.filename.split("/")):
         within = member.filename.replace("\\", "/")
@@ -53,32 +55,34 @@ def read_zip(path: Path, source: str) -> Inside:
         if path_left_out(within):
             continue
         if name in names:
-            inside.unread.append(
+            contents.unread.append(
                 Refusal(name, "a second member of the same name: unpack the archive, and name it anew")
             )
             continue
         names.add(name)
         suffix = split_suffix(member.filename)[1].lower()
         if member.flag_bits & 1:
-            inside.unread.append(Refusal(name, "encrypted: unpack the archive with its password"))
+            contents.unread.append(Refusal(name, "encrypted: unpack the archive with its password"))
         elif member.file_size > LARGEST_MEMBER:
-            inside.unread.append(Refusal(name, f"{member.file_size:,} bytes, more than the {LARGEST_MEMBER:,} allowed"))
+            contents.unread.append(
+                Refusal(name, f"{member.file_size:,} bytes, more than the {LARGEST_MEMBER:,} allowed")
+            )
         elif suffix in SUFFIXES:
-            inside.photographs.append(Found(name, member.file_size, stat.st_mtime_ns, stat.st_ctime_ns))
+            contents.photographs.append(Found(name, member.file_size, stat.st_mtime_ns, stat.st_ctime_ns))
         elif suffix in tables.SUFFIXES:
             try:
-                inside.tables.extend(tables.read_raw(name, read_zipped(path, member.filename)))
+                contents.tables.extend(tables.read_raw(name, read_zipped(path, member.filename)))
             except (NoTable, OSError) as error:
-                inside.unread.append(Refusal(name, str(error)))
+                contents.unread.append(Refusal(name, str(error)))
         elif suffix in (".zip", ".parquet", ".npz"):
-            inside.unread.append(Refusal(name, "an archive in an archive: unpack the outer one"))
+            contents.unread.append(Refusal(name, "an archive in an archive: unpack the outer one"))
         else:
             with suppress(OSError):
                 if sniff(read_zipped(path, member.filename, HEAD)):
-                    inside.photographs.append(Found(name, member.file_size, stat.st_mtime_ns, stat.st_ctime_ns))
+                    contents.photographs.append(Found(name, member.file_size, stat.st_mtime_ns, stat.st_ctime_ns))
                     continue
-            inside.unread.append(Refusal(name, "neither a photograph nor a table"))
-    return inside
+            contents.unread.append(Refusal(name, "neither a photograph nor a table"))
+    return contents
 
 
 def read_zipped(path: Path, member: str, size: int = -1) -> bytes:
@@ -98,15 +102,15 @@ def _zip(process: int, path: str, mtime_ns: int) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 
-def read_parquet(path: Path, source: str) -> Inside:
+def read_parquet(path: Path, source: str) -> ArchiveContents:
     """The rows of a Parquet file: photographs where a column has their bytes, else a table."""
-    inside = Inside([], [], [], {})
+    contents = ArchiveContents([], [], [], {})
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        inside.unread.append(Refusal(source, NEEDS_PYARROW))
-        return inside
+        contents.unread.append(Refusal(source, NEEDS_PYARROW))
+        return contents
     try:
         file = pyarrow.parquet.ParquetFile(path)
         schema = file.schema_arrow
@@ -115,13 +119,13 @@ def read_parquet(path: Path, source: str) -> Inside:
         columns = {name: _spelled(schema, name, file.read(columns=[name])[name].to_pylist()) for name in others}
         names = {column: _names_inside(file, column) for column in pictures}
     except (OSError, pyarrow.ArrowException) as error:
-        inside.unread.append(Refusal(source, f"not a Parquet file that can be read ({error})"))
-        return inside
+        contents.unread.append(Refusal(source, f"not a Parquet file that can be read ({error})"))
+        return contents
     count, stat = file.metadata.num_rows, path.stat()
     if not pictures:
         plain = ([columns[each][number] for each in others] for number in range(count))
-        inside.tables.append(RawTable(source, [(0, others), *enumerate(plain, 1)]))
-        return inside
+        contents.tables.append(RawTable(source, [(0, others), *enumerate(plain, 1)]))
+        return contents
     several = len(pictures) > 1  # such as left_image and right_image: each tells its eye
     rows = [(0, ["image", *others, *(["eye"] if several and "eye" not in others else [])])]
     for number in range(count):
@@ -129,11 +133,11 @@ def read_parquet(path: Path, source: str) -> Inside:
             name = f"{source}#{number}" + (f"/{column}" if several else "")
             cells = [name, *(columns[each][number] for each in others)]
             rows.append((number, [*cells, eye_in_name(column)] if len(rows[0][1]) > len(cells) else cells))
-            inside.photographs.append(Found(name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
+            contents.photographs.append(Found(name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
             if names[column][number]:
-                inside.names[name] = names[column][number]
-    inside.tables.append(RawTable(source, rows))
-    return inside
+                contents.names[name] = names[column][number]
+    contents.tables.append(RawTable(source, rows))
+    return contents
 
 
 def read_parquet_row(path: Path, member: str) -> bytes:
@@ -230,8 +234,8 @@ def read_source(root: Path | Url, source: str) -> bytes:
     """
     if isinstance(root, Url):
         return read_file(root / source)
-    archive, inside, member = source.partition("#")
-    if inside and not os.path.lexists(root / source):  # a file's own name may have a #
+    archive, sign, member = source.partition("#")
+    if sign and not os.path.lexists(root / source):  # a file's own name may have a #
         path = root / archive
         kind = split_suffix(archive)[1].lower()
         if kind == ".zip":

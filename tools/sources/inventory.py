@@ -57,14 +57,14 @@ def take_inventory(
             if suffix not in tables.SUFFIXES:
                 inventory.unread.append(Refusal(file.source, _not_read(suffix, remote=True)))
         elif suffix == ".zip":
-            inside = archives.read_zip(folder / file.source, file.source)
-            members = Counter((re.split("[/#]", each.source)[-1], each.nbytes) for each in inside.photographs)
+            contents = archives.read_zip(folder / file.source, file.source)
+            members = Counter((re.split("[/#]", each.source)[-1], each.nbytes) for each in contents.photographs)
             if on_disk is None:  # a pass over all photographs, which a set without archives need not pay for
                 on_disk = Counter((each.source.rpartition("/")[2], each.nbytes) for each in walked.photographs)
             if members and not members - on_disk:
                 inventory.unread.append(Refusal(file.source, "an archive whose photographs lie here unpacked"))
-                inside.photographs.clear()
-            _add(inventory, inside, labels)
+                contents.photographs.clear()
+            _add(inventory, contents, labels)
         elif suffix == ".parquet":
             _add(inventory, archives.read_parquet(folder / file.source, file.source), labels)
         elif suffix == ".npz":
@@ -97,12 +97,12 @@ def take_inventory(
     return inventory
 
 
-def _add(inventory: Inventory, inside: archives.Inside, labels: Path | None) -> None:
-    inventory.photographs += inside.photographs
-    inventory.unread += inside.unread
-    inventory.names |= inside.names
+def _add(inventory: Inventory, contents: archives.ArchiveContents, labels: Path | None) -> None:
+    inventory.photographs += contents.photographs
+    inventory.unread += contents.unread
+    inventory.names |= contents.names
     if labels is None:
-        inventory.tables += inside.tables
+        inventory.tables += contents.tables
 
 
 def _read_table(inventory: Inventory, path: Path, file: Found) -> None:
@@ -119,10 +119,10 @@ def named_tables(labels: Path) -> list[RawTable]:
     """The tables in a file that the user names. Raises SourceError where it cannot be read."""
     try:
         if labels.suffix.lower() == ".parquet":
-            inside = archives.read_parquet(labels, labels.name)
-            if not inside.tables:
-                raise SourceError(f"{labels}: {inside.unread[0].reason}")
-            return inside.tables
+            contents = archives.read_parquet(labels, labels.name)
+            if not contents.tables:
+                raise SourceError(f"{labels}: {contents.unread[0].reason}")
+            return contents.tables
         return read_raw(labels.name, read_whole(labels))
     except NoTable as error:
         raise SourceError(f"{labels}: {error}") from error
