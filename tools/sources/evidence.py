@@ -122,7 +122,7 @@ class Evidence:
 
     # --- tables
 
-    def tables(self, has: Callable[[str], bool]) -> tuple[list[LabelTable], list[PairTable]]:
+    def tables(self, is_photograph: Callable[[str], bool]) -> tuple[list[LabelTable], list[PairTable]]:
         if self.options.layout == "folders":
             for raw in self.inventory.tables:
                 self.unread.append(Refusal(raw.source, "a table, not read: --layout folders"))
@@ -138,7 +138,7 @@ class Evidence:
                 self.unread.append(Refusal(raw.source, "a sample submission, whose grades are made up"))
                 continue
             try:
-                read = read_label_table(raw, self.options.columns, self.scale, layout, has)
+                read = read_label_table(raw, self.options.columns, self.scale, layout, is_photograph)
             except SourceError as error:
                 raise SourceError(f"{self._shown(raw)}{error.message.removeprefix(raw.source)}") from error
             if isinstance(read, LabelTable):

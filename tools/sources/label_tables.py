@@ -178,9 +178,13 @@ class UnreadTable(NamedTuple):
 
 
 def read_label_table(
-    raw: RawTable, options: ColumnOptions, scale: Scale | None, layout: KnownSet | None, has: Callable[[str], bool]
+    raw: RawTable,
+    options: ColumnOptions,
+    scale: Scale | None,
+    layout: KnownSet | None,
+    is_photograph: Callable[[str], bool],
 ) -> LabelTable | PairTable | UnreadTable:
-    """What kind of table this is. `has` tells whether a name is that of a photograph.
+    """What kind of table this is. `is_photograph` says whether a name is that of a photograph.
 
     options: what options say of columns; layout: the description of a set that the user gave; scale: the one that the
     user gave, None for ICDR.
@@ -200,7 +204,7 @@ def read_label_table(
         below = raw.rows[position + 1 : position + 200]
 
         def names(at: int, below: list[tuple[int, list[str]]] = below) -> bool:
-            return any(len(cells) > at and has(cells[at]) for _, cells in below)
+            return any(len(cells) > at and is_photograph(cells[at]) for _, cells in below)
 
         columns = find_columns(header, merged, names)
         if columns is not None:
@@ -211,15 +215,15 @@ def read_label_table(
         if raw.broken:
             raise SourceError(raw.broken)
         position, columns, known, merged = (graded or told)[0]
-        _check_photographs(raw, position, columns, merged, has)
-        return _label_table(raw, position, columns, known, merged, scale, has)
+        _check_photographs(raw, position, columns, merged, is_photograph)
+        return _label_table(raw, position, columns, known, merged, scale, is_photograph)
     if raw.broken:
         return UnreadTable(raw.source, raw.broken.removeprefix(f"{raw.source}:"))
     if (pairs := _pairs(raw)) is not None:
         return pairs
     if not options.columns and (bare := _without_header(raw, scale, layout)) is not None:
         return bare
-    by_table = _speaks_of_grades(raw, has)
+    by_table = _speaks_of_grades(raw, is_photograph)
     if tried:
         why = f"names photographs and has no column of grades ({raw.start()}); --grade-column names one"
     else:
@@ -227,7 +231,9 @@ def read_label_table(
     return UnreadTable(raw.source, why, by_table)
 
 
-def _speaks_of_grades(raw: RawTable, has: Callable[[str], bool], understood: Sequence[int | None] = ()) -> bool:
+def _speaks_of_grades(
+    raw: RawTable, is_photograph: Callable[[str], bool], understood: Sequence[int | None] = ()
+) -> bool:
     """Whether a table names photographs and has a column that may be grades, whatever its header: one of three to ten
     different cells, all of them steps of some kind, that is not understood as something else."""
     rows = [cells for _, cells in raw.rows[1:200]]
@@ -235,7 +241,7 @@ def _speaks_of_grades(raw: RawTable, has: Callable[[str], bool], understood: Seq
         return False
     numbers = [at for at in range(len(raw.rows[0][1])) if at not in understood]
     columns = [[cells[at] for cells in rows if len(cells) > at] for at in numbers]
-    names = any(sum(map(has, column)) * 2 >= len(rows) for column in columns)
+    names = any(sum(map(is_photograph, column)) * 2 >= len(rows) for column in columns)
     return names and any(3 <= len(cells := {*column} - {""}) <= 10 and all(map(_a_step, cells)) for column in columns)
 
 
@@ -253,7 +259,7 @@ def _is_word(cell: str) -> bool:
 
 
 def _check_photographs(
-    raw: RawTable, position: int, columns: Columns, options: ColumnOptions, has: Callable[[str], bool]
+    raw: RawTable, position: int, columns: Columns, options: ColumnOptions, is_photograph: Callable[[str], bool]
 ) -> None:
     """Raises SourceError where two columns name photographs, and not the same ones."""
     if "photograph" in options.columns:
@@ -266,7 +272,7 @@ def _check_photographs(
             if len(cells) <= max(at, columns.photograph):
                 continue
             one, other = cells[columns.photograph], cells[at]
-            if one and other and has(one) and has(other) and _stem_of(one) != _stem_of(other):
+            if one and other and is_photograph(one) and is_photograph(other) and _stem_of(one) != _stem_of(other):
                 raise SourceError(
                     f"{raw.source}:{line}: columns {header[columns.photograph]} ({one}) and {name} ({other}) may "
                     "both name "
@@ -293,7 +299,7 @@ def _label_table(
     known: KnownSet | None,
     options: ColumnOptions,
     scale: Scale | None,
-    has: Callable[[str], bool],
+    is_photograph: Callable[[str], bool],
 ) -> LabelTable | UnreadTable:
     header_line, header = raw.rows[position]
     rows, width, last = raw.rows[position + 1 :], len(header), columns.last
@@ -315,11 +321,15 @@ def _label_table(
     table = LabelTable(raw.source, description, columns, rows, used, known, eyes=dict(options.eyes))
     if known:
         table.notes.append(f"{table.name}: read as {known.title}")
-    return _checked(table, header, options, scale, has)
+    return _checked(table, header, options, scale, is_photograph)
 
 
 def _checked(
-    table: LabelTable, header: Sequence[str], options: ColumnOptions, scale: Scale | None, has: Callable[[str], bool]
+    table: LabelTable,
+    header: Sequence[str],
+    options: ColumnOptions,
+    scale: Scale | None,
+    is_photograph: Callable[[str], bool],
 ) -> LabelTable | UnreadTable:
     """The table once its cells have been looked at: other scales, quality codes, splits, eyes."""
     at, rows = table.columns, table.rows
@@ -343,7 +353,7 @@ def _checked(
             )
     elif not at.has_grade:
         raw = RawTable(table.source, [(0, list(header)), *rows])
-        table.may_grade = _speaks_of_grades(raw, has, (at.patient, at.eye, at.split, at.gradable, *at.keep))
+        table.may_grade = _speaks_of_grades(raw, is_photograph, (at.patient, at.eye, at.split, at.gradable, *at.keep))
     if at.gradable is not None:
         cells_of = (cells[at.gradable] for _, cells in rows)
         table.gradable = gradable_cells(header[at.gradable], cells_of, options, table.source)
