@@ -32,7 +32,7 @@ from tools.sources.listing import ListedSample, Listing
 from tools.sources.patients import with_patients
 
 
-class Glance(NamedTuple):
+class Signature(NamedTuple):
     """What is kept of a photograph: the sha256 of the original, and a fingerprint of its vessels, unit length."""
 
     sha256: str
@@ -44,13 +44,13 @@ def audit(target: Path | Url) -> str:
 
     Raises SourceError or CacheError for what is none of these.
     """
-    glances: dict[str, Glance] = {}
+    signatures: dict[str, Signature] = {}
     if exists(target / INDEX):
         with open_cache(target) as cache:
             table, lines = cache.manifest, [f"cache {target}: {len(cache.manifest):,} photographs"]
             for shard in range(len(cache.index.shards)):
                 for entry in scan_tar(cache.map_shard(shard)):
-                    glances[entry.id] = Glance(entry.meta.get("source_sha256", ""), fingerprint(entry.jpeg))
+                    signatures[entry.id] = Signature(entry.meta.get("source_sha256", ""), fingerprint(entry.jpeg))
     elif (
         isinstance(target, Url)
         or not os.path.isdir(target)
@@ -61,29 +61,29 @@ def audit(target: Path | Url) -> str:
         table = _table(listing.samples, assign_splits(listing.samples))
         lines = [f"layout: {listing.layout}; splits as `tools preprocess` would assign them", *_unread(listing)]
         lines += _contradictions(listing)
-        glances = _glances(listing)
+        signatures = _signatures(listing)
     else:
         table, lines = _of_tables(*alone)
     if (table["grade"] != UNKNOWN).any():
         lines.append(grades_by_split(table))
     lines += leak_lines(table)
-    if glances:
-        lines += _duplicates(table, glances)
+    if signatures:
+        lines += _duplicates(table, signatures)
     return "\n".join([*lines, *_baselines(table)])
 
 
-def _glances(listing: Listing) -> dict[str, Glance]:
+def _signatures(listing: Listing) -> dict[str, Signature]:
     recipe = Recipe(4 * SIDE)  # cropped as a cache's photographs are: copies may have other borders
 
-    def glance(sample: ListedSample) -> tuple[str, Glance] | None:
+    def signature(sample: ListedSample) -> tuple[str, Signature] | None:
         try:
             data = read_source(listing.root, sample.file.source)
-            return sample.id, Glance(hashlib.sha256(data).hexdigest(), fingerprint(prepare(data, recipe).jpeg))
+            return sample.id, Signature(hashlib.sha256(data).hexdigest(), fingerprint(prepare(data, recipe).jpeg))
         except (OSError, PhotoError):
             return None  # preprocess names what cannot be read
 
     with ThreadPoolExecutor() as pool:
-        return dict(filter(None, pool.map(glance, listing.samples)))
+        return dict(filter(None, pool.map(signature, listing.samples)))
 
 
 def _of_tables(layout: str, tables: list[LabelTable]) -> tuple[pd.DataFrame, list[str]]:
@@ -132,18 +132,18 @@ def _contradictions(listing: Listing) -> list[str]:
     ]
 
 
-def _duplicates(table: pd.DataFrame, glances: dict[str, Glance]) -> list[str]:
+def _duplicates(table: pd.DataFrame, signatures: dict[str, Signature]) -> list[str]:
     """Photographs that are there twice, by content and by looks, and what that does to grades and splits."""
-    ids = [id for id in table["id"] if id in glances]
+    ids = [id for id in table["id"] if id in signatures]
     grade, split = (dict(zip(table["id"], table[column], strict=True)) for column in ("grade", "split"))
     same: dict[str, list[str]] = defaultdict(list)
     for id in ids:
-        same[glances[id].sha256].append(id)
+        same[signatures[id].sha256].append(id)
     copies = {(first, id): 1.0 for first, *rest in same.values() for id in rest}
     alike = {
         (ids[i], ids[j]): value
-        for i, j, value in near_duplicates(np.stack([glances[id].fingerprint for id in ids]))
-        if glances[ids[i]].sha256 != glances[ids[j]].sha256
+        for i, j, value in near_duplicates(np.stack([signatures[id].fingerprint for id in ids]))
+        if signatures[ids[i]].sha256 != signatures[ids[j]].sha256
     }
     lines = []
     for title, pairs in (("same file", copies), ("near-duplicates", alike)):

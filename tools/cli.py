@@ -177,7 +177,7 @@ def preprocess(
     from tools.preprocessing.preprocess import preprocess as bring_up_to_date
     from tools.preprocessing.summary import say_listing, say_outcome
     from tools.sources.layouts import list_source
-    from tools.sources.pseudonyms import Pseudonyms, as_it_is, key_file
+    from tools.sources.pseudonyms import Pseudonyms, key_file, unchanged_id
     from tools.sources.reading import reading_of
 
     if keep_ids and id_key is not None:
@@ -203,7 +203,7 @@ def preprocess(
         patient_pattern,
         split,
         follow_links=follow_links,
-        name_patient=as_it_is if keep_ids else pseudonyms,
+        name_patient=unchanged_id if keep_ids else pseudonyms,
     )
     listing = list_source(src, reading)
     listing.options = _options_that_matter()

@@ -26,7 +26,7 @@ from tools.sources.listing import ListedSample, Listing
 from tools.sources.matching import Matched, Names, match_tables, parts, with_ids
 from tools.sources.medmnist import list_medmnist
 from tools.sources.patients import with_patients
-from tools.sources.pseudonyms import of_this_run
+from tools.sources.pseudonyms import temporary_pseudonym
 from tools.sources.same_names import SameNames, resolve_same_names, without_masks
 from tools.sources.scales import ICDR, UNGRADABLE, Scale
 from tools.sources.set_splits import with_set_splits, with_split_table
@@ -44,7 +44,9 @@ class SourceOptions:
     patient_pattern: str | None = None
     split_table: Path | None = None  # a table of photographs and splits
     follow_links: bool = False
-    name_patient: Callable[[str], str] = of_this_run  # the id of a patient in a DICOM file -> what a cache calls them
+    name_patient: Callable[[str], str] = (
+        temporary_pseudonym  # the id of a patient in a DICOM file -> what a cache calls them
+    )
 
 
 class Evidence:

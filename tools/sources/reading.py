@@ -11,7 +11,7 @@ from pipeline.storage.url import Url
 from tools.sources.columns import ColumnOptions, gradable_key
 from tools.sources.evidence import SourceOptions
 from tools.sources.known_sets import KnownSet, read_description
-from tools.sources.pseudonyms import of_this_run
+from tools.sources.pseudonyms import temporary_pseudonym
 from tools.sources.scales import open_scale
 
 SPLITS: Final = ("auto", "patient", "train", "test")
@@ -28,7 +28,7 @@ def reading_of(
     split: str,
     *,
     follow_links: bool = False,
-    name_patient: Callable[[str], str] = of_this_run,
+    name_patient: Callable[[str], str] = temporary_pseudonym,
 ) -> SourceOptions:
     """columns: role -> header; gradable: "C=VALUES"; the rest as the options have it.
 

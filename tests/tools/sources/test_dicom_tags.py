@@ -20,7 +20,7 @@ from tools.sources.columns import ColumnOptions
 from tools.sources.evidence import SourceOptions
 from tools.sources.layouts import list_source
 from tools.sources.listing import Listing
-from tools.sources.pseudonyms import Pseudonyms, as_it_is, key_file
+from tools.sources.pseudonyms import Pseudonyms, key_file, unchanged_id
 
 Write = Callable[..., Path]
 
@@ -39,7 +39,7 @@ def write(tmp_path: Path) -> Write:
 
 
 def listed(tmp_path: Path, **options: object) -> Listing:
-    return list_source(tmp_path / "src", SourceOptions(name_patient=as_it_is, **options))  # type: ignore[arg-type]
+    return list_source(tmp_path / "src", SourceOptions(name_patient=unchanged_id, **options))  # type: ignore[arg-type]
 
 
 def told(listing: Listing) -> list[tuple[str, str, str]]:
@@ -126,7 +126,7 @@ def test_files_in_archives_have_tags_too(tmp_path: Path, write: Write) -> None:
 def test_files_behind_a_url_have_tags_too(tmp_path: Path, write: Write, web: Url) -> None:
     write("a.dcm", PatientID="P7", ImageLaterality="L")
     write("deep/b.dcm", PatientID="P8")
-    options = SourceOptions(name_patient=as_it_is)
+    options = SourceOptions(name_patient=unchanged_id)
     assert told(list_source(web / "src", options)) == [("a", "P7", "left"), ("deep/b", "P8", "")]
 
 
@@ -176,11 +176,11 @@ def test_the_default_key_lies_with_the_user(tmp_path: Path, monkeypatch: pytest.
 
 def test_no_key_lies_in_a_cache(tmp_path: Path) -> None:
     out = tmp_path / "cache"
-    with pytest.raises(SourceError, match="where no key may lie"):
+    with pytest.raises(SourceError, match="so no key may lie in one"):
         key_file(out / "id.key", out)
     (out / "shards").mkdir(parents=True)
     (out / "cache.json").touch()
-    with pytest.raises(SourceError, match="where no key may lie"):
+    with pytest.raises(SourceError, match="so no key may lie in one"):
         key_file(out / "id.key", None)
 
 
