@@ -19,7 +19,7 @@ from tools.sources.listing import ListedSample
 from tools.sources.matching import name_of
 
 THREADS: Final = 16  # headers are short: what takes time is the way to a file server
-ALONE: Final = 20
+MOST_OF_ONE: Final = 20
 """Photographs of one lone patient from which on the id is taken for one that an anonymiser put everywhere."""
 
 
@@ -56,7 +56,7 @@ def patients_of(
     """source -> (patient, eye), "" where a file does not say; and what is to be said of it."""
     known = {source: patient for source, each in tags.items() if (patient := patient_cell(each.patient))}
     counts, notes = Counter(known.values()), []
-    if len(counts) == 1 and len(known) > ALONE:
+    if len(counts) == 1 and len(known) > MOST_OF_ONE:
         notes.append(f"the tags of {len(known)} DICOM files name one patient, which is not believed")
         known = {}
     names = {patient: name_patient(patient) for patient in sorted({*known.values()})}

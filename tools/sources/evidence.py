@@ -30,7 +30,7 @@ from tools.sources.pseudonyms import temporary_pseudonym
 from tools.sources.same_names import SameNames, resolve_same_names, without_masks
 from tools.sources.scales import ICDR, UNGRADABLE, Scale
 from tools.sources.set_splits import with_set_splits, with_split_table
-from tools.sources.tables import ABOVE, RawTable
+from tools.sources.tables import HEADER_ROWS, RawTable
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ class Evidence:
         """Raises SourceError where an option or a description names a column that no table has."""
         wanted, layout, raws = self.options.columns, self.options.layout, self.inventory.tables
         described = layout.columns.values() if isinstance(layout, KnownSet) else ()
-        headers = {fold(cell) for raw in raws for _, row in raw.rows[:ABOVE] for cell in row}
+        headers = {fold(cell) for raw in raws for _, row in raw.rows[:HEADER_ROWS] for cell in row}
         for name in [*wanted.columns.values(), *wanted.keep, *described]:
             if fold(name) not in headers and not (self.tags and name in wanted.keep and may_keep(name)):
                 line, header = raws[0].rows[0] if raws and raws[0].rows else (1, [])

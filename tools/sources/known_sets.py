@@ -15,6 +15,7 @@ from pipeline.grades import N_GRADES
 from pipeline.photos.discovery import split_suffix
 from tools.sources.columns import ROLES, ColumnOptions, fold, gradable_key
 from tools.sources.scales import BLANK, Scale, open_scale, parse_code
+from tools.sources.tables import ROWS_CHECKED
 
 _KINDS: Final[Mapping[str, tuple[type, str]]] = {
     **dict.fromkeys(
@@ -28,8 +29,6 @@ _KINDS: Final[Mapping[str, tuple[type, str]]] = {
     **dict.fromkeys(("graded", "other_eye"), (bool, "true or false")),
 }  # fmt: skip
 """Key of a description -> the type of its value, and that in words."""
-LOOKED_AT: Final = 200
-"""Rows of a table whose photographs' names are looked at."""
 
 Rows = Sequence[tuple[int, list[str]]]  # (line, cells), the header first
 
@@ -80,7 +79,7 @@ class KnownSet:
             return False
         by_name = not self.tables or _fits(table, self.tables)
         header = _folded(rows[0][1]) if rows else set()
-        return by_name and _folded(self.headers) <= header and self._names_its_photographs(rows[1:LOOKED_AT] or rows)
+        return by_name and _folded(self.headers) <= header and self._names_its_photographs(rows[1:ROWS_CHECKED] or rows)
 
     def _names_its_photographs(self, rows: Rows) -> bool:
         if self.photographs is None:

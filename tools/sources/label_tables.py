@@ -25,17 +25,17 @@ from tools.sources.columns import (
     split_word,
 )
 from tools.sources.known_sets import KnownSet, known_set_of
-from tools.sources.scales import BLANK, ICDR, MANY, UNGRADABLE, Scale, of_other_scale, parse_words
-from tools.sources.tables import ABOVE, RawTable
+from tools.sources.scales import BLANK, ENOUGH_ROWS, ICDR, UNGRADABLE, Scale, of_other_scale, parse_words
+from tools.sources.tables import HEADER_ROWS, ROWS_CHECKED, RawTable
 
-NOT_SAID: Final = -5
-"""Stands for the grade in a table that has none, but says something else of photographs."""
+NO_COLUMN: Final = -5
+"""In place of a grade: the table has no grades, but other columns about photographs."""
 
 
 class Label(NamedTuple):
     """What a row says of its photograph."""
 
-    grade: int  # 0-4, UNKNOWN, UNGRADABLE, BLANK or NOT_SAID
+    grade: int  # 0-4, UNKNOWN, UNGRADABLE, BLANK or NO_COLUMN
     error: str = ""  # why the grade cannot be read
     patient: str = ""
     eye: str = ""
@@ -107,7 +107,7 @@ class LabelTable:
         elif at.has_grade:
             grade, error = self._of_columns(cells, eye)
         else:
-            grade, error = NOT_SAID, ""
+            grade, error = NO_COLUMN, ""
         if at.gradable is not None and self.gradable is not None:
             quality = gradable_key(cells[at.gradable])
             if quality and quality not in self.gradable:
@@ -194,14 +194,14 @@ def read_label_table(
         return UnreadTable(raw.source, "an empty table")
     wanted = {fold(name) for role, name in options.columns.items() if role == "photograph"}
     tried: list[tuple[int, Columns, KnownSet | None, ColumnOptions]] = []
-    for position, (_, header) in enumerate(raw.rows[:ABOVE]):
+    for position, (_, header) in enumerate(raw.rows[:HEADER_ROWS]):
         if len(header) < 2 or not wanted <= {fold(cell) for cell in header}:
             continue
         known = layout or known_set_of(raw.name, raw.rows[position:])
         if known and not known.graded:
             return _without_grades(raw.source, known, options)
         merged = known.column_options(options) if known else options
-        below = raw.rows[position + 1 : position + 200]
+        below = raw.rows[position + 1 : position + ROWS_CHECKED]
 
         def names(at: int, below: list[tuple[int, list[str]]] = below) -> bool:
             return any(len(cells) > at and is_photograph(cells[at]) for _, cells in below)
@@ -210,7 +210,7 @@ def read_label_table(
         if columns is not None:
             tried.append((position, columns, known, merged))
     graded = [each for each in tried if each[1].has_grade]
-    told = [each for each in tried if not graded and each[1].says_something]
+    told = [each for each in tried if not graded and each[1].has_information]
     if graded or told:
         if raw.broken:
             raise SourceError(raw.broken)
@@ -236,7 +236,7 @@ def _speaks_of_grades(
 ) -> bool:
     """Whether a table names photographs and has a column that may be grades, whatever its header: one of three to ten
     different cells, all of them steps of some kind, that is not understood as something else."""
-    rows = [cells for _, cells in raw.rows[1:200]]
+    rows = [cells for _, cells in raw.rows[1:ROWS_CHECKED]]
     if not rows:
         return False
     numbers = [at for at in range(len(raw.rows[0][1])) if at not in understood]
@@ -268,7 +268,7 @@ def _check_photographs(
     for at, name in enumerate(header):
         if at == columns.photograph or fold(name) not in PHOTOGRAPH:
             continue
-        for line, cells in raw.rows[position + 1 : position + 200]:
+        for line, cells in raw.rows[position + 1 : position + ROWS_CHECKED]:
             if len(cells) <= max(at, columns.photograph):
                 continue
             one, other = cells[columns.photograph], cells[at]
@@ -344,7 +344,7 @@ def _checked(
             why = f"has no grades of {table.scale.name} in its column {header[at.grade]} ({shown})"
             why += "; --scale FILE says what they mean"
             return UnreadTable(table.source, why, True)
-        binary = {"0", "1"} == {text.removesuffix(".0") for text in texts if text} and len(rows) >= MANY
+        binary = {"0", "1"} == {text.removesuffix(".0") for text in texts if text} and len(rows) >= ENOUGH_ROWS
         if binary and "grade" not in options.columns and scale is None and table.known is None:
             raise SourceError(
                 f"{table.source}: column {header[at.grade]} has only 0 and 1: grades of ICDR, or 'has no DR, has "

@@ -10,7 +10,7 @@ from unicodedata import normalize
 from pipeline.photos.discovery import Found, Refusal, split_suffix, unique_ids
 from pipeline.photos.photo import SUFFIXES
 from tools.sources.columns import split_in_name
-from tools.sources.label_tables import NOT_SAID, Label, LabelTable
+from tools.sources.label_tables import NO_COLUMN, Label, LabelTable
 from tools.sources.listing import ListedSample
 from tools.sources.scales import BLANK, UNGRADABLE
 
@@ -263,7 +263,7 @@ def match_tables(names: Names, tables: Sequence[LabelTable], of_folder: Callable
     labels = matched.labels
     for source, (table, number, cells, id) in first.items():
         label = _agreed(more[source], matched) if source in more else table.label(cells)
-        if label.grade == NOT_SAID:
+        if label.grade == NO_COLUMN:
             matched.beside[source] = label
         elif label.error:
             why = label.error
@@ -285,7 +285,7 @@ def _agreed(claimed: list[Claim], matched: Matched) -> Label:
     wheres = " and ".join(table.where(number) for table, number, _, _ in claimed)
     if any(label.error and label.grade != BLANK for label in labels):
         return next(label for label in labels if label.error and label.grade != BLANK)
-    said = [label for label in labels if label.grade not in (BLANK, NOT_SAID)]
+    said = [label for label in labels if label.grade not in (BLANK, NO_COLUMN)]
     said = said or [label for label in labels if label.grade == BLANK] or labels
     splits = {label.split or table.split for label, (table, *_) in zip(labels, claimed, strict=True)} - {""}
     for name, values in (

@@ -18,11 +18,11 @@ from tools.sources.columns import fold, split_in_name
 from tools.sources.folders import folder_of
 from tools.sources.matching import parts
 
-LOOKED_AT: Final = 24
+PAIRS_COMPARED: Final = 24
 """Pairs of photographs of one name that are compared, spread over all; each costs 60 ms."""
-MASKS_LOOKED_AT: Final = 9
+MASKS_CHECKED: Final = 9
 """Pictures of a folder of masks that are looked at, spread over all."""
-EMPTY: Final = 0.75
+BACKGROUND: Final = 0.75
 """Part of a mask, at least, that is background."""
 MASKS: Final = frozenset(
     {"mask", "masks", "annotation", "annotations", "groundtruth", "groundtruths", "segmentation", "segmentations",
@@ -62,7 +62,7 @@ def without_masks(photographs: Sequence[Found], read: Read) -> tuple[list[Found]
                 around = "/".join(path[: depth + 1])
                 if around not in known:
                     below = [f for other, its in by_folder.items() if f"{other}/".startswith(f"{around}/") for f in its]
-                    step = max(1, len(below) // MASKS_LOOKED_AT)
+                    step = max(1, len(below) // MASKS_CHECKED)
                     looks = {_looks_like_mask(read, file.source) for file in below[::step]}
                     known[around] = True in looks and False not in looks
                 if known[around]:
@@ -86,7 +86,7 @@ def _looks_like_mask(read: Read, source: str) -> bool | None:
         return True if colours > 1 else None
     if (image != image[..., :1]).any():
         return False
-    return int(np.bincount(image[..., 0].ravel()).max()) > EMPTY * image[..., 0].size
+    return int(np.bincount(image[..., 0].ravel()).max()) > BACKGROUND * image[..., 0].size
 
 
 def resolve_same_names(doubled_names: Iterable[Sequence[str]], grade_names: Iterable[str], read: Read) -> SameNames:
@@ -111,7 +111,8 @@ def resolve_same_names(doubled_names: Iterable[Sequence[str]], grade_names: Iter
         if not doubled or _are_neutral(one, other, grades):
             continue
         shown = [
-            doubled[at * len(doubled) // min(LOOKED_AT, len(doubled))] for at in range(min(LOOKED_AT, len(doubled)))
+            doubled[at * len(doubled) // min(PAIRS_COMPARED, len(doubled))]
+            for at in range(min(LOOKED_AT, len(doubled)))
         ]
         compared = [(pair, alike) for pair in shown if (alike := _same(read, *pair)) is not None]
         shown = [pair for pair, _alike in compared] or shown
@@ -174,7 +175,7 @@ def _same(read: Read, first: str, second: str) -> bool | None:
 def _larger(read: Read, shown: Sequence[tuple[str, str]]) -> int:
     """Which of each pair, 0 or 1, has more pixels, as a photograph has that nobody cropped; of equal ones the first."""
     pixels = [0, 0]
-    for pair in shown[:: LOOKED_AT // 4]:
+    for pair in shown[:: PAIRS_COMPARED // 4]:
         for at in (0, 1):
             photo = read_photo(read(pair[at]), cover=SIDE)
             pixels[at] += photo.width * photo.height

@@ -32,7 +32,7 @@ _WORDS: Final = tuple(
 )
 """Of the letters of a cell; a to e before them is how RETFound's splits keep the order of the alphabet."""
 _DIGIT: Final = re.compile(r"\s*[^\W\d]*[\s_-]*([0-9])(?:\.0*)?\s*", re.ASCII)
-MANY: Final = 30
+ENOUGH_ROWS: Final = 30
 """Rows from which on it is told by the grades that occur what they may mean."""
 _R_CODE: Final = re.compile(r"\s*[Rr][0-6][ASas]?(\s*[Mm][0-2])?\s*")
 
@@ -130,7 +130,7 @@ def of_other_scale(texts: Sequence[str]) -> str | None:
         return None
     if {"1", "5"} <= digits <= set("12345"):
         return "the grades run from 1 to 5, those of ICDR from 0 to 4; say what they mean with --scale FILE"
-    if digits == set("1234") and len(texts) >= MANY:
+    if digits == set("1234") and len(texts) >= ENOUGH_ROWS:
         return (
             "the grades are 1 to 4, without a 0: of ICDR without healthy eyes, or of another scale; --scale icdr says "
             "that they are ICDR, --scale FILE what else they mean"

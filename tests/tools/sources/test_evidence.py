@@ -211,7 +211,7 @@ def test_a_quality_code_of_unknown_direction_stops_and_asks(tmp_path: Path, draw
     for name in "abc":
         draw(f"{name}.jpg")
     (tmp_path / "t.csv").write_text("image,level,quality\na,0,0\nb,1,1\nc,2,2\n")
-    with pytest.raises(SourceError, match=r"which of 0, 1, 2 means so .*--gradable-column 'quality=0,\.\.\.'"):
+    with pytest.raises(SourceError, match=r"which of 0, 1, 2 means it .*--gradable-column 'quality=0,\.\.\.'"):
         list_source(tmp_path)
     options = SourceOptions(columns=ColumnOptions({"gradable": "quality"}, frozenset({"0", "1"})))
     assert [it.ungradable for it in list_source(tmp_path, options).samples] == [False, False, True]
