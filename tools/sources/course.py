@@ -36,7 +36,7 @@ def course_tables(folder: Path) -> tuple[Path, list[LabelTable]] | None:
                 (number, [image[0], grade[0]])
                 for (number, image), (_, grade) in zip(images.rows, labels.rows, strict=True)
             ]
-            tables.append(LabelTable(images.source, "no header", Columns(0, 1), rows, ICDR, beside=labels.source))
+            tables.append(LabelTable(images.source, "no header", Columns(0, 1), rows, ICDR, grades_file=labels.source))
         return where, tables
     return None
 

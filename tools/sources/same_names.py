@@ -112,7 +112,7 @@ def resolve_same_names(doubled_names: Iterable[Sequence[str]], grade_names: Iter
             continue
         shown = [
             doubled[at * len(doubled) // min(PAIRS_COMPARED, len(doubled))]
-            for at in range(min(LOOKED_AT, len(doubled)))
+            for at in range(min(PAIRS_COMPARED, len(doubled)))
         ]
         compared = [(pair, alike) for pair in shown if (alike := _same(read, *pair)) is not None]
         shown = [pair for pair, _alike in compared] or shown
