@@ -61,4 +61,4 @@ def tables_alone(folder: Path) -> tuple[str, list[LabelTable]] | None:
     """
     reader = Evidence(folder, folder, take_inventory(folder, walk(folder)), SourceOptions())
     tables, _ = reader.tables(lambda name: True)
-    return (reader.said(tables, None), tables) if tables else None
+    return (reader.layout_text(tables, None), tables) if tables else None

@@ -216,7 +216,7 @@ class Matched:
     """source -> the id that its name in the table gives, what the rows say, and the first of them."""
     refused: list[Refusal] = field(default_factory=list)  # photographs whose rows cannot be used
     rows: list[Refusal] = field(default_factory=list)  # rows without a photograph
-    beside: dict[str, Label] = field(default_factory=dict)  # source -> what rows without a grade say
+    without_grade: dict[str, Label] = field(default_factory=dict)  # source -> what rows without a grade say
     notes: list[str] = field(default_factory=list)
     has_splits: bool = False
 
@@ -228,7 +228,7 @@ class Matched:
     def split(self, source: str) -> str:
         """The split of its rows, or of its table's name; "" for none."""
         if source not in self.labels:
-            return self.beside[source].split if source in self.beside else ""
+            return self.without_grade[source].split if source in self.without_grade else ""
         _, label, table, _ = self.labels[source]
         return label.split or table.split
 
@@ -264,7 +264,7 @@ def match_tables(names: Names, tables: Sequence[LabelTable], of_folder: Callable
     for source, (table, number, cells, id) in first.items():
         label = _agreed(more[source], matched) if source in more else table.label(cells)
         if label.grade == NO_COLUMN:
-            matched.beside[source] = label
+            matched.without_grade[source] = label
         elif label.error:
             why = label.error
             if label.grade != CONTRADICTION:
