@@ -314,8 +314,8 @@ class Evidence:
             if shared and not splits:
                 self.warnings.append(
                     f"the tables in {one or 'SRC'} and {other or 'SRC'} share {len(shared)} patients, such as "
-                    f"{min(shared)}: they are taken for the same people; if they are not, give the patients of each hospital "
-                    "different names"
+                    f"{min(shared)}: they are taken for the same people; if they are not, give them "
+                    "different names in each table"
                 )
 
     def _named(

@@ -226,7 +226,7 @@ def test_a_column_of_splits_and_kaggles_usage(tmp_path: Path, draw: Draw) -> Non
     (tmp_path / "a.csv").write_text("image,level,split\n1_left,0,train\n2_left,1,valid\n3_left,2,test\n4_left,3,\n")
     listing = list_source(tmp_path)
     assert splits(listing) == {"1_left": "train", "2_left": "val", "3_left": "test", "4_left": ""}
-    assert "1 photographs are in no split: the set brings splits, and none for them" in listing.notes
+    assert "1 photographs are in no split: the data set has splits, but not for them" in listing.notes
     (tmp_path / "a.csv").unlink()
     (tmp_path / "trainLabels.csv").write_text("image,level\n1_left,0\n2_left,1\n")
     (tmp_path / "solution.csv").write_text("image,level,Usage\n3_left,2,Public\n4_left,3,Private\n")

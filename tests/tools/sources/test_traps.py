@@ -322,7 +322,7 @@ def test_a_lone_test_column_is_said(tmp_path: Path, draw: Draw) -> None:
     draw("b.jpg")
     (tmp_path / "t.csv").write_text("image,grade,split\na,1,test\nb,2,test\n")
     listing = list_source(tmp_path)
-    assert "--split test keeps them together" in "\n".join(listing.notes)
+    assert "--split test keeps all photographs in test" in "\n".join(listing.notes)
 
 
 def test_commas_in_comments_do_not_hide_semicolons(tmp_path: Path, draw: Draw) -> None:
