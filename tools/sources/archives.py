@@ -1,4 +1,4 @@
-"""Reads a photograph's bytes from a file, a URL, or an archive (ZIP, Parquet, MedMNIST's NPZ) without unpacking it."""
+"""Reads photographs from files, URLs and archives (ZIP, Parquet, MedMNIST's NPZ); archives are not unpacked."""
 
 import json
 import os
@@ -22,19 +22,19 @@ from tools.sources.columns import eye_in_name
 from tools.sources.tables import NoTable, RawTable
 
 LARGEST_MEMBER: Final = 1_000_000_000
-"""Bytes. A larger member of a ZIP is refused from its directory; the largest photographs have 150 MB."""
+"""Bytes. A larger member of a ZIP is refused before it is read; the largest photographs have 150 MB."""
 ROW_GROUPS: Final = 4
-"""Row groups of Parquet files that a process keeps: photographs are read in another order than they lie in."""
+"""Row groups of Parquet files that a process keeps: photographs are not read in the order of the file."""
 NEEDS_PYARROW: Final = "a Parquet file needs a package: pip install 'fundus-grading[parquet]'"
 
 
 class ArchiveContents(NamedTuple):
-    """What an archive holds."""
+    """The content of an archive."""
 
     photographs: list[Found]
     tables: list[RawTable]
     unread: list[Refusal]
-    names: dict[str, str]  # source -> the name that the photograph had before, where the archive tells
+    names: dict[str, str]  # source -> original name of the photograph, if the archive has it
 
 
 def read_zip(path: Path, source: str) -> ArchiveContents:
@@ -56,7 +56,7 @@ def read_zip(path: Path, source: str) -> ArchiveContents:
             continue
         if name in names:
             contents.unread.append(
-                Refusal(name, "a second member of the same name: unpack the archive, and name it anew")
+                Refusal(name, "a second member of the same name: unpack the archive and rename one of them")
             )
             continue
         names.add(name)
@@ -86,10 +86,10 @@ def read_zip(path: Path, source: str) -> ArchiveContents:
 
 
 def read_zipped(path: Path, member: str, size: int = -1) -> bytes:
-    """The bytes of a ZIP's member, or its first `size`. Raises OSError where they cannot be read."""
+    """The bytes of a ZIP's member, or its first `size` bytes. Raises OSError if they cannot be read."""
     try:
         archive = _zip(os.getpid(), str(path), path.stat().st_mtime_ns)
-        own = member if member in archive.NameToInfo else member.replace("/", "\\")  # as old programs on Windows write
+        own = member if member in archive.NameToInfo else member.replace("/", "\\")  # old programs on Windows write so
         with archive.open(own) as file:
             return file.read(size)
     except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError, NotImplementedError, ValueError) as error:
@@ -98,12 +98,12 @@ def read_zipped(path: Path, member: str, size: int = -1) -> bytes:
 
 @lru_cache(maxsize=8)
 def _zip(process: int, path: str, mtime_ns: int) -> zipfile.ZipFile:
-    """Open once a process: a forked one shares the position in the file with its parent."""
+    """A ZIP, opened once in each process: a forked process would share the file position with its parent."""
     return zipfile.ZipFile(path)
 
 
 def read_parquet(path: Path, source: str) -> ArchiveContents:
-    """The rows of a Parquet file: photographs where a column has their bytes, else a table."""
+    """The rows of a Parquet file: photographs if a column has their bytes, else a table."""
     contents = ArchiveContents([], [], [], {})
     try:
         import pyarrow
@@ -126,7 +126,7 @@ def read_parquet(path: Path, source: str) -> ArchiveContents:
         plain = ([columns[each][number] for each in others] for number in range(count))
         contents.tables.append(RawTable(source, [(0, others), *enumerate(plain, 1)]))
         return contents
-    several = len(pictures) > 1  # such as left_image and right_image: each tells its eye
+    several = len(pictures) > 1  # such as left_image and right_image, which name the eye
     rows = [(0, ["image", *others, *(["eye"] if several and "eye" not in others else [])])]
     for number in range(count):
         for column in pictures:
@@ -141,7 +141,7 @@ def read_parquet(path: Path, source: str) -> ArchiveContents:
 
 
 def read_parquet_row(path: Path, member: str) -> bytes:
-    """The bytes of a picture; `member` is ROW or ROW/COLUMN. Raises OSError where they cannot be read."""
+    """The bytes of a picture; `member` is ROW or ROW/COLUMN. Raises OSError if they cannot be read."""
     import pyarrow
 
     number, _, column = member.partition("/")
@@ -159,6 +159,7 @@ def read_parquet_row(path: Path, member: str) -> bytes:
 
 @lru_cache(maxsize=8)
 def _group_starts(path: str, mtime_ns: int) -> "np.ndarray[Any, np.dtype[np.int64]]":
+    """The first row of each row group."""
     import pyarrow.parquet
 
     metadata = pyarrow.parquet.ParquetFile(path).metadata
@@ -195,7 +196,7 @@ def _is_plain(kind: Any) -> bool:
 
 
 def _names_inside(file: Any, pictures: str) -> list[str]:
-    """The name of each picture where the column has one, read without the bytes."""
+    """The name of each picture, "" if the column has none; the bytes are not read."""
     kind = file.schema_arrow.field(pictures).type
     if not hasattr(kind, "num_fields") or "path" not in [kind.field(at).name for at in range(kind.num_fields)]:
         return [""] * int(file.metadata.num_rows)
@@ -204,7 +205,7 @@ def _names_inside(file: Any, pictures: str) -> list[str]:
 
 
 def _spelled(schema: Any, name: str, values: list[Any]) -> list[str]:
-    """Cells as text; an index into class names (Hugging Face's ClassLabel) as its name, whatever the index."""
+    """Cells as text. Hugging Face's ClassLabel is an index into class names: the name is taken."""
     names: list[str] = []
     with suppress(KeyError, ValueError, TypeError, AttributeError):
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
@@ -216,9 +217,9 @@ def _spelled(schema: Any, name: str, values: list[Any]) -> list[str]:
 
 @lru_cache(maxsize=2)
 def medmnist_arrays(path: str, mtime_ns: int) -> dict[str, "np.ndarray[Any, Any]"]:
-    """A MedMNIST file's arrays: they are compressed as a whole, not picture by picture, so they are kept.
+    """The arrays of a MedMNIST file. They are kept in memory: each is compressed as one piece.
 
-    Raises SourceError for another file.
+    Raises SourceError if it is another file.
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:
@@ -228,9 +229,9 @@ def medmnist_arrays(path: str, mtime_ns: int) -> dict[str, "np.ndarray[Any, Any]
 
 
 def read_source(root: Path | Url, source: str) -> bytes:
-    """The bytes of a photograph that `list_source` found; of a picture in a MedMNIST file, as a PNG.
+    """The bytes of a photograph of a listing; a picture in a MedMNIST file becomes a PNG.
 
-    Raises OSError where it cannot be read, StoreError where the store behind a URL gives nothing any more.
+    Raises OSError if it cannot be read, StoreError if an object store does not answer.
     """
     if isinstance(root, Url):
         return read_file(root / source)

@@ -1,4 +1,5 @@
-"""Lists everything below SRC: photographs, tables, archives with their content, and what cannot be read, and why."""
+"""Lists everything below SRC: photographs, tables, the content of archives, and files that are not read, with
+reasons."""
 
 import os
 import re
@@ -15,7 +16,7 @@ from tools.sources import archives, tables
 from tools.sources.tables import NoTable, RawTable, read_raw, suffix_of
 
 LARGEST_TABLE: Final = 2_000_000_000
-"""Bytes; a text file beyond is no table of photographs: 88,000 rows have 2 MB, a hundred million 2 GB."""
+"""Bytes. A larger text file is no table of photographs: 88,000 rows have 2 MB, a hundred million have 2 GB."""
 _PART: Final = re.compile(r"(.+\.(?:zip|7z|rar|tar|gz))\.(\d{3})|(.+)\.z\d\d", re.IGNORECASE)
 _ARCHIVES: Final = (".7z", ".rar", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst")
 
@@ -27,9 +28,9 @@ class Inventory:
     photographs: list[Found] = field(default_factory=list)
     tables: list[RawTable] = field(default_factory=list)
     refused: list[Refusal] = field(default_factory=list)  # photographs
-    unread: list[Refusal] = field(default_factory=list)  # other files, with the advice
-    ours: list[Refusal] = field(default_factory=list)  # folders that this program made
-    left_out: int = 0  # files that are hidden, another program's or half downloaded
+    unread: list[Refusal] = field(default_factory=list)  # other files, each with advice
+    ours: list[Refusal] = field(default_factory=list)  # caches and runs of this program
+    left_out: int = 0  # files that are hidden, half downloaded or of another program
     names: dict[str, str] = field(default_factory=dict)  # source -> the photograph's name inside a Parquet file
     medmnist: list[str] = field(default_factory=list)  # MedMNIST files
 
@@ -37,19 +38,18 @@ class Inventory:
 def take_inventory(
     folder: Path, walked: Walked, labels: Path | None = None, remote_tables: Iterable[str] | None = None
 ) -> Inventory:
-    """All that is below a folder, tables read and archives opened.
+    """Lists what is below a folder, reads tables and opens archives.
 
-    labels: the one table that the user names; no other is read then.
-    remote_tables: for a URL, the tables below it, which lie in `folder`; its archives are not opened.
-    Raises SourceError where a table is broken.
+    labels: the table that the user names; then no other is read.
+    remote_tables: for a URL, the names of its tables, which were downloaded to `folder`; its archives are not opened.
+    Raises SourceError if a table is broken.
     """
     inventory = Inventory(
         list(walked.photographs), refused=list(walked.refused), ours=list(walked.ours), left_out=walked.left_out
     )
-    others = walked.others
     on_disk: Counter[tuple[str, int]] | None = None
     parts: dict[str, list[str]] = {}
-    for file in others:
+    for file in walked.others:
         suffix = split_suffix(file.source)[1].lower()
         if match := _PART.fullmatch(file.source):
             parts.setdefault(match[1] or match[3], []).append(file.source)
@@ -59,10 +59,10 @@ def take_inventory(
         elif suffix == ".zip":
             contents = archives.read_zip(folder / file.source, file.source)
             members = Counter((re.split("[/#]", each.source)[-1], each.nbytes) for each in contents.photographs)
-            if on_disk is None:  # a pass over all photographs, which a set without archives need not pay for
+            if on_disk is None:  # a pass over all photographs, only if there is an archive
                 on_disk = Counter((each.source.rpartition("/")[2], each.nbytes) for each in walked.photographs)
             if members and not members - on_disk:
-                inventory.unread.append(Refusal(file.source, "an archive whose photographs lie here unpacked"))
+                inventory.unread.append(Refusal(file.source, "an archive whose photographs are also here, unpacked"))
                 contents.photographs.clear()
             _add(inventory, contents, labels)
         elif suffix == ".parquet":
@@ -116,7 +116,7 @@ def _read_table(inventory: Inventory, path: Path, file: Found) -> None:
 
 
 def named_tables(labels: Path) -> list[RawTable]:
-    """The tables in a file that the user names. Raises SourceError where it cannot be read."""
+    """The tables in a file that the user names. Raises SourceError if it cannot be read."""
     try:
         if labels.suffix.lower() == ".parquet":
             contents = archives.read_parquet(labels, labels.name)
@@ -129,7 +129,7 @@ def named_tables(labels: Path) -> list[RawTable]:
 
 
 def read_whole(path: Path) -> bytes:
-    """The bytes of a regular file. Raises SourceError where it cannot be read."""
+    """The bytes of a regular file. Raises SourceError if it cannot be read."""
     try:
         with open_regular(path) as file:
             return file.read()
@@ -138,6 +138,7 @@ def read_whole(path: Path) -> bytes:
 
 
 def _not_read(suffix: str, remote: bool = False) -> str:
+    """Why a file with this suffix is not read, and what to do."""
     if suffix in _ARCHIVES:
         return "an archive: unpack it first"
     if remote and suffix in (".zip", ".parquet", ".npz"):
@@ -148,6 +149,7 @@ def _not_read(suffix: str, remote: bool = False) -> str:
 
 
 def _how_to_join(joined: str, names: Sequence[str]) -> str:
+    """How to join the parts of an archive."""
     name = os.path.basename(joined)
     if re.search(r"\.z\d\d$", names[0], re.IGNORECASE):
         return f"a part of {name}.zip: join the parts with `zip -s 0 {name}.zip --out whole.zip`"
