@@ -25,7 +25,7 @@ from tools.sources.columns import (
     split_word,
 )
 from tools.sources.known_sets import KnownSet, known_set_of
-from tools.sources.scales import BLANK, ENOUGH_ROWS, ICDR, UNGRADABLE, Scale, of_other_scale, parse_words
+from tools.sources.scales import BLANK, ENOUGH_ROWS, ICDR, UNGRADABLE, Scale, parse_words, why_other_scale
 from tools.sources.tables import HEADER_ROWS, ROWS_CHECKED, RawTable
 
 NO_COLUMN: Final = -5
@@ -341,7 +341,7 @@ def _checked(
     if at.grade is not None and rows:
         written = [cells[at.grade] for _, cells in rows]
         texts = set(written)
-        if scale is None and table.known is None and (why := of_other_scale(written)):
+        if scale is None and table.known is None and (why := why_other_scale(written)):
             raise SourceError(f"{table.source}: column {header[at.grade]}: {why}")
         grades = [table._grade(text)[0] for text in texts]
         if all(grade in (UNKNOWN, BLANK) for grade in grades):

@@ -18,10 +18,10 @@ from tools.sources.remote import tables_of, walk_url
 
 
 def list_source(src: Path | Url, options: SourceOptions = SourceOptions()) -> Listing:  # noqa: B008  # frozen
-    """Looks through SRC, recognises its layout and matches photographs and grades.
+    """Reads SRC: recognises its layout and matches photographs with grades.
 
-    Raises SourceError where there is nothing to do (no such folder, no photographs, no row that fits one) and where
-    the evidence can be read in two ways; StoreError where a URL cannot be listed or read.
+    Raises SourceError if there is nothing to prepare (no such folder, no photographs, no row that fits one) or if SRC
+    can be read in two ways; StoreError if a URL cannot be listed or read.
     """
     with ExitStack() as stack:
         labels = options.labels
@@ -55,9 +55,9 @@ def list_source(src: Path | Url, options: SourceOptions = SourceOptions()) -> Li
 
 
 def tables_alone(folder: Path) -> tuple[str, list[LabelTable]] | None:
-    """The tables of grades below a folder that has no photographs, and what they are in words; None where it has none.
+    """(the layout in words, the tables of grades) of a folder without photographs; None if it has no such table.
 
-    Raises SourceError where one can be read in two ways.
+    Raises SourceError if a table can be read in two ways.
     """
     reader = Evidence(folder, folder, take_inventory(folder, walk(folder)), SourceOptions())
     tables, _ = reader.tables(lambda name: True)

@@ -14,7 +14,7 @@ from tools.sources.listing import ListedSample, Listing
 
 
 def list_medmnist(path: Path) -> Listing:
-    """The photographs of a file. Raises SourceError for what is none of RetinaMNIST."""
+    """The listing of a RetinaMNIST file. Raises SourceError if it is another file."""
     known = known_set_of(path.name, [])
     if known is None and "mnist" in path.name.casefold():
         raise SourceError(f"{path}: of MedMNIST's files only retinamnist.npz has grades of diabetic retinopathy")
@@ -24,9 +24,7 @@ def list_medmnist(path: Path) -> Listing:
     for split in SPLITS:
         images, labels = arrays.get(f"{split}_images"), arrays.get(f"{split}_labels")
         if images is None or labels is None or len(images) != len(labels) or images.dtype != np.uint8:
-            raise SourceError(
-                f"{path}: expected {split}_images (uint8) and as many {split}_labels, as MedMNIST has them"
-            )
+            raise SourceError(f"{path}: expected {split}_images (uint8) and as many {split}_labels, as in MedMNIST")
         for number, label in enumerate(labels.reshape(len(labels), -1)[:, 0]):
             source = f"{path.name}#{split}/{number}"
             if not 0 <= int(label) < N_GRADES:

@@ -43,7 +43,7 @@ def test_an_archive_beside_its_unpacked_photographs_is_not_read_twice(tmp_path: 
             archive.write(tmp_path / f"train/{number}_left.jpeg", f"{number}_left.jpeg")
     listing = list_source(tmp_path)
     assert [sample.file.source for sample in listing.samples] == [f"train/{number}_left.jpeg" for number in range(3)]
-    assert listing.unread == [("train.zip", "an archive whose photographs lie here unpacked")]
+    assert listing.unread == [("train.zip", "an archive whose photographs are also here, unpacked")]
 
 
 def test_what_cannot_be_read_in_place_is_named_with_the_cure(tmp_path: Path, draw: Draw) -> None:
