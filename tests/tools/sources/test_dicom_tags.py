@@ -97,7 +97,7 @@ def test_one_id_for_all_is_not_believed(tmp_path: Path, write: Write) -> None:
         write(f"{number}.dcm", PatientID="ANON")
     listing = listed(tmp_path)
     assert {sample.patient for sample in listing.samples} == {""}
-    assert any("name one patient, which is not believed" in note for note in listing.notes)
+    assert any("name one patient; that is not believed" in note for note in listing.notes)
 
 
 def test_angiograms_and_indices_are_ignored_with_the_reason(tmp_path: Path, write: Write) -> None:
