@@ -16,7 +16,7 @@ from caches import eyepacs
 from turns import SHARED, in_turn, say_load, say_ratio
 
 from trainer.inference.forward import probabilities
-from trainer.inference.inputs import Photograph, gather, render, seen_in
+from trainer.inference.inputs import Photograph, gather, render, training_statistics
 from trainer.network.device import to_device
 from trainer.network.metadata import Metadata
 from trainer.network.model import Grader
@@ -31,7 +31,9 @@ def main() -> None:
     for cached, size in ((256, 224), (512, 512)):
         with tempfile.TemporaryDirectory() as name:
             cache = eyepacs(Path(name), cached)
-            metadata = Metadata("resnet18", size, cache.recipe, epoch=1, seen=seen_in(cache, size, None))
+            metadata = Metadata(
+                "resnet18", size, cache.recipe, epoch=1, statistics=training_statistics(cache, size, None)
+            )
             sources = {"files": SHARED / "data/eyepacs", "cache": cache.path}
             photographs = {kind: gather([path], metadata.recipe)[0] for kind, path in sources.items()}
             # Two batches: more would not fit into memory at 512 px, and the time is the same for all.

@@ -202,7 +202,7 @@ class RunFolder:
         if strangers := sorted(each for each in os.listdir(folder) if each not in mine and not is_unfinished(each)):
             raise RunError(f"{folder} holds {strangers[0]!r}, which this command did not make; choose another --name")
         if files.metrics.exists():
-            metrics = self.read_json(files.metrics, cure=f"delete {folder} and measure again")
+            metrics = self.read_json(files.metrics, advice=f"delete {folder} and measure again")
             there = metrics.get("cache"), metrics.get("split")
             if there != (digest, split):
                 what = "another cache" if there[0] != digest else f"another part of that cache ({there[1]})"
@@ -235,21 +235,21 @@ class RunFolder:
         earlier versions left it."""
         digest, metrics = self.read_config().cache_digest, self.read_json(self.metrics(split))
         if metrics.get("cache", digest) != digest:
-            cure = f"`trainer evaluate {self.path} --split {split}` measures the run's own"
-            raise RunError(f"{self.metrics(split)} is about another cache; {cure}")
+            advice = f"`trainer evaluate {self.path} --split {split}` measures the run's own"
+            raise RunError(f"{self.metrics(split)} is about another cache; {advice}")
         return metrics
 
-    def read_json(self, path: Path, cure: str = "") -> dict[str, Any]:
-        """Raises RunError, with a cure, where a file of the run is missing or damaged."""
-        cure = cure or self.cure
+    def read_json(self, path: Path, advice: str = "") -> dict[str, Any]:
+        """Raises RunError, with advice, where a file of the run is missing or damaged."""
+        advice = advice or self.advice
         try:
             fields = json.loads(path.read_bytes())
         except FileNotFoundError as error:
-            raise RunError(f"{path} is missing; {cure}") from error
+            raise RunError(f"{path} is missing; {advice}") from error
         except (OSError, ValueError) as error:
-            raise RunError(f"{path} is damaged; {cure}") from error
+            raise RunError(f"{path} is damaged; {advice}") from error
         if not isinstance(fields, dict):
-            raise RunError(f"{path} is damaged; {cure}")
+            raise RunError(f"{path} is damaged; {advice}")
         return fields
 
     def read_accuracy(self) -> "pd.DataFrame":
@@ -259,12 +259,12 @@ class RunFolder:
         try:
             table = pd.read_csv(self.accuracy)
         except FileNotFoundError as error:
-            raise RunError(f"{self.accuracy} is missing: no epoch was finished; {self.cure}") from error
+            raise RunError(f"{self.accuracy} is missing: no epoch was finished; {self.advice}") from error
         except (OSError, ValueError) as error:
-            raise RunError(f"{self.accuracy} is damaged; {self.cure}") from error
+            raise RunError(f"{self.accuracy} is damaged; {self.advice}") from error
         numbers = table.drop(columns="phase", errors="ignore")
         if tuple(table.columns) != ACCURACY_COLUMNS or table.empty or numbers.select_dtypes(exclude="number").size:
-            raise RunError(f"{self.accuracy} is damaged; {self.cure}")
+            raise RunError(f"{self.accuracy} is damaged; {self.advice}")
         return table
 
     def read_predictions(self, split: str) -> "pd.DataFrame":
@@ -276,7 +276,7 @@ class RunFolder:
 
         from trainer.kinds import PROBABILITIES
 
-        path, cure = self.predictions(split), f"`trainer evaluate {self.path} --split {split}` writes it"
+        path, advice = self.predictions(split), f"`trainer evaluate {self.path} --split {split}` writes it"
         columns = ["id", "grade", "predicted", *PROBABILITIES]
         try:
             # Ids as text: one may be "NA", "007" or "1e5".
@@ -286,13 +286,13 @@ class RunFolder:
             table["grade"] = table["grade"].replace("", str(UNKNOWN))
             table = table.astype({"grade": "int64", "predicted": "int64"} | dict.fromkeys(PROBABILITIES, "float32"))
         except FileNotFoundError as error:
-            raise RunError(f"{path} is missing; {cure}") from error
+            raise RunError(f"{path} is missing; {advice}") from error
         except (OSError, ValueError) as error:
-            raise RunError(f"{path} is damaged; {cure}") from error
+            raise RunError(f"{path} is damaged; {advice}") from error
         in_range = table["grade"].between(UNKNOWN, N_GRADES - 1) & table["predicted"].between(0, N_GRADES - 1)
         complete = table[list(PROBABILITIES)].notna().all(axis=None)
         if not in_range.all() or not complete or table["id"].duplicated().any():
-            raise RunError(f"{path} is damaged; {cure}")
+            raise RunError(f"{path} is damaged; {advice}")
         return table
 
     def read_dates(self) -> dict[str, str]:
@@ -314,7 +314,7 @@ class RunFolder:
         write_csv(self.accuracy, pd.DataFrame(history, columns=list(ACCURACY_COLUMNS)))
 
     @property
-    def cure(self) -> str:
+    def advice(self) -> str:
         """The end of an error message."""
         return f"`trainer fit --run {self.path} --resume` continues an unfinished run"
 
@@ -358,7 +358,7 @@ class FoldsFolder:
 
     def read_mark(self) -> dict[str, Any]:
         """Raises RunError where it is missing or damaged."""
-        return RunFolder(self.path).read_json(self.mark, cure="`trainer folds` into another --run makes folds anew")
+        return RunFolder(self.path).read_json(self.mark, advice="`trainer folds` into another --run makes folds anew")
 
     def claim(self, mark: Mapping[str, Any]) -> None:
         """Raises RunError where the folder holds anything else than folds of this `mark`; nothing is written."""
@@ -415,8 +415,8 @@ def default_name(model: str, weights: str, size: int | None, loader: str, cache:
 def check_free(path: Path | None) -> None:
     """Raises RunError where there is something at `path` already."""
     if path is not None and path.exists() and not _is_empty_folder(path):
-        cure = "--resume continues it, or choose" if RunFolder(path).started else "choose"
-        raise RunError(f"{path} exists and is never overwritten; {cure} another --run")
+        advice = "--resume continues it, or choose" if RunFolder(path).started else "choose"
+        raise RunError(f"{path} exists and is never overwritten; {advice} another --run")
 
 
 def _is_empty_folder(path: Path) -> bool:
@@ -431,7 +431,7 @@ def weights_file(path: Path) -> Path:
     run = RunFolder(path)
     if not run.model.exists():
         run.read_config()
-        raise RunError(f"{run.model} is missing: no epoch was finished; {run.cure}")
+        raise RunError(f"{run.model} is missing: no epoch was finished; {run.advice}")
     return run.model
 
 

@@ -35,8 +35,8 @@ def show(path: Path, as_json: bool) -> None:
     if facts["tta"]:
         rows.append(("views", "8: measured and used as the mean over flips and right angles"))
     if facts["cuts"]:
-        cuts = ", ".join(f"{cut:g}" for cut in facts["cuts"])
-        rows.append(("predicted grade", f"the expected one, cut at {cuts}, as chosen on validation"))
+        thresholds = ", ".join(f"{threshold:g}" for threshold in facts["cuts"])
+        rows.append(("predicted grade", f"the expected one, cut at {thresholds}, as chosen on validation"))
     if operating:
         chosen = f"{operating['wanted']} {operating['level']:g} on validation"
         rows += [

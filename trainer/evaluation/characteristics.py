@@ -17,7 +17,7 @@ from pipeline.errors import CacheError
 from pipeline.grades import UNKNOWN
 from pipeline.photos.contact_sheet import decode_small
 from trainer.evaluation.bootstrap import Floats
-from trainer.network.image_statistics import look
+from trainer.network.image_statistics import image_statistics
 
 SIZES: Final = 5
 """So many sizes of originals are listed at most, the commonest; the rest are one group."""
@@ -125,7 +125,7 @@ def redness(cache: Cache, rows: NDArray[np.int64]) -> Floats:
 
     def red(row: int) -> float:
         photo = decode_small(cache.read(row), THUMBNAIL)
-        share = look(np.asarray(photo), photo.width, photo.height, None).red
+        share = image_statistics(np.asarray(photo), photo.width, photo.height, None).red
         return np.nan if share is None else share
 
     return np.array([red(row) for row in rows.tolist()])

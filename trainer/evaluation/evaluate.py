@@ -18,7 +18,7 @@ from trainer.evaluation.deferral import confidence_quantiles
 from trainer.evaluation.eyes import EyeTable
 from trainer.evaluation.metrics import graded, predictions_table
 from trainer.evaluation.operating_point import choose_operating
-from trainer.evaluation.ordinal_thresholds import fit_cuts
+from trainer.evaluation.ordinal_thresholds import fit_ordinal_thresholds
 from trainer.evaluation.results import Results, assess
 from trainer.evaluation.subgroups import Subgroups, measure_subgroups
 from trainer.evaluation.weighted_metrics import Sample
@@ -130,7 +130,7 @@ def measure_outputs(
     rule, eyes = DecisionRule.of(metadata), EyeTable.of(manifest, read_attributes(cache))
     calibrated = rule.probabilities(logits)
     predictions = predictions_table(
-        manifest["id"].iloc[outputs.rows], outputs.grades.numpy(), calibrated, metadata.cuts
+        manifest["id"].iloc[outputs.rows], outputs.grades.numpy(), calibrated, metadata.ordinal_thresholds
     )
     results = assess(
         manifest, split, predictions, probabilities(logits), metadata.operating, prevalence, eyes=eyes, rule=rule
@@ -151,17 +151,17 @@ def exposure_on(provenance: Provenance | None, cache: Cache, split: str, *, own:
 
 def choose_decision(cache: Cache, outputs: Outputs, metadata: Metadata, grade_by: str) -> Metadata:
     """`about` with temperature, threshold, percentiles of the confidence and, where the expected grade is predicted,
-    cuts: from outputs for val."""
+    ordinal thresholds: from outputs for val."""
     manifest, known = cache.manifest, outputs.grades.numpy() != UNKNOWN
     logits, grades = outputs.logits.double().numpy()[known], outputs.grades.numpy()[known]
-    operating, cuts = choose_operating(logits, grades), None
+    operating, ordinal_thresholds = choose_operating(logits, grades), None
     if grade_by == "expected":
         patients = pd.factorize(patients_of(manifest, manifest["id"].iloc[outputs.rows[known]]))[0]
-        cuts = fit_cuts(probabilities(logits, temperature_of(operating)), grades, patients)
-        if cuts is None:
+        ordinal_thresholds = fit_ordinal_thresholds(probabilities(logits, temperature_of(operating)), grades, patients)
+        if ordinal_thresholds is None:
             warn("validation has one grade alone and says nowhere to cut: the likeliest grade is predicted")
     sure = None
     if operating is not None:
         scores = p_referable(probabilities(logits, operating.temperature))
         sure = confidence_quantiles(scores, operating.threshold)
-    return replace(metadata, operating=operating, cuts=cuts, confidence=sure)
+    return replace(metadata, operating=operating, ordinal_thresholds=ordinal_thresholds, confidence=sure)

@@ -91,7 +91,7 @@ def mean_eyes(
     p = predictions[list(PROBABILITIES)].astype(np.float64).groupby(names).mean().to_numpy()
     ids, worst = pd.Series(grades.index), grades["max"].to_numpy()
     return MeanEyes(
-        predictions_table(ids, worst, p.astype(np.float32), rule.cuts),
+        predictions_table(ids, worst, p.astype(np.float32), rule.ordinal_thresholds),
         patients.groupby(names).first().reset_index(drop=True),
         EyeCounts(
             several=int((grades["size"] > 1).sum()),

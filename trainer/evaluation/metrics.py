@@ -16,7 +16,7 @@ from pipeline.grades import GRADES, N_GRADES, UNKNOWN
 from pipeline.metrics import Counts, confusion_counts
 from trainer.evaluation.weighted_metrics import Sample, ratio
 from trainer.kinds import PROBABILITIES
-from trainer.network.decision import Cuts, Floats, p_referable, predicted_grades
+from trainer.network.decision import Floats, OrdinalThresholds, p_referable, predicted_grades
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,14 @@ def referable_scores(predictions: pd.DataFrame) -> Floats:
 
 
 def predictions_table(
-    ids: "pd.Series[str]", grades: NDArray[np.int64], probabilities: NDArray[np.float32], cuts: Cuts | None = None
+    ids: "pd.Series[str]",
+    grades: NDArray[np.int64],
+    probabilities: NDArray[np.float32],
+    ordinal_thresholds: OrdinalThresholds | None = None,
 ) -> pd.DataFrame:
-    """The table from n ids, n grades and (n, 5) probabilities, whose predicted grades are those of `cuts`."""
+    """The table from n ids, n grades and (n, 5) probabilities; `ordinal_thresholds` give the predicted grades."""
     columns = dict(zip(PROBABILITIES, probabilities.T, strict=True))
-    predicted = predicted_grades(probabilities, cuts)
+    predicted = predicted_grades(probabilities, ordinal_thresholds)
     return pd.DataFrame({"id": ids.to_numpy(), "grade": grades, "predicted": predicted, **columns})
 
 

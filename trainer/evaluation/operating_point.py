@@ -87,20 +87,20 @@ def choose_threshold(scores: Floats, referable: NDArray[np.bool_], wish: Wish) -
     if referable.all() or not referable.any():
         which = "all" if referable.all() else "none"
         raise ValueError(f"{which} of its photographs show referable retinopathy")
-    cuts = np.unique(scores)  # cut n: refer from the n-th score on; the last one refers nobody
-    edges = np.concatenate([[0.0], cuts, [1.0 if cuts[-1] < 1 else 2.0]])
-    at = np.append(cuts, np.inf)
-    referred = referable.sum() - np.searchsorted(np.sort(scores[referable]), at)  # of the referable, by cut
-    passed = np.searchsorted(np.sort(scores[~referable]), at)  # of the others, by cut
+    limits = np.unique(scores)  # limit n: refer from the n-th score on; the last one refers nobody
+    edges = np.concatenate([[0.0], limits, [1.0 if limits[-1] < 1 else 2.0]])
+    at = np.append(limits, np.inf)
+    referred = referable.sum() - np.searchsorted(np.sort(scores[referable]), at)  # of the referable, by limit
+    passed = np.searchsorted(np.sort(scores[~referable]), at)  # of the others, by limit
     wished, rest = (referred, passed) if wish.wanted == "sensitivity" else (passed, referred)
     need = max(1, int(np.ceil(wish.level * wished.max() - 1e-9)))  # 0.55 * 100 is a little more than 55
-    cut = max(np.flatnonzero(wished >= need).tolist(), key=lambda cut: (rest[cut], wished[cut]))
-    low, high = edges[cut], edges[cut + 1]
+    best = max(np.flatnonzero(wished >= need).tolist(), key=lambda n: (rest[n], wished[n]))
+    low, high = edges[best], edges[best + 1]
     half = (low + high) / 2
     return float(half if half > low else high)
 
 
-class Cut(NamedTuple):
+class AtThreshold(NamedTuple):
     """What a threshold that was chosen on validation shows on the photographs measured, 0 to 1; None: not defined."""
 
     wanted: Wanted
@@ -112,7 +112,7 @@ class Cut(NamedTuple):
     npv: float | None
 
 
-CUTS: Final = (
+LISTED: Final = (
     Wish("sensitivity", 0.80),
     Wish("sensitivity", 0.85),
     Wish("sensitivity", 0.90),
@@ -124,20 +124,20 @@ CUTS: Final = (
 """Wishes whose thresholds a report lists beside the one in use."""
 
 
-def table_of_cuts(
+def threshold_table(
     val_scores: Floats, val_referable: NDArray[np.bool_], scores: Floats, referable: NDArray[np.bool_]
-) -> list[Cut]:
-    """For each of CUTS the threshold chosen on validation (scores and truth (m,)) and what it shows here (n,); empty
+) -> list[AtThreshold]:
+    """For each of LISTED the threshold chosen on validation (scores and truth (m,)) and what it shows here (n,); empty
     where validation has one side alone."""
-    cuts = []
-    for wish in CUTS:
+    rows = []
+    for wish in LISTED:
         try:
             threshold = choose_threshold(val_scores, val_referable, wish)
         except ValueError:
             return []
         table = two_by_two(scores >= threshold, referable)
-        cuts.append(Cut(wish.wanted, wish.level, threshold, *table.shares()))
-    return cuts
+        rows.append(AtThreshold(wish.wanted, wish.level, threshold, *table.shares()))
+    return rows
 
 
 class TwoByTwo(NamedTuple):

@@ -1,7 +1,7 @@
-"""Which grade probabilities mean: the likeliest, or the expected one cut where validation's kappa is best.
+"""Ordinal thresholds: limits between grades on the expected grade, with the best kappa on validation.
 
-Quadratic weighted kappa punishes a grade by the square of how far it is off, so of a photograph that may be 1 or 3 it
-would rather hear 2, which the likeliest grade never says.
+Quadratic weighted kappa punishes an error by the square of its size. For a photograph that may be 1 or 3 the best
+answer is 2, which is never the likeliest grade of the two.
 """
 
 from typing import Final
@@ -11,38 +11,44 @@ from numpy.typing import NDArray
 
 from pipeline.grades import N_GRADES
 from trainer.evaluation.bootstrap import Figures, Floats, bootstrap
-from trainer.network.decision import Cuts, expected_grades
+from trainer.network.decision import OrdinalThresholds, expected_grades
 
 ROUNDS: Final = 200
 ABOVE: Final = N_GRADES - 0.5
-"""A cut that no expected grade reaches."""
+"""A threshold that no expected grade reaches."""
 _GRADES: Final = np.arange(N_GRADES)
 
 
-def fit_cuts(probabilities: NDArray[np.float32], grades: NDArray[np.int64], patients: NDArray[np.int64]) -> Cuts | None:
-    """The mean of the cuts that are best for 200 resamples of the patients (bagging: Breiman, Machine Learning 1996).
+def fit_ordinal_thresholds(
+    probabilities: NDArray[np.float32], grades: NDArray[np.int64], patients: NDArray[np.int64]
+) -> OrdinalThresholds | None:
+    """The mean of the thresholds that are best for 200 resamples of the patients (bagging: Breiman, Machine Learning
+    1996).
 
-    probabilities (n, 5), grades (n,), all known, and patients (n,), numbered from 0, of validation. Those best for the
-    sample itself follow its every photograph: of seven networks on RetinaMNIST, chosen on its 120, they add 0.011 to
-    the test kappa of the likeliest grade, bagged ones 0.022. None where only one grade occurs.
+    probabilities (n, 5), grades (n,), all known, and patients (n,), numbered from 0, of validation. None where only one
+    grade occurs. Bagging, because thresholds that are best for the sample itself fit its noise: of seven networks on
+    RetinaMNIST, chosen on its 120 photographs, they add 0.011 to the test kappa of the likeliest grade, bagged ones
+    0.022.
     """
     expected = expected_grades(probabilities)
 
     def best(weights: Floats) -> Figures:
-        return {"cuts": np.array([best_cuts(expected, grades, drawn[patients]) for drawn in weights.T])}
+        return {
+            "thresholds": np.array([best_ordinal_thresholds(expected, grades, drawn[patients]) for drawn in weights.T])
+        }
 
-    found = bootstrap(int(patients.max()) + 1, best, ROUNDS)["cuts"]
+    found = bootstrap(int(patients.max()) + 1, best, ROUNDS)["thresholds"]
     known = found[~np.isnan(found).any(axis=1)]
     return tuple(np.round(known.mean(axis=0), 4).tolist()) if len(known) else None
 
 
-def best_cuts(expected: Floats, grades: NDArray[np.int64], weights: Floats) -> Floats:
-    """(4,) cuts of expected grades (n,) with the largest kappa, photographs counting by their weights (n,); NaN where
-    these leave one grade.
+def best_ordinal_thresholds(expected: Floats, grades: NDArray[np.int64], weights: Floats) -> Floats:
+    """(4,) thresholds on expected grades (n,) with the largest kappa, with a weight (n,) for each photograph; NaN where
+    the weights leave one grade.
 
     Kappa is 1 - N / D: N sums each photograph's squared distance, D the mean one of its predicted grade from everyone's
-    true grade. With q = N / D of some cuts, those that make N - q D least have a smaller quotient, until none has
-    (Dinkelbach, Management Science 1967); and these a walk through the photographs, sorted, finds exactly.
+    true grade. With q = N / D of some thresholds, those with the least N - q D have a smaller quotient, until there are
+    none (Dinkelbach, Management Science 1967). One pass through the sorted photographs finds these exactly.
     """
     values, places = np.unique(expected, return_inverse=True)
     by_grade = np.bincount(grades, weights, N_GRADES)

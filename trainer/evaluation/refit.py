@@ -34,7 +34,7 @@ SURE: Final = 0.9
 
 
 @dataclass(frozen=True)
-class Cut:
+class Performance:
     """What a threshold shows on the photographs that were not drawn."""
 
     threshold: float
@@ -75,9 +75,9 @@ class Refit:
     referable: int
     rest: int
     """Photographs that were measured."""
-    before: Cut
+    before: Performance
     """The weights' own threshold."""
-    after: Cut
+    after: Performance
     sizes: tuple[Size, ...]
     """Without those of which no draw had FEWEST of both kinds."""
     enough: int | None
@@ -109,8 +109,8 @@ def refit(predictions: pd.DataFrame, patients: "pd.Series[str]", operating: Oper
         patients=len(np.unique(sample.patients[chosen])),
         referable=int(truth[chosen].sum()),
         rest=int((~chosen).sum()),
-        before=cut_at(rest, operating),
-        after=cut_at(rest, replace(operating, threshold=threshold)),
+        before=performance_at(rest, operating),
+        after=performance_at(rest, replace(operating, threshold=threshold)),
         sizes=sizes,
         enough=next((size.photographs for size in sizes if size.draws == DRAWS and size.near >= SURE), None),
     )
@@ -171,7 +171,7 @@ def _shown(sample: Sample, wish: Wish, n: int) -> Iterator[tuple[float, float]]:
         yield sensitivity, specificity
 
 
-def cut_at(rest: Sample, operating: Operating) -> Cut:
+def performance_at(rest: Sample, operating: Operating) -> Performance:
     card = Referral(rest, operating, None).card()
     limits = {name: card["intervals"][name] for name in ("sensitivity", "specificity")}
-    return Cut(operating.threshold, card["sensitivity"], card["specificity"], limits)
+    return Performance(operating.threshold, card["sensitivity"], card["specificity"], limits)

@@ -28,7 +28,7 @@ from pipeline.photos.preparation import Recipe, prepare
 from pipeline.photos.retina import Square
 from pipeline.storage.artifacts import INDEX, UNFINISHED, is_explained, is_run
 from trainer.console import warn
-from trainer.network.image_statistics import Drift, Looks, Seen, look
+from trainer.network.image_statistics import Drift, ImageStatistics, TrainingStatistics, image_statistics
 from trainer.network.metadata import Metadata
 
 BATCH: Final = 64
@@ -71,7 +71,7 @@ class Rendered(NamedTuple):
 
     photographs: list[Photograph]
     images: Tensor  # uint8 (n, 3, size, size), RGB, on the device; as a Loader's batches
-    flags: list[Flags]  # (n,) the recipe's, then those of Metadata.seen
+    flags: list[Flags]  # (n,) the recipe's, then those of Metadata.statistics
     refused: list[Refusal]
 
 
@@ -200,14 +200,14 @@ def render(
             over.set()
 
 
-def seen_in(cache: Cache, size: int, workers: int | None) -> Seen:
+def training_statistics(cache: Cache, size: int, workers: int | None) -> TrainingStatistics:
     """What the training photographs of a cache look like when trained on at `size` pixels.
 
     The same for the same cache. Raises CacheError where one is damaged.
     """
     rows = cache.rows("train")
     some = rows[np.linspace(0, len(rows) - 1, min(LOOKED_AT, len(rows))).round().astype(np.int64)]
-    return Seen.summarise(_looks(cache, some, size, workers))
+    return TrainingStatistics.summarise(_statistics(cache, some, size, workers))
 
 
 def drift_in(cache: Cache, rows: NDArray[np.int64], metadata: Metadata, workers: int | None) -> Drift | None:
@@ -216,20 +216,20 @@ def drift_in(cache: Cache, rows: NDArray[np.int64], metadata: Metadata, workers:
 
     400 photographs at 512 px take 1 s on two cores. Raises CacheError where one is damaged.
     """
-    if metadata.seen is None:
+    if metadata.statistics is None:
         return None
-    return metadata.seen.drift(_looks(cache, cache.by_shard(rows), metadata.size, workers))
+    return metadata.statistics.drift(_statistics(cache, cache.by_shard(rows), metadata.size, workers))
 
 
-def _looks(cache: Cache, rows: NDArray[np.int64], size: int, workers: int | None) -> list[Looks]:
+def _statistics(cache: Cache, rows: NDArray[np.int64], size: int, workers: int | None) -> list[ImageStatistics]:
     geometry = cache.manifest[["width", "height", "radius"]].to_numpy(np.float64)
     workers, read = workers or usable_cores(), cache.reader(rows)
     with Renderer(cache.recipe.size, size, device="cpu", workers=1) as renderer, ThreadPoolExecutor(workers) as pool:
 
-        def measure(row: int) -> Looks:
+        def measure(row: int) -> ImageStatistics:
             width, height, radius = geometry[row].tolist()
             picture = _decode(renderer, read(row), cache.manifest["id"].iloc[row])
-            return look(picture, int(width), int(height), None if isnan(radius) else radius)
+            return image_statistics(picture, int(width), int(height), None if isnan(radius) else radius)
 
         return list(pool.map(measure, rows.tolist()))
 
@@ -277,7 +277,7 @@ def _picture(
     except OSError as error:
         came[place] = Refusal(photograph.source, f"cannot be read ({error.strerror or error})")
     else:
-        unlike = metadata.seen.unlike(look(picture, *ready[1:4])) if metadata.seen else ()
+        unlike = metadata.statistics.unlike(image_statistics(picture, *ready[1:4])) if metadata.statistics else ()
         came[place] = (*ready.flags, *unlike)
         return picture
     return np.zeros((renderer.reduced, renderer.reduced, 3), np.uint8)

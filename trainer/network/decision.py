@@ -10,7 +10,7 @@ from pipeline.grades import N_GRADES, REFERABLE
 from trainer.network.metadata import Metadata, temperature_of
 
 Floats = NDArray[np.float64]
-Cuts = tuple[float, ...]
+OrdinalThresholds = tuple[float, ...]
 """Four, ascending: an expected grade from the n-th on, and below the next, is grade n."""
 
 THRESHOLD: Final = 0.5
@@ -22,7 +22,7 @@ class DecisionRule:
     """How the logits of some weights are read. All of it was chosen on validation."""
 
     temperature: float = 1.0
-    cuts: Cuts | None = None
+    ordinal_thresholds: OrdinalThresholds | None = None
     """None: the likeliest grade is predicted."""
     threshold: float = THRESHOLD
     """A photograph is referred from this probability of grade 2 or worse on."""
@@ -34,7 +34,7 @@ class DecisionRule:
         """As weights carry it."""
         operating = metadata.operating
         threshold = operating.threshold if operating else THRESHOLD
-        return cls(temperature_of(operating), metadata.cuts, threshold, metadata.confidence)
+        return cls(temperature_of(operating), metadata.ordinal_thresholds, threshold, metadata.confidence)
 
     def probabilities(self, logits: Floats) -> NDArray[np.float32]:
         """(n, 5), each row summing to 1, of logits (n, 5)."""
@@ -51,7 +51,7 @@ class DecisionRule:
 
     def grades(self, probabilities: NDArray[np.float32]) -> NDArray[np.int64]:
         """(n,) predicted grades of probabilities (n, 5)."""
-        return predicted_grades(probabilities, self.cuts)
+        return predicted_grades(probabilities, self.ordinal_thresholds)
 
 
 def confidence(p_referable: Floats, threshold: float) -> Floats:
@@ -74,11 +74,13 @@ def expected_grades(probabilities: NDArray[np.float32]) -> Floats:
     return means
 
 
-def predicted_grades(probabilities: NDArray[np.float32], cuts: Cuts | None) -> NDArray[np.int64]:
-    """(n,) grades of probabilities (n, 5). Without cuts the likeliest; of equally likely ones the lowest."""
-    if cuts is None:
+def predicted_grades(
+    probabilities: NDArray[np.float32], ordinal_thresholds: OrdinalThresholds | None
+) -> NDArray[np.int64]:
+    """(n,) grades of probabilities (n, 5). Without thresholds the likeliest; of equally likely ones the lowest."""
+    if ordinal_thresholds is None:
         return np.asarray(probabilities.argmax(axis=1), np.int64)
-    return np.asarray(np.searchsorted(cuts, expected_grades(probabilities), side="right"), np.int64)
+    return np.asarray(np.searchsorted(ordinal_thresholds, expected_grades(probabilities), side="right"), np.int64)
 
 
 def p_referable(probabilities: NDArray[np.float32]) -> Floats:

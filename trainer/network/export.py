@@ -147,7 +147,7 @@ def describe(metadata: Metadata, weights: Path) -> dict[str, str]:
         "recipe_digest": metadata.recipe.digest,
         "views": "8, the mean over flips and right angles" if metadata.tta else "1",
         "temperature": str(DecisionRule.of(metadata).temperature),
-        "grade_cuts": json.dumps(metadata.cuts) if metadata.cuts else "",
+        "grade_cuts": json.dumps(metadata.ordinal_thresholds) if metadata.ordinal_thresholds else "",
         "referable_threshold": str(operating.threshold) if operating else "",
         "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
     }

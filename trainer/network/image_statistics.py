@@ -1,6 +1,6 @@
-"""What training photographs look like, so that a photograph unlike them is flagged and not silently graded.
+"""Image statistics of the training photographs. A photograph that is unlike them is flagged, not graded silently.
 
-Measured on the pixels that the network's are made of, and on the original's size. Imports no torch.
+They are measured on the cached pixels, from which the network's are made, and on the original's size. Imports no torch.
 """
 
 import math
@@ -28,8 +28,8 @@ SLACK: Final = {
 """How far beyond the quantiles is never unlike: training photographs may all come from one camera."""
 
 
-class Looks(NamedTuple):
-    """What is measured of a photograph; None where it cannot be: there is no disc, or no light."""
+class ImageStatistics(NamedTuple):
+    """Statistics of one photograph. None if they cannot be measured: there is no disc, or no light."""
 
     size: float  # log2 of the geometric mean of the original's width and height in pixels
     radius: float | None  # log2 of the disc's radius by that mean
@@ -44,7 +44,7 @@ class Drift(NamedTuple):
     """How many of some photographs look unlike those of training."""
 
     photographs: int
-    """All that were looked at."""
+    """How many were measured."""
     unlike: int
     """Those with any flag."""
     flags: dict[str, int]
@@ -52,30 +52,30 @@ class Drift(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Seen:
-    """Quantiles of what is measured: 1 %, 50 % and 99 %; a measure that no photograph has is left out."""
+class TrainingStatistics:
+    """Quantiles (1 %, 50 %, 99 %) of the training photographs' statistics. One that no photograph has is left out."""
 
     photographs: int
-    """How many were looked at."""
+    """How many were measured."""
     without_disc: float
     """Share of them in which no retina's disc was found, 0 to 1."""
     quantiles: Mapping[str, tuple[float, float, float]]
-    """By the names of `Looks`."""
+    """By the names of `ImageStatistics`."""
 
     @classmethod
-    def summarise(cls, looks: Iterable[Looks]) -> "Seen":
+    def summarise(cls, images: Iterable[ImageStatistics]) -> "TrainingStatistics":
         """Of at least one photograph. Rounded to 4 digits, so that it is the same on every machine."""
-        table = np.array([[np.nan if value is None else value for value in each] for each in looks])
+        table = np.array([[np.nan if value is None else value for value in each] for each in images])
         quantiles = {
             name: tuple(round(float(value), 4) for value in np.quantile(column[~np.isnan(column)], QUANTILES))
-            for name, column in zip(Looks._fields, table.T, strict=True)
+            for name, column in zip(ImageStatistics._fields, table.T, strict=True)
             if not np.isnan(column).all()
         }
-        without = np.isnan(table[:, Looks._fields.index("radius")]).mean()
+        without = np.isnan(table[:, ImageStatistics._fields.index("radius")]).mean()
         return cls(len(table), round(float(without), 4), quantiles)  # type: ignore[arg-type]  # three quantiles
 
     @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> "Seen":
+    def from_dict(cls, fields: Mapping[str, Any]) -> "TrainingStatistics":
         """What `as_dict` described. Raises TypeError, KeyError or ValueError for anything else."""
         quantiles = {
             name: (float(low), float(mid), float(high)) for name, (low, mid, high) in fields["quantiles"].items()
@@ -87,29 +87,29 @@ class Seen:
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
-    def unlike(self, looks: Looks) -> tuple[str, ...]:
+    def unlike(self, image: ImageStatistics) -> tuple[str, ...]:
         """Flags, sorted: "unlike_training:<what>" for each of size, radius, colour, brightness, sharpness and no_disc.
 
         A measure is unlike training's where it lies beyond the 1 % or 99 % quantile by more than its `SLACK`.
         """
         kinds = set()
-        for name, value in looks._asdict().items():
+        for name, value in image._asdict().items():
             if value is None or name not in self.quantiles:
                 continue
             low, _, high = self.quantiles[name]
             if not low - SLACK[name] <= value <= high + SLACK[name]:
                 kinds.add(KIND[name])
-        if looks.radius is None and self.without_disc < RARE:
+        if image.radius is None and self.without_disc < RARE:
             kinds.add("no_disc")
         return tuple(sorted(f"{FLAG}{kind}" for kind in kinds))
 
-    def drift(self, looks: Iterable[Looks]) -> Drift:
-        found = [self.unlike(each) for each in looks]
+    def drift(self, images: Iterable[ImageStatistics]) -> Drift:
+        found = [self.unlike(each) for each in images]
         flags = Counter(flag.removeprefix(FLAG) for each in found for flag in each)
         return Drift(len(found), sum(map(bool, found)), dict(sorted(flags.items())))
 
 
-def look(picture: NDArray[np.uint8], width: int, height: int, radius: float | None) -> Looks:
+def image_statistics(picture: NDArray[np.uint8], width: int, height: int, radius: float | None) -> ImageStatistics:
     """Measures a prepared photograph.
 
     picture: (s, s, 3) RGB, the crop around the disc; width, height, radius: of the original and of its disc, pixels.
@@ -123,13 +123,13 @@ def look(picture: NDArray[np.uint8], width: int, height: int, radius: float | No
     red, green, blue = (float(value) for value in cv2.mean(picture, mask)[:3])
     light = red + green + blue
     if light == 0:
-        return Looks(size, field, None, None, None, None, None)
+        return ImageStatistics(size, field, None, None, None, None, None)
     level = light / 3
     chroma = cv2.mean(cv2.subtract(strongest, weakest), mask)[0] / light
     laplacian = cv2.Laplacian(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.CV_16S)
     edges = cv2.mean(cv2.convertScaleAbs(laplacian), mask)[0]
     sharpness = math.log2(edges / level) if edges > 0 else None
-    return Looks(size, field, red / light, blue / light, chroma, math.log2(level), sharpness)
+    return ImageStatistics(size, field, red / light, blue / light, chroma, math.log2(level), sharpness)
 
 
 def _retina(strongest: NDArray[Any]) -> NDArray[np.uint8]:

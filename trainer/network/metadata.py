@@ -11,13 +11,15 @@ from pipeline.grades import GRADES
 from pipeline.photos.preparation import Recipe
 from pipeline.storage.artifacts import open_regular
 from trainer.config import STEMS, Link
-from trainer.network.image_statistics import Seen
+from trainer.network.image_statistics import TrainingStatistics
 
 MEAN: Final = (0.485, 0.456, 0.406)
 STD: Final = (0.229, 0.224, 0.225)
 """Of ImageNet's RGB values in 0..1, which torchvision's pretrained ResNets expect."""
 
 _KEY: Final = "fundus_grading"
+_JSON_KEYS: Final = {"ordinal_thresholds": "cuts", "statistics": "seen"}
+"""Fields whose key in the file is another word: files of earlier versions have these keys."""
 
 
 @dataclass(frozen=True)
@@ -65,18 +67,18 @@ class Metadata:
     """Its first layers: "imagenet" or "small"."""
     tta: bool = False
     """Measured, and so to be used, as the mean over the eight symmetries."""
-    cuts: tuple[float, ...] | None = None
-    """Of the expected grade, as trainer.network.decision.Cuts; None: the likeliest grade is predicted."""
+    ordinal_thresholds: tuple[float, ...] | None = None
+    """The four limits between grades, on the expected grade; None: the likeliest grade is predicted."""
     mean: tuple[float, ...] = MEAN
     std: tuple[float, ...] = STD
     grades: tuple[str, ...] = GRADES
     operating: Operating | None = None
-    """None: the run has not been finished, or its validation photographs could not tell."""
+    """None: the run is unfinished, or its validation photographs lack a class."""
     confidence: tuple[float, ...] | None = None
     """Percentiles, 0 to 100, of how far validation's p(referable) lies from the threshold, in log-odds; None in older
     files, and without an operating point."""
-    seen: Seen | None = None
-    """What the training photographs look like; None in files from before this was kept."""
+    statistics: TrainingStatistics | None = None
+    """Image statistics of the training photographs; None in older files."""
 
     def as_header(self) -> dict[str, str]:
         """For the header of a safetensors file. One entry, because safetensors writes several in random order, and
@@ -85,7 +87,8 @@ class Metadata:
 
     def as_dict(self) -> dict[str, Any]:
         """As plain JSON."""
-        return {**asdict(self), "recipe": self.recipe.as_dict()}
+        fields = {**asdict(self), "recipe": self.recipe.as_dict()}
+        return {_JSON_KEYS.get(name, name): value for name, value in fields.items()}
 
     @classmethod
     def from_header(cls, header: dict[str, str]) -> "Metadata":
@@ -94,11 +97,12 @@ class Metadata:
             fields: dict[str, Any] = json.loads(header[_KEY])
             fields["recipe"] = Recipe.from_dict(fields["recipe"])
             fields |= {name: tuple(fields[name]) for name in ("mean", "std", "grades")}
-            fields |= {name: tuple(fields[name]) for name in ("cuts", "confidence") if fields.get(name)}
+            fields |= {name: fields.pop(key) for name, key in _JSON_KEYS.items() if key in fields}
+            fields |= {name: tuple(fields[name]) for name in ("ordinal_thresholds", "confidence") if fields.get(name)}
             if fields.get("operating"):
                 fields["operating"] = Operating(**fields["operating"])
-            if fields.get("seen"):
-                fields["seen"] = Seen.from_dict(fields["seen"])
+            if fields.get("statistics"):
+                fields["statistics"] = TrainingStatistics.from_dict(fields["statistics"])
             metadata = cls(**fields)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError("it does not say which model it is") from error

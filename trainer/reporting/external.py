@@ -112,7 +112,7 @@ def read_sites(run: RunFolder) -> list[Site]:
     for name in run.external_names():
         file = run.external_results(name).metrics
         try:
-            metrics = run.read_json(file, cure="left out")
+            metrics = run.read_json(file, advice="left out")
             if not metrics.keys() >= SHOWN | SHOWN_OF_SET:
                 raise RunError(f"{file} is damaged; left out")
         except RunError as error:

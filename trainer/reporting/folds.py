@@ -78,8 +78,8 @@ def read_fold(run: RunFolder, cache: Cache) -> Fold:
     test = cache.manifest.iloc[cache.rows("test")]
     known = test["id"][test["grade"] != UNKNOWN].reset_index(drop=True)
     if not known.isin(table.index).all():
-        cure = f"`trainer evaluate {run.path} --split test` writes it"
-        raise RunError(f"{run.predictions('test')} lacks photographs of the fold; {cure}")
+        advice = f"`trainer evaluate {run.path} --split test` writes it"
+        raise RunError(f"{run.predictions('test')} lacks photographs of the fold; {advice}")
     operating = read_metadata(run.model).operating
     predictions = table.loc[known].reset_index(drop=True)
     return Fold(predictions, patients_of(cache.manifest, known), operating.threshold if operating else None)

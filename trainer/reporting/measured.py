@@ -77,7 +77,7 @@ def read_measured(run: RunFolder, split: str, cache_path: Path | Url | None) -> 
 
 def measured_cache(run: RunFolder, config: RunConfig, path: Path | Url | None) -> tuple[Cache | None, str]:
     """The run's own cache, which was measured, or None and why. A cache that the user named must be the one."""
-    cure = f"`trainer report {run.path} --cache FOLDER` takes the cache that was measured"
+    advice = f"`trainer report {run.path} --cache FOLDER` takes the cache that was measured"
     try:
         cache = open_cache(path or config.cache)
         if cache.digest != config.cache_digest:
@@ -85,6 +85,6 @@ def measured_cache(run: RunFolder, config: RunConfig, path: Path | Url | None) -
     except CacheError as error:
         if path:
             raise
-        warn(f"no photographs, subgroups and splits: {error.message}; {cure}")
+        warn(f"no photographs, subgroups and splits: {error.message}; {advice}")
         return None, f"Left out, for the cache is not at hand ({error.message})."
     return cache, ""

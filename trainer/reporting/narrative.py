@@ -100,11 +100,11 @@ def choice(config: FitConfig) -> str:
     return "the one with the best quadratic weighted kappa on validation"
 
 
-def reading(cuts: tuple[float, ...] | None) -> str:
+def reading(thresholds: tuple[float, ...] | None) -> str:
     """Which grade is the predicted one."""
-    if cuts is None:
+    if thresholds is None:
         return "The predicted grade is the likeliest one."
-    places = ", ".join(f"{cut:.2f}" for cut in cuts)
+    places = ", ".join(f"{cut:.2f}" for cut in thresholds)
     return f"The predicted grade is the expected one (the mean of the probabilities), cut at {places}: from validation."
 
 
@@ -133,14 +133,14 @@ def exposure_line(split: str, exposure: Exposure) -> str:
 def leak_lines(cache: Cache) -> list[str]:
     """Warnings, before training, of patients or pictures that a cache has in two splits; empty where nothing tells of
     any."""
-    cure = "`tools preprocess --split patient` keeps each patient on one side"
+    advice = "`tools preprocess --split patient` keeps each patient on one side"
     lines = []
     for split in ("val", "test"):
         known = cache.leak(split)
         if known.leaked:
             lines.append(
                 f"{known.leaked} of {known.tested} {split} photographs show patients who are in train, so "
-                f"{split} flatters: {cure}"
+                f"{split} flatters: {advice}"
             )
         if known.copies:
             lines.append(
@@ -153,7 +153,7 @@ def leak_lines(cache: Cache) -> list[str]:
     if both := int(tested.isin(patients[splits == "val"]).sum()):
         lines.append(
             f"{both} of {int((splits == 'test').sum())} test photographs show patients who are in val, which chooses "
-            f"the epoch, so test flatters a little: {cure}"
+            f"the epoch, so test flatters a little: {advice}"
         )
     return lines
 

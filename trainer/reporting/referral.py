@@ -10,7 +10,7 @@ from pipeline.cache.splits import patients_of
 from pipeline.errors import RunError
 from pipeline.grades import GRADES, REFERABLE
 from trainer.evaluation.metrics import graded, referable_scores
-from trainer.evaluation.operating_point import least_ppv, table_of_cuts, two_by_two
+from trainer.evaluation.operating_point import least_ppv, threshold_table, two_by_two
 from trainer.evaluation.results import worse_eyes
 from trainer.reporting.disclosure import untold_patients
 from trainer.reporting.gallery import WORST, confidence
@@ -26,7 +26,7 @@ def referral(measured: Measured) -> dict[str, Any]:
     known, operating = measured.predictions, measured.operating
     scores, truth = referable_scores(known), (known["grade"] >= REFERABLE).to_numpy()
     if operating is None:
-        return {"tables": [], "cuts": [], "missed": [], "least_ppv": None, "ungradable": None}
+        return {"tables": [], "thresholds": [], "missed": [], "least_ppv": None, "ungradable": None}
     referred = scores >= operating.threshold
     tables = [{"what": "photographs", **two_by_two(referred, truth)._asdict()}]
     if measured.cache is not None and untold_patients(measured) < len(known):
@@ -35,7 +35,7 @@ def referral(measured: Measured) -> dict[str, Any]:
         tables.insert(0, {"what": "patients, the worse eye decides", **table._asdict()})
     return {
         "tables": tables,
-        "cuts": _cuts(measured, scores, truth),
+        "thresholds": _thresholds(measured, scores, truth),
         "missed": [
             {
                 "grade": f"{grade} {GRADES[grade]}",
@@ -74,7 +74,7 @@ def missed_severe(measured: Measured) -> pd.DataFrame:
     return chosen.assign(sure=confidence(chosen))
 
 
-def _cuts(measured: Measured, scores: Any, truth: Any) -> list[dict[str, Any]]:
+def _thresholds(measured: Measured, scores: Any, truth: Any) -> list[dict[str, Any]]:
     """Thresholds chosen on validation and what they show here; none where validation's predictions are not at hand, or
     are of another cache than the run's own."""
     run = measured.run
@@ -83,5 +83,5 @@ def _cuts(measured: Measured, scores: Any, truth: Any) -> list[dict[str, Any]]:
         run.read_own_metrics("val")
     except RunError:
         return []
-    found = table_of_cuts(referable_scores(val), (val["grade"] >= REFERABLE).to_numpy(), scores, truth)
-    return [cut._asdict() for cut in found]
+    found = threshold_table(referable_scores(val), (val["grade"] >= REFERABLE).to_numpy(), scores, truth)
+    return [row._asdict() for row in found]

@@ -133,7 +133,7 @@ def describe(measured: Measured) -> dict[str, Any]:
         "deferral": metrics["deferral"],
         "elsewhere": operating and operating["at_prevalence"],
         "calibration": metrics["calibration"],
-        "reading": reading(measured.metadata.cuts),
+        "reading": reading(measured.metadata.ordinal_thresholds),
         "scaling": scaling(metrics["calibration"]["temperature"]) if metrics["calibration"] else "",
         "patient": metrics["patient"],
         "eye": (eye := metrics.get("eye")),

@@ -104,7 +104,7 @@ def _trained_on(config: RunConfig | None, metadata: Metadata) -> str:
     line = (
         f"Trained on {n.get('train', 0):,} photographs; epoch and threshold were chosen on {n.get('val', 0):,} others."
     )
-    if metadata.seen is None:
+    if metadata.statistics is None:
         line += " The weights do not say what those looked like, so unusual photographs are not flagged."
     return line
 

@@ -70,8 +70,8 @@ def listen(host: str | None, port: int | None) -> tuple[socket.socket, int]:
     except (OSError, UnicodeError) as error:  # the latter of a name that is too long
         where = f"port {PORT if port is None else port} of {address[:100]}"
         why = (isinstance(error, OSError) and error.strerror) or error
-        cure = "--port" if host is None else "--host or --port"
-        raise OutputError(f"{where} cannot be used ({why}); choose another {cure}") from error
+        advice = "--port" if host is None else "--host or --port"
+        raise OutputError(f"{where} cannot be used ({why}); choose another {advice}") from error
     return taken, int(taken.getsockname()[1])
 
 

@@ -12,7 +12,7 @@ from trainer.config import FitConfig
 from trainer.distributed.process_group import is_main, same_state
 from trainer.evaluation.evaluate import Evaluation, choose_decision, exposure_on, measure_outputs
 from trainer.inference.forward import run_split
-from trainer.inference.inputs import seen_in
+from trainer.inference.inputs import training_statistics
 from trainer.network.device import to_device
 from trainer.network.metadata import Metadata, read_metadata
 from trainer.network.model import Grader, load_model, read_provenance, save_model
@@ -35,7 +35,7 @@ def train(
 ) -> None:
     """Trains what is left of a run. Its weights will say what the photographs look like and which they have met."""
     size = config.size or cache.recipe.size
-    seen = seen_in(cache, size, config.workers) if is_main() else None
+    statistics = training_statistics(cache, size, config.workers) if is_main() else None
     metadata = Metadata(
         config.model,
         size,
@@ -44,7 +44,7 @@ def train(
         link=config.link,
         stem=config.stem,
         tta=config.tta,
-        seen=seen,
+        statistics=statistics,
     )
     cache.note_sources()
     if checkpoint:  # resumed: the weights that it began with may be gone by now

@@ -72,19 +72,19 @@ def test_the_expected_grade_cut_as_validation_says_is_what_every_command_predict
 ) -> None:
     cache = tiny_cache(val=[0, 1, 2, 3, 4, 0, 2, 0], test=[0, 1, 2, 3, 4, 2])
     fit(cache, "--run", "run", "--epochs", 1, "--grade-by", "expected")
-    cuts = read_metadata(tmp_path / "run" / "model.safetensors").cuts
-    assert cuts is not None
-    assert len(cuts) == 4
+    ordinal_thresholds = read_metadata(tmp_path / "run" / "model.safetensors").ordinal_thresholds
+    assert ordinal_thresholds is not None
+    assert len(ordinal_thresholds) == 4
     measured = pd.read_csv(tmp_path / "run" / "predictions_test.csv").set_index("id")
     mean = measured[["p1", "p2", "p3", "p4"]].to_numpy() @ [1, 2, 3, 4]
-    assert measured["predicted"].tolist() == [sum(cut <= each for cut in cuts) for each in mean]
+    assert measured["predicted"].tolist() == [sum(cut <= each for cut in ordinal_thresholds) for each in mean]
     before = (tmp_path / "run" / "metrics_test.json").read_bytes()
     trainer("evaluate", "run")
     assert (tmp_path / "run" / "metrics_test.json").read_bytes() == before
     trainer("predict", "run", "cache")
     predicted = pd.read_csv(tmp_path / "predictions.csv").set_index("id")["predicted"]
     assert predicted.loc[measured.index].tolist() == measured["predicted"].tolist()
-    assert f"the expected one, cut at {cuts[0]:g}, " in trainer("show", "run").output
+    assert f"the expected one, cut at {ordinal_thresholds[0]:g}, " in trainer("show", "run").output
     trainer("report", "run")
     assert "The predicted grade is the expected one" in (tmp_path / "run" / "report.html").read_text()
 
@@ -92,7 +92,7 @@ def test_the_expected_grade_cut_as_validation_says_is_what_every_command_predict
 def test_where_validation_has_one_grade_the_likeliest_is_predicted(fit: Fit, tiny_cache: Cache, tmp_path: Path) -> None:
     result = fit(tiny_cache(val=[0, 0, 0]), "--run", "run", "--epochs", 1, "--grade-by", "expected")
     assert "validation has one grade alone and says nowhere to cut" in result.stderr
-    assert read_metadata(tmp_path / "run" / "model.safetensors").cuts is None
+    assert read_metadata(tmp_path / "run" / "model.safetensors").ordinal_thresholds is None
 
 
 def test_evaluate_measures_any_split(trained: Trained, trainer: Fit) -> None:

@@ -21,7 +21,7 @@ from tests.conftest import write_cache
 from tests.report_tables import rows_of, shown
 from tests.trainer.conftest import FAST, Trained, invoke, write_tiny_cache
 from trainer.evaluation.external import camera_sizes
-from trainer.network.image_statistics import Looks, Seen
+from trainer.network.image_statistics import ImageStatistics, TrainingStatistics
 from trainer.network.model import load_model, save_model
 from trainer.run_folder import set_name
 
@@ -223,15 +223,15 @@ def test_photographs_unlike_training_are_those_that_predict_flags(run: Path, tra
 
 
 def test_drift_counts_each_photograph_once_and_each_flag() -> None:
-    like = Looks(10, -1.0, 0.5, 0.2, 0.2, 6.0, -3.0)
-    seen = Seen.summarise([like] * 20)
+    like = ImageStatistics(10, -1.0, 0.5, 0.2, 0.2, 6.0, -3.0)
+    seen = TrainingStatistics.summarise([like] * 20)
     found = seen.drift([like, like._replace(size=12.0), like._replace(size=12.0, red=0.9)])
     assert found == (3, 2, {"colour": 1, "size": 2})
 
 
 def test_weights_that_do_not_say_how_training_looked_know_no_drift(run: Path, site: Path, trainer: Trainer) -> None:
     model, metadata = load_model(run / "model.safetensors")
-    save_model(run / "model.safetensors", model, replace(metadata, seen=None))
+    save_model(run / "model.safetensors", model, replace(metadata, statistics=None))
     trainer("evaluate", "run", "--cache", site)
     assert metrics_of("clinic")["drift"] is None
 

@@ -225,8 +225,8 @@ def test_photographs_unlike_training_are_flagged_and_others_are_not(real: Real, 
 
 def test_weights_from_before_training_was_looked_at_flag_what_the_recipe_flags(trained: Trained) -> None:
     model, metadata = load_model(RunFolder(trained.run).model)
-    assert metadata.seen is not None
-    save_model(Path("old.safetensors"), model, replace(metadata, seen=None))
+    assert metadata.statistics is not None
+    save_model(Path("old.safetensors"), model, replace(metadata, statistics=None))
     table, _ = predict(Path("old.safetensors"), photograph(Path("noise.png")))
     assert table["flags"].tolist() == ["no_disc"]
 

@@ -18,7 +18,7 @@ def manifest(rows: list[tuple[str, str, str, int]]) -> pd.DataFrame:
 def by_eye(table: pd.DataFrame, p: list[list[float]], rule: DecisionRule, visits: list[str] | None = None) -> Results:
     probabilities = np.array(p, np.float32)
     kept = pd.DataFrame({"visit": visits}) if visits else pd.DataFrame(index=table.index)
-    predictions = predictions_table(table["id"], table["grade"].to_numpy(), probabilities, rule.cuts)
+    predictions = predictions_table(table["id"], table["grade"].to_numpy(), probabilities, rule.ordinal_thresholds)
     operating = Operating(1.0, rule.threshold, "sensitivity", 0.9)
     eyes = EyeTable.of(table, kept)
     return assess(table, "test", predictions, probabilities, operating, eyes=eyes, rule=rule)
@@ -52,7 +52,7 @@ def test_the_mean_of_the_probabilities_is_read_by_the_rule_and_the_worst_grade_i
     assert found.operating is not None
     assert found.operating["sensitivity"] == 1  # 0.45 of p(referable), one photograph alone has 0.4
     assert (found.eyes.several, found.eyes.disagreeing, found.eyes.eye_unknown) == (1, 1, 1)  # type: ignore[union-attr]
-    cut = by_eye(table, p, DecisionRule(cuts=(0.5, 1.5, 2.5, 3.5))).by_eye
+    cut = by_eye(table, p, DecisionRule(ordinal_thresholds=(0.5, 1.5, 2.5, 3.5))).by_eye
     assert cut is not None
     assert cut.metrics.accuracy == 1
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
-from trainer.evaluation.ordinal_thresholds import ABOVE, best_cuts, fit_cuts
+from trainer.evaluation.ordinal_thresholds import ABOVE, best_ordinal_thresholds, fit_ordinal_thresholds
 from trainer.network.decision import expected_grades, predicted_grades
 
 
@@ -37,10 +37,10 @@ def test_no_other_cuts_have_a_larger_kappa(seed: int) -> None:
     weights = np.random.default_rng(seed).integers(0, 3, len(grades)).astype(float)
     places = np.concatenate([[0], (np.unique(expected)[1:] + np.unique(expected)[:-1]) / 2, [ABOVE]])
     of_all = [
-        kappa(grades, np.searchsorted(cuts, expected, side="right"), weights)
-        for cuts in combinations_with_replacement(places, 4)
+        kappa(grades, np.searchsorted(thresholds, expected, side="right"), weights)
+        for thresholds in combinations_with_replacement(places, 4)
     ]
-    found = best_cuts(expected, grades, weights)
+    found = best_ordinal_thresholds(expected, grades, weights)
     assert (np.diff(found) >= 0).all()
     best = kappa(grades, np.searchsorted(found, expected, side="right"), weights)
     assert best == pytest.approx(np.nanmax(of_all), abs=1e-12)
@@ -49,22 +49,24 @@ def test_no_other_cuts_have_a_larger_kappa(seed: int) -> None:
 def test_cuts_from_validation_raise_kappa_on_other_photographs() -> None:
     p, grades = drawn(4000, 0)
     val, test = slice(0, 1000), slice(1000, None)
-    cuts = fit_cuts(p[val], grades[val], np.arange(1000))
-    before, after = (kappa(grades[test], predicted_grades(p[test], each)) for each in (None, cuts))
+    thresholds = fit_ordinal_thresholds(p[val], grades[val], np.arange(1000))
+    before, after = (kappa(grades[test], predicted_grades(p[test], each)) for each in (None, thresholds))
     assert after > before + 0.01
-    assert cuts == fit_cuts(p[val], grades[val], np.arange(1000))  # the same photographs, the same cuts
+    assert thresholds == fit_ordinal_thresholds(
+        p[val], grades[val], np.arange(1000)
+    )  # the same photographs, the same cuts
 
 
 def test_of_a_patient_both_eyes_are_drawn_or_none() -> None:
     p, grades = drawn(60, 1)
-    once = fit_cuts(p, grades, np.arange(60))
-    doubled = fit_cuts(p.repeat(2, axis=0), grades.repeat(2), np.arange(60).repeat(2))
+    once = fit_ordinal_thresholds(p, grades, np.arange(60))
+    doubled = fit_ordinal_thresholds(p.repeat(2, axis=0), grades.repeat(2), np.arange(60).repeat(2))
     assert doubled == once
 
 
 def test_one_grade_alone_says_nowhere_to_cut() -> None:
     p, _ = drawn(20, 0)
-    assert fit_cuts(p, np.zeros(20, np.int64), np.arange(20)) is None
+    assert fit_ordinal_thresholds(p, np.zeros(20, np.int64), np.arange(20)) is None
     grades = np.zeros(20, np.int64)
     grades[0] = 3
-    assert fit_cuts(p, grades, np.arange(20)) is not None  # the resamples that have both
+    assert fit_ordinal_thresholds(p, grades, np.arange(20)) is not None  # the resamples that have both

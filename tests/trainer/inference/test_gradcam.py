@@ -1,4 +1,4 @@
-"""Heat maps are those of captum's Grad-CAM, and overlays leave the photograph to be seen."""
+"""Heat maps are the mean of captum's Grad-CAM of two layers, and overlays leave the photograph to be seen."""
 
 import numpy as np
 import pytest
@@ -24,14 +24,19 @@ def photographs(n: int, size: int) -> torch.Tensor:
     ("architecture", "size", "link"),
     [("resnet18", 96, "softmax"), ("resnet18", 100, "softmax"), ("resnet50", 64, "softmax"), ("resnet18", 64, "corn")],
 )
-def test_heat_is_captums_grad_cam(architecture: str, size: int, link: str) -> None:
+def test_heat_is_the_mean_of_captums_grad_cam_of_two_layers(architecture: str, size: int, link: str) -> None:
     import captum.attr as captum
 
     model, images, grades = grader(architecture, link=link), photographs(5, size), torch.arange(5)
 
-    reference = captum.LayerGradCam(model, model.backbone.layer4).attribute(images, grades, relu_attributions=True)
-    reference = captum.LayerAttribution.interpolate(reference, (size, size), "bilinear")[:, 0].detach()
-    reference /= reference.amax(dim=(1, 2), keepdim=True).clamp(min=1e-9)  # a grade that nothing speaks for stays 0
+    def of(layer: torch.nn.Module) -> torch.Tensor:
+        found = captum.LayerGradCam(model, layer).attribute(images, grades, relu_attributions=True)
+        found = captum.LayerAttribution.interpolate(found, (size, size), "bilinear")[:, 0].detach()
+        return found / found.amax(dim=(1, 2), keepdim=True).clamp(min=1e-9)
+
+    fine, last = of(model.backbone.layer3), of(model.backbone.layer4)
+    reference = (fine + last) / 2 * (last.amax(dim=(1, 2), keepdim=True) > 0)  # 0 where nothing speaks for the grade
+    reference /= reference.amax(dim=(1, 2), keepdim=True).clamp(min=1e-9)
 
     heat = grad_cam(model, images, grades)
     assert heat.dtype == np.float32
@@ -57,7 +62,9 @@ def test_heat_lies_where_the_evidence_is() -> None:
         )[0, 7]
     heat = grad_cam(model, images, torch.tensor([3]))[0]
     row, column = divmod(int(features.argmax()), features.shape[1])
-    assert heat[32 * row + 16, 32 * column + 16] == pytest.approx(1, abs=0.02)
+    there = heat[32 * row + 16, 32 * column + 16]
+    assert there >= 0.5, "the half of the mean that is layer4's is 1 here, within its interpolation"
+    assert (heat < there).mean() > 0.99
     assert not grad_cam(model, images, torch.tensor([0])).any()
 
 

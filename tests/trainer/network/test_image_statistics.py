@@ -12,8 +12,8 @@ from PIL import Image
 
 from pipeline.cache.cache import Cache, open_cache
 from tools.cli import main
-from trainer.inference.inputs import seen_in
-from trainer.network.image_statistics import Looks, Seen, look
+from trainer.inference.inputs import training_statistics
+from trainer.network.image_statistics import ImageStatistics, TrainingStatistics, image_statistics
 
 
 @pytest.fixture(scope="module")
@@ -26,21 +26,21 @@ def cache(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Cache:
 
 
 @pytest.fixture(scope="module")
-def seen(cache: Cache) -> Seen:
-    return seen_in(cache, 128, 2)
+def seen(cache: Cache) -> TrainingStatistics:
+    return training_statistics(cache, 128, 2)
 
 
 def pixels(cache: Cache, row: int) -> np.ndarray:
     return np.array(Image.open(BytesIO(cache.read(row))))
 
 
-def flags(cache: Cache, seen: Seen, row: int, picture: np.ndarray, scale: float = 1) -> set[str]:
+def flags(cache: Cache, seen: TrainingStatistics, row: int, picture: np.ndarray, scale: float = 1) -> set[str]:
     width, height, radius = (scale * float(cache.manifest[name].iloc[row]) for name in ("width", "height", "radius"))
-    found = seen.unlike(look(picture, int(width), int(height), radius))
+    found = seen.unlike(image_statistics(picture, int(width), int(height), radius))
     return {flag.removeprefix("unlike_training:") for flag in found}
 
 
-def test_held_out_photographs_of_the_same_cameras_are_like_them(cache: Cache, seen: Seen) -> None:
+def test_held_out_photographs_of_the_same_cameras_are_like_them(cache: Cache, seen: TrainingStatistics) -> None:
     rows = np.concatenate([cache.rows("val"), cache.rows("test")])
     flagged = [row for row in rows.tolist() if flags(cache, seen, row, pixels(cache, row))]
     assert len(flagged) <= 0.05 * len(rows)
@@ -58,41 +58,43 @@ def test_held_out_photographs_of_the_same_cameras_are_like_them(cache: Cache, se
         pytest.param(lambda picture: (picture // 12).astype(np.uint8), "brightness", id="hardly lit"),
     ],
 )  # fmt: skip
-def test_a_photograph_unlike_them_is_flagged(cache: Cache, seen: Seen, change, wanted: str) -> None:
+def test_a_photograph_unlike_them_is_flagged(cache: Cache, seen: TrainingStatistics, change, wanted: str) -> None:
     rows = cache.rows("test").tolist()
     hits = sum(wanted in flags(cache, seen, row, change(pixels(cache, row))) for row in rows)
     assert hits >= 0.8 * len(rows)  # some are out of focus and without colour to begin with
 
 
-def test_another_camera_shows_in_its_size(cache: Cache, seen: Seen) -> None:
+def test_another_camera_shows_in_its_size(cache: Cache, seen: TrainingStatistics) -> None:
     row = int(cache.rows("test")[0])
     assert flags(cache, seen, row, pixels(cache, row), scale=4) == {"size"}
     assert flags(cache, seen, row, pixels(cache, row), scale=1.1) == set(), "one camera's is no narrow law"
 
 
-def test_no_disc_is_unlike_where_training_had_them_and_like_where_it_had_none(cache: Cache, seen: Seen) -> None:
+def test_no_disc_is_unlike_where_training_had_them_and_like_where_it_had_none(
+    cache: Cache, seen: TrainingStatistics
+) -> None:
     row = int(cache.rows("test")[0])
-    without = look(pixels(cache, row), 1024, 768, None)
+    without = image_statistics(pixels(cache, row), 1024, 768, None)
     assert "unlike_training:no_disc" in seen.unlike(without)
-    assert "unlike_training:no_disc" not in Seen.summarise([without] * 20).unlike(without)
+    assert "unlike_training:no_disc" not in TrainingStatistics.summarise([without] * 20).unlike(without)
 
 
-def test_black_is_measured_without_a_word_from_numpy(seen: Seen) -> None:
-    black = look(np.zeros((512, 512, 3), np.uint8), 1024, 768, None)
+def test_black_is_measured_without_a_word_from_numpy(seen: TrainingStatistics) -> None:
+    black = image_statistics(np.zeros((512, 512, 3), np.uint8), 1024, 768, None)
     assert black[1:] == (None,) * 6
     assert "unlike_training:no_disc" in seen.unlike(black)
-    assert Seen.summarise([black]).quantiles.keys() == {"size"}
+    assert TrainingStatistics.summarise([black]).quantiles.keys() == {"size"}
 
 
-def test_it_is_the_same_for_the_same_cache_and_survives_json(cache: Cache, seen: Seen) -> None:
-    assert seen_in(cache, 128, 1) == seen
-    assert Seen.from_dict(json.loads(json.dumps(seen.as_dict()))) == seen
+def test_it_is_the_same_for_the_same_cache_and_survives_json(cache: Cache, seen: TrainingStatistics) -> None:
+    assert training_statistics(cache, 128, 1) == seen
+    assert TrainingStatistics.from_dict(json.loads(json.dumps(seen.as_dict()))) == seen
     assert seen.photographs == len(cache.rows("train"))
 
 
 def test_quantiles_are_numpys_and_flags_begin_beyond_the_slack() -> None:
-    looks = [Looks(10 + step / 100, -1.0, 0.5, 0.2, 0.2, 6.0, -3.0) for step in range(101)]  # size: 10 to 11
-    seen = Seen.summarise(looks)
+    looks = [ImageStatistics(10 + step / 100, -1.0, 0.5, 0.2, 0.2, 6.0, -3.0) for step in range(101)]  # size: 10 to 11
+    seen = TrainingStatistics.summarise(looks)
     assert seen.quantiles["size"] == (10.01, 10.5, 10.99)
     assert seen.unlike(looks[0]._replace(size=10.99 + 0.26)) == ("unlike_training:size",)
     assert seen.unlike(looks[0]._replace(size=10.99 + 0.24)) == ()

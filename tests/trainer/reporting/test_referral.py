@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import confusion_matrix
 
-from trainer.evaluation.operating_point import table_of_cuts
+from trainer.evaluation.operating_point import threshold_table
 from trainer.network.metadata import Operating
 from trainer.reporting.measured import Measured
 from trainer.reporting.referral import missed_severe, referral
@@ -63,10 +63,10 @@ def test_missed_eyes_are_counted_by_grade_and_the_severe_ones_shown(measured: Me
 
 def test_other_thresholds_are_chosen_on_validation_and_measured_here() -> None:
     val, here = np.array([0.1, 0.3, 0.6, 0.8, 0.9]), np.array([0.2, 0.55, 0.7, 0.95])
-    cuts = table_of_cuts(val, np.array([False, False, True, True, True]), here, np.array([False, True, False, True]))
-    assert [cut.threshold for cut in cuts] == pytest.approx([0.45] * 7)  # tells validation apart, whatever is wished
-    assert (cuts[0].sensitivity, cuts[0].specificity, cuts[0].ppv, cuts[0].npv) == (1.0, 0.5, 2 / 3, 1.0)
-    assert table_of_cuts(val, np.zeros(5, bool), here, np.ones(4, bool)) == []
+    rows = threshold_table(val, np.array([False, False, True, True, True]), here, np.array([False, True, False, True]))
+    assert [cut.threshold for cut in rows] == pytest.approx([0.45] * 7)  # tells validation apart, whatever is wished
+    assert (rows[0].sensitivity, rows[0].specificity, rows[0].ppv, rows[0].npv) == (1.0, 0.5, 2 / 3, 1.0)
+    assert threshold_table(val, np.zeros(5, bool), here, np.ones(4, bool)) == []
 
 
 def test_one_referred_eye_refers_the_patient(measured: Measured) -> None:
