@@ -248,7 +248,7 @@ class _Update:
                     group._replace(
                         refused={source: self.still_refused[source] for source in sources & self.still_refused.keys()},
                         mtimes={source: mtimes[source] for source in sources & mtimes.keys()},
-                        in_a_row=MANY_REFUSED if self.settings.max_rejects < 1 else 0,
+                        max_consecutive_refused=MANY_REFUSED if self.settings.max_rejects < 1 else 0,
                     )
                 )
         return groups
@@ -275,8 +275,8 @@ class _Update:
             predecessors=predecessors,
             refused={},
             mtimes={},
-            in_a_row=0,
-            dated=self._began_ns,
+            max_consecutive_refused=0,
+            mtime_ns=self._began_ns,
             threads=1,
             keep_blank=self.settings.keep_blank,
         )
