@@ -32,7 +32,7 @@ from pipeline.storage.url import Url
 from tools.preprocessing.build_shards import CLOCK_SLACK_NS, Built, Group, publish_shards
 from tools.preprocessing.copies import Copy, copies_across_splits
 from tools.preprocessing.executors import GroupExecutor, on_this_machine
-from tools.preprocessing.existing_cache import Previous
+from tools.preprocessing.existing_cache import ExistingCache
 from tools.preprocessing.splits import Assignment, assign_splits, split_of
 from tools.sources.listing import ListedSample, Listing
 
@@ -122,13 +122,15 @@ class _Update:
     ) -> None:
         self.listing, self.out, self.recipe, self.settings = listing, out, recipe, settings
         self._progress, self._began_ns = progress, began_ns
-        self.previous = Previous.read(out)
+        self.previous = ExistingCache.read(out)
         self.previous.check_replaced(listing)
-        self.notes = self.previous.forgotten(listing)
+        self.notes = self.previous.changed_options(listing)
         self.samples = {sample.id: sample for sample in listing.samples}
         self.still_refused = self.previous.still_refused(listing.samples, recipe)
         self.wanted = self._wanted()
-        self.kept = self.previous.untouched(self.wanted, self.still_refused, recipe, keep_blank=settings.keep_blank)
+        self.kept = self.previous.unchanged_shards(
+            self.wanted, self.still_refused, recipe, keep_blank=settings.keep_blank
+        )
         in_kept = {sample.file.source for shard in self.kept for sample in self.wanted[shard]}
         self.refused = [Refusal(source, reason) for source, reason in self.still_refused.items() if source in in_kept]
         self.records = dict(self.kept)
@@ -205,7 +207,7 @@ class _Update:
         further photograph is refused and a damaged manifest had no history."""
         samples, settings, previous = self.listing.samples, self.settings, self.previous
         taken = [sample for sample in samples if sample.file.source not in self.still_refused]
-        recorded = [] if previous.remains else previous.recorded_splits(settings.split, settings.split_seed)
+        recorded = [] if previous.salvaged else previous.recorded_splits(settings.split, settings.split_seed)
         assignments = _assignments(taken, settings, recorded)
         count = shard_count(len(samples))
         wanted: dict[int, list[ListedSample]] = {shard: [] for shard in range(count)}
@@ -219,12 +221,12 @@ class _Update:
         """A damaged manifest is made anew; if that is not what it was, some sides had a history, of which its remains
         tell."""
         previous, settings = self.previous, self.settings
-        if previous.remains and previous.index:
+        if previous.salvaged and previous.index:
             anew = _with_assignments(self.rows, self.samples, settings, [])
             if sha256(manifest_csv(anew)).hexdigest() == previous.index.manifest:
                 return anew, []
         recorded = previous.recorded_splits(settings.split, settings.split_seed)
-        return _with_assignments(self.rows, self.samples, settings, recorded), previous.losses()
+        return _with_assignments(self.rows, self.samples, settings, recorded), previous.lost_splits()
 
     def _groups(self) -> list[Group]:
         """The work: shards that must be built, together where they share predecessors.
@@ -367,7 +369,7 @@ def _rejects(refused: list[Refusal], listing: Listing) -> list[Refusal]:
     return sorted(refused + ignored) + listing.rows
 
 
-def _finish(out: Path, index: CacheIndex, files: dict[str, bytes], previous: Previous, began_ns: int) -> bool:
+def _finish(out: Path, index: CacheIndex, files: dict[str, bytes], previous: ExistingCache, began_ns: int) -> bool:
     """Writes what is not there yet, cache.json last. Returns whether anything was."""
     index = with_tables(index, files)
     stale = [name for name, data in files.items() if not (out / name).is_file() or (out / name).read_bytes() != data]
