@@ -131,8 +131,8 @@ class ExistingCache:
         if not self.damaged:
             return []
         return [
-            f"{MANIFEST} was damaged: {len(dict(self.salvaged))} patients keep the split that can still be read; others were "
-            "drawn again and may have changed their split"
+            f"{MANIFEST} was damaged: {len(dict(self.salvaged))} patients keep the split that can still be read; "
+            "others were drawn again and may have changed their split"
         ]
 
     def still_refused(self, samples: Iterable[ListedSample], recipe: Recipe) -> dict[str, str]:

@@ -220,6 +220,6 @@ def test_where_copies_are_not_looked_for_it_is_said(
     eyes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tools.preprocessing.preprocess.MOST", 10)
-    assert "copies across splits were not looked for: 20 photographs are too many" in done(
+    assert "copies across splits were not searched for: 20 photographs are too many" in done(
         eyes, "--out", tmp_path / "c"
     )
