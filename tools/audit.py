@@ -1,4 +1,4 @@
-"""`tools audit`: leaks, duplicates and contradictions that can be found before training."""
+"""`tools audit`: finds leaks, duplicates and contradictions before training."""
 
 import hashlib
 import os
@@ -33,16 +33,16 @@ from tools.sources.patients import with_patients
 
 
 class Signature(NamedTuple):
-    """What is kept of a photograph: the sha256 of the original, and a fingerprint of its vessels, unit length."""
+    """What identifies a photograph."""
 
-    sha256: str
-    fingerprint: NDArray[np.float32]  # (SIDE * SIDE,)
+    sha256: str  # of the original file
+    fingerprint: NDArray[np.float32]  # (SIDE * SIDE,), of its vessels, with length 1
 
 
 def audit(target: Path | Url) -> str:
-    """The report, ready to print, on a cache, on a folder of photographs, or on tables alone.
+    """The report, as text, on a cache, on a folder of photographs, or on tables alone.
 
-    Raises SourceError or CacheError for what is none of these.
+    Raises SourceError or CacheError if the target is none of these.
     """
     signatures: dict[str, Signature] = {}
     if exists(target / INDEX):
@@ -73,20 +73,21 @@ def audit(target: Path | Url) -> str:
 
 
 def _signatures(listing: Listing) -> dict[str, Signature]:
-    recipe = Recipe(4 * SIDE)  # cropped as a cache's photographs are: copies may have other borders
+    recipe = Recipe(4 * SIDE)  # cropped as in a cache: copies may have other borders
 
     def signature(sample: ListedSample) -> tuple[str, Signature] | None:
         try:
             data = read_source(listing.root, sample.file.source)
             return sample.id, Signature(hashlib.sha256(data).hexdigest(), fingerprint(prepare(data, recipe).jpeg))
         except (OSError, PhotoError):
-            return None  # preprocess names what cannot be read
+            return None  # `tools preprocess` reports files that cannot be read
 
     with ThreadPoolExecutor() as pool:
         return dict(filter(None, pool.map(signature, listing.samples)))
 
 
 def _of_tables(layout: str, tables: list[LabelTable]) -> tuple[pd.DataFrame, list[str]]:
+    """(a manifest of the rows of tables, lines of the report)."""
     samples = []
     for table in tables:
         for number, cells in table.rows:
@@ -99,11 +100,11 @@ def _of_tables(layout: str, tables: list[LabelTable]) -> tuple[pd.DataFrame, lis
         samples = [sample._replace(split="") for sample in samples]
     samples = with_patients(samples, None, {}).samples
     assignments = dict(zip((sample.id for sample in samples), _as_published(samples), strict=True))
-    table = _table(samples, assignments)
-    contradicting = int((table.groupby("id")["grade"].nunique() > 1).sum())
-    return table, [
+    manifest = _table(samples, assignments)
+    contradicting = int((manifest.groupby("id")["grade"].nunique() > 1).sum())
+    return manifest, [
         f"layout: {layout}; no photographs, so the tables alone",
-        f"rows: {len(table):,}, of them doubled {int(table['id'].duplicated().sum())}, contradicting {contradicting}",
+        f"rows: {len(manifest):,}, of them doubled {int(manifest['id'].duplicated().sum())}, contradicting {contradicting}",
     ]
 
 
@@ -119,7 +120,7 @@ def _table(samples: list[ListedSample], assignments: dict[str, Assignment]) -> p
 
 
 def _unread(listing: Listing) -> list[str]:
-    """What was not understood of SRC, and what to do: this command has no options that say how to read it."""
+    """Warnings on SRC, with advice: this command has no options that say how to read SRC."""
     warned = [f"WARNING: {warning}" for warning in listing.warnings]
     advice = "`tools preprocess` has options that say how to read it; then audit its cache: `tools audit CACHE`"
     return [*warned, advice] if warned else []
@@ -133,13 +134,13 @@ def _contradictions(listing: Listing) -> list[str]:
 
 
 def _duplicates(table: pd.DataFrame, signatures: dict[str, Signature]) -> list[str]:
-    """Photographs that are there twice, by content and by looks, and what that does to grades and splits."""
+    """Pairs of equal files and of near-duplicates, and how many have different grades or splits."""
     ids = [id for id in table["id"] if id in signatures]
     grade, split = (dict(zip(table["id"], table[column], strict=True)) for column in ("grade", "split"))
-    same: dict[str, list[str]] = defaultdict(list)
+    by_sha256: dict[str, list[str]] = defaultdict(list)
     for id in ids:
-        same[signatures[id].sha256].append(id)
-    copies = {(first, id): 1.0 for first, *rest in same.values() for id in rest}
+        by_sha256[signatures[id].sha256].append(id)
+    copies = {(first, id): 1.0 for first, *rest in by_sha256.values() for id in rest}
     alike = {
         (ids[i], ids[j]): value
         for i, j, value in near_duplicates(np.stack([signatures[id].fingerprint for id in ids]))

@@ -1,4 +1,4 @@
-"""`tools check`: is a cache, byte for byte, what `tools preprocess` wrote?"""
+"""`tools check`: verifies that every byte of a cache is as `tools preprocess` wrote it."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -13,22 +13,21 @@ from pipeline.storage.url import Url
 
 
 def check_cache(path: Path | Url) -> tuple[list[str], int]:
-    """(what is wrong, one line each; how many photographs were looked at).
+    """(problems, one line each; number of photographs checked).
 
-    Every file against its checksum in cache.json; every row of the manifest against its entry: CRC,
-    decoding, size, grade, patient and split.
-    Raises CacheError for a folder that is no cache or was left incomplete.
+    Each file is checked against its checksum in cache.json; each row of the manifest against its entry: CRC, decoding,
+    size, grade, patient and split. Raises CacheError if the folder is no cache or an unfinished one.
     """
     index = CacheIndex.read(path)
     problems = verify_files(path, index)
     try:
         cache = open_cache(path)
     except CacheError as error:
-        return problems or [error.message], 0  # a damaged manifest is named already
+        return problems or [error.message], 0  # a damaged manifest is already in `problems`
     grades: dict[str, int] = {}
     in_shards: dict[str, tuple[str, str]] = {}  # id -> patient, split
     for shard in range(len(index.shards)):
-        with suppress(CacheError):  # named already
+        with suppress(CacheError):  # already in `problems`
             for entry in scan_tar(cache.map_shard(shard)):
                 grades[entry.id] = entry.grade
                 in_shards[entry.id] = (entry.meta.get("patient", ""), entry.meta.get("split", ""))

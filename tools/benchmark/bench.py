@@ -1,7 +1,8 @@
-"""`tools bench`: how fast this machine decodes, loads and trains, and what to do about the slowest of these.
+"""`tools bench`: measures how fast this machine decodes, loads and trains, and says how to make the slowest part
+faster.
 
-All rows are measured in turn, several rounds of them: a machine's speed wanders within minutes, and what a round has in
-common drops out of its ratios.
+All rows are measured in turn, in several rounds: the speed of a machine changes within minutes, and ratios within a
+round do not depend on that.
 """
 
 import platform
@@ -30,9 +31,9 @@ from tools.sources.layouts import list_source
 
 PHANTOMS: Final = 200
 PHOTOGRAPHS: Final = 512
-"""Photographs of the cache that are used, over and over: so few stay in memory, and the disk is not measured."""
+"""Number of photographs that are used, over and over: so few stay in memory, so the disk is not measured."""
 LONGEST: Final = 8192
-"""Photographs in the longest turn."""
+"""Number of photographs in the longest turn."""
 PACKAGES: Final = {
     "torch": "torch",
     "torchvision": "torchvision",
@@ -41,33 +42,31 @@ PACKAGES: Final = {
     "opencv-python-headless": "opencv",
     "pillow": "pillow",
 }
-"""Those that matter for speed: distribution -> what it is called here."""
+"""The packages that matter for speed: distribution -> its name in the report."""
 
 
 @dataclass(frozen=True)
 class BenchSettings:
-    """size: side of the pictures, pixels, the cache's own where None. batch: 64 on a GPU and 8 on the CPU where None.
-    workers: threads or processes that load. seconds: about how long a row is measured in each of the rounds.
-    """
+    """How to measure."""
 
-    size: int | None = None
-    batch: int | None = None
-    workers: int = 1
-    seconds: float = 1.5
+    size: int | None = None  # side of the pictures, pixels; None: as cached
+    batch: int | None = None  # None: 64 on a GPU, 8 on the CPU
+    workers: int = 1  # threads or processes that load
+    seconds: float = 1.5  # about, for each row in each round
     rounds: int = 3
 
 
-def bench(path: Path | None, settings: BenchSettings, say: Callable[[str], None]) -> Report:
-    """Measures on a cache, or on phantoms at 512 px where None. `say` is told what is going on.
+def bench(path: Path | None, settings: BenchSettings, show_status: Callable[[str], None]) -> Report:
+    """Measures on a cache; without one, on phantoms at 512 px. `show_status` gets a line on what is measured.
 
-    Raises CacheError for a folder that is no cache, UsageError for a size beyond the cache's.
+    Raises CacheError if the folder is no cache, UsageError if the size is larger than the cache's.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     batch = settings.batch or (64 if device.type == "cuda" else 8)
     with TemporaryDirectory(prefix="bench-") as name, ExitStack() as stack:
         folder = Path(name)
         if path is None:
-            say(f"drawing {PHANTOMS} phantoms")
+            show_status(f"drawing {PHANTOMS} phantoms")
             write_phantoms(folder / "eyes", PHANTOMS)
             path = make_cache(folder / "eyes", folder / "cache", 512, settings.workers)
         cache = stack.enter_context(repeated_photographs(stack.enter_context(open_cache(path)), batch))
@@ -76,23 +75,23 @@ def bench(path: Path | None, settings: BenchSettings, say: Callable[[str], None]
         if size > cache_size:
             raise click.UsageError(f"--size {size} is more than the {cache_size} px of {path}")
         small = size if size < cache_size else max(SMALLEST, size // 2)
-        say(f"making the cache smaller: {small} px")
+        show_status(f"making the cache smaller: {small} px")
         smaller = stack.enter_context(open_cache(shrunk(cache, folder, small, settings.workers)))
         rows = Rows(cache, size, batch, settings.workers, device, stack)
         runs = rows.all(stack.enter_context(repeated_photographs(smaller, batch)))
-        rates = measure(runs, batch, settings.seconds, settings.rounds, say)
+        rates = measure(runs, batch, settings.seconds, settings.rounds, show_status)
     used = {**asdict(settings), "size": size, "batch": batch, "cache_size": cache_size, "device": device.type}
     loaders = [loader for loader in ("torchvision", "dali") if uint8(loader) in rates]
     return Report(rates, loaders, small, used, hardware())
 
 
 def measure(
-    runs: Mapping[str, Run], batch: int, seconds: float, rounds: int, say: Callable[[str], None]
+    runs: Mapping[str, Run], batch: int, seconds: float, rounds: int, show_status: Callable[[str], None]
 ) -> dict[str, list[float]]:
-    """Images per second of each run in each round; a turn is as many batches as take about `seconds`, at least one.
+    """Images per second of each run in each round. A turn has as many batches as take about `seconds`, at least one.
 
-    Each begins with two that are not counted: what ran before it has pushed its memory out, and the first steps of a
-    ResNet-18 at 512 px take 1.4 and 1.15 times as long as the others.
+    Each turn begins with two batches that are not counted: the run before has emptied the processor's caches, and the
+    first steps of a ResNet-18 at 512 px take 1.4 and 1.15 times as long as the others.
     """
 
     def timed(row: str, batches: int) -> float:
@@ -102,7 +101,7 @@ def measure(
 
     lengths, rates = {}, {}
     for row in runs:
-        say(f"warm-up: {row}")
+        show_status(f"warm-up: {row}")
         lengths[row], rates[row] = 1, list[float]()
         most, elapsed = LONGEST // batch, timed(row, 1)
         while elapsed < seconds / 2 and lengths[row] < most:
@@ -110,14 +109,14 @@ def measure(
             elapsed = timed(row, lengths[row])
     for number in range(rounds):
         for row in runs:
-            say(f"round {number + 1} of {rounds}: {row}")
+            show_status(f"round {number + 1} of {rounds}: {row}")
             runs[row](min(2, lengths[row]))
             rates[row].append(batch * lengths[row] / timed(row, lengths[row]))
     return rates
 
 
 def repeated_photographs(cache: Cache, batch: int) -> Cache:
-    """Some photographs of a cache, evenly spread, over and over until there are LONGEST, in whole batches."""
+    """A cache of PHOTOGRAPHS photographs of this one, evenly spread and repeated to LONGEST, in complete batches."""
     picked = np.linspace(0, len(cache.manifest) - 1, min(PHOTOGRAPHS, len(cache.manifest))).astype(int)
     length = max(1, LONGEST // batch) * batch
     rows = np.resize(picked, length)
@@ -134,12 +133,13 @@ def shrunk(cache: Cache, folder: Path, size: int, workers: int) -> Path:
 
 
 def make_cache(source: Path, out: Path, size: int, workers: int) -> Path:
+    """Makes the cache `out` of a folder of photographs, at a size in pixels."""
     preprocess(list_source(source), out, Recipe(size), PreprocessSettings(workers=workers), lambda done, total: None)
     return out
 
 
 def hardware() -> dict[str, Any]:
-    """Processor, cores this process may use, graphics card, and the versions that matter for speed."""
+    """Processor, cores that this process may use, GPU, and versions of PACKAGES."""
     facts: dict[str, Any] = {"cpu": _cpu(), "cores": usable_cores()}
     if torch.cuda.is_available():
         facts["gpu"] = torch.cuda.get_device_name()

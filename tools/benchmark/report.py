@@ -12,21 +12,21 @@ from rich.table import Table
 from tools.benchmark.workloads import DECODE, PLAIN, STEP, fed, uint8
 
 KEEPS_UP: Final = 0.95
-"""Of the step's own rate: a loader that lets the network run this fast is no bottleneck."""
+"""A loader is no bottleneck if the network, fed by it, reaches this fraction of its own rate."""
 PLENTY: Final = 10
-"""A loader that alone is so many times as fast as the step is no bottleneck either: fed steps wander by 5 %."""
+"""A loader is no bottleneck either if it is so many times as fast as the step: rates of fed steps vary by 5 %."""
 SPARE: Final = 1.5
-"""Times the step's rate that the recommended workers load at."""
-
-
+"""The recommended number of workers loads so many times as fast as the step."""
 NOISE: Final = 0.2
-"""Of a row's median: where its rounds differ by more, something else ran on this machine."""
+"""If the rounds of a row differ by more than this fraction of its median, other programs were running."""
 FASTER: Final = 1.1
-"""Times the step's own rate that a fed step may seem to reach: each of the two wanders by 5 %."""
+"""A fed step may seem so many times as fast as the step alone: each of the two rates varies by 5 %."""
 
 
 @dataclass(frozen=True)
 class Report:
+    """What was measured."""
+
     rates: Mapping[str, Sequence[float]]  # row -> images per second in each round
     loaders: Sequence[str]
     smaller: int  # side of the smaller cache, pixels
@@ -34,16 +34,17 @@ class Report:
     hardware: Mapping[str, Any]
 
     def ratio(self, row: str, base: str) -> float:
-        """How many times as fast a row is as another: the median over the rounds."""
+        """How many times as fast one row is as another: the median over the rounds."""
         return median(a / b for a, b in zip(self.rates[row], self.rates[base], strict=True))
 
     def ratios(self, row: str) -> dict[str, float]:
-        """Against the limit, the plain way, and for rows that train against the step alone."""
+        """Ratios of a row that trains to the step alone; of another row to decoding alone and to the plain
+        DataLoader."""
         bases = [STEP] if row in [STEP, *map(fed, self.loaders)] else [DECODE, PLAIN]
         return {base: self.ratio(row, base) for base in bases}
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain JSON."""
+        """The report as values for JSON."""
         rows = [
             {
                 "name": row,
@@ -56,7 +57,7 @@ class Report:
         return {"hardware": self.hardware, "settings": self.settings, "rows": rows, "verdict": self.verdict()}
 
     def table(self) -> Table:
-        """For a terminal."""
+        """The report as a table for a terminal."""
         table = Table(title=_listed(self.hardware), caption=_listed(self.settings), box=SIMPLE_HEAD, pad_edge=False)
         table.add_column("", no_wrap=True)
         for heading in ("images/s", "min - max", "/decode", "/plain", "/step"):
@@ -72,14 +73,14 @@ class Report:
         return table
 
     def verdict(self) -> str:
-        """The bottleneck, and the loader, workers and cache size to take; before that, whether to believe it."""
+        """`advice`, after a warning if the measurement is too noisy."""
         noise = self.noise()
         if not noise:
             return self.advice()
         return f"NOISY: {noise}; measure again while nothing else runs here, or for longer (--seconds). {self.advice()}"
 
     def noise(self) -> str:
-        """Why what the advice rests on is not to be believed; "" where nothing speaks against it."""
+        """Why the rates behind the advice are not reliable; "" if they are."""
         rows = [STEP, *map(fed, self.loaders), *map(uint8, self.loaders), uint8("torchvision", self.smaller)]
         spread = {row: (max(self.rates[row]) - min(self.rates[row])) / median(self.rates[row]) for row in rows}
         worst = max(rows, key=spread.__getitem__)
@@ -94,10 +95,10 @@ class Report:
         return " and ".join(words)
 
     def advice(self) -> str:
-        """The bottleneck, and the loader, workers and cache size to take."""
+        """Names the bottleneck, and recommends a loader, a number of workers and a size of the cache."""
         rate = {row: median(rates) for row, rates in self.rates.items()}
         fastest = max(rate[fed(name)] for name in self.loaders)
-        # Where several feed the network equally well, the faster one leaves more room.
+        # If several loaders feed the network equally well, the faster one has more reserve.
         good = [name for name in self.loaders if rate[fed(name)] >= KEEPS_UP * fastest]
         loader = max(good, key=lambda name: rate[uint8(name)])
         size, cache_size, workers = (self.settings[name] for name in ("size", "cache_size", "workers"))
