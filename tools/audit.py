@@ -101,10 +101,11 @@ def _of_tables(layout: str, tables: list[LabelTable]) -> tuple[pd.DataFrame, lis
     samples = with_patients(samples, None, {}).samples
     assignments = dict(zip((sample.id for sample in samples), _as_published(samples), strict=True))
     manifest = _table(samples, assignments)
+    doubled = int(manifest["id"].duplicated().sum())
     contradicting = int((manifest.groupby("id")["grade"].nunique() > 1).sum())
     return manifest, [
         f"layout: {layout}; no photographs, so the tables alone",
-        f"rows: {len(manifest):,}, of them doubled {int(manifest['id'].duplicated().sum())}, contradicting {contradicting}",
+        f"rows: {len(manifest):,}, of them doubled {doubled}, contradicting {contradicting}",
     ]
 
 

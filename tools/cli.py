@@ -1,4 +1,4 @@
-"""The `tools` command. Bodies import what they need when they run: `--help` answers at once."""
+"""The `tools` command; only this module prints. Commands import what they need when they run, so `--help` is fast."""
 
 import signal
 import sys
@@ -38,7 +38,8 @@ def main() -> None:
 
 @contextmanager
 def _exit_at_sigterm() -> Iterator[None]:
-    """SIGTERM, by which schedulers end a job, leaves through the `finally`s, so that workers end too; exit code 143."""
+    """At SIGTERM, which schedulers send to end a job, the `finally` blocks run, so workers end too. The exit code is
+    143."""
     before = {each: signal.signal(each, lambda number, _: sys.exit(128 + number)) for each in END_SIGNALS}
     try:
         yield
@@ -68,7 +69,7 @@ def preprocess(src: Path | Url, **given: Any) -> None:
     listing.options = given_reading_options(click.get_current_context())
     _print(listing_lines(listing))
     if pseudonyms.used:
-        click.echo(f"  note: patients by pseudonyms under the key in {pseudonyms.path}, which is for nobody else")
+        click.echo(f"  note: patients by pseudonyms under the key in {pseudonyms.path}, which must stay private")
     outcome = _write_cache(listing, options)
     _print(outcome_lines(listing, outcome, out))
     for note in outcome.notes:
@@ -118,7 +119,7 @@ def datasets(name: str | None) -> None:
 def check(cache: Path | Url) -> None:
     """Verify every byte of CACHE.
 
-    Reads checksums, pictures, sizes and the manifest. Ends with exit code 1 and a list if anything is wrong.
+    Checks checksums, pictures, sizes and the manifest. If anything is wrong, lists it and ends with exit code 1.
     """
     from tools.check import check_cache
 
@@ -126,7 +127,7 @@ def check(cache: Path | Url) -> None:
     for problem in problems:
         click.echo(problem)
     if problems:
-        raise FundusError(f"{cache}: {len(problems)} problems; `tools preprocess` mends them")
+        raise FundusError(f"{cache}: {len(problems)} problems; `tools preprocess` repairs them")
     click.echo(f"{cache}: {entries} photographs, all well")
 
 
@@ -168,29 +169,29 @@ def sheet(
 def audit(target: Path | Url) -> None:
     """Look for leaks, duplicates and contradicting grades.
 
-    Says too what guesses would score that look at no photograph.
-    A SRC is audited by its tables alone where it has no photographs.
+    Also reports the scores of guesses that use no photograph.
+    Without photographs, the tables of SRC alone are audited.
     """
-    from tools.audit import audit as look
+    from tools.audit import audit as report
 
-    click.echo(look(target))
+    click.echo(report(target))
 
 
 @main.command()
 @click.argument("out", type=OutputFolder())
 @click.option(
-    "--eyes", type=click.IntRange(1, 10_000_000), required=True, help="How many photographs; two eyes a patient."
+    "--eyes", type=click.IntRange(1, 10_000_000), required=True, help="Number of photographs; two eyes a patient."
 )
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, help="Another seed draws other eyes.")
 @click.option(
     "--onto",
     type=place,
     metavar="CACHE",
-    help="Paint lesions on its healthy photographs of train and val instead, as many a grade, in a folder per grade.",
+    help="Paint lesions on its healthy photographs of train and val instead, in a folder per grade.",
 )
 @local_cache_option
 def phantom(out: Path, eyes: int, seed: int, onto: Path | Url | None) -> None:
-    """Draw synthetic graded eyes, to try everything on.
+    """Draw synthetic graded eyes, to try all commands.
 
     OUT gets the layout of EyePACS. With --onto only the lesions are drawn, on healthy photographs of a cache: a network
     can learn from them before it sees graded photographs.
@@ -215,7 +216,7 @@ def phantom(out: Path, eyes: int, seed: int, onto: Path | Url | None) -> None:
 )
 @click.option("--workers", type=WORKERS, default=usable_cores, show_default="all cores", help="Loading.")
 @click.option("--seconds", type=Finite(0, min_open=True), default=1.5, help="For each row in each round.")
-@click.option("--json", "out", type=OutputFile(BENCH), help="Write the figures there too.")
+@click.option("--json", "out", type=OutputFile(BENCH), help="Write the results to this file, too.")
 def bench(
     cache: Path | None,
     size: int | None,
@@ -226,7 +227,7 @@ def bench(
 ) -> None:
     """Measure how fast this machine decodes, loads and trains.
 
-    Measures on CACHE, or on drawn eyes, and tells what is slowest and what to do about it.
+    Measures on CACHE, or on drawn eyes, and says what is slowest and how to improve it.
     """
     import json
 
