@@ -187,7 +187,8 @@ def audit(target: Path | Url) -> None:
     "--onto",
     type=place,
     metavar="CACHE",
-    help="Paint lesions on its healthy photographs of train and val instead, equally many of each grade, in a folder per grade.",
+    help="Paint lesions on its healthy photographs of train and val instead: equally many of each grade, in a folder "
+    "per grade.",
 )
 @local_cache_option
 def phantom(out: Path, eyes: int, seed: int, onto: Path | Url | None) -> None:

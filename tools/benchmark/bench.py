@@ -31,7 +31,7 @@ from tools.sources.layouts import list_source
 
 PHANTOMS: Final = 200
 PHOTOGRAPHS: Final = 512
-"""Number of photographs that are used, over and over: so few stay in memory, so the disk is not measured."""
+"""Number of photographs that are used, over and over. They fit in memory, so the disk is not measured."""
 LONGEST: Final = 8192
 """Number of photographs in the longest turn."""
 PACKAGES: Final = {
@@ -52,7 +52,7 @@ class BenchSettings:
     size: int | None = None  # side of the pictures, pixels; None: as cached
     batch: int | None = None  # None: 64 on a GPU, 8 on the CPU
     workers: int = 1  # threads or processes that load
-    seconds: float = 1.5  # about, for each row in each round
+    seconds: float = 1.5  # of measuring, about, for each row in each round
     rounds: int = 3
 
 

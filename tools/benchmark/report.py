@@ -14,13 +14,13 @@ from tools.benchmark.workloads import DECODE, PLAIN, STEP, fed, uint8
 KEEPS_UP: Final = 0.95
 """A loader is no bottleneck if the network, fed by it, reaches this fraction of its own rate."""
 PLENTY: Final = 10
-"""A loader is no bottleneck either if it is so many times as fast as the step: rates of fed steps vary by 5 %."""
+"""A loader is no bottleneck either if it is this many times as fast as the step: rates of fed steps vary by 5 %."""
 SPARE: Final = 1.5
-"""The recommended number of workers loads so many times as fast as the step."""
+"""The recommended number of workers loads this many times as fast as the step trains."""
 NOISE: Final = 0.2
 """If the rounds of a row differ by more than this fraction of its median, other programs were running."""
 FASTER: Final = 1.1
-"""A fed step may seem so many times as fast as the step alone: each of the two rates varies by 5 %."""
+"""A fed step may seem this many times as fast as the step alone: each of the two rates varies by 5 %."""
 
 
 @dataclass(frozen=True)

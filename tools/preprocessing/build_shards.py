@@ -27,7 +27,7 @@ from tools.sources.archives import read_source
 from tools.sources.listing import ListedSample
 
 CLOCK_SLACK_NS: Final = 2_000_000_000
-"""The modification time of a shard is so much before the start of its run, by the clock of the main process. A
+"""The modification time of a shard is this long before the start of its run, by the clock of the main process. A
 photograph that changed later is read, even if its size and modification time are the same. Two seconds cover the coarse
 clocks of file systems and the different clocks of file servers."""
 
@@ -46,7 +46,7 @@ class Group(NamedTuple):
     predecessors: list[Path]  # shards with entries that may still be right
     refused: dict[str, str]  # source -> reason, of photographs that were refused before and have not changed
     mtimes: dict[str, int]  # source -> modification time when it was cached, ns, if it is known
-    max_consecutive_refused: int  # so many in a row stop the run; 0: no limit
+    max_consecutive_refused: int  # this many in a row stop the run; 0: no limit
     mtime_ns: int  # modification time of the new shards
     threads: int
     keep_blank: bool = False

@@ -40,7 +40,7 @@ from tools.preprocessing.executors import GroupExecutor
 
 CONNECT_SECONDS: Final = 10
 NO_WORKER_SECONDS: Final = 60
-"""So long the run waits for a first or a new worker: Dask restarts one that died in less."""
+"""After this time without any worker the run ends: Dask restarts a worker that died sooner."""
 ASK_SECONDS: Final = 2
 """Least time between two questions to the scheduler."""
 

@@ -29,16 +29,16 @@ class GroupExecutor(Protocol):
     whatever went wrong."""
 
     def wanted(self) -> int:
-        """How many groups should be running or queued, so that no worker idles."""
+        """Number of groups that should be running or queued, so that no worker idles."""
 
     def submit(self, group: Group) -> "Future[Built]": ...
 
     def photographs(self) -> int:
-        """How many are done so far. Raises FundusError if the workers are lost."""
+        """Number of photographs done so far. Raises FundusError if the workers are lost."""
 
 
 class SharedSignals(NamedTuple):
-    """Values in memory that the main process and its workers share.
+    """Values in shared memory, for the main process and its workers.
 
     The main process takes no lock: a worker may have been killed while it held it.
     """
@@ -92,7 +92,7 @@ def on_this_machine(workers: int, groups: int) -> Iterator[GroupExecutor]:
 class _Pool(NamedTuple):
     executor: Executor
     processes: int
-    threads: int  # of each
+    threads: int  # of each process
     signals: SharedSignals
 
     def wanted(self) -> int:

@@ -27,7 +27,7 @@ from tools.preprocessing.splits import split_of
 from tools.sources.listing import ListedSample, Listing
 
 MIN_CHANGED: Final = 5
-"""If all photographs with known names have changed, and there are at least so many, the data set is another one."""
+"""If all photographs with known names have changed, and there are at least this many, the data set is another one."""
 
 
 @dataclass

@@ -37,10 +37,10 @@ from tools.preprocessing.splits import Assignment, assign_splits, split_of
 from tools.sources.listing import ListedSample, Listing
 
 MANY_REFUSED: Final = 100
-"""Fewer refused photographs than this never stop a run: a small data set may have some bad files. So many in a row
-always stop it, unless --max-rejects is 1."""
+"""Fewer refused photographs than this never stop a run: a small data set may have some bad files. This many in a
+row always stop it, unless --max-rejects is 1."""
 
-Progress = Callable[[int, int], None]  # (photographs done, of how many)
+Progress = Callable[[int, int], None]  # (photographs done, photographs in total)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Sends a cache that is made on this machine to a URL.
 
-The cache is made in a folder below --local-cache and stays there for the next run, so that disk needs space for the
+The cache is made in a folder below --local-cache and stays there for the next run, so that disk needs space for a
 complete cache. If the cache at the URL is newer (another machine made it), its files are downloaded first: recorded
 splits must stay, and copying is cheaper than encoding.
 
@@ -196,7 +196,7 @@ def _shard(number: int) -> str:
 
 
 class Background:
-    """Calls functions in at most so many threads. The end of the program does not wait for them."""
+    """Calls functions in a fixed number of threads. The end of the program does not wait for them."""
 
     def __init__(self, threads: int) -> None:
         self._threads, self._free = threads, threading.Semaphore(threads)

@@ -20,7 +20,7 @@ from tools.sources.matching import name_of
 
 THREADS: Final = 16  # headers are short; the time goes to the file server
 MOST_OF_ONE: Final = 20
-"""If all files have one patient, that patient has at most so many; more mean an id that anonymisation wrote
+"""If all files have one patient, that patient has at most this many; if there are more, anonymisation wrote one id
 everywhere."""
 
 

@@ -21,9 +21,11 @@ _VISIT: Final = re.compile(
 )
 """A date or a visit at the end of a patient's name."""
 MOST_OF_ONE: Final = 8
-"""If names give one patient only, that patient has at most so many photographs; more are not believed."""
+"""If names give only one patient, that patient may have this many photographs; if there are more, the names are not
+believed."""
 MOST_ON_AVERAGE: Final = 20
-"""More photographs a patient, on average, are not believed: IMG_left_001 names no patient."""
+"""If patients by names have more photographs than this on average, the names are not believed: IMG_left_001 names no
+patient."""
 
 
 class PatientResult(NamedTuple):
