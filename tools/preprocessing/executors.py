@@ -125,8 +125,8 @@ def _signals_delayed() -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        for each, handler in handlers.items():
+            signal.signal(each, handler)
         if BLOCKS_SIGNALS:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for number in received:
