@@ -2,15 +2,15 @@
 
 cli config presets run_folder kinds console   options, settings, files, what is printed
 distributed/   several processes that train one network
-network/       the network, its weights, what they say of themselves, how their logits become a decision, export
-inference/     the one way from images to logits; photographs to use it on; predictions; Grad-CAM
-evaluation/    a split evaluated by honest measures: bootstrap, calibration, operating points, subgroups, comparison
-training/      from the first step to the last
-reporting/     figures, tables, pages and the words on them
-serving/       a page on this machine where photographs are graded
-commands/      the only room that speaks to the terminal
+network/       the network, its weights and their metadata, the decision rule, export
+inference/     from photographs to logits and predictions; Grad-CAM
+evaluation/    measures of a split: bootstrap, calibration, operating points, subgroups, comparison
+training/      the training loop and its parts
+reporting/     figures, tables, pages and the sentences on them
+serving/       the page of `trainer serve`
+commands/      what each command does; only here is anything printed
 
-What a library user needs stands here, and is imported when it is asked for: `import trainer` costs nothing.
+The names for library users are imported when they are used, so `import trainer` takes no time.
 """
 
 from typing import TYPE_CHECKING, Final

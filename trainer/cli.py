@@ -31,7 +31,7 @@ from trainer.kinds import (
     comparison_parts,
     is_explained_file,
 )
-from trainer.presets import RECIPES
+from trainer.presets import PRESETS
 from trainer.run_folder import unfit_name
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def _asked(context: click.Context, settings: Mapping[str, Any]) -> tuple[FitConf
         if context.get_parameter_source(name) is not ParameterSource.DEFAULT
     }
     try:
-        return FitConfig(**{**RECIPES.get(settings["recipe"], {}), **given}), given
+        return FitConfig(**{**PRESETS.get(settings["recipe"], {}), **given}), given
     except ValueError as error:
         raise click.UsageError(str(error)) from error
 

@@ -1,11 +1,11 @@
-"""The settings of a run."""
+"""The settings of a run: what `trainer fit` was asked for, and what config.json holds."""
 
 from dataclasses import asdict, dataclass, field
 from math import isfinite
 from typing import Any, Final, Literal, NamedTuple
 
 from pipeline.options import SMALLEST
-from trainer.presets import RECIPES
+from trainer.presets import PRESETS
 
 MODELS: Final = (
     "resnet18",
@@ -19,7 +19,7 @@ MODELS: Final = (
     "wide_resnet50_2",
     "wide_resnet101_2",
 )
-"""torchvision's ResNets, listed here because importing torchvision takes seconds and `--help` must not."""
+"""torchvision's ResNets. They are listed here because `--help` must not import torchvision, which takes seconds."""
 CLASS_WEIGHTS: Final = ("none", "inverse", "effective")
 SAMPLINGS: Final = ("natural", "balanced")
 GRADE_BY: Final = ("likeliest", "expected")
@@ -27,21 +27,22 @@ KEEPS: Final = ("best", "last")
 SCHEDULES: Final = ("cosine", "constant")
 STEMS: Final = ("auto", "imagenet", "small")
 SMALL_BELOW: Final = 64
-"""Pixels. A ResNet's own stem leaves a quarter of the side, its last stage an eighth of that: 2 x 2 places of 64."""
+"""Image size, pixels, below which the small stem is taken. With its own stem a ResNet's last feature map has 2 x 2
+cells for 64 pixels."""
 LOADERS: Final = ("auto", "dali", "torchvision")
 DEVICES: Final = ("auto", "cpu", "cuda", "mps")
 PRECISIONS: Final = ("auto", "float32", "bfloat16")
 
 Link = Literal["softmax", "corn", "distance"]
-"""How a network's scores become grades' logits: trainer.network.model says what each is."""
+"""How the scores of the last layer become logits of the grades; see trainer.network.model.Head."""
 
 
 class Loss(NamedTuple):
-    """What there is to know of a loss besides its formula, which stands in trainer.training.losses."""
+    """The properties of a loss. Its formula is in trainer.training.losses."""
 
     title: str  # on pages and cards
-    link: Link  # what it asks of the network's last layer
-    smooths: bool  # whether labels may be smoothed
+    link: Link  # the kind of last layer that it needs
+    smooths: bool  # whether label smoothing is allowed
 
 
 LOSSES: Final = {
@@ -55,48 +56,48 @@ Phase = Literal["head", "finetune"]
 
 @dataclass(frozen=True)
 class FitConfig:
-    """The settings of `trainer fit`, as asked for or, without "auto", as resolved: config.json keeps both.
+    """The settings of `trainer fit`. config.json keeps them as asked for and as resolved, which has no "auto".
 
-    Raises ValueError, quoting the value, for settings that cannot be.
+    Raises ValueError with the value for a setting that is not allowed.
     """
 
-    recipe: str | None = None  # what the other settings were begun from
+    recipe: str | None = None  # the preset that the other settings started from
     cache: str = "cache"
     loader: str = "auto"
     model: str = "resnet18"
-    stem: str = "imagenet"  # "small": for images below 64 pixels, without pretrained weights; "auto": where that is so
+    stem: str = "imagenet"  # "small": for images below 64 pixels, from scratch; "auto": decides by the size
     weights: str = "auto"  # "auto", "imagenet", "none", or a file
-    head_epochs: int = 3  # on a frozen backbone; none without pretrained weights
-    views: int = 1  # augmented views of each photograph that the head is trained on
-    epochs: int = 20  # of fine-tuning everything
+    head_epochs: int = 3  # on a frozen backbone; only with pretrained weights
+    views: int = 1  # augmented copies of each photograph in the head phase
+    epochs: int = 20  # of fine-tuning all layers
     batch: int = 32
-    size: int | None = None  # pixels; None: as cached
-    start_size: float | None = None  # training images grow from so many pixels, or from that share of the size, to it
-    lr: float = 0.01  # the highest of the schedule
-    schedule: str = "cosine"  # after a warm-up; "constant": lr from first to last
-    layer_decay: float = 1  # of the learning rate, from each stage of the network to the one before
+    size: int | None = None  # image size, pixels; None: as cached
+    start_size: float | None = None  # image size of the first epoch, pixels or a fraction of the size; None: no growth
+    lr: float = 0.01  # the highest learning rate
+    schedule: str = "cosine"  # after a warm-up; "constant": no change
+    layer_decay: float = 1  # learning rate of each stage of the network, by that of the next
     momentum: float = 0.9
     weight_decay: float = 5e-4
     class_weights: str = "none"
-    sampling: str = "natural"  # "balanced": as many photographs of each grade
+    sampling: str = "natural"  # "balanced": an epoch has equally many photographs of each grade
     loss: str = "ce"
-    label_smoothing: float = 0  # of the true grade's weight, spread over all grades
-    zoom: float = 1  # training images are up to so much larger and smaller; 1: not at all
-    colour: float = 0  # share by which their brightness, contrast and saturation vary
-    mixup: float = 0  # of the Beta distribution that photographs are mixed by; 0: not at all
-    cutmix: float = 0  # the same for pasted rectangles
-    tta: bool = False  # the finished run is measured as the mean over the eight symmetries
-    grade_by: str = "likeliest"  # "expected": the mean of the probabilities, cut where validation's kappa is best
-    ema: float = 0  # decay a step of the average of weights that is measured and saved; 0: the weights themselves
-    keep: str = "best"  # the epoch with the best kappa on validation, or "last": a few dozen photographs choose by luck
-    patience: int | None = None  # epochs without a better one that end the training
+    label_smoothing: float = 0  # fraction of each label that is spread over all grades
+    zoom: float = 1  # images are up to this many times larger or smaller; 1: unchanged
+    colour: float = 0  # fraction by which brightness, contrast and saturation vary
+    mixup: float = 0  # alpha of mixup's Beta distribution; 0: no mixup
+    cutmix: float = 0  # the same for CutMix
+    tta: bool = False  # the finished run is measured as the mean over eight flips and turns
+    grade_by: str = "likeliest"  # "expected": the expected grade, with ordinal thresholds fitted on validation
+    ema: float = 0  # decay per step of the moving average of weights, which is measured and saved; 0: no average
+    keep: str = "best"  # epoch with the best kappa on validation, or "last": small validation sets pick by chance
+    patience: int | None = None  # training stops after this many epochs without a better one
     seed: int = 0
     device: str = "auto"
-    precision: str = "auto"  # of training steps; "auto": bfloat16 where the device multiplies it
+    precision: str = "auto"  # of training steps; "auto": bfloat16 if the device computes it fast
     workers: int | None = None  # None: the loader's own choice
     track_test: bool = False
-    together: int | None = None  # shards that a shuffle mixes at a time, where not all have room; resolved, not asked
-    compile: bool = False  # the network, for training steps
+    together: int | None = None  # shards in a shuffle block, if the local cache cannot hold all; set when resolved
+    compile: bool = False  # whether torch.compile compiles the network for training steps
     checkpoint_minutes: float = 10  # between checkpoints within an epoch
 
     def __post_init__(self) -> None:
@@ -104,7 +105,7 @@ class FitConfig:
             if not ok:
                 raise ValueError(f"{name} must be {wanted}, got {getattr(self, name)!r}")
 
-        check(self.recipe is None or self.recipe in RECIPES, "recipe", f"one of {', '.join(RECIPES)}")
+        check(self.recipe is None or self.recipe in PRESETS, "recipe", f"one of {', '.join(PRESETS)}")
         check(self.stem in STEMS, "stem", f"one of {', '.join(STEMS)}")
         check(self.stem != "small" or self.weights != "imagenet", "stem", "imagenet with ImageNet's weights")
         check(self.schedule in SCHEDULES, "schedule", f"one of {', '.join(SCHEDULES)}")
@@ -152,16 +153,16 @@ class FitConfig:
 
     @property
     def link(self) -> Link:
-        """What the loss asks of the network's last layer."""
+        """The kind of last layer that the loss needs."""
         return LOSSES[self.loss].link
 
     def phase(self, epoch: int) -> Phase:
-        """Which phase an epoch, counted from 0 over both, belongs to."""
+        """The phase of an epoch, which counts from 0 over both phases."""
         return "head" if epoch < self.head_epochs else "finetune"
 
 
 def as_options(name: str, value: Any) -> list[str]:
-    """A setting as `trainer fit` is told it.
+    """A setting as options of `trainer fit`.
 
     >>> as_options("head_epochs", 3), as_options("tta", True), as_options("tta", False)
     (['--head-epochs', '3'], ['--tta'], ['--no-tta'])
@@ -174,7 +175,7 @@ def as_options(name: str, value: Any) -> list[str]:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What config.json holds."""
+    """The contents of config.json."""
 
     asked: FitConfig
     resolved: FitConfig
@@ -182,22 +183,21 @@ class RunConfig:
     """Absolute path of the cache."""
     cache_digest: str
     recipe: dict[str, Any]
-    """How the cache's photographs were prepared."""
+    """The preparation of the cache's photographs."""
     photographs: dict[str, int]
     """By split."""
     versions: dict[str, str]
     data_set: str = ""
-    """Titles of the known sets that gave the grades; "" where none is known, and in runs from before this was kept."""
+    """Titles of the known data sets; "" if no known set was recognised, and in older runs."""
     synthetic: dict[str, int] = field(default_factory=dict)
-    """By split, how many of the photographs `tools phantom` drew or painted; empty in runs from before this was
-    kept."""
+    """Number of photographs that `tools phantom` drew or painted, by split; empty in older runs."""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "RunConfig":
-        """Raises ValueError where the fields are not those of a config.json."""
+        """The inverse of `as_dict`. Raises ValueError for fields that are not those of a config.json."""
         try:
             settings = {name: FitConfig(**fields[name]) for name in ("asked", "resolved")}
             return cls(**(fields | settings))

@@ -1,4 +1,4 @@
-"""The output of `trainer`: plain lines, tables and progress."""
+"""Output of `trainer` on the terminal: warnings, tables and progress."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -14,12 +14,12 @@ Item = TypeVar("Item")
 
 
 def warn(line: str) -> None:
-    """One prominent line on stderr."""
+    """Prints one warning on stderr, in bold yellow on a terminal."""
     click.secho(f"WARNING: {line}", fg="yellow", bold=True, err=True)
 
 
 def track(batches: Iterable[Item], total: int, description: str) -> Iterator[Item]:
-    """The batches, with a line on stderr while they last: see pipeline.progress."""
+    """The batches, with a progress line on stderr (see pipeline.progress)."""
     with progress_of(description, "batches") as update:
         update(0, total)
         for done, batch in enumerate(batches, 1):
@@ -28,7 +28,7 @@ def track(batches: Iterable[Item], total: int, description: str) -> Iterator[Ite
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Aligned columns, the first to the left and numbers to the right."""
+    """Prints a table: the first column to the left, all others to the right."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number else "left", overflow="fold")
@@ -36,7 +36,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         table.add_row(*row)
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
-        console.width = 1000  # whoever reads a pipe wants whole words; lines end after their last column anyway
+        console.width = 1000  # no wrapping for a program that reads a pipe; lines end after their last column anyway
     console.print(table)
 
 
@@ -48,7 +48,7 @@ def print_class_weights(photographs: Sequence[int], weights: Sequence[float]) ->
 
 
 def epoch_line(row: Mapping[str, Any], epochs: int) -> str:
-    """A row of accuracy.csv to read while training."""
+    """A row of accuracy.csv as a line for the terminal."""
     test = "" if row["acc_test"] is None else f" test {row['acc_test']:.1f}"
     return (
         f"epoch {row['epoch']}/{epochs} {row['phase']}: lr {row['lr']:.2e}, "

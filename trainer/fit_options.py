@@ -20,7 +20,7 @@ from trainer.config import (
     STEMS,
     FitConfig,
 )
-from trainer.presets import RECIPES
+from trainer.presets import PRESETS
 
 DEFAULT: Final = FitConfig()
 SEED: Final = click.IntRange(0, 2**64 - 1)
@@ -42,7 +42,7 @@ _machine = section("Machine and curves")
 
 # fmt: off
 _OPTIONS: Final = (
-    _data("--recipe", type=click.Choice(list(RECIPES)),
+    _data("--recipe", type=click.Choice(list(PRESETS)),
           help="A preset: defaults of other options. Options that are given override it."),
     _data("--cache", type=Text(), default=DEFAULT.cache,
           help="The cache to train on, a folder or a URL; `tools preprocess` makes it."),

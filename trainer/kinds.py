@@ -1,4 +1,5 @@
-"""The kinds of files that commands write, and how an older one is recognised (see pipeline.storage.outputs)."""
+"""The kinds of files that commands write, and how such a file is recognised before it is replaced (see
+pipeline.storage.outputs)."""
 
 import hashlib
 from pathlib import Path
@@ -10,7 +11,7 @@ from pipeline.storage.outputs import Part
 
 
 class Card(Kind):
-    """A model card as it was written, and not one that somebody has filled in since."""
+    """A model card that is as the program wrote it. One that a person has edited is not of this kind."""
 
     def made(self, path: Path) -> bool:
         data = path.read_bytes()
@@ -18,7 +19,7 @@ class Card(Kind):
 
 
 def sealed(card: bytes) -> bytes:
-    """A model card and, as a comment below it, the digest by which it is known to be unchanged."""
+    """A model card with its digest in a comment at the end, by which edits are recognised."""
     return card + f"<!-- {MAKER} {hashlib.sha256(card).hexdigest()} -->\n".encode()
 
 
@@ -35,7 +36,7 @@ PT2: Final = Kind("an exported network", begins=b"PK", holds=b"fundus_grading.js
 
 
 def is_explained_file(path: Path) -> bool:
-    """Whether a file is one that `trainer explain` made; one that is not there may become one."""
+    """Whether `trainer explain` wrote a file; True for a file that does not exist."""
     if not path.exists():
         return True
     if path.name == EXPLAINED:
@@ -44,7 +45,7 @@ def is_explained_file(path: Path) -> bool:
 
 
 def rejects_of(predictions: Path) -> Path:
-    """Where the photographs that were refused are listed."""
+    """The path of the table of refused photographs."""
     return predictions.with_name(f"{predictions.stem}_rejects.csv")
 
 
@@ -53,7 +54,7 @@ def beside_predictions(path: Path) -> list[Part]:
 
 
 def beside_figure(path: Path, kind: Kind) -> list[Part]:
-    """The SVG that each figure has beside its PNG."""
+    """The SVG beside a figure's PNG."""
     return [Part(path.with_suffix(".svg"), kind)]
 
 

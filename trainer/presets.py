@@ -1,17 +1,17 @@
-"""Named sets of settings for `trainer fit --recipe`. Any option on the command line overrides its own.
+"""Presets: named sets of settings for `trainer fit --recipe`. Options on the command line override them.
 
-A setting that a recipe does not name has its ordinary default. Recipes are frozen: what one gives once it has been
-released, it gives for ever; a better one gets another name or another release.
+Settings that a preset does not name have their defaults. A released preset never changes; a better one gets another
+name.
 """
 
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
-RECIPES: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
+PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
     {
-        # As student projects on EyePACS commonly train: plain cross entropy on the photographs as they come, small
-        # batches, one learning rate from the first step to the last. For comparison.
+        # For comparison: as student projects on EyePACS commonly train. Plain cross entropy, natural sampling, small
+        # batches, a constant learning rate.
         "course": {
             "epochs": 10,
             "batch": 4,
@@ -24,9 +24,9 @@ RECIPES: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
             "loss": "ce",
             "stem": "imagenet",
         },
-        # A first look, within minutes on two cores where photographs are few or small.
+        # For a first look: minutes on two cores if photographs are few or small.
         "fast": {"head_epochs": 2, "epochs": 8, "batch": 32, "lr": 0.02},
-        # For small and unbalanced sets; what else was tried and not taken, docs/experiments.md says.
+        # For small and unbalanced sets. docs/experiments.md has what else was tried.
         "best": {
             "epochs": 60,
             "batch": 64,
@@ -37,7 +37,7 @@ RECIPES: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
             "ema": 0.99,
             "tta": True,
         },
-        # What a lesion is, from scratch, by lesions that `tools phantom --onto` has painted on healthy photographs.
+        # To learn what a lesion is, from scratch, on a cache of lesions that `tools phantom --onto` has painted.
         "painted": {
             "weights": "none",
             "size": 256,
@@ -51,7 +51,8 @@ RECIPES: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
             "colour": 0.2,
             "ema": 0.99,
         },
-        # From there, with --weights FILE, to a few hundred graded photographs, whose validation is too small to choose.
+        # To continue from there, with --weights FILE, on a few hundred graded photographs. Their validation is too
+        # small to choose an epoch by.
         "few": {
             "size": 256,
             "head_epochs": 2,
@@ -76,4 +77,4 @@ PURPOSES: Final[Mapping[str, str]] = MappingProxyType(
         "few": "to go on from there, with --weights FILE, to a few hundred graded photographs",
     }
 )
-"""What each recipe is for."""
+"""What each preset is for."""

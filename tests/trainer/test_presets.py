@@ -12,22 +12,22 @@ from click.testing import Result
 from tests.trainer.conftest import Trained
 from trainer.config import FitConfig, RunConfig
 from trainer.network.metadata import read_metadata
-from trainer.presets import RECIPES
+from trainer.presets import PRESETS
 from trainer.reporting.narrative import commands
 
 Fit = Callable[..., Result]
 Cache = Callable[..., Path]
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", PRESETS)
 def test_every_recipe_can_be_run_and_differs_from_the_defaults(name: str) -> None:
-    assert FitConfig(**RECIPES[name]) != FitConfig()
+    assert FitConfig(**PRESETS[name]) != FitConfig()
 
 
 def test_a_recipe_gives_what_is_not_asked_for_and_the_run_says_so(fit: Fit, tiny_cache: Cache, tmp_path: Path) -> None:
     fit(tiny_cache(), "--recipe", "course", "--epochs", 1, "--run", "run")  # the fixture asks for --batch 8 besides
     config = json.loads((tmp_path / "run" / "config.json").read_text())
-    asked = RECIPES["course"] | {"recipe": "course", "epochs": 1, "batch": 8}
+    asked = PRESETS["course"] | {"recipe": "course", "epochs": 1, "batch": 8}
     assert {name: config["asked"][name] for name in asked} == asked
     resolved = {**asked, "device": "cpu", "loader": "torchvision", "size": 32}
     assert {name: config["resolved"][name] for name in resolved} == resolved
@@ -39,7 +39,7 @@ def test_a_recipe_gives_what_is_not_asked_for_and_the_run_says_so(fit: Fit, tiny
 def test_a_setting_asked_for_wins_even_where_it_is_the_ordinary_default(
     fit: Fit, tiny_cache: Cache, tmp_path: Path
 ) -> None:
-    assert RECIPES["best"]["ema"] != FitConfig().ema
+    assert PRESETS["best"]["ema"] != FitConfig().ema
     fit(
         tiny_cache(),
         "--recipe",
@@ -55,15 +55,15 @@ def test_a_setting_asked_for_wins_even_where_it_is_the_ordinary_default(
         "run",
     )
     config = json.loads((tmp_path / "run" / "config.json").read_text())["resolved"]
-    assert (config["ema"], config["lr"]) == (FitConfig().ema, RECIPES["best"]["lr"])
-    assert (RECIPES["best"]["tta"], config["tta"]) == (True, False)
+    assert (config["ema"], config["lr"]) == (FitConfig().ema, PRESETS["best"]["lr"])
+    assert (PRESETS["best"]["tta"], config["tta"]) == (True, False)
     assert config["start_size"] is None  # no share of 32 px is large enough to begin with
     assert config["stem"] == "small"  # what "auto" is at 32 px from scratch
     assert read_metadata(tmp_path / "run" / "model.safetensors").stem == "small"
 
 
 def test_the_command_that_makes_a_run_again_names_recipe_and_exceptions(trained: Trained) -> None:
-    asked = FitConfig(**{**RECIPES["best"], "recipe": "best", "ema": 0, "tta": False, "track_test": True, "seed": 3})
+    asked = FitConfig(**{**PRESETS["best"], "recipe": "best", "ema": 0, "tta": False, "track_test": True, "seed": 3})
     recorded = json.loads((trained.run / "config.json").read_text())
     config = RunConfig.from_dict(recorded | {"asked": asdict(asked)})
     metadata = read_metadata(trained.run / "model.safetensors")

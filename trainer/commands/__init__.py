@@ -1,1 +1,1 @@
-"""The commands: the only room that speaks to the terminal."""
+"""What each command does. Only here is anything printed."""

@@ -1,4 +1,4 @@
-"""Several runs side by side: a figure, a table, and the differences from the first of them."""
+"""`trainer compare`: a figure and a table of several runs, and their differences from the first one."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -20,15 +20,15 @@ from trainer.run_folder import RunFolder
 
 SHOWN: Final = ("run", "model", "weights", "size")
 RESULTS: Final = ("kept", "kappa_val", "accuracy_test", "majority", "kappa_test", "auc_test")
-"""The printed table's first and last columns; between them stand the options in which the runs differ."""
+"""First and last columns of the printed table. Between them are the options in which the runs differ."""
 PAIR_SHOWN: Final = ("run - against", "figure", "photographs", "patients", "run", "against", "difference", "p")
 
 
 def compare(paths: Sequence[Path], out: Path) -> None:
-    """Writes OUT.png, OUT.csv and OUT_pairs.csv and prints the tables. Folders that are no runs, or damaged, are named
-    and left out, and so are, from the pairs, runs that were not measured on the first one's test photographs.
+    """Writes OUT.png, OUT.csv and OUT_pairs.csv and prints the tables.
 
-    Raises RunError where that leaves none, or where nothing can be written.
+    Folders that are damaged or no runs are left out, with a warning. Runs that were not measured on the first one's
+    test photographs are left out of the pairs. Raises RunError if no run is left or a file cannot be written.
     """
     runs = list(read_runs(paths))
     if not runs:
@@ -41,7 +41,7 @@ def compare(paths: Sequence[Path], out: Path) -> None:
     options = [name for name in differing(runs) if name not in SHOWN]
     titles = [as_options(name, "")[0] for name in options]
     print_table([*SHOWN, *titles, *RESULTS], [shown_row(run, options) for run in runs])
-    click.echo("accuracies are shares from 0 to 1, in brackets 95 % intervals by patients")
+    click.echo("accuracies are fractions, 0 to 1; in brackets 95 % intervals, resampled by patients")
     if pairs:
         click.echo("\ndifferences on the same test photographs, resampled by patients:")
         print_table(PAIR_SHOWN, map(pair_row, pairs))
@@ -49,7 +49,7 @@ def compare(paths: Sequence[Path], out: Path) -> None:
 
 
 def read_runs(paths: Sequence[Path]) -> Iterable[Run]:
-    """By their titles; those that share one, by their paths as they were given."""
+    """The runs that can be read, named by their titles; if two have the same title, by their paths."""
     names = [RunFolder(path).title for path in paths]
     for path, name in zip(paths, names, strict=True):
         run = RunFolder(path)
@@ -67,7 +67,7 @@ def read_runs(paths: Sequence[Path]) -> Iterable[Run]:
 
 
 def say_exposure(run: RunFolder, name: str) -> None:
-    """Warns of a run whose weights have met the test photographs it was measured on."""
+    """Warns of a run whose weights were trained on, or chosen by, photographs of its test split."""
     with suppress(RunError):
         exposure = run.read_json(run.metrics("test")).get("exposure")
         if exposure and (line := exposure_line("test", Exposure(**exposure))):
@@ -75,7 +75,7 @@ def say_exposure(run: RunFolder, name: str) -> None:
 
 
 def shown_row(run: Run, options: Sequence[str]) -> list[str]:
-    """The row of the printed table."""
+    """A run's row in the printed table."""
     test, config = run.summary.get("test", {}), run.config
     kept = run.summary.get("kept_epoch", "-")
     cells = [run.name, config.model, "/".join(Path(config.weights).parts[-2:]), f"{config.size}"]
@@ -89,7 +89,7 @@ def shown_row(run: Run, options: Sequence[str]) -> list[str]:
 
 
 def pair_with_first(runs: Sequence[Run]) -> Iterable[Difference]:
-    """Every finished run against the first one. Runs that cannot be are named once for each reason."""
+    """Differences of every finished run from the first one. Warns of runs that cannot be paired, once per reason."""
     finished = [run for run in runs if run.summary]
     unpaired: dict[str, dict[str, str]] = {}  # reason -> run -> details
     for run in finished[1:]:
@@ -104,7 +104,7 @@ def pair_with_first(runs: Sequence[Run]) -> Iterable[Difference]:
 
 
 def say_unpaired(against: str, reason: str, details: Mapping[str, str]) -> None:
-    """Warns of runs that are not paired for one reason; details: of each run, said once where they are the same."""
+    """Warns of the runs that are not paired for one reason. details: by run; equal ones are printed once."""
     alike: dict[str, list[str]] = {}
     for name, what in details.items():
         alike.setdefault(what, []).append(name)
@@ -122,12 +122,12 @@ def pair_row(pair: Difference) -> list[str]:
 
 
 def _option(value: object) -> str:
-    """A setting as it is given; "-" for none."""
+    """The value of an option; "-" for none."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _cell(value: float | None) -> str:
-    """To three places; "-" for what was not measured."""
+    """A figure with three decimals; "-" if it was not measured."""
     return "-" if value is None else places(value)

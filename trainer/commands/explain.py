@@ -1,4 +1,4 @@
-"""`trainer explain`: where in photographs the evidence for a grade lies, as pictures."""
+"""`trainer explain`: pictures that show where in a photograph the evidence for a grade lies."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,10 +25,10 @@ def explain(
     device_name: str,
     workers: int | None,
 ) -> None:
-    """Fills OUT with a picture for each photograph; see trainer.reporting.explained.
+    """Writes a picture for each photograph into OUT; see trainer.reporting.explained.
 
-    grade: the grade to explain; each photograph's predicted one where None. style: see `overlay`. Raises RunError for
-    weights that cannot be used, SourceError where a path does not exist or no photograph could be read.
+    grade: the grade to explain, 0 to 4; None: the predicted one of each photograph. style: see `overlay`. Raises
+    RunError for weights that cannot be used, SourceError if a path does not exist or no photograph could be read.
     """
     predictor = Predictor(run, device_name, workers)
     photographs, refused, ours = gather(paths, predictor.metadata.recipe)

@@ -1,4 +1,4 @@
-"""`trainer export`: weights as ONNX or as torch's own .pt2, checked against PyTorch before there is a file."""
+"""`trainer export`: writes weights as ONNX or as torch's own .pt2, after a check against PyTorch."""
 
 from pathlib import Path
 
@@ -12,10 +12,10 @@ from trainer.run_folder import weights_file
 
 
 def export(run: Path, onnx: Path | None, pt2: Path | None) -> None:
-    """Writes the files asked for, each only when its probabilities for some photographs are PyTorch's.
+    """Writes the files asked for. Each is written only if it gives PyTorch's probabilities for some photographs.
 
-    The photographs are the run's own; noise, said aloud, where its cache is not at hand. Raises RunError where the
-    weights cannot be used, a package is missing, or an export is wrong.
+    The photographs are those of the run's cache. If this cannot be read, noise is used, with a warning. Raises
+    RunError if the weights cannot be used, a package is missing, or an export is wrong.
     """
     weights = weights_file(run)
     model, metadata = load_model(weights)

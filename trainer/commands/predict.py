@@ -1,4 +1,4 @@
-"""`trainer predict`: grades for photographs, a row each as they come."""
+"""`trainer predict`: a table of predicted grades, one row for each photograph."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ from trainer.inference.predictor import Predictor
 from trainer.kinds import rejects_of
 
 SHOWN: Final = 10
-"""Refusals that are named; the file has all."""
+"""Number of refused photographs that are printed; the file has all."""
 
 
 def predict(
@@ -31,12 +31,12 @@ def predict(
     workers: int | None,
     defer: float | None = None,
 ) -> None:
-    """Writes OUT, a row for each photograph, and beside it OUT's name + _rejects.csv, one for each that is refused.
+    """Writes OUT with a row for each photograph, and beside it NAME_rejects.csv with a row for each refused one.
 
-    defer: the share of validation's photographs that would be left to a human, 0 to 1; None: no photograph is.
-    Says of one photograph what it is, in words; of several, how many are what.
-    Into a FIFO or a device only the rows go, and all refused photographs are said. Raises RunError for weights that
-    cannot be used, SourceError where a path does not exist or no photograph could be predicted.
+    defer: fraction of the validation photographs that would be left to a human, 0 to 1; None: none is. Prints the
+    prediction in sentences if there is one photograph, else numbers by grade and flag. If OUT is a FIFO or a device, it
+    gets the rows only, and all refused photographs are printed. Raises RunError for weights that cannot be used,
+    SourceError if a path does not exist or no photograph could be predicted.
     """
     predictor = Predictor(run, device_name, workers, tta)
     try:
@@ -59,7 +59,7 @@ def predict(
                     rejected.write(refusals_csv(refused))
             say_refused(refused, rejects)
             if not tally.grades:
-                raise SourceError(f"none of {found} photographs could be predicted{seen_in_file(rejects)}")
+                raise SourceError(f"none of {found} photographs could be predicted{see_file(rejects)}")
     except OSError as error:
         raise SourceError(f"{out}: cannot be written ({error.strerror})") from error
     click.echo(f"found {found} = {tally.grades.total()} predicted + {len(refused)} rejected")
@@ -74,7 +74,7 @@ def predict(
 
 
 def say_summary(tally: Tally, threshold: float, defers: bool) -> None:
-    """Counts, by grade and flag, of what was predicted."""
+    """Prints numbers of photographs by predicted grade and by flag."""
     rows = [(f"{grade} {name}", str(tally.grades[grade])) for grade, name in enumerate(GRADES)]
     print_table(["grade", "photographs"], rows)
     click.echo(f"referable (grade 2 or worse, p_referable at least {threshold:.4g}): {tally.referable}")
@@ -87,21 +87,21 @@ def say_summary(tally: Tally, threshold: float, defers: bool) -> None:
 
 
 def say_ours(ours: Sequence[Refusal]) -> None:
-    """What lies among the photographs and is none, for this program made it."""
+    """Prints the folders among the photographs that this program wrote, whose pictures are left out."""
     for each in ours:
         click.echo(f"left out: {each.source}, {each.reason} of this program", err=True)
 
 
 def say_refused(refused: Sequence[Refusal], rejects: Path | None) -> None:
-    """The first of them by name; all where there is no file that lists them."""
+    """Prints the refused photographs: the first SHOWN of them, or all if no file lists them."""
     shown = SHOWN if rejects else len(refused)
     if refused:
-        warn(f"{len(refused)} photographs refused{seen_in_file(rejects)}")
+        warn(f"{len(refused)} photographs refused{see_file(rejects)}")
     for refusal in refused[:shown]:
         click.echo(f"  {refusal.source}: {refusal.reason}", err=True)
     if len(refused) > shown:
         click.echo(f"  and {len(refused) - shown} more", err=True)
 
 
-def seen_in_file(rejects: Path | None) -> str:
+def see_file(rejects: Path | None) -> str:
     return f", see {rejects}" if rejects else ""

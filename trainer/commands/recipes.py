@@ -1,4 +1,4 @@
-"""`trainer recipes`: what each recipe of `trainer fit` sets, and what it is for."""
+"""`trainer recipes`: prints what each preset of `trainer fit --recipe` sets, and what it is for."""
 
 from dataclasses import asdict
 
@@ -6,20 +6,20 @@ import click
 
 from trainer.config import FitConfig
 from trainer.console import print_table
-from trainer.presets import PURPOSES, RECIPES
+from trainer.presets import PRESETS, PURPOSES
 
 
 def recipes() -> None:
-    """Prints a row for each option that any recipe sets, and a line for each recipe."""
+    """Prints a row for each option that a preset sets, and a line for each preset."""
     defaults = asdict(FitConfig())
-    options = [name for name in defaults if any(name in settings for settings in RECIPES.values())]
+    options = [name for name in defaults if any(name in settings for settings in PRESETS.values())]
 
-    columns = [defaults, *RECIPES.values()]
+    columns = [defaults, *PRESETS.values()]
     rows = [
         (f"--{name.replace('_', '-')}", *(in_cell(column[name]) if name in column else "" for column in columns))
         for name in options
     ]
-    print_table(["option", "default", *RECIPES], rows)
+    print_table(["option", "default", *PRESETS], rows)
     click.echo("\nAn empty cell: the default; -: not set. Any other option of fit overrides its --recipe.\n")
     for name, purpose in PURPOSES.items():
         click.echo(f"{name}: {purpose}")

@@ -1,4 +1,4 @@
-"""`trainer serve`: a page on this machine where photographs are graded."""
+"""`trainer serve`: a page on this machine that grades photographs."""
 
 import os
 import sys
@@ -12,15 +12,15 @@ from trainer.console import warn
 from trainer.inference.predictor import Predictor
 
 LEFT_TO_A_PERSON: Final = 0.1
-"""Share of validation's photographs, the least sure ones, where none was asked for."""
+"""Default of --defer: this fraction of the validation photographs is less certain."""
 
 
 def serve(run: Path, *, host: str | None, port: int | None, defer: float | None, device_name: str) -> NoReturn:
-    """Serves the page until Ctrl-C, and ends the process then.
+    """Serves the page until Ctrl-C, then ends the process.
 
-    defer: the share of validation's photographs that would be left to a human, 0 to 1; None: LEFT_TO_A_PERSON where the
-    weights say how sure they are, else none. Raises RunError for weights that cannot be used and for a package that is
-    missing, OutputError for an address that cannot be had.
+    defer: fraction of the validation photographs that would be left to a human, 0 to 1; None: LEFT_TO_A_PERSON, or none
+    if the weights carry no confidence. Raises RunError if the weights cannot be used or a package is missing,
+    OutputError if the address cannot be used.
     """
     try:
         from trainer.serving import server
@@ -45,8 +45,8 @@ def serve(run: Path, *, host: str | None, port: int | None, defer: float | None,
         warn("the page is open to the network: whoever has the address can use it, and nothing is encrypted")
     click.echo(f"open {page.url}\nCtrl-C ends it")
     page.run()
-    # At once: a thread in the middle of a photograph would be waited for, and torch takes its time to take itself down
-    # (5 s on a busy machine). Nothing is held that would have to be written.
+    # At once: a normal exit waits for the thread that grades a photograph, and torch takes up to 5 s to shut down on a
+    # busy machine. Nothing has to be written.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)

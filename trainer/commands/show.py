@@ -1,4 +1,4 @@
-"""`trainer show`: describes weights by their header. Imports no torch."""
+"""`trainer show`: prints what the header of a file of weights says. Imports no torch."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ from trainer.run_folder import RunFolder, weights_file
 
 
 def show(path: Path, as_json: bool) -> None:
-    """Prints what a run's weights, or a model.safetensors, are. Raises RunError where they cannot be read."""
+    """Prints facts about the weights of a run, or of a model.safetensors. Raises RunError if they cannot be read."""
     facts = collect(path)
     if as_json:
         click.echo(json.dumps(facts, indent=1))
@@ -44,7 +44,7 @@ def show(path: Path, as_json: bool) -> None:
             ("referable", f"from p_referable {operating['threshold']:.4g} on, for a {chosen}"),
         ]
     else:
-        rows.append(("operating point", "none: the run is not finished, or validation could not tell"))
+        rows.append(("operating point", "none: the run is unfinished, or validation lacks a class"))
     if run:
         photographs = ", ".join(f"{split} {count}" for split, count in run["photographs"].items())
         rows += [
@@ -62,7 +62,7 @@ def show(path: Path, as_json: bool) -> None:
 
 
 def collect(path: Path) -> dict[str, Any]:
-    """What is known of the weights, as plain JSON; `run` is None for a file outside a run folder."""
+    """Facts about the weights, as plain JSON; `run` is None for a file outside a run folder."""
     weights = weights_file(path)
     metadata = read_metadata(weights)
     shapes = {name: tensor["shape"] for name, tensor in read_header(weights).items() if name != "__metadata__"}
@@ -84,7 +84,10 @@ def collect(path: Path) -> dict[str, Any]:
 
 
 def count(shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
-    """Of tensors by name: the trained parameters, and the layers that multiply (convolutions and the last, linear)."""
+    """Numbers of trained parameters and of layers with weights (convolutions and the linear last one).
+
+    shapes: of the tensors, by name.
+    """
     trained = {name: shape for name, shape in shapes.items() if name.endswith((".weight", ".bias"))}
     return {
         "parameters": sum(prod(shape) for shape in trained.values()),

@@ -1,4 +1,4 @@
-"""Opens the loader of a split, for one process or for this process's part of every batch."""
+"""Sharded loaders: each process loads its part of every batch."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -16,14 +16,17 @@ from trainer.config import FitConfig
 from trainer.distributed.process_group import from_all, local_world_size, shard, world_size
 
 
-def open_share(config: FitConfig, cache: Cache, split: str, batch: int, **settings: Any) -> Loader:
-    """`open_loader` by a resolved config, of this process's share of batches of `batch` photographs: of the k-th, its
-    part of the photographs that one process would have in the k-th. `settings`: more for `open_loader`."""
+def open_sharded(config: FitConfig, cache: Cache, split: str, batch: int, **settings: Any) -> Loader:
+    """The loader of this process's part of every batch, by a resolved config.
+
+    The parts of all processes in step k are the photographs that one process alone would have in step k.
+    batch: photographs of all processes together. settings: further arguments of `open_loader`.
+    """
     loader = open_loader(
         config.loader,
         cache,
         split=split,
-        batch_size=share_of(batch),
+        batch_size=batch_per_rank(batch),
         size=config.size,
         device=config.device,
         workers=config.workers or max(1, usable_cores() // local_world_size()),
@@ -31,45 +34,46 @@ def open_share(config: FitConfig, cache: Cache, split: str, batch: int, **settin
         together=config.together,
         **settings,
     )
-    side = config.size or cache.recipe.size
-    nothing = torch.empty(0, 3, side, side, dtype=torch.uint8, device=config.device)
-    return every_step(loader, len(cache.rows(split)), batch, nothing)
+    size = config.size or cache.recipe.size
+    empty = torch.empty(0, 3, size, size, dtype=torch.uint8, device=config.device)
+    return every_step(loader, len(cache.rows(split)), batch, empty)
 
 
-def share_of(batch: int) -> int:
-    """Photographs of a whole batch that each process has. Raises RunError where they cannot have equally many."""
-    share, rest = divmod(batch, world_size())
+def batch_per_rank(batch: int) -> int:
+    """The batch of each process, if all together have `batch` photographs. Raises RunError if they cannot be equal."""
+    per_process, rest = divmod(batch, world_size())
     if rest:
         raise RunError(
-            f"a batch of {batch} photographs is not to be shared by {world_size()} processes; choose --batch"
+            f"a batch of {batch} photographs cannot be divided among {world_size()} processes; choose a multiple of "
+            f"{world_size()} with --batch"
         )
-    return share
+    return per_process
 
 
-def every_step(share: Loader, photographs: int, batch: int, nothing: Tensor) -> Loader:
-    """The share's loader with as many batches as the whole epoch, which has that many photographs.
+def every_step(loader: Loader, photographs: int, batch: int, empty: Tensor) -> Loader:
+    """The loader of this process, with a batch for every step of an epoch; empty batches are added at its end.
 
-    nothing: images (0, ...) as the loader has them, on their device.
+    photographs, batch: of all processes together. empty: images (0, ...), as the loader's, on their device.
     """
-    return share if world_size() == 1 else EveryStep(share, -(-photographs // batch), nothing)
+    return loader if world_size() == 1 else EveryStep(loader, -(-photographs // batch), empty)
 
 
 class EveryStep(Loader):
-    """A loader whose epochs end with an empty batch where it has none for the last step, since the others have: each
-    step adds up all ranks' gradients."""
+    """A loader with a batch for every step. Each step adds up the gradients of all ranks, so a rank without photographs
+    for the last step gets an empty batch."""
 
-    def __init__(self, loader: Loader, steps: int, nothing: Tensor) -> None:
+    def __init__(self, loader: Loader, steps: int, empty: Tensor) -> None:
         grades = torch.empty(0, dtype=torch.int64)
         self._loader, self._steps = loader, steps
-        self._empty = Batch(nothing, grades.to(nothing.device), grades)
+        self._empty = Batch(empty, grades.to(empty.device), grades)
 
     def __len__(self) -> int:
         return self._steps
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        there = len(self._loader)
-        yield from self._loader.epoch(number, min(start, there))
-        for _ in range(max(start, there), self._steps):
+        batches = len(self._loader)
+        yield from self._loader.epoch(number, min(start, batches))
+        for _ in range(max(start, batches), self._steps):
             yield self._empty
 
     def close(self) -> None:
@@ -77,7 +81,7 @@ class EveryStep(Loader):
 
 
 def say_shares(config: FitConfig) -> None:
-    """One line of what every rank uses; alone, none."""
+    """Prints one line with the device and threads of every rank; nothing if there is only one."""
     if world_size() == 1:
         return
     device = torch.cuda.get_device_name() if config.device == "cuda" else config.device
@@ -86,4 +90,4 @@ def say_shares(config: FitConfig) -> None:
     for rank, uses in enumerate(from_all(f"{device}, {threads} thread{'s' * (threads > 1)}")):
         users.setdefault(uses, []).append(str(rank))
     ranks = "; ".join(f"rank{'s' * (len(those) > 1)} {', '.join(those)}: {uses}" for uses, those in users.items())
-    click.echo(f"{world_size()} processes, {share_of(config.batch)} photographs of a batch each; {ranks}")
+    click.echo(f"{world_size()} processes, {batch_per_rank(config.batch)} photographs of a batch each; {ranks}")

@@ -1,8 +1,8 @@
-"""Several processes that train one network: torchrun starts them, and says by its environment variables which of them
-this one is; torch.distributed joins them. Alone, everything here does nothing.
+"""The process group. torchrun starts the processes and tells each its rank by environment variables; torch.distributed
+connects them. With one process, all functions here do nothing.
 
-What is added up, put together or decided here is the same on every rank, bit for bit, so their weights, curves and
-decisions never part. Only rank 0 talks and writes.
+Sums, gathered tensors and decisions are the same on every rank, bit for bit, so weights and curves stay equal. Only
+rank 0 prints and writes.
 """
 
 import json
@@ -28,22 +28,22 @@ from pipeline.machine import usable_cores
 T = TypeVar("T")
 
 TIMEOUT: Final = timedelta(minutes=10)
-"""That a rank waits for the others. The death of one is noticed at once; this is for one that hangs. Meanwhile rank 0
-may be downloading weights or measuring."""
+"""How long a rank waits for the others. A rank that dies is noticed at once; this limit is for one that hangs. It is
+long because rank 0 may be downloading weights or measuring meanwhile."""
 GRACE: Final = 3.0
-"""Seconds that a rank which lost another lives on: torchrun looks ten times a second, and the first that it finds dead
-is the one it names as the cause."""
+"""Seconds until a rank that lost another one ends. torchrun checks ten times a second, and names the first dead rank
+that it finds as the cause."""
 POLL: Final = 0.001
-"""Seconds between two looks at whether the others have come, where a signal must be heard meanwhile."""
+"""Seconds between two checks whether the other ranks have finished, so that signals are handled meanwhile."""
 
 
 @contextmanager
 def joined(device: str) -> Iterator[None]:
-    """Joins the processes that torchrun started, for as long as the block lasts.
+    """Joins the processes that torchrun started into a process group, for the duration of the block.
 
-    `device`: "cpu", "cuda" or "mps". Of the GPUs each rank takes the one of its local number. On CPUs the ranks
-    of a machine share its cores, unless OMP_NUM_THREADS says otherwise; 1 says nothing, because torchrun sets it.
-    Raises RunError for devices that several processes cannot have. Exits with 1 where another rank is lost.
+    device: "cpu", "cuda" or "mps". Each rank takes the GPU of its local rank. On CPUs the ranks of a machine divide its
+    cores, unless OMP_NUM_THREADS is above 1 (torchrun itself sets it to 1).
+    Raises RunError for devices that several processes cannot use. Exits with 1 if another rank is lost.
     """
     if not _launched():
         yield
@@ -56,7 +56,7 @@ def joined(device: str) -> Iterator[None]:
         if here > there:
             raise RunError(f"{here} processes on {socket.gethostname()}, but {there} GPUs; --nproc-per-node {there}")
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        backend = "cpu:gloo,cuda:nccl"  # what the hosts tell one another need not wait for the GPUs
+        backend = "cpu:gloo,cuda:nccl"  # messages between the hosts do not wait for the GPUs
     if os.environ.get("OMP_NUM_THREADS", "1") == "1":
         torch.set_num_threads(max(1, usable_cores() // here))
     try:
@@ -78,8 +78,8 @@ def _launched() -> bool:
 
 
 def _attempt(store: Any, rank: int, ranks: int) -> str:
-    """A name that the processes of this attempt have in common. torchrun's store outlives a restart, and with it the
-    addresses of those that died: whoever reads them first cannot connect (torch 2.14).
+    """A name that is common to the processes of this attempt. torchrun's store survives a restart and still has the
+    addresses of dead processes; a process that reads those cannot connect (torch 2.14).
 
     Each process writes a key of its own, which rank 0 answers. Keys of earlier attempts are never answered.
     """
@@ -112,7 +112,7 @@ def _mute(mute: bool) -> Iterator[None]:
 
 
 def _leave(line: str) -> None:
-    """Ends this process, but not before torchrun has found the one that is the cause."""
+    """Ends this process after GRACE seconds, so that torchrun first finds the rank that is the cause."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if speaks():
         click.echo(f"Error: {line}", err=True)
@@ -132,7 +132,7 @@ def report(line: str) -> bool:
 
 
 def speaks() -> bool:
-    """Whether this process is the first to say why it ends: what others would say is the same, or follows from it."""
+    """Whether this process is the first one that fails. The messages of the others would repeat or follow from its."""
     if not _launched():
         return True
     try:
@@ -140,7 +140,7 @@ def speaks() -> bool:
             os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=timedelta(seconds=5)
         )
         return bool(store.add(f"fundus-grading/failed-{os.environ['TORCHELASTIC_RESTART_COUNT']}", 1) == 1)
-    except RuntimeError:  # it was rank 0's, which is dead
+    except RuntimeError:  # the store is rank 0's, which is dead
         return True
 
 
@@ -150,12 +150,12 @@ def restarted() -> bool:
 
 
 def world_size() -> int:
-    """Processes that train together."""
+    """Number of processes that train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def local_world_size() -> int:
-    """Those of them on this machine."""
+    """Number of them on this machine."""
     return int(os.environ["LOCAL_WORLD_SIZE"]) if _launched() else 1
 
 
@@ -165,12 +165,12 @@ def shard() -> tuple[int, int]:
 
 
 def is_main() -> bool:
-    """Whether this process is the one that talks and writes."""
+    """Whether this process is rank 0, which prints and writes."""
     return shard()[0] == 0
 
 
 def from_main(make: Callable[[], T]) -> T:
-    """What rank 0 makes, on every rank; tensors must lie on the CPU."""
+    """Calls `make` on rank 0 and returns its result on every rank. Tensors in it must be on the CPU."""
     if world_size() == 1:
         return make()
     made: list[Any] = [make() if is_main() else None]
@@ -180,7 +180,7 @@ def from_main(make: Callable[[], T]) -> T:
 
 
 def from_all(mine: T) -> list[T]:
-    """Every rank's, by rank."""
+    """The values of all ranks, in the order of the ranks."""
     if world_size() == 1:
         return [mine]
     theirs: list[Any] = [None] * world_size()
@@ -189,7 +189,7 @@ def from_all(mine: T) -> list[T]:
 
 
 def highest(number: int) -> int:
-    """Of the ranks' numbers."""
+    """The highest of the ranks' numbers."""
     if world_size() == 1:
         return number
     numbers = torch.tensor(int(number))
@@ -197,48 +197,50 @@ def highest(number: int) -> int:
     return int(numbers)
 
 
-def total(share: Tensor) -> Tensor:
-    """The sum of the ranks' tensors, which may take the place of this one. On a GPU the host does not wait for it."""
+def total(mine: Tensor) -> Tensor:
+    """The sum of the ranks' tensors. It may overwrite `mine`. On a GPU the host does not wait for it."""
     if world_size() > 1:
-        dist.all_reduce(share)
-    return share
+        dist.all_reduce(mine)
+    return mine
 
 
-def patient_total(share: Tensor) -> Tensor:
-    """The same on the CPU, where a signal is heard while the others are waited for."""
+def total_on_cpu(mine: Tensor) -> Tensor:
+    """As `total`, on the CPU; signals are handled while it waits for the other ranks."""
     if world_size() > 1:
-        work = dist.all_reduce(share, async_op=True)
+        work = dist.all_reduce(mine, async_op=True)
         while not work.is_completed():
             time.sleep(POLL)
         work.wait()
-    return share
+    return mine
 
 
-def gather(share: Tensor, add: Callable[[Tensor], Tensor] = patient_total) -> Tensor:
-    """(n, ...) of what the ranks have (n_rank, ...) of, in the plan's order: rank r has every world-th from r on."""
+def gather(mine: Tensor, add: Callable[[Tensor], Tensor] = total_on_cpu) -> Tensor:
+    """The tensors (n_rank, ...) of all ranks as one (n, ...), in the plan's order: rank r has the rows r, r + world
+    size, r + 2 * world size ..."""
     rank, ranks = shard()
     if ranks == 1:
-        return share
-    everything = share.new_zeros(int(add(torch.tensor(len(share)))), *share.shape[1:])
-    everything[rank::ranks] = share
+        return mine
+    everything = mine.new_zeros(int(add(torch.tensor(len(mine)))), *mine.shape[1:])
+    everything[rank::ranks] = mine
     return add(everything)
 
 
-def shifted(share: Tensor) -> Tensor:
-    """Of each photograph of a batch here, the one before it in the whole batch; of the whole batch's first, the last.
+def shifted(mine: Tensor) -> Tensor:
+    """For each photograph of this rank's batch the one before it in the whole batch, as (n_rank, ...); for the first
+    one the last.
 
-    share: (n_rank, ...), uint8, int64 or float32.
+    mine: (n_rank, ...), uint8, int64 or float32.
     """
     rank, ranks = shard()
-    return gather(share, total).roll(1, 0)[rank::ranks]
+    return gather(mine, total).roll(1, 0)[rank::ranks]
 
 
 def same_state(model: nn.Module) -> None:
-    """Gives the model, on the CPU, the weights and statistics of rank 0's."""
+    """Copies the weights and BatchNorm statistics of rank 0 into the model, which is on the CPU."""
     if world_size() > 1:
         model.load_state_dict(from_main(model.state_dict))
 
 
 def averaged(module: nn.Module) -> nn.Module:
-    """The module such that backward() leaves in its parameters the mean of the ranks' gradients."""
+    """The module, wrapped so that backward() gives each parameter the mean of the ranks' gradients."""
     return module if world_size() == 1 else DistributedDataParallel(module, gradient_as_bucket_view=True)

@@ -1,8 +1,8 @@
-"""BatchNorm whose statistics are those of the whole batch, though several processes have a share of it each.
+"""Synchronised BatchNorm: statistics over the whole batch, which several processes share.
 
-With statistics of its share alone each rank would train another network than one process does: of 32 photographs on 8
-ranks a mean would be over 4. On GPUs torch's SyncBatchNorm does it; on CPUs that raises ("expected input tensor to be
-on GPU", torch 2.14), so there it is done here, by torch's own kernels and two small collectives a layer.
+With statistics of its own part each rank would train another network than one process does: with 32 photographs on 8
+ranks, a mean would be over 4. On GPUs torch's SyncBatchNorm is used. On CPUs it raises ("expected input tensor to be on
+GPU", torch 2.14), so this module does it, with torch's own kernels and two small collectives per layer.
 """
 
 from functools import cache
@@ -17,7 +17,10 @@ from trainer.distributed.process_group import TIMEOUT, world_size
 
 
 def synchronise(model: nn.Module, device: torch.device) -> None:
-    """Makes the BatchNorm layers of a model, which lies on the device, see the whole batch; alone, changes nothing."""
+    """Makes the BatchNorm layers of a model use statistics of the whole batch. With one process it changes nothing.
+
+    device: where the model is.
+    """
     if world_size() == 1:
         return
     if device.type == "cuda":
@@ -25,22 +28,24 @@ def synchronise(model: nn.Module, device: torch.device) -> None:
         return
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.__class__ = WholeBatchNorm  # as torch's lazy modules become others: parameters and names stay
+            module.__class__ = WholeBatchNorm  # parameters and names stay; torch's lazy modules do the same
 
 
 @cache
-def _lane() -> dist.ProcessGroup:
-    """Connections for these small messages alone: none waits behind DistributedDataParallel's, of 25 MB each."""
-    lane = dist.new_group(backend="gloo", timeout=TIMEOUT)
-    assert isinstance(lane, dist.ProcessGroup)
-    return lane
+def _group() -> dist.ProcessGroup:
+    """A process group for these small messages, so that they do not wait for DistributedDataParallel's of 25 MB
+    each."""
+    group = dist.new_group(backend="gloo", timeout=TIMEOUT)
+    assert isinstance(group, dist.ProcessGroup)
+    return group
 
 
 class WholeBatchNorm(nn.BatchNorm2d):
-    """nn.BatchNorm2d, in training over the batches of all ranks; one of them may be empty."""
+    """nn.BatchNorm2d that trains with the statistics of all ranks' batches. A rank's batch may be empty."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """(n, c, h, w) of this rank's share, on the CPU; bfloat16 too."""
+        """(n, c, h, w), normalised, from this rank's part (n, c, h, w) of the batch, on the CPU; float32 or
+        bfloat16."""
         if not self.training:
             return super().forward(input)
         assert self.running_mean is not None
@@ -58,20 +63,20 @@ class WholeBatchNorm(nn.BatchNorm2d):
 
 @torch.no_grad()
 def whole_statistics(input: Tensor, running: Tensor) -> tuple[Tensor, Tensor, float]:
-    """Mean and biased variance, (c,), of what all ranks have (n_rank, c, h, w) of, and over how many values each is.
+    """Mean (c,) and biased variance (c,) over all ranks' inputs (n_rank, c, h, w), and the number of values of each.
 
-    In the type of the `running` statistics. The ranks' own are put together in double precision, by the formula of
-    Chan, Golub and LeVeque (1979).
+    Their dtype is that of `running`, the running mean. The ranks' statistics are combined in double precision, by the
+    formula of Chan, Golub and LeVeque (1979).
     """
     channels = input.shape[1]
     values = input.numel() // channels
     mine = torch.zeros(3, channels, dtype=torch.float64)
     if values:
-        unused = running.new_zeros(2, channels)  # says in which type to add up
+        unused = running.new_zeros(2, channels)  # its dtype is that of the sums
         mine[0], mine[1] = torch.batch_norm_update_stats(input, unused[0], unused[1], 0.0)
         mine[2] = values
     theirs = [torch.empty_like(mine) for _ in range(world_size())]
-    dist.all_gather(theirs, mine, _lane())
+    dist.all_gather(theirs, mine, _group())
     means, variances, counts = torch.stack(theirs, 1)
     count = counts.sum(0)
     mean = (counts * means).sum(0) / count
@@ -80,11 +85,11 @@ def whole_statistics(input: Tensor, running: Tensor) -> tuple[Tensor, Tensor, fl
 
 
 class _Normalise(torch.autograd.Function):
-    """BatchNorm by given statistics, which the gradient knows to depend on the ranks' inputs.
+    """BatchNorm with given statistics, whose gradient takes into account that they depend on the inputs of all ranks.
 
-    With x' the normalised input, n values a channel and sums over all ranks, the gradient of the input is
-    weight / std * (dy - sum(dy) / n - x' * sum(dy x') / n). The sums over this rank's share are what torch's kernel for
-    fixed statistics gives; the rest, a channel's a * dy + b * x + c, is a BatchNorm of dy and one pass more.
+    With x' the normalised input, n values per channel, and sums over all ranks, the gradient of the input is
+    weight / std * (dy - sum(dy) / n - x' * sum(dy x') / n). torch's kernel for fixed statistics gives the sums over
+    this rank's part. The rest has the form a * dy + b * x + c per channel: a BatchNorm of dy and one more pass.
     """
 
     @staticmethod
@@ -104,8 +109,8 @@ class _Normalise(torch.autograd.Function):
             _, d_weight, d_bias = torch.ops.aten.native_batch_norm_backward(
                 d_output, input, weight, mean, var, None, None, False, ctx.eps, [False, True, True]
             )
-        sums = torch.stack([d_weight, d_bias])  # DistributedDataParallel adds up these two themselves
-        dist.all_reduce(sums, group=_lane())
+        sums = torch.stack([d_weight, d_bias])  # a copy: DistributedDataParallel adds up the two themselves
+        dist.all_reduce(sums, group=_group())
         if not input.numel():
             return torch.empty_like(input), d_weight, d_bias, None, None, None, None
         by_std = (var + ctx.eps).rsqrt()

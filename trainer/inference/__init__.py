@@ -1,1 +1,1 @@
-"""From images to logits and grades: what commands, a page and other programs call."""
+"""From photographs to logits and grades. Commands, the page of `trainer serve` and the Python API call it."""

@@ -1,4 +1,4 @@
-"""A prediction in sentences, for a person who looks at one photograph."""
+"""The prediction for one photograph in sentences, for a person."""
 
 from pathlib import Path
 from typing import Final
@@ -26,22 +26,22 @@ SENTENCES: Final = {
     f"{FLAG}sharpness": "It is much less or more sharp than the training photographs.",
     f"{FLAG}size": "It has far fewer or more pixels than the training photographs.",
 }
-"""By flag; see pipeline.photos.preparation.Prepared and trainer.network.image_statistics.Seen.unlike."""
+"""By flag; see pipeline.photos.preparation.Prepared and trainer.network.image_statistics.TrainingStatistics.unlike."""
 
 
 def in_words(prediction: Prediction, threshold: float) -> list[str]:
     """Lines: the grade and whether to refer, the five probabilities, and a sentence for each flag.
 
-    threshold: of p_referable, 0 to 1, from which on a photograph is referred.
+    threshold: the least p_referable, 0 to 1, at which a photograph is referred.
     """
     grade, p = prediction.grade, prediction.p_referable
     referred = "yes" if prediction.referable(threshold) else "no"
     digits = next((n for n in (2, 3, 4) if f"{p:.{n}f}" != f"{threshold:.{n}f}"), 6)  # equal figures would explain none
-    shares = ", ".join(f"{name} {share:.2f}" for name, share in zip(GRADES, prediction.probabilities, strict=True))
+    listed = ", ".join(f"{name} {each:.2f}" for name, each in zip(GRADES, prediction.probabilities, strict=True))
     return [
         f"{Path(prediction.photograph.source).name}: grade {grade}, {GRADE_NAMES[grade]} "
         f"(p {prediction.probabilities[grade]:.2f}); "
         f"referable: {referred} (p {p:.{digits}f}, threshold {threshold:.{digits}f})",
-        f"probabilities: {shares}",
+        f"probabilities: {listed}",
         *(f"note: {SENTENCES.get(flag, f'It is flagged {flag}.')}" for flag in prediction.flags),
     ]

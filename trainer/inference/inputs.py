@@ -1,4 +1,4 @@
-"""New photographs: found, named, and prepared exactly as the training photographs were."""
+"""New photographs: finds them, names them, and prepares them exactly as the training photographs were prepared."""
 
 import os
 import threading
@@ -32,42 +32,42 @@ from trainer.network.image_statistics import Drift, ImageStatistics, TrainingSta
 from trainer.network.metadata import Metadata
 
 BATCH: Final = 64
-"""As many as `trainer evaluate` takes at a time by default: what a network makes of a photograph depends on it in the
-last bits, where libraries choose other kernels for small batches."""
+"""Photographs per batch, as in `trainer evaluate` by default. Libraries choose other kernels for small batches, so the
+last bits of an output depend on it."""
 LOOKED_AT: Final = 400
-"""Training photographs that `seen_in` measures, evenly spread: 400 at 512 px take 1 s on two cores."""
+"""Training photographs that `training_statistics` measures, evenly spread: 400 at 512 px take 1 s on two cores."""
 
 Flags = tuple[str, ...]
 
 
 class Ready(NamedTuple):
-    """A photograph made ready for the network, as a cache holds it."""
+    """A prepared photograph, as a cache holds it."""
 
     jpeg: bytes | memoryview
     width: int  # of the original, pixels
     height: int
-    radius: float | None  # of the retina's disc, in pixels of the original; None: no disc
+    radius: float | None  # of the retina's disc, in pixels of the original; None: no disc was found
     flags: Flags  # see pipeline.photos.preparation.Prepared
 
 
 class Photograph(NamedTuple):
-    """A photograph to use a model on, not yet read."""
+    """A photograph to grade. It is not read yet."""
 
     id: str
-    source: str  # where it lies; of one in a cache, what was cached
+    source: str  # path of the file; for a cached photograph the path of the original
     read: Callable[[Recipe], Ready]  # raises PhotoError, CacheError or OSError
-    path: Path | None = None  # of its file; None: it has none of its own, as one in a cache
+    path: Path | None = None  # of its file; None: it is in a cache or in memory
 
 
 class Original(NamedTuple):
-    """A photograph to look at, and which part of it the network saw."""
+    """A photograph at its own resolution, and the square of it that the network is shown."""
 
     image: NDArray[np.uint8]  # (h, w, 3) RGB, upright
-    square: Square  # in its pixels; it may reach past the frame
+    square: Square  # in pixels of the image; it may reach past the frame
 
 
 class Rendered(NamedTuple):
-    """A batch: n photographs, and those of the same lot that were refused."""
+    """A batch of n photographs, and the photographs that were refused while it was made."""
 
     photographs: list[Photograph]
     images: Tensor  # uint8 (n, 3, size, size), RGB, on the device; as a Loader's batches
@@ -76,20 +76,20 @@ class Rendered(NamedTuple):
 
 
 class Gathered(NamedTuple):
-    """What files, folders and caches hold."""
+    """The contents of files, folders and caches."""
 
-    photographs: list[Photograph]  # in the order of their ids, each once
+    photographs: list[Photograph]  # sorted by id, each once
     refused: list[Refusal]  # files that are no photographs
-    ours: list[Refusal]  # folders that this program made, and what they are; they hold no photographs to use
+    ours: list[Refusal]  # folders that this program wrote, and what they are; their pictures are not graded
 
 
 def gather(paths: Sequence[Path], recipe: Recipe) -> Gathered:
-    """The photographs that files, folders and caches name.
+    """All photographs in the given files, folders and caches.
 
-    An id is the file's name without suffix, as most tables of grades have it; where several photographs share one, the
-    path below their folder. Of a cache all photographs are taken, those in no split too. Of a run, and of a
-    folder that `trainer explain` made, none is: their pictures are drawn. A path without any photograph is warned of.
-    Raises SourceError where a path does not exist or nothing is found, CacheError for a cache that cannot be used.
+    An id is the file's name without suffix, as in most tables of grades. If several photographs have the same one, the
+    id is the path below their folder. All photographs of a cache are taken, those in no split too. Pictures in a run
+    folder or from `trainer explain` are not taken, because the program drew them. Warns of a path without photographs.
+    Raises SourceError if a path does not exist or nothing is found, CacheError for a cache that cannot be used.
     """
     found: dict[str, tuple[str, Photograph]] = {}  # absolute path -> (short id, photograph with a longer one)
     refused: list[Refusal] = []
@@ -146,14 +146,14 @@ def cached_photographs(cache: Cache, rows: NDArray[np.int64]) -> list[Photograph
 
 
 def uploaded(source: str, data: bytes) -> Photograph:
-    """A photograph in memory. `source`: what it is called, a file's name or a path with slashes; nothing is opened."""
+    """A photograph in memory. source: its name, a file name or a path with slashes; no file is opened."""
     return Photograph(plain_id(source.rpartition("/")[2]), source, partial(ready_bytes, data))
 
 
 def original(photograph: Photograph, recipe: Recipe) -> Original:
-    """A photograph with all its pixels; of one in a cache, whose file may be elsewhere, what the cache holds.
+    """The photograph at its own resolution, or as cached if it is in a cache.
 
-    Raises PhotoError, CacheError or SourceError where it cannot be read any more.
+    Raises PhotoError, CacheError or SourceError if it cannot be read any more.
     """
     if photograph.path is None:
         cached = decode_small(photograph.read(recipe).jpeg, recipe.size)
@@ -166,7 +166,7 @@ def original(photograph: Photograph, recipe: Recipe) -> Original:
 
 
 def _drawn_in(folder: Path) -> str:
-    """What of ours a folder is, whose pictures are all drawn; "" for any other."""
+    """The kind of folder that this program wrote, in words; "" for any other folder."""
     if is_run(folder):
         return "a run"
     return "the pictures of `trainer explain`" if is_explained(folder) else ""
@@ -175,35 +175,35 @@ def _drawn_in(folder: Path) -> str:
 def render(
     photographs: Sequence[Photograph], metadata: Metadata, *, device: torch.device, workers: int | None = None
 ) -> Iterator[Rendered]:
-    """The photographs in batches of BATCH, less those refused: read and prepared by threads, two batches ahead.
+    """The photographs in batches of at most BATCH, without those refused. Threads prepare them two batches ahead.
 
     The pixels are bit for bit those of a cache made by `metadata.recipe` and its torchvision loader at `metadata.size`,
-    wherever a photograph comes from. `workers`: threads, one for each usable core where None.
+    from files, folders and caches alike. workers: threads; None: one for each usable core.
     """
     over = threading.Event()
     with Renderer(metadata.recipe.size, metadata.size, device=device, workers=workers or usable_cores()) as renderer:
 
-        def begin(lot: Sequence[Photograph]) -> tuple[Sequence[Photograph], list[Flags | Refusal], Rendering]:
-            came: list[Flags | Refusal] = [()] * len(lot)
-            pictures = [partial(_picture, renderer, metadata, photograph, came, i) for i, photograph in enumerate(lot)]
-            rows = np.zeros(len(lot), np.int64)
+        def begin(batch: Sequence[Photograph]) -> tuple[Sequence[Photograph], list[Flags | Refusal], Rendering]:
+            found: list[Flags | Refusal] = [()] * len(batch)
+            pictures = [partial(_picture, renderer, metadata, each, found, i) for i, each in enumerate(batch)]
+            rows = np.zeros(len(batch), np.int64)
             plan = plan_epoch(
                 rows, NO_AUGMENT, source_size=metadata.recipe.size, size=metadata.size, shuffle=False, seed=0, epoch=0
             )
-            return lot, came, renderer.begin(pictures, plan, over)
+            return batch, found, renderer.begin(pictures, plan, over)
 
-        lots = [photographs[first : first + BATCH] for first in range(0, len(photographs), BATCH)]
+        batches = [photographs[first : first + BATCH] for first in range(0, len(photographs), BATCH)]
         try:
-            for lot, came, rendering in ahead(begin, lots):
-                yield _without_refused(lot, came, renderer.finish(rendering))
+            for batch, found, rendering in ahead(begin, batches):
+                yield _without_refused(batch, found, renderer.finish(rendering))
         finally:
             over.set()
 
 
 def training_statistics(cache: Cache, size: int, workers: int | None) -> TrainingStatistics:
-    """What the training photographs of a cache look like when trained on at `size` pixels.
+    """Image statistics of a cache's training photographs at `size` pixels.
 
-    The same for the same cache. Raises CacheError where one is damaged.
+    Deterministic: LOOKED_AT photographs, evenly spread. Raises CacheError if one is damaged.
     """
     rows = cache.rows("train")
     some = rows[np.linspace(0, len(rows) - 1, min(LOOKED_AT, len(rows))).round().astype(np.int64)]
@@ -211,10 +211,10 @@ def training_statistics(cache: Cache, size: int, workers: int | None) -> Trainin
 
 
 def drift_in(cache: Cache, rows: NDArray[np.int64], metadata: Metadata, workers: int | None) -> Drift | None:
-    """How many of a cache's photographs, by rows (n,), look unlike the training photographs of some weights; None where
-    the weights do not say how those looked.
+    """How many of a cache's photographs, by rows (n,), are unlike the training photographs of some weights. None if the
+    weights carry no image statistics.
 
-    400 photographs at 512 px take 1 s on two cores. Raises CacheError where one is damaged.
+    400 photographs at 512 px take 1 s on two cores. Raises CacheError if one is damaged.
     """
     if metadata.statistics is None:
         return None
@@ -241,12 +241,12 @@ def _add(found: dict[str, tuple[str, Photograph]], id: str, path: Path) -> None:
 
 
 def ready_file(source: str, recipe: Recipe) -> Ready:
-    """A photograph's file made ready. Raises PhotoError or OSError."""
+    """Reads and prepares a photograph's file. Raises PhotoError or OSError."""
     return ready_bytes(read_regular(Path(source)), recipe)
 
 
 def ready_bytes(data: bytes, recipe: Recipe) -> Ready:
-    """The bytes of a photograph's file made ready. Raises PhotoError."""
+    """Prepares a photograph, given as the bytes of its file. Raises PhotoError."""
     prepared = prepare(data, recipe)
     disc = prepared.disc
     return Ready(prepared.jpeg, prepared.width, prepared.height, None if disc is None else disc.radius, prepared.flags)
@@ -266,26 +266,27 @@ def _decode(renderer: Renderer, jpeg: bytes | memoryview, id: str) -> Picture:
 
 
 def _picture(
-    renderer: Renderer, metadata: Metadata, photograph: Photograph, came: list[Flags | Refusal], place: int
+    renderer: Renderer, metadata: Metadata, photograph: Photograph, found: list[Flags | Refusal], number: int
 ) -> Picture:
-    """The photograph's pixels, and at its place in `came` its flags; or black, and why it is refused."""
+    """The photograph's pixels; writes its flags into `found[number]`. If it is refused: black pixels, and the
+    reason."""
     try:
         ready = photograph.read(metadata.recipe)
         picture = _decode(renderer, ready.jpeg, photograph.id)
     except (PhotoError, CacheError) as error:
-        came[place] = Refusal(photograph.source, error.message)
+        found[number] = Refusal(photograph.source, error.message)
     except OSError as error:
-        came[place] = Refusal(photograph.source, f"cannot be read ({error.strerror or error})")
+        found[number] = Refusal(photograph.source, f"cannot be read ({error.strerror or error})")
     else:
         unlike = metadata.statistics.unlike(image_statistics(picture, *ready[1:4])) if metadata.statistics else ()
-        came[place] = (*ready.flags, *unlike)
+        found[number] = (*ready.flags, *unlike)
         return picture
     return np.zeros((renderer.reduced, renderer.reduced, 3), np.uint8)
 
 
-def _without_refused(lot: Sequence[Photograph], came: Sequence[Flags | Refusal], images: Tensor) -> Rendered:
-    refused = [each for each in came if isinstance(each, Refusal)]
-    kept = [i for i, each in enumerate(came) if not isinstance(each, Refusal)]
+def _without_refused(batch: Sequence[Photograph], found: Sequence[Flags | Refusal], images: Tensor) -> Rendered:
+    refused = [each for each in found if isinstance(each, Refusal)]
+    kept = [i for i, each in enumerate(found) if not isinstance(each, Refusal)]
     if refused:
         images = images[kept].contiguous(memory_format=torch.channels_last)
-    return Rendered([lot[i] for i in kept], images, [came[i] for i in kept], refused)
+    return Rendered([batch[i] for i in kept], images, [found[i] for i in kept], refused)

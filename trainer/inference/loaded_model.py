@@ -1,4 +1,4 @@
-"""Weights from Python: `load_model("runs/NAME").predict(images)`, on raw photographs, files or pictures in memory."""
+"""The Python API for weights: `load_model("runs/NAME").predict(images)`, for files and for pictures in memory."""
 
 import os
 from collections.abc import Sequence
@@ -21,19 +21,19 @@ from trainer.network.decision import DecisionRule, p_referable
 from trainer.network.metadata import Metadata
 
 Picture = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
-"""A photograph's file, in any format that `tools preprocess` reads; or its picture: a PIL image, or uint8 (H, W, 3),
-RGB. Raw, as the camera gave it: not cropped, not resized."""
+"""A path to a photograph, in any format that `tools preprocess` reads, or the picture itself: a PIL image, or an array
+uint8 (H, W, 3), RGB. It must be as the camera gave it, not cropped and not resized."""
 
 _LOSSLESS = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
-"""Modes of Pillow that a PNG file holds as they are."""
+"""Modes of Pillow that PNG stores without conversion."""
 
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What weights say of n photographs, in the order in which these were given."""
+    """Predictions for n photographs, in the order in which they were given."""
 
     sources: tuple[str, ...]
-    """The files; of pictures in memory `image 0`, `image 1` ... by their places."""
+    """(n,) paths of the files; `image 0`, `image 1` ... for pictures in memory."""
     grades: NDArray[np.int64]
     """(n,) predicted, 0 to 4."""
     probabilities: NDArray[np.float32]
@@ -41,44 +41,43 @@ class Predictions:
     p_referable: NDArray[np.float64]
     """(n,) probability of grade 2 or worse."""
     referable: NDArray[np.bool_]
-    """(n,) whether p_referable reaches the weights' threshold."""
+    """(n,) whether p_referable is at least the weights' threshold."""
     flags: tuple[tuple[str, ...], ...]
-    """(n,) what is noted of each photograph: the column `flags` of predictions.csv, docs/python.md."""
+    """(n,) the flags of each photograph, as in the column `flags` of predictions.csv; docs/python.md lists them."""
 
     def __len__(self) -> int:
         return len(self.sources)
 
 
 class LoadedModel:
-    """A run's weights with the recipe and the decision rule that they carry; see `load_model`."""
+    """The weights of a run, with their preparation of photographs and their decision rule. `load_model` makes it."""
 
     def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
 
     @property
     def metadata(self) -> Metadata:
-        """What the weights say of themselves: architecture, recipe, size, calibration."""
+        """The weights' metadata: architecture, image size, preparation, calibration."""
         return self._predictor.metadata
 
     @property
     def rule(self) -> DecisionRule:
-        """How logits become probabilities, a grade and a referral."""
+        """The decision rule: from logits to probabilities, a grade and a referral."""
         return self._predictor.rule
 
     def predict(self, images: Picture | Sequence[Picture]) -> Predictions:
-        """Grades one photograph or a list of them, as `trainer predict` does: each goes through the weights' recipe,
-        and the weights' decision rule decides.
+        """Grades one photograph or a list of them, as `trainer predict` does.
 
-        A picture in memory gives what a lossless file of it gives. A PIL image is turned upright by its EXIF
-        orientation; transparency is composited on black. The time and the memory grow with the number: some thousand
-        files at a time are fine, pictures in memory stay there.
+        Each photograph is prepared as the training photographs were, and the weights' decision rule gives its grade. A
+        picture in memory gives the same as a lossless file of it. A PIL image is turned upright by its EXIF
+        orientation. Transparent parts become black. Some thousand files at a time are fine.
 
-        Raises SourceError, with the file or the place in the list, for the first photograph that cannot be read or is
-        none, and before anything is read for an array of another shape or type; RunError where the model's output is
-        not finite.
+        Raises SourceError for the first photograph that cannot be read, with its path or its number in the list; for an
+        array of another shape or type it does so before anything is read. Raises RunError if the model's output is not
+        finite.
         """
         given = [images] if isinstance(images, str | os.PathLike | Image.Image | np.ndarray) else list(images)
-        photographs = [_photograph(place, each) for place, each in enumerate(given)]
+        photographs = [_photograph(number, each) for number, each in enumerate(given)]
         found = []
         for batch in self._predictor.rendered(photographs):
             if batch.refused:
@@ -99,23 +98,23 @@ class LoadedModel:
 def load_model(
     path: str | os.PathLike[str], *, device: str = "auto", workers: int | None = None, tta: bool | None = None
 ) -> LoadedModel:
-    """The weights of a run, ready to grade photographs.
+    """Loads the weights of a run, to grade photographs with them.
 
     path: a run folder or a model.safetensors.
-    device: "auto" (CUDA, then Apple's MPS, then the CPU), "cpu", "cuda" or "mps".
-    workers: threads that read and prepare photographs; one for each core that this process may use where None.
-    tta: whether to average over the eight flips and turns of a photograph; as the weights were measured where None.
+    device: "auto" (CUDA, else Apple's MPS, else the CPU), "cpu", "cuda" or "mps".
+    workers: threads that read and prepare photographs; None: one for each core that this process may use.
+    tta: whether to average over the eight flips and turns of a photograph; None: as the weights were measured.
 
-    Raises RunError where the weights cannot be used.
+    Raises RunError if the weights cannot be used.
     """
     return LoadedModel(Predictor(Path(path), device, workers, tta))
 
 
-def _photograph(place: int, image: Any) -> Photograph:
+def _photograph(number: int, image: Any) -> Photograph:
     if isinstance(image, str | os.PathLike):
         source = Path(image).as_posix()
         return Photograph(Path(image).stem, source, partial(ready_file, source))
-    name = f"image {place}"
+    name = f"image {number}"
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise SourceError(f"{name}: an array of {image.dtype} {image.shape}; it must be uint8 (H, W, 3), RGB")
@@ -126,8 +125,8 @@ def _photograph(place: int, image: Any) -> Photograph:
 
 
 def _png(image: Image.Image) -> bytes:
-    """The picture as a file, so that there is one way from photographs to pixels. Not compressed: that would take as
-    long as all the rest. Raises PhotoError for 32-bit pixels."""
+    """The picture as a PNG file, because files have the one way to the network's pixels. It is not compressed, which
+    would take as long as everything else. Raises PhotoError for 32-bit pixels."""
     if image.mode in ("I", "F"):
         raise PhotoError(f"its pixels are 32-bit numbers (mode {image.mode}): give it with 8 or 16 bits a channel")
     upright = ImageOps.exif_transpose(image)

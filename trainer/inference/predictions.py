@@ -1,4 +1,4 @@
-"""The table of predictions: a row for each photograph, written batch by batch."""
+"""predictions.csv of `trainer predict`: one row for each photograph, written batch by batch."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -18,41 +18,39 @@ from trainer.network.image_statistics import FLAG
 
 COLUMNS: Final = ("id", "source", "predicted", *PROBABILITIES, "referable", "p_referable", "flags")
 DEFERRAL: Final = ("defer", "defer_why")
-"""The columns beside `referable` where photographs are left to a human."""
+"""The columns after `referable` that `--defer` adds."""
 UNSURE: Final = "unsure"
 REASONS: Final = ("blank", UNGRADABLE, FLAG.rstrip(":"), UNSURE)
-"""Why a photograph is left to a human: nobody could decide on it, it is unlike all training photographs, or the
-network is less sure than asked for."""
+"""Reasons to leave a photograph to a human: it is blank, it is ungradable, it is unlike the training photographs, or
+the network is too uncertain."""
 
 
 @dataclass
 class Tally:
-    """What became of photographs."""
+    """Numbers of photographs by result."""
 
     grades: Counter[int] = field(default_factory=Counter)
-    """Photographs by predicted grade."""
+    """By predicted grade."""
     referable: int = 0
-    """Those that are to be referred."""
+    """Photographs to refer."""
     deferred: int = 0
-    """Those that are left to a human."""
+    """Photographs left to a human."""
     reasons: Counter[str] = field(default_factory=Counter)
-    """Of these by reason; a photograph may have several."""
+    """Photographs left to a human, by reason; one may have several."""
     flags: Counter[str] = field(default_factory=Counter)
-    """Photographs by flag."""
+    """By flag."""
     refused: list[Refusal] = field(default_factory=list)
     last: Prediction | None = None
-    """The last photograph's: of one photograph its own."""
+    """The last prediction, which is the only one if one photograph was given."""
 
 
 def write_predictions(
     file: IO[bytes], predictor: Predictor, photographs: Sequence[Photograph], least: float | None = None
 ) -> Tally:
-    """Predicts the photographs and writes a row for each that is not refused, as UTF-8.
+    """Predicts the photographs and writes a row for each that is not refused, in UTF-8.
 
-    least: the confidence below which a photograph is left to a human, with two columns that say so and why; None: no
-    such columns.
-
-    A thousand photographs need no more memory than a hundred. Raises RunError where the model's output is not finite.
+    least: the confidence below which a photograph is left to a human; adds the columns DEFERRAL. None: no such columns.
+    Memory does not grow with the number of photographs. Raises RunError if the model's output is not finite.
     """
     tally, threshold = Tally(), predictor.rule.threshold
     file.write(csv_lines([with_deferral(COLUMNS, *DEFERRAL) if least is not None else COLUMNS]))
@@ -72,12 +70,12 @@ def write_predictions(
 
 
 def refusals_csv(refused: Sequence[Refusal]) -> bytes:
-    """The table of photographs that were refused, by name; names are defused."""
+    """The table of refused photographs, sorted by name. No spreadsheet takes a name for a formula."""
     return to_csv([(defused(each.source), defused(each.reason)) for each in sorted(refused)], Refusal._fields)
 
 
 def cells(prediction: Prediction, threshold: float, least: float | None = None) -> tuple[object, ...]:
-    """A row of the table; names are defused, for people open it in spreadsheets."""
+    """A row of the table. No spreadsheet takes a name in it for a formula."""
     photograph, grade, p, flags = prediction
     referable = int(prediction.referable(threshold)), prediction.p_referable
     row = (defused(photograph.id), defused(photograph.source), grade, *p, *referable, " ".join(flags))
@@ -88,13 +86,13 @@ def cells(prediction: Prediction, threshold: float, least: float | None = None) 
 
 
 def with_deferral(row: tuple[object, ...], defer: object, why: object) -> tuple[object, ...]:
-    """A row with two cells beside `referable`."""
+    """A row with two more cells after `referable`."""
     at = COLUMNS.index("referable") + 1
     return (*row[:at], defer, why, *row[at:])
 
 
 def reasons(prediction: Prediction, threshold: float, least: float) -> tuple[str, ...]:
-    """Why a photograph is left to a human, of REASONS; empty where it is not."""
+    """Those of REASONS that hold for a photograph; empty if it is not left to a human."""
     flags = {flag.partition(":")[0] for flag in prediction.flags}
     unsure = bool(confidence(np.array([prediction.p_referable]), threshold)[0] < least)
     return tuple(reason for reason in REASONS if reason in flags or (reason == UNSURE and unsure))

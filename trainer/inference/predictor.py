@@ -21,17 +21,17 @@ from trainer.run_folder import weights_file
 
 
 class Prediction(NamedTuple):
-    """A row of predictions.csv."""
+    """One photograph's prediction: a row of predictions.csv."""
 
     photograph: Photograph
     grade: int
-    """The predicted one."""
+    """The predicted grade, 0 to 4."""
     probabilities: NDArray[np.float32]  # (5,), summing to 1
     flags: tuple[str, ...]
 
     @property
     def p_referable(self) -> float:
-        """That the grade is 2 or worse."""
+        """Probability of grade 2 or worse, 0 to 1."""
         return float(p_referable(self.probabilities[None])[0])
 
     def referable(self, threshold: float) -> bool:
@@ -39,27 +39,27 @@ class Prediction(NamedTuple):
 
 
 class Explanation(NamedTuple):
-    """Where in a photograph the evidence for a grade lies."""
+    """The places of a photograph that speak for a grade."""
 
     prediction: Prediction
     grade: int
-    """The one that is explained."""
+    """The grade that is explained, 0 to 4."""
     image: NDArray[np.uint8]  # (s, s, 3), RGB, as the network sees it
     heat: NDArray[np.float32]  # (s, s), 0 to 1; see `grad_cam`
 
     @property
     def probability(self) -> float:
-        """That the photograph has the grade."""
+        """Probability of the explained grade, 0 to 1."""
         return float(self.prediction.probabilities[self.grade])
 
 
 class Predictor:
-    """A run's weights, ready to be used on photographs."""
+    """The weights of a run, loaded, with everything needed to grade photographs."""
 
     def __init__(self, run: Path, device_name: str, workers: int | None, tta: bool | None = None) -> None:
-        """`run`: a run folder or a model.safetensors. `tta`: see `probabilities`; None: as the weights were measured.
+        """run: a run folder or a model.safetensors. tta: mean over eight views; None: as the weights were measured.
 
-        Raises RunError where they cannot be used.
+        Raises RunError if the weights cannot be used.
         """
         self.model, metadata = load_model(weights_file(run))
         self.metadata = metadata if tta is None else replace(metadata, tta=tta)
@@ -71,15 +71,15 @@ class Predictor:
             warn(f"{run} carries no operating point: probabilities are not calibrated, the threshold is {THRESHOLD}")
 
     def batches(self, photographs: Sequence[Photograph], what: str) -> Iterator[Rendered]:
-        """As `rendered`, with a bar on a terminal."""
+        """As `rendered`, with a progress bar on a terminal."""
         yield from track(self.rendered(photographs), -(-len(photographs) // BATCH), what)
 
     def rendered(self, photographs: Sequence[Photograph]) -> Iterator[Rendered]:
-        """The photographs in batches, prepared by the weights' recipe."""
+        """The photographs in batches, prepared as the training photographs were."""
         return render(photographs, self.metadata, device=self.device, workers=self._workers)
 
     def predict(self, batch: Rendered) -> list[Prediction]:
-        """Raises RunError where the model's output is not finite."""
+        """A prediction for each photograph of the batch. Raises RunError if the model's output is not finite."""
         if not batch.photographs:
             return []
         found = probabilities(self.model, batch.images, self.metadata)
@@ -89,7 +89,10 @@ class Predictor:
         return [Prediction(*row) for row in zip(batch.photographs, grades, found, batch.flags, strict=True)]
 
     def explain(self, batch: Rendered, grade: int | None = None) -> list[Explanation]:
-        """Grad-CAM of a grade, 0 to 4; of each photograph's predicted one where None. Raises as `predict` does."""
+        """Grad-CAM for each photograph of the batch. Raises RunError as `predict` does.
+
+        grade: the grade to explain, 0 to 4; None: the predicted one of each photograph.
+        """
         predictions = self.predict(batch)
         if not predictions:
             return []

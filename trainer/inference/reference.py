@@ -1,4 +1,5 @@
-"""PyTorch's outputs for some photographs of a run, to check exported networks against."""
+"""Reference outputs: PyTorch's probabilities for some photographs of a run. Exported networks are checked against
+them."""
 
 from pathlib import Path
 from typing import Final
@@ -16,11 +17,12 @@ from trainer.network.model import Grader
 from trainer.run_folder import RunFolder
 
 CHECKED: Final = 9
-"""Photographs; a batch of one and a batch of eight are checked."""
+"""Number of photographs: a batch of one and a batch of eight are checked."""
 
 
 def make_reference(run: Path, model: Grader, metadata: Metadata) -> tuple[Reference, str]:
-    """Of CHECKED photographs of the run's cache, and ""; where they are not at hand of noise, and why it is noise."""
+    """The reference for CHECKED photographs of the run's cache, and "". If these cannot be read: for images of noise,
+    and the reason."""
     try:
         images, what, why_noise = some_photographs(run, metadata), "photographs", ""
     except FundusError as error:
@@ -32,11 +34,11 @@ def make_reference(run: Path, model: Grader, metadata: Metadata) -> tuple[Refere
 def some_photographs(run: Path, metadata: Metadata) -> Tensor:
     """Images uint8 (CHECKED, 3, s, s) of the run's cache, evenly spread.
 
-    Raises a FundusError where run or cache are not at hand, or one of the photographs cannot be read.
+    Raises a FundusError if the run, the cache or one of the photographs cannot be read.
     """
     photographs, *_ = gather([Path(RunFolder(run).read_config().cache)], metadata.recipe)
-    places = np.linspace(0, len(photographs) - 1, CHECKED).round().astype(int)
-    (batch,) = render([photographs[place] for place in places], metadata, device=torch.device("cpu"))
+    chosen = np.linspace(0, len(photographs) - 1, CHECKED).round().astype(int)
+    (batch,) = render([photographs[n] for n in chosen], metadata, device=torch.device("cpu"))
     if batch.refused:
         raise PhotoError(batch.refused[0].reason)
     return batch.images

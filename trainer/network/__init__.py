@@ -1,1 +1,1 @@
-"""The network, its weights and their metadata."""
+"""The network, its weights, their metadata, and the decision rule that they carry."""

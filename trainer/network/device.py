@@ -1,4 +1,4 @@
-"""The device that the model runs on."""
+"""The device that the model runs on, and its floating-point precision."""
 
 import torch
 
@@ -7,16 +7,16 @@ from pipeline.machine import multiplies_bfloat16
 
 
 def choose_device(name: str) -> str:
-    """A name that torch knows; "auto" is the fastest there is.
+    """torch's name of a device. "auto" gives the fastest one available.
 
-    Raises RunError where the device asked for is not there, or is none.
+    Raises RunError if the device is unknown or not available.
     """
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        return next(device for device, is_there in there.items() if is_there)
-    if name not in there:
-        raise RunError(f"{name!r} is no device: give auto, {', '.join(there)}")
-    if not there[name]:
+        return next(device for device, is_available in available.items() if is_available)
+    if name not in available:
+        raise RunError(f"{name!r} is no device: give auto, {', '.join(available)}")
+    if not available[name]:
         raise RunError(
             f"--device {name}: torch {torch.__version__} finds no such device here; leave it out to use what there is"
         )
@@ -30,18 +30,18 @@ def to_device(model: torch.nn.Module, device: torch.device) -> None:
 
 
 def choose_precision(name: str, device: str) -> str:
-    """ "auto" decided."""
+    """The precision of training steps. "auto" gives bfloat16 if the device computes it fast, else float32."""
     if name == "auto":
         return "bfloat16" if multiplies_bfloat16(device) else "float32"
     return name
 
 
 def training_precision(device: torch.device, precision: str) -> torch.autocast:
-    """For training steps. bfloat16 needs no loss scaling, for its exponent is float32's."""
+    """Autocast for training steps. bfloat16 needs no loss scaling, because its exponent has float32's range."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def measuring_precision(device: torch.device) -> torch.autocast:
-    """For whatever does not train: bfloat16 on cards that have it, and float32 on every CPU, so that a photograph's
-    probabilities do not depend on which."""
+    """Autocast for measuring and predicting: bfloat16 on GPUs that compute it fast, and float32 on every CPU, so that
+    probabilities are the same on all CPUs."""
     return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda" and multiplies_bfloat16("cuda"))

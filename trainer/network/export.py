@@ -1,5 +1,4 @@
-"""Weights for other programs, as ONNX or as torch's own .pt2: a file is put in place only where it gives PyTorch's
-probabilities."""
+"""Export of weights as ONNX or as torch's own .pt2. A file is written only if it gives PyTorch's probabilities."""
 
 import hashlib
 import io
@@ -23,9 +22,10 @@ from trainer.network.model import Grader
 from trainer.network.views import logits_of
 
 TOLERANCE: Final = 1e-4
-"""Of a probability. Another order of summing makes 1e-6 in a ResNet-18; a wrong layer makes 1e-2 and more."""
+"""Largest allowed difference of a probability. Another order of summing gives 1e-6 in a ResNet-18, a wrong layer 1e-2
+and more."""
 EXTRA_FILE: Final = "fundus_grading.json"
-"""Holds the metadata inside a .pt2."""
+"""Name of the file inside a .pt2 that holds its description."""
 
 Format = Literal["onnx", "pt2"]
 Use = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
@@ -33,11 +33,11 @@ Use = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 
 class Reference(NamedTuple):
-    """What PyTorch makes of some images. An exported network must make the same of them."""
+    """PyTorch's probabilities for some images. An exported network must give the same."""
 
     images: Tensor  # uint8 (n, 3, s, s), RGB, on the CPU; n is at least 2
     probabilities: NDArray[np.float32]  # (n, 5)
-    what: str  # what the images are, in words
+    what: str  # the kind of images, in words
 
 
 class Exported(NamedTuple):
@@ -45,13 +45,13 @@ class Exported(NamedTuple):
 
     nbytes: int
     difference: float
-    """The largest from PyTorch's, of a probability."""
+    """The largest difference of a probability from PyTorch's."""
     checked: str
-    """What it was checked on, in words."""
+    """The images that it was checked with, in words."""
 
 
 class Classifier(nn.Module):
-    """Images uint8 (n, 3, s, s), RGB, to calibrated probabilities float32 (n, 5), as predictions have them."""
+    """Images uint8 (n, 3, s, s), RGB, to calibrated probabilities float32 (n, 5), as in predictions.csv."""
 
     def __init__(self, model: Grader, metadata: Metadata) -> None:
         super().__init__()
@@ -66,10 +66,11 @@ class Classifier(nn.Module):
 def export_model(
     path: Path, format: Format, model: Grader, metadata: Metadata, description: Mapping[str, str], reference: Reference
 ) -> Exported:
-    """Writes the model to `path`, once its probabilities for the reference's images are PyTorch's.
+    """Writes the model to `path` if its probabilities for the reference's images are PyTorch's.
 
-    They are checked as a batch of one and a batch of the rest, because exports have worked for one size alone. Raises
-    RunError where a package is missing, the export is wrong, or the file cannot be written; an older file then stays.
+    They are checked as a batch of one and a batch of the rest, because some exports have worked for one size only.
+    Raises RunError if a package is missing, the export is wrong, or the file cannot be written; an older file then
+    stays.
     """
     make = {"onnx": make_onnx, "pt2": make_pt2}[format]
     classifier = Classifier(model, metadata).eval()
@@ -94,7 +95,8 @@ def export_model(
 
 
 def make_onnx(classifier: Classifier, size: int, description: Mapping[str, str]) -> tuple[bytes, Use]:
-    """An ONNX model's bytes, and onnxruntime at work on them. Raises RunError where a package is missing."""
+    """The bytes of an ONNX model, and a function that runs it with onnxruntime. Raises RunError if a package is
+    missing."""
     try:
         import onnxruntime
         import onnxscript  # noqa: F401  # torch's exporter needs it
@@ -118,7 +120,7 @@ def make_onnx(classifier: Classifier, size: int, description: Mapping[str, str])
 
 
 def make_pt2(classifier: Classifier, size: int, description: Mapping[str, str]) -> tuple[bytes, Use]:
-    """The bytes of a .pt2, and what torch.export.load makes of them."""
+    """The bytes of a .pt2, and a function that runs it after torch.export.load."""
     batch = torch.export.Dim("batch", min=1)
     program = torch.export.export(classifier, (_example(size),), dynamic_shapes={"images": {0: batch}})
     file = io.BytesIO()
@@ -129,12 +131,12 @@ def make_pt2(classifier: Classifier, size: int, description: Mapping[str, str]) 
 
 
 def largest_difference(use: Use, images: Tensor, wanted: NDArray[np.float32]) -> float:
-    """Of a probability; NaN where one is."""
+    """The largest absolute difference of a probability; NaN if a probability is NaN."""
     return float(np.abs(use(np.ascontiguousarray(images.numpy())) - wanted).max())
 
 
 def describe(metadata: Metadata, weights: Path) -> dict[str, str]:
-    """What an exported file says of itself; all text."""
+    """The description that an exported file carries; all values are text."""
     operating = metadata.operating
     return {
         "made_by": f"fundus-grading {version('fundus-grading')}",
@@ -154,5 +156,5 @@ def describe(metadata: Metadata, weights: Path) -> dict[str, str]:
 
 
 def _example(size: int) -> Tensor:
-    """Two: torch.export takes a dimension of 1 for a constant."""
+    """Two black images: torch.export takes a dimension of 1 for a constant."""
     return torch.zeros(2, 3, size, size, dtype=torch.uint8)

@@ -110,7 +110,7 @@ class TrainingStatistics:
 
 
 def image_statistics(picture: NDArray[np.uint8], width: int, height: int, radius: float | None) -> ImageStatistics:
-    """Measures a prepared photograph.
+    """The statistics of one prepared photograph.
 
     picture: (s, s, 3) RGB, the crop around the disc; width, height, radius: of the original and of its disc, pixels.
     """
@@ -133,7 +133,10 @@ def image_statistics(picture: NDArray[np.uint8], width: int, height: int, radius
 
 
 def _retina(strongest: NDArray[Any]) -> NDArray[np.uint8]:
-    """Of each place's strongest colour, uint8 (s, s): 255 where the retina is, lit and off its edges; 0 elsewhere."""
+    """A mask uint8 (s, s): 255 in the lit part of the retina, away from its edge; 0 elsewhere.
+
+    strongest: uint8 (s, s), the highest of each pixel's three colours.
+    """
     side = len(strongest)
     lit = cv2.threshold(strongest, 10, 255, cv2.THRESH_BINARY)[1]
     circle = np.zeros((side, side), np.uint8)

@@ -1,4 +1,4 @@
-"""The metadata of weights: enough to use them without their run. Imports no torch."""
+"""The metadata of weights: all that is needed to use them without their run. Imports no torch."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from trainer.network.image_statistics import TrainingStatistics
 
 MEAN: Final = (0.485, 0.456, 0.406)
 STD: Final = (0.229, 0.224, 0.225)
-"""Of ImageNet's RGB values in 0..1, which torchvision's pretrained ResNets expect."""
+"""Mean and standard deviation of ImageNet's RGB values, 0 to 1, which torchvision's pretrained ResNets expect."""
 
 _KEY: Final = "fundus_grading"
 _JSON_KEYS: Final = {"ordinal_thresholds": "cuts", "statistics": "seen"}
@@ -24,16 +24,16 @@ _JSON_KEYS: Final = {"ordinal_thresholds": "cuts", "statistics": "seen"}
 
 @dataclass(frozen=True)
 class Operating:
-    """How the logits are to be read: both numbers were chosen on validation, never on test."""
+    """The operating point: temperature and referral threshold, chosen on validation, never on test."""
 
     temperature: float
     """Probabilities are softmax(logits / temperature)."""
     threshold: float
-    """From this probability of grade 2 or worse on, 0 to 1, a photograph is referred; above 1: none is."""
+    """A photograph is referred if its probability of grade 2 or worse, 0 to 1, is at least this; above 1: none is."""
     wanted: Literal["sensitivity", "specificity"]
-    """Which of the two the threshold was chosen for,"""
+    """The measure that the threshold was chosen for."""
     level: float
-    """and how much of it validation shows at least, 0 to 1."""
+    """The least of that measure on validation, 0 to 1."""
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
@@ -47,7 +47,7 @@ class Operating:
 
 
 def temperature_of(operating: Operating | None) -> float:
-    """1, which changes nothing, where none was fitted."""
+    """The fitted temperature; 1, which changes nothing, if none was fitted."""
     return operating.temperature if operating else 1.0
 
 
@@ -56,17 +56,17 @@ class Metadata:
     model: str
     """One of trainer.config.MODELS."""
     size: int
-    """Side of the images it was trained on, pixels."""
+    """Side of the images that it was trained on, pixels."""
     recipe: Recipe
-    """How photographs became those images."""
+    """The preparation of photographs."""
     epoch: int
-    """The epoch the weights are from, counted from 1."""
+    """The epoch that the weights are from, counted from 1."""
     link: str = "softmax"
-    """How the last layer's scores become logits, one of trainer.config.Link; older files were all "softmax"."""
+    """How the last layer's scores become logits, one of trainer.config.Link; "softmax" in all older files."""
     stem: str = "imagenet"
-    """Its first layers: "imagenet" or "small"."""
+    """The first layers: "imagenet" or "small"."""
     tta: bool = False
-    """Measured, and so to be used, as the mean over the eight symmetries."""
+    """Whether the run was measured, and so is used, with test-time augmentation."""
     ordinal_thresholds: tuple[float, ...] | None = None
     """The four limits between grades, on the expected grade; None: the likeliest grade is predicted."""
     mean: tuple[float, ...] = MEAN
@@ -75,14 +75,14 @@ class Metadata:
     operating: Operating | None = None
     """None: the run is unfinished, or its validation photographs lack a class."""
     confidence: tuple[float, ...] | None = None
-    """Percentiles, 0 to 100, of how far validation's p(referable) lies from the threshold, in log-odds; None in older
-    files, and without an operating point."""
+    """Percentiles, 0 to 100, of the confidence of the validation photographs (trainer.network.decision.confidence).
+    None in older files, and without an operating point."""
     statistics: TrainingStatistics | None = None
     """Image statistics of the training photographs; None in older files."""
 
     def as_header(self) -> dict[str, str]:
-        """For the header of a safetensors file. One entry, because safetensors writes several in random order, and
-        equal weights should be equal files."""
+        """The header of a safetensors file. It is one entry, because safetensors writes several in random order, and
+        equal weights should give equal files."""
         return {_KEY: json.dumps(self.as_dict(), sort_keys=True)}
 
     def as_dict(self) -> dict[str, Any]:
@@ -92,7 +92,7 @@ class Metadata:
 
     @classmethod
     def from_header(cls, header: dict[str, str]) -> "Metadata":
-        """Raises ValueError where the header is not ours."""
+        """The inverse of `as_header`. Raises ValueError for any other header."""
         try:
             fields: dict[str, Any] = json.loads(header[_KEY])
             fields["recipe"] = Recipe.from_dict(fields["recipe"])
@@ -116,7 +116,7 @@ class Metadata:
 
 
 def read_metadata(path: Path) -> Metadata:
-    """Reads a safetensors file's header. Raises RunError where it is missing, damaged or not ours."""
+    """The metadata in a safetensors file. Raises RunError if the file is missing, damaged or not ours."""
     try:
         return Metadata.from_header(read_header(path).get("__metadata__", {}))
     except ValueError as error:
@@ -124,10 +124,10 @@ def read_metadata(path: Path) -> Metadata:
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """The header of a safetensors file: for each tensor its dtype, shape and data_offsets, and "__metadata__".
+    """The header of a safetensors file: dtype, shape and data_offsets of each tensor, and "__metadata__".
 
-    The format is a length of 8 bytes, little-endian, so many bytes of JSON, and the tensors. The library's own reader
-    opens no path that is not UTF-8. Raises RunError where the file is missing, cut, or no safetensors file.
+    The format: 8 bytes with the header's length, little-endian; the header in JSON; the tensors. The library's own
+    reader cannot open a path that is not UTF-8. Raises RunError if the file is missing, cut, or no safetensors file.
     """
     try:
         with open_regular(path) as file:

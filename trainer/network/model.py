@@ -1,4 +1,4 @@
-"""A torchvision ResNet that takes raw photographs and gives five grades."""
+"""The network: a torchvision ResNet from images to the logits of five grades. Its file of weights."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,11 +19,11 @@ from trainer.network.metadata import MEAN, STD, Metadata, read_metadata
 from trainer.network.provenance import Provenance
 
 MET: Final = "photographs."
-"""What the names of tensors begin with that are no weights, but say which photographs these have met."""
+"""Prefix of tensors that are no weights: the provenance, which lists the photographs that the weights have met."""
 
 
 class Normalise(nn.Module):
-    """uint8 0-255 to float with the mean and deviation of ImageNet's photographs taken out."""
+    """uint8 images, 0-255, to float, by ImageNet's mean and standard deviation."""
 
     mean: Tensor
     std: Tensor
@@ -38,15 +38,14 @@ class Normalise(nn.Module):
 
 
 class Head(nn.Linear):
-    """A linear layer to scores, and what makes five logits of them, whose softmax are the grades' probabilities.
+    """The last layer: scores, and from them five logits, whose softmax gives the probabilities of the grades.
 
     "softmax": five scores, the logits themselves.
-    "corn": four scores, the log-odds that the grade is above k where it is at least k, k = 0..3 (Shi, Cao, Raschka:
-    Deep neural networks for rank-consistent ordinal regression, Pattern Analysis and Applications 2023). The chain rule
-    makes five probabilities of them, so the logits are the logarithms of these: what follows is softmax, as ever.
-    "distance": one score s on the scale of the grades; the logit of k is -(s - k)^2, a normal distribution around s
-    with a variance of 1/2 on the grades, which the temperature fitted on validation makes wider or narrower. The
-    likeliest grade is the nearest.
+    "corn": four scores, the log-odds that the grade is above k if it is at least k, k = 0..3 (Shi, Cao, Raschka: Deep
+    neural networks for rank-consistent ordinal regression, Pattern Analysis and Applications 2023). The chain rule
+    gives five probabilities, and their logarithms are the logits.
+    "distance": one score s on the scale of the grades; the logit of grade k is -(s - k)^2: a normal distribution
+    around s with a variance of 1/2, which the temperature makes wider or narrower. The likeliest grade is the nearest.
     """
 
     def __init__(self, features: int, link: str) -> None:
@@ -54,7 +53,7 @@ class Head(nn.Linear):
         super().__init__(features, self._link.scores)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(n, 5) logits of (n, d) features."""
+        """(n, 5) logits from (n, d) features."""
         return self._link.logits(super().forward(features))
 
 
@@ -62,7 +61,7 @@ def _corn(scores: Tensor) -> Tensor:
     above, here = F.logsigmoid(scores.float()), F.logsigmoid(-scores.float())
     certain = torch.zeros_like(above[:, :1])
     at_least = torch.cat([certain, above.cumsum(dim=1)], dim=1)
-    return at_least + torch.cat([here, certain], dim=1)  # there is nothing above the last grade
+    return at_least + torch.cat([here, certain], dim=1)  # no grade is above the last one
 
 
 def _distance(scores: Tensor) -> Tensor:
@@ -82,14 +81,15 @@ LINKS: Final = {
 
 
 class Grader(nn.Module):
-    """Normalisation, a ResNet without its last layer, and a linear layer to the grades."""
+    """The network: normalisation, a ResNet without its last layer (the backbone), and the head."""
 
     def __init__(self, architecture: str, link: str = "softmax", stem: str = "imagenet") -> None:
-        """Initialised by torch's global generator.
+        """Initialises the weights with torch's global random generator.
 
-        architecture: one of trainer.config.MODELS. link: see Head. stem: "imagenet", a 7x7 convolution and a pooling
-        that together leave a quarter of the side, or "small", a 3x3 convolution that leaves all of it (He et al., CVPR
-        2016, section 4.2), which costs seven times as much (ResNet-18, 64 images of 56 px: a step of 4.6 s, not 0.64).
+        architecture: one of trainer.config.MODELS. link: see Head. stem: the first layers. "imagenet" is a 7x7
+        convolution and a pooling, which reduce the side to a quarter. "small" is a 3x3 convolution, which keeps the
+        side (He et al., CVPR 2016, section 4.2) and takes seven times as long (ResNet-18, 64 images of 56 px: a step of
+        4.6 s, not 0.64).
         """
         super().__init__()
         resnet = torchvision.models.get_model(architecture, weights=None)
@@ -106,16 +106,16 @@ class Grader(nn.Module):
         self.backbone: nn.Module = resnet
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (n, 5) of images uint8 (n, 3, s, s), RGB."""
+        """(n, 5) logits from images uint8 (n, 3, s, s), RGB."""
         logits: Tensor = self.head(self.backbone(self.normalise(images)))
         return logits
 
 
 def compiled(model: nn.Module, batch: int, size: int) -> Callable[[Tensor], Tensor]:
-    """The model's forward and backward pass, compiled for whole batches of images of that side, pixels.
+    """The model's forward and backward pass, compiled for batches of `batch` images of `size` x `size` pixels.
 
-    Others, the short batch at an epoch's end and images that still grow, would each be compiled anew, of which torch
-    does eight at most: they go the plain way. Raises RunError, at the first batch, where there is no working compiler.
+    Batches of other shapes (the last one of an epoch, images that still grow) are not compiled, because torch compiles
+    at most eight shapes. Raises RunError at the first batch if no compiler works.
     """
     from torch._dynamo.exc import TorchDynamoException  # half a second to import
 
@@ -135,7 +135,7 @@ def compiled(model: nn.Module, batch: int, size: int) -> Callable[[Tensor], Tens
 
 
 def save_model(path: Path, model: Grader, metadata: Metadata, provenance: Provenance | None = None) -> None:
-    """Writes the weights as safetensors, whole or not at all; equal weights make equal bytes."""
+    """Writes the weights as safetensors, completely or not at all. Equal weights give equal bytes."""
     # contiguous: channels-last strides cannot be saved as they are.
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     if provenance:
@@ -145,7 +145,7 @@ def save_model(path: Path, model: Grader, metadata: Metadata, provenance: Proven
 
 
 def load_model(path: Path) -> tuple[Grader, Metadata]:
-    """A model as `save_model` wrote it, on the CPU, in evaluation mode. Raises RunError for any other file."""
+    """Reads a model that `save_model` wrote: on the CPU, in evaluation mode. Raises RunError for any other file."""
     metadata = read_metadata(path)
     model = Grader(metadata.model, metadata.link, metadata.stem)
     load_state(model, read_weights(path), str(path))
@@ -153,19 +153,18 @@ def load_model(path: Path) -> tuple[Grader, Metadata]:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The layers of a model's file. Raises RunError where it cannot be read."""
+    """The weights in a model's file, by layer. Raises RunError if it cannot be read."""
     return {name: tensor for name, tensor in read_tensors(path).items() if not name.startswith(MET)}
 
 
 def read_provenance(path: Path) -> Provenance | None:
-    """Which photographs a model's weights have met; None where it does not say, as older files. Raises RunError where
-    it cannot be read."""
+    """The provenance in a model's file; None in files of earlier versions. Raises RunError if it cannot be read."""
     tensors = read_tensors(path)
     return Provenance.from_tensors({name.removeprefix(MET): tensors[name] for name in tensors if name.startswith(MET)})
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file. Raises RunError where it cannot be read."""
+    """All tensors of a safetensors file. Raises RunError if it cannot be read."""
     try:
         return load(path.read_bytes())  # load_file opens no path that is not UTF-8
     except (OSError, SafetensorError) as error:
@@ -173,7 +172,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def load_state(model: Grader, state: Mapping[str, Tensor], source: str) -> None:
-    """Copies a state dict that must fit layer by layer. Raises RunError naming the first layer that does not."""
+    """Loads a state dict. Raises RunError that names the first layer that is missing, of another shape, or unknown.
+
+    source: what the state was read from, for the message.
+    """
     layers = model.state_dict()
     for name, layer in layers.items():
         if name not in state:

@@ -1,7 +1,8 @@
-"""Which photographs weights were trained on and chosen by, and how many of those that are measured are among them.
+"""Provenance: the photographs that weights were trained on and chosen by, and how many of a measured split are among
+them.
 
-Weights carry it as digests of the photographs' own files, grouped by patient. Names and ids would not do: numbers can
-be guessed, and another clinic's patient 17 is another person. Imports no torch before it is needed.
+Weights carry it as digests of the photographs' files, grouped by patient. Names and ids would not do: they can be
+guessed, and another clinic's patient 17 is another person. Imports torch only when it is needed.
 """
 
 from collections.abc import Mapping
@@ -21,40 +22,40 @@ if TYPE_CHECKING:
 
 TRAINED: Final = 0
 CHOSEN: Final = 1
-"""Epoch, temperature and thresholds were chosen by it."""
+"""The epoch, the temperature and the thresholds were chosen by it (validation)."""
 OTHER: Final = 2
-"""Another photograph of a patient who has one of these."""
+"""Another photograph of a patient of train or validation."""
 ROLES: Final = {"train": TRAINED, "val": CHOSEN}
 
 
 class Exposure(NamedTuple):
-    """How many of a split's graded photographs weights have met."""
+    """How many graded photographs of a split are known to the weights."""
 
     photographs: int
-    """All of them."""
+    """All graded photographs of the split."""
     trained_on: int
-    """Those of patients whom the weights were trained on."""
+    """Photographs of patients that are in train."""
     same: int
-    """Those that the weights were trained on themselves."""
+    """Photographs that are in train themselves."""
     chosen_by: int
-    """Those of other patients, by whom the weights were chosen."""
+    """Photographs of patients that are in validation and not in train."""
 
 
 @dataclass(frozen=True, eq=False)
 class Provenance:
-    """The photographs of every patient whom weights were trained on or chosen by, a place each, digests ascending."""
+    """All photographs of every patient in train or validation, sorted by digest."""
 
     digests: NDArray[np.int64]
-    """(n,) the first 8 bytes of the SHA-256 of the photograph's file. Of a million photographs that were trained on and
-    a million others one pair is alike by chance with a probability of 5e-8."""
+    """(n,) the first 8 bytes of the SHA-256 of the photograph's file. With a million photographs in train and a million
+    others, the probability that one pair is equal by chance is 5e-8."""
     patients: NDArray[np.int32]
-    """(n,) numbers from 0 on, in the order of their first digest."""
+    """(n,) numbers from 0, in the order of the patients' first digests."""
     roles: NDArray[np.uint8]
     """(n,) TRAINED, CHOSEN or OTHER."""
 
     @classmethod
     def of_cache(cls, cache: Cache) -> "Provenance":
-        """Of weights that are trained on a cache; photographs whose digest it does not hold are left out."""
+        """The provenance of weights that are trained on a cache. Photographs without a digest are left out."""
         roles = cache.manifest["split"].map(ROLES).fillna(OTHER).to_numpy(np.uint8)
         patients = _patients(cache)
         (rows,) = np.nonzero(pd.Series(roles).groupby(patients).transform("min").to_numpy() < OTHER)
@@ -68,29 +69,29 @@ class Provenance:
         return cls(digests[order], pd.factorize(patients[order])[0].astype(np.int32), roles[order])
 
     def as_tensors(self) -> dict[str, "Tensor"]:
-        """By name, for a file of weights or a checkpoint."""
+        """As tensors by name, for a file of weights or a checkpoint."""
         import torch
 
         return {name: torch.from_numpy(value) for name, value in vars(self).items()}
 
     @classmethod
     def from_tensors(cls, tensors: "Mapping[str, Tensor] | None") -> "Provenance | None":
-        """What `as_tensors` gave; None for anything else, as from files of earlier versions."""
+        """The inverse of `as_tensors`; None for anything else, as from files of earlier versions."""
         if tensors is None or tensors.keys() != {"digests", "patients", "roles"}:
             return None
         return cls(**{name: tensor.numpy() for name, tensor in tensors.items()})
 
     def after(self, earlier: "Provenance | None") -> "Provenance":
-        """Of weights that went on from others: both have left their traces."""
+        """The provenance of weights whose training began with other weights: the photographs of both."""
         if earlier is None:
             return self
-        patients = np.concatenate([self.patients, earlier.patients + len(self.patients)])  # a number each
+        patients = np.concatenate([self.patients, earlier.patients + len(self.patients)])  # no number twice
         return self._sorted(
             np.concatenate([self.digests, earlier.digests]), patients, np.concatenate([self.roles, earlier.roles])
         )
 
     def exposure(self, cache: Cache, split: str) -> Exposure:
-        """What the weights have met of a cache's split. A patient counts with all photographs that the cache has."""
+        """How much of a cache's split the weights know. A patient is recognised by any photograph in the cache."""
         grades, patients = cache.grades, _patients(cache)
         measured = cache.rows(split)
         measured = measured[grades[measured] != UNKNOWN]
@@ -110,5 +111,5 @@ class Provenance:
 
 
 def _patients(cache: Cache) -> NDArray[np.int64]:
-    """(rows,) a number for each patient."""
+    """(rows,) the number of each row's patient."""
     return pd.factorize(patients_of(cache.manifest, cache.manifest["id"]))[0].astype(np.int64)

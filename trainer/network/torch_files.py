@@ -1,4 +1,4 @@
-"""Reads files of torch.save without running code that may be hidden in them."""
+"""Files of torch.save, read without running any code in them."""
 
 import warnings
 from pathlib import Path
@@ -12,22 +12,22 @@ from pipeline.storage.artifacts import open_regular
 
 
 def read_torch(path: Path) -> Any:
-    """What torch.save wrote, on the CPU, as long as it is tensors and plain values: pickled code is never run.
+    """The tensors and plain values in a file of torch.save, on the CPU. Pickled code is never run.
 
-    Raises RunError where the file is missing, damaged, or holds more than that.
+    Raises RunError if the file is missing, damaged, or holds anything else.
     """
     try:
-        open_regular(path).close()  # a FIFO would be waited for
-        if is_zipfile(path):  # as torch.save writes since 1.6; torch.load looks at no checksum
+        open_regular(path).close()  # reading a FIFO would wait for ever
+        if is_zipfile(path):  # the format since torch 1.6; torch.load checks no checksum
             with ZipFile(path) as records:
                 if damaged := records.testzip():
                     raise BadZipFile(damaged)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's doubts about a file it is going to refuse
+            warnings.simplefilter("ignore")  # torch warns of files that it then refuses
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise RunError(f"{path} does not exist") from error
     except MemoryError:
         raise
-    except Exception as error:  # torch and zipfile raise a dozen kinds at files that are cut or something else
+    except Exception as error:  # torch and zipfile raise a dozen kinds for damaged and foreign files
         raise RunError(f"{path} is damaged or holds more than weights; nothing of it was run") from error

@@ -1,4 +1,4 @@
-"""Test-time augmentation: logits as the mean over the eight flips and turns of a photograph."""
+"""Test-time augmentation: the mean over the eight flips and turns of a photograph."""
 
 from collections.abc import Iterator
 from math import log
@@ -8,23 +8,23 @@ from torch import Tensor, nn
 
 
 def logits_of(model: nn.Module, images: Tensor, *, tta: bool) -> Tensor:
-    """(n, 5) of images uint8 (n, 3, s, s), RGB.
+    """(n, 5) logits from images uint8 (n, 3, s, s), RGB.
 
-    With `tta` of the mean over the eight symmetries of the square: a retina has no up or down, and left eyes mirror
-    right ones.
+    tta: of the mean over the eight symmetries of the square. A retina has no up or down, and left eyes mirror right
+    ones.
     """
     logits: Tensor = mean_logits(model, images) if tta else model(images)
     return logits
 
 
 def mean_logits(model: nn.Module, images: Tensor) -> Tensor:
-    """(n, 5) logits whose softmax is the mean of the eight views' probabilities, of images uint8 (n, 3, s, s)."""
+    """(n, 5) logits whose softmax is the mean of the eight views' probabilities, from images uint8 (n, 3, s, s)."""
     views = torch.stack([model(view).float().log_softmax(dim=1) for view in symmetries(images)])
     return views.logsumexp(dim=0) - log(len(views))
 
 
 def symmetries(images: Tensor) -> Iterator[Tensor]:
-    """Images (n, 3, s, s) turned by 0, 90, 180 and 270 degrees, each also mirrored; as they are first."""
+    """The images (n, 3, s, s) turned by 0, 90, 180 and 270 degrees, each also mirrored. The first view is unchanged."""
     for turns in range(4):
         turned = images.rot90(turns, (2, 3))
         for view in (turned, turned.flip(3)):

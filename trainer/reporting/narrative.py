@@ -19,7 +19,7 @@ from trainer.evaluation.operating_point import Wish
 from trainer.evaluation.refit import NEAR
 from trainer.network.metadata import Metadata
 from trainer.network.provenance import Exposure
-from trainer.presets import RECIPES
+from trainer.presets import PRESETS
 from trainer.reporting.tables import percent
 from trainer.run_folder import FoldsFolder
 
@@ -287,7 +287,7 @@ def commands(
 ) -> list[str]:
     """The command lines that make this run and its figures again, for a shell. `external`: metrics of external sets."""
     asked = config.asked
-    default = FitConfig(**{**RECIPES.get(asked.recipe or "", {}), "recipe": None})
+    default = FitConfig(**{**PRESETS.get(asked.recipe or "", {}), "recipe": None})
     fold = re.fullmatch(r"fold \d+ of (\d+)", cache.index.split) if cache else None
     out = "CACHE" if fold else asked.cache
     preprocess: list[object] = ["tools", "preprocess", "PHOTOGRAPHS", "--out", out, "--size", metadata.recipe.size]

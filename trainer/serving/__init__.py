@@ -1,1 +1,1 @@
-"""A page on this machine where a person has photographs graded: `trainer serve`."""
+"""`trainer serve`: a page on this machine that grades photographs."""

@@ -1,7 +1,7 @@
-"""The page's answers: the page itself, its script and style, a photograph graded, a photograph explained.
+"""The web application: it sends the page, its script and style, and grades and explains photographs.
 
-A photograph comes as the body of one request, is held in memory while it is graded, and is forgotten then. Nothing is
-written, and nothing is kept that another request could ask for.
+A photograph is the body of one request. It is held in memory until it is graded. Nothing is written to disk, and
+nothing is kept for another request.
 """
 
 import asyncio
@@ -24,25 +24,25 @@ from trainer.serving.facts import Facts
 from trainer.serving.lightbox import HEADER, Lightbox, out_of_memory
 
 MOST_BYTES: Final = 128 << 20
-"""Of one photograph. A fundus camera's JPEG has 2 to 10 million, a DICOM file of 40 million pixels 120."""
+"""Most bytes of one photograph. A fundus camera's JPEG has 2 to 10 million, a DICOM file of 40 million pixels 120."""
 MOST_HELD: Final = 512 << 20
-"""Bytes of all photographs in memory at a time."""
+"""Most bytes of all photographs in memory at a time."""
 MOST_WAITING: Final = 32
-"""Photographs in memory at a time; each page sends two."""
+"""Most photographs in memory at a time. Each page sends two at a time."""
 ARRIVAL_SECONDS: Final = 60
-"""In which a photograph has to arrive whole."""
+"""A photograph must arrive completely within this time."""
 LONGEST_NAME: Final = 1000
-"""Characters of a photograph's name."""
+"""Most characters of a photograph's name."""
 MOST_SHOWN: Final = 2000
-"""Photographs on a page: the pictures of so many take 200 MB of the browser's memory."""
+"""Most photographs on a page. Their pictures take 200 MB of the browser's memory."""
 FILES: Final = {"lightbox.css": "text/css", "lightbox.js": "text/javascript"}
 
 Work = Callable[[str, bytes], dict[str, Any]]
 
 
-class Desk:
-    """Where photographs wait for the network. One thread runs it, so that the page answers all the while; who comes
-    first is served first, and whoever has gone is skipped."""
+class Queue:
+    """The photographs that wait for the network. One thread runs it, so the page can answer meanwhile. First come,
+    first served; requests whose browser has gone are skipped."""
 
     def __init__(self) -> None:
         self._turn = asyncio.Lock()
@@ -51,8 +51,8 @@ class Desk:
         self._held = 0
 
     @asynccontextmanager
-    async def place(self, nbytes: int) -> AsyncIterator[None]:
-        """For one photograph. Raises HTTPException where there is none left."""
+    async def reserve(self, nbytes: int) -> AsyncIterator[None]:
+        """Reserves memory for one photograph. Raises HTTPException (503) if too many wait."""
         if self._waiting >= MOST_WAITING or self._held + nbytes > MOST_HELD:
             raise _unread(503, "too many photographs wait already; try again in a moment")
         self._waiting += 1
@@ -64,7 +64,7 @@ class Desk:
             self._held -= nbytes
 
     async def work(self, request: Request, work: Work, name: str, data: bytes) -> dict[str, Any]:
-        """The work's result. Raises ClientDisconnect where nobody waits for it any more, else what the work raises."""
+        """The result of `work`. Raises ClientDisconnect if the browser has gone, else what `work` raises."""
         async with self._turn:
             if await request.is_disconnected():
                 raise ClientDisconnect
@@ -72,14 +72,14 @@ class Desk:
 
 
 def make_app(lightbox: Lightbox, facts: Facts) -> Starlette:
-    """The page of some weights, for ASGI; `Guard` stands before it."""
-    here, desk = Path(__file__).parent, Desk()
+    """The ASGI application for some weights. It has no access control: wrap it in `Guard`."""
+    here, queue = Path(__file__).parent, Queue()
     limits = {"most_bytes": MOST_BYTES, "most_shown": MOST_SHOWN}
     page = render("page.html.j2", {"facts": facts, "header": HEADER, "grades": GRADES, **limits}, here)
     routes = [Route("/", _constant(page, "text/html"))]
     routes += [Route(f"/{name}", _constant((here / name).read_bytes(), kind)) for name, kind in FILES.items()]
     for path, work in (("/grade", lightbox.grade), ("/explain", lightbox.explain)):
-        routes.append(Route(path, _working(desk, work), methods=["POST"]))
+        routes.append(Route(path, _working(queue, work), methods=["POST"]))
     return Starlette(routes=routes, exception_handlers={HTTPException: _in_words})
 
 
@@ -90,18 +90,18 @@ def _constant(content: bytes, kind: str) -> Callable[[Request], Any]:
     return answer
 
 
-def _working(desk: Desk, work: Work) -> Callable[[Request], Any]:
-    """The endpoint that takes a photograph as its body, and its name as `?name=`, to a piece of work."""
+def _working(queue: Queue, work: Work) -> Callable[[Request], Any]:
+    """The endpoint that applies `work` to a photograph: the body of the request, named by `?name=`."""
 
     async def answer(request: Request) -> Response:
         name, nbytes = _name(request), _nbytes(request)
-        async with desk.place(nbytes):
+        async with queue.reserve(nbytes):
             try:
-                return JSONResponse(await desk.work(request, work, name, await _body(request)))
+                return JSONResponse(await queue.work(request, work, name, await _body(request)))
             except FundusError as error:  # a PhotoError: refused
                 return JSONResponse({"error": error.message}, 422)
             except ClientDisconnect:
-                return Response(status_code=499)  # nobody reads it
+                return Response(status_code=499)  # the browser has gone
             except Exception as error:
                 if not out_of_memory(error):
                     raise
@@ -118,7 +118,7 @@ def _name(request: Request) -> str:
 
 
 def _nbytes(request: Request) -> int:
-    """As the request says; the server holds it to that, unless it comes in chunks, whatever else it says."""
+    """The length that the request states. The server enforces it, except for chunked bodies, which are refused."""
     said = request.headers.get("content-length")
     if said is None or "transfer-encoding" in request.headers:
         raise _unread(411, "the request does not say how long the photograph is")
@@ -139,7 +139,7 @@ async def _body(request: Request) -> bytes:
 
 
 def _unread(status: int, words: str) -> HTTPException:
-    """A refusal that leaves the body unread, and so has to end the connection."""
+    """A refusal before the body is read, which therefore has to end the connection."""
     return HTTPException(status, words, {"Connection": "close"})
 
 

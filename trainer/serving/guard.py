@@ -24,28 +24,29 @@ HEADERS: Final = {
     "Cache-Control": "no-store",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-"""No script but the package's own, nothing from elsewhere, in nobody's frame, in no cache."""
+"""Only the package's own scripts run, nothing is loaded from elsewhere, no other page may frame this one, no cache
+keeps it."""
 LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 class Guard:
-    """Lets a request through to the page, or answers it with a refusal in words.
+    """Passes a request to the page, or refuses it with a sentence.
 
-    * Host has to be a name of this page. A stranger's page cannot have its own name lead here (DNS rebinding): on
-      loopback only loopback's names are taken, elsewhere also the given host, this machine's name and addresses of
-      numbers, which are nobody's name.
-    * Origin, where it is sent, has to be this page, and it has to be sent with every POST (cross-site request
-      forgery). The port may be any, for `ssh -L` changes it.
-    * With a token, a browser needs the cookie, which it gets by coming with the token once.
+    * Host must be a name of this page, against DNS rebinding, by which another site's name leads to this machine. On
+      loopback only the names of loopback are allowed. Elsewhere the given host, the machine's name and IP addresses are
+      allowed too; no site owns an IP address as its name.
+    * Origin must be this page if it is sent, and every POST must have it, against cross-site request forgery. Any port
+      is allowed, because `ssh -L` changes it.
+    * If there is a token, a browser needs a cookie. It gets the cookie when it sends the token once.
     """
 
     def __init__(self, app: ASGIApp, host: str | None, port: int) -> None:
-        """host: where the page is bound besides loopback; None: it is bound to loopback, and needs no token."""
+        """host: the address that the page is bound to; None: loopback, which needs no token."""
         self._app = app
         self._names = LOOPBACK if host is None else LOOPBACK | {host.lower(), socket.gethostname().lower()}
         self._by_number = host is not None
         self.token = secrets.token_urlsafe(32) if host is not None else None
-        """For the address that is printed once."""
+        """Part of the address that is printed once; None on loopback."""
         self._pass = secrets.token_urlsafe(32)  # the cookie's value: the token itself stays out of the browser's store
         self._cookie = f"fundus_{port}"  # cookies do not know ports: two pages on a machine need two names
 
@@ -64,9 +65,9 @@ class Guard:
         try:
             await (answer or self._app)(scope, receive, send_with_headers)
         except h11.LocalProtocolError:
-            pass  # the client broke the rules of HTTP in its body, and uvicorn has told it so already
+            pass  # the client's body was not valid HTTP; uvicorn has answered it already
         except Exception:
-            traceback.print_exc()  # a fault of ours: uvicorn itself is told to be silent about what clients do
+            traceback.print_exc()  # a fault of ours; uvicorn's own log is off, because clients could fill it
             raise
 
     def _refusal(self, scope: Scope) -> Response | None:
@@ -89,7 +90,7 @@ class Guard:
         return name in self._names or (self._by_number and _is_number(name))
 
     def _entrance(self, scope: Scope) -> Response | None:
-        """With a token: the way in by it, or a refusal without it and without the cookie."""
+        """If there is a token: a redirect for a browser that sends it, a refusal for one that has no cookie either."""
         if self.token is None:
             return None
         if _same(_cookies(scope).get(self._cookie, ""), self._pass):
@@ -107,7 +108,7 @@ def _refuse(status: int, words: str) -> Response:
 
 
 def _same(given: str, wanted: str) -> bool:
-    """Takes the same time however much of it is right."""
+    """Compares in a time that does not depend on how much is equal."""
     return hmac.compare_digest(given.encode("utf-8", "replace"), wanted.encode())
 
 

@@ -1,4 +1,4 @@
-"""One photograph in memory: graded, explained, and put into the plain values that the page shows."""
+"""Grades and explains one photograph in memory, and gives the values that the page shows."""
 
 from base64 import b64encode
 from typing import Any, Final
@@ -23,11 +23,11 @@ from trainer.reporting.explained import coarseness, covered
 from trainer.serving.words import decision, percent
 
 HEADER: Final = csv_lines([with_deferral(COLUMNS, *DEFERRAL)]).decode()
-"""First line of the table to take away, which is `trainer predict --defer`'s."""
+"""First line of the table that the page saves. It is that of `trainer predict --defer`."""
 
 
 class Lightbox:
-    """Grades photographs one by one and keeps none. For one thread at a time."""
+    """Grades photographs one by one and keeps none. Not thread-safe."""
 
     def __init__(self, predictor: Predictor, least: float) -> None:
         """least: the confidence below which a photograph is left to a human (see DecisionRule.least_confidence)."""
@@ -35,9 +35,9 @@ class Lightbox:
         self._least = least
 
     def grade(self, source: str, data: bytes) -> dict[str, Any]:
-        """What the page shows of a photograph, as plain JSON; `source` is its name, or its path with slashes.
+        """The prediction for a photograph, as plain JSON. source: its name, or its path with slashes.
 
-        Raises PhotoError with the reason where it is refused, RunError where the output is not finite.
+        Raises PhotoError with the reason if it is refused, RunError if the model's output is not finite.
         """
         batch = self._render(source, data)
         (prediction,) = self._predictor.predict(batch)
@@ -91,6 +91,6 @@ def _cell(text: str) -> str:
 
 
 def _data_url(picture: NDArray[np.uint8]) -> str:
-    """The picture (s, s, 3), RGB, as a URL that holds it: nothing is kept here to be fetched later."""
+    """The picture (s, s, 3), RGB, as a data URL, so that no picture has to be kept for a later request."""
     data = encoded(Image.fromarray(picture), "JPEG", "what a network looked at")
     return f"data:image/jpeg;base64,{b64encode(data).decode()}"

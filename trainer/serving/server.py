@@ -1,4 +1,4 @@
-"""The server: one address of this machine, time limits for slow clients, an immediate end at Ctrl-C."""
+"""The server of `trainer serve`: it listens at one address, drops slow clients, and ends at once on Ctrl-C."""
 
 import asyncio
 import errno
@@ -20,12 +20,12 @@ from trainer.serving.lightbox import Lightbox
 
 PORT: Final = 8000
 HEADER_SECONDS: Final = 10
-"""In which a request's header has to arrive whole."""
+"""A request's header must arrive completely within this time."""
 MOST_CONNECTIONS: Final = 100
 
 
-class Impatient(H11Protocol):
-    """Hangs up on a client that takes its time with a request's header, for uvicorn waits for ever."""
+class TimedProtocol(H11Protocol):
+    """Closes the connection if a request's header does not arrive in time. uvicorn itself waits for ever."""
 
     _late: asyncio.TimerHandle | None = None
 
@@ -42,7 +42,7 @@ class Impatient(H11Protocol):
         self._unwatch()
 
     def _watch(self) -> None:
-        if self.conn.their_state is not h11.IDLE:  # the header is there
+        if self.conn.their_state is not h11.IDLE:  # the header has arrived
             self._unwatch()
         elif self._late is None:
             self._late = self.loop.call_later(HEADER_SECONDS, self.transport.close)
@@ -54,20 +54,20 @@ class Impatient(H11Protocol):
 
 
 def listen(host: str | None, port: int | None) -> tuple[socket.socket, int]:
-    """A socket of this machine and its port; host None: loopback; port None: PORT, or where that is taken any free one.
+    """A listening socket and its port. host: None for loopback. port: None for PORT, or any free one if that is in use.
 
-    Raises OutputError where it cannot be had.
+    Raises OutputError if the address cannot be used.
     """
     address = host or "127.0.0.1"
     try:
-        family, _, _, _, place = socket.getaddrinfo(address, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        family, _, _, _, found = socket.getaddrinfo(address, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         try:
-            taken = socket.create_server((place[0], PORT if port is None else port), family=family)
+            taken = socket.create_server((found[0], PORT if port is None else port), family=family)
         except OSError as error:
             if port is not None or error.errno != errno.EADDRINUSE:
                 raise
-            taken = socket.create_server((place[0], 0), family=family)
-    except (OSError, UnicodeError) as error:  # the latter of a name that is too long
+            taken = socket.create_server((found[0], 0), family=family)
+    except (OSError, UnicodeError) as error:  # UnicodeError for a name that is too long
         where = f"port {PORT if port is None else port} of {address[:100]}"
         why = (isinstance(error, OSError) and error.strerror) or error
         advice = "--port" if host is None else "--host or --port"
@@ -76,25 +76,25 @@ def listen(host: str | None, port: int | None) -> tuple[socket.socket, int]:
 
 
 class Page:
-    """The page of some weights at an address of this machine, which is taken from the start and answers in `run`."""
+    """The page of some weights. It listens as soon as it is made and answers in `run`."""
 
     def __init__(self, predictor: Predictor, run: Path, least: float, *, host: str | None, port: int | None) -> None:
-        """least: see `Lightbox`. host, port: see `listen`; with a host the page asks for a token.
+        """least: see `Lightbox`. host, port: see `listen`. With a host the page asks for a token.
 
-        Raises OutputError where the address cannot be had, RunError where the run cannot be read.
+        Raises OutputError if the address cannot be used, RunError if the run cannot be read.
         """
         facts = collect_facts(run, predictor.metadata)
         self._socket, self.port = listen(host, port)
         guard = Guard(make_app(Lightbox(predictor, least), facts), host, self.port)
         self.url: Final = address(host, self.port, guard.token)
-        """With the token, where there is one."""
+        """The address to open, with the token if there is one."""
         self._server = uvicorn.Server(
             uvicorn.Config(
                 guard,
-                http=Impatient,
+                http=TimedProtocol,
                 ws="none",
                 lifespan="off",
-                log_level="critical",  # or any client could fill the terminal; see Guard
+                log_level="critical",  # else any client could fill the terminal; see Guard
                 access_log=False,  # it would print the token
                 server_header=False,
                 proxy_headers=False,
@@ -104,19 +104,19 @@ class Page:
         )
 
     def run(self) -> None:
-        """Answers until Ctrl-C or `stop`. A thread may still be at work on a photograph then."""
-        with self._socket, suppress(KeyboardInterrupt):  # uvicorn raises the signal again, once it has ended
+        """Answers until Ctrl-C or `stop`. The thread that grades may still be busy with a photograph then."""
+        with self._socket, suppress(KeyboardInterrupt):  # uvicorn raises the signal again when it has ended
             self._server.run([self._socket])
 
     def stop(self) -> None:
-        """Ends `run`; for another thread."""
+        """Ends `run`. Another thread calls it."""
         self._server.should_exit = True
 
 
 def address(host: str | None, port: int, token: str | None) -> str:
-    """The page's URL; of a page bound to every address of this machine, by the machine's name."""
+    """The page's URL. If the page is bound to all addresses of this machine, it has the machine's name."""
     name = host or "127.0.0.1"
     if name in ("0.0.0.0", "::"):
         name = socket.gethostname()
-    place = f"http://{f'[{name}]' if ':' in name else name}:{port}/"
-    return f"{place}?token={token}" if token else place
+    url = f"http://{f'[{name}]' if ':' in name else name}:{port}/"
+    return f"{url}?token={token}" if token else url

@@ -1,4 +1,4 @@
-"""What the page says of a graded photograph in words: the decision."""
+"""The decision for a photograph, in the words of the page."""
 
 from pipeline.grades import REFERABLE
 from trainer.inference.predictions import UNSURE, reasons
@@ -7,9 +7,9 @@ from trainer.reporting.page import number
 
 
 def decision(prediction: Prediction, threshold: float, least: float) -> tuple[str, str, str]:
-    """What to do with a photograph: (kind, headline, why). Kind: "refer", "keep" or "human".
+    """What to do with a photograph: (kind, headline, reason). The kind is "refer", "keep" or "human".
 
-    least: the confidence below which it is left to a human (see DecisionRule.least_confidence).
+    least: the confidence below which a photograph is left to a human (see DecisionRule.least_confidence).
     """
     p, referable = prediction.p_referable, prediction.referable(threshold)
     which = "at or above" if referable else "below"
@@ -22,14 +22,15 @@ def decision(prediction: Prediction, threshold: float, least: float) -> tuple[st
     return ("refer", "Refer", why) if referable else ("keep", "Below the threshold: not referred", why)
 
 
-def percent(share: float) -> str:
-    """Of a probability or a threshold: one that is not 0 or 1 is not rounded to it, and one above 1 refers nobody.
+def percent(fraction: float) -> str:
+    """A probability or a threshold in percent. A value between 0 and 1 is never rounded to 0 or 100 %. A threshold
+    above 1 refers nobody.
 
-    >>> [percent(share).replace(chr(0xa0), " ") for share in (0.123, 0.0004, 0.99995, 1.5)]
+    >>> [percent(fraction).replace(chr(0xa0), " ") for fraction in (0.123, 0.0004, 0.99995, 1.5)]
     ['12.3 %', 'under 0.1 %', 'over 99.9 %', 'over 100 %']
     """
-    if share > 1:
+    if fraction > 1:
         return f"over {number(1, 'percent').replace('.0', '')}"
-    if 0 < share < 0.0005:
+    if 0 < fraction < 0.0005:
         return f"under {number(0.001, 'percent')}"
-    return f"over {number(0.999, 'percent')}" if 0.9995 <= share < 1 else number(share, "percent")
+    return f"over {number(0.999, 'percent')}" if 0.9995 <= fraction < 1 else number(fraction, "percent")

@@ -1,4 +1,4 @@
-"""The state of a training, and last.pt, which stores it for --resume."""
+"""Checkpoints: the state of a training, which last.pt stores for --resume."""
 
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -18,40 +18,41 @@ from trainer.run_folder import RunFolder
 
 @dataclass
 class Progress:
-    """Where training stands: in `epoch` (from 0 over both phases), after as many steps as `steps` has rows."""
+    """The progress of a training: `len(steps)` steps of epoch `epoch` are done; epochs count from 0 over both
+    phases."""
 
     epoch: int = 0
     steps: list[Tensor] = field(default_factory=list)
-    """Of the epoch under way, a step each: float32 (3,), summed loss, photographs graded right, photographs."""
+    """For each step of the present epoch float32 (3,): summed loss, photographs graded right, photographs."""
     history: list[dict[str, Any]] = field(default_factory=list)
     """The rows of accuracy.csv so far."""
     seconds: float = 0.0
-    """That the epoch under way had taken when the checkpoint was written."""
+    """Time that the present epoch had taken when the checkpoint was written."""
     trained: float = 0.0
-    """Of these, between its steps' beginning and end."""
+    """The part of `seconds` that was spent in training steps."""
     stuck: int = 0
-    """Epochs in a row, up to the last one, that saw nothing (`trainer.training.stuck`)."""
+    """Number of last epochs in which the training was stuck (`trainer.training.stuck`)."""
 
     def sums(self) -> tuple[float, float, float]:
-        """`steps` added up over the epoch so far."""
+        """Summed loss, photographs graded right, and photographs, over the present epoch so far."""
         loss, right, photographs = torch.stack(self.steps).cpu().double().sum(dim=0).tolist()
         return loss, right, photographs
 
     @property
     def best(self) -> int:
-        """Index in `history` of the epoch with the highest kappa on validation; of equals, the lowest loss there."""
+        """Index in `history` of the epoch with the highest kappa on validation; if several, that of the lowest loss."""
         ranks = [(row["kappa_val"], -row["loss_val"]) for row in self.history]
         return max(range(len(ranks)), key=ranks.__getitem__)
 
     def idle(self, first: int) -> int:
-        """Epochs since the best one, of those from `first` on."""
+        """Number of epochs since the best one. Epochs before `first` do not count."""
         return len(self.history) - max(self.best + 1, first) if len(self.history) > first else 0
 
 
 def save_checkpoint(run: RunFolder, progress: Progress, learner: dict[str, Any]) -> None:
-    """Writes last.pt, what it was before becomes previous.pt: at any moment one of the two is whole.
+    """Writes last.pt. The old one becomes previous.pt first, so one of the two is complete at any moment.
 
-    `learner` is its state; what follows from a step's number, as the learning rate does, needs none.
+    learner: the learner's state. The learning rate is not part of it, because it follows from the step's number.
     """
     state = {
         "format": 1,
@@ -72,9 +73,9 @@ def save_checkpoint(run: RunFolder, progress: Progress, learner: dict[str, Any])
 
 
 def newest_checkpoint(run: RunFolder) -> tuple[Progress, dict[str, Any]] | None:
-    """last.pt, or previous.pt where that is missing or (it warns) damaged; None where neither is there.
+    """Reads last.pt, or previous.pt if last.pt is missing or damaged, which it warns of. None if both are missing.
 
-    Raises RunError where all there is is damaged.
+    Raises RunError if no checkpoint is readable.
     """
     paths = [path for path in (run.checkpoint, run.previous) if path.exists()]
     for path in paths:
@@ -88,9 +89,9 @@ def newest_checkpoint(run: RunFolder) -> tuple[Progress, dict[str, Any]] | None:
 
 
 def read_checkpoint(path: Path) -> tuple[Progress, dict[str, Any]]:
-    """The progress, and the file's table with the learner's state, on the CPU.
+    """The progress, and the file's fields with the learner's state, on the CPU.
 
-    Raises RunError where the file is damaged or not a checkpoint of ours.
+    Raises RunError if the file is damaged or not a checkpoint of `trainer fit`.
     """
     match read_torch(path):
         case {

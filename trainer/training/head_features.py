@@ -1,7 +1,7 @@
-"""Features of the frozen backbone, computed once per photograph for the head phase and stored.
+"""Features of the frozen backbone for the head phase. They are computed once per photograph and stored.
 
-Features are computed for a few augmented views of the training photographs and kept beside the cache, in
-CACHE.features/, under a name that says what they depend on. The folder may be deleted at any time.
+Training photographs have features of a few augmented views. The files lie beside the cache, in CACHE.features/; their
+names depend on everything that the features depend on. The folder may be deleted at any time.
 """
 
 import hashlib
@@ -23,8 +23,8 @@ from pipeline.loading.plan import NO_AUGMENT, Augment, Blocks, Schedule
 from pipeline.storage.atomic import write_whole
 from trainer.config import FitConfig
 from trainer.console import track, warn
-from trainer.distributed.loaders import every_step, open_share, share_of
-from trainer.distributed.process_group import from_main, is_main, patient_total, shard
+from trainer.distributed.loaders import batch_per_rank, every_step, open_sharded
+from trainer.distributed.process_group import from_main, is_main, shard, total_on_cpu
 from trainer.network.device import measuring_precision
 from trainer.network.model import Grader, read_tensors
 
@@ -32,11 +32,11 @@ from trainer.network.model import Grader, read_tensors
 class FeatureLoader(Loader):
     """A pipeline.loading.batch.Loader whose images are features: float32 (n, d), on their device.
 
-    Epoch e has the order that the photographs' own loader gives it, and view e modulo the number of views.
+    Epoch e has the order of the photographs' own loader, and view e modulo the number of views.
     """
 
     def __init__(self, features: Tensor, grades: Tensor, schedule: Schedule) -> None:
-        """features: (views, rows of the schedule, d); grades: int64, as many as rows, on the same device."""
+        """features: (views, rows of the schedule, d); grades: int64 (rows of the schedule,), on the same device."""
         self._features, self._grades, self._schedule = features, grades, schedule
 
     def __len__(self) -> int:
@@ -81,7 +81,7 @@ def feature_loaders(
         features = from_main(partial(_read, path))
         if features is None:
             varied = augment if train else NO_AUGMENT
-            with open_share(config, cache, split, 2 * config.batch, augment=varied, seed=config.seed) as photographs:
+            with open_sharded(config, cache, split, 2 * config.batch, augment=varied, seed=config.seed) as photographs:
                 seen = [_view(backbone, photographs, rows, view, device, split) for view in range(views)]
             features = torch.stack(seen)
             if is_main():
@@ -91,7 +91,9 @@ def feature_loaders(
         size = cache.recipe.size
         labels = cache.grades[rows] if train and config.sampling == "balanced" else None
         blocks = Blocks.in_lanes(cache.shards, config.together) if config.together else None
-        schedule = Schedule(rows, augment, size, size, share_of(batch), train, config.seed, shard(), labels, blocks)
+        schedule = Schedule(
+            rows, augment, size, size, batch_per_rank(batch), train, config.seed, shard(), labels, blocks
+        )
         loader = FeatureLoader(features.to(device), grades, schedule)
         found[split] = every_step(loader, len(rows), batch, features[0, :0].to(device))
     return found
@@ -108,11 +110,11 @@ def _view(backbone: nn.Module, loader: Loader, rows: np.ndarray, view: int, devi
             features = torch.zeros(len(rows), found.shape[1])
         features[torch.from_numpy(np.searchsorted(rows, batch.rows.numpy()))] = found
     assert features is not None, "a loader has at least one batch"
-    return patient_total(features)
+    return total_on_cpu(features)
 
 
 def _digest(state: Mapping[str, Tensor]) -> str:
-    """Identifies the weights in front of the last layer."""
+    """A digest of the weights of all layers but the last."""
     sha256 = hashlib.sha256()
     for name, tensor in state.items():
         if not name.startswith("head."):
@@ -136,5 +138,5 @@ def _write(path: Path, features: Tensor) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with write_whole(path) as file:
             file.write(save({"features": features}))
-    except OSError as error:  # a cache may lie where nobody may write
-        warn(f"{path.parent}: features cannot be kept ({error.strerror}); another run will compute them again")
+    except OSError as error:  # the cache's folder may be read-only
+        warn(f"{path.parent}: features cannot be stored ({error.strerror}); another run will compute them again")

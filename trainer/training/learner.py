@@ -1,4 +1,4 @@
-"""The network in training: what each phase trains, a training step, and the state between steps."""
+"""The learner: the parameters that each phase trains, a training step, and the state between steps."""
 
 from collections.abc import Callable, Mapping
 from copy import deepcopy
@@ -11,7 +11,7 @@ from pipeline.cache.cache import Cache
 from pipeline.loading.batch import Batch, Loader
 from pipeline.loading.plan import Augment
 from trainer.config import FitConfig, Phase
-from trainer.distributed.loaders import share_of
+from trainer.distributed.loaders import batch_per_rank
 from trainer.distributed.process_group import averaged, shifted, total, world_size
 from trainer.network.device import training_precision
 from trainer.network.model import Grader, compiled, load_state
@@ -21,23 +21,23 @@ from trainer.training.mixup import mix
 from trainer.training.schedule import averaging_decay
 
 CLIP_NORM: Final = 1.0
-"""Longest gradient that is applied in full. From scratch they begin at 3 to 19 (RetinaMNIST, ResNet-18), and with a
-bound of 5 the loss on validation jumps for many epochs."""
+"""Gradients are clipped to this norm. From scratch norms begin at 3 to 19 (RetinaMNIST, ResNet-18), and with a limit of
+5 the loss on validation jumps for many epochs."""
 STAGES: Final = ("layer4.", "layer3.", "layer2.", "layer1.")
-"""Of a ResNet's backbone, from the head backwards; before them comes the stem."""
+"""The stages of a ResNet's backbone, from the head to the stem."""
 
 
 def augmentation(config: FitConfig) -> Augment:
-    """A retina has no upright: any flip and turn of it is another eye."""
+    """The augmentation of training photographs. Any flip and turn is allowed, because a retina has no up or down."""
     return Augment(hflip=0.5, vflip=0.5, degrees=180, zoom=config.zoom, colour=config.colour)
 
 
 class Learner:
-    """A model that learns in two phases; `open` begins each."""
+    """A model and its optimizer. Training has two phases; `open` begins each."""
 
     optimizer: torch.optim.SGD
     batches: Mapping[str, Loader]
-    """By split: photographs, or features where only the head is trained."""
+    """By split: loaders of photographs, or of features in the head phase."""
 
     def __init__(
         self, config: FitConfig, cache: Cache, loaders: Mapping[str, Loader], model: Grader, weights: Tensor
@@ -51,16 +51,16 @@ class Learner:
 
     @property
     def judged(self) -> Grader:
-        """The model that is measured and saved: with --ema the average, else the one that is trained."""
+        """The model that is measured and saved: with --ema the moving average, else the model that is trained."""
         return self._average or self._model
 
     @property
     def judged_net(self) -> nn.Module:
-        """The part of it that the phase's batches are for."""
+        """The part of `judged` that takes the phase's batches."""
         return self.judged.head if self.phase == "head" else self.judged
 
     def open(self, phase: Phase) -> None:
-        """Makes ready what the phase trains, and a new optimizer."""
+        """Begins a phase: sets what it trains, its loaders, and a new optimizer."""
         self.phase = phase
         self.set_training()
         self.optimizer, self._scales = make_optimizer(self._model, self.config)
@@ -69,7 +69,7 @@ class Learner:
         self._net: Callable[[Tensor], Tensor] = trained
         if phase == "finetune" and self.config.compile:
             size = self.config.size or self._cache.recipe.size
-            self._net = compiled(trained, share_of(self.config.batch), size)
+            self._net = compiled(trained, batch_per_rank(self.config.batch), size)
         if phase == "head":
             splits, device = self._loaders.keys(), self.weights.device
             varied = augmentation(self.config)
@@ -79,9 +79,10 @@ class Learner:
         set_phase(self._model, self.phase)
 
     def step(self, batch: Batch, epoch: int, step: int, lr: float) -> Tensor:
-        """Learns from a batch, the epoch's `step`-th from 0: float32 (3,), summed loss, graded right, photographs.
+        """One training step. Returns float32 (3,): summed loss, photographs graded right, photographs.
 
-        Of several ranks each has its share of the batch, perhaps none of it, and gets the whole one's figures.
+        step: number of the step in its epoch, from 0. With several ranks, `batch` is this rank's part, which may be
+        empty; the figures are those of the whole batch.
         """
         images, grades, _ = batch
         whole = (
@@ -89,12 +90,12 @@ class Learner:
         )
         for group, scale in zip(self.optimizer.param_groups, self._scales, strict=True):
             group["lr"] = lr * scale
-        if whole == 1:  # BatchNorm cannot take statistics of one photograph; it uses the running ones
+        if whole == 1:  # one photograph has no variance for BatchNorm, so its running statistics are used
             self._model.backbone.eval()
         config, share = self.config, 1.0
         if self.phase == "finetune" and (config.mixup or config.cutmix):
             images, share = mix(images, shifted(images), config.mixup, config.cutmix, config.seed, epoch, step)
-        # The head alone is little work: its features stay as they were measured.
+        # The head alone is little work, so its features stay in float32.
         precision = config.precision if self.phase == "finetune" else "float32"
         with training_precision(self.weights.device, precision):
             logits = self._net(images)
@@ -103,7 +104,8 @@ class Learner:
             other_loss, other_right = self._score(logits.float(), shifted(grades))
             loss, right = torch.lerp(other_loss, loss, share), torch.lerp(other_right, right, share)
         self.optimizer.zero_grad()
-        # Of the ranks, whose shares may differ, DistributedDataParallel takes the mean; wanted is the photographs'.
+        # DistributedDataParallel takes the mean over ranks, whose parts may differ in size; wanted is that over
+        # photographs.
         (loss / whole * world_size()).backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_([each for group in self.optimizer.param_groups for each in group["params"]], CLIP_NORM)
         self.optimizer.step()
@@ -113,12 +115,12 @@ class Learner:
         return total(torch.stack([loss.detach(), right, torch.full_like(loss, len(images))]))
 
     def _score(self, logits: Tensor, grades: Tensor) -> tuple[Tensor, Tensor]:
-        """The summed loss, and how many are graded right, both float32."""
+        """Summed loss and number of photographs graded right, both float32."""
         loss = losses(self.config.loss, logits, grades, self.weights, self.config.label_smoothing).sum()
         return loss, (logits.argmax(dim=1) == grades).sum().float()
 
     def state(self) -> dict[str, Any]:
-        """What `load` takes, tensors and plain values."""
+        """The state for a checkpoint: tensors and plain values."""
         return {
             "phase": self.phase,
             "model": self._model.state_dict(),
@@ -127,9 +129,9 @@ class Learner:
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Takes up the average of a checkpoint, and its optimizer where that is the open phase's.
+        """Loads the moving average and, if it is of the open phase, the optimizer from a checkpoint.
 
-        The model's own weights are loaded before it comes here.
+        The model's own weights are loaded elsewhere, before.
         """
         if self._average:
             load_state(self._average, state["average"], "the average of weights in the checkpoint")
@@ -138,17 +140,17 @@ class Learner:
 
 
 def set_phase(model: Grader, phase: Phase) -> None:
-    """Training mode. In the head phase the backbone is frozen whole: BatchNorm's running statistics must not drift."""
+    """Sets training mode. In the head phase the backbone is frozen, with its BatchNorm statistics."""
     model.train()
     model.backbone.train(phase == "finetune")
     model.backbone.requires_grad_(phase == "finetune")
 
 
 def make_optimizer(model: Grader, config: FitConfig) -> tuple[torch.optim.SGD, list[float]]:
-    """SGD over what the phase trains, and by group the share of the learning rate that it is trained with.
+    """SGD over the parameters that the phase trains, and for each group the factor of its learning rate.
 
-    Biases and BatchNorm (one dimension) do not decay. Each stage before the head has `layer_decay` times the share of
-    the next: what is general in pretrained weights, at the front, changes least (Howard and Ruder, ACL 2018).
+    Biases and BatchNorm parameters (one dimension) have no weight decay. Each stage has `layer_decay` times the factor
+    of the next one, so early layers, whose pretrained features are general, change least (Howard and Ruder, ACL 2018).
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -173,7 +175,7 @@ def _stages_before_head(name: str) -> int:
 
 @torch.no_grad()
 def average(into: nn.Module, model: nn.Module, decay: float) -> None:
-    """into = decay * into + (1 - decay) * model, BatchNorm's running statistics included; its counters are copied."""
+    """into = decay * into + (1 - decay) * model, for weights and BatchNorm statistics. Integer counters are copied."""
     pairs = list(zip(into.state_dict().values(), model.state_dict().values(), strict=True))
     floats = [pair for pair in pairs if pair[0].is_floating_point()]
     torch._foreach_lerp_([ours for ours, _ in floats], [theirs for _, theirs in floats], 1 - decay)

@@ -17,7 +17,7 @@ from pipeline.loading.batch import Loader
 from pipeline.metrics import confusion_counts, quadratic_kappa
 from trainer.config import FitConfig, Phase
 from trainer.console import epoch_line, warn
-from trainer.distributed.loaders import open_share
+from trainer.distributed.loaders import open_sharded
 from trainer.distributed.process_group import gather, highest, is_main
 from trainer.inference.forward import Outputs, run_model
 from trainer.network.metadata import Metadata
@@ -161,7 +161,7 @@ def open_loaders(config: FitConfig, cache: Cache) -> Iterator[dict[str, Loader]]
     """Loaders by split: "train", shuffled and augmented, "val", and "test" where it is to be tracked."""
 
     def open_train(size: int | None) -> Loader:
-        return open_share(
+        return open_sharded(
             replace(config, size=size, start_size=None),
             cache,
             "train",
@@ -179,7 +179,7 @@ def open_loaders(config: FitConfig, cache: Cache) -> Iterator[dict[str, Loader]]
             train = GrowingLoader(open_train, partial(training_size, int(config.start_size), config))
         loaders: dict[str, Loader] = {"train": stack.enter_context(train)}
         for split in ("val", "test") if config.track_test else ("val",):
-            loaders[split] = stack.enter_context(open_share(config, cache, split, 2 * config.batch))
+            loaders[split] = stack.enter_context(open_sharded(config, cache, split, 2 * config.batch))
         yield loaders
 
 

@@ -1,4 +1,4 @@
-"""The line while an epoch trains: step, time left, images a second, loss, GPU memory."""
+"""The progress line of an epoch: step, time left, images per second, loss, GPU memory."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from time import perf_counter
@@ -14,13 +14,13 @@ Item = TypeVar("Item")
 
 GIB: Final = 2**30
 LOOK_EVERY: Final = 0.5
-"""Seconds between two looks at the loss."""
+"""Seconds between two readings of the loss."""
 
 
 class LastLoss:
-    """Mean loss of a recent step, without ever waiting for the GPU: its copy is asked for, and read once it is there.
+    """The mean loss of a recent step, without waiting for the GPU: it is copied to the host, and read when it is there.
 
-    A look at every step (`loss.item()`) would let the GPU run dry between two of them.
+    Reading it at every step (`loss.item()`) would leave the GPU without work between two steps.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class LastLoss:
         self._when = float("-inf")
 
     def look(self, step: Tensor) -> None:
-        """`step`: float32 (3,), on any device: summed loss, photographs graded right, photographs."""
+        """step: float32 (3,), on any device: summed loss, photographs graded right, photographs."""
         if self._asked:
             copy, arrived = self._asked
             if arrived is None or arrived.query():  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Progressive resizing: training images that grow from epoch to epoch, all out of one cache."""
+"""Progressive resizing: training images grow from epoch to epoch, all from one cache."""
 
 from collections.abc import Callable, Iterator
 
@@ -7,16 +7,17 @@ from pipeline.options import SMALLEST
 from trainer.config import FitConfig
 
 FULL_AFTER = 2 / 3
-"""Of the epochs of fine-tuning: from there on images have the size that the run is measured at."""
+"""Fraction of the fine-tuning epochs after which images have their full size."""
 STEP = 16
-"""Pixels by which they grow at least."""
+"""Images grow in steps of this many pixels."""
 ROUND = 8
 
 
 def start_pixels(start: float | None, size: int) -> int | None:
-    """The first side, pixels, of images that grow to `size` from `start`, pixels or a share of the size (0 to 1).
+    """The image size of the first epoch, pixels; None if images do not grow.
 
-    A share gives a multiple of 8, at least 32; None where that is no smaller than the size, or the share is 1.
+    start: pixels, or a fraction of `size` (0 to 1), which is rounded to a multiple of 8, at least 32.
+    size: the full image size, pixels.
     """
     if start is None or start == 1:
         return None
@@ -27,19 +28,19 @@ def start_pixels(start: float | None, size: int) -> int | None:
 
 
 def training_size(start: int, config: FitConfig, epoch: int) -> int:
-    """The side of an epoch's training images, pixels: from `start`, along a line, to the resolved config's size."""
+    """The image size of an epoch, pixels. It grows linearly from `start` to the size of `config`, which is resolved."""
     assert config.size is not None
-    share = (epoch - config.head_epochs) / (FULL_AFTER * config.epochs)
-    if share >= 1:
+    grown = (epoch - config.head_epochs) / (FULL_AFTER * config.epochs)
+    if grown >= 1:
         return config.size
-    return start + int(max(0.0, share) * (config.size - start)) // STEP * STEP
+    return start + int(max(0.0, grown) * (config.size - start)) // STEP * STEP
 
 
 class GrowingLoader(Loader):
-    """A Loader whose epochs differ in size; one loader at a time is open below it."""
+    """A Loader whose epochs have different image sizes. It keeps one loader open, of the present size."""
 
     def __init__(self, opened: Callable[[int], Loader], size_of: Callable[[int], int]) -> None:
-        """opened: a loader of images of so many pixels. size_of: an epoch's."""
+        """opened: opens a loader for an image size, pixels. size_of: the image size of an epoch."""
         self._opened, self._size_of = opened, size_of
         self._size = size_of(0)
         self._loader = opened(self._size)

@@ -1,4 +1,4 @@
-"""A range test of learning rates (Smith, WACV 2017): the loss while the rate rises from step to step."""
+"""The learning rate range test (Smith, WACV 2017): the loss while the learning rate rises from step to step."""
 
 from collections.abc import Iterator
 from itertools import count
@@ -14,15 +14,15 @@ from trainer.console import track
 from trainer.training.learner import Learner
 
 RATES: Final[NDArray[np.float64]] = np.geomspace(1e-5, 10, 121)
-"""One a step: 20 a decade."""
+"""One for each step; 20 per factor of ten."""
 SMOOTHING: Final = 0.9
-"""Decay of the moving average of the losses; corrected for its start, as Adam's."""
+"""Decay of the moving average of the losses, which is corrected for its start as Adam's moments are."""
 GIVE_UP: Final = 2.0
-"""Times the lowest loss, beyond which higher rates need not be tried."""
+"""The test ends when the smoothed loss is above this many times its lowest value."""
 
 
 class RangeTest(NamedTuple):
-    """Losses, (n,) as found and smoothed, at learning rates (n,), and the rate that they propose."""
+    """Learning rates (n,), the losses there (n,), these smoothed (n,), and the proposed learning rate."""
 
     rates: NDArray[np.float64]
     losses: NDArray[np.float64]
@@ -31,7 +31,7 @@ class RangeTest(NamedTuple):
 
 
 def range_test(learner: Learner) -> RangeTest:
-    """Trains the whole network for at most 121 steps. Raises RunError where the first losses are not finite."""
+    """Trains the whole network for at most 121 steps. Raises RunError if the first losses are not finite."""
     learner.open("finetune")
     learner.set_training()
     found: list[float] = []
@@ -42,17 +42,17 @@ def range_test(learner: Learner) -> RangeTest:
             break
     losses = np.array(found)[np.isfinite(found)]
     if len(losses) < 2:
-        raise RunError(f"the loss is not finite at a learning rate of {RATES[0]:g}; look at the photographs")
+        raise RunError(f"the loss is not finite at a learning rate of {RATES[0]:g}; check the photographs")
     rates, smoothed = RATES[: len(losses)], smooth(losses)
     proposal = propose(rates, smoothed, learner.config.schedule)
     return RangeTest(rates, losses, smoothed, proposal)
 
 
 def _batches(learner: Learner) -> Iterator[tuple[int, int, Batch]]:
-    """Epoch after epoch: its number, the step's within it, and the batch."""
+    """Batches without end: the number of the epoch, the number of the step in it, and the batch."""
     for epoch in count():
         for step, batch in enumerate(learner.batches["train"].epoch(epoch)):
-            if step == 0 or len(batch.rows) == learner.config.batch:  # the short last one's loss says little
+            if step == 0 or len(batch.rows) == learner.config.batch:  # the loss of a short last batch is noisy
                 yield epoch, step, batch
 
 
@@ -66,10 +66,11 @@ def smooth(losses: "list[float] | NDArray[np.float64]") -> NDArray[np.float64]:
 
 
 def propose(rates: NDArray[np.float64], smoothed: NDArray[np.float64], schedule: str) -> float:
-    """The rate at which the smoothed loss, (n,) like the rates, is lowest, for the peak of a schedule with warm-up.
+    """The proposed learning rate, from rates (n,) and smoothed losses (n,).
 
-    A tenth of it for the "constant" schedule, which begins with it (Howard and Gugger, Deep Learning for Coders, 2020,
-    chapter 5). For the other the whole: gradients are clipped, so that what follows is not yet divergence.
+    "cosine": the rate with the lowest smoothed loss. The schedule has a warm-up, and gradients are clipped, so training
+    does not diverge there yet. "constant": a tenth of it, because training begins with it (Howard and Gugger, Deep
+    Learning for Coders, 2020, chapter 5).
 
     >>> propose(np.array([0.01, 0.1, 1.0]), np.array([2.0, 1.0, 3.0]), "cosine")
     0.1

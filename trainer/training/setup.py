@@ -19,7 +19,7 @@ from pipeline.loading.batch import Loader
 from pipeline.loading.loaders import check_loader, choose_loader
 from pipeline.storage.url import Url
 from trainer.config import SMALL_BELOW, FitConfig, RunConfig
-from trainer.distributed.loaders import share_of
+from trainer.distributed.loaders import batch_per_rank
 from trainer.distributed.process_group import from_main, is_main, same_state, world_size
 from trainer.distributed.sync_batchnorm import synchronise
 from trainer.network.device import choose_device, choose_precision, to_device
@@ -57,7 +57,7 @@ def check_same(cache: Cache) -> None:
 
 def check_processes(config: FitConfig) -> None:
     """Raises RunError where so many processes cannot train by these settings."""
-    share_of(config.batch)
+    batch_per_rank(config.batch)
     if config.compile and world_size() > 1:
         raise RunError("--compile is for one process; leave it out")
 

@@ -1,4 +1,4 @@
-"""Stopping on Ctrl-C or SIGTERM, which schedulers send before they kill a job."""
+"""Stopping on Ctrl-C, or on SIGTERM, which schedulers send before they kill a job."""
 
 import signal
 from collections.abc import Iterator
@@ -9,16 +9,18 @@ from trainer.distributed.process_group import highest, world_size
 
 
 class Stopped(BaseException):
-    """The process was told to end. Not an Exception: nothing but the training loop may catch it."""
+    """The process was told to end. It is no Exception, because only the training loop may catch it."""
 
     def __init__(self, number: int) -> None:
         self.signal = signal.Signals(number)
 
 
 class Stopper:
-    """Turns SIGINT and SIGTERM into Stopped, but never in the middle of a step: the state of a run is only whole
-    between steps. What comes after the first is not heard: torchrun passes on what a terminal or a scheduler has sent
-    to each process already, and the checkpoint is being written."""
+    """Turns SIGINT and SIGTERM into Stopped, but only between steps, where the state of a run is consistent.
+
+    Later signals are ignored: the checkpoint is being written, and torchrun repeats the signal that a terminal or a
+    scheduler has sent to each process already.
+    """
 
     def __init__(self) -> None:
         self._stepping = self._together = self._stopped = False
@@ -26,7 +28,7 @@ class Stopper:
 
     @contextmanager
     def step(self) -> Iterator[None]:
-        """What is done within is done whole; a signal that comes meanwhile raises Stopped at its end."""
+        """A block that is not interrupted. A signal that arrives in it raises Stopped at its end."""
         self._stepping = True
         try:
             yield
@@ -36,7 +38,7 @@ class Stopper:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """For steps that several ranks do together: whichever hears a signal, all stop after the same step."""
+        """A block of steps that all ranks do together. If one rank gets a signal, all stop after the same step."""
         self._together = world_size() > 1
         try:
             yield
@@ -58,7 +60,7 @@ class Stopper:
     @classmethod
     @contextmanager
     def listening(cls) -> Iterator["Stopper"]:
-        """Hears the signals within the block; to be called in the main thread."""
+        """Handles the signals for the duration of the block. Call it in the main thread."""
         stopper = cls()
         before = {number: signal.signal(number, stopper._heard) for number in (signal.SIGINT, *END_SIGNALS)}
         try:

@@ -1,4 +1,4 @@
-"""Whether a training is stuck: it gives every validation photograph one grade and cannot rank them either."""
+"""Detects a stuck training: it predicts one grade for every validation photograph and cannot rank them either."""
 
 from typing import Final
 
@@ -11,15 +11,15 @@ from trainer.inference.forward import Outputs
 from trainer.network.decision import p_referable, probabilities
 
 STUCK_EPOCHS: Final = 5
-"""Epochs in a row after which a stuck training is said."""
+"""Number of such epochs in a row after which `trainer fit` warns."""
 STUCK_AUC: Final = 0.55
 """Below this AUC of referable a network ranks hardly better than chance, 0.5."""
 
 
 def sees_nothing(outputs: Outputs) -> bool:
-    """Whether one grade is predicted for all graded photographs, with an AUC of referable below STUCK_AUC.
+    """Whether one grade is predicted for all graded photographs, and the AUC of referable DR is below STUCK_AUC.
 
-    False where no AUC is defined: photographs of one kind alone say nothing about ranking.
+    False if the AUC is not defined, because only referable or only other photographs are graded.
     """
     graded = (outputs.grades != UNKNOWN).numpy()
     grades = outputs.grades.numpy()[graded]
@@ -32,7 +32,7 @@ def sees_nothing(outputs: Outputs) -> bool:
 
 
 def advice(config: FitConfig) -> str:
-    """What to say of a stuck training: the option that most likely frees it."""
+    """The warning about a stuck training, with the option that is most likely to help."""
     if config.sampling != "balanced":
         option = "--sampling balanced shows rare grades more often"
     elif config.weights == "none":

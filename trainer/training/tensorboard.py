@@ -1,4 +1,4 @@
-"""accuracy.csv as TensorBoard events, where the extra `tensorboard` is installed."""
+"""accuracy.csv as TensorBoard events, if the extra `tensorboard` is installed."""
 
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -17,16 +17,14 @@ TAGS: Final = {
     "lr": "lr",
     "images_per_second": "images_per_second",
 }
-"""Column of accuracy.csv -> what TensorBoard calls it; a run's accuracies and losses then share a panel each."""
+"""Column of accuracy.csv -> its tag in TensorBoard. Tags with the same prefix share a panel."""
 
 
 class Events:
-    """Writes a run's epochs below runs/NAME/tensorboard/, a step an epoch; nothing without the extra.
+    """Writes the epochs of a run below runs/NAME/tensorboard/, one step per epoch. Without the extra it writes nothing.
 
-    Nothing either, and that is said, below a name that is not UTF-8: TensorBoard cannot.
-
-    What an earlier process wrote is replaced by `history`, so that the events are accuracy.csv's rows, no more and no
-    fewer, however often the run was killed and resumed, and from whichever checkpoint.
+    TensorBoard cannot write below a name that is not UTF-8; then it writes nothing and warns. Events of an earlier
+    process are replaced by `history`, so they are always the rows of accuracy.csv, also after a kill and a resume.
     """
 
     def __init__(self, run: RunFolder, history: Sequence[Mapping[str, Any]]) -> None:

@@ -185,7 +185,7 @@ def test_runs_without_predictions_or_patients_are_not_paired(trained: Trained, t
 def test_intervals_and_the_majoritys_accuracy_stand_beside_a_runs(trained: Trained, trainer: Fit) -> None:
     trained.copy("a")
     header, row, units = trainer("compare", "a").output.splitlines()[:3]
-    assert units == "accuracies are shares from 0 to 1, in brackets 95 % intervals by patients"
+    assert units == "accuracies are fractions, 0 to 1; in brackets 95 % intervals, resampled by patients"
     assert header.split() == [
         "run", "model", "weights", "size", "kept", "kappa_val", "accuracy_test", "majority", "kappa_test", "auc_test",
     ]  # fmt: skip

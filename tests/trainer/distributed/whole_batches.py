@@ -19,7 +19,7 @@ from pipeline.cache.cache import Cache, open_cache
 from pipeline.errors import RunError
 from pipeline.loading.loaders import open_loader
 from trainer.config import FitConfig
-from trainer.distributed.loaders import open_share, share_of
+from trainer.distributed.loaders import batch_per_rank, open_sharded
 from trainer.distributed.process_group import (
     from_all,
     from_main,
@@ -88,7 +88,7 @@ def check_evaluation(cache: Cache) -> None:
     torch.manual_seed(0)
     model, device = Grader("resnet18").eval(), torch.device("cpu")
     with (
-        open_share(config, cache, "test", 4) as share,
+        open_sharded(config, cache, "test", 4) as share,
         open_loader("torchvision", cache, split="test", batch_size=64) as loader,
     ):
         assert len(share) == 4  # of the 13 photographs the last batch has one: for all ranks but one it is empty
@@ -144,8 +144,8 @@ def check_collectives() -> None:
     assert from_all(f"rank {rank}") == [f"rank {each}" for each in range(world)]
     assert from_main(lambda: [rank]) == [0]
     assert is_main() == (rank == 0)
-    with pytest.raises(RunError, match=f"a batch of 7 photographs is not to be shared by {world} processes"):
-        share_of(7)
+    with pytest.raises(RunError, match=f"a batch of 7 photographs cannot be divided among {world} processes"):
+        batch_per_rank(7)
 
 
 if __name__ == "__main__":

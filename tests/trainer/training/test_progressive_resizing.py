@@ -16,7 +16,7 @@ from pipeline.loading.loaders import open_loader
 from pipeline.loading.plan import Augment
 from tests.conftest import write_cache
 from trainer.config import FitConfig
-from trainer.presets import RECIPES
+from trainer.presets import PRESETS
 from trainer.training.progressive_resizing import GrowingLoader, start_pixels, training_size
 
 Fit = Callable[..., Result]
@@ -97,7 +97,7 @@ def test_a_share_is_pixels_in_what_the_run_resolved(fit: Fit, cache_of_64: Path,
 
 
 def test_a_recipe_that_grows_can_be_told_not_to(fit: Fit, cache_of_64: Path, tmp_path: Path) -> None:
-    assert RECIPES["best"]["start_size"] < 1
+    assert PRESETS["best"]["start_size"] < 1
     fit(cache_of_64, "--recipe", "best", "--start-size", 1, "--epochs", 1, "--run", "run")
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert (config["asked"]["start_size"], config["resolved"]["start_size"]) == (1, None)
