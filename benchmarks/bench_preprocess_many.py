@@ -47,8 +47,8 @@ def main() -> None:
         (folder / "src").mkdir()
 
         def write(number: int) -> None:
-            side = "left" if number % 2 else "right"
-            (folder / "src" / f"{number // 2}_{side}.jpeg").write_bytes(draw(number))
+            eye = "left" if number % 2 else "right"
+            (folder / "src" / f"{number // 2}_{eye}.jpeg").write_bytes(draw(number))
 
         with ThreadPoolExecutor() as pool:
             list(pool.map(write, range(PHOTOGRAPHS)))

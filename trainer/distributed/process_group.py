@@ -124,7 +124,7 @@ def report(line: str) -> bool:
     """Tells torchrun why this process fails, for its report; returns whether to say it on stderr too."""
     if _launched() and (file := os.environ.get("TORCHELASTIC_ERROR_FILE")):
         now = int(time.time())
-        # The format of torch.distributed.elastic.multiprocessing.errors, whose ErrorHandler would put the traceback into
+        # The format of torch.distributed.elastic.multiprocessing.errors. Its ErrorHandler would put a traceback into
         # torchrun's report.
         with open(file, "w", encoding="utf-8") as opened:
             json.dump({"message": {"message": line, "extraInfo": {"py_callstack": line, "timestamp": now}}}, opened)
