@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
-from typing import Any, Final
+from typing import Final
 
 import click
 import numpy as np
@@ -138,9 +138,9 @@ def make_cache(source: Path, out: Path, size: int, workers: int) -> Path:
     return out
 
 
-def hardware() -> dict[str, Any]:
+def hardware() -> dict[str, str | int]:
     """Processor, cores that this process may use, GPU, and versions of PACKAGES."""
-    facts: dict[str, Any] = {"cpu": _cpu(), "cores": usable_cores()}
+    facts: dict[str, str | int] = {"cpu": _cpu(), "cores": usable_cores()}
     if torch.cuda.is_available():
         facts["gpu"] = torch.cuda.get_device_name()
     facts["python"] = platform.python_version()

@@ -31,7 +31,7 @@ class Report:
     loaders: Sequence[str]
     smaller: int  # side of the smaller cache, pixels
     settings: Mapping[str, Any]
-    hardware: Mapping[str, Any]
+    hardware: Mapping[str, object]
 
     def ratio(self, row: str, base: str) -> float:
         """How many times as fast one row is as another: the median over the rounds."""
@@ -43,7 +43,7 @@ class Report:
         bases = [STEP] if row in [STEP, *map(fed, self.loaders)] else [DECODE, PLAIN]
         return {base: self.ratio(row, base) for base in bases}
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """The report as values for JSON."""
         rows = [
             {
@@ -123,7 +123,7 @@ class Report:
         )
 
 
-def _listed(items: Mapping[str, Any]) -> str:
+def _listed(items: Mapping[str, object]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in items.items())
 
 

@@ -10,12 +10,12 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Final
+from typing import Final
 from uuid import uuid4
 
 from distributed import Client, KilledWorker
@@ -176,8 +176,8 @@ _MORE_MEMORY: Final = (
 def _check_workers(client: Client, group: Group) -> None:
     """Raises ClusterError, with a worker's name, if one has other versions or does not see the same files."""
 
-    def ask(function: Any, *arguments: object) -> dict[str, Any]:
-        answers: dict[str, Any] = client.run(function, *arguments, on_error="return")
+    def ask(function: Callable[..., object], *arguments: object) -> dict[str, object]:
+        answers: dict[str, object] = client.run(function, *arguments, on_error="return")
         return answers
 
     def refuse(workers: list[str], what: str) -> ClusterError:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.errors import SourceError
 from pipeline.photos.discovery import Found, Refusal, path_left_out, read_regular, split_suffix
@@ -158,7 +159,7 @@ def read_parquet_row(path: Path, member: str) -> bytes:
 
 
 @lru_cache(maxsize=8)
-def _group_starts(path: str, mtime_ns: int) -> "np.ndarray[Any, np.dtype[np.int64]]":
+def _group_starts(path: str, mtime_ns: int) -> NDArray[np.int64]:
     """The first row of each row group."""
     import pyarrow.parquet
 
