@@ -47,34 +47,17 @@ def take_inventory(
     inventory = Inventory(
         list(walked.photographs), refused=list(walked.refused), ours=list(walked.ours), left_out=walked.left_out
     )
-    on_disk: Counter[tuple[str, int]] | None = None
+    on_disk: Counter[tuple[str, int]] = Counter()
+    if any(_suffix(file) == ".zip" for file in walked.others):  # a pass over all photographs, only for archives
+        on_disk.update((file.source.rpartition("/")[2], file.nbytes) for file in walked.photographs)
     parts: dict[str, list[str]] = {}
     for file in walked.others:
-        suffix = split_suffix(file.source)[1].lower()
         if match := _PART.fullmatch(file.source):
             parts.setdefault(match[1] or match[3], []).append(file.source)
-        elif remote_tables is not None:
-            if suffix not in tables.SUFFIXES:
-                inventory.unread.append(Refusal(file.source, _not_read(suffix, remote=True)))
-        elif suffix == ".zip":
-            contents = archives.read_zip(folder / file.source, file.source)
-            members = Counter((re.split("[/#]", each.source)[-1], each.nbytes) for each in contents.photographs)
-            if on_disk is None:  # a pass over all photographs, only if there is an archive
-                on_disk = Counter((each.source.rpartition("/")[2], each.nbytes) for each in walked.photographs)
-            if members and not members - on_disk:
-                inventory.unread.append(Refusal(file.source, "an archive whose photographs are also here, unpacked"))
-                contents.photographs.clear()
-            _add(inventory, contents, labels)
-        elif suffix == ".parquet":
-            _add(inventory, archives.read_parquet(folder / file.source, file.source), labels)
-        elif suffix == ".npz":
-            inventory.medmnist.append(file.source)
-        elif suffix not in tables.SUFFIXES:
-            inventory.unread.append(Refusal(file.source, _not_read(suffix)))
-        elif labels is None:
-            _read_table(inventory, folder / file.source, file)
-        elif (folder / file.source).absolute() != labels.absolute():
-            inventory.unread.append(Refusal(file.source, "a table, not read: --labels names another"))
+        elif remote_tables is None:
+            _add_file(inventory, folder, file, labels, on_disk)
+        elif _suffix(file) not in tables.SUFFIXES:
+            inventory.unread.append(Refusal(file.source, _not_read(_suffix(file), remote=True)))
     if walked.photographs and inventory.medmnist:
         inventory.unread += [
             Refusal(name, "a MedMNIST file beside photographs: name it as SRC") for name in inventory.medmnist
@@ -95,6 +78,34 @@ def take_inventory(
         inventory.tables = named_tables(labels)
     inventory.photographs.sort(key=lambda file: file.source.split("/"))
     return inventory
+
+
+def _suffix(file: Found) -> str:
+    return split_suffix(file.source)[1].lower()
+
+
+def _add_file(
+    inventory: Inventory, folder: Path, file: Found, labels: Path | None, on_disk: Counter[tuple[str, int]]
+) -> None:
+    """Adds a file that is no photograph. on_disk: (name, bytes) of the photographs outside archives."""
+    path, suffix = folder / file.source, _suffix(file)
+    if suffix == ".zip":
+        contents = archives.read_zip(path, file.source)
+        members = Counter((re.split("[/#]", each.source)[-1], each.nbytes) for each in contents.photographs)
+        if members and not members - on_disk:
+            inventory.unread.append(Refusal(file.source, "an archive whose photographs are also here, unpacked"))
+            contents.photographs.clear()
+        _add(inventory, contents, labels)
+    elif suffix == ".parquet":
+        _add(inventory, archives.read_parquet(path, file.source), labels)
+    elif suffix == ".npz":
+        inventory.medmnist.append(file.source)
+    elif suffix not in tables.SUFFIXES:
+        inventory.unread.append(Refusal(file.source, _not_read(suffix)))
+    elif labels is None:
+        _read_table(inventory, path, file)
+    elif path.absolute() != labels.absolute():
+        inventory.unread.append(Refusal(file.source, "a table, not read: --labels names another"))
 
 
 def _add(inventory: Inventory, contents: archives.ArchiveContents, labels: Path | None) -> None:
