@@ -333,28 +333,11 @@ def _checked(
     scale: Scale | None,
     is_photograph: Callable[[str], bool],
 ) -> LabelTable | UnreadTable:
-    """The table after a check of its cells: grades, quality codes, splits and eyes.
-
-    Raises SourceError if the grades are not, or may not be, those of the scale.
-    """
+    """The table after a check of its cells. Raises SourceError if they may not mean what the header says."""
     at, rows = table.columns, table.rows
     if at.grade is not None and rows:
-        written = [cells[at.grade] for _, cells in rows]
-        texts = set(written)
-        if scale is None and table.known is None and (why := why_other_scale(written)):
-            raise SourceError(f"{table.source}: column {header[at.grade]}: {why}")
-        grades = [table._grade(text)[0] for text in texts]
-        if all(grade in (UNKNOWN, BLANK) for grade in grades):
-            shown = ", ".join(sorted(texts)[:5])
-            why = f"has no grades of {table.scale.name} in its column {header[at.grade]} ({shown})"
-            why += "; --scale FILE says what they mean"
+        if why := _why_no_grades(table, header[at.grade], [cells[at.grade] for _, cells in rows], options, scale):
             return UnreadTable(table.source, why, True)
-        binary = {"0", "1"} == {text.removesuffix(".0") for text in texts if text} and len(rows) >= ENOUGH_ROWS
-        if binary and "grade" not in options.columns and scale is None and table.known is None:
-            raise SourceError(
-                f"{table.source}: column {header[at.grade]} has only 0 and 1: grades of ICDR, or 'has no DR, has "
-                f"DR'; if they are grades, say so: --grade-column '{header[at.grade]}'"
-            )
     elif not at.has_grade:
         raw = RawTable(table.source, [(0, list(header)), *rows])
         table.may_grade = _may_have_grades(raw, is_photograph, (at.patient, at.eye, at.split, at.gradable, *at.keep))
@@ -379,6 +362,29 @@ def _checked(
         if strange:
             table.notes.append(f"{table.name}: column {header[at.eye]} has no eyes ({', '.join(strange[:4])})")
     return table
+
+
+def _why_no_grades(
+    table: LabelTable, name: str, written: Sequence[str], options: ColumnOptions, scale: Scale | None
+) -> str:
+    """Why the cells of the column `name` are no grades, "" if they are.
+
+    Raises SourceError if they are grades of another scale, or may be something else.
+    """
+    texts = set(written)
+    standard = scale is None and table.known is None
+    if standard and (why := why_other_scale(written)):
+        raise SourceError(f"{table.source}: column {name}: {why}")
+    if all(table._grade(text)[0] in (UNKNOWN, BLANK) for text in texts):
+        shown = ", ".join(sorted(texts)[:5])
+        return f"has no grades of {table.scale.name} in its column {name} ({shown}); --scale FILE says what they mean"
+    binary = {"0", "1"} == {text.removesuffix(".0") for text in texts if text} and len(written) >= ENOUGH_ROWS
+    if standard and binary and "grade" not in options.columns:
+        raise SourceError(
+            f"{table.source}: column {name} has only 0 and 1: grades of ICDR, or 'has no DR, has DR'; if they are "
+            f"grades, say so: --grade-column '{name}'"
+        )
+    return ""
 
 
 def _check_doubled(raw: RawTable, position: int, columns: Columns) -> None:
