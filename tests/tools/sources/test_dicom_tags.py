@@ -62,7 +62,7 @@ def test_tags_tell_patient_and_eye(tmp_path: Path, write: Write) -> None:
         ("b", "P7", "left"),
         ("d", "", ""),
     ]
-    assert any("6 DICOM files, the patients of 4 by their tags; names of files are kept" in it for it in listing.notes)
+    assert any("6 DICOM files, the patients of 4 by their tags; file names are kept" in it for it in listing.notes)
 
 
 def test_columns_come_before_tags_and_tags_fill_what_they_leave_empty(tmp_path: Path, write: Write) -> None:
