@@ -68,12 +68,8 @@ class Evidence:
     def listing(self) -> Listing:
         """The listing. Raises SourceError if the evidence can be read in two ways."""
         inventory = self.inventory
-        if not inventory.photographs and len(inventory.medmnist) == 1:
-            return list_medmnist(self.folder / inventory.medmnist[0])
         if not inventory.photographs and inventory.medmnist:
-            raise SourceError(
-                f"{self.root}: {', '.join(inventory.medmnist)} have the same photographs at several sizes; give one"
-            )
+            return list_medmnist(self.folder / self._only_medmnist())
         self.tables_read: list[LabelTable] = []
         self.tags = tags_of(self.root, inventory.photographs, self._read)
         not_fundus = [Refusal(source, tags.ignored) for source, tags in self.tags.items() if tags.ignored]
@@ -117,6 +113,13 @@ class Evidence:
             shown = "; ".join(f"{each.source}: {each.reason}" for each in self.unread_tables[:3])
             self.warnings.append(f"no photograph has a grade, though there are tables: {shown}")
         return listing
+
+    def _only_medmnist(self) -> str:
+        name, *others = self.inventory.medmnist
+        if others:
+            files = ", ".join([name, *others])
+            raise SourceError(f"{self.root}: {files} have the same photographs at several sizes; give one")
+        return name
 
     def _read(self, source: str) -> bytes:
         return archives.read_source(self.root, source)

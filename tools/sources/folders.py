@@ -42,10 +42,7 @@ def grade_folders(folders: Iterable[str], scale: Scale, insist: bool = False) ->
     insist: the user says that the names are grades; one grade is enough.
     """
     paths = [tuple(folder.split("/")) if folder else () for folder in folders]
-    children: dict[Path, set[str]] = defaultdict(set)
-    for path in paths:
-        for depth, name in enumerate(path):
-            children[path[:depth]].add(name)
+    children = _children(paths)
     parsed: dict[str, int | None] = {}
     for names in children.values():
         for name in names - parsed.keys():
@@ -77,14 +74,28 @@ def grade_folders(folders: Iterable[str], scale: Scale, insist: bool = False) ->
     if not distinct or (len(distinct) < 2 and not insist):
         return None
     digits = all(map(str.isdecimal, used))
-    doubt = ""
-    if digits and not scale.codes and distinct in ({0, 1}, {1, 2, 3, 4}):
-        what = "'has no DR, has DR'" if distinct == {0, 1} else "patients, visits or parts of a download"
-        doubt = (
-            f"folders {', '.join(sorted(used))} may be grades, or {what}: --layout folders takes them for grades, "
-            "--layout tables for nothing"
-        )
+    doubt = _doubt(used, distinct) if digits and not scale.codes else ""
     return FolderGrades(grades, sorted(used), digits, doubt)
+
+
+def _children(paths: Iterable[Path]) -> dict[Path, set[str]]:
+    """Folder -> the names of the folders in it."""
+    children: dict[Path, set[str]] = defaultdict(set)
+    for path in paths:
+        for depth, name in enumerate(path):
+            children[path[:depth]].add(name)
+    return children
+
+
+def _doubt(names: Iterable[str], grades: set[int]) -> str:
+    """What else folders called by these digits may be, "" for nothing."""
+    if grades not in ({0, 1}, {1, 2, 3, 4}):
+        return ""
+    what = "'has no DR, has DR'" if grades == {0, 1} else "patients, visits or parts of a download"
+    return (
+        f"folders {', '.join(sorted(names))} may be grades, or {what}: --layout folders takes them for grades, "
+        "--layout tables for nothing"
+    )
 
 
 def folder_splits(folders: Iterable[str]) -> dict[str, str]:
@@ -94,10 +105,7 @@ def folder_splits(folders: Iterable[str]) -> dict[str, str]:
     one folder has no split, those beside it have none: Val-de-Grace is a hospital.
     """
     paths = {folder: tuple(folder.split("/")) if folder else () for folder in folders}
-    children: dict[Path, set[str]] = defaultdict(set)
-    for path in paths.values():
-        for depth, name in enumerate(path):
-            children[path[:depth]].add(name)
+    children = _children(paths.values())
     exact = {
         parent
         for parent, names in children.items()
