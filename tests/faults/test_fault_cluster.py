@@ -209,7 +209,7 @@ def test_a_photograph_that_kills_one_worker_after_the_other_is_named(
     assert result.exit_code == 1
     assert result.stderr == (
         f"Error: {eyes / '7_right.png'} has killed 2 workers, probably because memory ran out; give workers more "
-        "(`dask worker --memory-limit`) or remove it, then run the same command to continue\n"
+        "(`dask worker --memory-limit`) or remove the photograph, then run the same command to continue\n"
     )
 
 

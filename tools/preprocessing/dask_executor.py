@@ -169,7 +169,7 @@ class _Cluster:
 
 
 _MORE_MEMORY: Final = (
-    "give workers more (`dask worker --memory-limit`) or remove it, then run the same command to continue"
+    "give workers more (`dask worker --memory-limit`) or remove the photograph, then run the same command to continue"
 )
 
 
@@ -193,7 +193,9 @@ def _check_workers(client: Client, group: Group) -> None:
         }
         if different := [worker for worker, there in versions.items() if there != here]:
             has = f"has {package} {versions[different[0]]}" if versions[different[0]] else f"lacks {package}"
-            raise refuse(different, f"{has}, this machine has {here}; both must make the same bytes: install the same")
+            raise refuse(
+                different, f"{has}, this machine has {here}; both must make the same bytes: install the same version"
+            )
     source = next(iter(group.shards.values()))[0].file.source
     out = group.folder.parent
     marker = out / f"{uuid4().hex}{TMP_SUFFIX}"
@@ -206,7 +208,7 @@ def _check_workers(client: Client, group: Group) -> None:
         if not isinstance(there, Environment):
             raise refuse([worker], f"cannot run fundus-grading ({there})")
         if there.fingerprint != own.fingerprint:
-            raise refuse([worker], "has other code of fundus-grading than this machine; install the same")
+            raise refuse([worker], "has other code of fundus-grading than this machine; install the same version")
         if there.photograph != own.photograph:
             raise refuse([worker], f"cannot read {group.root / source} ({there.photograph}); {_SHARED}")
         if not there.sees_marker:

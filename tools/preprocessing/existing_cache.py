@@ -113,7 +113,7 @@ class ExistingCache:
         known = known or any(refusal.source in by_source for refusal in listing.refused + listing.ignored)
         if not known or (len(shared) >= MIN_CHANGED and changed == len(shared)):
             first = min(by_source)
-            what = f"{len(shared)} photographs have these names and are others" if known else "none of them is there"
+            what = f"{len(shared)} photographs have these names and other sizes" if known else "none of them is there"
             raise SourceError(
                 f"{self.folder} is the cache of another data set, of {len(by_source):,} photographs such as {first}: "
                 f"below {listing.root} {what}. Give another --out, or remove the cache first"

@@ -126,7 +126,7 @@ def _matched(samples: Sequence[ListedSample], matches: Sequence[re.Match[str] | 
     if count > MOST_ON_AVERAGE * len(known) or (len(known) == 1 and count > MOST_OF_ONE):
         why = f"{method} would make {len(known)} patients of {count} photographs, such as {next(iter(known), '')!r}"
         return PatientResult(
-            list(samples), "", [f"{why}: not believed; --patient-pattern says how names tell patients"]
+            list(samples), "", [f"{why}: not believed; --patient-pattern says how to find patients in names"]
         )
     named = []
     for sample, match, patient in zip(samples, matches, patients, strict=True):
