@@ -286,6 +286,30 @@ def evaluate(
 
 
 @main.command()
+@click.argument("out", type=OutputPlace())
+@click.argument("runs", nargs=-1, required=True, type=FOLDER, metavar="RUN...")
+@click.option("--cache", type=place,
+              help="Where the runs' cache lies now, if it was moved. For folds: the cache that they were made from.  "
+                   "[default: the runs' own; for folds cache]")  # fmt: skip
+@local_cache_option
+@local_cache_gb_option
+@click.option("--loader", type=click.Choice(LOADERS), default="auto", help="auto: dali on a GPU where it is installed.")
+@click.option("--device", type=click.Choice(DEVICES), default="auto", help="auto: the fastest there is.")
+@click.option("--workers", type=WORKERS, help="Threads of the loader.  [default: the loader's choice]")
+def ensemble(
+    out: Path, runs: tuple[Path, ...], cache: Path | Url | None, loader: str, device: str, workers: int | None
+) -> None:
+    """Make one network of several runs.
+
+    RUN... are finished runs on one cache, or the folder of `trainer folds`. The probabilities are the mean of the runs'
+    calibrated ones. OUT is a folder that evaluate, predict, explain, report, export, show and serve take as a run.
+    """
+    from trainer.commands.ensemble import ensemble as combine
+
+    combine(out, runs, cache, loader=loader, device_name=device, workers=workers)
+
+
+@main.command()
 @click.argument("runs", nargs=-1, required=True, type=FOLDER, metavar="RUN...")
 @click.option(
     "--out",

@@ -191,9 +191,14 @@ class RunConfig:
     """Titles of the known data sets; "" if no known set was recognised, and in older runs."""
     synthetic: dict[str, int] = field(default_factory=dict)
     """Number of photographs that `tools phantom` drew or painted, by split; empty in older runs."""
+    members: list[str] = field(default_factory=list)
+    """Absolute paths of an ensemble's runs; empty for a run."""
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        fields = asdict(self)
+        if not self.members:
+            del fields["members"]
+        return fields
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "RunConfig":

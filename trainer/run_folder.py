@@ -343,6 +343,13 @@ class FoldsFolder:
         """seed: of the training; None where each fold is trained once."""
         return RunFolder(self.path / (f"fold{fold}" if seed is None else f"fold{fold}_seed{seed}"))
 
+    def runs(self) -> list[RunFolder]:
+        """The runs of all folds and seeds. Raises RunError where folds.json is missing or damaged."""
+        mark = self.read_mark()
+        seeds = mark.get("seeds", [])
+        seeds = seeds if len(seeds) > 1 else [None]
+        return [self.run(fold, seed) for seed in seeds for fold in range(mark["folds"])]
+
     @property
     def results(self) -> ResultFiles:
         return RunFolder(self.path).results("oof")

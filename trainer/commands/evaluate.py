@@ -19,7 +19,7 @@ from trainer.evaluation.metrics import graded, only_grade
 from trainer.evaluation.operating_point import Wish, wished
 from trainer.network.device import choose_device
 from trainer.network.metadata import Metadata, temperature_of
-from trainer.network.model import Grader, load_model, read_provenance
+from trainer.network.model import Network, load_model, read_provenance
 from trainer.network.provenance import Provenance
 from trainer.reporting.evaluation_files import write_evaluation
 from trainer.reporting.external import Site, read_sites
@@ -135,7 +135,7 @@ def measure_target(
     run: RunFolder,
     config: RunConfig,
     target: Target,
-    model: Grader,
+    model: Network,
     metadata: Metadata,
     provenance: Provenance | None,
     how: HowToMeasure,

@@ -1,7 +1,7 @@
 """`trainer fit`: start or resume a run, train it and measure it, and say so."""
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -206,7 +206,7 @@ def say_what_is_trained(config: FitConfig, cache: Cache, run: RunFolder, model: 
 def finish(config: FitConfig, cache: Cache, run: RunFolder) -> None:
     """Measures the weights kept on val and, for the first time, on test; writes and says how they did."""
     measured = {}
-    for evaluation in measure_kept(config, cache, run, measurable(cache)):
+    for evaluation in measure_kept(config, cache, run, measurable(cache, ("val", "test"))):
         split = evaluation.split
         write_evaluation(run.results(split), evaluation, f"{short_name(run.title)}, {split}")
         say_defects(evaluation, own=True)
@@ -224,9 +224,9 @@ def finish(config: FitConfig, cache: Cache, run: RunFolder) -> None:
     run.previous.unlink(missing_ok=True)  # 90 MB of a ResNet-18's 225, and nothing goes on from it
 
 
-def measurable(cache: Cache) -> Iterator[str]:
-    """val and test, but for those that cannot be measured: of these it warns."""
-    for split in ("val", "test"):
+def measurable(cache: Cache, splits: Sequence[str]) -> Iterator[str]:
+    """The splits that can be measured. Warns of the others."""
+    for split in splits:
         try:
             check_measurable(cache, split)
         except CacheError as error:

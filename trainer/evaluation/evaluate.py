@@ -26,7 +26,7 @@ from trainer.inference.forward import Outputs, run_split
 from trainer.network.decision import DecisionRule, p_referable, probabilities
 from trainer.network.device import to_device
 from trainer.network.metadata import Metadata, temperature_of
-from trainer.network.model import Grader
+from trainer.network.model import Network
 from trainer.network.provenance import Exposure, Provenance
 
 
@@ -88,7 +88,7 @@ def measuring_settings(
 
 def evaluate_split(
     config: FitConfig,
-    model: Grader,
+    model: Network,
     metadata: Metadata,
     provenance: Provenance | None,
     cache: Cache,

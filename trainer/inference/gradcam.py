@@ -12,12 +12,13 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from pipeline.photos.retina import Square
+from trainer.network.ensemble import Ensemble
 from trainer.network.metadata import Metadata
-from trainer.network.model import Grader
+from trainer.network.model import Grader, Network
 
 LAYERS: Final = ("layer3", "layer4")
 TINT: Final = (86, 180, 233)
@@ -30,14 +31,23 @@ torchvision's ResNets were trained and Grad-CAM was published."""
 Style = Literal["heat", "outline"]
 
 
-def grad_cam(model: Grader, images: Tensor, grades: Tensor) -> NDArray[np.float32]:
+def grad_cam(model: Network, images: Tensor, grades: Tensor) -> NDArray[np.float32]:
     """How much each place speaks for a grade: (n, s, s), 0 to 1, each photograph's highest being 1.
 
     images: uint8 (n, 3, s, s), RGB, on the model's device; grades: int64 (n,), 0 to 4, the grade to explain in each.
     The maps of the two layers, s / 16 and s / 32 cells a side, are interpolated in between (bilinear). A photograph
-    in which `layer4` has nothing that speaks for the grade is 0 throughout. The model is left in evaluation mode.
+    in which `layer4` has nothing that speaks for the grade is 0 throughout. Of an ensemble it is the mean of the
+    members' maps. The model is left in evaluation mode.
     """
     model.eval()
+    members = list(model.members) if isinstance(model, Ensemble) else [model]
+    maps = [_map_of(member, images, grades) for member in members]
+    mean: NDArray[np.float32] = _highest_1(torch.stack(maps).mean(dim=0)).cpu().numpy()
+    return mean
+
+
+def _map_of(model: nn.Module, images: Tensor, grades: Tensor) -> Tensor:
+    """The map (n, s, s) of one network, each photograph's highest being 1."""
     kept: dict[str, Tensor] = {}
 
     def keep(layer: str) -> Callable[..., Tensor]:
@@ -47,6 +57,7 @@ def grad_cam(model: Grader, images: Tensor, grades: Tensor) -> NDArray[np.float3
 
         return hook
 
+    assert isinstance(model, Grader)
     hooks = [model.backbone.get_submodule(layer).register_forward_hook(keep(layer)) for layer in LAYERS]
     try:
         with torch.no_grad():
@@ -62,8 +73,7 @@ def grad_cam(model: Grader, images: Tensor, grades: Tensor) -> NDArray[np.float3
         for layer, gradient in zip(LAYERS, gradients, strict=True)
     ]
     speaks = maps[-1].amax(dim=(1, 2), keepdim=True) > 0
-    mean: NDArray[np.float32] = _highest_1(torch.where(speaks, sum(maps) / len(maps), 0)).cpu().numpy()
-    return mean
+    return _highest_1(torch.where(speaks, torch.stack(maps).mean(dim=0), 0))
 
 
 def _scaled(heat: Tensor, images: Tensor) -> Tensor:

@@ -13,14 +13,14 @@ from trainer.inference.forward import probabilities
 from trainer.inference.inputs import gather, render
 from trainer.network.export import Reference
 from trainer.network.metadata import Metadata
-from trainer.network.model import Grader
+from trainer.network.model import Network
 from trainer.run_folder import RunFolder
 
 CHECKED: Final = 9
 """Number of photographs: a batch of one and a batch of eight are checked."""
 
 
-def make_reference(run: Path, model: Grader, metadata: Metadata) -> tuple[Reference, str]:
+def make_reference(run: Path, model: Network, metadata: Metadata) -> tuple[Reference, str]:
     """The reference for CHECKED photographs of the run's cache, and "". If these cannot be read: for images of noise,
     and the reason."""
     try:

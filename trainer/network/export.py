@@ -18,7 +18,7 @@ from pipeline.errors import RunError
 from pipeline.storage.atomic import write_whole
 from trainer.network.decision import DecisionRule
 from trainer.network.metadata import Metadata
-from trainer.network.model import Grader
+from trainer.network.model import Network
 from trainer.network.views import logits_of
 
 TOLERANCE: Final = 1e-4
@@ -53,7 +53,7 @@ class Exported(NamedTuple):
 class Classifier(nn.Module):
     """Images uint8 (n, 3, s, s), RGB, to calibrated probabilities float32 (n, 5), as in predictions.csv."""
 
-    def __init__(self, model: Grader, metadata: Metadata) -> None:
+    def __init__(self, model: Network, metadata: Metadata) -> None:
         super().__init__()
         self.model = model
         self.temperature, self.tta = DecisionRule.of(metadata).temperature, metadata.tta
@@ -64,7 +64,7 @@ class Classifier(nn.Module):
 
 
 def export_model(
-    path: Path, format: Format, model: Grader, metadata: Metadata, description: Mapping[str, str], reference: Reference
+    path: Path, format: Format, model: Network, metadata: Metadata, description: Mapping[str, str], reference: Reference
 ) -> Exported:
     """Writes the model to `path` if its probabilities for the reference's images are PyTorch's.
 

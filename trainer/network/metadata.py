@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
@@ -52,15 +53,30 @@ def temperature_of(operating: Operating | None) -> float:
 
 
 @dataclass(frozen=True)
-class Metadata:
+class Member:
+    """One network of an ensemble."""
+
     model: str
     """One of trainer.config.MODELS."""
+    epoch: int
+    """The epoch that its weights are from, counted from 1."""
+    link: str
+    stem: str
+    """As in Metadata."""
+    temperature: float
+    """Its probabilities are softmax(logits / temperature)."""
+
+
+@dataclass(frozen=True)
+class Metadata:
+    model: str
+    """One of trainer.config.MODELS; of an ensemble that of its first member."""
     size: int
     """Side of the images that it was trained on, pixels."""
     recipe: Recipe
     """The preparation of photographs."""
     epoch: int
-    """The epoch that the weights are from, counted from 1."""
+    """The epoch that the weights are from, counted from 1; 0 for an ensemble."""
     link: str = "softmax"
     """How the last layer's scores become logits, one of trainer.config.Link; "softmax" in all older files."""
     stem: str = "imagenet"
@@ -79,6 +95,16 @@ class Metadata:
     None in older files, and without an operating point."""
     statistics: TrainingStatistics | None = None
     """Image statistics of the training photographs; None in older files."""
+    members: tuple[Member, ...] = ()
+    """The networks of an ensemble, in the order of their weights; empty for one network."""
+
+    @property
+    def title(self) -> str:
+        """The network in words: its architecture, or those of an ensemble's members with their numbers."""
+        if not self.members:
+            return self.model
+        counts = Counter(each.model for each in self.members)
+        return f"ensemble of {' and '.join(f'{n} {model}' for model, n in counts.items())}"
 
     def as_header(self) -> dict[str, str]:
         """The header of a safetensors file. It is one entry, because safetensors writes several in random order, and
@@ -88,6 +114,8 @@ class Metadata:
     def as_dict(self) -> dict[str, Any]:
         """As plain JSON."""
         fields = {**asdict(self), "recipe": self.recipe.as_dict()}
+        if not self.members:
+            del fields["members"]  # a network by itself has the same bytes as in earlier versions
         return {_JSON_KEYS.get(name, name): value for name, value in fields.items()}
 
     @classmethod
@@ -103,13 +131,15 @@ class Metadata:
                 fields["operating"] = Operating(**fields["operating"])
             if fields.get("statistics"):
                 fields["statistics"] = TrainingStatistics.from_dict(fields["statistics"])
+            fields["members"] = tuple(Member(**each) for each in fields.get("members", ()))
             metadata = cls(**fields)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError("it does not say which model it is") from error
-        if metadata.link not in get_args(Link) or metadata.stem not in STEMS:
-            raise ValueError(
-                f"its first or last layers ({metadata.stem}, {metadata.link}) are none that this version knows"
-            )
+        layered = [(each.stem, each.link) for each in metadata.members]
+        for stem, link in [(metadata.stem, metadata.link), *layered]:
+            if link not in get_args(Link) or stem not in STEMS:
+                layers = f"{stem}, {link}"
+                raise ValueError(f"its first or last layers ({layers}) are none that this version knows")
         if metadata.grades != GRADES:
             raise ValueError(f"it predicts other grades: {', '.join(map(str, metadata.grades))}")
         return metadata

@@ -15,6 +15,7 @@ from pipeline.errors import RunError
 from pipeline.grades import N_GRADES
 from pipeline.loading.batch import normalise
 from pipeline.storage.atomic import write_whole
+from trainer.network.ensemble import Ensemble
 from trainer.network.metadata import MEAN, STD, Metadata, read_metadata
 from trainer.network.provenance import Provenance
 
@@ -111,6 +112,9 @@ class Grader(nn.Module):
         return logits
 
 
+Network = Grader | Ensemble
+
+
 def compiled(model: nn.Module, batch: int, size: int) -> Callable[[Tensor], Tensor]:
     """The model's forward and backward pass, compiled for batches of `batch` images of `size` x `size` pixels.
 
@@ -134,7 +138,7 @@ def compiled(model: nn.Module, batch: int, size: int) -> Callable[[Tensor], Tens
     return forward
 
 
-def save_model(path: Path, model: Grader, metadata: Metadata, provenance: Provenance | None = None) -> None:
+def save_model(path: Path, model: Network, metadata: Metadata, provenance: Provenance | None = None) -> None:
     """Writes the weights as safetensors, completely or not at all. Equal weights give equal bytes."""
     # contiguous: channels-last strides cannot be saved as they are.
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
@@ -144,10 +148,15 @@ def save_model(path: Path, model: Grader, metadata: Metadata, provenance: Proven
         file.write(save(tensors, metadata=metadata.as_header()))
 
 
-def load_model(path: Path) -> tuple[Grader, Metadata]:
+def load_model(path: Path) -> tuple[Network, Metadata]:
     """Reads a model that `save_model` wrote: on the CPU, in evaluation mode. Raises RunError for any other file."""
     metadata = read_metadata(path)
-    model = Grader(metadata.model, metadata.link, metadata.stem)
+    model: Network
+    if metadata.members:
+        members = [Grader(each.model, each.link, each.stem) for each in metadata.members]
+        model = Ensemble(members, [each.temperature for each in metadata.members])
+    else:
+        model = Grader(metadata.model, metadata.link, metadata.stem)
     load_state(model, read_weights(path), str(path))
     return model.eval(), metadata
 
@@ -171,7 +180,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise RunError(f"{path} is damaged: {error}") from error
 
 
-def load_state(model: Grader, state: Mapping[str, Tensor], source: str) -> None:
+def load_state(model: Network, state: Mapping[str, Tensor], source: str) -> None:
     """Loads a state dict. Raises RunError that names the first layer that is missing, of another shape, or unknown.
 
     source: what the state was read from, for the message.

@@ -50,6 +50,8 @@ def load_weights(model: Grader, path: Path) -> None:
     new_head = {f"head.{name}": tensor for name, tensor in model.head.state_dict().items()}
     if path.suffix == ".safetensors":
         metadata = read_metadata(path)
+        if metadata.members:
+            raise RunError(f"{path} is an ensemble; training continues from one of its runs")
         if metadata.model != model.architecture:
             raise RunError(
                 f"{path} is a {metadata.model}, not a {model.architecture}; choose it with --model {metadata.model}"

@@ -1,26 +1,28 @@
 """Test-time augmentation: the mean over the eight flips and turns of a photograph."""
 
 from collections.abc import Iterator
-from math import log
 
 import torch
 from torch import Tensor, nn
+
+from trainer.network.ensemble import Ensemble, mean_of_softmax
 
 
 def logits_of(model: nn.Module, images: Tensor, *, tta: bool) -> Tensor:
     """(n, 5) logits from images uint8 (n, 3, s, s), RGB.
 
     tta: of the mean over the eight symmetries of the square. A retina has no up or down, and left eyes mirror right
-    ones.
+    ones. Each member of an ensemble takes its own mean, because its temperature was fitted to that.
     """
+    if isinstance(model, Ensemble):
+        return model.mean([logits_of(member, images, tta=tta) for member in model.members])
     logits: Tensor = mean_logits(model, images) if tta else model(images)
     return logits
 
 
 def mean_logits(model: nn.Module, images: Tensor) -> Tensor:
     """(n, 5) logits whose softmax is the mean of the eight views' probabilities, from images uint8 (n, 3, s, s)."""
-    views = torch.stack([model(view).float().log_softmax(dim=1) for view in symmetries(images)])
-    return views.logsumexp(dim=0) - log(len(views))
+    return mean_of_softmax(torch.stack([model(view).float() for view in symmetries(images)]))
 
 
 def symmetries(images: Tensor) -> Iterator[Tensor]:

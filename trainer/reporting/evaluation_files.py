@@ -38,9 +38,9 @@ def draw_history(run: RunFolder, kept: int, val: Evaluation) -> None:
     draw_accuracy(run.accuracy_figure, run.read_accuracy(), title=short_name(run.title), kept=kept, majority=majority)
 
 
-def write_summary(run: RunFolder, kept: int, measured: Mapping[str, Evaluation]) -> None:
-    """Writes the summary, by split, which marks the run as finished; `kept` is an epoch."""
-    table = run.read_accuracy()
+def write_summary(run: RunFolder, kept: int | None, measured: Mapping[str, Evaluation]) -> None:
+    """Writes the summary, by split, which marks the run as finished. kept: the epoch of the weights; None: an ensemble,
+    which has none."""
     splits = {
         split: {
             **evaluation.results.metrics.as_dict(),
@@ -49,5 +49,9 @@ def write_summary(run: RunFolder, kept: int, measured: Mapping[str, Evaluation])
         }
         for split, evaluation in measured.items()
     }
-    seconds = round(float(table["seconds"].sum()), 1)
-    write_json(run.summary, {"kept_epoch": kept, "epochs": len(table), "seconds": seconds, **splits})
+    training: dict[str, Any] = {}
+    if kept is not None:
+        table = run.read_accuracy()
+        seconds = round(float(table["seconds"].sum()), 1)
+        training = {"kept_epoch": kept, "epochs": len(table), "seconds": seconds}
+    write_json(run.summary, {**training, **splits})

@@ -19,7 +19,7 @@ from trainer.inference.gradcam import grad_cam, overlay
 from trainer.inference.inputs import cached_photographs, render
 from trainer.kinds import PROBABILITIES
 from trainer.network.metadata import Metadata
-from trainer.network.model import Grader
+from trainer.network.model import Network
 
 WORST: Final = 12
 SURE: Final = 10
@@ -60,7 +60,7 @@ def confidence(predictions: pd.DataFrame) -> "pd.Series[float]":
     return pd.Series(p[np.arange(len(p)), predictions["predicted"].to_numpy()], predictions.index)
 
 
-def pictures(cache: Cache, model: Grader, metadata: Metadata, chosen: pd.DataFrame) -> list[Picture]:
+def pictures(cache: Cache, model: Network, metadata: Metadata, chosen: pd.DataFrame) -> list[Picture]:
     """The n chosen photographs of the cache, at most a batch, in that order; the model, on the CPU, sees them as in
     evaluation. Raises CacheError where one is damaged."""
     if chosen.empty:

@@ -14,7 +14,7 @@ from trainer.config import RunConfig
 from trainer.console import warn
 from trainer.evaluation.metrics import Metrics, graded
 from trainer.network.metadata import Metadata, Operating
-from trainer.network.model import Grader, load_model
+from trainer.network.model import Network, load_model
 from trainer.reporting.external import Site, read_sites
 from trainer.run_folder import RunFolder
 
@@ -26,7 +26,7 @@ class Measured:
     run: RunFolder
     split: str
     config: RunConfig
-    model: Grader
+    model: Network
     metadata: Metadata
     history: pd.DataFrame
     metrics: Mapping[str, Any]
