@@ -81,7 +81,7 @@ class _Cluster:
         self.tasks: list[BuildTask] = []
         self.done: dict[int, int] = {}  # number of a task -> photographs done
         self.workers, self.threads = 0, 1
-        self.asked = self.had_workers = time.monotonic()
+        self.asked_at = self.had_workers_at = time.monotonic()
 
     def open(self, groups: list[Group]) -> None:
         """Counts the workers and checks that their results would be the same as here."""
@@ -98,12 +98,12 @@ class _Cluster:
 
     def wanted(self) -> int:
         now = time.monotonic()
-        if now - self.asked > ASK_SECONDS:
-            self.asked = now
+        if now - self.asked_at > ASK_SECONDS:
+            self.asked_at = now
             self.workers = sum(self.client.nthreads().values())
             if self.workers:
-                self.had_workers = now
-            elif now - self.had_workers > NO_WORKER_SECONDS:
+                self.had_workers_at = now
+            elif now - self.had_workers_at > NO_WORKER_SECONDS:
                 raise ClusterError(f"{self.scheduler} has had no workers for {NO_WORKER_SECONDS} s; {self._advice()}")
         return 2 * max(1, self.workers)
 

@@ -48,7 +48,7 @@ def assign_splits(
     if of_layout and ("val" in of_layout or "train" not in of_layout):
         return assignments
     drawn_splits = {"train": SHARES["train"], "val": SHARES["val"]} if of_layout else SHARES
-    fractions = {split: share / sum(drawn_splits.values()) for split, share in drawn_splits.items()}
+    fractions = {split: weight / sum(drawn_splits.values()) for split, weight in drawn_splits.items()}
     to_draw = [sample for sample in graded if assignments[sample.id].split == ("train" if of_layout else "")]
     worst: dict[str, int] = {}  # patient -> the highest grade
     for sample in to_draw:

@@ -6,7 +6,7 @@ from typing import Final
 from pipeline.errors import SourceError
 from pipeline.photos.discovery import leads_out
 from tools.sources.columns import Columns
-from tools.sources.inventory import read_whole
+from tools.sources.inventory import read_file_bytes
 from tools.sources.label_tables import LabelTable
 from tools.sources.scales import ICDR
 from tools.sources.tables import RawTable, read_raw
@@ -45,4 +45,4 @@ def course_tables(folder: Path) -> tuple[Path, list[LabelTable]] | None:
 
 
 def _csv(path: Path) -> RawTable:
-    return next(iter(read_raw(path.name, read_whole(path))))
+    return next(iter(read_raw(path.name, read_file_bytes(path))))

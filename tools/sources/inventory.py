@@ -121,7 +121,7 @@ def _read_table(inventory: Inventory, path: Path, file: Found) -> None:
         inventory.unread.append(Refusal(file.source, f"{file.nbytes:,} bytes, too many for a table of photographs"))
         return
     try:
-        inventory.tables += read_raw(file.source, read_whole(path))
+        inventory.tables += read_raw(file.source, read_file_bytes(path))
     except NoTable as error:
         inventory.unread.append(Refusal(file.source, str(error)))
 
@@ -134,12 +134,12 @@ def named_tables(labels: Path) -> list[RawTable]:
             if not contents.tables:
                 raise SourceError(f"{labels}: {contents.unread[0].reason}")
             return contents.tables
-        return read_raw(labels.name, read_whole(labels))
+        return read_raw(labels.name, read_file_bytes(labels))
     except NoTable as error:
         raise SourceError(f"{labels}: {error}") from error
 
 
-def read_whole(path: Path) -> bytes:
+def read_file_bytes(path: Path) -> bytes:
     """The bytes of a regular file. Raises SourceError if it cannot be read."""
     try:
         with open_regular(path) as file:

@@ -47,7 +47,7 @@ def walk_url(url: Url) -> tuple[Walked, list[str]]:
         elif suffix in TABLES:
             tables.append(stored.name)
         elif suffix in SUFFIXES:
-            photographs.append(_found(stored))
+            photographs.append(_file(stored))
         else:
             unknown.append(stored)
     with ThreadPoolExecutor(object_store.THREADS) as pool:
@@ -56,7 +56,7 @@ def walk_url(url: Url) -> tuple[Walked, list[str]]:
         )
         others: list[Found] = []
         for stored, head in zip(unknown, heads, strict=True):
-            (photographs if sniff(head) else others).append(_found(stored))
+            (photographs if sniff(head) else others).append(_file(stored))
     return Walked(
         sorted(photographs, key=lambda file: file.source.split("/")), refused, caches, others, [], left_out
     ), tables
@@ -87,7 +87,7 @@ def _left_out_at(parts: list[str]) -> str:
     return ""
 
 
-def _found(stored: Stored) -> Found:
+def _file(stored: Stored) -> Found:
     # No user can set a server's modification time, so it serves as the change time, too.
     return Found(stored.name, stored.nbytes, stored.mtime_ns, stored.mtime_ns)
 
