@@ -27,8 +27,8 @@ FOLDS = 3
 @click.option("--whole", is_flag=True, help="fold test in too")
 def main(source: Path, out: Path, seed: int, whole: bool) -> None:
     with open_cache(source) as cache:
-        joined = joined_patients(shared_photos(cache, folded_rows(cache.manifest, whole=whole)))
-        for fold, splits in enumerate(fold_splits(cache.manifest, FOLDS, seed, whole=whole, joined=joined)):
+        joined = joined_patients(shared_photos(cache, folded_rows(cache.manifest, with_test=whole)))
+        for fold, splits in enumerate(fold_splits(cache.manifest, FOLDS, seed, with_test=whole, joined=joined)):
             click.echo(write_fold(cache, out / f"fold{fold}", splits, f"fold {fold} of {FOLDS}"))
 
 

@@ -109,7 +109,7 @@ def simulate(photographs: int = PHOTOGRAPHS) -> ShardReport:
     shards = draw.integers(count, size=photographs)  # as a hash of ids spreads them
     grades = draw.choice(len(GRADES), photographs, p=np.array(GRADES) / sum(GRADES)).astype(np.int8)
     lanes = Blocks(shards)
-    orders = {GLOBAL: None, BLOCKS: Blocks(shards, lanes.together, lanes=1), LANES: lanes}
+    orders = {GLOBAL: None, BLOCKS: Blocks(shards, lanes.shuffle_block, lanes=1), LANES: lanes}
     fetched, mixed = list[Fetched](), dict[str, Mixed]()
     for name, blocks in orders.items():
         epochs = [order_of(photographs, blocks, epoch) for epoch in range(EPOCHS)]

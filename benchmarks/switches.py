@@ -19,7 +19,7 @@ from measuring import Group, Run, Stage
 from torch import Tensor
 
 from pipeline.cache.cache import Cache
-from pipeline.loading.batch import Batch, Loader, ahead
+from pipeline.loading.batch import Batch, Loader, prefetch
 from pipeline.loading.loaders import open_loader
 from tools.benchmark.workloads import AUGMENT, Rows, Step
 
@@ -103,7 +103,9 @@ def dali_variants() -> dict[str, tuple[type, dict[str, Any], Callable[[], Abstra
 
     bare_frame = {"crop": lambda images, **_: images, "warp_affine": partial(fn.warp_affine, fill_value=0)}
     three_ahead = partial(
-        patch, "pipeline.loading.dali_loader.ahead", lambda begin, items, depth=2: ahead(begin, items, max(depth, 3))
+        patch,
+        "pipeline.loading.dali_loader.prefetch",
+        lambda begin, items, depth=2: prefetch(begin, items, max(depth, 3)),
     )
     return {
         AS_IT_IS: (DaliLoader, {}, nullcontext, []),

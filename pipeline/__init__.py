@@ -11,7 +11,7 @@ What a library user needs stands here, and is imported when it is asked for: `im
 
 from typing import TYPE_CHECKING, Final
 
-from pipeline.lazy import importing
+from pipeline.lazy import lazy_getattr
 
 if TYPE_CHECKING:
     from pipeline.cache.cache import Cache as Cache
@@ -36,4 +36,4 @@ _HOMES: Final = {
     "normalise": "pipeline.loading.batch",
 }
 
-__getattr__ = importing(__name__, _HOMES)
+__getattr__ = lazy_getattr(__name__, _HOMES)

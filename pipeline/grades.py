@@ -6,18 +6,18 @@ from typing import Final
 GRADES: Final = ("no DR", "mild", "moderate", "severe", "proliferative")
 N_GRADES: Final = len(GRADES)
 REFERABLE: Final = 2
-"""The lowest grade that is referred to an ophthalmologist: moderate or worse."""
+"""The lowest referable grade: moderate or worse is referred to an ophthalmologist."""
 UNKNOWN: Final = -1
-"""Stands in integer arrays for a photograph that nobody has graded."""
+"""The grade of an ungraded photograph in integer arrays."""
 
 _GRADE = re.compile(r"\s*([0-4])(\.0*)?\s*", re.ASCII)
 
 
 def parse_grade(text: str) -> int:
-    """The grade written in a table's cell.
+    """The grade, 0 to 4, in a cell of a table.
 
-    Spreadsheets write 2 as "2.0" or " 2 ", so both are read; anything else ("", "NaN", "1e0", "True", a digit of
-    another script) raises ValueError with the value quoted, because a wrong guess here trains on a wrong grade.
+    Spreadsheets write 2 as "2.0" or " 2 ", so these are read. Anything else ("", "NaN", "1e0", "True", a digit of
+    another script) raises ValueError, quoting the value: a wrong guess would be trained on as a wrong grade.
 
     >>> parse_grade("2.0")
     2

@@ -1,4 +1,4 @@
-"""The machine: cores, signals, settings of the whole process."""
+"""The machine and the process: cores, signals, settings that hold for the whole process."""
 
 import codecs
 import io
@@ -12,25 +12,25 @@ from typing import Final
 from pipeline.errors import FundusError
 
 OPENCV_THREADS: Final = "OPENCV_FOR_THREADS_NUM"
-"""The variable that OpenCV has its number of threads from, at its first call."""
+"""The environment variable with OpenCV's number of threads. OpenCV reads it at its first call."""
 END_SIGNALS: Final = tuple(number for number in signal.Signals if number.name in ("SIGTERM", "SIGBREAK"))
-"""By which a process is told to end, beside Ctrl-C. On Windows it is Ctrl-Break, and the closing of the window."""
+"""Signals that end a process, like Ctrl-C. On Windows the signal comes from Ctrl-Break or when the window closes."""
 HUGE_PAGES: Final = "THP_MEM_ALLOC_ENABLE"
-"""The variable by which torch asks the kernel for huge pages, where it is 1."""
+"""The environment variable that makes torch ask the kernel for huge pages if it is 1."""
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on: a container or a job scheduler may allow fewer than there are."""
+    """The number of cores that this process may use. A container or a job scheduler may allow fewer than there are."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def multiplies_bfloat16(device: str) -> bool:
-    """Whether a kind of device ("cpu", "cuda", "mps") has circuits for products of bfloat16 matrices.
+    """Whether a device ("cpu", "cuda", "mps") multiplies bfloat16 matrices in hardware.
 
-    So have CUDA cards since Ampere and CPUs with AMX or AVX512_BF16: AMD's since Zen 4, Intel's servers since Sapphire
-    Rapids. Others emulate them, more slowly than they multiply float32.
+    CUDA cards do since Ampere, and CPUs with AMX or AVX512_BF16 do: AMD's since Zen 4, Intel's servers since Sapphire
+    Rapids. Others emulate it, which is slower than float32.
     """
-    import torch  # not before it is needed: --help must not wait for it
+    import torch  # imported late: --help must not wait for it
 
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
@@ -38,27 +38,30 @@ def multiplies_bfloat16(device: str) -> bool:
 
 
 def set_up() -> None:
-    """Makes the surroundings of a command those it was tested in: what it prints and warns of, matplotlib, OpenCV and
-    torch, none of which may have been used yet. Only commands do so, at their start: in a process of somebody else's
-    all this is his.
+    """Sets up the process of a command: its output and warnings, matplotlib, OpenCV and torch.
 
-    Names of files may hold bytes that are no UTF-8, and a terminal may know few letters: printing neither fails.
-    Figures are drawn without a backend; notebooks set one for their own, which a command started there may not have.
+    Commands call this at their start, before they use any of the four. Libraries never call it: the settings belong to
+    the process, and another program may want others.
 
-    Threads that wait for one another sleep after some microseconds. By default they spin, on cores that a loader's
-    threads need: with two other processes on two cores, 7 images/s became 42. Those that sleep at once are slower where
-    layers are small: a step of 32 photographs of 96 px takes 0.15 s instead of 0.13.
+    Output: file names may have bytes that are not UTF-8, and a terminal may lack letters. Printing fails in neither
+    case.
 
-    OpenCV keeps each call to the thread that makes it, because our own threads keep every core busy already; processes
-    that are started from here inherit it.
+    matplotlib: no backend is used. A notebook sets one for itself, and a command started there may not have it.
 
-    Where the kernel gives huge pages to those who ask, torch asks. It gives back and fetches gigabytes each step, page
-    by page: a step of 32 photographs of 512 px took 3.8 s on two cores, half of it the kernel's; with huge pages it
-    took 2.6 s. (malloc can ask as well, but only in a process that begins so: on another machine 5.8 s without, 5.4 s
-    by malloc, 5.35 s by torch.)
+    torch's threads: by default a waiting thread spins, and takes a core that a loader's threads need. Here it sleeps
+    after some microseconds: with two other processes on two cores, this gave 42 images/s instead of 7. Sleeping at once
+    is slower for small layers: a step of 32 photographs of 96 px takes 0.15 s instead of 0.13 s.
+
+    OpenCV: each call runs in one thread, because the program's own threads keep all cores busy. Child processes inherit
+    this.
+
+    Huge pages: torch asks for them if the kernel gives them on request. In each step torch frees and allocates
+    gigabytes, page by page: a step of 32 photographs of 512 px took 3.8 s on two cores, half of it in the kernel, and
+    2.6 s with huge pages. (malloc can ask too, but only if it is set before the process starts. On another machine a
+    step took 5.8 s without, 5.4 s by malloc, 5.35 s by torch.)
     """
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # None where there is no console
+        if isinstance(stream, io.TextIOWrapper):  # None if there is no console
             utf8 = codecs.lookup(stream.encoding).name == "utf-8"
             stream.reconfigure(errors="surrogateescape" if utf8 else "backslashreplace")
     os.environ.pop("MPLBACKEND", None)
@@ -67,29 +70,32 @@ def set_up() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     os.environ.setdefault(OPENCV_THREADS, "1")
     ignore_odd_metadata()
-    if _huge_pages_for_the_asking():
+    if _huge_pages_on_request():
         os.environ.setdefault(HUGE_PAGES, "1")
 
 
 def ignore_odd_metadata() -> None:
-    """Lets Pillow and pydicom read on in silence where a photograph's metadata are odd: no concern of ours, and common.
-    pydicom's warnings may quote a file, whose texts nobody may see.
+    """Silences the warnings of Pillow and pydicom about odd metadata of photographs.
 
-    The filter is the whole process's, and no thread may take it away while others read (`warnings.catch_warnings`
-    would). So it is set once, where a command or a worker process starts, and not by `read_photo`.
+    Odd metadata are common and do not matter here. pydicom's warnings may also quote a file, whose texts are private.
+
+    The filter holds for the whole process. `warnings.catch_warnings` would remove it while other threads read. So it is
+    set once, when a command or a worker process starts, and not by `read_photo`.
     """
     warnings.filterwarnings("ignore", category=UserWarning, module=r"(PIL|pydicom)\.")
 
 
-def check_names() -> None:
-    """Raises FundusError where names of files are not read as UTF-8: a cache would then hold other names than one that
-    was made elsewhere, and paths that are recorded would not be found again."""
+def check_file_name_encoding() -> None:
+    """Raises FundusError if file names are not read as UTF-8.
+
+    A cache would then have other names than one made on another machine, and recorded paths would not be found again.
+    """
     encoding = sys.getfilesystemencoding()
     if codecs.lookup(encoding).name != "utf-8":
         raise FundusError(f"names of files are read as {encoding} here, not as UTF-8; set PYTHONUTF8=1")
 
 
-def _huge_pages_for_the_asking() -> bool:
+def _huge_pages_on_request() -> bool:
     try:
         return "[madvise]" in Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text("utf-8")
     except OSError:

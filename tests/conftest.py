@@ -18,7 +18,7 @@ from PIL import Image
 from pipeline.cache.index import CacheIndex
 from pipeline.cache.shards import Entry, shard_name, shard_of, sort_key, write_shard
 from pipeline.cache.splits import parse_patient
-from pipeline.cache.writing import make_entry, make_record, make_row, make_tables, with_place, with_tables
+from pipeline.cache.writing import make_entry, make_record, make_row, make_tables, with_patient_and_split, with_tables
 from pipeline.grades import UNKNOWN
 from pipeline.photos.discovery import Found
 from pipeline.photos.preparation import Prepared, Recipe, encode
@@ -85,7 +85,7 @@ def write_cache(
     def entry(id: str) -> Entry:
         prepared = Prepared(encode(pictures[id], recipe.quality), size, size, disc, (), Square(0, 0, size))
         made = make_entry(id, grades[id], found[id], sha256(pictures[id].tobytes()).hexdigest(), prepared, recipe)
-        return with_place(made, parse_patient(id, EYEPACS)[0], splits[id])
+        return with_patient_and_split(made, parse_patient(id, EYEPACS)[0], splits[id])
 
     (folder / SHARDS).mkdir(parents=True)
     rows, records = [], []

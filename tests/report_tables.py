@@ -2,9 +2,17 @@
 
 import html
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+
+def text_of(path: Path) -> str:
+    """What a reader sees: without style sheet and tags."""
+    page = re.sub(r"<style>.*?</style>", "", path.read_text(), flags=re.DOTALL)
+    text = re.sub(r"<[^>]+>", " ", page)
+    return " ".join(text.replace("\N{NO-BREAK SPACE}", " ").split())
 
 
 def rows_of(page: str, label: str) -> dict[str, list[float | None]]:

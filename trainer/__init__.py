@@ -15,7 +15,7 @@ The names for library users are imported when they are used, so `import trainer`
 
 from typing import TYPE_CHECKING, Final
 
-from pipeline.lazy import importing
+from pipeline.lazy import lazy_getattr
 
 if TYPE_CHECKING:
     from trainer.inference.loaded_model import LoadedModel as LoadedModel
@@ -28,4 +28,4 @@ _HOMES: Final = {
     "Predictions": "trainer.inference.loaded_model",
 }
 
-__getattr__ = importing(__name__, _HOMES)
+__getattr__ = lazy_getattr(__name__, _HOMES)

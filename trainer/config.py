@@ -193,11 +193,14 @@ class RunConfig:
     """Number of photographs that `tools phantom` drew or painted, by split; empty in older runs."""
     members: list[str] = field(default_factory=list)
     """Absolute paths of an ensemble's runs; empty for a run."""
+    folds: str = ""
+    """Absolute path of the folder of `trainer folds` that an ensemble's runs are in; "" for any other."""
 
     def as_dict(self) -> dict[str, Any]:
         fields = asdict(self)
-        if not self.members:
-            del fields["members"]
+        for name in ("members", "folds"):
+            if not fields[name]:
+                del fields[name]  # a run by itself has the same config.json as in earlier versions
         return fields
 
     @classmethod

@@ -1,1 +1,1 @@
-"""The cache of prepared photographs: its index, its table, its shards, its splits."""
+"""The cache of prepared photographs: its index, manifest, shards, splits and folds."""

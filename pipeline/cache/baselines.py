@@ -1,8 +1,8 @@
-"""Scores without the photograph: the baselines that a trained model has to exceed.
+"""Baselines that do not look at photographs. A trained model has to be better.
 
-Both baselines learn from the table alone. "majority" gives every photograph the commonest grade of train; "fellow eye"
-copies the grade that the same patient has in train. The second is possible only where patients leak from train into
-the measured split, and then a network that recognises patients scores it too.
+Both use the manifest alone. "majority" predicts the most common grade of train for every photograph. "fellow eye"
+predicts the grade that the patient has in train. It is possible only if patients are in train and in the measured split
+(a leak). Then a network that recognises patients can reach the same score.
 """
 
 from dataclasses import dataclass
@@ -17,6 +17,8 @@ from pipeline.metrics import Counts, confusion_counts, quadratic_kappa
 
 @dataclass(frozen=True, eq=False)
 class Baseline:
+    """The result of one baseline."""
+
     name: str
     counts: Counts  # (5, 5) by true grade (row) and predicted grade (column)
 
@@ -35,14 +37,16 @@ class Baseline:
 
 @dataclass(frozen=True, eq=False)
 class Baselines:
+    """Both baselines on one split."""
+
     photographs: int
-    """Graded photographs of the measured split."""
+    """Number of graded photographs of the measured split."""
     leaked: int
     """How many of them show a patient who is in train."""
     majority_grade: int
     majority: Baseline
     fellow_eye: Baseline
-    """Equal to `majority` where nothing leaks."""
+    """Equal to `majority` if `leaked` is 0."""
 
     def as_dict(self) -> dict[str, Any]:
         """As plain JSON, without the counts."""
@@ -55,11 +59,12 @@ class Baselines:
 
 
 def no_image_baselines(table: pd.DataFrame, split: str = "test") -> Baselines | None:
-    """Scores the baselines on the graded photographs of a split; None where train or that split has none.
+    """Measures the baselines on the graded photographs of a split. None if train or that split has none.
 
-    `table` has the columns patient (str), grade (int, -1 unknown) and split (str), a row a photograph. A patient with
-    several photographs in train passes on the worst of their grades; the lowest of several equally common grades is
-    the majority.
+    table: a row per photograph, with the columns patient (str), grade (int, -1 if unknown) and split (str).
+
+    If a patient has several photographs in train, the worst of their grades counts. If several grades are equally
+    common, the lowest is the majority grade.
     """
     graded = table[table["grade"] != UNKNOWN]
     train, measured = graded[graded["split"] == "train"], graded[graded["split"] == split]

@@ -1,4 +1,4 @@
-"""A cache's folder on this machine: its lock, leftover files, and whether it is unchanged."""
+"""The folder of a cache on this machine: its lock, leftover files, and whether its files are intact."""
 
 import os
 import re
@@ -18,14 +18,14 @@ from pipeline.storage.paths import names_below, sha256_of
 from pipeline.storage.url import Url
 
 _INDEX_MARKS: Final = (b'"source_digest"', b'"split_seed"', b'"recipe"')
-_OF_WORKERS: Final = re.compile(
+_WORKER_FILE: Final = re.compile(
     rf"(\d{{4,}}\.tar\..+|[0-9a-f]{{32}}|cache\.json|unfinished\.json|manifest\.csv|rejects\.csv|attributes\.csv)\{TMP_SUFFIX}"
 )
-"""Shards that are being built, marks that workers look for, and what earlier versions called half-written files."""
+"""Names of shards that are being built, of marker files for workers, and of unfinished files of earlier versions."""
 
 
 def verify_files(path: Path | Url, index: CacheIndex) -> list[str]:
-    """What of a cache's files is not as it was written: one line each, none when all is well. Reads every byte."""
+    """Compares a cache's files with its index, reading every byte. One line per problem, none if all is well."""
     wanted = index.tables
     wanted |= {f"{SHARDS}/{shard_name(number)}": record.sha256 for number, record in enumerate(index.shards)}
     problems = []
@@ -33,15 +33,15 @@ def verify_files(path: Path | Url, index: CacheIndex) -> list[str]:
         found = sha256_of(path / name)
         if found != digest:
             problems.append(f"{name}: {'missing' if found is None else 'damaged'}")
-    strangers = names_below(path) - {INDEX, *wanted}
-    problems += [f"{name}: does not belong to the cache" for name in sorted(strangers)]
+    foreign = names_below(path) - {INDEX, *wanted}
+    problems += [f"{name}: does not belong to the cache" for name in sorted(foreign)]
     return problems
 
 
 def sweep(path: Path, index: CacheIndex) -> None:
-    """Removes what a killed run left behind, and what a finished cache has no longer: shards, attributes.
+    """Removes leftovers of a killed run, and shards and attributes that the finished cache no longer has.
 
-    What others have put there stays; `verify_files` names it.
+    Files of other programs stay; `verify_files` names them.
     """
     keep = {shard_name(number) for number in range(len(index.shards))}
     sweep_unfinished(path)
@@ -54,7 +54,7 @@ def sweep(path: Path, index: CacheIndex) -> None:
 
 
 def sweep_unfinished(path: Path) -> None:
-    """Removes half-written files, which only the owner of the lock may do."""
+    """Removes unfinished files. Only the owner of the lock may call it."""
     for folder in (path, path / SHARDS):
         for name in os.listdir(folder) if folder.is_dir() else ():
             if _is_unfinished(name):
@@ -62,40 +62,41 @@ def sweep_unfinished(path: Path) -> None:
 
 
 def _is_unfinished(name: str) -> bool:
-    """Whether a file's name is one that only half-written files of a cache have; other .tmp files are somebody's."""
-    return is_unfinished(name) or _OF_WORKERS.fullmatch(name) is not None
+    """Whether a name is one that only unfinished files of a cache have. Other .tmp files belong to other programs."""
+    return is_unfinished(name) or _WORKER_FILE.fullmatch(name) is not None
 
 
-def _is_ours(path: Path) -> bool:
-    """Whether a folder holds a cache of ours, damaged ones included: others have a cache.json too."""
+def _holds_cache(path: Path) -> bool:
+    """Whether a folder holds a cache of this program, damaged or not. Other programs write a cache.json too."""
     marks = {INDEX: _INDEX_MARKS, UNFINISHED: _INDEX_MARKS, MANIFEST: (",".join(COLUMNS[:5]).encode(),)}
-    for name, some in marks.items():
+    for name, texts in marks.items():
         try:
             with open_regular(path / name) as file:
                 head = file.read(1 << 20)
         except OSError:
             continue
-        if any(mark in head for mark in some):
+        if any(mark in head for mark in texts):
             return True
     return False
 
 
 @contextmanager
 def claim(path: Path) -> Iterator[None]:
-    """A folder to write a cache into, made if need be and locked for one writer. One that was made for nothing goes
-    again.
+    """Creates a folder for a cache if needed, and locks it for one writer.
 
-    Raises CacheError for a folder that is somebody else's: not empty, and neither a cache nor the beginning of one; and
-    while another process writes it.
+    If the block fails, a folder that was created for it and is still empty is removed.
+
+    Raises CacheError if the folder is not empty and is neither a cache nor an unfinished one, if another process is
+    writing it, or if it cannot be created or locked.
     """
     with ExitStack() as stack:
         try:
             stack.enter_context(made_folder(path))
-            strangers = [name for name in os.listdir(path) if not _is_unfinished(name)]
+            foreign = [name for name in os.listdir(path) if not _is_unfinished(name)]
         except OSError as error:
-            raise CacheError(f"{path}: no folder to write a cache into ({error.strerror})") from error
-        if strangers and not _is_ours(path):
-            raise CacheError(f"{path} holds {strangers[0]!r} and is no cache; choose another folder with --out")
+            raise CacheError(f"{path}: a cache cannot be written there ({error.strerror})") from error
+        if foreign and not _holds_cache(path):
+            raise CacheError(f"{path} holds {foreign[0]!r} and is no cache; choose another folder with --out")
         try:
             stack.enter_context(locked_folder(path))
         except BlockingIOError as error:

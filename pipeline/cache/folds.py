@@ -1,4 +1,4 @@
-"""Folds of a cache for cross-validation: each an ordinary cache with other splits and the same shards."""
+"""Folds of a cache for cross-validation. Each fold is an ordinary cache with other splits and the same shards."""
 
 import os
 import shutil
@@ -17,65 +17,69 @@ from pipeline.cache.cache import Cache, open_cache
 from pipeline.cache.index import ATTRIBUTES, MANIFEST, REJECTS, CacheIndex
 from pipeline.cache.manifest import Row, manifest_csv
 from pipeline.cache.shards import shard_name
-from pipeline.cache.splits import SHARES, draw_sides, patients_of
+from pipeline.cache.splits import SPLIT_FRACTIONS, draw_splits, patients_of
 from pipeline.errors import CacheError
 from pipeline.grades import UNKNOWN
 from pipeline.storage.artifacts import INDEX, SHARDS
 from pipeline.storage.atomic import write_whole
 from pipeline.storage.paths import sha256_of
 
-NO_ONE: Final[Mapping[str, str]] = MappingProxyType({})
-"""Patients who are joined, where none are."""
+NOBODY_JOINED: Final[Mapping[str, str]] = MappingProxyType({})
+"""The value of `joined` if no patients have to stay together."""
 
 
 def fold_splits(
-    manifest: pd.DataFrame, folds: int, seed: int, *, whole: bool = False, joined: Mapping[str, str] = NO_ONE
+    manifest: pd.DataFrame, folds: int, seed: int, *, with_test: bool = False, joined: Mapping[str, str] = NOBODY_JOINED
 ) -> list["pd.Series[str]"]:
-    """For each of K folds a column of splits (rows,): test is the fold, val an eighth of the other patients.
+    """For each fold a column of splits (rows,): test is the fold, val is 1/8 of the other patients, train is the rest.
 
     Patients are drawn, stratified by the worst grade of their photographs. Photographs that are not in `folded_rows`
-    take no part.
-    joined: for patients who must stay together, a name that they have in common; they are drawn as one.
+    are in no split.
 
-    Raises CacheError where there are fewer patients than folds.
+    with_test: fold the photographs of test too. joined: patient -> a common name, for patients who must stay together;
+    they are drawn as one patient.
+
+    Raises CacheError if there are fewer than two patients per fold.
     """
-    pool = np.isin(np.arange(len(manifest)), folded_rows(manifest, whole=whole))
+    pool = np.isin(np.arange(len(manifest)), folded_rows(manifest, with_test=with_test))
     patients = patients_of(manifest, manifest["id"]).map(lambda patient: joined.get(patient, patient))
     worst: dict[str, int] = {}
     for patient, grade in zip(patients[pool], manifest["grade"][pool], strict=True):
         worst[patient] = max(grade, worst.get(patient, 0))
     if len(worst) < 2 * folds:
         who = "1 patient is" if len(worst) == 1 else f"{len(worst)} patients are"
-        raise CacheError(f"{who} too few for {folds} folds: each needs two at least")
-    fold_of = draw_sides(worst, {str(fold): 1 / folds for fold in range(folds)}, seed, {})
-    shares = {side: SHARES[side] / (SHARES["train"] + SHARES["val"]) for side in ("train", "val")}
+        raise CacheError(f"{who} too few for {folds} folds: each fold needs at least two")
+    fold_of = draw_splits(worst, {str(fold): 1 / folds for fold in range(folds)}, seed, {})
+    without_test = {name: fraction for name, fraction in SPLIT_FRACTIONS.items() if name != "test"}
+    fractions = {name: fraction / sum(without_test.values()) for name, fraction in without_test.items()}
     columns = []
     for fold in range(folds):
         others = {patient: grade for patient, grade in worst.items() if fold_of[patient] != str(fold)}
-        side = draw_sides(others, shares, seed, {}) | dict.fromkeys(worst.keys() - others.keys(), "test")
-        columns.append(patients.map(side).where(pool, "").fillna(""))
+        split_of = draw_splits(others, fractions, seed, {}) | dict.fromkeys(worst.keys() - others.keys(), "test")
+        columns.append(patients.map(split_of).where(pool, "").fillna(""))
     return columns
 
 
-def folded_rows(manifest: pd.DataFrame, *, whole: bool) -> NDArray[np.int64]:
-    """Rows of the graded photographs of train and val, and of test where the `whole` set is folded."""
-    splits = ["train", "val", *(["test"] if whole else [])]
+def folded_rows(manifest: pd.DataFrame, *, with_test: bool) -> NDArray[np.int64]:
+    """(n,) rows of the graded photographs of train and val, and with `with_test` those of test too."""
+    splits = ["train", "val", *(["test"] if with_test else [])]
     return np.flatnonzero((manifest["grade"] != UNKNOWN) & manifest["split"].isin(splits))
 
 
 def check_foldable(cache: Cache) -> Path:
-    """The cache's folder. Raises CacheError where it lies behind a URL: folds share its files."""
+    """The cache's folder. Raises CacheError if the cache is behind a URL, because folds link to its files."""
     if not isinstance(cache.path, Path):
-        raise CacheError(f"{cache.path}: folds are made of a cache on this machine; copy it here first")
+        raise CacheError(f"{cache.path}: folds need a cache on this machine; copy it here first")
     return cache.path
 
 
 def write_fold(cache: Cache, folder: Path, splits: "pd.Series[str]", name: str) -> Path:
-    """Makes `folder` the cache with those splits (rows,); its shards are links to those of `cache`. One that is there
-    already stays.
+    """Writes a cache with other splits (rows,) into `folder`, and returns it. Its shards are links to those of `cache`.
 
-    name: what cache.json says of how the splits were drawn.
-    Raises CacheError where the cache lies behind a URL or the folder cannot be written.
+    If the folder has this cache already, nothing is written.
+    name: how the splits were drawn, for cache.json.
+
+    Raises CacheError if the cache is behind a URL or the folder cannot be written.
     """
     source = check_foldable(cache)
     manifest = manifest_csv(Row(*row) for row in cache.manifest.assign(split=splits).itertuples(index=False, name=None))
@@ -97,16 +101,16 @@ def write_fold(cache: Cache, folder: Path, splits: "pd.Series[str]", name: str) 
     return folder
 
 
-def drawn_otherwise(folder: Path, splits: "pd.Series[str]") -> bool:
-    """Whether a fold is there already, with other splits than these (rows,)."""
+def has_other_splits(folder: Path, splits: "pd.Series[str]") -> bool:
+    """Whether the folder has a finished fold with other splits than these (rows,)."""
     try:
         return open_cache(folder).manifest["split"].tolist() != splits.tolist()
-    except CacheError:  # not there yet, or not finished
+    except CacheError:  # missing or unfinished
         return False
 
 
 def _link(names: Sequence[str], source: Path, folder: Path) -> None:
-    """Hard links, which take no room and survive a move of the cache; copies where the file system has none."""
+    """Makes hard links, which need no disk space and survive a move of the cache. Copies if links are not possible."""
     for name in names:
         (folder / name).unlink(missing_ok=True)
         try:

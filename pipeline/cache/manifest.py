@@ -1,7 +1,6 @@
-"""The table of samples: one row a cached photograph, in the order of its id.
+"""manifest.csv: one row per cached photograph, sorted by id.
 
-`manifest.csv` is an index: everything in it can be derived again from the shards, the labels and the sides that were
-drawn for the patients.
+Everything in it can be derived again from the shards, the labels and the splits that were drawn for the patients.
 """
 
 import io
@@ -20,19 +19,19 @@ from pipeline.storage.url import Url
 
 
 class Row(NamedTuple):
-    """One cached photograph; the fields are the columns of manifest.csv, in order."""
+    """A cached photograph. The fields are the columns of manifest.csv, in order."""
 
     id: str
     patient: str
     eye: str  # "left", "right" or ""
-    grade: int  # 0-4, UNKNOWN (an empty cell) where nobody graded
-    split: str  # one of SPLITS, or "" for a photograph that takes no part
+    grade: int  # 0-4, or UNKNOWN (an empty cell)
+    split: str  # one of SPLITS, or "" for none
     source: str  # path below SRC
     source_bytes: int
     source_mtime_ns: int
     width: int  # of the upright photograph, pixels
     height: int
-    cx: float  # circle of the retina in pixels of the upright photograph, NaN (an empty cell) where none was found
+    cx: float  # circle of the retina, in pixels of the upright photograph; NaN (an empty cell) if none was found
     cy: float
     radius: float
     flags: str  # separated by spaces
@@ -44,13 +43,13 @@ class Row(NamedTuple):
 
 COLUMNS: Final = Row._fields
 UNGRADABLE: Final = "ungradable"
-"""The flag of a photograph that its set, or its graders, call ungradable."""
+"""The flag of a photograph that its data set or its graders call ungradable."""
 _INTEGERS: Final = tuple(name for name, kind in Row.__annotations__.items() if kind is int)
 _FLOATS: Final = tuple(name for name, kind in Row.__annotations__.items() if kind is float)
 
 
 def manifest_csv(rows: Iterable[Row]) -> bytes:
-    """The bytes of manifest.csv; geometry to a tenth of a pixel."""
+    """The bytes of manifest.csv. cx, cy and radius are rounded to 0.1 pixels."""
 
     def tenths(value: float) -> str:
         return "" if math.isnan(value) else f"{value:.1f}"
@@ -65,13 +64,13 @@ def manifest_csv(rows: Iterable[Row]) -> bytes:
 
 
 def read_manifest(path: Path | Url, data: bytes | None = None) -> pd.DataFrame:
-    """The table with one typed column per field of `Row` (int64, float64, str), checked.
+    """Reads and checks the table: one column per field of `Row` (int64, float64 or str).
 
-    data: what is in the file, where it does not lie on this machine.
-    Raises CacheError with file and line for a cell that cannot be right.
+    data: the file's bytes, if the file is not on this machine.
+    Raises CacheError if it cannot be read, and with file and line for a wrong cell.
     """
     try:
-        # Everything as text first: an id may be "NA", "007" or "1e5", and pandas would make a number of it.
+        # All cells as text first: an id may be "NA", "007" or "1e5", and pandas would convert it.
         source = str(path) if data is None else io.BytesIO(data)
         table = pd.read_csv(source, dtype=str, na_filter=False, encoding_errors="surrogateescape")
     except (OSError, ValueError) as error:
@@ -98,5 +97,5 @@ def read_manifest(path: Path | Url, data: bytes | None = None) -> pd.DataFrame:
 
 
 def flagged(manifest: pd.DataFrame, flag: str) -> "pd.Series[bool]":
-    """(rows,) whether a photograph has the flag."""
+    """(rows,) whether each photograph has the flag."""
     return manifest["flags"].map(lambda flags: flag in flags.split()).astype(bool)

@@ -1,4 +1,4 @@
-"""rejects.csv: what was found but is not in the cache, and the reason."""
+"""rejects.csv: photographs and rows of tables that were found but are not in the cache, and why."""
 
 import io
 import re
@@ -14,10 +14,10 @@ from pipeline.cache.index import REJECTS
 from pipeline.errors import FundusError
 
 IGNORED: Final = "ignored: "
-"""Begins the reason of a photograph that nobody asked for."""
+"""Prefix of the reason if a photograph was not wanted."""
 NOT_USED: Final = "not used: "
-"""Begins the reason of a photograph whose grade, link or name cannot be used. Such reasons, unlike those of photographs
-that cannot be decoded, say nothing of the file itself."""
+"""Prefix of the reason if a photograph's grade, link or name cannot be used. Its file may be intact, unlike that of a
+photograph that cannot be decoded."""
 _ROW: Final = re.compile(r".+:\d+")
 """A row of a table, such as "trainLabels.csv:5"."""
 _KINDS: Final = (
@@ -31,28 +31,27 @@ _KINDS: Final = (
     (re.compile(r"((?:DICOM|HEIC|JPEG XL): [^:;(]+?) ?(?:[:;(].*)?"), r"\1"),
     (re.compile(r"([^:;(]+?) ?[:;(].*"), r"\1"),
 )
-"""Reason -> what photographs of the same fate have in common; the first that fits."""
+"""(pattern of a reason, kind of reason). The first pattern that fits counts."""
 
 
 @dataclass(frozen=True)
 class Rejects:
-    """Photographs that were found and are not in the cache, counted by kind of reason, the commonest first; and rows
-    of tables for which there is no photograph to use."""
+    """Numbers of photographs that were found and are not in the cache, by kind of reason, the most common first."""
 
     rejected: Mapping[str, int]
     ignored: Mapping[str, int]
-    rows: int
+    rows: int  # rows of tables that have no usable photograph
 
 
 def read_rejects(cache: Cache) -> Rejects | None:
-    """None where the file cannot be read, or is not the one that cache.json was written with."""
+    """Counts rejects.csv. None if it cannot be read, or differs from the one that cache.json describes."""
     try:
         data = checked_bytes(cache.path / REJECTS, cache.index.rejects)
         table = pd.read_csv(io.BytesIO(data), dtype=str, na_filter=False, encoding_errors="surrogateescape")
         sources, reasons = table["source"].tolist(), table["reason"].tolist()
     except (OSError, FundusError, ValueError, KeyError):
         return None
-    photographs = len(sources)  # which come first, sorted; rows stand behind them
+    photographs = len(sources)  # photographs come first, sorted; rows of tables follow
     while photographs and _ROW.fullmatch(sources[photographs - 1]):
         photographs -= 1
     rejected: Counter[str] = Counter()
@@ -66,7 +65,7 @@ def read_rejects(cache: Cache) -> Rejects | None:
 
 
 def kind_of(reason: str) -> str:
-    """A reason without what it says of the one photograph.
+    """The kind of a reason: its text without details of the one photograph.
 
     >>> kind_of("cut off: its end marker is missing"), kind_of("a copy of train/17_left.jpeg")
     ('cut off', 'copies of photographs that are taken')

@@ -1,9 +1,11 @@
-"""Shards: plain tar files in the WebDataset convention, written whole or not at all, read by offset.
+"""Shards: plain tar files in the WebDataset convention, written atomically, read by offset.
 
-A sample is `<key>.cls` (its grade, where it has one), `<key>.jpg` and `<key>.json`. Members are sorted, times and
-owners zeroed, so the same samples make the same bytes. `<key>.json` carries the CRC-32 of its JPEG and a seal over
-both: a shard proves its own entries, and a cache whose index was lost can be indexed again. It also has the `patient`
-and the `split` of manifest.csv, where cache.json says `placed`.
+A sample is `<key>.cls` (its grade, if it has one), `<key>.jpg` and `<key>.json`. Members are sorted, and times and
+owners are zero, so the same samples give the same bytes.
+
+`<key>.json` has the CRC-32 of the JPEG and a seal over both. So each entry can be verified without the index, and a
+cache that lost its index can be indexed again. If cache.json says `placed`, the JSON also has the `patient` and the
+`split` of manifest.csv.
 """
 
 import hashlib
@@ -29,42 +31,43 @@ class Entry(NamedTuple):
 
     id: str
     jpeg: bytes
-    meta: dict[str, Any]  # goes into <key>.json, beside id, crc32 and seal
-    grade: int  # UNKNOWN: no <key>.cls
+    meta: dict[str, Any]  # further fields of <key>.json, in addition to id, crc32 and seal
+    grade: int  # 0-4; UNKNOWN writes no <key>.cls
 
 
-class Indexed(NamedTuple):
-    """Where a written sample lies."""
+class WrittenEntry(NamedTuple):
+    """A sample in a shard."""
 
     id: str
-    offset: int
-    nbytes: int
-    crc32: int
+    offset: int  # of the JPEG in the shard, bytes
+    nbytes: int  # size of the JPEG
+    crc32: int  # of the JPEG
     meta: dict[str, Any]
 
 
 def encode_key(id: str) -> str:
-    """The id with all but [A-Za-z0-9_-] percent-encoded: WebDataset ends a key at its first dot.
+    """The id with everything but [A-Za-z0-9_-] percent-encoded, because WebDataset ends a key at its first dot.
 
     >>> encode_key("a/20_left.png")
     'a%2F20_left%2Epng'
     """
-    # quote() never encodes ".", "~": what it leaves of them is done here.
+    # quote() never encodes "." and "~".
     plain = quote_from_bytes(id.encode("utf-8", "surrogateescape"), safe="")
     return plain.replace(".", "%2E").replace("~", "%7E")
 
 
 def sort_key(id: str) -> str:
-    """Sorting by it sorts a shard's members by name: "a.jpg" comes after "a-b.jpg"."""
+    """The key that sorts the members of a shard by name: "a.jpg" comes after "a-b.jpg"."""
     return f"{encode_key(id)}."
 
 
 def decode_key(key: str) -> str:
+    """The id that `encode_key` encoded."""
     return unquote(key, errors="surrogateescape")
 
 
 def shard_count(samples: int) -> int:
-    """The power of two that keeps about 256 samples a shard."""
+    """The number of shards: the power of two that gives about SAMPLES_A_SHARD samples per shard."""
     count = 1
     while samples > count * SAMPLES_A_SHARD * 2**0.5:
         count *= 2
@@ -72,7 +75,7 @@ def shard_count(samples: int) -> int:
 
 
 def shard_of(id: str, count: int) -> int:
-    """By a hash of the id: a new photograph touches one shard, and doubling `count` splits each shard in two."""
+    """The shard of an id, by its hash: a new photograph changes one shard, and twice the `count` halves each shard."""
     digest = hashlib.sha256(id.encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[:8], "big") % count
 
@@ -86,12 +89,14 @@ def is_shard_name(name: str) -> bool:
     return stem.isdecimal() and f"{dot}{suffix}" == ".tar" and name == shard_name(int(stem))
 
 
-def write_shard(path: Path, entries: Iterable[Entry], mtime_ns: int | None = None) -> tuple[list[Indexed], str, int]:
-    """Writes the entries, which must come in the order of `sort_key`.
+def write_shard(
+    path: Path, entries: Iterable[Entry], mtime_ns: int | None = None
+) -> tuple[list[WrittenEntry], str, int]:
+    """Writes a shard. The entries must be in the order of `sort_key`.
 
-    Returns their index, and the shard's sha256 and size in bytes.
+    Returns the written entries, and the sha256 and the size in bytes of the shard.
     """
-    index: list[Indexed] = []
+    index: list[WrittenEntry] = []
     with write_whole(path, mtime_ns) as file:
         hashed = _Hashing(file)
         with tarfile.open(fileobj=cast(IO[bytes], hashed), mode="w", format=tarfile.GNU_FORMAT) as tar:
@@ -101,13 +106,13 @@ def write_shard(path: Path, entries: Iterable[Entry], mtime_ns: int | None = Non
                 if grade >= 0:
                     _add(tar, f"{key}.cls", str(grade).encode())
                 end = _add(tar, f"{key}.jpg", jpeg)
-                index.append(Indexed(id, end, len(jpeg), crc32, meta))
-                _add(tar, f"{key}.json", _about(id, meta, crc32))
+                index.append(WrittenEntry(id, end, len(jpeg), crc32, meta))
+                _add(tar, f"{key}.json", _entry_json(id, meta, crc32))
     return index, hashed.sha256.hexdigest(), hashed.size
 
 
 def scan_shard(path: Path) -> Iterator[Entry]:
-    """The samples of a shard that are whole; none of one that cannot be read."""
+    """The intact samples of a shard; none if its file cannot be read."""
     try:
         data = path.read_bytes()
     except OSError:
@@ -116,9 +121,9 @@ def scan_shard(path: Path) -> Iterator[Entry]:
 
 
 def scan_tar(data: bytes | mmap.mmap) -> Iterator[Entry]:
-    """The samples of a shard that are whole: JPEG and JSON are those that the JSON's seal was put under.
+    """The intact samples of a shard: those whose JPEG and JSON match the seal.
 
-    Damage ends or thins the listing; it never raises, for whoever scans is about to mend.
+    Damaged samples are left out. Damage is never raised, because callers repair what is missing.
     """
     try:
         with tarfile.open(fileobj=io.BytesIO(data)) as tar:
@@ -138,51 +143,51 @@ def scan_tar(data: bytes | mmap.mmap) -> Iterator[Entry]:
             grade = parse_grade(members[f"{key}.cls"].decode()) if f"{key}.cls" in members else UNKNOWN
         except (ValueError, KeyError, AttributeError):
             continue
-        if id == decode_key(key) and text == _about(id, meta, zlib.crc32(jpeg)):
+        if id == decode_key(key) and text == _entry_json(id, meta, zlib.crc32(jpeg)):
             yield Entry(id, jpeg, meta, grade)
 
 
 def scan_sources(data: mmap.mmap) -> dict[str, int]:
-    """id -> the first 8 bytes of the SHA-256 of the photograph's file, as a signed number, for the samples that tell.
+    """id -> the first 8 bytes of the SHA-256 of the photograph's file, as a signed number.
 
-    Of a map only the pages of headers and JSONs are read. Damage ends or thins the listing, as in `scan_tar`.
+    Samples without it are skipped, and so are damaged ones. Only the pages of the mmap with headers and JSONs are read.
     """
     found: dict[str, int] = {}
     with suppress(OSError, tarfile.TarError), tarfile.open(fileobj=cast(IO[bytes], _Window(data))) as tar:
         for member in tar:
             if member.name.endswith(".json"):
                 with suppress(ValueError, KeyError, TypeError):
-                    about = json.loads(data[member.offset_data : member.offset_data + member.size])
-                    first = bytes.fromhex(about["source_sha256"])[:8]
-                    found[about["id"]] = int.from_bytes(first, "big", signed=True)
+                    fields = json.loads(data[member.offset_data : member.offset_data + member.size])
+                    first = bytes.fromhex(fields["source_sha256"])[:8]
+                    found[fields["id"]] = int.from_bytes(first, "big", signed=True)
     return found
 
 
 class _Window:
-    """A file over a map that others read too: it has a place of its own."""
+    """A file object over an mmap that other threads read too, with a position of its own."""
 
     def __init__(self, data: mmap.mmap) -> None:
-        self._data, self._at = data, 0
+        self._data, self._position = data, 0
 
     def read(self, size: int = -1) -> bytes:
-        end = len(self._data) if size < 0 else self._at + size
-        part = self._data[self._at : end]
-        self._at += len(part)
+        end = len(self._data) if size < 0 else self._position + size
+        part = self._data[self._position : end]
+        self._position += len(part)
         return part
 
-    def seek(self, at: int) -> int:
-        self._at = at
-        return at
+    def seek(self, position: int) -> int:
+        self._position = position
+        return position
 
     def tell(self) -> int:
-        return self._at
+        return self._position
 
 
-def _about(id: str, meta: dict[str, Any], crc32: int) -> bytes:
+def _entry_json(id: str, meta: dict[str, Any], crc32: int) -> bytes:
     """The bytes of <key>.json. Its `seal` is the CRC-32 of the JPEG followed by this JSON without the seal."""
-    about = {"id": id, "crc32": crc32, **meta}
-    seal = zlib.crc32(json.dumps(about, sort_keys=True).encode(), crc32)
-    return json.dumps({**about, "seal": seal}, sort_keys=True).encode()
+    fields = {"id": id, "crc32": crc32, **meta}
+    seal = zlib.crc32(json.dumps(fields, sort_keys=True).encode(), crc32)
+    return json.dumps({**fields, "seal": seal}, sort_keys=True).encode()
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> int:
@@ -195,7 +200,7 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> int:
 
 
 class _Hashing:
-    """Hashes what passes on its way to the file: reading a shard back to hash it would cost as much again."""
+    """Hashes a shard while it is written. To read it back for its hash would take as long as writing it."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file, self.sha256, self.size = file, hashlib.sha256(), 0

@@ -1,4 +1,4 @@
-"""Patients and their splits: who a photograph shows, and how patients are drawn into train, val and test."""
+"""Patients and splits: which patient a photograph shows, and how patients are drawn into train, val and test."""
 
 import hashlib
 import re
@@ -13,14 +13,16 @@ from pipeline.photos.photo import SUFFIXES
 from pipeline.storage.csv_files import utf8
 
 SPLITS: Final = ("train", "val", "test")
-SHARES: Final = {"train": 0.7, "val": 0.1, "test": 0.2}
-"""Of the patients, where the layout brings no split."""
+SPLIT_FRACTIONS: Final = {"train": 0.7, "val": 0.1, "test": 0.2}
+"""Fractions of the patients, used if the data set has no split of its own."""
 
 
 def parse_patient(id: str, pattern: re.Pattern[str]) -> tuple[str, str]:
-    """(patient, eye) from an id: the pattern's groups `patient` (or its first) and `eye`, searched in the last part of
-    the id without an image suffix, then in the whole id. An id that does not match is a patient of its own, with no
-    known eye. What the group `eye` finds is not translated: it may be OD.
+    """(patient, eye) from an id.
+
+    They are the pattern's groups `patient` (or its first group) and `eye`. The pattern is searched in the last part of
+    the id without an image suffix, then in the full id. If it matches neither, the id is the patient and the eye is "".
+    The eye is not translated: it may be "OD".
 
     >>> parse_patient("train/17_left", re.compile(r"^(?P<patient>.+)_(?P<eye>left|right)$"))
     ('17', 'left')
@@ -35,62 +37,63 @@ def parse_patient(id: str, pattern: re.Pattern[str]) -> tuple[str, str]:
     return groups.get("patient") or first or id, groups.get("eye") or ""
 
 
-def draw_sides(
-    patients: Mapping[str, int], shares: Mapping[str, float], seed: int, recorded: Mapping[str, str]
+def draw_splits(
+    patients: Mapping[str, int], fractions: Mapping[str, float], seed: int, recorded: Mapping[str, str]
 ) -> dict[str, str]:
-    """A side for every patient: grouped, stratified and seeded.
+    """Draws a split for every patient, stratified by grade.
 
-    `patients` maps a patient to its stratum (the worst grade of its eyes). Patients come in an order that only the
-    seed and their names decide; each gets the side that is furthest behind its share, within its stratum and over
-    all, so that both stay proportional. Those in `recorded` keep their side and count.
+    patients: patient -> stratum, the worst grade of its eyes. fractions: split -> fraction of the patients, sum 1.
+    recorded: patient -> split drawn before; these patients keep it and are counted.
+
+    The order of the patients depends only on the seed and their names. Each gets the split that most lacks patients,
+    in its stratum and in total. So the fractions hold in every stratum and over all.
     """
-    sides = list(shares)
-    targets = np.array([shares[side] for side in sides])
-    total = np.zeros(len(sides))
-    by_stratum: dict[int, np.ndarray] = defaultdict(lambda: np.zeros(len(sides)))
-    drawn = {patient: side for patient, side in recorded.items() if patient in patients and side in shares}
+    splits = list(fractions)
+    targets = np.array([fractions[split] for split in splits])
+    total = np.zeros(len(splits))
+    by_stratum: dict[int, np.ndarray] = defaultdict(lambda: np.zeros(len(splits)))
+    drawn = {patient: split for patient, split in recorded.items() if patient in patients and split in fractions}
 
-    def place(patient: str, at: int) -> None:
-        total[at] += 1
-        by_stratum[patients[patient]][at] += 1
+    def count(patient: str, index: int) -> None:
+        total[index] += 1
+        by_stratum[patients[patient]][index] += 1
 
-    for patient, side in drawn.items():
-        place(patient, sides.index(side))
+    for patient, split in drawn.items():
+        count(patient, splits.index(split))
     new = [patient for patient in patients if patient not in drawn]
     for patient in sorted(new, key=lambda name: hashlib.sha256(utf8(f"{seed}/{name}")).digest()):
         stratum = by_stratum[patients[patient]]
         behind = targets * (total.sum() + stratum.sum() + 2) - total - stratum
-        at = int(behind.argmax())
-        place(patient, at)
-        drawn[patient] = sides[at]
+        index = int(behind.argmax())
+        count(patient, index)
+        drawn[patient] = splits[index]
     return drawn
 
 
-def told_patients(manifest: pd.DataFrame) -> "pd.Series[bool]":
-    """For each row, whether something tells whose photograph it is: its patient is not the photograph's own id, or has
-    another photograph."""
+def known_patients(manifest: pd.DataFrame) -> "pd.Series[bool]":
+    """(rows,) whether the patient is known: its name is not the photograph's id, or it has another photograph."""
     return (manifest["patient"] != manifest["id"]) | manifest["patient"].duplicated(keep=False)
 
 
 class Leak(NamedTuple):
-    """What is known of photographs of a split whose patients, or very pictures, a network sees in train."""
+    """Numbers of photographs of a split whose patients, or copies, are in train, as far as is known."""
 
     tested: int  # photographs of the split
-    leaked: int  # of them, those whose patient is in train
-    copies: int  # of them, those that look like a photograph of train or val; counted for test alone
-    untold: int  # photographs of train and of the split whose patient nothing tells
-    photographs: int  # of train and of the split
+    leaked: int  # of these, with a patient who is in train
+    copies: int  # of these, that look like a photograph of train or val; counted for test only
+    patient_unknown: int  # photographs of train and of the split whose patient is not known
+    photographs: int  # photographs of train and of the split
 
     @property
-    def blind(self) -> bool:
-        """Whether nothing tells any patient, so that no leak can be seen."""
-        return self.untold == self.photographs
+    def no_patient_known(self) -> bool:
+        """Whether no patient is known, so that no leak can be found."""
+        return self.patient_unknown == self.photographs
 
 
 def leak_of(manifest: pd.DataFrame, split: str = "test", copies: int = 0) -> Leak:
-    """Looks for the patients of a split in train: the one judgement of that, for all commands.
+    """Looks for the patients of a split in train. All commands use it, so that they agree.
 
-    copies: how many test photographs are copies, as cache.json has it.
+    copies: number of test photographs that are copies, from cache.json.
     """
     both = manifest["split"].isin(["train", split])
     measured = manifest["split"] == split
@@ -99,12 +102,12 @@ def leak_of(manifest: pd.DataFrame, split: str = "test", copies: int = 0) -> Lea
         int(measured.sum()),
         int(leaks.sum()) if split != "train" else 0,
         copies if split == "test" else 0,
-        int((both & ~told_patients(manifest)).sum()),
+        int((both & ~known_patients(manifest)).sum()),
         int(both.sum()),
     )
 
 
 def patients_of(manifest: pd.DataFrame, ids: "pd.Series[str]") -> "pd.Series[str]":
-    """(n,) patients of n photographs of the manifest; a photograph whose patient nobody knows is its own."""
+    """(n,) patients of n photographs of the manifest. If the patient is not known, it is the photograph's id."""
     patients = manifest["patient"].mask(manifest["patient"] == "", manifest["id"])
     return ids.map(dict(zip(manifest["id"], patients, strict=True)))

@@ -1,4 +1,4 @@
-"""What a cache says of prepared photographs: the entries of its shards, the rows of its tables, its index."""
+"""From prepared photographs to the content of a cache: entries of shards, rows of tables, the index."""
 
 import hashlib
 import math
@@ -7,14 +7,14 @@ from dataclasses import replace
 
 from pipeline.cache.index import ATTRIBUTES, MANIFEST, REJECTS, CacheIndex, ShardRecord
 from pipeline.cache.manifest import Row, manifest_csv
-from pipeline.cache.shards import Entry, Indexed
+from pipeline.cache.shards import Entry, WrittenEntry
 from pipeline.photos.discovery import Found, Refusal
 from pipeline.photos.preparation import Prepared, Recipe
 from pipeline.storage.csv_files import to_csv
 
 
 def make_entry(id: str, grade: int, found: Found, sha256: str, prepared: Prepared, recipe: Recipe) -> Entry:
-    """The entry of a photograph whose file has this sha256."""
+    """The entry of a prepared photograph. sha256: of the photograph's file."""
     meta = {
         "source": found.source,
         "source_bytes": found.nbytes,
@@ -28,20 +28,22 @@ def make_entry(id: str, grade: int, found: Found, sha256: str, prepared: Prepare
     return Entry(id, prepared.jpeg, meta, grade)
 
 
-def with_place(entry: Entry, patient: str, split: str) -> Entry:
-    """The entry with its patient and split, as manifest.csv has them, in its JSON: who reads the shards alone can keep
-    test out of training."""
+def with_patient_and_split(entry: Entry, patient: str, split: str) -> Entry:
+    """The entry with the patient and the split of manifest.csv in its JSON.
+
+    So a program that reads only the shards can keep test out of training.
+    """
     return entry._replace(meta={**entry.meta, "patient": patient, "split": split})
 
 
-def make_record(entries: Iterable[Indexed], sha256: str, nbytes: int) -> ShardRecord:
-    """The index's record of a shard that holds these entries and has this sha256 and size."""
+def make_record(entries: Iterable[WrittenEntry], sha256: str, nbytes: int) -> ShardRecord:
+    """The record of a shard for the index. sha256, nbytes: of the shard."""
     sources = "".join(f"{entry.id}\0{entry.meta['source_sha256']}\n" for entry in entries)
     return ShardRecord(nbytes, sha256, hashlib.sha256(sources.encode("utf-8", "surrogateescape")).hexdigest())
 
 
-def make_row(entry: Indexed, shard: int, grade: int, found: Found) -> Row:
-    """The manifest's row of a written entry that has its place, without the eye."""
+def make_row(entry: WrittenEntry, shard: int, grade: int, found: Found) -> Row:
+    """The manifest's row of an entry, without the eye. The entry has its patient and split."""
     meta = entry.meta
     cx, cy, radius = meta["disc"] or (math.nan, math.nan, math.nan)
     return Row(
@@ -72,10 +74,9 @@ def make_tables(
     kept: Iterable[Sequence[str]] | None = None,
     columns: Sequence[str] = (),
 ) -> dict[str, bytes]:
-    """File name -> bytes of manifest.csv and rejects.csv, and of attributes.csv where columns were kept. The rows are
-    sorted by id.
+    """File name -> bytes of manifest.csv and rejects.csv, and of attributes.csv if columns were kept.
 
-    kept: (id, cell, ...) of each row; columns: the names of the cells.
+    rows: sorted by id. kept: (id, cell, ...) for each row. columns: the names of the cells.
     """
     tables = {MANIFEST: manifest_csv(rows), REJECTS: to_csv(refusals, Refusal._fields)}
     return tables if kept is None else {**tables, ATTRIBUTES: to_csv(kept, ("id", *columns))}

@@ -1,1 +1,1 @@
-"""Batches for a trainer: an epoch is a table (plan), and a loader renders it."""
+"""Batches for a trainer. The plan of an epoch is a table, and a loader renders it."""

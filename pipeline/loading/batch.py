@@ -1,4 +1,4 @@
-"""Batches, and the protocol of a loader. The trainer depends on nothing else."""
+"""The batch, and the protocol of a loader. A trainer needs nothing else from this package."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -14,33 +14,35 @@ R = TypeVar("R")
 
 
 class Batch(NamedTuple):
+    """n photographs with their grades."""
+
     images: Tensor  # uint8 (n, 3, size, size), RGB 0-255, on the loader's device, channels-last strides
-    grades: Tensor  # int64 (n,), 0-4, -1 where unknown, on the loader's device
+    grades: Tensor  # int64 (n,), 0-4, -1 if unknown, on the loader's device
     rows: Tensor  # int64 (n,), row in the manifest, on the CPU
 
 
 class Loader(Protocol):
-    """Renders the plan of an epoch into batches: `for batch in loader` is epoch 0, `loader.epoch(n)` any other.
+    """Renders the plan of an epoch into batches. `for batch in loader` gives epoch 0, `loader.epoch(n)` any epoch.
 
-    Epochs may be begun, left half-way and taken up again in any order; none changes another. A batch may be kept after
-    the next is asked for. A photograph that cannot be read raises CacheError with its id when its batch's turn comes;
-    the loader stays usable. For one consumer: not to be iterated from several threads at once.
+    Epochs can be started, left half-way and resumed in any order. They do not affect each other. A batch stays valid
+    after the next one is asked for. If a photograph cannot be read, its batch raises CacheError with its id, and the
+    loader stays usable. A loader must not be iterated from several threads at the same time.
     """
 
     def __len__(self) -> int:
-        """Batches in an epoch, the short last one included."""
+        """Number of batches in an epoch, with the last one, which may be smaller."""
         ...
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from batch `start` on. Same number, same batches."""
+        """The batches of an epoch from batch `start` on. The same number always gives the same batches."""
         ...
 
     def close(self) -> None:
-        """Ends the loader's threads; may be called twice. Leaving a `with` block does it too."""
+        """Stops the loader's threads. It may be called twice, and the end of a `with` block calls it."""
         ...
 
     def __iter__(self) -> Iterator[Batch]:
-        """The batches of epoch 0, each time the same: the n-th epoch of a training is `epoch(n)`."""
+        """The batches of epoch 0, the same each time. In training, call `epoch(n)`."""
         return self.epoch(0)
 
     def __enter__(self) -> Self:
@@ -51,19 +53,23 @@ class Loader(Protocol):
 
 
 def to_batch(images: Tensor, rows: NDArray[np.int64], grades: NDArray[np.int64]) -> Batch:
-    """images: uint8 (n, 3, size, size); rows: (n,); grades: of the whole manifest."""
+    """A batch on the device of the images.
+
+    images: uint8 (n, 3, size, size). rows: int64 (n,). grades: int64, of all rows of the manifest.
+    """
     return Batch(images, torch.from_numpy(grades[rows]).to(images.device, non_blocking=True), torch.from_numpy(rows))
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """(images - mean) / std as float32 (n, 3, s, s), channels-last, of images uint8 (n, 3, s, s), a Batch's.
+    """(images - mean) / std, float32 (n, 3, size, size), channels-last.
 
-    mean, std: (3,), in grey levels, on the images' device.
+    images: uint8 (n, 3, size, size), as in a Batch. mean, std: (3,), in levels of 0 to 255, on the images' device.
     """
     width = images.shape[-1]
     rows = images.permute(0, 2, 3, 1).flatten(2)
-    # Whole rows of pixels, because SIMD width is not divisible by 3 channels; in place; and on a CPU in numpy's memory,
-    # for which it asks huge pages: 2.1 ms for a photograph of 512 px become 0.55.
+    # On a CPU a photograph of 512 px takes 0.55 ms this way, instead of 2.1 ms. Full rows of pixels are normalised at
+    # once, because the SIMD width is not divisible by 3 channels; in place; in memory of numpy, which asks for huge
+    # pages.
     if images.device.type == "cpu" and not torch.compiler.is_compiling():
         floats = torch.from_numpy(np.empty(rows.shape, np.float32))
     else:
@@ -72,23 +78,23 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return floats.view(*rows.shape[:2], width, 3).permute(0, 3, 1, 2)
 
 
-AHEAD: Final = 2
-"""Batches under way beside the one that is asked for: 50 MB each at 64 photographs of 512 px."""
+PREFETCH: Final = 2
+"""Batches that are prepared before they are asked for. A batch of 64 photographs of 512 px takes 50 MB."""
 
 
-def ahead(begin: Callable[[T], R], items: Iterable[T], depth: int = AHEAD) -> Iterator[R]:
-    """begin(item) for every item, in order, each begun `depth` items before it is handed out.
+def prefetch(start: Callable[[T], R], items: Iterable[T], depth: int = PREFETCH) -> Iterator[R]:
+    """Yields start(item) for every item, in order. Each is started `depth` items before it is yielded.
 
-    >>> beginnings = ahead(lambda item: print(f"begin {item}") or item, "abcd", depth=1)
-    >>> next(beginnings)
-    begin a
-    begin b
+    >>> results = prefetch(lambda item: print(f"start {item}") or item, "abcd", depth=1)
+    >>> next(results)
+    start a
+    start b
     'a'
     """
-    begun: deque[R] = deque()
+    started: deque[R] = deque()
     for item in items:
-        begun.append(begin(item))
-        if len(begun) > depth:
-            yield begun.popleft()
-    while begun:
-        yield begun.popleft()
+        started.append(start(item))
+        if len(started) > depth:
+            yield started.popleft()
+    while started:
+        yield started.popleft()

@@ -1,4 +1,4 @@
-"""A cache as a `torch.utils.data.Dataset`, for training loops that have a DataLoader of their own."""
+"""A cache as a `torch.utils.data.Dataset`, for training loops that use their own DataLoader."""
 
 import os
 from collections.abc import Callable
@@ -18,12 +18,12 @@ from pipeline.loading.torchvision_loader import decode_jpeg, decoded
 
 
 class CacheDataset(Dataset[tuple[Any, int]]):
-    """The photographs of a split: each an image and its grade, 0-4, or -1 where `ungraded` asks for those without.
+    """The photographs of a split: pairs of an image and its grade, 0-4, or -1 if it has none.
 
-    The image is a tensor, uint8 (3, size, size), RGB 0-255, with the pixels of a loader that does not augment. With a
-    `transform` it is what that makes of the photograph as a PIL image (RGB).
+    The image is a tensor, uint8 (3, size, size), RGB 0-255, with the pixels of a loader without augmentation. With a
+    `transform`, it is what `transform` returns for the photograph as a PIL image (RGB).
 
-    A DataLoader's workers, forked or spawned, each map the shards anew.
+    Each worker of a DataLoader, forked or spawned, maps the shards itself.
     """
 
     def __init__(
@@ -34,37 +34,38 @@ class CacheDataset(Dataset[tuple[Any, int]]):
         transform: Callable[[Image.Image], Any] | None = None,
         ungraded: bool = False,
     ) -> None:
-        """cache: an open one, its folder or its URL. split: "train", "val", "test", or "all".
+        """cache: an open cache, its folder or its URL. split: "train", "val", "test" or "all".
+        ungraded: include photographs without a grade.
 
-        Raises CacheError where the cache cannot be used and for a split without photographs.
+        Raises CacheError if the cache cannot be used or the split has no photographs.
         """
         self._cache = cache if isinstance(cache, Cache) else open_cache(cache)
         self._process = os.getpid()
         self.transform = transform
         rows = self._cache.rows(split)
         self.rows: NDArray[np.int64] = rows if ungraded else rows[self._cache.grades[rows] != UNKNOWN]
-        """(n,) of the manifest."""
+        """(n,) rows of the manifest."""
         if not len(self.rows):
             kind = "" if ungraded else "graded "
             raise CacheError(f"{self._cache.path}: no {kind}photograph is in the split {split!r}")
 
     @property
     def cache(self) -> Cache:
-        """The open cache, this process's own."""
+        """The cache, opened by this process."""
         if self._process != os.getpid():  # a worker
             self._cache, self._process = self._cache.reopened(), os.getpid()
         return self._cache
 
     @property
     def grades(self) -> NDArray[np.int64]:
-        """(n,) 0-4, -1 where unknown; for a weighted sampler, say."""
+        """(n,) 0-4, -1 if unknown; for example for a weighted sampler."""
         return self._cache.grades[self.rows]
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        """Raises CacheError, with the photograph's id, where it is damaged."""
+        """(image, grade). Raises CacheError with the photograph's id if it is damaged."""
         row, cache = int(self.rows[index]), self.cache
         picture, grade = decoded(decode_jpeg, cache, row), int(cache.manifest["grade"].iloc[row])
         if self.transform is not None:

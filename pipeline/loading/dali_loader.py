@@ -19,7 +19,7 @@ from torch.utils.dlpack import from_dlpack
 
 from pipeline.cache.cache import Cache
 from pipeline.errors import CacheError
-from pipeline.loading.batch import Batch, Loader, ahead, to_batch
+from pipeline.loading.batch import Batch, Loader, prefetch, to_batch
 from pipeline.loading.plan import EpochPlan, Schedule, halvings
 
 Jpegs = list[NDArray[np.uint8]]
@@ -56,7 +56,7 @@ class DaliLoader(Loader):
         self._cache.expect(plan.rows for plan in batches)
         # Fed one ahead DALI never waits (two are no faster: 0.98 times), and an abandoned epoch leaves one batch to
         # wait out, so that the next epoch's first comes after two in all.
-        jobs = ahead(self._feed, ahead(self._read, batches), 1)
+        jobs = prefetch(self._feed, prefetch(self._read, batches), 1)
         self._drain()
         self._turn = turn = object()
         for done in range(len(batches)):

@@ -1,7 +1,8 @@
-"""An epoch is a table: which photograph comes at which place, how it is flipped and turned, and in which colours.
+"""The plan of an epoch: a table of the photographs in order, with the geometry and the colours of each.
 
-The table is made before any pixel is read, and a loader only renders it. So batch size, number of workers, loader and
-number of processes cannot change a pixel, and resuming in the middle of an epoch is starting at a later row.
+The plan is made before any pixel is read, and a loader only renders it. So the batch size, the number of workers or
+processes and the choice of the loader cannot change a pixel. To resume in the middle of an epoch is to start at a later
+row of the table.
 """
 
 from dataclasses import dataclass, field
@@ -13,13 +14,15 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Augment:
-    """How photographs are varied while training: a retina has no up or down, and left eyes mirror right ones.
+    """Random augmentation of training photographs. A retina has no up or down, and left eyes mirror right ones.
 
-    hflip, vflip: probability, 0 to 1, of mirroring left-right and top-bottom.
-    degrees: the angle is uniform in [-degrees, degrees], 0 to 180.
-    zoom: the factor of size lies between 1 / zoom and zoom, 1 to 2, its logarithm is uniform.
-    colour: brightness, contrast and saturation each have a factor uniform in [1 - colour, 1 + colour], 0 to 1. Not the
-    hue: blood is told from exudate by it.
+    hflip, vflip: 0 to 1, the probability of a flip left to right, and of one top to bottom.
+    degrees: 0 to 180, the rotation is uniform in [-degrees, degrees].
+    zoom: 1 to 2, the scale is in [1 / zoom, zoom], and its logarithm is uniform.
+    colour: 0 to 1, the factors of brightness, contrast and saturation are each uniform in [1 - colour, 1 + colour]. The
+        hue is not changed, because it distinguishes blood from exudate.
+
+    Raises ValueError, quoting the bad value, if one is out of range.
     """
 
     hflip: float = 0.5
@@ -46,39 +49,44 @@ NO_AUGMENT: Final = Augment(hflip=0, vflip=0, degrees=0)
 
 @dataclass(frozen=True, eq=False)
 class Blocks:
-    """A shuffle that works through few shards at a time, for storage that gives whole shards and holds not all of them.
+    """A shuffle that reads from few shards at a time, for a cache behind a URL if this machine cannot hold all shards.
 
-    shards: int64 (rows of the manifest,), the shard of each.
-    together: how many shards are shuffled into each other, at least 1.
-    lanes: every lanes-th place of every epoch comes from the same part of the shards. So where `world` divides lanes,
-    each of `world` processes needs its own shards only; yet the order is the same for any `world`.
+    shards: int64 (rows of the manifest,), the shard of each row.
+    shuffle_block: the number of shards that are shuffled together, at least 1.
+    lanes: number of parts into which the shards are divided, at least 1. Position k of every epoch comes from part
+        k % lanes. So if `world` divides lanes, each of `world` processes needs its own shards only. The order is the
+        same for any `world`.
+
+    Raises ValueError, quoting the bad value, if one is below 1.
     """
 
     shards: NDArray[np.int64] = field(repr=False)
-    together: int = 256
+    shuffle_block: int = 256
     lanes: int = 64
 
     def __post_init__(self) -> None:
-        for name, value in (("together", self.together), ("lanes", self.lanes)):
+        for name, value in (("shuffle_block", self.shuffle_block), ("lanes", self.lanes)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
 
     @classmethod
-    def in_lanes(cls, shards: NDArray[np.int64], together: int) -> "Blocks":
-        """Lanes are a power of two, as numbers of processes are, and none has less than a shard."""
-        return cls(shards, together, lanes=1 << (min(together, 64).bit_length() - 1))
+    def in_lanes(cls, shards: NDArray[np.int64], shuffle_block: int) -> "Blocks":
+        """With as many lanes as possible: a power of two, as numbers of processes are, at most 64, and at most one lane
+        for each shard of a block. Raises ValueError for a shuffle_block below 1."""
+        return cls(shards, shuffle_block, lanes=1 << (max(1, min(shuffle_block, 64)).bit_length() - 1))
 
 
 class EpochPlan(NamedTuple):
-    """An epoch, or a batch of it."""
+    """The plan of an epoch, or of a batch of it."""
 
     rows: NDArray[np.int64]  # (n,) rows of the manifest, in order of appearance
-    matrices: NDArray[np.float32]  # (n, 2, 3) output pixel centre (x + .5, y + .5) -> source coordinates
-    colours: NDArray[np.float32] | None = None  # (n, 3, 4) RGB and 1 -> RGB, in grey levels; None: as they are
+    matrices: NDArray[np.float32]  # (n, 2, 3) output pixel centre (x + .5, y + .5) -> source coordinates, pixels
+    colours: NDArray[np.float32] | None = None  # (n, 3, 4) (r, g, b, 1) -> (r, g, b), 0 to 255; None: no change
 
-    def part(self, places: slice) -> "EpochPlan":
-        colours = None if self.colours is None else self.colours[places]
-        return EpochPlan(self.rows[places], self.matrices[places], colours)
+    def part(self, positions: slice) -> "EpochPlan":
+        """The plan of these positions only."""
+        colours = None if self.colours is None else self.colours[positions]
+        return EpochPlan(self.rows[positions], self.matrices[positions], colours)
 
 
 def plan_epoch(
@@ -94,33 +102,35 @@ def plan_epoch(
     labels: NDArray[np.int64] | None = None,
     blocks: Blocks | None = None,
 ) -> EpochPlan:
-    """The table of an epoch.
+    """Plans an epoch.
 
-    Everything random about a row is a function of (seed, epoch, row) alone. The order of a shuffled epoch depends on
-    the set of rows, not on how they are listed. Shard (rank, world) takes every world-th place beginning at rank, so
-    that `world` processes with batches of n see at each step what one process with batches of world * n sees.
+    The random numbers of a row depend on (seed, epoch, row) only. The order of a shuffled epoch depends on the set of
+    rows, not on the order in which they are given. Shard (rank, world) takes every world-th position, from rank on. So
+    `world` processes with batches of n see in each step what one process with batches of world * n sees.
 
-    rows: int64 (n,), none negative. source_size, size: sides, in pixels, of the cached and of the rendered pictures.
-    labels: int64 (n,), the rows' classes; with them the epoch, still of n places, is shared out evenly among the
-    classes (see `balanced`), and a photograph's draws are those of the row whose place it takes, so that a photograph
-    that comes several times is turned differently each time.
-    blocks: how a shuffle keeps to few shards at a time; any row may come anywhere where None.
-    Raises ValueError for a seed or epoch outside 0 to 2**64 - 1, an impossible shard, a size below 1.
+    rows: int64 (n,), 0 or more. source_size, size: sides of the cached and of the rendered images, pixels.
+    labels: int64 (n,), the classes of the rows. With them each class gets the same number of the n positions (see
+        `balanced`). A row that comes several times is augmented differently each time: it takes the random numbers of
+        the row that it replaces.
+    blocks: shuffle within blocks of shards. None: any row may come at any position.
+
+    Raises ValueError for a seed or an epoch outside 0 to 2**64 - 1, a shard with rank outside 0 to world - 1, or a size
+    outside 1 to source_size.
     """
     _check_shard(shard)
     _check_size(size, source_size)
     words = random_words(rows, seed, epoch)
-    owners = rows
+    drawing_rows = rows
     if labels is not None:
-        listed = np.argsort(rows, kind="stable")  # so that the draws do not depend on how the rows are listed
-        words, owners = words[listed], rows[listed]
-        rows = balanced(owners, labels[listed], seed, epoch)
+        listed = np.argsort(rows, kind="stable")  # so that the draws do not depend on the order of `rows`
+        words, drawing_rows = words[listed], rows[listed]
+        rows = balanced(drawing_rows, labels[listed], seed, epoch)
     order = shuffled(words[:, 0], rows, blocks, seed, epoch) if shuffle else np.arange(len(rows))
     order = order[shard[0] :: shard[1]]
     uniform = _uniform(words[order, 1:])
     zoom, colours = np.ones(len(order)), None
     if augment.zoom > 1 or augment.colour > 0:
-        spread = 2 * _uniform(random_words(owners[order], seed, epoch, stream=2)) - 1
+        spread = 2 * _uniform(random_words(drawing_rows[order], seed, epoch, stream=2)) - 1
         zoom = augment.zoom ** spread[:, 0]
         if augment.colour > 0:
             colours = colour_matrices(*(1 + augment.colour * spread[:, 1:].T))
@@ -138,15 +148,16 @@ def plan_epoch(
 def shuffled(
     keys: NDArray[np.uint64], rows: NDArray[np.int64], blocks: Blocks | None, seed: int, epoch: int
 ) -> NDArray[np.int64]:
-    """(n,) indices into `rows` in the order of their random keys; with blocks, of each block after the other.
+    """(n,) indices into `rows`, in the order of their random keys. With blocks, one block comes after another.
 
-    Shards belong to lanes, the same in every epoch. A lane puts its shards into a random order, another in each epoch,
-    and shuffles the rows of together / lanes of them into each other, then of the next; places are dealt out to the
-    lanes in turn. Lanes are not equally long: the last places of an epoch (1 % of ten million) come from those left.
+    Each shard belongs to one lane, the same in every epoch. A lane puts its shards into a random order, a new one in
+    each epoch. It shuffles the rows of its next shuffle_block / lanes shards together, and so on. Position k of the
+    epoch comes from lane k % lanes. Lanes differ in length: the last positions of an epoch (1 % of ten million) come
+    from the lanes that still have rows.
 
     >>> shards = np.repeat(np.arange(4), 3)
     >>> keys = random_words(np.arange(12), 0, 0)[:, 0]
-    >>> shards[shuffled(keys, np.arange(12), Blocks(shards, together=2, lanes=1), 0, 0)].tolist()
+    >>> shards[shuffled(keys, np.arange(12), Blocks(shards, shuffle_block=2, lanes=1), 0, 0)].tolist()
     [0, 0, 2, 2, 0, 2, 1, 3, 1, 1, 3, 3]
     """
     if blocks is None:
@@ -154,33 +165,33 @@ def shuffled(
     shards = np.flatnonzero(np.bincount(blocks.shards))
     lanes = min(blocks.lanes, len(shards))
     lane_of = np.arange(len(shards)) % lanes
-    in_turn = np.lexsort((random_words(shards, seed, epoch, stream=3)[:, 0], lane_of))
+    by_turn = np.lexsort((random_words(shards, seed, epoch, stream=3)[:, 0], lane_of))
     turn = np.empty(len(shards), np.int64)
-    turn[in_turn] = np.arange(len(shards)) - np.searchsorted(lane_of[in_turn], lane_of[in_turn])
-    block_of = turn // max(1, blocks.together // lanes)
+    turn[by_turn] = np.arange(len(shards)) - np.searchsorted(lane_of[by_turn], lane_of[by_turn])
+    block_of = turn // max(1, blocks.shuffle_block // lanes)
     number = np.searchsorted(shards, blocks.shards[rows])
     cells = lane_of * (block_of.max(initial=0) + 1) + block_of
     cells = cells.astype(np.min_scalar_type(cells.max(initial=0)))  # up to 16 bits numpy sorts ten times as fast
     order = np.lexsort((keys, cells[number]))
     lane = lane_of[number[order]]
-    place = np.arange(len(rows)) - np.searchsorted(lane, lane)  # in its lane
-    return order[np.argsort(place * lanes + lane, kind="stable")]
+    position = np.arange(len(rows)) - np.searchsorted(lane, lane)  # in its lane
+    return order[np.argsort(position * lanes + lane, kind="stable")]
 
 
 def balanced(rows: NDArray[np.int64], labels: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.int64]:
-    """(n,) rows drawn so that each class has as many places as another, give or take one, class by class.
+    """(n,) rows, class by class, drawn so that all classes come equally often. Their numbers differ by at most 1.
 
-    Within a class photographs take turns, in an order drawn anew each epoch: none comes a second time before all have
-    come, so a rare class is seen whole, several times, and of a common one each epoch sees another part.
+    Within a class the rows come in an order that is drawn in each epoch, and none comes twice before all have come
+    once. So all rows of a rare class come several times, and a common class has other rows in each epoch.
 
     >>> np.bincount(balanced(np.arange(9), np.array([0, 0, 0, 0, 0, 0, 1, 1, 2]), 0, 0)[3:6], minlength=9).tolist()
     [0, 0, 0, 0, 0, 0, 2, 1, 0]
     """
     turns = np.argsort(random_words(rows, seed, epoch, stream=1)[:, 0], kind="stable")
     classes = np.unique(labels)
-    share, more = divmod(len(rows), len(classes))
+    per_class, extra = divmod(len(rows), len(classes))
     members = [rows[turns[labels[turns] == each]] for each in classes]
-    return np.concatenate([np.resize(each, share + (place < more)) for place, each in enumerate(members)])
+    return np.concatenate([np.resize(each, per_class + (index < extra)) for index, each in enumerate(members)])
 
 
 def affine(
@@ -192,16 +203,18 @@ def affine(
     source_size: int,
     size: int,
 ) -> NDArray[np.float32]:
-    """(n, 2, 3) matrices that flip, then turn about the centre, then scale a square picture, `zoom` larger than `size`.
+    """(n, 2, 3) matrices that flip a square image, rotate it about its centre, and scale it to `size` times `zoom`.
 
-    They map the centre (x + .5, y + .5) of an output pixel to where it lies in the source, whose pixels are unit
-    squares with (0, 0) at the outer corner of the first. A positive angle turns the picture counter-clockwise, as in
-    Pillow and torchvision: the same as `rotate(hflip(picture), degrees)`.
+    A matrix maps the centre (x + .5, y + .5) of an output pixel to its position in the source. Source pixels are unit
+    squares, and (0, 0) is the outer corner of the first one. A positive angle rotates counter-clockwise, as in Pillow
+    and torchvision. The result is that of `rotate(hflip(image), degrees)`.
+
+    hflip, vflip, degrees, zoom: (n,). source_size, size: sides of the images, pixels.
     """
     angle, scale = np.radians(degrees), source_size / size / zoom
     cos, sin = np.cos(angle) * scale, np.sin(angle) * scale
     x, y = np.where(hflip, -1.0, 1.0), np.where(vflip, -1.0, 1.0)
-    # Backwards, from output to source: undo the scale, then the turn, then the flips. The centre goes to the centre.
+    # From output to source: undo the scale, then the rotation, then the flips. The centre maps to the centre.
     matrices = np.empty((len(degrees), 2, 3), np.float32)
     for i, (along_x, along_y) in enumerate([(x * cos, -x * sin), (y * sin, y * cos)]):
         matrices[:, i, 0] = along_x
@@ -213,27 +226,29 @@ def affine(
 def colour_matrices(
     brightness: NDArray[np.floating], contrast: NDArray[np.floating], saturation: NDArray[np.floating]
 ) -> NDArray[np.float32]:
-    """(n, 3, 4) matrices from (r, g, b, 1) to (r, g, b), grey levels 0 to 255, for n factors each; 1 changes nothing.
+    """(n, 3, 4) matrices from (r, g, b, 1) to (r, g, b), levels 0 to 255.
 
-    In this order: brightness multiplies, contrast does so about mid-grey (128), saturation about the pixel's own grey
-    (ITU-R BT.601). Each is Pillow's and torchvision's, but for the grey about which they take contrast, the picture's
-    mean, and that what leaves 0 to 255 is cut off once, at the end.
+    brightness, contrast, saturation: (n,) factors; 1 changes nothing.
+
+    In this order: brightness scales the levels, contrast scales them about mid-grey (128), and saturation scales them
+    about the grey of the pixel (luma of ITU-R BT.601). Pillow and torchvision do the same, with two differences: they
+    scale contrast about the mean grey of the image, and they clip to 0 to 255 after each step and not once at the end.
     """
     own = np.eye(3)
     grey = np.broadcast_to(_LUMA, (3, 3))
     factor = saturation[:, None, None]
     matrices = np.empty((len(brightness), 3, 4), np.float32)
     matrices[:, :, :3] = (brightness * contrast)[:, None, None] * (factor * own + (1 - factor) * grey)
-    matrices[:, :, 3] = (128 * (1 - contrast))[:, None]  # grey, which saturation leaves as it is
+    matrices[:, :, 3] = (128 * (1 - contrast))[:, None]  # grey, so saturation does not change it
     return matrices
 
 
 def halvings(source_size: int, size: int) -> int:
-    """How often a picture is halved, by the mean of 2 x 2 pixels, before it is warped to `size`.
+    """How often an image is halved, by the mean of 2 x 2 pixels, before it is warped to `size`.
 
-    Bilinear interpolation looks at two pixels each way: beyond a ratio of 2 it would skip some, and small bright or
-    dark dots would come and go with the angle. What is left is below 2, or 2 where the side is odd, times the zoom of
-    photographs that are shown smaller.
+    Bilinear interpolation reads two pixels in each direction. If it scales down more than twofold it skips pixels, and
+    small bright or dark dots appear or vanish with the angle. After the halvings the ratio source_size / size is below
+    2, unless the side becomes odd. A zoom below 1 adds to it.
 
     >>> halvings(512, 224), halvings(512, 512)
     (1, 0)
@@ -247,9 +262,9 @@ def halvings(source_size: int, size: int) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """The batches of every epoch: what a loader renders.
+    """The plans of the batches of every epoch, which a loader renders. For the fields see `plan_epoch`.
 
-    Raises ValueError, quoting the bad value, for what no epoch could be planned with.
+    Raises ValueError, quoting the bad value, if one is out of range.
     """
 
     rows: NDArray[np.int64] = field(repr=False)
@@ -268,14 +283,17 @@ class Schedule:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
         _check_size(self.size, self.source_size)
         _check_shard(self.shard)
-        _check_word("seed", self.seed)
+        _check_64_bits("seed", self.seed)
 
     def __len__(self) -> int:
-        """Batches in an epoch, the short last one included."""
+        """Number of batches in an epoch, with the last one, which may be smaller."""
         return -(-len(range(self.shard[0], len(self.rows), self.shard[1])) // self.batch_size)
 
     def batches(self, epoch: int, start: int = 0) -> list[EpochPlan]:
-        """The batches of an epoch from batch `start` on; none where start is their number."""
+        """The plans of the batches of an epoch from batch `start` on; empty if `start` is the number of batches.
+
+        Raises ValueError if `start` is outside 0 to that number.
+        """
         if not 0 <= start <= len(self):
             raise ValueError(f"start must be 0 to {len(self)}, the batches of an epoch, got {start}")
         plan = plan_epoch(
@@ -295,25 +313,25 @@ class Schedule:
 
 
 def random_words(rows: NDArray[np.int64], seed: int, epoch: int, stream: int = 0) -> NDArray[np.uint64]:
-    """(n, 4) random words: row r owns block r of the Philox stream with the key (seed, epoch).
+    """(n, 4) random 64-bit words. Row r always gets block r of the Philox stream with the key (seed, epoch).
 
-    Further streams have their own part of the counter: what is drawn there leaves the draws here as they are.
+    Each `stream` has its own part of the counter, so draws from one do not change those from another.
 
-    Raw words, because numpy keeps them the same for ever and makes no such promise for its distributions.
+    Raw words are used because numpy guarantees them in all versions, but not the results of its distributions.
     """
-    _check_word("seed", seed)
-    _check_word("epoch", epoch)
+    _check_64_bits("seed", seed)
+    _check_64_bits("epoch", epoch)
     philox = np.random.Philox(key=np.array([seed, epoch], np.uint64), counter=[0, 0, 0, stream])
     blocks = int(rows.max(initial=-1)) + 1
     return philox.random_raw(4 * blocks).reshape(blocks, 4)[rows]
 
 
 def _uniform(words: NDArray[np.uint64]) -> NDArray[np.float64]:
-    """Of each word the top 53 bits, a double in [0, 1)."""
+    """The top 53 bits of each word, as a double in [0, 1)."""
     return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def _check_word(name: str, value: int) -> None:
+def _check_64_bits(name: str, value: int) -> None:
     if not 0 <= value < 2**64:
         raise ValueError(f"{name} must be 0 to 2**64 - 1, got {value}")
 

@@ -24,7 +24,7 @@ from torch.nn.functional import grid_sample
 
 from pipeline.cache.cache import Cache
 from pipeline.errors import CacheError
-from pipeline.loading.batch import Batch, Loader, ahead, to_batch
+from pipeline.loading.batch import Batch, Loader, prefetch, to_batch
 from pipeline.loading.plan import EpochPlan, Schedule, halvings
 
 Picture = NDArray[np.uint8]
@@ -137,7 +137,7 @@ class TorchvisionLoader(Loader):
         batches = self._schedule.batches(number, start)
         self._cache.expect(plan.rows for plan in batches)
         try:
-            for plan, rendering in ahead(begin, batches):
+            for plan, rendering in prefetch(begin, batches):
                 yield to_batch(self._renderer.finish(rendering), plan.rows, self._grades)
         finally:
             over.set()

@@ -1,1 +1,1 @@
-"""From a photograph's bytes to the prepared square: decode, find the retina, crop, resize, encode."""
+"""From the bytes of a photograph to the prepared square: decode, find the retina, crop, resize, encode."""

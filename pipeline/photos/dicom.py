@@ -1,6 +1,6 @@
-"""DICOM files: the picture in one, and the few tags that are listed here. Nothing else of a file leaves this module.
+"""DICOM files: their picture, and the few tags that are listed here. Nothing else of a file leaves this module.
 
-Messages never quote a file, whose texts may name a patient.
+Messages never quote a file, because its texts may name a patient.
 """
 
 import re
@@ -17,18 +17,18 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from pipeline.errors import PhotoError
 from pipeline.photos.formats import MAX_PIXELS, Values
-from pipeline.photos.jpeg import Frame, frame_of, with_colours
+from pipeline.photos.jpeg import Frame, frame_of, with_colour_model
 
 SUFFIXES: Final = (".dcm", ".dicom")
 HEADER: Final = 1 << 18
-"""Bytes at a file's beginning in which the tags of `Tags` stand: colour profiles and pixels come behind them."""
+"""Bytes at the beginning of a file that hold the tags of `Tags`. Colour profiles and pixels come after them."""
 
 _CLASS, _SYNTAX, _PATIENT, _EYE_OF_IMAGE, _EYE = 0x00020002, 0x00020010, 0x00100020, 0x00200062, 0x00200060
-_SAMPLES, _PHOTOMETRIC, _PLANAR, _FRAMES, _ROWS, _COLUMNS = (0x00280000 | at for at in (2, 4, 6, 8, 0x10, 0x11))
-_ALLOCATED, _STORED, _HIGH, _SIGNED, _BURNED_IN = (0x00280000 | at for at in (0x100, 0x101, 0x102, 0x103, 0x301))
-_PALETTE: Final = tuple(0x00280000 | at for at in (0x1101, 0x1102, 0x1103, 0x1201, 0x1202, 0x1203))
+_SAMPLES, _PHOTOMETRIC, _PLANAR, _FRAMES, _ROWS, _COLUMNS = (0x00280000 | tag for tag in (2, 4, 6, 8, 0x10, 0x11))
+_ALLOCATED, _STORED, _HIGH, _SIGNED, _BURNED_IN = (0x00280000 | tag for tag in (0x100, 0x101, 0x102, 0x103, 0x301))
+_PALETTE: Final = tuple(0x00280000 | tag for tag in (0x1101, 0x1102, 0x1103, 0x1201, 0x1202, 0x1203))
 _PIXELS: Final = 0x7FE00010
-_OF_PICTURE: Final = (
+_PICTURE_TAGS: Final = (
     *(_SAMPLES, _PHOTOMETRIC, _PLANAR, _FRAMES, _ROWS, _COLUMNS),
     *(_ALLOCATED, _STORED, _HIGH, _SIGNED, _BURNED_IN, *_PALETTE, _PIXELS),
 )
@@ -38,37 +38,40 @@ _KEPT: Final = {
     "acquisition date": 0x00080022,
     "study date": 0x00080020,
 }
-_ACQUIRED: Final = 0x0008002A  # date and time in one, which some have alone
+_ACQUIRED: Final = 0x0008002A  # date and time in one tag; some files have only this
 KEPT: Final = tuple(_KEPT)
-"""What may be kept of a file beside its picture, by name; only what a user asks for is."""
+"""Names of the tags that can be kept in addition to the picture. A tag is kept only if the user asks for it."""
 
 _IMPLICIT, _DEFLATED, _BIG_ENDIAN, _RLE = (f"1.2.840.10008.1.2{end}" for end in ("", ".1.99", ".2", ".5"))
-_NATIVE: Final = frozenset({_IMPLICIT, "1.2.840.10008.1.2.1", _DEFLATED, _BIG_ENDIAN})
-_JPEG: Final = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (50, 51))
-_JPEG_LOSSLESS: Final = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (57, 70))
-_JPEG_2000: Final = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (90, 91, 201, 202, 203))
-_NO_PHOTOGRAPHS: Final = {
+_UNCOMPRESSED_SYNTAXES: Final = frozenset({_IMPLICIT, "1.2.840.10008.1.2.1", _DEFLATED, _BIG_ENDIAN})
+_JPEG_SYNTAXES: Final = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (50, 51))
+_JPEG_LOSSLESS_SYNTAXES: Final = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (57, 70))
+_JPEG_2000_SYNTAXES: Final = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (90, 91, 201, 202, 203))
+_NOT_PHOTOGRAPHS: Final = {
     "1.2.840.10008.1.3.10": "an index of other files, no picture",
     **{f"1.2.840.10008.5.1.4.1.1.77.1.5.{number}": "a tomogram, no photograph" for number in (4, 7, 8)},
 }
-"""By the class of the file: DICOMDIR; what optical coherence tomography makes."""
+"""SOP classes without a photograph: DICOMDIR, and optical coherence tomography."""
 GREY_FRAMES: Final = "several grey frames, as of an angiogram, no colour photograph"
 _J2K: Final = b"\xff\x4f\xff\x51"
 
 
 class Tags(NamedTuple):
-    """What is read of a file beside its picture, as it stands there."""
+    """What is read from a file in addition to its picture."""
 
-    patient: str  # the patient's id, "" for none: it goes nowhere but into a pseudonym, unless a user says so
+    patient: str  # the patient's id, "" for none; used only to make a pseudonym, unless the user says otherwise
     eye: str  # "left", "right" or ""
-    kept: dict[str, str]  # by the names of KEPT; dates as 2024-01-31
-    ignored: str  # why nobody wants it for a photograph, "" where it may be one
-    whole: bool  # False: the bytes ended before the tags did
+    kept: dict[str, str]  # name of KEPT -> text; dates as 2024-01-31
+    ignored: str  # why the file is not a photograph; "" if it may be one
+    complete: bool  # False: the bytes ended before the last tag
 
 
 def read_tags(file: IO[bytes]) -> Tags | None:
-    """The tags at the beginning of a file. None where it is no DICOM file, and where they cannot be read: then its
-    picture cannot either, and who reads that says why."""
+    """The tags at the beginning of a file.
+
+    None if it is not a DICOM file, or if its tags cannot be read. Then its picture cannot be read either, and
+    `open_dicom` raises the reason.
+    """
     if file.read(132)[128:] != b"DICM":
         return None
     try:
@@ -76,7 +79,7 @@ def read_tags(file: IO[bytes]) -> Tags | None:
         elements = _Elements(file, wanted, _FRAMES)
         kept = {name: " ".join(elements.text(tag)[:64].split()) for name, tag in _KEPT.items()}
         kept["acquisition date"] = kept["acquisition date"] or elements.text(_ACQUIRED)[:8]
-        why = _NO_PHOTOGRAPHS.get(elements.text(_CLASS), "")
+        why = _NOT_PHOTOGRAPHS.get(elements.text(_CLASS), "")
         if not why and elements.frames > 1 and not elements.in_colour:
             why = GREY_FRAMES
     except Exception:  # pydicom raises a dozen kinds of exception on damaged files
@@ -86,14 +89,16 @@ def read_tags(file: IO[bytes]) -> Tags | None:
             date = re.match(r"(\d{4})\.?(\d\d)\.?(\d\d)$", kept[name])
             kept[name] = "-".join(date.groups()) if date else ""
     eye = {"L": "left", "R": "right"}.get(elements.text(_EYE_OF_IMAGE) or elements.text(_EYE), "")
-    return Tags(elements.text(_PATIENT), eye, kept, why, elements.whole)
+    return Tags(elements.text(_PATIENT), eye, kept, why, elements.complete)
 
 
 def open_dicom(data: bytes | memoryview) -> "Dicom":
-    """The picture of a file, not yet decoded. Raises PhotoError where there is none that can be read, and anything
-    where the file is damaged."""
-    elements = _Elements(BytesIO(data), _OF_PICTURE, _PIXELS)
-    if why := _NO_PHOTOGRAPHS.get(elements.text(_CLASS)):
+    """The picture of a file, not yet decoded.
+
+    Raises PhotoError if the file has no picture that can be read, and any exception if the file is damaged.
+    """
+    elements = _Elements(BytesIO(data), _PICTURE_TAGS, _PIXELS)
+    if why := _NOT_PHOTOGRAPHS.get(elements.text(_CLASS)):
         raise PhotoError(f"DICOM: {why}")
     width, height = elements.number(_COLUMNS, 0), elements.number(_ROWS, 0)
     if not (width and height):
@@ -107,7 +112,7 @@ def open_dicom(data: bytes | memoryview) -> "Dicom":
 
 @dataclass(frozen=True)
 class Dicom:
-    """The picture of a file; of several frames the first."""
+    """The picture of a file: its first frame."""
 
     elements: "_Elements"
     width: int  # pixels
@@ -119,7 +124,7 @@ class Dicom:
 
     @property
     def burned_in(self) -> bool:
-        """Whether the file says that words are drawn into its picture."""
+        """Whether the file says that text is drawn into its picture (Burned In Annotation)."""
         return self.elements.text(_BURNED_IN) == "YES"
 
     @property
@@ -128,64 +133,67 @@ class Dicom:
         return self.elements.text(_PHOTOMETRIC) == "MONOCHROME1"
 
     def jpeg(self) -> bytes | None:
-        """The JPEG that holds all of the picture, without metadata and with a mark of its colour model; None where it
-        is no JPEG, or a lossless one.
+        """The JPEG of the picture, without metadata, and marked with its colour model. None if the picture is not a
+        JPEG, or a lossless one.
 
-        The mark: files call their JPEG RGB that is YCbCr, and the other way round, and the JPEG itself may not say.
+        The mark is needed because some files call a YCbCr JPEG RGB, or an RGB one YCbCr, and the JPEG itself may not
+        say what it is.
         """
-        if self.elements.syntax not in _JPEG:
+        if self.elements.syntax not in _JPEG_SYNTAXES:
             return None
         stream, frame = self._jpeg_frame()
         if frame.components != 3:
-            return with_colours(stream, None)
-        said = frame.subsampled or (frame.is_ycc if frame.marked else self._says_ycc)
-        small = JpegImageFile(BytesIO(with_colours(stream, "RGB")))  # its values, as they stand there
+            return with_colour_model(stream, None)
+        declared = frame.subsampled or (frame.is_ycc if frame.marked else self._declares_ycc)
+        small = JpegImageFile(BytesIO(with_colour_model(stream, "RGB")))  # the stored values, not converted
         small.draft(None, (max(1, self.width // 8), max(1, self.height // 8)))
-        return with_colours(stream, "YCbCr" if _is_ycc(np.asarray(small), said) else "RGB")
+        return with_colour_model(stream, "YCbCr" if _is_ycc(np.asarray(small), declared) else "RGB")
 
     def values(self) -> Values:
-        """Values (h, w, 1 or 3) in the file's colour model, scaled to 8 bits where the file says how many of 16 are
-        used. Palettes are looked up."""
+        """The pixels, uint8 or uint16 (h, w, 1 or 3), in the file's colour model. Palette indices become colours.
+
+        Values of 8 and of 16 bits stay as they are. Any other number of bits that the file gives is scaled to 8 bits.
+        """
         elements, bits = self.elements, 8
-        if elements.syntax in _JPEG_2000:
+        if elements.syntax in _JPEG_2000_SYNTAXES:
             values, bits = self._jpeg_2000()
-        elif elements.syntax in _JPEG_LOSSLESS:
+        elif elements.syntax in _JPEG_LOSSLESS_SYNTAXES:
             stream, _ = self._jpeg_frame()
-            values = np.asarray(JpegImageFile(BytesIO(with_colours(stream, "RGB"))))
-        elif elements.syntax in _NATIVE or elements.syntax == _RLE:
+            values = np.asarray(JpegImageFile(BytesIO(with_colour_model(stream, "RGB"))))
+        elif elements.syntax in _UNCOMPRESSED_SYNTAXES or elements.syntax == _RLE:
             values, bits = self._uncompressed()
         else:
-            raise PhotoError(f"DICOM: {_named(elements.syntax)} is not read: export it as JPEG 2000, or as PNG")
+            raise PhotoError(f"DICOM: {_syntax_name(elements.syntax)} is not read: export it as JPEG 2000, or as PNG")
         values = values if values.ndim == 3 else values[..., None]
         if elements.text(_PHOTOMETRIC) == "PALETTE COLOR":
-            return self._looked_up(values)
+            return self._palette_colours(values)
         if bits in (8, 16):
             return values
         table = np.round(np.arange(1 << bits) * (255 / ((1 << bits) - 1))).astype(np.uint8)
         return np.asarray(table[values], dtype=np.uint8)
 
     def in_colour(self, values: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """What `values` gave, of 8 bits, in RGB or grey."""
+        """The 8-bit pixels of `values` as RGB (h, w, 3) or grey (h, w, 1)."""
         if values.shape[2] == 1:
             return values
-        if self.elements.text(_PHOTOMETRIC) == "PALETTE COLOR" or not _is_ycc(values, self._says_ycc):
+        if self.elements.text(_PHOTOMETRIC) == "PALETTE COLOR" or not _is_ycc(values, self._declares_ycc):
             return values
         return np.asarray(cv2.cvtColor(np.ascontiguousarray(values[..., [0, 2, 1]]), cv2.COLOR_YCrCb2RGB), np.uint8)
 
     @property
-    def _says_ycc(self) -> bool:
-        """YBR_ICT and YBR_RCT are transforms of JPEG 2000, which its decoder has undone."""
+    def _declares_ycc(self) -> bool:
+        """Whether the file says YCbCr. YBR_ICT and YBR_RCT do not count: the JPEG 2000 decoder has undone them."""
         return self.elements.text(_PHOTOMETRIC).startswith("YBR_FULL")
 
     def _frame(self, *begins: bytes) -> bytes:
-        """The first frame, compressed. Raises PhotoError where it does not begin as it must."""
+        """The first frame, compressed. Raises PhotoError if it begins with none of `begins`."""
         from pydicom.encaps import get_frame
 
         stream = get_frame(self.elements.found[_PIXELS], 0, number_of_frames=self.elements.frames)
         if not stream.startswith(begins):
             raise PhotoError(
-                f"DICOM: scrambled, encrypted or damaged pixels, which are no {_named(self.elements.syntax)}: export "
-                "it from the program of its maker"
+                f"DICOM: scrambled, encrypted or damaged pixels, which are no {_syntax_name(self.elements.syntax)}: "
+                "export it from the program of its maker"
             )
         return stream
 
@@ -193,11 +201,11 @@ class Dicom:
         stream = self._frame(b"\xff\xd8")
         if not (end := stream.rfind(b"\xff\xd9")) + 1:
             raise PhotoError("cut off: its end marker is missing")
-        stream = stream if stream[end + 2 :].strip(b"\0\xff") else stream[: end + 2]  # filled up to an even length
+        stream = stream if stream[end + 2 :].strip(b"\0\xff") else stream[: end + 2]  # padded to an even length
         frame = frame_of(stream)
         if frame.bits != 8:
             raise PhotoError(
-                f"DICOM: {_named(self.elements.syntax)} of {frame.bits} bits is not read: export it as PNG"
+                f"DICOM: {_syntax_name(self.elements.syntax)} of {frame.bits} bits is not read: export it as PNG"
             )
         if frame.components not in (1, 3):
             raise PhotoError(f"DICOM: {frame.components} values a pixel, which must be 1 or 3")
@@ -212,8 +220,8 @@ class Dicom:
         from openjpeg.utils import decode
 
         boxed = self._frame(_J2K, b"\0\0\0\x0cjP  ")
-        stream = boxed[boxed.find(_J2K) :].rstrip(b"\0\xff")  # filled up to an even length
-        if not stream.endswith(b"\xff\xd9"):  # OpenJPEG decodes what there is
+        stream = boxed[boxed.find(_J2K) :].rstrip(b"\0\xff")  # padded to an even length
+        if not stream.endswith(b"\xff\xd9"):  # OpenJPEG would decode a truncated file without an error
             raise PhotoError("cut off: its end marker is missing")
         right, down, left, top = struct.unpack_from(">4L", stream, 8)
         components, depth = struct.unpack_from(">HB", stream, 40)
@@ -231,33 +239,33 @@ class Dicom:
         number = self.elements.number
         samples, allocated = number(_SAMPLES, 1), number(_ALLOCATED, 8)
         bits = number(_STORED, allocated)
-        unused = number(_HIGH, bits - 1) + 1 - bits  # below the values
+        unused = number(_HIGH, bits - 1) + 1 - bits  # low bits that are not used
         if samples not in (1, 3):
             raise PhotoError(f"DICOM: {samples} values a pixel, which must be 1 or 3")
         if allocated not in (8, 16) or number(_SIGNED, 0):
             raise PhotoError("DICOM: pixels of 1 or 32 bits or with signs, which are no photograph's")
         if bits < 1 or unused < 0 or bits + unused > allocated:
             raise ValueError("bits that cannot be")
-        read = self._run_lengths if self.elements.syntax == _RLE else self._native
+        read = self._decode_rle if self.elements.syntax == _RLE else self._decode_native
         values = read(samples, allocated // 8)
         if bits < allocated:
             values = np.asarray(values >> unused & ((1 << bits) - 1), values.dtype)
         return values, bits
 
-    def _native(self, samples: int, nbytes: int) -> NDArray[Any]:
+    def _decode_native(self, samples: int, nbytes: int) -> NDArray[Any]:
         data, pixels = self.elements.found[_PIXELS], self.width * self.height
         if self.elements.text(_PHOTOMETRIC) == "YBR_FULL_422" and len(data) < self.elements.frames * pixels * samples:
-            return self._halved(data)
+            return self._chroma_422(data)
         wanted = pixels * samples * nbytes
         if len(data) < self.elements.frames * wanted:
             raise PhotoError("cut off: fewer pixels than its header says")
         if nbytes == 1 and not self.elements.little and self.elements.in_words:
             data = np.frombuffer(data, ">u2").astype("<u2").tobytes()
         flat = np.frombuffer(data, (np.uint8, "<u2" if self.elements.little else ">u2")[nbytes - 1], pixels * samples)
-        return self._shaped(flat.astype((np.uint8, np.uint16)[nbytes - 1]), samples, self.elements.number(_PLANAR, 0))
+        return self._reshaped(flat.astype((np.uint8, np.uint16)[nbytes - 1]), samples, self.elements.number(_PLANAR, 0))
 
-    def _halved(self, data: bytes) -> NDArray[Any]:
-        """Colours of every second pixel alone: two values of light, then the two of colour that they share."""
+    def _chroma_422(self, data: bytes) -> NDArray[Any]:
+        """YBR_FULL_422: two pixels in a row have a luma value each and share both chroma values."""
         pixels = self.width * self.height
         if self.width % 2 or len(data) < self.elements.frames * pixels * 2:
             raise PhotoError("cut off: fewer pixels than its header says")
@@ -265,42 +273,44 @@ class Dicom:
         values = np.stack([pairs[:, [0, 1]], pairs[:, [2, 2]], pairs[:, [3, 3]]], axis=-1)
         return values.reshape(self.height, self.width, 3)
 
-    def _shaped(self, flat: NDArray[Any], samples: int, planes: int) -> NDArray[Any]:
+    def _reshaped(self, flat: NDArray[Any], samples: int, planes: int) -> NDArray[Any]:
         if planes and samples == 3:
             return np.ascontiguousarray(flat.reshape(3, self.height, self.width).transpose(1, 2, 0))
         return flat.reshape(self.height, self.width, samples)
 
-    def _run_lengths(self, samples: int, nbytes: int) -> NDArray[Any]:
-        """A segment a byte of each sample, the upper bytes first (PS3.5, annex G). Not by pydicom, which decodes
-        whatever a segment holds, 64 times its own size."""
+    def _decode_rle(self, samples: int, nbytes: int) -> NDArray[Any]:
+        """Run-length encoding (PS3.5, annex G): one segment for each byte of each sample, the upper bytes first.
+
+        pydicom's decoder is not used: it has no limit, and a segment can decode to 64 times its size.
+        """
         frame, pixels = self._frame(b""), self.width * self.height
         count, *starts = struct.unpack_from("<16L", frame)
         if count != samples * nbytes:
             raise ValueError("another number of segments")
         ends = [*starts[1:count], len(frame)]
-        planes = [_unpacked(frame[start:end], pixels) for start, end in zip(starts[:count], ends, strict=True)]
+        planes = [_decode_packbits(frame[start:end], pixels) for start, end in zip(starts[:count], ends, strict=True)]
         if nbytes == 1:
-            return self._shaped(np.concatenate(planes), samples, 1)
+            return self._reshaped(np.concatenate(planes), samples, 1)
         wide = [upper.astype(np.uint16) << 8 | lower for upper, lower in zip(planes[::2], planes[1::2], strict=True)]
-        return self._shaped(np.concatenate(wide), samples, 1)
+        return self._reshaped(np.concatenate(wide), samples, 1)
 
-    def _looked_up(self, values: Values) -> Values:
+    def _palette_colours(self, values: Values) -> Values:
         order = "<" if self.elements.little else ">"
         colours = []
-        for descriptor, entries in zip(_PALETTE[:3], _PALETTE[3:], strict=True):
-            about, data = (self.elements.found.get(tag, b"") for tag in (descriptor, entries))
-            if len(about) < 6 or not data:
+        for descriptor_tag, data_tag in zip(_PALETTE[:3], _PALETTE[3:], strict=True):
+            descriptor, data = (self.elements.found.get(tag, b"") for tag in (descriptor_tag, data_tag))
+            if len(descriptor) < 6 or not data:
                 raise PhotoError("DICOM: its palette is missing, or in segments, which are not read")
-            count, first = struct.unpack_from(f"{order}HH", about)
+            count, first = struct.unpack_from(f"{order}HH", descriptor)
             count = count or 1 << 16
             table = np.frombuffer(data, f"{order}u2" if len(data) >= 2 * count else np.uint8, count)
-            table = (table >> 8 if table.max() > 255 else table).astype(np.uint8)  # some have 8 bits in 16
+            table = (table >> 8 if table.max() > 255 else table).astype(np.uint8)  # some files store 8 bits in 16
             colours.append(table[(values[..., 0].astype(int) - first).clip(0, count - 1)])
         return np.stack(colours, axis=-1)
 
 
 class _Elements:
-    """The wanted elements of a file up to the tag `last`, as bytes: nothing is made of any other."""
+    """The wanted elements of a file up to the tag `last`, as bytes. No other element is read."""
 
     def __init__(self, file: IO[bytes], wanted: tuple[int, ...], last: int) -> None:
         try:
@@ -309,17 +319,17 @@ class _Elements:
             needs = "DICOM: needs a package that is not here: pip install 'fundus-grading[dicom]'"
             raise PhotoError(needs) from error
         self.found: dict[int, bytes] = {}
-        self.whole = self.in_words = False
+        self.complete = self.in_words = False
         self.little = True
 
         def read(file: IO[bytes], explicit: bool, last: int) -> None:
             def is_over(tag: int, vr: str | None, length: int) -> bool:
                 if tag == _PIXELS == last:
                     self.in_words = vr in (None, "OW")
-                    if length != 0xFFFFFFFF and length > _left(file):
+                    if length != 0xFFFFFFFF and length > _bytes_left(file):
                         raise PhotoError("cut off: fewer pixels than its header says")
-                self.whole = tag > last
-                return self.whole
+                self.complete = tag > last
+                return self.complete
 
             for element in pydicom.filereader.data_element_generator(
                 cast(BinaryIO, file), not explicit, self.little, is_over, specific_tags=[_CLASS, _SYNTAX, *wanted]
@@ -332,7 +342,7 @@ class _Elements:
         self.syntax = self.text(_SYNTAX) or _IMPLICIT
         self.little = self.syntax != _BIG_ENDIAN
         start = file.tell()
-        if self.syntax == _DEFLATED:  # a megabyte can hold a thousand: the header says how much there may be
+        if self.syntax == _DEFLATED:  # 1 MB can inflate to 1,000 MB, so the header sets the limit
             packed, start = file.read(), 0
             file = BytesIO(_inflate(packed, HEADER))
             if last == _PIXELS:
@@ -340,9 +350,9 @@ class _Elements:
                 pixels = self.number(_ROWS, 0) * self.number(_COLUMNS, 0) * self.frames
                 nbytes = pixels * self.number(_SAMPLES, 1) * (self.number(_ALLOCATED, 8) // 8)
                 file = BytesIO(_inflate(packed, HEADER + min(nbytes, 6 * MAX_PIXELS)))
-        explicit = self.syntax != _IMPLICIT or file.read(6)[4:].isalpha()  # some say implicit, and are not
+        explicit = self.syntax != _IMPLICIT or file.read(6)[4:].isalpha()  # some files are called implicit and are not
         file.seek(start)
-        self.whole = False
+        self.complete = False
         try:
             read(file, explicit, last)
         except EOFError:
@@ -368,43 +378,43 @@ class _Elements:
         return self.number(_SAMPLES, 1) > 1 or self.text(_PHOTOMETRIC) == "PALETTE COLOR"
 
 
-def _left(file: IO[bytes]) -> int:
-    """Bytes from here to the end of the file."""
+def _bytes_left(file: IO[bytes]) -> int:
+    """Bytes from the current position to the end of the file."""
     here = file.tell()
     end = file.seek(0, 2)
     file.seek(here)
     return end - here
 
 
-def _inflate(packed: bytes, most: int) -> bytes:
+def _inflate(packed: bytes, max_bytes: int) -> bytes:
     try:
-        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, most)
+        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, max_bytes)
     except zlib.error:
         raise PhotoError("damaged DICOM: its bytes cannot be inflated") from None
 
 
-def _unpacked(data: bytes, wanted: int) -> NDArray[np.uint8]:
-    """The first bytes of a segment that is packed by PackBits."""
-    out, at = bytearray(), 0
-    while len(out) < wanted and at < len(data):
-        code = data[at]
+def _decode_packbits(data: bytes, wanted: int) -> NDArray[np.uint8]:
+    """The first `wanted` bytes of a PackBits segment. Raises PhotoError if it has fewer."""
+    out, position = bytearray(), 0
+    while len(out) < wanted and position < len(data):
+        code = data[position]
         if code < 128:
-            out += data[at + 1 : at + 2 + code]
-            at += code + 2
+            out += data[position + 1 : position + 2 + code]
+            position += code + 2
         else:
-            out += data[at + 1 : at + 2] * (257 - code if code > 128 else 0)
-            at += 2 if code > 128 else 1
+            out += data[position + 1 : position + 2] * (257 - code if code > 128 else 0)
+            position += 2 if code > 128 else 1
     if len(out) < wanted:
         raise PhotoError("cut off: fewer pixels than its header says")
     return np.frombuffer(out, np.uint8, wanted)
 
 
-def _is_ycc(values: NDArray[np.uint8], said: bool) -> bool:
-    """Whether three values are YCbCr and not RGB; `said`: what the file says, which stands where the picture has
-    neither black nor white.
+def _is_ycc(values: NDArray[np.uint8], declared: bool) -> bool:
+    """Whether pixels (h, w, 3) are YCbCr and not RGB.
 
-    Black is (0, 128, 128) in YCbCr, white (255, 128, 128). Shown in the wrong model black is green, and the ground
-    around a retina shows it.
+    Black is (0, 128, 128) in YCbCr, and white is (255, 128, 128). So the black around a retina tells the two apart: in
+    the wrong colour model it is green. `declared`, what the file says, decides if fewer than 0.5 % of the pixels are
+    black or white.
     """
     step = max(1, min(values.shape[:2]) // 256)
     first, others = values[::step, ::step, 0], values[::step, ::step, 1:]
@@ -412,11 +422,11 @@ def _is_ycc(values: NDArray[np.uint8], said: bool) -> bool:
     colourless = (abs(others.astype(np.int16) - 128) <= 16).all(axis=-1)
     ycc = np.count_nonzero((dark | light) & colourless)
     rgb = np.count_nonzero(dark & (others <= 48).all(axis=-1) | light & (others >= 208).all(axis=-1))
-    return said if max(ycc, rgb) < first.size / 200 else bool(ycc > rgb)
+    return declared if max(ycc, rgb) < first.size / 200 else bool(ycc > rgb)
 
 
-def _named(syntax: str) -> str:
-    """A transfer syntax by its name in the standard, and never by what a file has in its place."""
+def _syntax_name(syntax: str) -> str:
+    """The name of a transfer syntax in the standard. The file's own text is never quoted."""
     from pydicom.config import IGNORE
     from pydicom.uid import UID
 

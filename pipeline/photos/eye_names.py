@@ -1,4 +1,4 @@
-"""How public sets name a patient and an eye in the name of a photograph."""
+"""The patient and the eye in a photograph's file name, as public data sets write them."""
 
 import re
 from typing import Final, NamedTuple
@@ -15,8 +15,8 @@ CONVENTIONS: Final = (
     ("1_l1", re.compile(r"^(?P<patient>\d+)_(?P<eye>[lr])\d+$", re.IGNORECASE)),  # DeepDRiD
     ("12.3", re.compile(r"^(?P<patient>\d+)\.\d+$")),  # mBRSET
 )
-"""An example of each, and the pattern, with the groups `patient` and, in all but the last, `eye`. The first convention
-is taken for every name that it fits, the others for a whole set only where one of them fits all its names."""
+"""(example, pattern) of each convention. Each pattern has the group `patient`, and all but the last have `eye`. The
+first convention applies to each name that it fits. The others apply only if they fit all names of a data set."""
 EYE_WORDS: Final = {
     **dict.fromkeys(
         ("left", "l", "os", "le", "left eye", "oi", "oe", "og", "izquierdo", "esquerdo", "links", "gauche", "sinistra"),
@@ -26,18 +26,18 @@ EYE_WORDS: Final = {
         ("right", "r", "od", "re", "right eye", "derecho", "direito", "rechts", "droit", "destra"), "right"
     ),
 }
-"""In English, Latin, Spanish, Portuguese, German, French and Italian."""
+"""Words for an eye (English, Latin, Spanish, Portuguese, German, French, Italian) -> "left" or "right"."""
 
 
 class EyeName(NamedTuple):
-    """What a photograph's name says; "" where it says nothing."""
+    """The patient and the eye in a photograph's name; "" for what the name does not say."""
 
     patient: str
     eye: str  # "left" or "right"
 
 
 def eye_name(id: str) -> EyeName:
-    """Of a photograph's id or path, by the first convention that fits its last part.
+    """The patient and the eye in a photograph's id or path, by the first convention that fits its last part.
 
     >>> eye_name("train/17_left.jpeg"), eye_name("P001_OD"), eye_name("scan")
     (EyeName(patient='17', eye='left'), EyeName(patient='P001', eye='right'), EyeName(patient='', eye=''))
@@ -51,7 +51,7 @@ def eye_name(id: str) -> EyeName:
 
 
 def last_part(id: str) -> str:
-    """The last part of an id, without the suffix that it has where only that tells two photographs apart."""
+    """The last part of an id, without a suffix. An id has a suffix if two photographs differ only in it."""
     name = id.rpartition("/")[2]
     stem, suffix = split_suffix(name)
     return stem if suffix.lower() in SUFFIXES else name

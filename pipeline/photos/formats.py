@@ -1,4 +1,4 @@
-"""The formats that photographs come in: told apart by content, opened without decoding. For DICOM see `dicom.py`."""
+"""The formats of photographs: recognised by content, opened without decoding. For DICOM see `dicom.py`."""
 
 import re
 import sys
@@ -25,12 +25,12 @@ SUFFIXES: Final = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".pnm"}
     | {".jp2", ".j2k", ".j2c", ".jpc", ".jpx", ".avif", ".heic", ".heif", ".hif", ".jxl", ".dcm", ".dicom"}
 )
-"""Of files that ought to be photographs, in lower case. What a file is, its content decides: see `sniff`."""
+"""Suffixes of files that should be photographs, in lower case. The content decides what a file is: see `sniff`."""
 NAMES: Final = "JPEG, PNG, TIFF, BMP, WebP, JPEG 2000, AVIF, HEIC, JPEG XL, PPM, GIF or DICOM"
 MAX_PIXELS: Final = 120_000_000
-"""Larger photographs are refused from the header. The largest fundus cameras make 50 million pixels."""
-HEAD: Final = 132
-"""Bytes of a file's beginning that `sniff` can use. Sixteen tell every format but DICOM, whose mark comes last."""
+"""Larger photographs are refused once the header is read. The largest fundus cameras make 50 million pixels."""
+HEAD_BYTES: Final = 132
+"""Bytes at the beginning of a file that `sniff` needs. 16 are enough for all formats but DICOM, whose mark is last."""
 
 _J2K: Final = b"\xff\x4f\xff\x51"
 _JXL: Final = b"\xff\x0a"
@@ -42,9 +42,9 @@ _SWAPPED: Final = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" els
 
 
 def sniff(head: bytes | memoryview) -> str | None:
-    """The format that a file's first HEAD bytes announce, as NAMES has it, or None."""
-    head = bytes(head[:HEAD])
-    if head[128:] == b"DICM":  # what stands before may be the beginning of a TIFF that shares the file
+    """The format of a file by its first HEAD_BYTES bytes, as named in NAMES, or None."""
+    head = bytes(head[:HEAD_BYTES])
+    if head[128:] == b"DICM":  # the 128 bytes before may be the beginning of a TIFF in the same file
         return "DICOM"
     if head.startswith(b"\xff\xd8\xff"):
         return "JPEG"
@@ -52,7 +52,7 @@ def sniff(head: bytes | memoryview) -> str | None:
         return "PNG"
     if head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
         return "TIFF"
-    # Two letters are too few to tell a bitmap from a text, so the size of the header that follows is asked too.
+    # A text may begin with "BM" too, so the size of the bitmap's second header is also checked.
     if head.startswith(b"BM") and int.from_bytes(head[14:16], "little") in (12, 16, 40, 52, 56, 64, 108, 124):
         return "BMP"
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
@@ -62,7 +62,7 @@ def sniff(head: bytes | memoryview) -> str | None:
     if head.startswith((_JXL, _JXL_BOX)):
         return "JPEG XL"
     if head[4:8] == b"ftyp":
-        brands = {head[at : at + 4] for at in range(8, min(len(head), int.from_bytes(head[:4], "big")), 4)}
+        brands = {head[start : start + 4] for start in range(8, min(len(head), int.from_bytes(head[:4], "big")), 4)}
         if brands & {b"avif", b"avis"}:
             return "AVIF"
         return "HEIC" if brands & _HEIC_BRANDS else None
@@ -74,15 +74,21 @@ def sniff(head: bytes | memoryview) -> str | None:
 
 
 def open_picture(kind: str, data: bytes | memoryview) -> ImageFile.ImageFile:
-    """The picture, not yet decoded, with the size that its header has. Raises PhotoError where it takes a package that
-    is not installed, and anything where the file is damaged."""
+    """The picture, not yet decoded, with the size in its header. kind: what `sniff` gave.
+
+    Raises PhotoError if a package is missing, and any exception if the file is damaged.
+    """
     return _OPENERS[kind](BytesIO(data))
 
 
 def values_of(kind: str, data: bytes | memoryview, picture: ImageFile.ImageFile) -> Values | None:
-    """The values (h, w, channels) of a picture that Pillow does not decode, or of 16-bit colour, of which it keeps the
-    upper bytes; None for any other, and where a colour of the 16-bit ones stands for transparency. The lower bytes come
-    by reading the file again with the two of a pair swapped.
+    """The pixels (h, w, channels) of a picture that Pillow does not decode, or decodes with a loss; else None.
+
+    Pillow does not decode JPEG XL, and takes seconds per megapixel for some PPM. Of 16-bit colour it keeps the upper
+    bytes only: the lower bytes come from reading the file a second time with the bytes of each pair swapped. The result
+    is None for 16-bit pictures in which one colour means transparency.
+
+    Raises PhotoError for pixels of 32 bits.
     """
     if kind == "JPEG XL":
         from imagecodecs import jpegxl_decode
@@ -103,7 +109,7 @@ def values_of(kind: str, data: bytes | memoryview, picture: ImageFile.ImageFile)
 
 
 def _swapped(arguments: Arguments) -> Arguments:
-    """A decoder's arguments with the bytes of 16-bit colour taken the other way round; None where it is none."""
+    """The arguments of Pillow's decoder with the byte order of 16-bit colour reversed. None if they are not for it."""
     rawmode, *rest = arguments if isinstance(arguments, tuple) else (arguments,)
     if not isinstance(rawmode, str) or not re.fullmatch(r"RGB[AX]?;16[BLN]", rawmode):
         return None
@@ -112,7 +118,7 @@ def _swapped(arguments: Arguments) -> Arguments:
 
 
 def _ppm_values(data: bytes | memoryview, picture: ImageFile.ImageFile) -> Values:
-    """Of a PGM or PPM whose highest value is not 255, scaled by it: Pillow takes seconds a megapixel for them."""
+    """The pixels of a PGM or PPM whose highest value is not 255, scaled to it. Pillow takes seconds per megapixel."""
     _, _, start, arguments = picture.tile[0]
     assert isinstance(arguments, tuple)
     highest = int(arguments[-1])
@@ -125,7 +131,8 @@ def _ppm_values(data: bytes | memoryview, picture: ImageFile.ImageFile) -> Value
 
 
 def _jpeg_2000(file: BytesIO) -> ImageFile.ImageFile:
-    """OpenJPEG decodes what there is of a file that was cut off, and goes by the size in the codestream."""
+    """Opens a JPEG 2000 file. OpenJPEG decodes truncated files without an error and uses the size in the codestream, so
+    the end marker and the size are checked here."""
     data = file.getvalue()
     start = data.find(_J2K)
     boxed = int.from_bytes(data[start - 8 : start - 4], "big") if data[start - 4 : start] == b"jp2c" else 0
@@ -148,7 +155,7 @@ def _heic(file: BytesIO) -> ImageFile.ImageFile:
 
 
 class _JpegXl(ImageFile.ImageFile):
-    """The header: imagecodecs, which decodes the rest, has no way to ask for the size alone."""
+    """The header alone. imagecodecs, which decodes the pixels, cannot give the size without decoding."""
 
     def _open(self) -> None:
         assert self.fp is not None
@@ -165,18 +172,21 @@ def _jpeg_xl(file: BytesIO) -> ImageFile.ImageFile:
 
 
 def _jpeg_xl_size(data: bytes) -> tuple[int, int]:
-    """Width and height in the header of a JPEG XL codestream (ISO/IEC 18181-1, SizeHeader), bare or in boxes."""
-    at = 0
+    """Width and height, pixels, of a JPEG XL codestream, bare or in boxes (SizeHeader of ISO/IEC 18181-1).
+
+    Raises ValueError if there is no codestream.
+    """
+    position = 0
     if data.startswith(_JXL_BOX):
-        while (name := data[at + 4 : at + 8]) not in (b"jxlc", b"jxlp"):
-            length = int.from_bytes(data[at : at + 4], "big")
-            at += int.from_bytes(data[at + 8 : at + 16], "big") if length == 1 else length
-            if length == 0 or at >= len(data):
+        while (name := data[position + 4 : position + 8]) not in (b"jxlc", b"jxlp"):
+            length = int.from_bytes(data[position : position + 4], "big")
+            position += int.from_bytes(data[position + 8 : position + 16], "big") if length == 1 else length
+            if length == 0 or position >= len(data):
                 raise ValueError("no codestream")
-        at += (16 if data[at : at + 4] == b"\0\0\0\1" else 8) + (4 if name == b"jxlp" else 0)
-    if data[at : at + 2] != _JXL:
+        position += (16 if data[position : position + 4] == b"\0\0\0\1" else 8) + (4 if name == b"jxlp" else 0)
+    if data[position : position + 2] != _JXL:
         raise ValueError("no codestream")
-    bits, used = int.from_bytes(data[at + 2 : at + 18], "little"), 0
+    bits, used = int.from_bytes(data[position + 2 : position + 18], "little"), 0
 
     def take(count: int) -> int:
         nonlocal used
@@ -193,8 +203,8 @@ def _jpeg_xl_size(data: bytes) -> tuple[int, int]:
     return height * across // down if ratio else side(), height
 
 
-# Opened by class, not by Image.open: no other format is ever tried, a JPEG with a second picture inside (MPO) is read
-# as the JPEG it starts with, and Pillow's own warning about size does not fire.
+# Classes and not Image.open: no other format is tried, a JPEG with a second picture inside (MPO) is read as the JPEG
+# that it begins with, and Pillow does not warn of the size.
 _OPENERS: Final[dict[str, Callable[[BytesIO], ImageFile.ImageFile]]] = {
     "JPEG": JpegImageFile,
     "PNG": PngImageFile,

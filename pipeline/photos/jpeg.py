@@ -1,29 +1,29 @@
-"""The header segments of a JPEG: its frame and its colour model."""
+"""The header segments of a JPEG: the frame, the colour model, comments."""
 
 from collections.abc import Iterator
 from typing import Final, Literal, NamedTuple
 
 _FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _LOSSLESS: Final = frozenset({0xC3, 0xC7, 0xCB, 0xCF})
-_ALONE: Final = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a segment
+_STANDALONE: Final = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a segment
 _ADOBE: Final = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0"
 
 
 class Frame(NamedTuple):
-    """What a JPEG says of its picture."""
+    """The frame header of a JPEG (ITU-T T.81), and its colour model."""
 
-    lossless: bool  # not a DCT: process 14
-    bits: int  # a value
-    width: int
+    lossless: bool  # process 14, not a DCT
+    bits: int  # per value
+    width: int  # pixels
     height: int
-    components: int
-    marked: bool  # something says which colour model it is in
-    is_ycc: bool  # libjpeg takes three components for YCbCr, for RGB where it is False
-    subsampled: bool  # components differ in size, as only those of YCbCr do
+    components: int  # values per pixel
+    marked: bool  # the file says which colour model it has
+    is_ycc: bool  # libjpeg reads three components as YCbCr (True) or RGB (False)
+    subsampled: bool  # components differ in size, which only those of YCbCr do
 
 
 def frame_of(stream: bytes) -> Frame:
-    """Raises ValueError where there is no frame before the first scan."""
+    """The frame of a JPEG. Raises ValueError if there is none before the first scan."""
     jfif, adobe = False, -1
     for marker, start, end in _segments(stream):
         body = stream[start + 4 : end]
@@ -34,7 +34,7 @@ def frame_of(stream: bytes) -> Frame:
         elif marker in _FRAMES:
             if len(body) < 6 or len(body) != 6 + 3 * body[5]:
                 break
-            parts = [body[at : at + 2] for at in range(6, len(body), 3)]
+            parts = [body[position : position + 2] for position in range(6, len(body), 3)]
             by_id = bytes(part[0] for part in parts) == b"RGB"
             is_ycc = jfif or (adobe != 0 if adobe >= 0 else not by_id)
             height, width = int.from_bytes(body[1:3], "big"), int.from_bytes(body[3:5], "big")
@@ -45,20 +45,20 @@ def frame_of(stream: bytes) -> Frame:
 
 
 def is_lossless(stream: bytes | memoryview) -> bool:
-    """Whether it is a JPEG of process 14, which libjpeg does not decode at a fraction of its size."""
+    """Whether a JPEG is lossless (process 14). libjpeg does not decode such a JPEG at a smaller scale."""
     try:
         return frame_of(bytes(stream)).lossless
     except ValueError:
         return False
 
 
-def with_colours(stream: bytes, model: Literal["RGB", "YCbCr"] | None) -> bytes:
-    """The JPEG without metadata, and with Adobe's mark of a colour model if one is given, which every reader obeys.
+def with_colour_model(stream: bytes, model: Literal["RGB", "YCbCr"] | None) -> bytes:
+    """The JPEG without metadata, and with Adobe's segment for the colour model if one is given. All readers obey it.
 
-    Raises ValueError where its segments cannot be told.
+    Raises ValueError if a segment is truncated.
     """
-    mark = b"" if model is None else _ADOBE + bytes([model == "YCbCr"])
-    kept, scan = [stream[:2], mark], 0
+    adobe_segment = b"" if model is None else _ADOBE + bytes([model == "YCbCr"])
+    kept, scan = [stream[:2], adobe_segment], 0
     for marker, start, end in _segments(stream):
         scan = end
         if not 0xE0 <= marker <= 0xEF and marker != 0xFE:
@@ -67,24 +67,27 @@ def with_colours(stream: bytes, model: Literal["RGB", "YCbCr"] | None) -> bytes:
 
 
 def with_comment(stream: bytes, text: str) -> bytes:
-    """The JPEG with a comment of up to 65,533 bytes of ASCII, after the JFIF header where it begins with one."""
-    at = 4 + int.from_bytes(stream[4:6], "big") if stream[2:4] == b"\xff\xe0" else 2
+    """The JPEG with a comment of up to 65,533 bytes of ASCII, placed after the JFIF header if there is one."""
+    position = 4 + int.from_bytes(stream[4:6], "big") if stream[2:4] == b"\xff\xe0" else 2
     comment = text.encode("ascii")
-    return stream[:at] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + stream[at:]
+    return stream[:position] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + stream[position:]
 
 
 def _segments(stream: bytes) -> Iterator[tuple[int, int, int]]:
-    """(marker, start, end) of each segment before the first scan. As libjpeg does, it passes over what is no marker."""
-    at = 2
-    while (at := stream.find(b"\xff", at)) >= 0 and at + 4 <= len(stream):
-        marker = stream[at + 1]
-        if marker in (0x00, 0xFF) or marker in _ALONE:
-            at += 1 if marker == 0xFF else 2
+    """Yields (marker, start, end) for each segment before the first scan.
+
+    Bytes between segments are skipped, as libjpeg does. Raises ValueError if a segment is truncated.
+    """
+    position = 2
+    while (position := stream.find(b"\xff", position)) >= 0 and position + 4 <= len(stream):
+        marker = stream[position + 1]
+        if marker in (0x00, 0xFF) or marker in _STANDALONE:
+            position += 1 if marker == 0xFF else 2
             continue
         if marker in (0xD8, 0xD9, 0xDA):
             return
-        end = at + 2 + int.from_bytes(stream[at + 2 : at + 4], "big")
-        if end < at + 4 or end > len(stream):
+        end = position + 2 + int.from_bytes(stream[position + 2 : position + 4], "big")
+        if end < position + 4 or end > len(stream):
             raise ValueError("a JPEG is truncated")
-        yield marker, at, end
-        at = end
+        yield marker, position, end
+        position = end

@@ -1,4 +1,4 @@
-"""Any fundus photograph's bytes to RGB uint8, safely, or a PhotoError with the reason."""
+"""Decodes the bytes of any fundus photograph to RGB uint8, or raises PhotoError with the reason."""
 
 import re
 from typing import Any, Final, NamedTuple
@@ -29,46 +29,46 @@ _UPRIGHT: Final = {
 }
 _ON_ITS_SIDE: Final = frozenset(_UPRIGHT[orientation] for orientation in (5, 6, 7, 8))
 _DEPTHS: Final = (8, 10, 12, 14)
-"""Bits that cameras use of 16."""
+"""Numbers of bits that cameras use in 16-bit values, other than 16."""
 
 
 class Photo(NamedTuple):
-    """A photograph, upright (its EXIF orientation applied), perhaps decoded at a fraction of its size."""
+    """A decoded photograph, upright (its EXIF orientation is applied), at full or smaller scale."""
 
     image: NDArray[np.uint8]  # (ceil(height / scale), ceil(width / scale), 3) RGB
-    width: int  # of the whole photograph, upright, pixels
+    width: int  # of the photograph at full scale, upright, pixels
     height: int
-    scale: int  # 1, 2, 4 or 8 pixels of the photograph to one of `image`
+    scale: int  # 1, 2, 4 or 8: one pixel of `image` covers scale x scale pixels of the photograph
     damaged: bool  # a JPEG that decodes, but with warnings of corrupt data
-    first_page: bool  # the file holds more pictures than this one, its first
-    burned_in: bool = False  # a DICOM file that says that words are drawn into its picture
-    synthetic: bool = False  # a file that says that `tools phantom` drew or painted its picture
+    first_page: bool  # the file has several pictures, and this is the first
+    burned_in: bool = False  # the DICOM file says that text is drawn into its picture
+    synthetic: bool = False  # the file says that `tools phantom` drew or changed its picture
 
 
 def read_photo(data: bytes | memoryview, *, cover: int | None = None, bits_in_use: bool = True) -> Photo:
     """Decode a photograph of any size, depth and colour model to RGB.
 
-    With `cover`, it comes at the smallest scale of 1, 1/2, 1/4 and 1/8 that leaves its shorter side at least `cover`
-    pixels. JPEGs are then decoded at that scale, several times faster; other formats are averaged after decoding, and
-    keep twice `cover`, because an average is the poorer filter.
+    With `cover`, the scale is the smallest of 1, 1/2, 1/4 and 1/8 that keeps the shorter side at least `cover` pixels.
+    JPEGs are decoded at that scale, which is several times faster. Other formats are averaged after decoding. They keep
+    at least 2 * `cover` pixels, because an average is a poorer filter.
 
-    * 16-bit values are scaled by the bits in use, 8, 10, 12, 14 or 16, which the highest of them tells; values that
-      are all multiples of 257 were 8-bit ones, and use 16. Without `bits_in_use` all 16 count: grey is scaled v / 257,
-      and of colour the upper byte is taken, which differs by one level at most.
+    * 16-bit values are scaled by the number of bits in use: 8, 10, 12, 14 or 16, taken from the highest value. If all
+      values are multiples of 257, they were 8-bit values, and 16 bits are in use. Without `bits_in_use` always 16 are:
+      grey becomes v / 257, and of colour the upper byte is taken, which differs by at most one level.
     * Transparency is composited on black.
-    * CMYK JPEGs are inverted, as Adobe writes them, whether or not they carry Adobe's marker: so do browsers.
-    * An EXIF orientation is applied; one that makes no sense is ignored.
-    * Of several pictures in a file (TIFF, GIF, AVIF, HEIC, PNG, WebP) the first is taken, which `first_page` says; so
-      it is of an MPO, whose others are views or small copies.
-    * A file cut off anywhere is refused, a JPEG that lacks nothing but its end marker included: whether only the marker
-      is missing or also some of the picture cannot be told for certain.
-    * A JPEG whose damage libjpeg gets over with a warning (a bad code, bytes too many or too few) is decoded and called
-      damaged: how much of the picture is hurt, a few bytes behind it or half of it, the warning does not say.
+    * CMYK JPEGs are inverted, as Adobe writes them, with or without Adobe's marker. Browsers do the same.
+    * The EXIF orientation is applied. An invalid one is ignored.
+    * If a file has several pictures (TIFF, GIF, AVIF, HEIC, PNG, WebP), the first is taken and `first_page` is set. The
+      first of an MPO is taken too, without `first_page`: its others are views or small copies.
+    * A truncated file is refused. So is a JPEG without its end marker: one cannot be certain that nothing else is
+      missing.
+    * A JPEG that libjpeg decodes with a warning (a bad code, too many or too few bytes) is decoded and `damaged` is
+      set. The warning does not say how much of the picture is affected: a few bytes after it, or half of it.
 
-    Pillow gives a UserWarning of odd metadata and reads on. What becomes of it the process decides: commands ignore it
-    (pipeline.machine.ignore_odd_metadata), and where warnings are errors it is raised.
+    Pillow gives a UserWarning for odd metadata and continues. The process decides what the warning does: commands
+    ignore it (pipeline.machine.ignore_odd_metadata), and if warnings are errors, it is raised.
 
-    Raises PhotoError with the reason. Safe to call from several threads.
+    Raises PhotoError with the reason. Thread-safe.
     """
     kind = sniff(data)
     if kind is None:
@@ -81,10 +81,11 @@ def read_photo(data: bytes | memoryview, *, cover: int | None = None, bits_in_us
         picture = open_picture(kind, data)
         width, height = picture.size
         _check_size(width, height)
-        by_decoder = isinstance(picture, JpegImageFile) and not is_lossless(data)  # simplejpeg crashes on those, scaled
-        scale = _scale(min(width, height), cover if cover is None or by_decoder else 2 * cover)
+        # simplejpeg crashes if it is to scale a lossless JPEG.
+        decoder_scales = isinstance(picture, JpegImageFile) and not is_lossless(data)
+        scale = _scale(min(width, height), cover if cover is None or decoder_scales else 2 * cover)
         damaged, first_page = False, _has_more(picture)
-        if isinstance(picture, JpegImageFile) and by_decoder:
+        if isinstance(picture, JpegImageFile) and decoder_scales:
             picture.draft(None, (width // scale, height // scale))
             intact = _decode_intact(data, picture)
             damaged = intact is None
@@ -96,7 +97,7 @@ def read_photo(data: bytes | memoryview, *, cover: int | None = None, bits_in_us
             if found not in ((width, height), (height, width)):
                 raise ValueError(f"its header says {width} x {height} pixels, and {found[0]} x {found[1]} are there")
             width, height = found
-        turn = _UPRIGHT.get(_orientation(picture))  # TIFFs are turned by Pillow, and then say so no longer
+        turn = _UPRIGHT.get(_orientation(picture))  # Pillow turns TIFFs itself and removes the tag
     except (PhotoError, MemoryError, Warning):
         raise
     except Exception as error:  # Pillow raises a dozen kinds of exception on damaged files
@@ -110,7 +111,7 @@ def read_photo(data: bytes | memoryview, *, cover: int | None = None, bits_in_us
 
 
 def _read_dicom(data: bytes | memoryview, cover: int | None) -> Photo:
-    """The picture of a DICOM file, as `read_photo` gives others; of 16 bits those in use count, in every version."""
+    """The picture of a DICOM file, as `read_photo` gives others. 16-bit values are always scaled by the bits in use."""
     try:
         picture = open_dicom(data)
         width, height = picture.width, picture.height
@@ -143,9 +144,9 @@ def _scale(short: int, cover: int | None) -> int:
 
 
 def _decode_intact(data: bytes | memoryview, picture: JpegImageFile) -> NDArray[np.uint8] | None:
-    """The JPEG in RGB, of the size that was drafted; None where libjpeg warns of corrupt data.
+    """The JPEG in RGB, at the scale of Pillow's draft. None if libjpeg warns of corrupt data.
 
-    Pillow decodes to the same pixels, more slowly, and keeps the warnings to itself.
+    Pillow gives the same pixels, but it is slower and does not report the warnings.
     """
     colours = "CMYK" if picture.mode == "CMYK" else "RGB"
     try:
@@ -160,19 +161,19 @@ def _orientation(picture: Image.Image) -> int:
         return int(picture.getexif()[ExifTags.Base.Orientation])
     except Warning:
         raise
-    except Exception:  # no EXIF, or junk in its place, which does not spoil the picture
+    except Exception:  # no EXIF, or invalid EXIF: the picture itself is fine
         return 1
 
 
 def _has_more(picture: ImageFile.ImageFile) -> bool:
     try:
         return bool(getattr(picture, "is_animated", False))
-    except Exception:  # a second picture that is damaged: the first need not be
+    except Exception:  # the second picture is damaged; the first may be fine
         return True
 
 
 def _rgb(picture: Image.Image, factor: int, values: Values | None = None, bits_in_use: bool = False) -> Image.Image:
-    """The picture in RGB, averaged over blocks; `values` are those of `values_of`."""
+    """The picture in RGB, averaged over blocks of factor x factor pixels. values: what `values_of` gave."""
     if values is not None:
         colours, alpha = np.split(values, [values.shape[2] - 1 + values.shape[2] % 2], axis=2)
         both = np.concatenate([_in_8_bits(colours, bits_in_use), _in_8_bits(alpha, bits_in_use)], axis=2)
@@ -197,7 +198,7 @@ def _rgb(picture: Image.Image, factor: int, values: Values | None = None, bits_i
 
 
 def _in_8_bits(values: NDArray[Any], bits_in_use: bool) -> NDArray[np.uint8]:
-    """Values of 16 bits in 8, by the bits in use or by all of them; those of 8 as they are."""
+    """16-bit values as 8-bit ones, scaled by the bits in use or by all 16. 8-bit values stay."""
     if values.dtype == np.uint8:
         return values
     highest = int(values.max(initial=0))

@@ -1,6 +1,6 @@
-"""From photograph to training pixels: the one way, used by preprocess and by predict alike.
+"""From photograph to training pixels.
 
-That both call `prepare` is what keeps training and serving from drifting apart.
+`tools preprocess` and `trainer predict` both call `prepare`, so training and prediction always see the same pixels.
 """
 
 import hashlib
@@ -22,9 +22,8 @@ from pipeline.photos.photo import Photo, read_photo
 from pipeline.photos.retina import (
     Disc,
     Square,
+    contrast_with_background,
     contrast_with_black,
-    contrast_with_ground,
-    covering,
     crop_square,
     find_disc,
     is_blank,
@@ -32,27 +31,30 @@ from pipeline.photos.retina import (
     is_overexposed,
     lit_box,
     small_copy,
+    square_around,
 )
 
 VERSION: Final = 3
-"""Of what `prepare` makes now; raised whenever it gives other pixels for the same settings."""
-EARLIER: Final = {"none": 1, "graham": 2, "clahe": 1}
-"""By enhancement, the version before, which took every ground for black and a 16-bit value for one of 65,536. `prepare`
-still makes it, bit for bit: weights that were trained on such photographs want them."""
-LEVELS: Final = 3
-"""Colours that a mask has at most: background, and one or two kinds of lesion."""
+"""Version of `prepare`. It is raised whenever `prepare` gives other pixels for the same settings."""
+EARLIER_VERSION: Final = {"none": 1, "graham": 2, "clahe": 1}
+"""The version before, by enhancement. It assumed that every background is black and that all 16 bits are in use.
+`prepare` still gives its pixels, bit for bit, because weights that were trained on them need them."""
+MASK_COLOURS: Final = 3
+"""A mask has at most this many colours: the background and one or two kinds of lesion."""
 MAX_ASPECT: Final = 16
-"""The longer side of a photograph by its shorter one; beyond it lie banners and strips."""
+"""The largest ratio of a photograph's longer side to its shorter one. Beyond it are banners and strips."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How photographs become training pixels. Two equal recipes give equal bytes.
+    """How photographs become training pixels. Equal recipes give equal bytes.
 
     size: side of the square, pixels, SMALLEST to LARGEST.
-    quality: of the JPEG, 1 to 100.
-    enhance: a key of EARLIER (see `prepare`).
-    version: VERSION or the earlier one.
+    quality: JPEG quality, 1 to 100.
+    enhance: "none", "graham" or "clahe" (see `prepare`).
+    version: VERSION or the one in EARLIER_VERSION.
+
+    Raises ValueError, quoting the bad value, if one is out of range.
     """
 
     size: int = 512
@@ -65,18 +67,18 @@ class Recipe:
             raise ValueError(f"size must be {SMALLEST} to {LARGEST} pixels, got {self.size}")
         if not 1 <= self.quality <= 100:
             raise ValueError(f"quality must be 1 to 100, got {self.quality}")
-        if self.enhance not in EARLIER:
-            raise ValueError(f"enhance must be one of {', '.join(EARLIER)}, got {self.enhance!r}")
-        if self.version not in (VERSION, EARLIER[self.enhance]):
-            raise ValueError(f"version must be {VERSION} or {EARLIER[self.enhance]}, got {self.version}")
+        if self.enhance not in EARLIER_VERSION:
+            raise ValueError(f"enhance must be one of {', '.join(EARLIER_VERSION)}, got {self.enhance!r}")
+        if self.version not in (VERSION, EARLIER_VERSION[self.enhance]):
+            raise ValueError(f"version must be {VERSION} or {EARLIER_VERSION[self.enhance]}, got {self.version}")
 
     def as_dict(self) -> dict[str, int | str]:
-        """The settings and the version, as plain JSON."""
+        """The fields as plain JSON."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, object]) -> "Recipe":
-        """The recipe that `as_dict` described. Raises ValueError where it is not one, or of a version unknown here."""
+        """The recipe that `as_dict` gave. Raises ValueError if it is not a recipe, or its version is not known here."""
         match dict(settings):
             case {"size": int(size), "quality": int(quality), "enhance": str(enhance), "version": int(version)}:
                 return cls(size, quality, enhance, version)
@@ -84,33 +86,33 @@ class Recipe:
 
     @property
     def digest(self) -> str:
-        """16 hexadecimal digits that differ where the pixels could."""
+        """16 hexadecimal digits. They differ if the recipes differ."""
         canonical = json.dumps(self.as_dict(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
 class Prepared(NamedTuple):
-    """A photograph made ready for training.
+    """A photograph prepared for training.
 
     jpeg: size x size RGB, without chroma subsampling and metadata.
-    width, height: of the photograph, upright, in pixels.
-    disc: the retina's circle, in pixels of the upright photograph; None where none was found.
-    flags: sorted, of
-        "blank"    black, white, flat, or so dark that nothing can be graded.
-        "burned_in"  a DICOM file that says that words are drawn into its picture. It takes part; they may name the
-                   patient, so look at it before anybody else gets the cache.
-        "damaged"  a JPEG that decodes, but with warnings of corrupt data; it takes part, for it may be whole but for
-                   some stray bytes.
-        "first_page"  the file holds more pictures, of which the first was taken.
-        "no_disc"  no disc was found, so the whole frame was kept.
-        "overexposed"  half of the disc is nearly white; it takes part, for vessels and lesions may still be seen.
-        "synthetic"  `tools phantom` drew the picture, or painted lesions on it. It takes part, and whoever reads of its
-                   figures is told that they say nothing of real eyes.
-        "wide_field"  the retina is an ellipse, as in the ultra-wide-field photographs of Optos cameras, which show more
-                   of it, smaller, than the photographs that gradings are made for; the disc is the circle around it.
-        "widened"  more than 1 % of the light lay outside the disc's square (a stamp, a reflex, a wrong disc), so the
-                   square was widened to keep it.
-    square: what the jpeg shows, in pixels of the upright photograph; it may reach past the frame.
+    width, height: of the upright photograph, pixels.
+    disc: the circle of the retina, in pixels of the upright photograph; None if none was found.
+    flags: names, sorted. By default only "blank" keeps a photograph out of the splits.
+        "blank": black, white, flat, or too dark to grade.
+        "burned_in": the DICOM file says that text is drawn into its picture. The text may name the patient, so check
+            the picture before you pass the cache on.
+        "damaged": the JPEG decodes with warnings of corrupt data. Perhaps only a few bytes are affected.
+        "first_page": the file has several pictures, and the first was taken.
+        "no_disc": no disc was found, so the full frame was kept.
+        "overexposed": half of the disc is nearly white. Vessels and lesions may still be visible.
+        "synthetic": `tools phantom` drew the picture or painted lesions on it. Reports warn that results on it do not
+            hold for real eyes.
+        "wide_field": the retina is an ellipse, as in the ultra-wide-field photographs of Optos cameras. They show more
+            of the retina, at a smaller scale, than the photographs that grading scales are made for. The disc is the
+            circle around the ellipse.
+        "widened": more than 1 % of the lit pixels were outside the disc's square (a stamp, a reflex, a wrong disc), so
+            the square was widened to keep them.
+    square: what `jpeg` shows, in pixels of the upright photograph. It may extend beyond the frame.
     """
 
     jpeg: bytes
@@ -122,50 +124,53 @@ class Prepared(NamedTuple):
 
 
 def prepare(data: bytes | memoryview, recipe: Recipe) -> Prepared:
-    """A photograph's bytes, in any format that `read_photo` knows, to training pixels.
+    """Prepares a photograph for training. data: its bytes, in any format that `read_photo` knows.
 
-    Find the retina's disc, crop the square around it (black where it reaches past the frame; the whole frame where
-    there is no disc), resize it once (Lanczos, both axes by exactly the same factor), make what lies outside the disc
-    black where the ground is not, enhance it, draw a black frame one pixel wide and encode it. The frame is what lets
-    every renderer agree when the image is turned.
+    1. Find the disc of the retina.
+    2. Crop the square around it: black outside the frame, and the full frame if there is no disc.
+    3. Resize it once (Lanczos, both axes by exactly the same factor).
+    4. Make everything outside the disc black, if the background is not black.
+    5. Enhance it, as the recipe says.
+    6. Draw a black border one pixel wide. With it, all loaders agree at the border of a rotated image.
+    7. Encode it as JPEG.
 
-    enhance="graham": the local average is subtracted and the contrast raised fourfold around middle grey, within 90 %
-    of the disc's radius, beyond which its edge shows (Graham, Kaggle diabetic retinopathy report, 2015; black outside
-    instead of grey, because turned images are black outside). Where the frame cut the disc off, the average is of the
-    retina alone: averaged with the black beyond it a cut shines as a white bar, as top and bottom would of two in five
-    EyePACS photographs, and tells the camera. "clahe": contrast-limited adaptive histogram
-    equalisation of the lightness (CIELAB), within the disc.
+    enhance="graham" subtracts the local average and raises the contrast fourfold around mid-grey (Graham, Kaggle
+    diabetic retinopathy report, 2015). It is limited to 90 % of the disc's radius, because the edge of the disc shows
+    beyond. Outside is black and not grey, because rotated images are black outside. The average is of retina only: if
+    the frame cuts the disc off, an average with the black beyond would draw a white bar there, at the top and bottom of
+    two in five EyePACS photographs, and a network could recognise the camera by it.
 
-    The same bytes and recipe give the same result. Raises PhotoError with the reason. Safe to call from several
-    threads.
+    enhance="clahe" is contrast-limited adaptive histogram equalisation of the lightness (CIELAB), within the disc.
+
+    The same bytes and recipe give the same result. Raises PhotoError with the reason. Thread-safe.
     """
-    of_today = recipe.version == VERSION
-    photo = read_photo(data, cover=recipe.size, bits_in_use=of_today)
+    is_current = recipe.version == VERSION
+    photo = read_photo(data, cover=recipe.size, bits_in_use=is_current)
     if max(photo.width, photo.height) > MAX_ASPECT * min(photo.width, photo.height):
         raise PhotoError(f"{photo.width} x {photo.height} pixels: a strip, not a photograph")
     small, step = small_copy(photo.image)
     blank = is_blank(small)
-    if not blank and count_colours(photo.image) <= LEVELS:
-        raise PhotoError(f"a picture of at most {LEVELS} colours: a mask or a drawing, no photograph")
-    contrast = contrast_with_ground(small) if of_today else contrast_with_black(small)
+    if not blank and count_colours(photo.image) <= MASK_COLOURS:
+        raise PhotoError(f"a picture of at most {MASK_COLOURS} colours: a mask or a drawing, no photograph")
+    contrast = contrast_with_background(small) if is_current else contrast_with_black(small)
     disc, wide_field = (None, False) if blank else find_disc(contrast)
     overexposed = disc is not None and is_overexposed(small, disc)
-    square, widened = covering(0, 0, photo.width, photo.height), False
+    square, widened = square_around(0, 0, photo.width, photo.height), False
     if disc is not None:
         blank = is_near_black(small, disc)
         square, disc = crop_square(contrast, disc).scaled(step * photo.scale), disc.scaled(step * photo.scale)
         widened = square.side > 2.001 * disc.radius
-    if photo.scale > 1 and photo.scale * recipe.size > square.side:  # a small disc in a large frame: decode it finer
+    if photo.scale > 1 and photo.scale * recipe.size > square.side:  # small disc, large frame: decode at a larger scale
         cover = ceil(recipe.size * min(photo.width, photo.height) / square.side)
-        photo = read_photo(data, cover=cover, bits_in_use=of_today)
+        photo = read_photo(data, cover=cover, bits_in_use=is_current)
     pixels = _crop(photo, square, recipe.size)
-    mask = None if widened else disc
-    if contrast.ground in ("noisy", "coloured"):
-        pixels[~_within(mask, square, recipe.size, 0.99)] = 0  # the last hundredth is mixed with the ground
+    boundary = None if widened else disc
+    if contrast.background in ("noisy", "coloured"):
+        pixels[~_within(boundary, square, recipe.size, 0.99)] = 0  # the outermost 1 % is mixed with the background
     if recipe.enhance == "graham":
-        pixels = _graham(pixels, _within(mask, square, recipe.size, 0.9))
+        pixels = _graham(pixels, _within(boundary, square, recipe.size, 0.9))
     elif recipe.enhance == "clahe":
-        pixels = _clahe(pixels, _within(mask, square, recipe.size, 1.0))
+        pixels = _clahe(pixels, _within(boundary, square, recipe.size, 1.0))
     pixels[[0, -1]] = 0
     pixels[:, [0, -1]] = 0
     flags = {
@@ -179,30 +184,30 @@ def prepare(data: bytes | memoryview, recipe: Recipe) -> Prepared:
         "wide_field": wide_field,
         "widened": widened,
     }
-    raised = tuple(flag for flag, is_raised in flags.items() if is_raised)
-    return Prepared(encode(pixels, recipe.quality), photo.width, photo.height, disc, raised, square)
+    names = tuple(name for name, is_set in flags.items() if is_set)
+    return Prepared(encode(pixels, recipe.quality), photo.width, photo.height, disc, names, square)
 
 
 def encode(pixels: NDArray[np.uint8], quality: int) -> bytes:
-    """The JPEG of RGB pixels (h, w, 3), without chroma subsampling and metadata."""
+    """Encodes RGB pixels (h, w, 3) as JPEG, without chroma subsampling and metadata."""
     jpeg = BytesIO()
     Image.fromarray(pixels).save(jpeg, "JPEG", quality=quality, subsampling=0)
     return jpeg.getvalue()
 
 
 def count_colours(image: NDArray[np.uint8]) -> int:
-    """The number of colours of (h, w, 3) RGB; more than LEVELS come back as LEVELS + 1, soon."""
+    """The number of colours in RGB (h, w, 3), at most MASK_COLOURS + 1: the count stops there, to be fast."""
     packed = image.reshape(-1, 3).astype(np.uint32) @ np.array([1, 256, 65536], np.uint32)
     few = np.unique(packed[:: max(1, len(packed) // 4096)])
-    return LEVELS + 1 if len(few) > LEVELS else min(LEVELS + 1, len(np.unique(packed)))
+    return MASK_COLOURS + 1 if len(few) > MASK_COLOURS else min(MASK_COLOURS + 1, len(np.unique(packed)))
 
 
 def _crop(photo: Photo, square: Square, size: int) -> NDArray[np.uint8]:
     """The square (in pixels of the photograph), resized to (size, size, 3)."""
     height, width = photo.image.shape[:2]
-    step = square.side / photo.scale / size  # pixels of the image to one of the crop
+    step = square.side / photo.scale / size  # pixels of the image per pixel of the crop
     left, top = square.left / photo.scale, square.top / photo.scale
-    # Whole pixels of the crop first, and from them the box in the image: both axes then have the same step exactly.
+    # Integer pixels of the crop first, then the box in the image from them: so both axes have exactly the same step.
     x0, y0 = max(0, ceil(-left / step)), max(0, ceil(-top / step))
     x1, y1 = min(size, floor((width - left) / step)), min(size, floor((height - top) / step))
     box = (
@@ -218,32 +223,31 @@ def _crop(photo: Photo, square: Square, size: int) -> NDArray[np.uint8]:
     return crop
 
 
-def _graham(pixels: NDArray[np.uint8], seen: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """`seen` (h, w) says where there is retina; only that is averaged, and the rest comes out black."""
+def _graham(pixels: NDArray[np.uint8], retina: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Subtracts the local average. retina: (h, w) mask; only retina is averaged, and everything else becomes black."""
     rows, columns = lit_box(pixels)
-    edge = len(pixels) // 256 + 1  # pixels of the cut that resizing and JPEG have mixed with black
-    retina = np.zeros_like(seen)
-    retina[rows.start + edge : rows.stop - edge, columns.start + edge : columns.stop - edge] = True
-    retina &= seen
-    mask = retina * np.uint8(255)
-    sigma = len(pixels) / 60  # a thirtieth of the radius
+    edge = len(pixels) // 256 + 1  # pixels at a cut that resizing and JPEG have mixed with black
+    intact = np.zeros_like(retina)
+    intact[rows.start + edge : rows.stop - edge, columns.start + edge : columns.stop - edge] = True
+    mask = (intact & retina) * np.uint8(255)
+    sigma = len(pixels) / 60  # 1/30 of the radius
     masked = cv2.bitwise_and(pixels, pixels, mask=mask)
-    light, share = (cv2.GaussianBlur(each, (0, 0), sigma) for each in (masked, mask))
-    average = cv2.divide(light, cv2.merge([share] * 3), scale=255)
-    raised = cv2.addWeighted(pixels, 4, average, -4, 128)
-    return np.asarray(cv2.bitwise_and(raised, raised, mask=mask), dtype=np.uint8)
+    total, weight = (cv2.GaussianBlur(each, (0, 0), sigma) for each in (masked, mask))
+    average = cv2.divide(total, cv2.merge([weight] * 3), scale=255)
+    enhanced = cv2.addWeighted(pixels, 4, average, -4, 128)
+    return np.asarray(cv2.bitwise_and(enhanced, enhanced, mask=mask), dtype=np.uint8)
 
 
-def _clahe(pixels: NDArray[np.uint8], seen: NDArray[np.bool_]) -> NDArray[np.uint8]:
+def _clahe(pixels: NDArray[np.uint8], retina: NDArray[np.bool_]) -> NDArray[np.uint8]:
     lab = cv2.cvtColor(pixels, cv2.COLOR_RGB2LAB)
     lab[..., 0] = cv2.createCLAHE(clipLimit=2.0, tileGridSize=(8, 8)).apply(lab[..., 0])
-    return np.asarray(cv2.cvtColor(lab, cv2.COLOR_LAB2RGB) * seen[..., None], dtype=np.uint8)
+    return np.asarray(cv2.cvtColor(lab, cv2.COLOR_LAB2RGB) * retina[..., None], dtype=np.uint8)
 
 
-def _within(disc: Disc | None, square: Square, size: int, share: float) -> NDArray[np.bool_]:
-    """The pixels (size, size) of the square within `share` of the disc's radius; all where there is no disc."""
+def _within(disc: Disc | None, square: Square, size: int, fraction: float) -> NDArray[np.bool_]:
+    """Mask (size, size) of the square's pixels within `fraction` of the disc's radius; all True if there is no disc."""
     if disc is None:
         return np.ones((size, size), bool)
     centres = (np.arange(size) + 0.5) * (square.side / size)
     x, y = centres + square.left - disc.cx, centres[:, None] + square.top - disc.cy
-    return np.asarray(np.hypot(x, y) <= share * disc.radius)
+    return np.asarray(np.hypot(x, y) <= fraction * disc.radius)

@@ -23,7 +23,7 @@ from typing import Any, Final, NamedTuple
 import click
 
 from pipeline.errors import OutputError
-from pipeline.machine import check_names
+from pipeline.machine import check_file_name_encoding
 from pipeline.options import write_options
 from pipeline.storage.artifacts import Kind, belongs_to_run, cache_around, is_report_of_run
 from pipeline.storage.atomic import LOCK, Busy, claimed, is_stream, is_unfinished
@@ -118,7 +118,7 @@ class Guarded(click.Command):
         write_options(self, ctx, formatter)
 
     def invoke(self, ctx: click.Context) -> Any:
-        check_names()
+        check_file_name_encoding()
         paths = [(param.type, path) for param in self.params for path in _paths(ctx.params.get(param.name or ""))]
         inputs = [path for kind, path in paths if not isinstance(kind, Output)]
         outputs = [(kind, path) for kind, path in paths if isinstance(kind, Output)]

@@ -13,7 +13,7 @@ from click.testing import Result
 
 from pipeline.cache.cache import open_cache
 from pipeline.cache.index import _seal
-from pipeline.photos.preparation import EARLIER, VERSION, Recipe
+from pipeline.photos.preparation import EARLIER_VERSION, VERSION, Recipe
 
 Tools = Callable[..., Result]
 Trees = Callable[[Path], dict[str, bytes]]
@@ -43,10 +43,10 @@ def test_a_cache_of_the_earlier_version_is_used_as_it_is_until_preprocess_makes_
 ) -> None:
     before, first = sides(grown), tree(grown)
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.photos.preparation.Recipe", partial(Recipe, version=EARLIER["none"]))
+        patch.setattr("pipeline.photos.preparation.Recipe", partial(Recipe, version=EARLIER_VERSION["none"]))
         assert "24 encoded" in tools("preprocess", eyes, "--out", grown, *SIZE).output
         assert "0 encoded" in tools("preprocess", eyes, "--out", grown, *SIZE).output
-    assert json.loads((grown / "cache.json").read_text())["recipe"]["version"] == EARLIER["none"]
+    assert json.loads((grown / "cache.json").read_text())["recipe"]["version"] == EARLIER_VERSION["none"]
     assert tools("check", grown).exit_code == 0
     assert tools("sheet", grown, tmp_path / "sheet.png").exit_code == 0
     assert "24 encoded" in tools("preprocess", eyes, "--out", grown, *SIZE).output
@@ -74,7 +74,7 @@ def test_a_cache_whose_version_cannot_be_prepared_here_is_refused_and_moves_no_p
 def test_killed_between_two_versions_it_still_moves_no_patient(
     eyes: Path, grown: Path, tools: Tools, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.photos.preparation.Recipe", partial(Recipe, version=EARLIER["none"]))
+    monkeypatch.setattr("pipeline.photos.preparation.Recipe", partial(Recipe, version=EARLIER_VERSION["none"]))
     before = sides(grown)
     with monkeypatch.context() as patch:
         patch.setattr(

@@ -8,7 +8,7 @@ import numpy as np
 from click.testing import CliRunner
 from PIL import Image
 
-from pipeline.photos.fingerprint import ALIKE, fingerprint
+from pipeline.photos.fingerprint import COPY_CORRELATION, fingerprint
 from pipeline.photos.preparation import Recipe, prepare
 from tools.audit import audit
 from tools.cli import main
@@ -52,7 +52,7 @@ def test_fingerprints_of_different_eyes_are_far_apart(shared: Path) -> None:
     photographs = sorted((shared / "data/eyepacs/train").glob("*.jpeg"))[30:70]
     prints = np.stack([fingerprint(prepare(path.read_bytes(), Recipe(256)).jpeg) for path in photographs])
     alike = prints @ prints.T - np.eye(len(prints))
-    assert alike.max() < ALIKE - 0.1
+    assert alike.max() < COPY_CORRELATION - 0.1
 
 
 def test_a_table_with_unknown_columns_is_named_and_what_to_do(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from typing import Any, Final, NamedTuple, Protocol
 from uuid import uuid4
 
 from pipeline.cache.index import ShardRecord
-from pipeline.cache.shards import Entry, Indexed, scan_shard, shard_name, write_shard
-from pipeline.cache.writing import make_entry, make_record, with_place
+from pipeline.cache.shards import Entry, WrittenEntry, scan_shard, shard_name, write_shard
+from pipeline.cache.writing import make_entry, make_record, with_patient_and_split
 from pipeline.errors import CacheError, PhotoError, SourceError
 from pipeline.photos.discovery import Refusal
 from pipeline.photos.preparation import Recipe, prepare
@@ -56,7 +56,7 @@ class Group(NamedTuple):
 class Built(NamedTuple):
     """The result of a group."""
 
-    entries: dict[int, list[Indexed]]  # by shard
+    entries: dict[int, list[WrittenEntry]]  # by shard
     records: dict[int, ShardRecord]
     files: dict[int, str]  # shard, the highest first -> temporary file name; a shard that has not changed is left out
     refused: list[Refusal]
@@ -179,7 +179,7 @@ def _make(group: Group, sample: ListedSample, old: _CachedEntry | None, signals:
 def _entry(group: Group, sample: ListedSample, jpeg: bytes, meta: dict[str, Any]) -> Entry:
     """An entry with the grade, the patient and the split of its sample."""
     split = split_of(sample.split, meta["flags"], keep_blank=group.keep_blank)
-    return with_place(Entry(sample.id, jpeg, meta, sample.grade), sample.patient, split)
+    return with_patient_and_split(Entry(sample.id, jpeg, meta, sample.grade), sample.patient, split)
 
 
 def _unchanged(group: Group, sample: ListedSample, old: _CachedEntry) -> bool:

@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 
 from pipeline.cache.manifest import Row
 from pipeline.cache.shards import shard_name
-from pipeline.photos.fingerprint import ALIKE, CANDIDATE, alike, coarse, fingerprint_or_zeros, mirrored
+from pipeline.photos.fingerprint import (
+    CANDIDATE_CORRELATION,
+    COPY_CORRELATION,
+    coarse,
+    fingerprint_or_zeros,
+    mirrored,
+    mirrored_correlation,
+)
 from pipeline.storage.artifacts import SHARDS
 
 BLOCK: Final = 1024
@@ -46,10 +53,10 @@ def copies_across_splits(cache: Path, rows: Sequence[Row]) -> list[Copy]:
                 nearest, value = correlation.argmax(axis=1), correlation.max(axis=1)
                 better = value > best
                 best[better], at[better] = value[better], nearest[better]
-            for number in np.flatnonzero(best > CANDIDATE).tolist():
+            for number in np.flatnonzero(best > CANDIDATE_CORRELATION).tolist():
                 mine, other = tested[start + number], _fingerprint(cache, rest[int(at[number])])
-                value = alike(mine, other)
-                if value > ALIKE:
+                value = mirrored_correlation(mine, other)
+                if value > COPY_CORRELATION:
                     copies.append(Copy(test[start + number].id, rest[int(at[number])].id, value))
     return copies
 

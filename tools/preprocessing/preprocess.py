@@ -24,7 +24,7 @@ from pipeline.cache.shards import shard_count, shard_name, shard_of, sort_key
 from pipeline.cache.writing import make_row, make_tables, with_tables
 from pipeline.errors import CacheError, ClusterError, SourceError
 from pipeline.photos.discovery import Refusal
-from pipeline.photos.fingerprint import MOST
+from pipeline.photos.fingerprint import MAX_COMPARED
 from pipeline.photos.preparation import Recipe
 from pipeline.storage.artifacts import INDEX, SHARDS
 from pipeline.storage.atomic import write_whole
@@ -97,7 +97,7 @@ def preprocess(
             for shard in sorted(update.written):
                 finished(shard)
             copies, shown = update.copies()
-            if len(update.rows) > MOST:
+            if len(update.rows) > MAX_COMPARED:
                 notes.append(
                     f"copies across splits were not searched for: {len(update.rows):,} photographs are too many"
                 )
@@ -175,7 +175,7 @@ class _Update:
         known = self.previous.copies(self._shards(), self.rows)
         if known is not None:
             return known, []
-        shown = copies_across_splits(self.out, self.rows) if len(self.rows) <= MOST else []
+        shown = copies_across_splits(self.out, self.rows) if len(self.rows) <= MAX_COMPARED else []
         return len(shown), shown
 
     def finish(self, copies: int) -> bool:

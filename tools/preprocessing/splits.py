@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
-from pipeline.cache.splits import SHARES, draw_sides
+from pipeline.cache.splits import SPLIT_FRACTIONS, draw_splits
 from pipeline.grades import UNKNOWN
 from tools.sources.listing import ListedSample
 
@@ -47,14 +47,14 @@ def assign_splits(
     of_layout = {assignments[sample.id].split for sample in graded} - {""}
     if of_layout and ("val" in of_layout or "train" not in of_layout):
         return assignments
-    drawn_splits = {"train": SHARES["train"], "val": SHARES["val"]} if of_layout else SHARES
+    drawn_splits = {"train": SPLIT_FRACTIONS["train"], "val": SPLIT_FRACTIONS["val"]} if of_layout else SPLIT_FRACTIONS
     fractions = {split: weight / sum(drawn_splits.values()) for split, weight in drawn_splits.items()}
     to_draw = [sample for sample in graded if assignments[sample.id].split == ("train" if of_layout else "")]
     worst: dict[str, int] = {}  # patient -> the highest grade
     for sample in to_draw:
         patient = assignments[sample.id].patient
         worst[patient] = max(sample.grade, worst.get(patient, 0))
-    drawn = draw_sides(worst, fractions, seed, {patient: split for patient, split in recorded if split in fractions})
+    drawn = draw_splits(worst, fractions, seed, {patient: split for patient, split in recorded if split in fractions})
     for sample in to_draw:
         assignments[sample.id] = assignments[sample.id]._replace(split=drawn[assignments[sample.id].patient])
     return assignments

@@ -91,7 +91,7 @@ def leak_lines(table: pd.DataFrame, copies: int = 0) -> list[str]:
         )
     if lines or not n:
         return lines
-    if leak.blind:
+    if leak.no_patient_known:
         return ["leak: the patients are not known (see --patient-pattern), so leaks between splits cannot be found"]
     if unknown:
         return [

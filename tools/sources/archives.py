@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import SourceError
 from pipeline.photos.discovery import Found, Refusal, path_left_out, read_regular, split_suffix
-from pipeline.photos.formats import HEAD
+from pipeline.photos.formats import HEAD_BYTES
 from pipeline.photos.photo import SUFFIXES, sniff
 from pipeline.storage.paths import read_file
 from pipeline.storage.url import Url
@@ -79,7 +79,7 @@ def read_zip(path: Path, source: str) -> ArchiveContents:
             contents.unread.append(Refusal(name, "an archive in an archive: unpack the outer one"))
         else:
             with suppress(OSError):
-                if sniff(read_zipped(path, member.filename, HEAD)):
+                if sniff(read_zipped(path, member.filename, HEAD_BYTES)):
                     contents.photographs.append(Found(name, member.file_size, stat.st_mtime_ns, stat.st_ctime_ns))
                     continue
             contents.unread.append(Refusal(name, "neither a photograph nor a table"))

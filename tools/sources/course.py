@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.errors import SourceError
-from pipeline.photos.discovery import leads_out
+from pipeline.photos.discovery import is_link_outside
 from tools.sources.columns import Columns
 from tools.sources.inventory import read_file_bytes
 from tools.sources.label_tables import LabelTable
@@ -25,7 +25,7 @@ def course_tables(folder: Path) -> tuple[Path, list[LabelTable]] | None:
         if not all(path.is_file() for path in paths):
             continue
         for path in paths:
-            if leads_out(path, parent):
+            if is_link_outside(path, parent):
                 raise SourceError(f"{path}: a link that leads out of {parent}; name it with --labels")
         tables = []
         for split in ("train", "test"):

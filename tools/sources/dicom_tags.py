@@ -43,7 +43,7 @@ def _tags(root: Path | Url, source: str, read: Callable[[str], bytes]) -> Tags |
     try:
         if isinstance(root, Url):
             tags = read_tags(BytesIO(object_store.read(root / source, part=(0, HEADER))))
-            return tags if tags is None or tags.whole else read_tags(BytesIO(read(source)))
+            return tags if tags is None or tags.complete else read_tags(BytesIO(read(source)))
         if (root / source).is_file():
             with open_regular(root / source) as file:
                 return read_tags(file)

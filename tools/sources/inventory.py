@@ -45,13 +45,13 @@ def take_inventory(
     Raises SourceError if a table is broken.
     """
     inventory = Inventory(
-        list(walked.photographs), refused=list(walked.refused), ours=list(walked.ours), left_out=walked.left_out
+        list(walked.photographs), refused=list(walked.refused), ours=list(walked.own_folders), left_out=walked.left_out
     )
     on_disk: Counter[tuple[str, int]] = Counter()
-    if any(_suffix(file) == ".zip" for file in walked.others):  # a pass over all photographs, only for archives
+    if any(_suffix(file) == ".zip" for file in walked.other_files):  # a pass over all photographs, only for archives
         on_disk.update((file.source.rpartition("/")[2], file.nbytes) for file in walked.photographs)
     parts: dict[str, list[str]] = {}
-    for file in walked.others:
+    for file in walked.other_files:
         if match := _PART.fullmatch(file.source):
             parts.setdefault(match[1] or match[3], []).append(file.source)
         elif remote_tables is None:

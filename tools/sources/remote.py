@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 from pipeline.errors import SourceError
 from pipeline.photos.discovery import Found, Refusal, Walked, is_left_out, path_left_out, split_suffix
-from pipeline.photos.formats import HEAD
+from pipeline.photos.formats import HEAD_BYTES
 from pipeline.photos.photo import SUFFIXES, sniff
 from pipeline.storage import object_store
 from pipeline.storage.artifacts import is_cache
@@ -52,7 +52,7 @@ def walk_url(url: Url) -> tuple[Walked, list[str]]:
             unknown.append(stored)
     with ThreadPoolExecutor(object_store.THREADS) as pool:
         heads = pool.map(
-            lambda stored: object_store.read(url / stored.name, part=(0, HEAD)) if stored.nbytes else b"", unknown
+            lambda stored: object_store.read(url / stored.name, part=(0, HEAD_BYTES)) if stored.nbytes else b"", unknown
         )
         others: list[Found] = []
         for stored, head in zip(unknown, heads, strict=True):

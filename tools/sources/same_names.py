@@ -11,9 +11,9 @@ import numpy as np
 from pipeline.errors import PhotoError, SourceError
 from pipeline.photos.discovery import Found, Refusal
 from pipeline.photos.eye_names import EYE_WORDS
-from pipeline.photos.fingerprint import ALIKE, SIDE, fingerprint
+from pipeline.photos.fingerprint import COPY_CORRELATION, SIDE, fingerprint
 from pipeline.photos.photo import read_photo
-from pipeline.photos.preparation import LEVELS, Recipe, count_colours, prepare
+from pipeline.photos.preparation import MASK_COLOURS, Recipe, count_colours, prepare
 from tools.sources.columns import fold, split_in_name
 from tools.sources.folders import folder_of
 from tools.sources.matching import parts
@@ -83,7 +83,7 @@ def _looks_like_mask(read: Read, source: str) -> bool | None:
     except (OSError, PhotoError):
         return False
     colours = count_colours(image)
-    if colours <= LEVELS:
+    if colours <= MASK_COLOURS:
         return True if colours > 1 else None
     if (image != image[..., :1]).any():
         return False
@@ -170,7 +170,7 @@ def _same(read: Read, first: str, second: str) -> bool | None:
         return None
     if not all(map(np.any, prints)):
         return None
-    return float(prints[0] @ prints[1]) > ALIKE
+    return float(prints[0] @ prints[1]) > COPY_CORRELATION
 
 
 def _larger(read: Read, shown: Sequence[tuple[str, str]]) -> int:

@@ -12,6 +12,7 @@ from pipeline.errors import RunError
 from trainer.config import as_options
 from trainer.console import print_table, warn
 from trainer.evaluation.paired import Difference, pair
+from trainer.network.metadata import read_metadata
 from trainer.network.provenance import Exposure
 from trainer.reporting.comparison import Run, differing, majority, write_comparison
 from trainer.reporting.narrative import exposure_line
@@ -54,16 +55,19 @@ def read_runs(paths: Sequence[Path]) -> Iterable[Run]:
     for path, name in zip(paths, names, strict=True):
         run = RunFolder(path)
         try:
-            config = run.read_config().resolved
-            accuracy = run.read_accuracy()
+            config = run.read_config()
+            accuracy = None if config.members else run.read_accuracy()
+            title = read_metadata(run.model).title if config.members else config.resolved.model
             summary = run.read_json(run.summary) if run.finished else {}
         except RunError as error:
             warn(f"left out: {error.message}")
         else:
             say_exposure(run, str(path))
             if not summary:
-                warn(f"{path} is unfinished ({len(accuracy)} epochs); `trainer fit --run {path} --resume` continues it")
-            yield Run(name if names.count(name) == 1 else str(path), run, config, accuracy, summary)
+                epochs = 0 if accuracy is None else len(accuracy)
+                warn(f"{path} is unfinished ({epochs} epochs); `trainer fit --run {path} --resume` continues it")
+            shown = name if names.count(name) == 1 else str(path)
+            yield Run(shown, run, title, config.resolved, accuracy, summary)
 
 
 def say_exposure(run: RunFolder, name: str) -> None:
@@ -77,10 +81,10 @@ def say_exposure(run: RunFolder, name: str) -> None:
 def shown_row(run: Run, options: Sequence[str]) -> list[str]:
     """A run's row in the printed table."""
     test, config = run.summary.get("test", {}), run.config
-    kept = run.summary.get("kept_epoch", "-")
-    cells = [run.name, config.model, "/".join(Path(config.weights).parts[-2:]), f"{config.size}"]
+    kept = "-" if run.accuracy is None else f"{run.summary.get('kept_epoch', '-')}/{len(run.accuracy)}"
+    cells = [run.name, run.model, "/".join(Path(config.weights).parts[-2:]), f"{config.size}"]
     cells += [_option(getattr(config, name)) for name in options]
-    cells += [f"{kept}/{len(run.accuracy)}", _cell(run.summary.get("val", {}).get("kappa"))]
+    cells += [kept, _cell(run.summary.get("val", {}).get("kappa"))]
     figures = [
         with_interval(test.get(name), (test.get("intervals") or {}).get(name), places)
         for name in ("accuracy", "kappa", "auc")

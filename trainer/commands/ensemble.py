@@ -1,6 +1,6 @@
 """`trainer ensemble`: makes one network of several runs. Every command takes its folder as it takes a run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
@@ -8,23 +8,19 @@ from typing import Final
 
 import click
 import numpy as np
+import pandas as pd
 import torch
 
 from pipeline.cache.cache import Cache, open_cache
 from pipeline.errors import CacheError, RunError
+from pipeline.loading.loaders import choose_loader
 from pipeline.storage.url import Url
 from pipeline.storage.url import place as url_or_path
 from trainer.commands.evaluate import say_defects
 from trainer.commands.fit import measurable
 from trainer.config import FitConfig, RunConfig
 from trainer.console import warn
-from trainer.evaluation.evaluate import (
-    Evaluation,
-    choose_decision,
-    exposure_on,
-    measure_outputs,
-    measuring_settings,
-)
+from trainer.evaluation.evaluate import Evaluation, choose_decision, exposure_on, measure_outputs, measuring_settings
 from trainer.inference.forward import Outputs, run_split
 from trainer.inference.inputs import training_statistics
 from trainer.kinds import PROBABILITIES
@@ -35,15 +31,12 @@ from trainer.network.model import load_model, read_provenance, save_model
 from trainer.network.provenance import Provenance
 from trainer.reporting.evaluation_files import write_evaluation, write_summary
 from trainer.reporting.figures import short_name
+from trainer.reporting.narrative import APPROXIMATE_RULE
 from trainer.reporting.tables import print_results, print_ungradable
-from trainer.run_folder import FoldsFolder, RunFolder, create_run
+from trainer.run_folder import FoldsFolder, RunFolder, check_free, create_run
 from trainer.training.setup import begin, describe
 
 FEWEST: Final = 2
-APPROXIMATE: Final = (
-    "temperature and thresholds were fitted on out-of-fold probabilities. These are of one member each and not of the "
-    "mean, so the decision rule is approximate"
-)
 
 
 @dataclass(frozen=True)
@@ -76,6 +69,7 @@ def ensemble(
     folds, the cache that they were made from; None: where the runs have it. Raises RunError for runs that cannot be
     combined.
     """
+    check_free(out)
     members = find_members(paths)
     check_alike(members)
     cache = open_their_cache(members, cache_path)
@@ -84,27 +78,35 @@ def ensemble(
         check_not_trained_on(members, provenances, cache, split)
     first, model, metadata = members.configs[0].resolved, load_members(members), describe_members(members)
     device = choose_device(device_name)
+    loader = choose_loader(loader, device)
     config = measuring_settings(first, metadata, cache, loader=loader, device=device, workers=workers, tta=None)
     metadata = replace(metadata, statistics=training_statistics(cache, metadata.size, workers))
     to_device(model, torch.device(device))
-    outputs = out_of_fold(members.folds, cache) if members.folds else run_split(config, model, cache, "val")
-    metadata = choose_decision(cache, outputs, metadata, first.grade_by)
+    splits = list(measurable(cache, measured_splits(members)))
+    outputs = {split: run_split(config, model, cache, split) for split in splits}
+    chosen_on = out_of_fold(members, cache) if members.folds else outputs.get("val")
+    if chosen_on is not None:
+        metadata = choose_decision(cache, chosen_on, metadata, first.grade_by)
     provenance = together(provenances)
-    run = create_run(out, "ensemble")
-    begin(run, replace(describe(replace(first, cache=str(cache.path)), config, cache), members=members.paths))
-    save_model(run.model, model, metadata, provenance)
+    measured = {
+        split: measure_outputs(cache, split, found, metadata, exposure_on(provenance, cache, split, own=True))
+        for split, found in outputs.items()
+    }
+    described = describe(replace(first, cache=str(cache.path)), config, cache)
+    folds = str(members.folds.path.resolve()) if members.folds else ""
     click.echo(f"{metadata.title}: the mean of the members' calibrated probabilities")
     if members.folds:
-        warn(APPROXIMATE)
-    measured = {}
-    for split in measurable(cache, measured_splits(members)):
-        if split != "val":
-            outputs = run_split(config, model, cache, split)
-        exposure = exposure_on(provenance, cache, split, own=True)
-        measured[split] = evaluation = measure_outputs(cache, split, outputs, metadata, exposure)
+        warn(APPROXIMATE_RULE)
+    # All that takes time is done: a folder that is begun is finished within a second.
+    run = create_run(out, "ensemble")
+    save_model(run.model, model, metadata, provenance)
+    begin(run, replace(described, members=members.paths, folds=folds))
+    for split, evaluation in measured.items():
         write_evaluation(run.results(split), evaluation, f"{short_name(run.title)}, {split}")
-        say_defects(evaluation, own=True)
-    finish(run, measured)
+    run.note_date(*(f"measured {split}" for split in measured))
+    write_summary(run, None, measured)
+    say_results(measured)
+    click.echo(f"results: {run.path}/")
     return run
 
 
@@ -207,19 +209,21 @@ def together(provenances: Sequence[Provenance | None]) -> Provenance | None:
     return reduce(lambda one, other: one.after(other), known) if len(known) == len(provenances) else None
 
 
-def out_of_fold(folds: FoldsFolder, cache: Cache) -> Outputs:
-    """Outputs for the folded photographs, each by the members that were not trained on its patient."""
-    table = RunFolder(folds.path).read_predictions("oof")
-    p = table[list(PROBABILITIES)].to_numpy(np.float32)
+def out_of_fold(members: Members, cache: Cache) -> Outputs:
+    """Outputs for the folded photographs, by the members that were not trained on them: the mean over seeds."""
+    table = pd.concat([run.read_predictions("test") for run in members.runs])
+    means = table.groupby("id", sort=False)[["grade", *PROBABILITIES]].mean()
+    p = means[list(PROBABILITIES)].to_numpy(np.float64)
     logits = torch.from_numpy(np.log(np.maximum(p, np.finfo(np.float32).tiny)))
-    return Outputs(cache.rows_of(table["id"]), torch.from_numpy(table["grade"].to_numpy(np.int64)), logits)
+    grades = torch.from_numpy(means["grade"].to_numpy(np.int64))
+    return Outputs(cache.rows_of(means.index.to_series()), grades, logits)
 
 
-def finish(run: RunFolder, measured: dict[str, Evaluation]) -> None:
-    """Prints the results and marks the ensemble as finished."""
-    print_results({split: evaluation.results for split, evaluation in measured.items()})
+def say_results(measured: Mapping[str, Evaluation]) -> None:
+    """Prints the results by split, and what is wrong with them."""
+    for evaluation in measured.values():
+        say_defects(evaluation, own=True)
+    if measured:
+        print_results({split: evaluation.results for split, evaluation in measured.items()})
     for split, evaluation in measured.items():
         print_ungradable(split, evaluation.results)
-    run.note_date(*(f"measured {split}" for split in measured))
-    write_summary(run, None, measured)
-    click.echo(f"results: {run.path}/")

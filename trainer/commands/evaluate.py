@@ -102,6 +102,8 @@ def evaluate(
     if how.refit and metadata.operating is None:
         raise RunError(f"{run.model}: --refit compares with the weights' threshold, and they carry none")
     measured, sites, provenance = [], [], read_provenance(run.model)
+    for target in targets if metadata.members else []:
+        check_not_trained_on(path, provenance, target)
     with kept([target.files.metrics for target in targets] + [run.forest_figure] * bool(external)):
         for target in targets:
             evaluation = measure_target(run, config, target, model, metadata, provenance, how)
@@ -120,6 +122,12 @@ def check_size(cache: Cache, metadata: Metadata) -> None:
             f"{cache.path} has photographs of {cache.recipe.size} px, and the weights take {metadata.size} px; "
             f"`tools preprocess` with --size {metadata.recipe.size} makes a cache for them"
         )
+
+
+def check_not_trained_on(path: Path, provenance: Provenance | None, target: Target) -> None:
+    """Raises RunError where a member of an ensemble was trained on photographs that are to be measured."""
+    if provenance and (same := provenance.exposure(target.cache, target.split).same):
+        raise RunError(f"{path}: a member was trained on {same:,} photographs of {target.what}; measure another split")
 
 
 def with_operating_point(run: RunFolder, metadata: Metadata, wish: Wish | None) -> Metadata:

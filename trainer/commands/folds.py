@@ -10,7 +10,7 @@ import click
 
 from pipeline.cache.cache import Cache, open_cache
 from pipeline.cache.copies import SharedPhoto, joined_patients, shared_photos
-from pipeline.cache.folds import check_foldable, drawn_otherwise, fold_splits, folded_rows, write_fold
+from pipeline.cache.folds import check_foldable, fold_splits, folded_rows, has_other_splits, write_fold
 from pipeline.errors import RunError
 from trainer.commands import fit
 from trainer.config import FitConfig
@@ -47,7 +47,7 @@ def folds(
         mark["seeds"] = seeds
     shared = from_main(partial(_begin, folder, cache, mark))
     asked = from_main(partial(_as_begun, folder, count, seeds, asked, given))
-    columns = fold_splits(cache.manifest, count, asked.seed, whole=whole, joined=joined_patients(shared))
+    columns = fold_splits(cache.manifest, count, asked.seed, with_test=whole, joined=joined_patients(shared))
     for seed in seeds:
         for number, splits in enumerate(columns):
             run, place = _run(folder, number, seed, seeds), folder.cache(number)
@@ -95,11 +95,11 @@ def _begin(folder: FoldsFolder, cache: Cache, mark: Mapping[str, Any]) -> list[S
     photographs that several patients share; they are looked for once."""
     check_foldable(cache)
     folder.claim(mark)
-    rows = folded_rows(cache.manifest, whole=mark["test"])
+    rows = folded_rows(cache.manifest, with_test=mark["test"])
     shared = read_shared_photos(folder) if folder.shared_photos.exists() else shared_photos(cache, rows)
     joined = joined_patients(shared)
-    columns = fold_splits(cache.manifest, mark["folds"], mark["seed"], whole=mark["test"], joined=joined)
-    if joined and drawn_otherwise(folder.cache(0), columns[0]):
+    columns = fold_splits(cache.manifest, mark["folds"], mark["seed"], with_test=mark["test"], joined=joined)
+    if joined and has_other_splits(folder.cache(0), columns[0]):
         warn(
             f"{folder.path}: patients share photographs and were not kept together when these folds were drawn, by an "
             "earlier version, so its figures flatter; choose another --run to draw them anew"

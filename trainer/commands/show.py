@@ -27,9 +27,9 @@ def show(path: Path, as_json: bool) -> None:
         ("file", facts["file"]),
         ("bytes", f"{facts['bytes']:,}"),
         ("sha256", facts["sha256"]),
-        ("model", f"{facts['model']}, {weights['parameters']:,} parameters in {weights['layers']} layers"),
+        ("model", f"{facts['title']}, {weights['parameters']:,} parameters in {weights['layers']} layers"),
         ("grades", ", ".join(f"{grade} {name}" for grade, name in enumerate(facts["grades"]))),
-        ("trained at", f"{facts['size']} px, epoch {facts['epoch']}"),
+        ("trained at", f"{facts['size']} px, epoch {', '.join(map(str, facts['epochs']))}"),
         ("recipe", ", ".join(f"{name} {value}" for name, value in recipe.items())),
     ]
     if facts["tta"]:
@@ -77,6 +77,8 @@ def collect(path: Path) -> dict[str, Any]:
         "file": str(weights),
         "bytes": nbytes,
         "sha256": sha256.hexdigest(),
+        "title": metadata.title,
+        "epochs": [each.epoch for each in metadata.members] or [metadata.epoch],
         **metadata.as_dict(),
         "weights": count(shapes),
         "run": run.read_config().as_dict() if run.started and weights == run.model else None,

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pipeline.cache.cache import Cache, open_cache
 from pipeline.errors import CacheError, PhotoError, SourceError
-from pipeline.loading.batch import ahead
+from pipeline.loading.batch import prefetch
 from pipeline.loading.plan import NO_AUGMENT, plan_epoch
 from pipeline.loading.torchvision_loader import Picture, Renderer, Rendering
 from pipeline.machine import usable_cores
@@ -109,7 +109,7 @@ def gather(paths: Sequence[Path], recipe: Recipe) -> Gathered:
         elif os.path.isdir(path):  # pathlib's is_dir raises where a name is too long
             inside = walk(path)
             refused += [Refusal((path / refusal.source).as_posix(), refusal.reason) for refusal in inside.refused]
-            ours += [Refusal((path / each.source).as_posix(), each.reason) for each in inside.ours]
+            ours += [Refusal((path / each.source).as_posix(), each.reason) for each in inside.own_folders]
             for each in inside.photographs:
                 _add(found, plain_id(each.source), path / each.source)
             if len(found) + len(refused) == before and not inside.photographs:
@@ -194,7 +194,7 @@ def render(
 
         batches = [photographs[first : first + BATCH] for first in range(0, len(photographs), BATCH)]
         try:
-            for batch, found, rendering in ahead(begin, batches):
+            for batch, found, rendering in prefetch(begin, batches):
                 yield _without_refused(batch, found, renderer.finish(rendering))
         finally:
             over.set()

@@ -140,7 +140,7 @@ def describe(metadata: Metadata, weights: Path) -> dict[str, str]:
     operating = metadata.operating
     return {
         "made_by": f"fundus-grading {version('fundus-grading')}",
-        "model": metadata.model,
+        "model": metadata.title,
         "images": f"uint8 (batch, 3, {metadata.size}, {metadata.size}), RGB, 0-255; normalisation is inside",
         "probabilities": "float32 (batch, 5), one for each of `grades`, summing to 1",
         "grades": json.dumps(metadata.grades),

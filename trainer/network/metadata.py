@@ -104,7 +104,7 @@ class Metadata:
         if not self.members:
             return self.model
         counts = Counter(each.model for each in self.members)
-        return f"ensemble of {' and '.join(f'{n} {model}' for model, n in counts.items())}"
+        return f"Ensemble of {' and '.join(f'{n} {model}' for model, n in counts.items())}"
 
     def as_header(self) -> dict[str, str]:
         """The header of a safetensors file. It is one entry, because safetensors writes several in random order, and

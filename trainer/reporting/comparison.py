@@ -26,9 +26,11 @@ class Run:
 
     name: str
     folder: RunFolder
+    model: str
+    """The architecture; an ensemble in words."""
     config: FitConfig
-    accuracy: pd.DataFrame
-    """accuracy.csv."""
+    accuracy: pd.DataFrame | None
+    """accuracy.csv; None for an ensemble, which has none."""
     summary: dict[str, Any]
     """summary.json; empty where the run is unfinished."""
 
@@ -39,18 +41,23 @@ def differing(runs: Sequence[Run]) -> list[str]:
     return [name for name in names if len({getattr(run.config, name) for run in runs}) > 1]
 
 
-def write_comparison(out: Path, runs: Sequence[Run], pairs: Sequence[Difference]) -> tuple[Path, Path, Path]:
+def write_comparison(out: Path, runs: Sequence[Run], pairs: Sequence[Difference]) -> list[Path]:
     """Writes OUT.png with its SVG, OUT.csv and OUT_pairs.csv, and returns the paths. Raises OSError where it cannot."""
     # Objects, for a run's name may be no UTF-8, which pandas refuses to make text of where pyarrow is installed.
     options = [name for name in differing(runs) if name not in ALWAYS]
     table = pd.DataFrame([table_row(run, options) for run in runs], dtype=object).astype({"kept_epoch": "Int64"})
-    curves = {run.name: (run.config.model, run.config.weights != "none", run.accuracy) for run in runs}
-    figure, _, csv, pairs_csv = (part.path for part in comparison_parts(out))
+    curves = {
+        run.name: (run.model, run.config.weights != "none", run.accuracy) for run in runs if run.accuracy is not None
+    }
+    figure, svg, csv, pairs_csv = (part.path for part in comparison_parts(out))
     out.parent.mkdir(parents=True, exist_ok=True)
-    draw_comparison(figure, curves)
+    for older in (figure, svg):
+        older.unlink(missing_ok=True)  # ensembles alone have no curves to draw
+    if curves:
+        draw_comparison(figure, curves)
     write_csv(csv, table)
     write_csv(pairs_csv, pairs_table(pairs))
-    return figure, csv, pairs_csv
+    return [*([figure] if curves else []), csv, pairs_csv]
 
 
 def table_row(run: Run, options: Sequence[str] = ()) -> dict[str, Any]:
@@ -61,10 +68,11 @@ def table_row(run: Run, options: Sequence[str] = ()) -> dict[str, Any]:
     row = {
         "run": run.name,
         **{name: getattr(run.config, name) for name in ALWAYS},
+        "model": run.model,
         **{f"option_{name}": getattr(run.config, name) for name in options},
-        "epochs": len(run.accuracy),
+        "epochs": None if run.accuracy is None else len(run.accuracy),
         "kept_epoch": run.summary.get("kept_epoch"),
-        "seconds": round(float(run.accuracy["seconds"].sum()), 1),
+        "seconds": None if run.accuracy is None else round(float(run.accuracy["seconds"].sum()), 1),
     }
     for split in ("val", "test"):
         metrics = run.summary.get(split, {})

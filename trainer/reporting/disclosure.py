@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from pipeline.cache.cache import Cache
 from pipeline.cache.manifest import flagged
-from pipeline.cache.splits import told_patients
+from pipeline.cache.splits import known_patients
 from pipeline.storage.url import place
 from trainer.config import RunConfig
 from trainer.reporting.external import Site
@@ -72,7 +72,7 @@ def untold_patients(measured: Measured) -> int:
     if measured.cache is None:
         return 0
     manifest = measured.cache.manifest
-    return int((~told_patients(manifest))[manifest["id"].isin(measured.predictions["id"])].sum())
+    return int((~known_patients(manifest))[manifest["id"].isin(measured.predictions["id"])].sum())
 
 
 def people(patients: int, untold: int, photographs: int) -> str:

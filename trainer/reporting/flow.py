@@ -8,7 +8,7 @@ import pandas as pd
 
 from pipeline.cache.manifest import flagged
 from pipeline.cache.rejects import read_rejects
-from pipeline.cache.splits import SPLITS, patients_of, told_patients
+from pipeline.cache.splits import SPLITS, known_patients, patients_of
 from pipeline.grades import REFERABLE, UNKNOWN
 from trainer.reporting.external import Site
 from trainer.reporting.measured import Measured
@@ -180,7 +180,7 @@ def _box(title: str, manifest: pd.DataFrame, part: pd.DataFrame) -> Box:
 
 def patients_shown(manifest: pd.DataFrame, ids: "pd.Series[str]") -> int | None:
     """How many patients these photographs show; None where nothing tells any of them."""
-    if not told_patients(manifest)[manifest["id"].isin(ids)].any():
+    if not known_patients(manifest)[manifest["id"].isin(ids)].any():
         return None
     return int(patients_of(manifest, ids).nunique())
 

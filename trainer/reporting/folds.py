@@ -15,7 +15,7 @@ from pipeline.cache.splits import patients_of
 from pipeline.errors import RunError
 from pipeline.grades import UNKNOWN
 from pipeline.photos.contact_sheet import SIDE, Tile, decode_small, draw_sheet, encoded
-from pipeline.photos.fingerprint import MOST
+from pipeline.photos.fingerprint import MAX_COMPARED
 from pipeline.storage.atomic import write_whole
 from trainer.console import warn
 from trainer.evaluation.metrics import confusion, confusion_table, row_shares
@@ -65,7 +65,7 @@ def say_shared_photos(folder: FoldsFolder, joined: Mapping[str, str], photograph
             f"{len(joined):,} patients have a photograph that looks the same as another patient's; they were joined "
             f"into {len(set(joined.values())):,}, so that no copy is in another fold ({folder.shared_photos})"
         )
-    if photographs > MOST:
+    if photographs > MAX_COMPARED:
         warn(
             f"photographs that look the same were not looked for across patients: {photographs:,} are too many; those "
             "with the same bytes were"

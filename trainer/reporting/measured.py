@@ -28,7 +28,8 @@ class Measured:
     config: RunConfig
     model: Network
     metadata: Metadata
-    history: pd.DataFrame
+    history: pd.DataFrame | None
+    """accuracy.csv; None for an ensemble, which has none."""
     metrics: Mapping[str, Any]
     predictions: pd.DataFrame
     """Of the graded photographs."""
@@ -71,7 +72,8 @@ def read_measured(run: RunFolder, split: str, cache_path: Path | Url | None) -> 
         raise RunError(f"{run.metrics(split)} and {run.predictions(split).name} are of different photographs; {again}")
     model, metadata = load_model(run.model)
     cache, absent = measured_cache(run, config, cache_path)
-    history, ungraded, sites = run.read_accuracy(), len(predictions) - len(known), read_sites(run)
+    history = None if config.members else run.read_accuracy()
+    ungraded, sites = len(predictions) - len(known), read_sites(run)
     return Measured(run, split, config, model, metadata, history, metrics, known, ungraded, sites, cache, absent)
 
 

@@ -158,6 +158,10 @@ def leak_lines(cache: Cache) -> list[str]:
     return lines
 
 
+APPROXIMATE_RULE: Final = (
+    "Temperature and thresholds were fitted on out-of-fold probabilities. These are of one member each and not of the "
+    "mean, so the decision rule is approximate."
+)
 EACH_COUNTS: Final = (
     "Each of these photographs counts as one patient. If two of them show one patient, the intervals are too narrow."
 )
@@ -222,12 +226,12 @@ def leak_statement(split: str, metrics: Mapping[str, Any], known: Leak | None) -
     if known.copies:
         text = f"COPIES: {known.copies:,} of {n:,} {split} photographs look like a photograph of train or validation"
         return {"alarm": True, "text": f"{text}; the figures flatter."}
-    if known.blind:
+    if known.no_patient_known:
         return {"alarm": True, "text": "The patients are not known, so a leak between the splits cannot be seen."}
-    if known.untold:
+    if known.patient_unknown:
         text = (
-            f"No leak was seen, but the patients of {known.untold:,} of {known.photographs:,} photographs of train and "
-            f"{split} are not known."
+            f"No leak was seen, but the patients of {known.patient_unknown:,} of {known.photographs:,} photographs of "
+            f"train and {split} are not known."
         )
         return {"alarm": True, "text": text}
     return {"alarm": False, "text": f"No leak: no patient of the {n:,} {split} photographs is in train."}
@@ -266,8 +270,8 @@ def limits(
         lines.append(f"No photograph measured was graded {' or '.join(missing)}: nothing is known about these.")
     if ungraded:
         lines.append(f"{ungraded:,} photographs of the split have no grade and are left out.")
-    if known and known.untold:
-        who = "The patients" if known.blind else f"The patients of {known.untold:,} photographs"
+    if known and known.patient_unknown:
+        who = "The patients" if known.no_patient_known else f"The patients of {known.patient_unknown:,} photographs"
         lines.append(f"{who} are not known. {EACH_COUNTS}")
     if metrics["operating"]:
         lines.append("PPV and NPV hold for the prevalence beside them and for no other.")
@@ -299,7 +303,10 @@ def commands(
         split_option = [] if fold or "--split" in cache.index.options else ["--split", cache.index.split]
         preprocess += [*cache.index.options, *split_option, "--split-seed", cache.index.split_seed]
     fit: list[object] = ["trainer", "fit", "--run", path]
-    if fold:
+    if config.members:
+        runs = [config.folds] if config.folds else config.members
+        fit, asked = ["trainer", "ensemble", path, *runs, "--cache", asked.cache], default
+    elif fold:
         fit = ["trainer", "folds", "--folds", fold[1], "--run", path.parent]
         folder = FoldsFolder(path.parent)
         mark = folder.read_mark() if folder.mark.exists() else {}  # the run may have been moved

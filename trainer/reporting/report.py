@@ -1,5 +1,6 @@
 """A run as one page and as a model card: what both say of it, its figures and its photographs."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ from trainer.reporting.forest import draw_forest
 from trainer.reporting.gallery import pictures, surest_right, worst_mistakes
 from trainer.reporting.measured import Measured
 from trainer.reporting.narrative import (
+    APPROXIMATE_RULE,
     choice,
     commands,
     eyes_line,
@@ -53,6 +55,7 @@ from trainer.reporting.page import inline_svg, render
 from trainer.reporting.referable import bands, counts_line, describe_referable, draw_referable
 from trainer.reporting.referral import missed_severe, referral, ungradable_table
 from trainer.reporting.subgroups import against_parts, subgroup_lines
+from trainer.run_folder import RunFolder
 
 SECTIONS = (
     ("results", "Results"),
@@ -125,8 +128,9 @@ def describe(measured: Measured) -> dict[str, Any]:
         "variation": variation(config.resolved),
         "objective": objective(config.resolved),
         "choice": choice(config.resolved),
-        "epochs": len(measured.history),
-        "seconds": float(measured.history["seconds"].sum()),
+        "members": members(measured),
+        "epochs": 0 if measured.history is None else len(measured.history),
+        "seconds": 0.0 if measured.history is None else float(measured.history["seconds"].sum()),
         "metrics": metrics,
         "ci": metrics["intervals"],
         "operating": operating,
@@ -166,7 +170,9 @@ def describe(measured: Measured) -> dict[str, Any]:
         "splits": [] if manifest is None else split_rows(manifest),
         "cameras": "" if manifest is None else camera_line(manifest),
         "commands": commands(run.path, measured.split, config, measured.metadata, metrics, measured.cache, external),
-        "limits": [scale] * bool(scale) + limits(metrics, measured.ungraded, known, len(external), untold=untold),
+        "limits": [scale] * bool(scale)
+        + [APPROXIMATE_RULE] * bool(config.folds)
+        + limits(metrics, measured.ungraded, known, len(external), untold=untold),
         "sites": sites,
         "ungradables": [
             {"name": site.name, **table} for site in sites if not site.own and (table := ungradable_table(site.metrics))
@@ -199,10 +205,12 @@ def draw(measured: Measured) -> dict[str, Any]:
     title = f"{name}, {split}"
     alts = {}
 
-    no_image = run.read_json(run.metrics("val"))["no_image"] if run.metrics("val").exists() else None
-    majority = 100 * no_image["majority"]["accuracy"] if no_image else None
-    draw_accuracy(run.accuracy_figure, measured.history, title=name, kept=measured.metadata.epoch, majority=majority)
-    alts[run.accuracy_figure] = "Accuracy and kappa by epoch; accuracy.csv holds the numbers"
+    if measured.history is not None:
+        no_image = run.read_json(run.metrics("val"))["no_image"] if run.metrics("val").exists() else None
+        majority = 100 * no_image["majority"]["accuracy"] if no_image else None
+        kept = measured.metadata.epoch
+        draw_accuracy(run.accuracy_figure, measured.history, title=name, kept=kept, majority=majority)
+        alts[run.accuracy_figure] = "Accuracy and kappa by epoch; accuracy.csv holds the numbers"
     counts = confusion(known)
     draw_confusion(run.confusion_figure(split), counts, title=title)
     alts[run.confusion_figure(split)] = "Confusion matrix; the table below holds its numbers"
@@ -247,6 +255,12 @@ def draw(measured: Measured) -> dict[str, Any]:
     return drawn | {
         path.stem.removesuffix(f"_{split}"): inline_svg(path.with_suffix(".svg"), alt) for path, alt in alts.items()
     }
+
+
+def members(measured: Measured) -> list[str]:
+    """The networks of an ensemble in words; empty for one network."""
+    pairs = zip(measured.config.members, measured.metadata.members, strict=True)
+    return [f"{RunFolder(Path(path)).title}: {member.model}, epoch {member.epoch}" for path, member in pairs]
 
 
 def split_rows(manifest: pd.DataFrame) -> list[dict[str, Any]]:

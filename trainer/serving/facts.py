@@ -91,8 +91,10 @@ def collect_facts(path: Path, metadata: Metadata) -> Facts:
             unmeasured = f"No test figures: {error.message}."
         except (_Old, KeyError, TypeError, IndexError):
             unmeasured = f"The test figures are of an earlier version: `trainer evaluate {path}` measures again."
-    start = f", {starting_point(config.resolved.weights)}" if config else ""
-    what = f"{metadata.model} at {metadata.size} x {metadata.size} pixels{start}; the weights of epoch {metadata.epoch}"
+    what = f"{metadata.title} at {metadata.size} x {metadata.size} pixels"
+    if not metadata.members:
+        start = f", {starting_point(config.resolved.weights)}" if config else ""
+        what += f"{start}; the weights of epoch {metadata.epoch}"
     name = run.path.resolve().name if own else weights.name
     return Facts(name, what, _trained_on(config, metadata), _referral(metadata), measured, unmeasured)
 

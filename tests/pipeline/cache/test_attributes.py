@@ -40,7 +40,7 @@ def test_a_missing_or_edited_file_is_told(make_cache: Callable[..., Path]) -> No
 def test_rows_of_other_photographs_are_told(make_cache: Callable[..., Path]) -> None:
     cache = open_cache(make_cache(PICTURES, kept=CELLS))
     fewer = replace(cache, manifest=cache.manifest.iloc[:2])
-    with pytest.raises(CacheError, match="not of the photographs in the manifest"):
+    with pytest.raises(CacheError, match="its rows do not match the manifest"):
         read_attributes(fewer)
 
 

@@ -36,13 +36,13 @@ def test_copies_of_other_patients_are_found_mirrored_and_darker_too(
     pictures: dict[str, np.ndarray], make_cache: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with open_cache(make_cache(pictures, dict.fromkeys(pictures, 0))) as cache:
-        rows = folded_rows(cache.manifest, whole=False)
+        rows = folded_rows(cache.manifest, with_test=False)
         mirrored, same = shared_photos(cache, rows)
         assert mirrored[:4] == ("1_left", "2_left", "1", "2")
         assert 0.7 < mirrored.correlation < 1
         assert same == ("2_right", "3_right", "2", "3", 1.0)
         assert shared_photos(cache, rows[[0, 1, 2]]) == []
-        monkeypatch.setattr(copies, "MOST", 10)
+        monkeypatch.setattr(copies, "MAX_COMPARED", 10)
         assert shared_photos(cache, rows) == [same]  # the same bytes are found among any number
 
 

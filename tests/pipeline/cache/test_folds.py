@@ -34,7 +34,7 @@ def test_each_patient_is_test_once_and_never_in_train_then() -> None:
 
 
 def test_the_whole_set_may_be_folded() -> None:
-    columns = fold_splits(MANIFEST, 4, 0, whole=True)
+    columns = fold_splits(MANIFEST, 4, 0, with_test=True)
     assert sum((splits == "test").sum() for splits in columns) == 200
 
 

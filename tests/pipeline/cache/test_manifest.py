@@ -1,4 +1,4 @@
-"""The manifest: what was written is read, and a patient stands on one side only."""
+"""The manifest: what was written is read, and a patient is in one split only."""
 
 import math
 import re
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.cache.manifest import COLUMNS, Row, manifest_csv, read_manifest
-from pipeline.cache.splits import SHARES, draw_sides, leak_of, parse_patient, told_patients
+from pipeline.cache.splits import SPLIT_FRACTIONS, draw_splits, known_patients, leak_of, parse_patient
 from pipeline.errors import CacheError
 from tests.conftest import EYEPACS
 
@@ -98,40 +98,42 @@ patients = st.dictionaries(names, st.integers(0, 4), max_size=60)
 
 
 @given(patients, st.integers(0, 3))
-def test_every_patient_has_one_side_whatever_the_order(patients: dict[str, int], seed: int) -> None:
-    sides = draw_sides(patients, SHARES, seed, {})
-    assert sides.keys() == patients.keys()
-    assert set(sides.values()) <= SHARES.keys()
-    assert draw_sides(dict(reversed(patients.items())), SHARES, seed, {}) == sides
+def test_every_patient_has_one_split_whatever_the_order(patients: dict[str, int], seed: int) -> None:
+    splits = draw_splits(patients, SPLIT_FRACTIONS, seed, {})
+    assert splits.keys() == patients.keys()
+    assert set(splits.values()) <= SPLIT_FRACTIONS.keys()
+    assert draw_splits(dict(reversed(patients.items())), SPLIT_FRACTIONS, seed, {}) == splits
 
 
 @given(patients, patients)
 def test_a_patient_stays_when_others_come(before: dict[str, int], after: dict[str, int]) -> None:
-    sides = draw_sides(before, SHARES, 0, {})
-    later = draw_sides(before | after, SHARES, 0, sides)
-    assert {patient: later[patient] for patient in before} == sides
+    splits = draw_splits(before, SPLIT_FRACTIONS, 0, {})
+    later = draw_splits(before | after, SPLIT_FRACTIONS, 0, splits)
+    assert {patient: later[patient] for patient in before} == splits
 
 
-def test_shares_hold_within_every_grade_and_over_all() -> None:
+def test_fractions_hold_within_every_grade_and_over_all() -> None:
     rng = np.random.default_rng(0)
     grades = rng.choice(5, size=2000, p=[0.735, 0.07, 0.15, 0.025, 0.02])
-    sides = draw_sides({str(n): int(grade) for n, grade in enumerate(grades)}, SHARES, 0, {})
-    table = pd.crosstab(grades, [sides[str(n)] for n in range(2000)], normalize="index")
-    for side, share in SHARES.items():
-        assert np.mean([it == side for it in sides.values()]) == pytest.approx(share, abs=0.002)
-        assert table[side].to_numpy() == pytest.approx(share, abs=0.05)  # 40 patients have grade 4: 2 of them are 0.05
+    splits = draw_splits({str(n): int(grade) for n, grade in enumerate(grades)}, SPLIT_FRACTIONS, 0, {})
+    table = pd.crosstab(grades, [splits[str(n)] for n in range(2000)], normalize="index")
+    for split, fraction in SPLIT_FRACTIONS.items():
+        assert np.mean([it == split for it in splits.values()]) == pytest.approx(fraction, abs=0.002)
+        assert table[split].to_numpy() == pytest.approx(
+            fraction, abs=0.05
+        )  # 40 patients have grade 4: 2 of them are 0.05
 
 
-def test_a_set_that_grows_patient_by_patient_keeps_its_shares() -> None:
-    sides: dict[str, str] = {}
+def test_a_set_that_grows_patient_by_patient_keeps_its_fractions() -> None:
+    splits: dict[str, str] = {}
     for n in range(200):
-        sides = draw_sides({str(k): k % 5 for k in range(n + 1)}, SHARES, 0, sides)
-    assert [sum(side == it for it in sides.values()) for side in SHARES] == [140, 20, 40]
+        splits = draw_splits({str(k): k % 5 for k in range(n + 1)}, SPLIT_FRACTIONS, 0, splits)
+    assert [sum(split == it for it in splits.values()) for split in SPLIT_FRACTIONS] == [140, 20, 40]
 
 
 def test_another_seed_draws_other_patients() -> None:
     people = {str(n): 0 for n in range(100)}
-    assert draw_sides(people, SHARES, 0, {}) != draw_sides(people, SHARES, 1, {})
+    assert draw_splits(people, SPLIT_FRACTIONS, 0, {}) != draw_splits(people, SPLIT_FRACTIONS, 1, {})
 
 
 def test_a_leak_is_a_test_photograph_whose_patient_is_in_train() -> None:
@@ -143,9 +145,15 @@ def test_a_leak_is_a_test_photograph_whose_patient_is_in_train() -> None:
             "split": ["train", "test", "test", "val", "test"],
         }
     )
-    assert leak_of(table) == (3, 1, 0, 1, 4)  # tested, leaked, copies; untold of the photographs of train and test
+    assert leak_of(table) == (
+        3,
+        1,
+        0,
+        1,
+        4,
+    )  # tested, leaked, copies; patient unknown, of the photographs of train and test
 
 
 def test_patients_are_known_whether_or_not_eyes_are() -> None:
     table = pd.DataFrame({"id": ["a", "b", "7"], "patient": ["P1", "P1", "7"], "eye": "", "split": "test"})
-    assert told_patients(table).tolist() == [True, True, False]
+    assert known_patients(table).tolist() == [True, True, False]

@@ -18,7 +18,7 @@ from PIL import Image
 from pipeline.cache.cache import Cache, open_cache
 from pipeline.cache.shards import shard_name
 from pipeline.errors import CacheError, LoaderMissing
-from pipeline.loading.batch import Batch, Loader, ahead
+from pipeline.loading.batch import Batch, Loader, prefetch
 from pipeline.loading.loaders import open_loader
 from pipeline.loading.plan import Augment
 from pipeline.photos.preparation import Recipe, prepare
@@ -342,7 +342,7 @@ def test_ahead_begins_just_as_many_as_asked() -> None:
         begun.append(item)
         return item * item
 
-    squares = ahead(begin, range(5), depth=2)
+    squares = prefetch(begin, range(5), depth=2)
     assert next(squares) == 0
     assert begun == [0, 1, 2]
     assert list(squares) == [1, 4, 9, 16]

@@ -329,20 +329,20 @@ def shards_of(plan: EpochPlan) -> np.ndarray:
     return SHARDS[plan.rows]
 
 
-def blocked(together: int = 8, lanes: int = 1, **changes: object) -> EpochPlan:
-    return plan(np.arange(320), blocks=Blocks(SHARDS, together, lanes), **changes)
+def blocked(shuffle_block: int = 8, lanes: int = 1, **changes: object) -> EpochPlan:
+    return plan(np.arange(320), blocks=Blocks(SHARDS, shuffle_block, lanes), **changes)
 
 
 def test_without_blocks_rows_come_in_the_order_of_their_first_random_word() -> None:
     words = np.random.Philox(key=np.array([7, 3], np.uint64)).random_raw(4 * 320).reshape(320, 4)
     assert plan(np.arange(320)).rows.tolist() == np.argsort(words[:, 0]).tolist()
-    assert blocked(together=32).rows.tolist() == plan(np.arange(320)).rows.tolist()  # all shards are one block
+    assert blocked(shuffle_block=32).rows.tolist() == plan(np.arange(320)).rows.tolist()  # all shards are one block
 
 
-@pytest.mark.parametrize(("together", "lanes"), [(1, 1), (8, 1), (8, 4), (12, 8), (64, 64)])
-def test_blocks_leave_out_no_row_and_change_none_of_its_draws(together: int, lanes: int) -> None:
-    assert by_row(blocked(together, lanes)) == by_row(plan(np.arange(320)))
-    assert len(blocked(together, lanes).rows) == 320
+@pytest.mark.parametrize(("shuffle_block", "lanes"), [(1, 1), (8, 1), (8, 4), (12, 8), (64, 64)])
+def test_blocks_leave_out_no_row_and_change_none_of_its_draws(shuffle_block: int, lanes: int) -> None:
+    assert by_row(blocked(shuffle_block, lanes)) == by_row(plan(np.arange(320)))
+    assert len(blocked(shuffle_block, lanes).rows) == 320
 
 
 def test_a_block_is_some_whole_shards_well_shuffled() -> None:
@@ -353,15 +353,15 @@ def test_a_block_is_some_whole_shards_well_shuffled() -> None:
         assert (np.diff(part) != 0).mean() > 0.7  # of neighbours; 7 of 8 are expected to differ
 
 
-def test_each_epoch_puts_other_shards_together() -> None:
+def test_each_epoch_has_other_shards_in_a_block() -> None:
     first, second = ({frozenset(part) for part in shards_of(blocked(epoch=e)).reshape(4, 80).tolist()} for e in (3, 4))
     assert not first & second
 
 
 @pytest.mark.parametrize("world", [2, 4, 8])
 def test_in_lanes_each_process_has_its_own_shards_and_few_at_a_time(world: int) -> None:
-    whole = blocked(together=16, lanes=8)
-    ranks = [blocked(together=16, lanes=8, shard=(rank, world)) for rank in range(world)]
+    whole = blocked(shuffle_block=16, lanes=8)
+    ranks = [blocked(shuffle_block=16, lanes=8, shard=(rank, world)) for rank in range(world)]
     for rank, part in enumerate(ranks):
         assert part.rows.tolist() == whole.rows[rank::world].tolist()
         assert [len(set(half)) for half in shards_of(part).reshape(2, -1)] == [16 // world] * 2
@@ -370,9 +370,9 @@ def test_in_lanes_each_process_has_its_own_shards_and_few_at_a_time(world: int) 
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=60), st.integers(1, 9), st.integers(1, 9))
-def test_any_shards_and_blocks_share_out_every_row_once(shards: list[int], together: int, lanes: int) -> None:
+def test_any_shards_and_blocks_share_out_every_row_once(shards: list[int], shuffle_block: int, lanes: int) -> None:
     rows = np.arange(len(shards))[::-1]
-    blocks = Blocks(np.array(shards), together, lanes)
+    blocks = Blocks(np.array(shards), shuffle_block, lanes)
     parts = [plan(rows, NO_AUGMENT, blocks=blocks, shard=(rank, 3)) for rank in range(3)]
     assert sorted(np.concatenate([part.rows for part in parts])) == list(range(len(shards)))
 
@@ -385,7 +385,7 @@ def test_blocks_and_balanced_grades_go_together() -> None:
     assert sorted(mixed.rows) == sorted(plan(rows, labels=labels).rows)
 
 
-@pytest.mark.parametrize("bad", [{"together": 0}, {"lanes": 0}])
+@pytest.mark.parametrize("bad", [{"shuffle_block": 0}, {"lanes": 0}])
 def test_impossible_blocks_are_refused_with_the_value(bad: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="must be at least 1, got 0"):
         Blocks(SHARDS, **bad)

@@ -21,7 +21,7 @@ from pydicom.pixels import apply_color_lut, pixel_array  # noqa: E402
 
 from pipeline.errors import PhotoError  # noqa: E402
 from pipeline.photos.dicom import read_tags  # noqa: E402
-from pipeline.photos.jpeg import with_colours  # noqa: E402
+from pipeline.photos.jpeg import with_colour_model  # noqa: E402
 from pipeline.photos.photo import Photo, read_photo, sniff  # noqa: E402
 from tests.dicoms import EXPLICIT, dicom  # noqa: E402
 
@@ -136,7 +136,7 @@ def test_no_jpeg_turns_green(kind: str, subsampling: int, says: str) -> None:
     if "rgb" in kind:
         stream = jpeg(eye(), keep_rgb=True)
     if "bare" in kind:
-        stream = with_colours(stream, None).replace(b"\x03R\x11\0G\x11\0B\x11\0", b"\x03\1\x11\0\2\x11\0\3\x11\0")
+        stream = with_colour_model(stream, None).replace(b"\x03R\x11\0G\x11\0B\x11\0", b"\x03\1\x11\0\2\x11\0\3\x11\0")
         stream = stream.replace(b"\x03R\0G\0B\0", b"\x03\1\0\2\0\3\0")
     assert_alike(dicom(eye(), says=says, syntax=BASELINE, stream=[stream]), eye(), 4)
 
@@ -146,7 +146,7 @@ def test_no_jpeg_turns_green(kind: str, subsampling: int, says: str) -> None:
 def test_no_jpeg_turns_green_whose_own_mark_is_wrong(inside: str, mark: str) -> None:
     stream = jpeg(eye(), keep_rgb=True) if inside == "RGB" else jpeg(eye(), subsampling=0)
     for says in ("RGB", "YBR_FULL"):
-        assert_alike(dicom(eye(), says=says, syntax=BASELINE, stream=[with_colours(stream, mark)]), eye(), 4)
+        assert_alike(dicom(eye(), says=says, syntax=BASELINE, stream=[with_colour_model(stream, mark)]), eye(), 4)
 
 
 @pytest.mark.parametrize("said", ["RGB", "YBR_FULL"])
@@ -441,7 +441,7 @@ def test_tags() -> None:
     about = {"Manufacturer": "Example", "ManufacturerModelName": "Cam 1", "StudyDate": "20240131"}
     tags = read_tags(BytesIO(dicom(eye(), PatientID="P 7 ", Laterality="L", AcquisitionDate="", **about)))
     assert tags is not None
-    assert (tags.patient, tags.eye, tags.ignored, tags.whole) == ("P 7", "left", "", True)
+    assert (tags.patient, tags.eye, tags.ignored, tags.complete) == ("P 7", "left", "", True)
     kept = {"manufacturer": "Example", "model": "Cam 1", "study date": "2024-01-31", "acquisition date": ""}
     assert tags.kept == kept
     tags = read_tags(BytesIO(dicom(eye(), AcquisitionDateTime="20240201123000")))

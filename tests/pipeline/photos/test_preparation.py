@@ -16,7 +16,7 @@ from PIL.JpegImagePlugin import get_sampling
 
 from pipeline.errors import PhotoError
 from pipeline.photos.photo import read_photo
-from pipeline.photos.preparation import EARLIER, VERSION, Prepared, Recipe, prepare
+from pipeline.photos.preparation import EARLIER_VERSION, VERSION, Prepared, Recipe, prepare
 
 SHARED = Path(__file__).resolve().parents[3].parent / "shared"
 
@@ -110,7 +110,7 @@ def test_what_is_no_recipe_that_can_be_made_here_is_refused(broken: dict[str, ob
 
 def test_digests_tell_recipes_apart() -> None:
     recipes = [Recipe(), Recipe(size=511), Recipe(quality=94), Recipe(enhance="graham"), Recipe(enhance="clahe")]
-    recipes += [Recipe(enhance=enhance, version=version) for enhance, version in EARLIER.items()]
+    recipes += [Recipe(enhance=enhance, version=version) for enhance, version in EARLIER_VERSION.items()]
     digests = {recipe.digest for recipe in recipes}
     assert len(digests) == len(recipes)
     assert all(len(digest) == 16 and int(digest, 16) >= 0 for digest in digests)
@@ -217,12 +217,12 @@ def test_light_beside_the_disc_widens_the_square_and_is_flagged() -> None:
 
 
 @pytest.mark.parametrize("enhance", ["none", "graham", "clahe"])
-@pytest.mark.parametrize("ground", ["white", "grey", "noise"])
-def test_a_ground_that_is_not_black_is_made_black(ground: str, enhance: str) -> None:
+@pytest.mark.parametrize("background", ["white", "grey", "noise"])
+def test_a_background_that_is_not_black_is_made_black(background: str, enhance: str) -> None:
     image = np.asarray(eye(640, 512, 320, 256, 235.5)).copy()
     outside = image.max(axis=2) == 0
     noise = np.random.default_rng(0).integers(0, 70, image.shape)
-    image[outside] = {"white": 255, "grey": 128, "noise": noise[outside]}[ground]
+    image[outside] = {"white": 255, "grey": 128, "noise": noise[outside]}[background]
     made = prepare(encoded(Image.fromarray(image)), Recipe(256, enhance=enhance))
     assert made.flags == ()
     assert made.disc == pytest.approx((320, 256, 235.5), abs=0.01 * 235.5)
@@ -258,10 +258,10 @@ def test_a_mask_is_no_photograph() -> None:
 
 
 def test_weights_of_the_earlier_version_get_the_pixels_that_they_were_trained_on() -> None:
-    """The earlier version takes every ground for black, and so finds no disc on white."""
+    """The earlier version takes every background for black, and so finds no disc on white."""
     image = np.asarray(eye(640, 512, 320, 256, 235.5)).copy()
     image[image.max(axis=2) == 0] = 255
-    earlier = prepare(encoded(Image.fromarray(image)), Recipe(128, version=EARLIER["none"]))
+    earlier = prepare(encoded(Image.fromarray(image)), Recipe(128, version=EARLIER_VERSION["none"]))
     assert (earlier.disc, earlier.flags) == (None, ("no_disc",))
     assert pixels(earlier)[30:98, 2:4].min() > 200
 

@@ -17,8 +17,8 @@ from pipeline.photos.retina import (
     SEARCH_SIDE,
     Disc,
     Square,
+    contrast_with_background,
     contrast_with_black,
-    contrast_with_ground,
     is_blank,
     is_near_black,
     is_overexposed,
@@ -32,11 +32,11 @@ Image = NDArray[np.uint8]
 
 
 def find_disc(image: Image) -> Disc | None:
-    return disc_of_contrast(contrast_with_ground(image))[0]
+    return disc_of_contrast(contrast_with_background(image))[0]
 
 
 def crop_square(image: Image, disc: Disc) -> Square:
-    return square_of_contrast(contrast_with_ground(image), disc)
+    return square_of_contrast(contrast_with_background(image), disc)
 
 
 def eye(width: int, height: int, disc: Disc, level: float = 180, noise: float = 2) -> Image:
@@ -102,7 +102,7 @@ def half_dark(image: Image) -> Image:
     return (image * np.linspace(0.08, 1, 256)[:, None]).astype(np.uint8)
 
 
-def grey_ground(image: Image) -> Image:
+def grey_background(image: Image) -> Image:
     return np.maximum(image, 30)
 
 
@@ -111,17 +111,17 @@ def hot_pixels(image: Image) -> Image:
     return image
 
 
-@pytest.mark.parametrize("spoil", [stamped, notched, masked, flared, half_dark, grey_ground, hot_pixels])
+@pytest.mark.parametrize("spoil", [stamped, notched, masked, flared, half_dark, grey_background, hot_pixels])
 def test_what_photographs_suffer_from_moves_no_disc(spoil) -> None:  # type: ignore[no-untyped-def]
     disc = Disc(128, 96, 85)
     assert_close(find_disc(spoil(eye(256, 192, disc))), disc)
 
 
-def on_ground(image: Image, disc: Disc, ground: NDArray[np.float64] | float) -> Image:
-    """The image with another ground (h, w, 3) outside its disc, blended over the pixel of the rim."""
+def on_background(image: Image, disc: Disc, background: NDArray[np.float64] | float) -> Image:
+    """The image with another background (h, w, 3) outside its disc, blended over the pixel of the rim."""
     x, y = np.arange(image.shape[1]) + 0.5, np.arange(image.shape[0])[:, None] + 0.5
     retina = np.clip(disc.radius - np.hypot(x - disc.cx, y - disc.cy) + 0.5, 0, 1)[..., None]
-    return np.clip(retina * image + (1 - retina) * ground, 0, 255).astype(np.uint8)
+    return np.clip(retina * image + (1 - retina) * background, 0, 255).astype(np.uint8)
 
 
 def speckled(height: int, width: int) -> NDArray[np.float64]:
@@ -131,7 +131,7 @@ def speckled(height: int, width: int) -> NDArray[np.float64]:
     return (dashes * draw.integers(20, 90, (height, width)))[..., None]
 
 
-GROUNDS = {
+BACKGROUNDS = {
     "white": 255.0,
     "light grey": 200.0,
     "grey": 128.0,
@@ -146,31 +146,33 @@ GROUNDS = {
 @pytest.mark.parametrize(
     "disc", [Disc(128, 96, 85), Disc(120, 96, 110), Disc(60, 96, 88)], ids=["whole", "cut", "left"]
 )
-@pytest.mark.parametrize("name", GROUNDS)
-def test_the_disc_is_found_on_any_ground(name: str, disc: Disc) -> None:
-    image = on_ground(eye(256, 192, disc), disc, GROUNDS[name])
+@pytest.mark.parametrize("name", BACKGROUNDS)
+def test_the_disc_is_found_on_any_background(name: str, disc: Disc) -> None:
+    image = on_background(eye(256, 192, disc), disc, BACKGROUNDS[name])
     assert_close(find_disc(image), disc)
-    assert crop_square(image, disc).side == pytest.approx(2 * disc.radius)  # nothing of the ground is kept as retina
-    assert contrast_with_ground(image).ground == ("coloured" if np.mean(GROUNDS[name]) >= 40 else "noisy")
+    assert crop_square(image, disc).side == pytest.approx(
+        2 * disc.radius
+    )  # nothing of the background is kept as retina
+    assert contrast_with_background(image).background == ("coloured" if np.mean(BACKGROUNDS[name]) >= 40 else "noisy")
 
 
 @pytest.mark.parametrize("name", ["white", "speckled"])
-def test_black_bars_around_another_ground_are_no_part_of_it(name: str) -> None:
+def test_black_bars_around_another_background_are_no_part_of_it(name: str) -> None:
     disc = Disc(128, 96, 85)
-    barred = np.pad(on_ground(eye(256, 192, disc), disc, GROUNDS[name]), ((32, 32), (0, 0), (0, 0)))
+    barred = np.pad(on_background(eye(256, 192, disc), disc, BACKGROUNDS[name]), ((32, 32), (0, 0), (0, 0)))
     assert_close(find_disc(barred), Disc(128, 128, 85))
 
 
 @pytest.mark.parametrize("level", [250, 120, 25])
-def test_on_a_black_ground_the_first_finders_disc_is_kept(level: float) -> None:
+def test_on_a_black_background_the_first_finders_disc_is_kept(level: float) -> None:
     image = eye(256, 192, Disc(128, 96, 85), level, noise=1)
-    assert contrast_with_ground(image).ground == "black"
+    assert contrast_with_background(image).background == "black"
     assert find_disc(image) == disc_of_contrast(contrast_with_black(image))[0]
 
 
 @pytest.mark.parametrize("radius", [150, 180, 220, 300])
 @pytest.mark.parametrize("level", [250, 180, 60])
-def test_corners_full_of_retina_are_no_ground(radius: float, level: float) -> None:
+def test_corners_full_of_retina_are_no_background(radius: float, level: float) -> None:
     image = eye(200, 200, Disc(100, 100, radius), level)
     assert find_disc(image) is None
 
@@ -232,13 +234,13 @@ def ellipse(width: int, height: int, long: float, short: float, degrees: float =
     ids=["whole", "flat", "tilted", "cut", "lids"],
 )
 def test_an_ultra_wide_field_is_known_by_its_ellipse(image: Image, radius: float) -> None:
-    disc, wide_field = disc_of_contrast(contrast_with_ground(image))
+    disc, wide_field = disc_of_contrast(contrast_with_background(image))
     assert wide_field
     assert_close(disc, Disc(128, 101, radius))
 
 
 def test_no_real_photograph_is_taken_for_an_ultra_wide_field(real_eyes: list[tuple[Image, Disc]]) -> None:
-    assert not any(disc_of_contrast(contrast_with_ground(image))[1] for image, _ in real_eyes)
+    assert not any(disc_of_contrast(contrast_with_background(image))[1] for image, _ in real_eyes)
 
 
 def test_overexposed_photographs_are_nearly_white(real_eyes: list[tuple[Image, Disc]]) -> None:
@@ -253,7 +255,7 @@ def test_overexposed_photographs_are_nearly_white(real_eyes: list[tuple[Image, D
 @pytest.mark.parametrize(("level", "overexposed"), [(150, False), (159, False), (160, True), (255, True)])
 def test_a_disc_is_overexposed_where_half_of_it_has_no_channel_below_160(level: int, overexposed: bool) -> None:
     disc = Disc(128, 96, 85)
-    image = on_ground(np.full((192, 256, 3), (250, 230, level), np.uint8), disc, 0.0)
+    image = on_background(np.full((192, 256, 3), (250, 230, level), np.uint8), disc, 0.0)
     image[:, :120] = np.minimum(image[:, :120], 80)  # less than half of it, in shade
     assert is_overexposed(image, disc) == overexposed
 
@@ -262,7 +264,7 @@ def test_a_disc_cut_by_bars_is_no_ellipse() -> None:
     disc = Disc(128, 96, 110)
     image = eye(256, 192, disc)
     image[:20] = image[172:] = 0
-    found, wide_field = disc_of_contrast(contrast_with_ground(image))
+    found, wide_field = disc_of_contrast(contrast_with_background(image))
     assert_close(found, disc)
     assert not wide_field
 
@@ -347,10 +349,10 @@ def test_real_discs_are_where_a_second_opinion_has_them(real_eyes: list[tuple[Im
 
 
 @pytest.mark.parametrize("name", ["white", "grey"])
-def test_real_discs_are_found_on_another_ground_too(real_eyes: list[tuple[Image, Disc]], name: str) -> None:
+def test_real_discs_are_found_on_another_background_too(real_eyes: list[tuple[Image, Disc]], name: str) -> None:
     agreed = 0
     for image, opinion in real_eyes:
-        found = find_disc(on_ground(image, opinion, GROUNDS[name]))
+        found = find_disc(on_background(image, opinion, BACKGROUNDS[name]))
         if found is not None:
             off = math.dist(found[:2], opinion[:2]) / opinion.radius
             agreed += off < 0.02 and abs(found.radius / opinion.radius - 1) < 0.03
@@ -366,7 +368,7 @@ def test_speckles_around_real_discs_do_not_widen_the_square() -> None:
     widened = {"first": 0, "now": 0}
     for path in sorted(folder.glob("*.jpeg"))[::6]:
         image = read_photo(path.read_bytes()).image
-        for name, contrast in (("first", contrast_with_black(image)), ("now", contrast_with_ground(image))):
+        for name, contrast in (("first", contrast_with_black(image)), ("now", contrast_with_background(image))):
             disc, _ = disc_of_contrast(contrast)
             if disc is not None:
                 widened[name] += square_of_contrast(contrast, disc).side > 2.001 * disc.radius

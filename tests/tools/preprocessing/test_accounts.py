@@ -219,7 +219,7 @@ def test_a_scale_is_kept_in_the_cache(eyes: Path, tmp_path: Path) -> None:
 def test_where_copies_are_not_looked_for_it_is_said(
     eyes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tools.preprocessing.preprocess.MOST", 10)
+    monkeypatch.setattr("tools.preprocessing.preprocess.MAX_COMPARED", 10)
     assert "copies across splits were not searched for: 20 photographs are too many" in done(
         eyes, "--out", tmp_path / "c"
     )

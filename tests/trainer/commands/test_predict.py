@@ -19,7 +19,7 @@ from PIL import Image
 
 from pipeline.cache.cache import open_cache
 from pipeline.loading.loaders import open_loader
-from pipeline.photos.preparation import EARLIER, Recipe
+from pipeline.photos.preparation import EARLIER_VERSION, Recipe
 from tests.conftest import write_cache
 from tests.trainer.conftest import Trained, invoke
 from tools.cli import main as tools
@@ -106,10 +106,10 @@ def test_a_run_of_the_earlier_preparation_goes_on_with_it(
         Image.fromarray(np.where(white, 255, retina).astype(np.uint8)).save(place)
     arguments = ["preprocess", str(tmp_path / "eyes"), "--out", str(tmp_path / "cache"), "--size", "64"]
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.photos.preparation.Recipe", partial(Recipe, version=EARLIER["none"]))
+        patch.setattr("pipeline.photos.preparation.Recipe", partial(Recipe, version=EARLIER_VERSION["none"]))
         assert "24 encoded" in CliRunner().invoke(tools, arguments).output
     fit(tmp_path / "cache", "--run", "run")
-    assert load_model(RunFolder(Path("run")).model)[1].recipe == Recipe(64, version=EARLIER["none"])
+    assert load_model(RunFolder(Path("run")).model)[1].recipe == Recipe(64, version=EARLIER_VERSION["none"])
     said = invoke("evaluate", "run").output
     assert "recipe" not in said
     of_cache, _ = predict(Path("run"), tmp_path / "cache")

@@ -16,6 +16,7 @@ from pipeline.cache.cache import open_cache
 from pipeline.cache.manifest import Row
 from pipeline.cache.writing import make_tables, with_tables
 from tests.conftest import write_cache
+from tests.report_tables import text_of
 from tests.trainer.conftest import Trained, invoke, write_tiny_cache
 from tools.cli import main as tools
 from trainer.cli import main as trainer_main
@@ -28,13 +29,6 @@ Cache = Callable[..., Path]
 Patch = pytest.MonkeyPatch
 
 HOSTILE = "<script>alert(1)</script>&\"'_left"
-
-
-def text_of(path: Path) -> str:
-    """What a reader sees: without style sheet and tags."""
-    page = re.sub(r"<style>.*?</style>", "", path.read_text(), flags=re.DOTALL)
-    text = re.sub(r"<[^>]+>", " ", page)
-    return " ".join(text.replace("\N{NO-BREAK SPACE}", " ").split())
 
 
 def percent(share: float) -> str:

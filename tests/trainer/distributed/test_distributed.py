@@ -74,7 +74,7 @@ def fit(processes: int, *options: object, restarts: int = 0) -> list[str]:
 
 
 def end(process: "subprocess.Popen[str]", code: int = 0) -> tuple[str, str]:
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == code, out + err
     return out, err
 
@@ -138,7 +138,7 @@ def test_any_number_of_processes_goes_on_with_any_others_run_and_sigterm_leaves_
         assert two.poll() is None
     before = (folder / "run/last.pt").stat().st_mtime_ns
     two.send_signal(signal.SIGTERM)
-    _, err = two.communicate(timeout=30)
+    _, err = two.communicate(timeout=600)
     assert err.count("stopped by SIGTERM; `trainer fit --run run --resume` goes on") == 1
     assert (folder / "run/last.pt").stat().st_mtime_ns > before
     assert "resuming after" in invoke("fit", "--run", "run", "--resume").output

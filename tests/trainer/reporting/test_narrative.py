@@ -38,7 +38,7 @@ def metrics(**changed: Any) -> dict[str, Any]:
 
 
 def known(untold: int = 0, copies: int = 0) -> Leak:
-    return Leak(tested=200, leaked=0, copies=copies, untold=untold, photographs=1000)
+    return Leak(tested=200, leaked=0, copies=copies, patient_unknown=untold, photographs=1000)
 
 
 @pytest.mark.parametrize(

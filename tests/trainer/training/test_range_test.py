@@ -33,7 +33,7 @@ def test_a_rate_is_proposed_and_no_run_is_left(
 ) -> None:
     monkeypatch.setattr("trainer.training.range_test.RATES", RATES[::3])
     cache = tiny_cache(train=(0, 1, 2, 3, 4) * 13)
-    output = invoke("fit", "--cache", cache, *FAST, "--find-lr", "--precision", "float32", rendered=True).output
+    output = invoke("fit", "--cache", cache, *FAST, "--find-lr", "--precision", "float32", rendered=True).stdout
     found = re.fullmatch(r"drawn: lr.png\nproposed: --lr (\S+)\n", output)
     assert found
     assert 1e-3 <= float(found[1]) <= 3  # of two grades alone hardly a rate fails, on some machines not the highest, 10

@@ -1,0 +1,135 @@
+"""`trainer ensemble`: several runs, or all folds, as one network that every command takes as a run."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.special import softmax
+
+from tests.report_tables import text_of
+from tests.trainer.conftest import FAST, invoke, write_tiny_cache
+from trainer.kinds import PROBABILITIES
+from trainer.network.metadata import read_metadata
+from trainer.serving.facts import collect_facts
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs on one cache, and their ensemble."""
+    folder = tmp_path_factory.mktemp("ensemble")
+    write_tiny_cache(folder / "cache")
+    for seed in (0, 1):
+        invoke("fit", "--cache", folder / "cache", *FAST, "--seed", seed, "--run", folder / f"s{seed}")
+    invoke("ensemble", folder / "both", folder / "s0", folder / "s1", "--device", "cpu")
+    return folder
+
+
+def p(path: Path) -> np.ndarray:
+    return pd.read_csv(path)[list(PROBABILITIES)].to_numpy()
+
+
+def test_predictions_are_the_mean_of_the_runs_calibrated_ones(made: Path) -> None:
+    mean = (p(made / "s0/predictions_test.csv") + p(made / "s1/predictions_test.csv")) / 2
+    operating = read_metadata(made / "both/model.safetensors").operating
+    assert operating is not None
+    expected = softmax(np.log(mean) / operating.temperature, axis=1)
+    np.testing.assert_allclose(p(made / "both/predictions_test.csv"), expected, atol=1e-5)
+
+
+def test_the_threshold_is_chosen_on_the_mean_over_validation(made: Path) -> None:
+    """The lowest-threshold rule written out: all referable photographs of validation are found, for nine of ten."""
+    operating = read_metadata(made / "both/model.safetensors").operating
+    assert operating is not None
+    val = pd.read_csv(made / "both/predictions_val.csv")
+    referred = val[["p2", "p3", "p4"]].sum(axis=1) >= operating.threshold
+    assert referred[val["grade"] >= 2].all()
+
+
+def test_every_command_takes_it_as_a_run(made: Path, tmp_path: Path) -> None:
+    both = tmp_path / "both"
+    shutil.copytree(made / "both", both)
+    before = (both / "predictions_test.csv").read_bytes()
+    invoke("evaluate", both, "--device", "cpu")
+    assert (both / "predictions_test.csv").read_bytes() == before
+    invoke("predict", both, made / "cache", "--device", "cpu", "--out", tmp_path / "p.csv")
+    table = pd.read_csv(tmp_path / "p.csv").set_index("id")
+    test = pd.read_csv(both / "predictions_test.csv").set_index("id")
+    np.testing.assert_allclose(table.loc[test.index, list(PROBABILITIES)], test[list(PROBABILITIES)], atol=1e-5)
+    invoke("explain", both, made / "cache", "--device", "cpu", "--out", tmp_path / "explained")
+    assert "Ensemble of 2 resnet18" in invoke("show", both).output
+    assert "from PyTorch" in invoke("export", both, "--pt2", tmp_path / "m.pt2").output
+    assert (
+        "Ensemble of 2 resnet18 at 32 x 32 pixels"
+        in collect_facts(both, read_metadata(both / "model.safetensors")).what
+    )
+    compared = invoke("compare", made / "s0", both, "--out", tmp_path / "c").output
+    assert "both - s0" in compared
+
+
+def test_report_and_card_say_what_it_is(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made / "both", tmp_path / "both")
+    invoke("report", tmp_path / "both", "--card", tmp_path / "CARD.md")
+    for text in (text_of(tmp_path / "both/report.html"), (tmp_path / "CARD.md").read_text()):
+        assert "Ensemble of 2 resnet18" in text
+        assert "s0: resnet18, epoch" in text
+        assert f"trainer ensemble {tmp_path / 'both'} {made / 's0'} {made / 's1'}" in text
+        assert "approximate" not in text
+
+
+def test_a_run_of_a_finished_ensemble_is_no_unfinished_run(made: Path) -> None:
+    assert "is finished" in invoke("fit", "--run", made / "both", "--resume").output
+
+
+def test_what_cannot_be_combined_is_named(made: Path, tmp_path: Path) -> None:
+    s0, s1, both, out = made / "s0", made / "s1", made / "both", tmp_path / "out"
+
+    def refused(*runs: Path, to: Path = out) -> str:
+        line = invoke("ensemble", to, *runs, "--device", "cpu", exit=1).stderr
+        assert not out.exists()
+        return line
+
+    assert f"{s0} is one run; an ensemble needs 2 or more" in refused(s0)
+    assert f"{s0} is given twice" in refused(s0, s0)
+    assert f"{both} is an ensemble itself; give its members" in refused(s0, both)
+    assert f"{both} exists and is never overwritten" in refused(s0, s1, to=both)
+    other = write_tiny_cache(tmp_path / "other", train=(0, 1, 2, 3, 4) * 3)
+    invoke("fit", "--cache", other, *FAST, "--run", tmp_path / "of-other")
+    assert "cannot be combined: their caches differ" in refused(s0, tmp_path / "of-other")
+    invoke("fit", "--cache", made / "cache", *FAST, "--tta", "--run", tmp_path / "tta")
+    assert "cannot be combined: --tta differs (off, on)" in refused(s0, tmp_path / "tta")
+
+
+def test_what_a_member_was_trained_on_is_not_measured(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made / "both", tmp_path / "both")
+    line = invoke("evaluate", tmp_path / "both", "--split", "train", exit=1).stderr
+    assert "a member was trained on 20 photographs of train; measure another split" in line
+
+
+def test_folds_are_combined_by_out_of_fold_probabilities(made: Path, tmp_path: Path) -> None:
+    """Only test, which no fold has seen, is measured, and the rule is said to be approximate."""
+    larger = write_tiny_cache(made / "larger", val=(0, 1, 2, 3, 4) * 2)  # a validation part with both classes each
+    invoke("folds", "--folds", 2, "--cache", larger, *FAST, "--run", tmp_path / "cv")
+    line = invoke("ensemble", tmp_path / "all", tmp_path / "cv", "--device", "cpu", exit=1).stderr
+    assert "name that one with --cache" in line or "cache does not exist" in line
+    result = invoke("ensemble", tmp_path / "all", tmp_path / "cv", "--cache", larger, "--device", "cpu")
+    assert "the decision rule is approximate" in result.stderr
+    assert not (tmp_path / "all/metrics_val.json").exists()
+    assert json.loads((tmp_path / "all/metrics_test.json").read_text())["photographs"] == 5
+    metadata = read_metadata(tmp_path / "all/model.safetensors")
+    assert metadata.operating is not None
+    means = []
+    for member in range(2):
+        run = tmp_path / f"cv/fold{member}"
+        invoke("predict", run, larger, "--device", "cpu", "--out", tmp_path / f"p{member}.csv")
+        means.append(pd.read_csv(tmp_path / f"p{member}.csv").set_index("id"))
+    test = pd.read_csv(tmp_path / "all/predictions_test.csv").set_index("id")
+    mean = sum(each.loc[test.index, list(PROBABILITIES)].to_numpy() for each in means) / 2
+    expected = softmax(np.log(mean) / metadata.operating.temperature, axis=1)
+    np.testing.assert_allclose(test[list(PROBABILITIES)], expected, atol=1e-4)
+    invoke("report", tmp_path / "all")
+    assert "so the decision rule is approximate" in text_of(tmp_path / "all/report.html")
+    line = invoke("evaluate", tmp_path / "all", "--split", "val", exit=1).stderr
+    assert "a member was trained on" in line
