@@ -23,7 +23,7 @@ from pipeline.errors import FundusError
 from pipeline.machine import END_SIGNALS
 from pipeline.storage.artifacts import UNFINISHED
 from tests.trainer.conftest import FAST, invoke
-from tools.benchmark.bench import Settings, hardware
+from tools.benchmark.bench import BenchSettings, hardware
 from tools.benchmark.report import Report
 from tools.benchmark.workloads import DECODE, PLAIN, STEP, fed, uint8
 from tools.cli import main as tools
@@ -253,7 +253,7 @@ def test_every_key_of_an_export_and_of_a_bench_is_named(made: Path) -> None:
     model = made / "folds/fold0/model.safetensors"
     assert not missing([*describe(read_metadata(model), model), EXTRA_FILE], "Exported networks")
     rows = [DECODE, PLAIN, STEP, fed("torchvision"), uint8("torchvision"), uint8("torchvision", 32)]
-    settings = {field.name: 1 for field in fields(Settings)} | {"cache_size": 64, "device": "cpu"}
+    settings = {field.name: 1 for field in fields(BenchSettings)} | {"cache_size": 64, "device": "cpu"}
     report = Report({row: [1.0, 1.0] for row in rows}, ["torchvision"], 32, settings, {})
     found = report.as_dict()
     for row in found["rows"]:
