@@ -29,6 +29,8 @@ class ConfigFile(click.ParamType[Path]):
             settings = read_settings(text, json_file=path.suffix == ".json")
         except OSError as error:
             self.fail(f"{value} cannot be read ({error.strerror})", param, ctx)
+        except UnicodeDecodeError:
+            self.fail(f"{value}: it is no text in UTF-8", param, ctx)
         except ValueError as error:
             self.fail(f"{value}: {error}", param, ctx)
         options = {each.name: each for each in ctx.command.params if isinstance(each, click.Option)}
