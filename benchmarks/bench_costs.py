@@ -20,7 +20,7 @@ from pipeline.loading.plan import Augment, plan_epoch
 from pipeline.photos.preparation import Recipe
 from tools.benchmark.bench import hardware
 from tools.benchmark.workloads import Step
-from tools.preprocessing.preprocess import Settings, preprocess
+from tools.preprocessing.preprocess import PreprocessSettings, preprocess
 from tools.sources.layouts import list_source
 
 COPIES = 10  # of each of the 4 full-size photographs
@@ -46,7 +46,7 @@ def say(what: str, value: float, unit: str) -> None:
 
 def prepare_all(source: Path, out: Path) -> None:
     shutil.rmtree(out, ignore_errors=True)
-    preprocess(list_source(source), out, Recipe(), Settings(workers=1), lambda *_: None)
+    preprocess(list_source(source), out, Recipe(), PreprocessSettings(workers=1), lambda *_: None)
 
 
 def loading(cache: Cache, size: int) -> float:

@@ -14,7 +14,7 @@ from pathlib import Path
 from turns import SHARED, in_turn, say_load, say_ratio
 
 from pipeline.photos.preparation import Recipe
-from tools.preprocessing.preprocess import Settings, preprocess
+from tools.preprocessing.preprocess import PreprocessSettings, preprocess
 from tools.sources.layouts import list_source
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,7 +45,7 @@ def main() -> None:
                 began = time.perf_counter()
                 out = folder / "cache"
                 outcome = preprocess(
-                    list_source(SHARED / "data/eyepacs"), out, Recipe(), Settings(**settings), lambda *_: None
+                    list_source(SHARED / "data/eyepacs"), out, Recipe(), PreprocessSettings(**settings), lambda *_: None
                 )
                 seconds = time.perf_counter() - began
                 shutil.rmtree(out)

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate, relu
 
+from pipeline.command_line import Guarded
 from pipeline.photos.contact_sheet import decode_small
 from pipeline.photos.preparation import encode, prepare
 from tools.phantoms import eye as phantom
@@ -78,14 +79,14 @@ class Marked(phantom._Drawing):
 def marked_eyes(number: int) -> list[tuple[bytes, NDArray[np.bool_], int]]:
     """So many JPEGs of eyes with retinopathy, the masks (h, w) of their lesions, and their grades."""
     phantom._Drawing = Marked  # type: ignore[misc]
-    found: list[tuple[bytes, NDArray[np.bool_], int]] = []
+    eyes: list[tuple[bytes, NDArray[np.bool_], int]] = []
     rng = np.random.default_rng(SEED)
     for patient in (draw_patient(SEED, number) for number in range(1, 10 * number)):
-        for side, grade in patient.grades.items():
-            if grade and len(found) < number:
-                picture = phantom.draw_eye(rng, grade, side, patient.camera, patient.pigment)
-                found.append((encode(picture, patient.camera.quality), Marked.last.lesions, grade))
-    return found
+        for eye, grade in patient.grades.items():
+            if grade and len(eyes) < number:
+                picture = phantom.draw_eye(rng, grade, eye, patient.camera, patient.pigment)
+                eyes.append((encode(picture, patient.camera.quality), Marked.last.lesions, grade))
+    return eyes
 
 
 def maps(model: Grader, images: Tensor, grades: Tensor) -> dict[str, Tensor]:
@@ -104,7 +105,7 @@ def maps(model: Grader, images: Tensor, grades: Tensor) -> dict[str, Tensor]:
     for hook in hooks:
         hook.remove()
     gradients = torch.autograd.grad(logits, [kept[name] for name in LAYERS])
-    found = {}
+    heats = {}
     for name, gradient in zip(LAYERS, gradients, strict=True):
         features = kept[name].detach()
         for method, heat in (
@@ -113,10 +114,10 @@ def maps(model: Grader, images: Tensor, grades: Tensor) -> dict[str, Tensor]:
             ("LayerCAM", (relu(gradient) * features).sum(1)),
         ):
             heat = interpolate(heat[:, None], images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
-            found[f"{method}, {name}"] = heat / heat.amax(dim=(1, 2), keepdim=True).clamp(min=1e-12)
+            heats[f"{method}, {name}"] = heat / heat.amax(dim=(1, 2), keepdim=True).clamp(min=1e-12)
     for method in ("Grad-CAM", "HiResCAM", "LayerCAM"):
-        found[f"{method}, mean of both"] = sum(found[f"{method}, {name}"] for name in LAYERS) / 2  # type: ignore[assignment]
-    return found
+        heats[f"{method}, mean of both"] = sum(heats[f"{method}, {name}"] for name in LAYERS) / 2  # type: ignore[assignment]
+    return heats
 
 
 def measure(run: Path, eyes: list[tuple[bytes, NDArray[np.bool_], int]]) -> None:
@@ -151,7 +152,7 @@ def measure(run: Path, eyes: list[tuple[bytes, NDArray[np.bool_], int]]) -> None
         click.echo(f"| {name} | {share:.3f} | {hit:.3f} |")
 
 
-@click.command()
+@click.command(cls=Guarded)
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--eyes", default=200, help="Drawn eyes with retinopathy.")
 def main(runs: tuple[Path, ...], eyes: int) -> None:

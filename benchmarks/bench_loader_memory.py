@@ -12,7 +12,7 @@ from pipeline.cache.cache import open_cache
 from pipeline.loading.loaders import open_loader
 from pipeline.loading.plan import Augment
 from pipeline.photos.preparation import Recipe
-from tools.preprocessing.preprocess import Settings, preprocess
+from tools.preprocessing.preprocess import PreprocessSettings, preprocess
 from tools.sources.layouts import list_source
 
 PHOTOGRAPHS = 300
@@ -42,7 +42,7 @@ def main() -> None:
         source, out = Path(name) / "src", Path(name) / "cache"
         source.mkdir()
         write(source)
-        preprocess(list_source(source), out, Recipe(), Settings(workers=2), lambda *_: None)
+        preprocess(list_source(source), out, Recipe(), PreprocessSettings(workers=2), lambda *_: None)
         for loader_name in ("torchvision", "dali"):
             with (
                 open_cache(out) as cache,

@@ -12,7 +12,7 @@ from PIL import Image
 from turns import full_size, in_turn, peer, say_load, say_ratio
 
 from pipeline.photos.preparation import Recipe
-from tools.preprocessing.preprocess import Settings, preprocess
+from tools.preprocessing.preprocess import PreprocessSettings, preprocess
 from tools.sources.layouts import list_source
 
 COPIES = 10  # of each of the 4 photographs
@@ -27,7 +27,11 @@ def main() -> None:
         def ours(workers: int) -> float:
             began = time.perf_counter()
             preprocess(
-                list_source(folder / "src"), folder / "cache", Recipe(), Settings(workers=workers), lambda *_: None
+                list_source(folder / "src"),
+                folder / "cache",
+                Recipe(),
+                PreprocessSettings(workers=workers),
+                lambda *_: None,
             )
             seconds = time.perf_counter() - began
             shutil.rmtree(folder / "cache")

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from pipeline.photos.preparation import Recipe
-from tools.preprocessing.preprocess import Settings, preprocess
+from tools.preprocessing.preprocess import PreprocessSettings, preprocess
 from tools.sources.layouts import list_source
 
 PHOTOGRAPHS = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
@@ -47,8 +47,8 @@ def main() -> None:
         (folder / "src").mkdir()
 
         def write(number: int) -> None:
-            side = "left" if number % 2 else "right"
-            (folder / "src" / f"{number // 2}_{side}.jpeg").write_bytes(draw(number))
+            eye = "left" if number % 2 else "right"
+            (folder / "src" / f"{number // 2}_{eye}.jpeg").write_bytes(draw(number))
 
         with ThreadPoolExecutor() as pool:
             list(pool.map(write, range(PHOTOGRAPHS)))
@@ -68,7 +68,7 @@ def main() -> None:
                 marks.append((now, done))
 
         began = time.perf_counter()
-        outcome = preprocess(listing, folder / "cache", Recipe(64), Settings(workers=2), progress)
+        outcome = preprocess(listing, folder / "cache", Recipe(64), PreprocessSettings(workers=2), progress)
         print(
             f"{outcome.encoded:,} in {time.perf_counter() - began:.1f} s; after the last shard {outcome.seconds:.1f} s"
         )

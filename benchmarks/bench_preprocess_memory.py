@@ -12,7 +12,7 @@ from PIL import Image
 from turns import SHARED
 
 from pipeline.photos.preparation import Recipe
-from tools.preprocessing.preprocess import Settings, preprocess
+from tools.preprocessing.preprocess import PreprocessSettings, preprocess
 from tools.sources.layouts import list_source
 
 
@@ -39,7 +39,9 @@ def main() -> None:
                 shutil.copy(baseline, folder / "src" / f"{baseline.stem}-{copy}.jpeg")
         width, height = Image.open(next((folder / "src").iterdir())).size
         before = peak()
-        preprocess(list_source(folder / "src"), folder / "cache", Recipe(), Settings(workers=1), lambda *_: None)
+        preprocess(
+            list_source(folder / "src"), folder / "cache", Recipe(), PreprocessSettings(workers=1), lambda *_: None
+        )
         print(f"{width} x {height}: peak {peak():.0f} MB of one worker, {before:.0f} MB before it began; wanted < 350")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from pipeline.photos.preparation import Recipe
-from tools.preprocessing.preprocess import Settings, preprocess
+from tools.preprocessing.preprocess import PreprocessSettings, preprocess
 from tools.sources.layouts import list_source
 
 PHOTOGRAPHS = 35_000
@@ -36,7 +36,7 @@ def main() -> None:
 
         def run() -> tuple[float, bool]:
             began = time.perf_counter()
-            settings = Settings(workers=len(os.sched_getaffinity(0)), keep_blank=True)
+            settings = PreprocessSettings(workers=len(os.sched_getaffinity(0)), keep_blank=True)
             outcome = preprocess(list_source(folder / "src"), folder / "cache", Recipe(64), settings, lambda *_: None)
             return time.perf_counter() - began, outcome.changed
 

@@ -8,21 +8,20 @@ from turns import SHARED
 from pipeline.cache.cache import Cache, open_cache
 from pipeline.machine import usable_cores
 from pipeline.photos.preparation import Recipe
-from tools.preprocessing.preprocess import Settings, preprocess
+from tools.preprocessing.preprocess import PreprocessSettings, preprocess
 from tools.sources.layouts import list_source
 
 
 def eyepacs(folder: Path, size: int = 512) -> Cache:
     """420 real photographs."""
-    settings = Settings(workers=usable_cores())
+    settings = PreprocessSettings(workers=usable_cores())
     preprocess(list_source(SHARED / "data/eyepacs"), folder / "cache", Recipe(size), settings, lambda *_: None)
     return open_cache(folder / "cache")
 
 
 def repeated(cache: Cache, length: int) -> Cache:
     """The same photographs over and over."""
-    rows = np.resize(np.arange(len(cache.manifest)), length)
-    return Cache(cache.path, cache.index, cache.manifest.iloc[rows].reset_index(drop=True))
+    return cache.take(np.resize(np.arange(len(cache.manifest)), length))
 
 
 def write_jpegs(cache: Cache, folder: Path) -> Path:

@@ -32,7 +32,7 @@ def draw(stage: Stage) -> None:
         with stage.attempt("drawing phantoms"):
             began = stage.left()
             draw_at_once(eyes, scale, processes=min(stage.workers, scale.eyes // 24))
-            stage.found["drawing, seconds"] = round(began - stage.left(), 1)
+            stage.facts["drawing, seconds"] = round(began - stage.left(), 1)
             stage.say(f"drew {scale.eyes} phantoms")
     for size in (scale.large, scale.small):
         name = f"preprocess at {size} px, seconds"
@@ -41,9 +41,9 @@ def draw(stage: Stage) -> None:
             code, output, seconds = command(work, *arguments, "--workers", stage.workers, timeout=stage.left())
             if code:
                 raise RuntimeError(f"exit code {code}: {output.strip().splitlines()[-1:]}")
-            stage.found[name] = seconds
+            stage.facts[name] = seconds
             stage.say(f"cached at {size} px")
-    stage.found["photographs"] = scale.eyes
+    stage.facts["photographs"] = scale.eyes
 
 
 def draw_at_once(eyes: Path, scale: Scale, processes: int) -> None:
@@ -82,7 +82,7 @@ def enlarged(scale: Scale) -> tuple[Camera, ...]:
     """The phantoms' cameras with larger pictures, so that 512 px of a cache are filled as photographs fill them."""
     return tuple(
         camera._replace(
-            **{side: round(scale.enlarge * getattr(camera, side)) for side in ("width", "height", "radius")}
+            **{length: round(scale.enlarge * getattr(camera, length)) for length in ("width", "height", "radius")}
         )
         for camera in phantom.CAMERAS
     )
@@ -96,7 +96,7 @@ def open_drawn(stage: Stage, size: int) -> Cache:
     cache = open_cache(path)
     distinct = np.linspace(0, len(cache.manifest) - 1, min(stage.scale.distinct, len(cache.manifest))).astype(int)
     length = stage.scale.longest // stage.scale.batch * stage.scale.batch
-    return Cache(cache.path, cache.index, cache.manifest.iloc[np.resize(distinct, length)].reset_index(drop=True))
+    return cache.take(np.resize(distinct, length))
 
 
 def jpegs_of(stage: Stage, cache: Cache) -> list[bytes]:
@@ -106,10 +106,10 @@ def jpegs_of(stage: Stage, cache: Cache) -> list[bytes]:
 
 def halved_colour(jpegs: list[bytes]) -> list[bytes]:
     """The same with colours at half the resolution (4:2:0), quality 95."""
-    found = []
+    jpegs = []
     for jpeg in jpegs:
         with Image.open(BytesIO(jpeg)) as picture:
             data = BytesIO()
             picture.save(data, "JPEG", quality=95, subsampling=2)
-        found.append(data.getvalue())
-    return found
+        jpegs.append(data.getvalue())
+    return jpegs

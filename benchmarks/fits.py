@@ -30,7 +30,7 @@ def fit(stage: Stage, name: str, *options: object, epochs: int, seconds: float) 
         found: dict[str, Any] = {"seconds": took, "curves": table}
         metrics = json.loads((run / "metrics_test.json").read_text())
         found["test"] = {key: metrics[key] for key in ("accuracy", "kappa", "quadratic_kappa") if key in metrics}
-        stage.found[f"fit, {name}"] = found
+        stage.facts[f"fit, {name}"] = found
         # An epoch's rate; the first touches memory and chooses kernels.
         rates = [each["images_per_second"] for each in table[1:] or table]
         stage.rows[f"fit, {name}"] = Row(f"fit, {name}", rates)

@@ -62,7 +62,7 @@ def steps(stage: Stage) -> None:
         each = f"{name}, {network}"
         if not stage.lacks(each, ["cuda"], seconds=5):
             with stage.attempt(each):
-                stage.found[each] = workloads.host_share(workloads.alone(stage, network, scale.large), 10)
+                stage.facts[each] = workloads.host_share(workloads.alone(stage, network, scale.large), 10)
 
 
 def compile_steps(stage: Stage) -> None:
@@ -81,7 +81,7 @@ def compile_steps(stage: Stage) -> None:
         stage.want(f"{compiled} / without", stage.ratio(compiled, plain))
         if compiled in stage.rows:
             # Images that grow would pay this for every size they pass; trainer leaves those sizes uncompiled.
-            stage.found[f"{compiled}: seconds until its first step is done"] = stage.rows[compiled].opening_seconds
+            stage.facts[f"{compiled}: seconds until its first step is done"] = stage.rows[compiled].opening_seconds
 
 
 def torchvision(stage: Stage) -> None:
@@ -138,7 +138,7 @@ def fed(stage: Stage, caches: dict[int, object], names: list[str], *, decoding: 
             if not stage.lacks(profiled, ["cuda"], seconds=20):
                 with stage.attempt(profiled):
                     run = rows.render(loaders[names[0]], Step(stage.device, network))
-                    stage.found[profiled] = workloads.host_share(run, 10)
+                    stage.facts[profiled] = workloads.host_share(run, 10)
         for name in names:
             row, bases = workloads.fed_row(name, network, size), [alone]
             if limit in stage.rows:
@@ -222,7 +222,7 @@ def dali(stage: Stage) -> None:
                 with stage.attempt(whether):
                     loader_class = switches.dali_variants()[name][0]
                     whole_batches = switches.late_readers(stage, large, loader_class)
-                    stage.found[whether] = whole_batches
+                    stage.facts[whether] = whole_batches
                     stage.want(whether, float(whole_batches), 1)
         fed(stage, {scale.large: large, scale.small: small}, ["dali", "torchvision"], decoding=True)
 
@@ -288,7 +288,7 @@ def nccl(stage: Stage) -> None:
     with open_drawn(stage, size) as cache:
         with stage.attempt("steps as one rank"):
             found = one_rank.compare(stage, cache, size)
-            stage.found.update({f"one rank, {name}": value for name, value in found.items()})
+            stage.facts.update({f"one rank, {name}": value for name, value in found.items()})
             stage.want("one rank's losses against plain ones, relative", found["largest_difference"], most=1e-3)
         with stage.attempt("the time of one rank"):
             one_rank.measure(stage, cache, size)
@@ -307,7 +307,7 @@ def fits(stage: Stage) -> None:
     value = None
     if made["dali"] and made["torchvision"]:
         found = runs.differences(made["dali"], made["torchvision"])
-        stage.found["curves of the two loaders, largest differences"] = found
+        stage.facts["curves of the two loaders, largest differences"] = found
         value = found["first_loss"]
         stage.want("learning rates of the two runs, largest difference", found["lr"], most=0)
     # The bound is that of the CPU: pixels a grey level apart, which training magnifies.
@@ -338,7 +338,7 @@ def tests(stage: Stage, selection: str) -> None:
     if stage.lacks("tests marked gpu", ["cuda"]):
         with stage.attempt("collecting tests"):
             _, output, _ = command(stage.work, *arguments, "--collect-only", timeout=stage.left())
-            stage.found["tests that would run"] = output.count("::")
+            stage.facts["tests that would run"] = output.count("::")
         return
     with stage.attempt("pytest"):
         code, output, _ = command(stage.work, *arguments, f"--junitxml={report}", timeout=stage.left())
@@ -357,7 +357,7 @@ def tests(stage: Stage, selection: str) -> None:
                 counts["skipped"] += 1
             else:
                 counts["passed"] += 1
-        stage.found.update({f"tests {outcome}": count for outcome, count in counts.items()})
+        stage.facts.update({f"tests {outcome}": count for outcome, count in counts.items()})
         stage.want("tests that failed", float(counts["failed"]), most=0)
 
 

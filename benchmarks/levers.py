@@ -27,6 +27,7 @@ import pandas as pd
 
 from pipeline.cache.cache import open_cache
 from pipeline.cache.splits import patients_of
+from pipeline.command_line import Guarded
 from trainer.evaluation.bootstrap import Figures, Resamples, interval
 from trainer.evaluation.weighted_metrics import Sample
 from trainer.run_folder import RunFolder
@@ -112,7 +113,7 @@ def rows(cache: str, out: Path, variants: list[str], seeds: int) -> Iterator[lis
         yield [f"{name} - {first}", *cells, ""]
 
 
-@click.command()
+@click.command(cls=Guarded)
 @click.argument("cache")
 @click.argument("out", type=click.Path(path_type=Path))
 @click.argument("variants", nargs=-1)

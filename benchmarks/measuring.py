@@ -104,7 +104,7 @@ class Stage:
         self.dropped: dict[str, str] = {}
         self.failed: dict[str, str] = {}
         self.wanted: list[dict[str, Any]] = []
-        self.found: dict[str, Any] = {}
+        self.facts: dict[str, Any] = {}
         """What is no rate: seconds, shares, yes or no."""
         self._path = out / f"{name}.json"
         self._seconds = seconds
@@ -184,7 +184,7 @@ class Stage:
             "seconds": round(time.perf_counter() - self._began, 1),
             "seconds_allowed": self._seconds,
             "rows": {name: row.as_dict() for name, row in self.rows.items()},
-            "found": self.found,
+            "found": self.facts,
             "wanted": self.wanted,
             "skipped": self.skipped,
             "dropped": self.dropped,
@@ -200,7 +200,7 @@ class Stage:
         width = max((len(name) for name in self.rows), default=0)
         lines = [f"{name:{width}}  {row.median:12,.1f} {row.unit}, {len(row.turns)} turns" for name, row in
                  self.rows.items()]  # fmt: skip
-        lines += [f"{name}: {value}" for name, value in self.found.items() if isinstance(value, str | int | float)]
+        lines += [f"{name}: {value}" for name, value in self.facts.items() if isinstance(value, str | int | float)]
         for each in self.wanted:
             value = "not measured" if each["value"] is None else f"{each['value']:.3g}"
             bound = {"at_least": "at least", "at_most": "at most"}

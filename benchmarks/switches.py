@@ -372,15 +372,15 @@ def find_layouts(stage: Stage, cache: Cache, size: int) -> None:
     images, _ = workloads.resident(stage, size)
     last = torch.channels_last
     model = workloads.own_learner(stage, cache, "resnet18", size, ema=0.99).judged
-    stage.found["channels-last after `shifted`"] = shifted(images).is_contiguous(memory_format=last)
+    stage.facts["channels-last after `shifted`"] = shifted(images).is_contiguous(memory_format=last)
     for name, mixup, cutmix in (("mixup", 0.2, 0.0), ("cutmix", 0.0, 1.0)):
         mixed = mix(images, shifted(images), mixup, cutmix, 0, 0, 1).images
-        stage.found[f"channels-last after {name}"] = mixed.is_contiguous(memory_format=last)
-        stage.found[f"channels-last after {name} and normalising"] = bool(
+        stage.facts[f"channels-last after {name}"] = mixed.is_contiguous(memory_format=last)
+        stage.facts[f"channels-last after {name} and normalising"] = bool(
             model.normalise(mixed).is_contiguous(memory_format=last)
         )
     kernels = [each for each in model.parameters() if each.ndim == 4]
-    stage.found["channels-last weights of the average"] = all(
+    stage.facts["channels-last weights of the average"] = all(
         each.is_contiguous(memory_format=last) for each in kernels
     )
 

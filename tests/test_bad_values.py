@@ -13,8 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from pipeline.storage.outputs import OutputFile, OutputFolder, OutputPlace
-from pipeline.storage.url import Folder
+from pipeline.command_line import Folder, OutputFile, OutputFolder, OutputPlace
 from tests.conftest import write_tiny_eyes
 from tests.trainer.conftest import FAST, write_tiny_cache
 from tools.cli import main as tools
@@ -31,6 +30,7 @@ VALID: dict[str, list[str]] = {
     "tools bench": ["cache", "--seconds", "0.01"],
     "trainer fit": ["--cache", "cache", *map(str, FAST)],
     "trainer folds": ["--folds", "2", "--cache", "cache", *map(str, FAST), "--run", "new"],
+    "trainer ensemble": ["new", "run", "run2", "--device", "cpu"],
     "trainer evaluate": ["run", "--device", "cpu"],
     "trainer compare": ["run"],
     "trainer report": ["run"],
@@ -86,6 +86,7 @@ def bad_values(command: str, parameter: click.Parameter) -> list[str]:
     text = {
         "cache": ["", "missing", "folder", "file", "file/x", LONG, "ftp://x/y"],
         "weights": ["", "missing", "folder", "file", "file/x", LONG],
+        "config": ["", "missing", "folder", "file", "file/x", "photo.png", LONG],
         "name": ["", "missing", LONG],
         "names": ["", ".", "..", "a/b", "/", "forest.png", LONG],
         "subgroups": ["", "missing", LONG],
@@ -131,6 +132,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         trainer, ["fit", "--cache", str(folder / "cache"), *map(str, FAST), "--run", str(folder / "run")]
     )
     assert done.exit_code == 0, done.output
+    shutil.copytree(folder / "run", folder / "run2")
     return folder
 
 

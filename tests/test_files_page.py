@@ -18,12 +18,12 @@ from click.testing import CliRunner
 
 from pipeline.cache.cache import open_cache
 from pipeline.cache.index import CacheIndex
+from pipeline.command_line import OutputFile, OutputFolder, OutputPlace
 from pipeline.errors import FundusError
 from pipeline.machine import END_SIGNALS
 from pipeline.storage.artifacts import UNFINISHED
-from pipeline.storage.outputs import OutputFile, OutputFolder, OutputPlace
 from tests.trainer.conftest import FAST, invoke
-from tools.benchmark.bench import Settings, hardware
+from tools.benchmark.bench import BenchSettings, hardware
 from tools.benchmark.report import Report
 from tools.benchmark.workloads import DECODE, PLAIN, STEP, fed, uint8
 from tools.cli import main as tools
@@ -254,7 +254,7 @@ def test_every_key_of_an_export_and_of_a_bench_is_named(made: Path) -> None:
     model = made / "folds/fold0/model.safetensors"
     assert not missing([*describe(read_metadata(model), model), EXTRA_FILE], "Exported networks")
     rows = [DECODE, PLAIN, STEP, fed("torchvision"), uint8("torchvision"), uint8("torchvision", 32)]
-    settings = {field.name: 1 for field in fields(Settings)} | {"cache_size": 64, "device": "cpu"}
+    settings = {field.name: 1 for field in fields(BenchSettings)} | {"cache_size": 64, "device": "cpu"}
     report = Report({row: [1.0, 1.0] for row in rows}, ["torchvision"], 32, settings, {})
     found = report.as_dict()
     for row in found["rows"]:

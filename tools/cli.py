@@ -1,34 +1,40 @@
-"""The `tools` command. Bodies import what they need when they run: `--help` answers at once."""
+"""The `tools` command; only this module prints. Commands import what they need when they run, so `--help` is fast."""
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
+from pipeline.command_line import (
+    WORKERS,
+    Finite,
+    Folder,
+    GuardedGroup,
+    OutputFile,
+    OutputFolder,
+    Text,
+    local_cache_option,
+)
 from pipeline.errors import FundusError
+from pipeline.limits import LARGEST, MOST_A_BATCH, SMALLEST
 from pipeline.machine import END_SIGNALS, usable_cores
-from pipeline.options import LARGEST, MOST_A_BATCH, SMALLEST, WORKERS, Finite, Text, section
 from pipeline.storage.artifacts import Kind, picture_kind
 from pipeline.storage.atomic import write_whole
-from pipeline.storage.local_cache import local_cache_option
-from pipeline.storage.outputs import GuardedGroup, OutputFile, OutputFolder, OutputPlace
-from pipeline.storage.url import Folder, Url, place
+from pipeline.storage.url import Url, place
+from tools.preprocess_options import PreprocessOptions, given_reading_options, preprocess_options
 
 if TYPE_CHECKING:
+    from tools.preprocessing.preprocess import Outcome
     from tools.sheet import Grouping
+    from tools.sources.listing import Listing
 
 FOLDER = Folder(path_type=Path)
 SHEET = picture_kind("a contact sheet", suffix=".png")
-READING_OPTIONS = (
-    "labels", "id_column", "grade_column", "patient_column", "eye_column", "split_column", "gradable_column",
-    "keep_column", "scale", "layout", "follow_links", "patient_pattern", "id_key", "keep_ids", "keep_blank", "split",
-)  # fmt: skip
-"""Of `tools preprocess`: those that decide what a cache says of its photographs."""
 BENCH = Kind("figures of `tools bench`", holds=b'"made_by": "tools bench"')
 
 
@@ -40,7 +46,8 @@ def main() -> None:
 
 @contextmanager
 def _exit_at_sigterm() -> Iterator[None]:
-    """SIGTERM, by which schedulers end a job, leaves through the `finally`s, so that workers end too; exit code 143."""
+    """At SIGTERM, which schedulers send to end a job, the `finally` blocks run, so workers end too. The exit code is
+    143."""
     before = {each: signal.signal(each, lambda number, _: sys.exit(128 + number)) for each in END_SIGNALS}
     try:
         yield
@@ -49,206 +56,55 @@ def _exit_at_sigterm() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-_cache = section("Cache")
-_table = section("Table of grades")
-_splits = section("Patients and splits")
-_work = section("Work")
-
-
 @main.command()
 @click.argument("src", type=place)
-@_cache(
-    "--out",
-    type=OutputPlace(urls=True),
-    default=Path("cache"),
-    help="The cache to make or to update, a folder or a URL.",
-)
-@_cache("--size", type=click.IntRange(SMALLEST, LARGEST), default=512, help="Side of the cached square, pixels.")
-@_cache("--quality", type=click.IntRange(1, 100), default=95, help="JPEG quality of the cached photographs.")
-@_cache("--enhance", type=click.Choice(["none", "graham", "clahe"]), default="none", help="Enhance the local contrast.")
-@_cache("--keep-blank", is_flag=True, help="Let near-black and featureless photographs take part.")
-@_table("--labels", type=place, help="The table of grades, where it is not in SRC or SRC has several.")
-@_table("--id-column", type=Text(), help="Column that names the photograph.")
-@_table("--grade-column", type=Text(), help="Column that has the grade.")
-@_table("--patient-column", type=Text(), help="Column that names the patient.")
-@_table("--eye-column", type=Text(), help="Column that names the eye: left or right, L or R, OS or OD.")
-@_table("--split-column", type=Text(), help="Column that names the split: train, val or test.")
-@_table(
-    "--gradable-column",
-    type=Text(),
-    metavar="C=VALUES",
-    help="Column that says which photographs can be graded, and the cells that mean so: quality=0,1.",
-)
-@_table(
-    "--keep-column",
-    type=Text(),
-    multiple=True,
-    metavar="C",
-    help="Column to keep in attributes.csv. May be given several times.",
-)
-@_table(
-    "--scale",
-    type=Text(),
-    metavar="NAME|FILE",
-    help="Scale of the grades: icdr, messidor, scottish, nhs, paraguay, or a TOML file.  [default: icdr]",
-)
-@_table(
-    "--layout",
-    type=Text(),
-    metavar="tables|folders|FILE",
-    help="Take grades from tables alone, from names of folders alone, or as a TOML file describes the set.  "
-    "[default: by the evidence]",
-)
-@_table("--follow-links", is_flag=True, help="Read what links lead to, also outside SRC.")
-@_splits(
-    "--split",
-    type=Text(),
-    default="auto",
-    metavar="auto|patient|train|test|FILE",
-    help="auto: train, val and test as the set has them, else as patient. patient: drawn by patient, 70/10/20 %. "
-    "train, test: all photographs there. FILE: a table with the columns image and split.",
-)
-@_splits("--split-seed", type=click.IntRange(-(2**63), 2**64 - 1), default=0, help="Seed of the drawing of patients.")
-@_splits(
-    "--patient-pattern",
-    type=Text(),
-    help="Regular expression for names: its group `patient` (or its first) is the patient, `eye` the eye.  "
-    "[default: the usual ways, such as 17_left]",
-)
-@_splits(
-    "--id-key",
-    type=FOLDER,
-    metavar="FILE",
-    help="Key of the pseudonyms of patients in DICOM files; it is made if it does not exist. The same key gives "
-    "the same pseudonyms in other caches.  [default: one of the user's]",
-)
-@_splits("--keep-ids", is_flag=True, help="Keep the patient ids of DICOM files as they are, without pseudonyms.")
-@_work("--workers", type=WORKERS, default=usable_cores, show_default="all cores", help="Processes.")
-@_work("--strict", is_flag=True, help="Stop at the first photograph or row that is refused.")
-@_work(
-    "--max-rejects",
-    type=Finite(0, 1),
-    default=0.01,
-    help="Stop when more than this fraction of the photographs (and more than 100) is refused.",
-)
-@local_cache_option
-@_work(
-    "--scheduler",
-    type=Text(),
-    metavar="URL",
-    help="A Dask scheduler, tcp://HOST:8786, whose workers do the work. They need SRC and --out under the same paths.",
-)
+@preprocess_options
 @_exit_at_sigterm()
-def preprocess(
-    src: Path | Url,
-    out: Path | Url,
-    size: int,
-    quality: int,
-    enhance: str,
-    labels: Path | Url | None,
-    id_column: str | None,
-    grade_column: str | None,
-    patient_column: str | None,
-    eye_column: str | None,
-    split_column: str | None,
-    gradable_column: str | None,
-    keep_column: tuple[str, ...],
-    scale: str | None,
-    layout: str | None,
-    follow_links: bool,
-    split: str,
-    split_seed: int,
-    patient_pattern: str | None,
-    id_key: Path | None,
-    keep_ids: bool,
-    keep_blank: bool,
-    workers: int,
-    strict: bool,
-    max_rejects: float,
-    scheduler: str | None,
-) -> None:
+def preprocess(src: Path | Url, **given: Any) -> None:
     """Find, crop, resize and cache photographs.
 
     SRC is a folder, an archive or a URL. The same command continues an interrupted run, and updates a cache.
     """
-    from pipeline.photos.preparation import Recipe
-    from pipeline.progress import progress_of
-    from tools.preprocessing.preprocess import Settings
-    from tools.preprocessing.preprocess import preprocess as bring_up_to_date
-    from tools.preprocessing.summary import say_listing, say_outcome
+    from tools.preprocessing.summary import listing_lines, outcome_lines
     from tools.sources.layouts import list_source
-    from tools.sources.pseudonyms import Pseudonyms, as_it_is, key_file
-    from tools.sources.reading import reading_of
+    from tools.sources.pseudonyms import Pseudonyms, key_file, unchanged_id
 
-    if keep_ids and id_key is not None:
-        raise click.UsageError("--keep-ids keeps the ids of patients as they are; --id-key is for pseudonyms")
-    if scheduler and click.get_current_context().get_parameter_source("workers") != ParameterSource.DEFAULT:
-        raise click.UsageError("--workers is for this machine alone; a --scheduler has the workers that it has")
-    columns = {
-        "photograph": id_column,
-        "grade": grade_column,
-        "patient": patient_column,
-        "eye": eye_column,
-        "split": split_column,
-    }
-    given = {role: name for role, name in columns.items() if name is not None}
-    pseudonyms = Pseudonyms(key_file(id_key, out if isinstance(out, Path) else None))
-    reading = reading_of(
-        labels,
-        given,
-        gradable_column,
-        keep_column,
-        scale,
-        layout,
-        patient_pattern,
-        split,
-        follow_links=follow_links,
-        name_patient=as_it_is if keep_ids else pseudonyms,
-    )
-    listing = list_source(src, reading)
-    listing.options = _options_that_matter()
-    say_listing(listing)
+    options = PreprocessOptions(**given)
+    options.check_combinations()
+    out = options.out
+    pseudonyms = Pseudonyms(key_file(options.id_key, out if isinstance(out, Path) else None))
+    listing = list_source(src, options.source_options(unchanged_id if options.keep_ids else pseudonyms))
+    listing.options = given_reading_options(click.get_current_context())
+    _print(listing_lines(listing))
     if pseudonyms.used:
-        click.echo(f"  note: patients by pseudonyms under the key in {pseudonyms.path}, which is for nobody else")
-    recipe = Recipe(size, quality, enhance)
-    settings = Settings(
-        split if reading.split_table is None else f"table {reading.split_table.name}",
-        split_seed,
-        keep_blank,
-        workers,
-        strict,
-        max_rejects,
-        scheduler,
-    )
-    if isinstance(out, Path):
-        with progress_of("preparing", "photographs", stays=True) as progress:
-            outcome = bring_up_to_date(listing, out, recipe, settings, progress)
-    else:
-        from tools.preprocessing.upload import upload_to
-
-        with upload_to(out) as upload, progress_of("preparing", "photographs", stays=True) as progress:
-            outcome = bring_up_to_date(listing, upload.folder, recipe, settings, progress, upload.placed)
-        click.echo(f"{out}: {upload.sent} files, {upload.nbytes / 1e6:.1f} MB sent from {upload.folder}")
-    say_outcome(listing, outcome, out)
+        click.echo(f"  note: patients by pseudonyms under the key in {pseudonyms.path}, which must stay private")
+    outcome = _write_cache(listing, options)
+    _print(outcome_lines(listing, outcome, out))
     for note in outcome.notes:
         click.secho(note, fg="red")
 
 
-def _options_that_matter() -> tuple[str, ...]:
-    """The options of this `tools preprocess` that say how SRC was read, as they were given; files by their names."""
-    context = click.get_current_context()
-    told: list[str] = []
-    for option in context.command.params:
-        name = option.name or ""
-        given = context.get_parameter_source(name) == ParameterSource.COMMANDLINE
-        if not given or name not in READING_OPTIONS:
-            continue
-        value = context.params[name]
-        for each in value if isinstance(value, tuple) else (value,):
-            is_file = isinstance(each, Path | Url) or (name in ("scale", "layout", "split") and Path(each).suffix)
-            text = Path(str(each)).name if is_file else str(each)
-            told += [option.opts[0]] if each is True else [option.opts[0], text]
-    return tuple(told)
+def _write_cache(listing: "Listing", options: PreprocessOptions) -> "Outcome":
+    """Makes or updates the cache, in its folder or, for a URL, in a local one that is sent there."""
+    from pipeline.progress import progress_of
+    from tools.preprocessing.preprocess import preprocess
+
+    out, recipe, settings = options.out, options.recipe(), options.settings()
+    if isinstance(out, Path):
+        with progress_of("preparing", "photographs", stays=True) as progress:
+            return preprocess(listing, out, recipe, settings, progress)
+    from tools.preprocessing.upload import upload_to
+
+    with upload_to(out) as upload, progress_of("preparing", "photographs", stays=True) as progress:
+        outcome = preprocess(listing, upload.folder, recipe, settings, progress, upload.send_shard)
+    click.echo(f"{out}: {upload.sent} files, {upload.nbytes / 1e6:.1f} MB sent from {upload.folder}")
+    return outcome
+
+
+def _print(lines: Iterable[str]) -> None:
+    """Prints lines; those that the user must not overlook are red."""
+    for line in lines:
+        click.secho(line, fg="red" if line.startswith(("WARNING", "LEAK", "COPIES")) else None)
 
 
 @main.command()
@@ -271,7 +127,7 @@ def datasets(name: str | None) -> None:
 def check(cache: Path | Url) -> None:
     """Verify every byte of CACHE.
 
-    Reads checksums, pictures, sizes and the manifest. Ends with exit code 1 and a list if anything is wrong.
+    Checks checksums, pictures, sizes and the manifest. If anything is wrong, lists it and ends with exit code 1.
     """
     from tools.check import check_cache
 
@@ -279,7 +135,7 @@ def check(cache: Path | Url) -> None:
     for problem in problems:
         click.echo(problem)
     if problems:
-        raise FundusError(f"{cache}: {len(problems)} problems; `tools preprocess` mends them")
+        raise FundusError(f"{cache}: {len(problems)} problems; `tools preprocess` repairs them")
     click.echo(f"{cache}: {entries} photographs, all well")
 
 
@@ -321,29 +177,30 @@ def sheet(
 def audit(target: Path | Url) -> None:
     """Look for leaks, duplicates and contradicting grades.
 
-    Says too what guesses would score that look at no photograph.
-    A SRC is audited by its tables alone where it has no photographs.
+    Also reports the scores of guesses that use no photograph.
+    Without photographs, the tables of SRC alone are audited.
     """
-    from tools.audit import audit as look
+    from tools.audit import audit as report
 
-    click.echo(look(target))
+    click.echo(report(target))
 
 
 @main.command()
 @click.argument("out", type=OutputFolder())
 @click.option(
-    "--eyes", type=click.IntRange(1, 10_000_000), required=True, help="How many photographs; two eyes a patient."
+    "--eyes", type=click.IntRange(1, 10_000_000), required=True, help="Number of photographs; two eyes a patient."
 )
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, help="Another seed draws other eyes.")
 @click.option(
     "--onto",
     type=place,
     metavar="CACHE",
-    help="Paint lesions on its healthy photographs of train and val instead, as many a grade, in a folder per grade.",
+    help="Paint lesions on its healthy photographs of train and val instead: equally many of each grade, in a folder "
+    "per grade.",
 )
 @local_cache_option
 def phantom(out: Path, eyes: int, seed: int, onto: Path | Url | None) -> None:
-    """Draw synthetic graded eyes, to try everything on.
+    """Draw synthetic graded eyes, to try all commands.
 
     OUT gets the layout of EyePACS. With --onto only the lesions are drawn, on healthy photographs of a cache: a network
     can learn from them before it sees graded photographs.
@@ -368,7 +225,7 @@ def phantom(out: Path, eyes: int, seed: int, onto: Path | Url | None) -> None:
 )
 @click.option("--workers", type=WORKERS, default=usable_cores, show_default="all cores", help="Loading.")
 @click.option("--seconds", type=Finite(0, min_open=True), default=1.5, help="For each row in each round.")
-@click.option("--json", "out", type=OutputFile(BENCH), help="Write the figures there too.")
+@click.option("--json", "out", type=OutputFile(BENCH), help="Write the results to this file, too.")
 def bench(
     cache: Path | None,
     size: int | None,
@@ -379,17 +236,17 @@ def bench(
 ) -> None:
     """Measure how fast this machine decodes, loads and trains.
 
-    Measures on CACHE, or on drawn eyes, and tells what is slowest and what to do about it.
+    Measures on CACHE, or on drawn eyes, and says what is slowest and how to improve it.
     """
     import json
 
     from rich.console import Console
 
-    from tools.benchmark.bench import Settings
+    from tools.benchmark.bench import BenchSettings
     from tools.benchmark.bench import bench as measure
 
     with Console(stderr=True).status("") as status:
-        report = measure(cache, Settings(size, batch, workers, seconds), status.update)
+        report = measure(cache, BenchSettings(size, batch, workers, seconds), status.update)
     Console(width=None if Console().is_terminal else 120).print(report.table())
     if out:
         with write_whole(out) as file:

@@ -1,4 +1,4 @@
-"""`tools datasets`: the known public data sets, and the details of one."""
+"""`tools datasets`: a list of the known public data sets, and the details of one."""
 
 import textwrap
 from typing import Final
@@ -7,11 +7,11 @@ from pipeline.errors import FundusError
 from tools.sources.known_sets import KnownSet, known_sets
 
 _LABEL: Final = 12
-"""Columns of the labels before the texts."""
+"""Width of the labels before the texts, characters."""
 
 
 def overview(width: int) -> str:
-    """All sets, one or two lines each, no line wider than `width` (at least 60)."""
+    """All sets, one or two lines each, with lines of at most `width` characters (at least 60)."""
     sets = known_sets().values()
     names = max(len(known.name) for known in sets) + 2
     lines = ["name".ljust(names) + " graded  data set", ""]
@@ -34,8 +34,10 @@ def overview(width: int) -> str:
 
 
 def details(name: str, width: int) -> str:
-    """All that is known of a set, no line wider than `width` but for addresses. Raises FundusError where it is not
-    known."""
+    """The description of a set, with lines of at most `width` characters apart from URLs.
+
+    Raises FundusError if there is no such set.
+    """
     sets = known_sets()
     if name not in sets:
         raise FundusError(f"no data set is called {name!r}; known are {', '.join(sets)}")
@@ -66,29 +68,29 @@ def details(name: str, width: int) -> str:
 
 
 def known_by(known: KnownSet) -> str:
-    """How its tables or folders are known, in words."""
-    told = []
+    """How a set is recognised, in words."""
+    signs = []
     if known.tables:
-        told.append(f"tables {', '.join(known.tables)}")
+        signs.append(f"tables {', '.join(known.tables)}")
     if known.headers:
-        told.append(f"columns {', '.join(known.headers)}")
+        signs.append(f"columns {', '.join(known.headers)}")
     if known.photographs:
-        told.append(f"names of photographs that fit {known.photographs.pattern}")
+        signs.append(f"names of photographs that fit {known.photographs.pattern}")
     if known.rows:
-        told.append(f"{known.rows:,} rows at least")
+        signs.append(f"{known.rows:,} rows at least")
     if known.folders:
-        told.append(f"folders {', '.join(known.folders)}")
-    return "; ".join(told) or "nothing of its own: read by the usual headers and names of folders"
+        signs.append(f"folders {', '.join(known.folders)}")
+    return "; ".join(signs) or "nothing of its own: read by the usual headers and names of folders"
 
 
 def scale(known: KnownSet) -> str:
-    """Its scale, in words."""
+    """The scale of a set, in words."""
     if not known.graded:
         return "none: nothing in it is a grade of diabetic retinopathy"
-    found = known.scale_of()
-    return f"{found.name}: {found.steps}" if found else "ICDR, 0 to 4"
+    own = known.scale_of()
+    return f"{own.name}: {own.steps}" if own else "ICDR, 0 to 4"
 
 
 def published(known: KnownSet) -> str:
-    """Its published photographs by grade, in words."""
+    """The published numbers of a set by grade, in words."""
     return known.published() if known.counts else "no numbers by grade found" if known.graded else "no grades"

@@ -1,4 +1,4 @@
-"""Contact sheets of a cache: its photographs, and how training augments them."""
+"""`tools sheet`: contact sheets of the photographs of a cache, as cached or as training augments them."""
 
 from typing import Literal
 
@@ -19,9 +19,9 @@ Grouping = Literal["grade", "split", "flag"]
 
 
 def sheet_of_cache(cache: Cache, by: Grouping = "grade", per_group: int = 12) -> Image.Image:
-    """A sheet of at most `per_group` photographs of each grade, split or flag; headings say how many there are in all.
+    """A sheet with at most `per_group` photographs of each grade, split or flag. Headings have the total numbers.
 
-    Raises CacheError where a photograph's bytes are not those that were cached.
+    Raises CacheError if a photograph is damaged.
     """
     picked = pick_rows(cache.manifest, by, per_group)
     return draw_sheet({heading: [_tile(cache, row, by) for row in rows.tolist()] for heading, rows in picked.items()})
@@ -30,10 +30,10 @@ def sheet_of_cache(cache: Cache, by: Grouping = "grade", per_group: int = 12) ->
 def sheet_of_augmented(
     cache: Cache, augment: Augment, by: Grouping = "grade", per_photograph: int = 12, *, seed: int = 0
 ) -> Image.Image:
-    """A row for each of some training photographs, two of each grade or flag: itself, then as each of the first epochs
-    of a training with this seed shows it, `per_photograph` pictures together.
+    """A sheet with two training photographs of each grade or flag, one a row: first as cached, then as the first epochs
+    of a training with this seed show it, `per_photograph` pictures in total.
 
-    Raises CacheError where no photograph is in train, or one's bytes are not those that were cached.
+    Raises CacheError if no photograph is in train, or if one is damaged.
     """
     train = cache.rows("train")
     if not len(train):
@@ -42,17 +42,17 @@ def sheet_of_augmented(
     rows = train[list(dict.fromkeys(np.concatenate(list(picked.values())).tolist()))]
     epochs = [_rendered(cache, rows, augment, seed, epoch) for epoch in range(per_photograph - 1)]
     groups = {}
-    for place, row in enumerate(rows.tolist()):
+    for position, row in enumerate(rows.tolist()):
         sample = cache.manifest.iloc[row]
         shown = [_tile(cache, row, by)._replace(caption="cached")]
-        shown += [Tile(pictures[place], f"epoch {epoch}") for epoch, pictures in enumerate(epochs, 1)]
+        shown += [Tile(pictures[position], f"epoch {epoch}") for epoch, pictures in enumerate(epochs, 1)]
         grade = "not graded" if sample["grade"] == UNKNOWN else f"{sample['grade']} {GRADES[sample['grade']]}"
         groups[f"{sample['id']}: {grade} {sample['flags']}"] = shown
     return draw_sheet(groups)
 
 
 def _rendered(cache: Cache, rows: NDArray[np.int64], augment: Augment, seed: int, epoch: int) -> NDArray[np.uint8]:
-    """(n, size, size, 3) RGB: the photographs as the loader makes them for an epoch, counted from 0."""
+    """The photographs as the loader renders them for an epoch, counted from 0: RGB, (n, size, size, 3)."""
     import threading
     from functools import partial
 
@@ -66,10 +66,10 @@ def _rendered(cache: Cache, rows: NDArray[np.int64], augment: Augment, seed: int
 
 
 def pick_rows(manifest: pd.DataFrame, by: Grouping, per_group: int) -> dict[str, NDArray[np.int64]]:
-    """Heading -> rows, evenly spaced in the manifest's order; a photograph with two flags stands under both.
+    """Heading -> rows of the manifest, evenly spaced. A photograph with two flags is under both.
 
-    Grades and splits that nobody has get a heading too; ungraded photographs and those in no split only where they
-    occur.
+    Grades and splits without photographs have a heading too. "not graded" and "in no split" appear only if there are
+    such photographs.
     """
     if by == "grade":
         groups = {f"{grade} {name}": manifest["grade"] == grade for grade, name in enumerate(GRADES)}
@@ -87,8 +87,8 @@ def pick_rows(manifest: pd.DataFrame, by: Grouping, per_group: int) -> dict[str,
     picked = {}
     for name, members in groups.items():
         rows = np.flatnonzero(members)
-        places = np.linspace(0, len(rows) - 1, min(per_group, len(rows))).round().astype(int)
-        picked[f"{name}: {len(rows):,}"] = rows[places]
+        positions = np.linspace(0, len(rows) - 1, min(per_group, len(rows))).round().astype(int)
+        picked[f"{name}: {len(rows):,}"] = rows[positions]
     return picked
 
 

@@ -8,11 +8,22 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from pipeline.options import WORKERS, Finite, Text, section
+from pipeline.command_line import (
+    WORKERS,
+    Finite,
+    Folder,
+    GuardedGroup,
+    OutputFile,
+    OutputFolder,
+    OutputPlace,
+    Text,
+    local_cache_gb_option,
+    local_cache_option,
+    section,
+)
 from pipeline.storage.artifacts import EXPLAINED
-from pipeline.storage.local_cache import local_cache_gb_option, local_cache_option
-from pipeline.storage.outputs import GuardedGroup, OutputFile, OutputFolder, OutputPlace, kept
-from pipeline.storage.url import Folder, Url, place
+from pipeline.storage.outputs import kept
+from pipeline.storage.url import Url, place
 from trainer.config import (
     DEVICES,
     LOADERS,

@@ -314,9 +314,9 @@ class RunFolder:
             return {}
         return {done: day for done, day in dates.items() if _is_day(day)}
 
-    def note_date(self, *done: str) -> None:
-        """Notes that these things were done today; see `read_dates`."""
-        write_json(self.dates, {**self.read_dates(), **dict.fromkeys(done, today())})
+    def note_date(self, *done: str, day: str | None = None) -> None:
+        """Notes that these things were done on a day, as YYYY-MM-DD; None: today. See `read_dates`."""
+        write_json(self.dates, {**self.read_dates(), **dict.fromkeys(done, day or today())})
 
     def write_accuracy(self, history: Sequence[EpochRow]) -> None:
         import pandas as pd
@@ -413,17 +413,12 @@ class FoldsFolder:
 
 
 def create_run(path: Path | None, default_name: str) -> RunFolder:
-    """A new folder, empty so far: `path`, or `default_name` below runs/, with -2, -3, ... where that is taken.
+    """A new, empty folder: `path`, or `default_name` below runs/, with -2, -3, ... if that exists.
 
-    Raises RunError rather than write into a folder that holds anything.
+    Raises RunError for a folder that holds anything.
     """
-    check_free(path)
     if path is not None:
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunError(f"{path}: cannot be made a folder ({error.strerror}); choose another --run") from error
-        return RunFolder(path)
+        return make_folder(path, "--run")
     RUNS.mkdir(exist_ok=True)
     number = 1
     while True:
@@ -434,6 +429,16 @@ def create_run(path: Path | None, default_name: str) -> RunFolder:
             number += 1
         else:
             return RunFolder(path)
+
+
+def make_folder(path: Path, option: str) -> RunFolder:
+    """A new, empty folder. option: of the command line, which names it. Raises RunError for one that holds anything."""
+    check_free(path, option)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be made a folder ({error.strerror}); choose another {option}") from error
+    return RunFolder(path)
 
 
 def default_name(model: str, weights: str, size: int | None, loader: str, cache: Path | Url) -> str:
@@ -450,11 +455,12 @@ def default_name(model: str, weights: str, size: int | None, loader: str, cache:
     return name.rstrip("-")
 
 
-def check_free(path: Path | None) -> None:
-    """Raises RunError where there is something at `path` already."""
-    if path is not None and path.exists() and not _is_empty_folder(path):
-        advice = "--resume continues it, or choose" if RunFolder(path).started else "choose"
-        raise RunError(f"{path} exists and is never overwritten; {advice} another --run")
+def check_free(path: Path, option: str) -> None:
+    """Raises RunError if there is something at `path` already. option: of the command line, which names it."""
+    if path.exists() and not _is_empty_folder(path):
+        resumes = option == "--run" and RunFolder(path).started
+        advice = "--resume continues it, or choose" if resumes else "choose"
+        raise RunError(f"{path} exists and is never overwritten; {advice} another {option}")
 
 
 def _is_empty_folder(path: Path) -> bool:

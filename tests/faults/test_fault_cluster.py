@@ -19,7 +19,7 @@ from PIL import Image
 
 from pipeline.errors import ClusterError
 from pipeline.photos.preparation import Recipe
-from tools.preprocessing.preprocess import Outcome, Settings, preprocess
+from tools.preprocessing.preprocess import Outcome, PreprocessSettings, preprocess
 from tools.sources.layouts import list_source
 
 pytest.importorskip("distributed", reason="needs the extra dask: pip install 'fundus-grading[dask]'")
@@ -105,7 +105,9 @@ class Made:
             self.told.append((done, total))
             when(done)
 
-        self.outcome: Outcome = preprocess(list_source(source), out, Recipe(64), Settings(**settings), progress)
+        self.outcome: Outcome = preprocess(
+            list_source(source), out, Recipe(64), PreprocessSettings(**settings), progress
+        )
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +169,7 @@ def test_the_scheduler_killed_is_said_in_one_line_and_a_rerun_completes(
     dask.scheduler.kill()
     code, _, err = run.end()
     assert code == 1
-    assert err == f"Error: {dask.address}: the Dask scheduler is gone; the same command goes on from there\n"
+    assert err == f"Error: {dask.address}: the Dask scheduler is gone; run the same command to continue\n"
     assert not (tmp_path / "c/cache.json").exists()
     anew = cluster(2)
     code, _, err = start(*command, anew.address).end()
@@ -206,8 +208,8 @@ def test_a_photograph_that_kills_one_worker_after_the_other_is_named(
     result = tools("preprocess", eyes, "--out", tmp_path / "c", "--size", 64, "--scheduler", dask.address)
     assert result.exit_code == 1
     assert result.stderr == (
-        f"Error: {eyes / '7_right.png'} has killed 2 workers, most likely for want of memory; give workers more "
-        "(`dask worker --memory-limit`) or take it away, and the same command goes on\n"
+        f"Error: {eyes / '7_right.png'} has killed 2 workers, probably because memory ran out; give workers more "
+        "(`dask worker --memory-limit`) or remove the photograph, then run the same command to continue\n"
     )
 
 

@@ -50,7 +50,7 @@ def fill(
     code, _, err = start(*command).end()
     assert (code, err) == (
         1,
-        f"Error: {out}: cannot be written (No space left on device); the same command goes on from there\n",
+        f"Error: {out}: cannot be written (No space left on device); run the same command to continue\n",
     )
     left = tree(out)
     assert not [name for name in left if name.endswith(".tmp")]
@@ -97,7 +97,7 @@ def test_a_quota_on_file_sizes_ends_the_run_in_one_line(
         cwd=ROOT,
     )
     assert run.returncode == 1
-    assert run.stderr == f"Error: {out}: cannot be written (File too large); the same command goes on from there\n"
+    assert run.stderr == f"Error: {out}: cannot be written (File too large); run the same command to continue\n"
     assert tools("preprocess", eyes, "--out", out, "--size", 64).exit_code == 0
     assert tree(out) == whole
 
@@ -113,7 +113,7 @@ def test_too_little_memory_is_no_fault_of_the_photograph(
     monkeypatch.setattr("pipeline.photos.photo.simplejpeg.decode_jpeg", short)
     result = tools("preprocess", eyes, "--out", tmp_path / "c", "--size", 64, "--workers", 1)
     assert result.exit_code == 1
-    assert "Error: a worker was killed, most likely for want of memory" in result.output
+    assert "Error: a worker was killed, probably because memory ran out" in result.output
     assert not (tmp_path / "c/rejects.csv").exists()
 
 

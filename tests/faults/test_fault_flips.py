@@ -146,5 +146,5 @@ def test_sides_that_have_a_history_survive_damage_as_far_as_the_manifest_tells(
     lines[5] = b",".join([*row[:4], b"tsain", *row[5:]])
     (out / "manifest.csv").write_bytes(b"".join(lines))
     result = tools(*command)
-    assert "12 patients keep the side it still tells" in result.output
+    assert "12 patients keep the split that can still be read" in result.output
     assert tree(out) == grown

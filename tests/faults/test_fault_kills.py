@@ -53,7 +53,7 @@ def test_a_worker_killed_ends_the_run_in_one_line(disturbed: Callable[[], Any], 
     code, _, err = run.end()
     assert code == 1
     assert err.splitlines() == [
-        "Error: a worker was killed, most likely for want of memory; the same command goes on, try fewer --workers"
+        "Error: a worker was killed, probably because memory ran out; run the same command with fewer --workers"
     ]
     goes_on()
 

@@ -10,8 +10,9 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from tools.cli import READING_OPTIONS, main
+from tools.cli import main
 from tools.datasets import details, overview, published
+from tools.preprocess_options import READING_OPTIONS
 from tools.sources.columns import ROLES
 from tools.sources.known_sets import known_sets
 from tools.sources.scales import known_scales

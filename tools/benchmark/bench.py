@@ -1,7 +1,8 @@
-"""`tools bench`: how fast this machine decodes, loads and trains, and what to do about the slowest of these.
+"""`tools bench`: measures how fast this machine decodes, loads and trains, and says how to make the slowest part
+faster.
 
-All rows are measured in turn, several rounds of them: a machine's speed wanders within minutes, and what a round has in
-common drops out of its ratios.
+All rows are measured in turn, in several rounds: the speed of a machine changes within minutes, and ratios within a
+round do not depend on that.
 """
 
 import platform
@@ -12,28 +13,27 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
-from typing import Any, Final
+from typing import Final
 
 import click
 import numpy as np
 import torch
 
 from pipeline.cache.cache import Cache, open_cache
+from pipeline.limits import SMALLEST
 from pipeline.machine import usable_cores
-from pipeline.options import SMALLEST
 from pipeline.photos.preparation import Recipe
 from tools.benchmark.report import Report
 from tools.benchmark.workloads import Rows, Run, uint8
 from tools.phantoms.dataset import write_phantoms
-from tools.preprocessing.preprocess import Settings as PreprocessSettings
-from tools.preprocessing.preprocess import preprocess
+from tools.preprocessing.preprocess import PreprocessSettings, preprocess
 from tools.sources.layouts import list_source
 
 PHANTOMS: Final = 200
-SAMPLE: Final = 512
-"""Photographs of the cache that are used, over and over: so few stay in memory, and the disk is not measured."""
+PHOTOGRAPHS: Final = 512
+"""Number of photographs that are used, over and over. They fit in memory, so the disk is not measured."""
 LONGEST: Final = 8192
-"""Photographs in the longest turn."""
+"""Number of photographs in the longest turn."""
 PACKAGES: Final = {
     "torch": "torch",
     "torchvision": "torchvision",
@@ -42,58 +42,56 @@ PACKAGES: Final = {
     "opencv-python-headless": "opencv",
     "pillow": "pillow",
 }
-"""Those that matter for speed: distribution -> what it is called here."""
+"""The packages that matter for speed: distribution -> its name in the report."""
 
 
 @dataclass(frozen=True)
-class Settings:
-    """size: side of the pictures, pixels, the cache's own where None. batch: 64 on a GPU and 8 on the CPU where None.
-    workers: threads or processes that load. seconds: about how long a row is measured in each of the rounds.
-    """
+class BenchSettings:
+    """How to measure."""
 
-    size: int | None = None
-    batch: int | None = None
-    workers: int = 1
-    seconds: float = 1.5
+    size: int | None = None  # side of the pictures, pixels; None: as cached
+    batch: int | None = None  # None: 64 on a GPU, 8 on the CPU
+    workers: int = 1  # threads or processes that load
+    seconds: float = 1.5  # of measuring, about, for each row in each round
     rounds: int = 3
 
 
-def bench(path: Path | None, settings: Settings, say: Callable[[str], None]) -> Report:
-    """Measures on a cache, or on phantoms at 512 px where None. `say` is told what is going on.
+def bench(path: Path | None, settings: BenchSettings, show_status: Callable[[str], None]) -> Report:
+    """Measures on a cache; without one, on phantoms at 512 px. `show_status` gets a line on what is measured.
 
-    Raises CacheError for a folder that is no cache, UsageError for a size beyond the cache's.
+    Raises CacheError if the folder is no cache, UsageError if the size is larger than the cache's.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     batch = settings.batch or (64 if device.type == "cuda" else 8)
     with TemporaryDirectory(prefix="bench-") as name, ExitStack() as stack:
         folder = Path(name)
         if path is None:
-            say(f"drawing {PHANTOMS} phantoms")
+            show_status(f"drawing {PHANTOMS} phantoms")
             write_phantoms(folder / "eyes", PHANTOMS)
             path = make_cache(folder / "eyes", folder / "cache", 512, settings.workers)
-        cache = stack.enter_context(sample_of(stack.enter_context(open_cache(path)), batch))
+        cache = stack.enter_context(repeated_photographs(stack.enter_context(open_cache(path)), batch))
         cache_size = cache.recipe.size
         size = settings.size or cache_size
         if size > cache_size:
             raise click.UsageError(f"--size {size} is more than the {cache_size} px of {path}")
         small = size if size < cache_size else max(SMALLEST, size // 2)
-        say(f"making the cache smaller: {small} px")
+        show_status(f"making the cache smaller: {small} px")
         smaller = stack.enter_context(open_cache(shrunk(cache, folder, small, settings.workers)))
         rows = Rows(cache, size, batch, settings.workers, device, stack)
-        runs = rows.all(stack.enter_context(sample_of(smaller, batch)))
-        rates = measure(runs, batch, settings.seconds, settings.rounds, say)
-    about = {**asdict(settings), "size": size, "batch": batch, "cache_size": cache_size, "device": device.type}
+        runs = rows.all(stack.enter_context(repeated_photographs(smaller, batch)))
+        rates = measure(runs, batch, settings.seconds, settings.rounds, show_status)
+    used = {**asdict(settings), "size": size, "batch": batch, "cache_size": cache_size, "device": device.type}
     loaders = [loader for loader in ("torchvision", "dali") if uint8(loader) in rates]
-    return Report(rates, loaders, small, about, hardware())
+    return Report(rates, loaders, small, used, hardware())
 
 
 def measure(
-    runs: Mapping[str, Run], batch: int, seconds: float, rounds: int, say: Callable[[str], None]
+    runs: Mapping[str, Run], batch: int, seconds: float, rounds: int, show_status: Callable[[str], None]
 ) -> dict[str, list[float]]:
-    """Images per second of each run in each round; a turn is as many batches as take about `seconds`, at least one.
+    """Images per second of each run in each round. A turn has as many batches as take about `seconds`, at least one.
 
-    Each begins with two that are not counted: what ran before it has pushed its memory out, and the first steps of a
-    ResNet-18 at 512 px take 1.4 and 1.15 times as long as the others.
+    Each turn begins with two batches that are not counted: the run before has emptied the processor's caches, and the
+    first steps of a ResNet-18 at 512 px take 1.4 and 1.15 times as long as the others.
     """
 
     def timed(row: str, batches: int) -> float:
@@ -103,7 +101,7 @@ def measure(
 
     lengths, rates = {}, {}
     for row in runs:
-        say(f"warm-up: {row}")
+        show_status(f"warm-up: {row}")
         lengths[row], rates[row] = 1, list[float]()
         most, elapsed = LONGEST // batch, timed(row, 1)
         while elapsed < seconds / 2 and lengths[row] < most:
@@ -111,22 +109,22 @@ def measure(
             elapsed = timed(row, lengths[row])
     for number in range(rounds):
         for row in runs:
-            say(f"round {number + 1} of {rounds}: {row}")
+            show_status(f"round {number + 1} of {rounds}: {row}")
             runs[row](min(2, lengths[row]))
             rates[row].append(batch * lengths[row] / timed(row, lengths[row]))
     return rates
 
 
-def sample_of(cache: Cache, batch: int) -> Cache:
-    """Some photographs of a cache, evenly spread, over and over until there are LONGEST, in whole batches."""
-    picked = np.linspace(0, len(cache.manifest) - 1, min(SAMPLE, len(cache.manifest))).astype(int)
+def repeated_photographs(cache: Cache, batch: int) -> Cache:
+    """A cache of PHOTOGRAPHS photographs of this one, evenly spread and repeated to LONGEST, in complete batches."""
+    picked = np.linspace(0, len(cache.manifest) - 1, min(PHOTOGRAPHS, len(cache.manifest))).astype(int)
     length = max(1, LONGEST // batch) * batch
     rows = np.resize(picked, length)
-    return Cache(cache.path, cache.index, cache.manifest.iloc[rows].reset_index(drop=True))
+    return cache.take(rows)
 
 
 def shrunk(cache: Cache, folder: Path, size: int, workers: int) -> Path:
-    """The photographs of a sample as a cache at another size."""
+    """The photographs of a cache, each once, as a cache at another size in pixels."""
     (folder / "photographs").mkdir()
     first = ~cache.manifest["id"].duplicated().to_numpy()
     for row in np.flatnonzero(first):
@@ -135,20 +133,21 @@ def shrunk(cache: Cache, folder: Path, size: int, workers: int) -> Path:
 
 
 def make_cache(source: Path, out: Path, size: int, workers: int) -> Path:
+    """Makes the cache `out` of a folder of photographs, at a size in pixels."""
     preprocess(list_source(source), out, Recipe(size), PreprocessSettings(workers=workers), lambda done, total: None)
     return out
 
 
-def hardware() -> dict[str, Any]:
-    """Processor, cores this process may use, graphics card, and the versions that matter for speed."""
-    found: dict[str, Any] = {"cpu": _cpu(), "cores": usable_cores()}
+def hardware() -> dict[str, str | int]:
+    """Processor, cores that this process may use, GPU, and versions of PACKAGES."""
+    facts: dict[str, str | int] = {"cpu": _cpu(), "cores": usable_cores()}
     if torch.cuda.is_available():
-        found["gpu"] = torch.cuda.get_device_name()
-    found["python"] = platform.python_version()
+        facts["gpu"] = torch.cuda.get_device_name()
+    facts["python"] = platform.python_version()
     for distribution, name in PACKAGES.items():
         with suppress(PackageNotFoundError):
-            found[name] = version(distribution)
-    return found
+            facts[name] = version(distribution)
+    return facts
 
 
 def _cpu() -> str:

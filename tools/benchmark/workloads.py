@@ -1,6 +1,6 @@
-"""What `tools bench` and benchmarks/gpu.py measure: each row is a function that works through so many batches.
+"""The workloads of `tools bench` and benchmarks/gpu.py. Each row is a function that processes a number of batches.
 
-Nothing is under way when it begins, and nothing when it ends: what one row left running would slow the next.
+When it returns, all its work is done: work left running would slow the next row.
 """
 
 import warnings
@@ -38,13 +38,13 @@ STD: Final[list[float]] = _PRESET.std
 DECODE: Final = "decoding alone"
 NVJPEG: Final = f"{DECODE}, nvJPEG"
 DISTINCT: Final = 512
-"""Photographs whose bytes wait in memory for nvJPEG: 50 MB at 512 px."""
+"""Number of photographs that are kept in memory for nvJPEG: 50 MB at 512 px."""
 PLAIN: Final = "plain DataLoader float32"
 STEP: Final = "step alone"
 
 
 class Rows(NamedTuple):
-    """Opens the rows of one bench; what they hold is released with `stack`."""
+    """Makes the rows of one benchmark. `stack` closes what they open."""
 
     cache: Cache  # its manifest is a whole number of batches, as long as the longest run
     size: int
@@ -54,7 +54,7 @@ class Rows(NamedTuple):
     stack: ExitStack
 
     def all(self, smaller: Cache) -> dict[str, Run]:
-        """Every row that applies to this machine, by name; `smaller` is the same cache at a smaller size."""
+        """All rows that this machine can run, by name. `smaller`: the same cache at a smaller size."""
         names = ["torchvision", "dali"] if dali_installed() else ["torchvision"]
         loaders = {name: self.open(name, self.cache, self.size) for name in names}
         small = smaller.recipe.size
@@ -76,7 +76,7 @@ class Rows(NamedTuple):
         return runs
 
     def open(self, name: str, cache: Cache, size: int) -> Loader:
-        """A loader of all photographs, shuffled and turned, which is closed with `stack`."""
+        """A loader of all photographs, shuffled and augmented."""
         return self.stack.enter_context(
             open_loader(
                 name,
@@ -92,7 +92,7 @@ class Rows(NamedTuple):
         )
 
     def render(self, loader: Loader, use: Callable[[Tensor, Tensor], object]) -> Run:
-        """The last batches of an epoch; `use` is given the images and grades of each."""
+        """Renders the last batches of an epoch; `use` gets the images and grades of each."""
 
         def run(batches: int) -> None:
             for images, grades, _ in loader.epoch(0, start=len(loader) - batches):
@@ -102,7 +102,7 @@ class Rows(NamedTuple):
         return run
 
     def repeat(self, work: Callable[[], object]) -> Run:
-        """The same work for every batch."""
+        """Does the same work for each batch."""
 
         def run(batches: int) -> None:
             for _ in range(batches):
@@ -116,7 +116,7 @@ class Rows(NamedTuple):
             torch.cuda.synchronize()
 
     def decode(self) -> Run:
-        """OpenCV alone, in threads."""
+        """Decodes with OpenCV, in threads."""
         pool = self.stack.enter_context(ThreadPoolExecutor(self.workers))
 
         def decode(row: int) -> None:
@@ -129,19 +129,19 @@ class Rows(NamedTuple):
         return run
 
     def decode_on_gpu(self) -> Run:
-        """nvJPEG alone, as torchvision calls it."""
+        """Decodes with nvJPEG, as torchvision calls it."""
         rows = range(min(DISTINCT, len(self.cache.manifest)))
         return decode_on_gpu([self.cache.read(row) for row in rows], self.batch, self.device)
 
     def plain(self) -> Run:
-        """A DataLoader with a process a worker."""
+        """Loads with a plain DataLoader; each worker is a process."""
         batches_to_do: list[list[int]] = []
         loader = DataLoader(
             PlainPhotos(self.cache, self.size),
             batch_sampler=batches_to_do,
             num_workers=self.workers,
             persistent_workers=True,
-            multiprocessing_context="spawn",  # this process has threads: a fork might inherit their locks held
+            multiprocessing_context="spawn",  # this process has threads: a fork might inherit a lock that one holds
         )
 
         def run(batches: int) -> None:
@@ -160,13 +160,13 @@ class Rows(NamedTuple):
 
 
 class PlainPhotos(Dataset[tuple[Tensor, int]]):
-    """A photograph at a time, as most repositories read them: Pillow, then torchvision's transforms, in a process.
+    """One photograph at a time, as most projects read them: Pillow, then torchvision's transforms.
 
-    The bytes come from the cache: files of their own would be a little slower.
+    The bytes come from the cache; single files would be a little slower.
     """
 
     def __init__(self, cache: Cache, size: int) -> None:
-        self.cache = Cache(cache.path, cache.index, cache.manifest)  # without maps, which do not go to other processes
+        self.cache = cache.reopened()  # without memory maps, which cannot be pickled
         self.grades = cache.grades
         resize = [transforms.Resize(size)] if size != cache.recipe.size else []
         self.transform = transforms.Compose(
@@ -186,9 +186,9 @@ class PlainPhotos(Dataset[tuple[Tensor, int]]):
 
 
 class Step:
-    """A training step of a ResNet as `trainer fit` takes it: channels-last, SGD; bfloat16 where it is fast.
+    """A training step of a ResNet, as `trainer fit` makes it: channels-last, SGD, bfloat16 where it is fast.
 
-    architecture: torchvision's name. compiled: by torch.compile, normalisation included.
+    architecture: torchvision's name. compiled: whether by torch.compile, with the normalisation.
     """
 
     def __init__(self, device: torch.device, architecture: str = "resnet18", *, compiled: bool = False) -> None:
@@ -201,6 +201,7 @@ class Step:
         self._forward = torch.compile(self._logits, dynamic=False) if compiled else self._logits
 
     def normalised(self, images: Tensor) -> Tensor:
+        """uint8 images as normalised float32."""
         return normalise(images, self._mean, self._std)
 
     def _logits(self, images: Tensor) -> Tensor:
@@ -210,21 +211,21 @@ class Step:
     def __call__(self, images: Tensor, grades: Tensor) -> None:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16):
             logits = self._forward(images)
-        loss: Any = F.cross_entropy(logits.float(), grades.clamp(min=0))  # ungraded photographs cost the same
+        loss: Any = F.cross_entropy(logits.float(), grades.clamp(min=0))  # an ungraded photograph takes the same time
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
 
 
 def decode_on_gpu(jpegs: Sequence[bytes | memoryview], batch: int, device: torch.device) -> Run:
-    """nvJPEG alone, as torchvision calls it, on these JPEGs over and over."""
+    """Decodes these JPEGs with nvJPEG, as torchvision calls it, over and over."""
     ready = [torch.from_numpy(np.frombuffer(jpeg, np.uint8).copy()) for jpeg in jpegs]
 
     def run(batches: int) -> None:
         for number in range(batches):
             some = [ready[i % len(ready)] for i in range(number * batch, (number + 1) * batch)]
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # only nvJPEG's speed is asked for
+                warnings.simplefilter("ignore", DeprecationWarning)  # only the speed of nvJPEG matters here
                 torchvision.io.decode_jpeg(some, torchvision.io.ImageReadMode.RGB, device=device)
         torch.cuda.synchronize(device)
 
@@ -232,10 +233,10 @@ def decode_on_gpu(jpegs: Sequence[bytes | memoryview], batch: int, device: torch
 
 
 def uint8(loader: str, small: int | None = None) -> str:
-    """The name of the row of a loader's batches as they come; from a smaller cache where its size is given."""
+    """The row of a loader's uint8 batches. small: size of a smaller cache, pixels."""
     return f"{loader}, {small} px cache" if small else f"{loader} uint8"
 
 
 def fed(loader: str) -> str:
-    """The name of the row of a step that a loader feeds."""
+    """The row of a step that a loader feeds."""
     return f"step fed by {loader}"

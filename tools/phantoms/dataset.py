@@ -1,8 +1,8 @@
-"""Phantoms: a set of drawn, graded eyes, for demos and tests where no real photograph may go.
+"""Phantoms: a synthetic, graded data set, for demos and tests where no real photograph may be used.
 
-Either whole eyes, both of every patient, taken by one of several cameras (tools.phantoms.eye), or lesions on
-photographs of healthy eyes (tools.phantoms.lesions). Each JPEG says in a comment that it is synthetic, the copies of
-healthy eyes among painted ones too: preprocessing flags it, and reports and model cards warn of it.
+It has either complete eyes, two a patient, taken by one of several cameras (tools.phantoms.eye), or lesions painted on
+photographs of healthy eyes (tools.phantoms.lesions). A comment in each JPEG says that it is synthetic, also in the
+unchanged copies of healthy eyes. Preprocessing flags such photographs, and reports and model cards warn of them.
 """
 
 import os
@@ -34,9 +34,10 @@ CAMERAS: Final = (
     Camera(640, 480, 258, True, (0.9, 0.98, 1.0), 88),
 )
 PREVALENCE: Final = (0.45, 0.12, 0.22, 0.11, 0.10)
-"""Share of each grade: skewed to 0 as in screening, with enough of the others to learn from."""
+"""Fraction of each grade: mostly 0 as in screening, with enough of the others to learn from."""
 FELLOW_STEPS: Final = (0.0, 0.22, 0.03, 0.0, 0.0)
-"""How often fellow eyes lie so many grades apart, relative to the rarer grade: 78 % of pairs come out equal."""
+"""How often the two eyes of a patient differ by 0, 1, ... grades, relative to the rarer grade: 78 % of pairs are
+equal."""
 
 
 class PhantomSummary(NamedTuple):
@@ -52,15 +53,16 @@ class PhantomSummary(NamedTuple):
 class Patient(NamedTuple):
     number: int  # from 1
     camera: Camera
-    pigment: Colour  # share of red, green and blue light that the background sends back
+    pigment: Colour  # fraction of red, green and blue light that the background reflects
     grades: dict[str, int]  # of the "left" and the "right" eye
 
 
 def write_phantoms(out: Path, eyes: int, seed: int = 0) -> PhantomSummary:
     """Draws `eyes` (at least 1) photographs: out/train/<patient>_<eye>.jpeg and out/trainLabels.csv (`image,level`).
 
-    Both eyes of each patient; the last of an odd number has one. An eye depends on the seed, its patient and its side
-    alone, so a larger set begins with the smaller one. Raises SourceError unless `out` is a new or empty folder.
+    Each patient has two eyes; with an odd number the last patient has one. A photograph depends only on the seed, the
+    patient and left or right, so a larger set begins with the smaller one. Raises SourceError unless `out` is a new or
+    empty folder.
     """
     _make_folders(out, ["train"])
     patients = (draw_patient(seed, number) for number in count(1))
@@ -73,7 +75,7 @@ def write_phantoms(out: Path, eyes: int, seed: int = 0) -> PhantomSummary:
 
     _at_once(write, chosen)
     rows = [(f"{patient.number}_{eye}", patient.grades[eye]) for patient, eye in chosen]
-    with write_whole(out / "trainLabels.csv") as file:  # last: a set cut short has no table
+    with write_whole(out / "trainLabels.csv") as file:  # last: an interrupted set has no table
         file.write(to_csv(rows, ("image", "level")))
     return PhantomSummary(len(rows), chosen[-1][0].number, _by_grade([grade for _, grade in rows]))
 
@@ -81,10 +83,10 @@ def write_phantoms(out: Path, eyes: int, seed: int = 0) -> PhantomSummary:
 def paint_phantoms(out: Path, eyes: int, cache: Cache, seed: int = 0) -> PhantomSummary:
     """Paints lesions on the healthy photographs of a cache's train and val: out/<series>/<split>/<grade>/<id>.jpeg.
 
-    Photograph by photograph, each grade once; when all had theirs, grades 1 to 4 again with other lesions, as series 2,
-    and so on, until there are `eyes` (at least 1). Test is left alone, so a network that learned here may be measured
-    on it. Raises SourceError unless `out` is a new or empty folder, and where the cache has no healthy photograph in
-    train or has enhanced colours.
+    Series 1 has each photograph with each grade; series 2 and later have grades 1 to 4 with other lesions. Painting
+    ends at `eyes` (at least 1) photographs. Test is not used, so a network that learned here can be measured on it.
+    Raises SourceError unless `out` is a new or empty folder, and if the cache has no healthy photograph in train or has
+    enhanced colours.
     """
     if cache.recipe.enhance != "none":
         raise SourceError(f"{cache.path}: lesions are painted before --enhance {cache.recipe.enhance}, not after it")
@@ -111,7 +113,7 @@ def paint_phantoms(out: Path, eyes: int, cache: Cache, seed: int = 0) -> Phantom
 
 
 def draw_patient(seed: int, number: int) -> Patient:
-    """Camera and colour, shared by both eyes and independent of their grades; each eye's grade follows PREVALENCE."""
+    """A random patient. Camera and colour are independent of the grades; the grade of each eye follows PREVALENCE."""
     rng = _generator(seed, number, 0)
     steps = np.abs(np.subtract.outer(np.arange(N_GRADES), np.arange(N_GRADES)))
     pairs = np.array(FELLOW_STEPS)[steps] * np.minimum.outer(PREVALENCE, PREVALENCE)
@@ -143,7 +145,7 @@ def _write_jpeg(path: Path, picture: Picture, quality: int) -> None:
     try:
         path.write_bytes(with_comment(encoded.tobytes(), SYNTHETIC))
     except OSError:
-        path.unlink(missing_ok=True)  # half a photograph has no name
+        path.unlink(missing_ok=True)  # no half photograph stays
         raise
 
 

@@ -1,7 +1,8 @@
 """One drawn fundus photograph of a given grade.
 
-Lengths and places are in units of the retina's radius, from the centre of the picture, x to the right and y down, of a
-right eye (optic disc on the right); a left eye is its mirror image. Colours are shares of red, green and blue, 0-1.
+Lengths and positions are in units of the retina's radius, from the centre of the picture, x to the right and y down.
+They are those of a right eye (optic disc on the right). A left eye is its mirror image. Colours are red, green and
+blue, 0-1.
 """
 
 from functools import cache
@@ -11,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Places = NDArray[np.float64]
+Points = NDArray[np.float64]
 Picture = NDArray[np.uint8]
 Colour = tuple[float, float, float]
 
@@ -19,14 +20,14 @@ Colour = tuple[float, float, float]
 class Camera(NamedTuple):
     width: int  # of the frame, pixels
     height: int
-    radius: int  # of the retina's disc, pixels; above half the height the frame cuts it at top and bottom
-    notch: bool  # a tab on the rim, there to tell which way up the picture is
-    cast: Colour  # gain of each colour
+    radius: int  # of the retina's disc, pixels; if it is above half the height, the frame cuts the disc
+    notch: bool  # a tab on the rim, which shows the orientation of the picture
+    cast: Colour  # gain of red, green and blue
     quality: int  # JPEG
 
 
 class Lesions(NamedTuple):
-    """What an eye of a grade shows; pairs are the least and the greatest number."""
+    """The lesions of an eye of a grade; pairs are the smallest and the greatest number."""
 
     microaneurysms: tuple[int, int] = (0, 0)
     haemorrhages: tuple[int, int] = (0, 0)
@@ -44,25 +45,25 @@ LESIONS: Final = (
     Lesions((9, 14), (10, 17), (1, 3), (3, 6), beading=True, proliferative=True),
 )
 """By grade, after the International Clinical Diabetic Retinopathy scale. Small lesions are three to four times larger
-than life: at 96 pixels a microaneurysm is two pixels wide, and a network learns from scratch in minutes."""
+than real ones: at 96 pixels a microaneurysm is two pixels wide, and a network learns from scratch in minutes."""
 
-# What passes through.
+# Transmission.
 _VEIN: Final = (0.64, 0.36, 0.42)
 _ARTERY: Final = (0.84, 0.52, 0.52)
 _NEW_VESSEL: Final = (0.8, 0.3, 0.36)
 _BLOOD: Final = (0.48, 0.14, 0.16)
-# What comes back.
+# Reflection.
 _NERVE: Final = (0.96, 0.76, 0.52)
 _EXUDATE: Final = (0.98, 0.9, 0.5)
 _COTTON_WOOL: Final = (0.94, 0.88, 0.75)
 
-_STEP: Final = 0.02  # of a vessel's path
-_TAPER: Final = 0.67  # of its width that a vessel loses on its way
+_STEP: Final = 0.02  # between two points of a vessel's path
+_TAPER: Final = 0.67  # the fraction of its width that a vessel loses from start to end
 _BITS: Final = 4  # OpenCV draws at sixteenths of a pixel
 
 
 class Vessel(NamedTuple):
-    path: Places  # (n, 2), away from the optic disc
+    path: Points  # (n, 2), away from the optic disc
     width: float  # at the start
     artery: bool
 
@@ -70,7 +71,7 @@ class Vessel(NamedTuple):
 def draw_eye(rng: np.random.Generator, grade: int, eye: str, camera: Camera, pigment: Colour) -> Picture:
     """One photograph, uint8 RGB of shape (camera.height, camera.width, 3).
 
-    `eye` is "left" or "right", `pigment` what the background sends back of the light.
+    eye: "left" or "right". pigment: the colour of the background.
     """
 
     def some(bounds: tuple[int, int]) -> int:
@@ -95,12 +96,12 @@ def draw_eye(rng: np.random.Generator, grade: int, eye: str, camera: Camera, pig
     return drawing.photograph()
 
 
-def grow_vessels(rng: np.random.Generator, disc: Places, fovea: Places) -> list[Vessel]:
-    """Veins, then arteries: arcades around the macula, nasal and macular trunks, and their branches."""
+def grow_vessels(rng: np.random.Generator, disc: Points, fovea: Points) -> list[Vessel]:
+    """Veins, then arteries: arcades around the macula, nasal and macular vessels, and their branches."""
     vessels: list[Vessel] = []
 
-    def grow(start: Places, heading: float, turn: float, length: float, width: float, artery: bool, up: int) -> None:
-        """`heading` (radians) counts from the temporal side towards the top (`up` -1) or the bottom (1)."""
+    def grow(start: Points, heading: float, turn: float, length: float, width: float, artery: bool, up: int) -> None:
+        """heading: angle in radians from the temporal direction towards the top (`up` -1) or the bottom (`up` 1)."""
         n = int(length / _STEP)
         angle = heading + turn * _STEP * np.arange(n) + np.cumsum(rng.normal(0, 0.06, n))
         path = start + np.cumsum(_STEP * np.stack([-np.cos(angle), up * np.sin(angle)], axis=1), axis=0)
@@ -109,13 +110,13 @@ def grow_vessels(rng: np.random.Generator, disc: Places, fovea: Places) -> list[
         if n < 4:
             return
         vessels.append(Vessel(path[:n], width, artery))
-        side = rng.choice([-1, 1])
+        direction = rng.choice([-1, 1])
         for k in range(rng.integers(9, 16), n - 4, rng.integers(10, 15)):
             branch = width * (1 - _TAPER * k / n) * rng.uniform(0.55, 0.75)
             if branch > 0.006:
-                fork = side * rng.uniform(0.5, 0.9)
+                fork = direction * rng.uniform(0.5, 0.9)
                 grow(path[k], angle[k] + fork, -fork, length * rng.uniform(0.3, 0.5), branch, artery, up)
-            side = -side
+            direction = -direction
 
     for artery in (False, True):
         width = 0.018 if artery else 0.024
@@ -128,8 +129,8 @@ def grow_vessels(rng: np.random.Generator, disc: Places, fovea: Places) -> list[
     return vessels
 
 
-def closed_line(rng: np.random.Generator, size: float, unevenness: float) -> Places:
-    """An uneven circle (37, 2) around the origin."""
+def closed_line(rng: np.random.Generator, size: float, unevenness: float) -> Points:
+    """An uneven circle around the origin, points of shape (37, 2)."""
     turn = np.linspace(0, 2 * np.pi, 37)
     wave, fold = rng.uniform(0, 2 * np.pi, 2)
     reach = size * (1 + unevenness * (np.sin(2 * turn + wave) + np.sin(3 * turn + fold)))
@@ -137,7 +138,8 @@ def closed_line(rng: np.random.Generator, size: float, unevenness: float) -> Pla
 
 
 class _Drawing:
-    """Two layers: light that the background sends back, painted, and what lets it `through`, added; multiplied last."""
+    """Two layers that are multiplied at the end: `light`, which the background reflects, and `through`, the
+    transmission of what lies in front of it."""
 
     def __init__(self, rng: np.random.Generator, eye: str, camera: Camera) -> None:
         self.rng, self.camera = rng, camera
@@ -161,37 +163,37 @@ class _Drawing:
                 self._dot(self.through, path[k], width * (1 - _TAPER * k / len(path)), _levels(_VEIN))
 
     def add_microaneurysms(self, number: int) -> None:
-        for place in self._scatter(number, 0.12, 0.75):
-            self._dot(self.through, place, self.rng.uniform(0.021, 0.028), _levels(_BLOOD, 0.8))
+        for centre in self._scatter(number, 0.12, 0.75):
+            self._dot(self.through, centre, self.rng.uniform(0.021, 0.028), _levels(_BLOOD, 0.8))
 
     def add_haemorrhages(self, number: int) -> None:
-        for place in self._scatter(number, 0.2, 0.85):
-            blot = place + closed_line(self.rng, self.rng.uniform(0.022, 0.045), unevenness=0.15)
+        for centre in self._scatter(number, 0.2, 0.85):
+            blot = centre + closed_line(self.rng, self.rng.uniform(0.022, 0.045), unevenness=0.15)
             self._area(blot, _levels(_BLOOD, self.rng.uniform(0.5, 0.9)))
 
     def add_new_vessels(self, elsewhere: int) -> None:
-        """Tangles of fine loops, at the optic disc and elsewhere."""
-        for place in (self.disc, *self._scatter(elsewhere, 0.4, 0.7)):
+        """Adds tangles of fine loops, at the optic disc and elsewhere."""
+        for centre in (self.disc, *self._scatter(elsewhere, 0.4, 0.7)):
             for size in self.rng.uniform(0.03, 0.11, self.rng.integers(10, 16)):
-                loop = place + self.rng.normal(0, 0.05, 2) + closed_line(self.rng, size, unevenness=0.3)
+                loop = centre + self.rng.normal(0, 0.05, 2) + closed_line(self.rng, size, unevenness=0.3)
                 self._line(self._pixels(loop), 0.005, _levels(_NEW_VESSEL))
 
     def add_preretinal_blood(self) -> None:
-        """Blood in front of the retina sinks to a boat with a level upper edge."""
-        (place,) = self._scatter(1, 0.35, 0.55)
+        """Adds blood in front of the retina: it sinks, so its upper edge is level."""
+        (centre,) = self._scatter(1, 0.35, 0.55)
         turn = np.linspace(0, np.pi, 24)
         hull = np.stack([np.cos(turn), self.rng.uniform(0.6, 0.9) * np.sin(turn)], axis=1)
-        self._area(place + self.rng.uniform(0.22, 0.34) * hull, _levels(_BLOOD, 0.75))
+        self._area(centre + self.rng.uniform(0.22, 0.34) * hull, _levels(_BLOOD, 0.75))
 
     def paint_background(self, pigment: Colour, cotton_wool: int) -> None:
-        """Choroid, macula, optic disc and cotton wool: all soft, so painted at a quarter of the size."""
+        """Paints choroid, macula, optic disc and cotton wool. All are soft, so a quarter of the size is enough."""
         rng, camera = self.rng, self.camera
         size = (camera.width // 4, camera.height // 4)
         x = ((np.arange(size[0]) * 4 + 2 - camera.width / 2) / camera.radius * self.mirror[0])[:, None]
         y = ((np.arange(size[1]) * 4 + 2 - camera.height / 2) / camera.radius)[:, None, None]
 
-        def bump(place: Places, width: float) -> NDArray[np.float64]:
-            across, down = (np.exp(-(((axis - at) / width) ** 2) / 2) for axis, at in zip((x, y), place, strict=True))
+        def bump(centre: Points, width: float) -> NDArray[np.float64]:
+            across, down = (np.exp(-(((axis - at) / width) ** 2) / 2) for axis, at in zip((x, y), centre, strict=True))
             return np.asarray(across * down)
 
         shade = 1.06 - 0.4 * ((x - rng.normal(0, 0.12)) ** 2 + (y - rng.normal(0, 0.12)) ** 2)
@@ -203,56 +205,57 @@ class _Drawing:
         field = shade * pigment
         edge = 14 * (np.hypot((x - self.disc[0]) / 0.13, (y - self.disc[1]) / 0.145) - 1)
         field += 0.85 / (1 + np.exp(edge)) * (_NERVE - field)
-        field += bump(self.disc, 0.05) * (0.02, 0.12, 0.16)  # the cup
-        for place in self._scatter(cotton_wool, 0.35, 0.7):
-            field += 0.75 * bump(place, rng.uniform(0.03, 0.045)) * (_COTTON_WOOL - field)
+        field += bump(self.disc, 0.05) * (0.02, 0.12, 0.16)  # the optic cup
+        for centre in self._scatter(cotton_wool, 0.35, 0.7):
+            field += 0.75 * bump(centre, rng.uniform(0.03, 0.045)) * (_COTTON_WOOL - field)
         small = (255 * np.clip(field * camera.cast, 0, 1)).astype(np.uint8)
         cv2.resize(small, (camera.width, camera.height), self.light, interpolation=cv2.INTER_CUBIC)
 
     def paint_exudates(self, clusters: int) -> None:
         for angle in self.rng.uniform(0, 2 * np.pi, clusters):
             middle = self.fovea + self.rng.uniform(0.16, 0.34) * np.array([np.cos(angle), np.sin(angle)])
-            for place in self.rng.normal(middle, 0.06, (self.rng.integers(10, 22), 2)):
+            for centre in self.rng.normal(middle, 0.06, (self.rng.integers(10, 22), 2)):
                 colour = _levels(_EXUDATE, self.rng.uniform(0.6, 1.4))
-                self._dot(self.light, place, self.rng.uniform(0.08, 0.14) ** 2, colour)
+                self._dot(self.light, centre, self.rng.uniform(0.08, 0.14) ** 2, colour)
 
     def photograph(self) -> Picture:
-        """What the camera makes of the layers: a little blur, grain, and the black around the disc."""
+        """The picture that the camera takes: the layers with a little blur, grain, and black around the retina."""
         picture = cv2.multiply(self.light, self.through, scale=1 / 255)
         picture = cv2.GaussianBlur(picture, (5, 5), self.rng.uniform(0.002, 0.004) * self.camera.radius)
         grain = np.frombuffer(self.rng.bytes(picture.size), np.uint8).reshape(picture.shape)
         picture = cv2.addWeighted(picture, 1, grain, 0.05, -6.4)
         return np.asarray(cv2.multiply(picture, _aperture(self.camera), scale=1 / 255), np.uint8)
 
-    def _scatter(self, number: int, nearest: float, farthest: float) -> Places:
-        """Places (number, 2) in all directions, so far from the centre, inside the frame and off the optic disc."""
+    def _scatter(self, number: int, nearest: float, farthest: float) -> Points:
+        """Random points, (number, 2), between two distances from the centre, inside the frame and off the optic
+        disc."""
         turn = (np.arange(number) + self.rng.uniform(0, 1, number)) / max(number, 1) + self.rng.uniform()
         across, down = np.cos(2 * np.pi * turn), np.sin(2 * np.pi * turn)
         inside = 0.45 * self.camera.height / self.camera.radius / np.maximum(np.abs(down), 1e-9)
         farthest_inside = np.minimum(farthest, inside)
         distance = nearest + (farthest_inside - nearest) * np.sqrt(self.rng.uniform(0, 1, number))
-        places = np.stack([distance * across, distance * down], axis=1)
-        places[np.hypot(*(places - self.disc).T) < 0.2, 0] *= -1
-        return places
+        points = np.stack([distance * across, distance * down], axis=1)
+        points[np.hypot(*(points - self.disc).T) < 0.2, 0] *= -1
+        return points
 
     def _line(self, pixels: NDArray[np.int32], width: float, levels: Colour) -> None:
         thickness = max(1, round(width * self.camera.radius))
         cv2.polylines(self.through, [pixels], False, levels, thickness, cv2.LINE_AA, _BITS)
 
-    def _area(self, outline: Places, levels: Colour) -> None:
+    def _area(self, outline: Points, levels: Colour) -> None:
         cv2.fillPoly(self.through, [self._pixels(outline)], levels, cv2.LINE_AA, _BITS)
 
-    def _dot(self, layer: Picture, place: Places, radius: float, levels: Colour) -> None:
+    def _dot(self, layer: Picture, centre: Points, radius: float, levels: Colour) -> None:
         size = round(radius * self.camera.radius * 2**_BITS)
-        cv2.circle(layer, self._pixels(place).tolist(), size, levels, -1, cv2.LINE_AA, _BITS)
+        cv2.circle(layer, self._pixels(centre).tolist(), size, levels, -1, cv2.LINE_AA, _BITS)
 
-    def _pixels(self, places: Places) -> NDArray[np.int32]:
-        return _fixed(self.camera, self.mirror * places)
+    def _pixels(self, points: Points) -> NDArray[np.int32]:
+        return _fixed(self.camera, self.mirror * points)
 
 
 @cache
 def _aperture(camera: Camera) -> Picture:
-    """255 where a camera shows the retina, 0 around it."""
+    """A mask: 255 where the camera shows the retina, 0 around it."""
     mask = np.zeros((camera.height, camera.width, 3), np.uint8)
     centre = _fixed(camera, np.zeros(2)).tolist()
     cv2.circle(mask, centre, camera.radius << _BITS, (255, 255, 255), -1, cv2.LINE_AA, _BITS)
@@ -262,13 +265,13 @@ def _aperture(camera: Camera) -> Picture:
     return mask
 
 
-def _fixed(camera: Camera, places: Places) -> NDArray[np.int32]:
-    """Pixels of the frame in OpenCV's fixed point."""
-    pixels = np.array([camera.width, camera.height]) / 2 + camera.radius * places
+def _fixed(camera: Camera, points: Points) -> NDArray[np.int32]:
+    """Pixels of the frame as OpenCV's fixed-point numbers."""
+    pixels = np.array([camera.width, camera.height]) / 2 + camera.radius * points
     return np.round(pixels * 2**_BITS).astype(np.int32)
 
 
 def _levels(colour: Colour, depth: float = 1) -> Colour:
-    """0-255; light fades exponentially with the depth of what it passes."""
+    """A colour as 0-255; light fades exponentially with the depth that it passes."""
     red, green, blue = colour
     return 255 * red**depth, 255 * green**depth, 255 * blue**depth

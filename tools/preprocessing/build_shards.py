@@ -1,8 +1,8 @@
-"""The part of preprocessing that workers do: build the shards of one group, from old entries and from photographs.
+"""Builds the shards of one group, from cached entries and from photographs. This is the part that workers do.
 
-A group is the shards that share their predecessors when the number of shards changes, usually a single one. Workers
-write files of names that nobody else has; only the process that holds the lock of the cache gives them their places. So
-one that was given up for dead, and its group to another, may go on: it harms nothing.
+A group has the shards that share their predecessors when the number of shards changes, usually a single shard. A worker
+writes files with unique names; only the process that holds the lock of the cache renames them. So a worker that was
+taken for dead may still be running: it does no harm.
 """
 
 import filecmp
@@ -24,165 +24,172 @@ from pipeline.storage.locks import replace
 from pipeline.storage.url import Url
 from tools.preprocessing.splits import split_of
 from tools.sources.archives import read_source
-from tools.sources.listing import Sample
+from tools.sources.listing import ListedSample
 
 CLOCK_SLACK_NS: Final = 2_000_000_000
-"""A shard is dated this much before its run began, by the clock of the process that gave out the work. A photograph
-changed since then is looked into, whatever its size and modification time say; two seconds cover the coarse clocks of
-file systems and the other clocks of file servers."""
+"""The modification time of a shard is this long before the start of its run, by the clock of the main process. A
+photograph that changed later is read, even if its size and modification time are the same. Two seconds cover the coarse
+clocks of file systems and the different clocks of file servers."""
 
-WAITING: Final = 4
-"""More threads where photographs come from a URL: 50 ms of waiting beside 100 ms of work, less on a fast core."""
+URL_THREADS: Final = 4
+"""Additional threads if photographs come from a URL: 50 ms of waiting for 100 ms of work, less work on a fast core."""
 
 
 class Group(NamedTuple):
-    """What a worker needs to build some shards. Paths are absolute: a worker may run elsewhere."""
+    """The work for one worker. Paths are absolute: a worker may have another working directory."""
 
-    root: Path | Url
+    root: Path | Url  # SRC
     folder: Path  # of the shards
     recipe: Recipe
-    shards: dict[int, list[Sample]]  # shard, the highest first -> its samples, placed, in the order they are written
-    predecessors: list[Path]  # shards to copy unchanged entries from
-    refused: dict[str, str]  # source -> reason, of photographs refused before and not touched since
-    mtimes: dict[str, int]  # source -> modification time when it was cached, ns, where that is known
-    in_a_row: int  # so many photographs refused on end stop the run; 0: any number is fine
-    dated: int  # modification time of the shards, ns
+    shards: dict[int, list[ListedSample]]
+    """Shard, the highest first -> its samples, with their splits, in the order of the file."""
+    predecessors: list[Path]  # shards with entries that may still be right
+    refused: dict[str, str]  # source -> reason, of photographs that were refused before and have not changed
+    mtimes: dict[str, int]  # source -> modification time when it was cached, ns, if it is known
+    max_consecutive_refused: int  # this many in a row stop the run; 0: no limit
+    mtime_ns: int  # modification time of the new shards
     threads: int
     keep_blank: bool = False
-    copy: bool = False  # every entry is there already, and only its patient and split are others
+    copy: bool = False  # copy every entry: only patients and splits have changed
 
 
 class Built(NamedTuple):
-    """What came of a group."""
+    """The result of a group."""
 
     entries: dict[int, list[WrittenEntry]]  # by shard
     records: dict[int, ShardRecord]
-    files: dict[int, str]  # shard, the highest first -> its file's name for now; none for one that stays as it is
+    files: dict[int, str]  # shard, the highest first -> temporary file name; a shard that has not changed is left out
     refused: list[Refusal]
     encoded: int
 
 
-class Stopped(Exception):
-    """The run is over; finish nothing."""
+class BuildStopped(Exception):
+    """The run ends: build nothing more."""
 
 
 class Signals(Protocol):
-    """Between a worker and the process that gave it a group. Called from several threads."""
+    """How a worker and the process that gave it a group speak to each other. Called from several threads."""
 
     def begin(self, source: str) -> None:
-        """A photograph is about to be looked at. Raises Stopped where none shall be any more."""
+        """Called before a photograph is worked on. Raises BuildStopped if the run ends."""
 
     def end(self, source: str) -> None:
-        """It has been."""
+        """Called after it."""
 
 
-class _Old(NamedTuple):
+class _CachedEntry(NamedTuple):
     jpeg: bytes
     meta: dict[str, Any]
-    dated: int  # the shard's modification time, ns
+    shard_mtime_ns: int
 
 
-class _Made(NamedTuple):
+class _Result(NamedTuple):
+    """The result of a photograph."""
+
     entry: Entry | Refusal
-    read: bool = False  # an entry's photograph was opened, not only its date looked at
+    read: bool = False  # whether the photograph was opened
     encoded: bool = False
 
 
 def build_group(group: Group, signals: Signals) -> Built:
-    """Builds a group's shards. Raises Stopped when told to end, SourceError for too many refusals in a row."""
+    """Builds the shards of a group. Raises BuildStopped if the run ends, SourceError for too many refusals in a row."""
     attempt = uuid4().hex[:12]
     old = {
-        entry.id: _Old(entry.jpeg, entry.meta, path.stat().st_mtime_ns)
+        entry.id: _CachedEntry(entry.jpeg, entry.meta, path.stat().st_mtime_ns)
         for path in group.predecessors
         for entry in scan_shard(path)
         if entry.meta.get("recipe") == group.recipe.digest
     }
     built = Built({}, {}, {}, [], 0)
     encoded = in_a_row = read = 0
-    with ThreadPoolExecutor(group.threads + (WAITING if isinstance(group.root, Url) else 0)) as pool:
+    with ThreadPoolExecutor(group.threads + (URL_THREADS if isinstance(group.root, Url) else 0)) as pool:
         for shard, samples in group.shards.items():
 
-            def entries(samples: list[Sample] = samples) -> Iterator[Entry]:
+            def entries(samples: list[ListedSample] = samples) -> Iterator[Entry]:
                 nonlocal encoded, in_a_row, read
-                for made in pool.map(lambda sample: _make(group, sample, old.get(sample.id), signals), samples):
-                    encoded += made.encoded
-                    read += made.read
-                    if isinstance(made.entry, Entry):
+                for result in pool.map(lambda sample: _make(group, sample, old.get(sample.id), signals), samples):
+                    encoded += result.encoded
+                    read += result.read
+                    if isinstance(result.entry, Entry):
                         in_a_row = 0
-                        yield made.entry
+                        yield result.entry
                         continue
-                    built.refused.append(made.entry)
+                    built.refused.append(result.entry)
                     in_a_row += 1
-                    if in_a_row == group.in_a_row:
+                    if in_a_row == group.max_consecutive_refused:
                         raise SourceError(
                             f"{in_a_row} photographs in a row are refused; the disk may be failing; the last one: "
-                            f"{made.entry.source}: {made.entry.reason}"
+                            f"{result.entry.source}: {result.entry.reason}"
                         )
 
             path = group.folder / shard_name(shard)
-            unplaced = path.with_name(f"{path.name}.{attempt}{TMP_SUFFIX}")
-            index, digest, nbytes = write_shard(unplaced, entries(), group.dated)
-            if not read and path.is_file() and filecmp.cmp(unplaced, path, shallow=False):
-                unplaced.unlink()  # one that came out as it was keeps its date
+            unnamed = path.with_name(f"{path.name}.{attempt}{TMP_SUFFIX}")
+            index, digest, nbytes = write_shard(unnamed, entries(), group.mtime_ns)
+            if not read and path.is_file() and filecmp.cmp(unnamed, path, shallow=False):
+                unnamed.unlink()  # an unchanged shard keeps its modification time
             else:
-                built.files[shard] = unplaced.name
+                built.files[shard] = unnamed.name
             built.entries[shard] = index
             built.records[shard] = make_record(index, digest, nbytes)
     return built._replace(encoded=encoded)
 
 
-def put_in_place(built: Built, folder: Path) -> None:
-    """Gives a group's shards their names; only the process that holds the lock of the cache may do so.
+def publish_shards(built: Built, folder: Path) -> None:
+    """Gives the shards of a group their final names. Only the process that holds the lock of the cache may call this.
 
-    Killed half-way, the rest of a group finds its predecessors still under the low numbers.
+    The highest shard is first: if the process is killed half-way, the predecessors, which have low numbers, are still
+    there for the rest of the group.
     """
     for shard, name in built.files.items():
         replace(folder / name, folder / shard_name(shard))
     sync_folder(folder)
 
 
-def _make(group: Group, sample: Sample, old: _Old | None, signals: Signals) -> _Made:
-    """An old entry where it still holds, else the photograph prepared anew, else why not."""
-    found = sample.found
-    signals.begin(found.source)
+def _make(group: Group, sample: ListedSample, old: _CachedEntry | None, signals: Signals) -> _Result:
+    """The cached entry if it is still right, else the photograph, prepared; a Refusal if that fails."""
+    file = sample.file
+    signals.begin(file.source)
     try:
-        if found.source in group.refused:
-            return _Made(Refusal(found.source, group.refused[found.source]))
-        if old is not None and (group.copy or _untouched(group, sample, old)):
-            return _Made(_entry(group, sample, old.jpeg, old.meta))
+        if file.source in group.refused:
+            return _Result(Refusal(file.source, group.refused[file.source]))
+        if old is not None and (group.copy or _unchanged(group, sample, old)):
+            return _Result(_entry(group, sample, old.jpeg, old.meta))
         if group.copy:
-            raise CacheError(f"{sample.id} was damaged in {group.folder} meanwhile; the same command goes on")
+            raise CacheError(
+                f"{sample.id} was damaged in {group.folder} during this run; run the same command to continue"
+            )
         try:
-            data = read_source(group.root, found.source)
+            data = read_source(group.root, file.source)
         except OSError as error:
-            return _Made(Refusal(found.source, f"cannot be read ({error.strerror or error})"))
+            return _Result(Refusal(file.source, f"cannot be read ({error.strerror or error})"))
         digest = _sha256(data)
         if old is not None and old.meta["source_sha256"] == digest:
-            meta = {**old.meta, "source": found.source}
-            return _Made(_entry(group, sample, old.jpeg, meta), read=True)
+            meta = {**old.meta, "source": file.source}
+            return _Result(_entry(group, sample, old.jpeg, meta), read=True)
         try:
             prepared = prepare(data, group.recipe)
         except PhotoError as error:
-            return _Made(Refusal(found.source, error.message))
-        made = make_entry(sample.id, sample.grade, found, digest, prepared, group.recipe)
-        return _Made(_entry(group, sample, made.jpeg, made.meta), read=True, encoded=True)
+            return _Result(Refusal(file.source, error.message))
+        entry = make_entry(sample.id, sample.grade, file, digest, prepared, group.recipe)
+        return _Result(_entry(group, sample, entry.jpeg, entry.meta), read=True, encoded=True)
     finally:
-        signals.end(found.source)
+        signals.end(file.source)
 
 
-def _entry(group: Group, sample: Sample, jpeg: bytes, meta: dict[str, Any]) -> Entry:
+def _entry(group: Group, sample: ListedSample, jpeg: bytes, meta: dict[str, Any]) -> Entry:
+    """An entry with the grade, the patient and the split of its sample."""
     split = split_of(sample.split, meta["flags"], keep_blank=group.keep_blank)
     return with_patient_and_split(Entry(sample.id, jpeg, meta, sample.grade), sample.patient, split)
 
 
-def _untouched(group: Group, sample: Sample, old: _Old) -> bool:
-    """Whether the photograph is the one that was cached, by what the file system says of it."""
-    found = sample.found
+def _unchanged(group: Group, sample: ListedSample, old: _CachedEntry) -> bool:
+    """Whether the photograph is the one that was cached, by its path, size and times."""
+    file = sample.file
     return (
-        old.meta["source"] == found.source
-        and group.mtimes.get(found.source, found.mtime_ns) == found.mtime_ns
-        and found.ctime_ns < old.dated
-        and old.meta["source_bytes"] == found.nbytes
+        old.meta["source"] == file.source
+        and group.mtimes.get(file.source, file.mtime_ns) == file.mtime_ns
+        and file.ctime_ns < old.shard_mtime_ns
+        and old.meta["source_bytes"] == file.nbytes
     )
 
 

@@ -1,4 +1,4 @@
-"""Test photographs that are copies of a photograph of train or val under another name."""
+"""Finds test photographs that are copies of a photograph of train or val with another name."""
 
 import os
 from collections.abc import Sequence
@@ -22,19 +22,20 @@ from pipeline.photos.fingerprint import (
 from pipeline.storage.artifacts import SHARDS
 
 BLOCK: Final = 1024
+"""Test photographs that are compared at a time."""
 
 
 class Copy(NamedTuple):
     """A test photograph and one of train or val that looks the same."""
 
-    test: str
-    other: str
-    correlation: float
+    test: str  # id
+    other: str  # id
+    correlation: float  # of their fingerprints, at most 1
 
 
 def copies_across_splits(cache: Path, rows: Sequence[Row]) -> list[Copy]:
-    """For each test photograph the photograph of train and val that it is a copy of, if there is one: the same eye in
-    the same picture, perhaps of another size, brightness or quality, or mirrored."""
+    """The test photographs that are copies of a photograph of train or val, each with the best match. A copy may have
+    another size, brightness or quality, or may be mirrored."""
     test = [row for row in rows if row.split == "test" and "blank" not in row.flags.split()]
     rest = [row for row in rows if row.split in ("train", "val") and "blank" not in row.flags.split()]
     if not test or not rest:
@@ -49,9 +50,9 @@ def copies_across_splits(cache: Path, rows: Sequence[Row]) -> list[Copy]:
             for mirror in range(4):
                 block = np.stack([coarse(mirrored(each, mirror)) for each in tested[start : start + BLOCK]])
                 correlation = block @ prints.T
-                found, value = correlation.argmax(axis=1), correlation.max(axis=1)
+                nearest, value = correlation.argmax(axis=1), correlation.max(axis=1)
                 better = value > best
-                best[better], at[better] = value[better], found[better]
+                best[better], at[better] = value[better], nearest[better]
             for number in np.flatnonzero(best > CANDIDATE_CORRELATION).tolist():
                 mine, other = tested[start + number], _fingerprint(cache, rest[int(at[number])])
                 value = mirrored_correlation(mine, other)

@@ -20,34 +20,35 @@ from pipeline.cache.shards import shard_name
 from pipeline.errors import ClusterError, SourceError, StoreError
 from pipeline.storage.atomic import TMP_SUFFIX
 from pipeline.storage.url import Url
-from tools.preprocessing.build_shards import Built, Group, Stopped, build_group
+from tools.preprocessing.build_shards import BuildStopped, Built, Group, build_group
 from tools.sources.archives import read_source
 
 PACKAGES: Final = ("fundus-grading", "numpy", "opencv-python-headless", "pillow", "simplejpeg")
-"""Distributions of which another version may make other bytes."""
-SAY_SECONDS: Final = 0.5
-"""Between two words to the client of how far a group has come."""
+"""Distributions whose version may change the bytes of a cache."""
+REPORT_SECONDS: Final = 0.5
+"""Least time between two reports of a group's progress to the client."""
 
 
 @dataclass(frozen=True)
-class Order:
-    """A group, for a worker that may have joined only now. No tuple: Dask would look through its items for futures."""
+class BuildTask:
+    """A group to build. It is not a tuple: Dask would search its items for futures."""
 
-    run: str  # unlike any other; the topic of its events: (number, photographs looked at)
-    number: int
-    makes: str  # what `fingerprint` has to be
+    run: str  # unique id of the run, and the topic of its events: (number, photographs done)
+    number: int  # of the task in the run
+    fingerprint: str  # the client's `code_fingerprint`
     group: Group
 
 
-class Sight(NamedTuple):
+class Environment(NamedTuple):
     """What must be the same for the client and all workers."""
 
-    makes: str
+    fingerprint: str
     photograph: str  # sha256 of its bytes, or why it cannot be read
-    mark: bool  # whether the file is there that the client put into the cache's folder
+    sees_marker: bool  # whether it sees the client's marker file in the folder of the cache, and may write there
 
 
 def version_of(package: str) -> str | None:
+    """The installed version of a distribution, None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -55,8 +56,8 @@ def version_of(package: str) -> str | None:
 
 
 @cache
-def fingerprint() -> str:
-    """Differs where the bytes of a shard might: sha256 of the packages' versions and of our own code."""
+def code_fingerprint() -> str:
+    """sha256 of the versions of PACKAGES and of our own code: if it is equal, shards have equal bytes."""
     digest = sha256(repr([version_of(package) for package in PACKAGES]).encode())
     here = Path(__file__).resolve().parents[2]
     paths = [path for package in ("pipeline", "tools") for path in (here / package).rglob("*.py")]
@@ -65,23 +66,23 @@ def fingerprint() -> str:
     return digest.hexdigest()
 
 
-def look(root: Path | Url, source: str, mark: Path) -> Sight:
-    """What this process sees of a photograph below `root`, and of a mark in the folder of the cache."""
+def environment(root: Path | Url, source: str, marker: Path) -> Environment:
+    """The environment of this process: its code, a photograph below `root`, and a marker file in the cache's folder."""
     try:
         photograph = sha256(read_source(root, source)).hexdigest()
     except OSError as error:
         photograph = error.strerror or str(error)
     except (SourceError, StoreError) as error:
         photograph = error.message
-    return Sight(fingerprint(), photograph, mark.exists() and os.access(mark.parent, os.W_OK))
+    return Environment(code_fingerprint(), photograph, marker.exists() and os.access(marker.parent, os.W_OK))
 
 
-def build_order(order: Order) -> Built:
-    """Builds a group. Raises ClusterError where this worker would make other bytes than the client."""
-    if fingerprint() != order.makes:
+def build_task(task: BuildTask) -> Built:
+    """Builds a group. Raises ClusterError if this worker has another code fingerprint than the client."""
+    if code_fingerprint() != task.fingerprint:
         raise ClusterError(f"worker {get_worker().address} joined with other versions than the client has")
-    with _opencv_in_our_threads(), Trail(order) as trail:
-        return build_group(order.group, trail)
+    with _opencv_in_our_threads(), ClusterSignals(task) as signals:
+        return build_group(task.group, signals)
 
 
 _building = 0
@@ -91,8 +92,8 @@ _counting = threading.Lock()
 
 @contextmanager
 def _opencv_in_our_threads() -> Iterator[None]:
-    """OpenCV starts no threads while any order is built here, for Dask's are one a core already. After the last one it
-    is as it was: the process is the cluster's, and others may work in it next."""
+    """OpenCV uses one thread while tasks run here, because Dask has a thread a core already. After the last task OpenCV
+    has its threads back: the process belongs to the cluster, and other work may follow."""
     global _building, _threads_before
     with _counting:
         if not _building:
@@ -112,23 +113,23 @@ _stopped: set[str] = set()
 
 
 def stop_run(run: str) -> None:
-    """Groups of that run end at their next photograph."""
+    """Ends the groups of that run at their next photograph."""
     _stopped.add(run)
 
 
-class Trail:
-    """A worker's signals for one group.
+class ClusterSignals:
+    """The signals of a worker for one group.
 
-    How far it has come goes to the client as events. What is under way goes into a file beside the shards: one that
-    kills its worker leaves it there, for the kernel writes out what a killed process wrote.
+    Progress goes to the client as events. A trail file beside the shards lists the photographs begun and ended. If a
+    photograph kills its worker, the file stays and names it: the kernel keeps what a killed process has written.
     """
 
-    def __init__(self, order: Order) -> None:
-        self.order, self.worker = order, get_worker()
-        self.path = order.group.folder / trail_pattern(order).replace("*", uuid4().hex[:12])
-        self.lock, self.done, self.said = threading.Lock(), 0, 0.0
+    def __init__(self, task: BuildTask) -> None:
+        self.task, self.worker = task, get_worker()
+        self.path = task.group.folder / trail_pattern(task).replace("*", uuid4().hex[:12])
+        self.lock, self.done, self.reported = threading.Lock(), 0, 0.0
 
-    def __enter__(self) -> "Trail":
+    def __enter__(self) -> "ClusterSignals":
         self.file = open(self.path, "ab", buffering=0)
         return self
 
@@ -137,8 +138,8 @@ class Trail:
         self.path.unlink(missing_ok=True)
 
     def begin(self, source: str) -> None:
-        if self.order.run in _stopped:
-            raise Stopped
+        if self.task.run in _stopped:
+            raise BuildStopped
         self._write("+", source)
 
     def end(self, source: str) -> None:
@@ -146,21 +147,21 @@ class Trail:
         with self.lock:
             self.done += 1
             now = time.monotonic()
-            if now - self.said < SAY_SECONDS:
+            if now - self.reported < REPORT_SECONDS:
                 return
-            self.said = now
-        self.worker.log_event(self.order.run, (self.order.number, self.done))
+            self.reported = now
+        self.worker.log_event(self.task.run, (self.task.number, self.done))
 
     def _write(self, sign: str, source: str) -> None:
         self.file.write(f"{sign}{source}\0".encode("utf-8", "surrogateescape"))
 
 
-def trail_pattern(order: Order) -> str:
-    """What the trails of all attempts at an order are called."""
-    return f"{shard_name(next(iter(order.group.shards)))}.{order.run}.*.trail{TMP_SUFFIX}"
+def trail_pattern(task: BuildTask) -> str:
+    """The glob pattern of the trail files of all attempts at a task."""
+    return f"{shard_name(next(iter(task.group.shards)))}.{task.run}.*.trail{TMP_SUFFIX}"
 
 
-def under_way(trail: Path) -> set[str]:
-    """The photographs that were begun and not ended."""
+def unfinished(trail: Path) -> set[str]:
+    """The sources of the photographs that were begun and not ended."""
     steps = trail.read_bytes().decode("utf-8", "surrogateescape").split("\0")[:-1]
     return {step[1:] for step in steps if step[0] == "+"} - {step[1:] for step in steps if step[0] == "-"}

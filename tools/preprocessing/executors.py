@@ -1,4 +1,4 @@
-"""Executors that build groups of shards: processes here, or a cluster (tools.preprocessing.dask_executor)."""
+"""Executors that build groups of shards: processes of this machine, or a Dask cluster (dask_executor.py)."""
 
 import math
 import os
@@ -18,32 +18,33 @@ import cv2
 
 from pipeline.errors import CacheError
 from pipeline.machine import END_SIGNALS, ignore_odd_metadata
-from tools.preprocessing.build_shards import Built, Group, Stopped, build_group
+from tools.preprocessing.build_shards import BuildStopped, Built, Group, build_group
 
 BLOCKS_SIGNALS: Final = hasattr(signal, "pthread_sigmask")
-"""Not so on Windows."""
+"""Whether the system can block signals; Windows cannot."""
 
 
-class Crew(Protocol):
-    """Workers that build groups. Each is a context manager's, which ends them and says in one line what went wrong."""
+class GroupExecutor(Protocol):
+    """Workers that build groups. A context manager opens an executor, ends its workers and raises one FundusError for
+    whatever went wrong."""
 
     def wanted(self) -> int:
-        """How many groups should be under way or waiting for a worker, so that nobody idles."""
+        """Number of groups that should be running or queued, so that no worker idles."""
 
     def submit(self, group: Group) -> "Future[Built]": ...
 
     def photographs(self) -> int:
-        """How many have been looked at so far. Raises a FundusError where it is known that no more will be."""
+        """Number of photographs done so far. Raises FundusError if the workers are lost."""
 
 
 class SharedSignals(NamedTuple):
-    """Shared by the main process and its workers.
+    """Values in shared memory, for the main process and its workers.
 
-    The main process reads and writes without a lock: a worker may have been killed while it held one.
+    The main process takes no lock: a worker may have been killed while it held it.
     """
 
-    done: "Synchronized[int]"  # photographs looked at so far
-    stop: c_bool  # end at the next photograph
+    done: "Synchronized[int]"  # number of photographs done
+    stop: c_bool  # workers end at their next photograph
 
     @classmethod
     def make(cls) -> "SharedSignals":
@@ -55,7 +56,7 @@ class SharedSignals(NamedTuple):
 
     def begin(self, source: str) -> None:
         if self.stop.value:
-            raise Stopped
+            raise BuildStopped
 
     def end(self, source: str) -> None:
         with self.done.get_lock():
@@ -63,13 +64,13 @@ class SharedSignals(NamedTuple):
 
 
 @contextmanager
-def on_this_machine(workers: int, groups: int) -> Iterator[Crew]:
-    """A worker process takes a group; where there are fewer groups than workers, each gets threads (decoding, resizing
-    and encoding release the GIL).
+def on_this_machine(workers: int, groups: int) -> Iterator[GroupExecutor]:
+    """Processes of this machine. If there are fewer groups than workers, each process has several threads: decoding,
+    resizing and encoding release the GIL.
 
-    Raises CacheError where a worker dies.
+    Raises CacheError if a worker dies.
     """
-    processes = min(workers, groups, 61 if sys.platform == "win32" else workers)  # Windows waits for no more
+    processes = min(workers, groups, 61 if sys.platform == "win32" else workers)  # the most that Windows can wait for
     signals = SharedSignals.make()
     try:
         with _executor(processes, signals) as executor:
@@ -77,28 +78,28 @@ def on_this_machine(workers: int, groups: int) -> Iterator[Crew]:
                 yield _Pool(executor, processes, math.ceil(workers / processes), signals)
             except BaseException:
                 for worker in active_children():
-                    worker.kill()  # it leaves a .tmp at most; one that is still starting would take its time
+                    worker.kill()  # at most a .tmp file stays; waiting for one that is just starting would take long
                 raise
             finally:
                 signals.stop.value = True
                 executor.shutdown(cancel_futures=True)
     except (BrokenProcessPool, MemoryError) as error:
         raise CacheError(
-            "a worker was killed, most likely for want of memory; the same command goes on, try fewer --workers"
+            "a worker was killed, probably because memory ran out; run the same command with fewer --workers"
         ) from error
 
 
 class _Pool(NamedTuple):
     executor: Executor
     processes: int
-    threads: int  # of each
+    threads: int  # of each process
     signals: SharedSignals
 
     def wanted(self) -> int:
         return 2 * self.processes
 
     def submit(self, group: Group) -> "Future[Built]":
-        with _undisturbed():  # this may start a process
+        with _signals_delayed():  # this may start a process
             return self.executor.submit(_build, group._replace(threads=self.threads))
 
     def photographs(self) -> int:
@@ -106,29 +107,29 @@ class _Pool(NamedTuple):
 
 
 def _executor(processes: int, signals: SharedSignals) -> Executor:
-    if processes == 1:  # nothing to gain from a process that would import everything again
+    if processes == 1:  # another process would only import everything again
         return ThreadPoolExecutor(1, initializer=_start_worker, initargs=(signals,))
-    # Not forked: the main process has threads (the progress bar), and a fork may inherit their locks held.
+    # Not forked: the main process has threads (the progress bar), and a fork may inherit a lock that a thread holds.
     return ProcessPoolExecutor(processes, get_context("spawn"), _start_process, (signals,))
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
-    """SIGINT and SIGTERM come when the block has ended. Processes started within never hear them before they say so:
-    Ctrl-C goes to the whole group, and would end each in a traceback. (On Windows nothing can be blocked: Ctrl-C within
-    the second in which a worker starts may print one.)"""
-    ends = (signal.SIGINT, *END_SIGNALS)
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ends) if BLOCKS_SIGNALS else set()  # which the processes inherit
-    came: list[int] = []  # blocked here, a signal finds another thread (numpy has some), and Python hears it after all
-    handlers = {number: signal.signal(number, lambda number, _: came.append(number)) for number in ends}
+def _signals_delayed() -> Iterator[None]:
+    """Delays SIGINT and SIGTERM to the end of the block. Processes started in it inherit the block: Ctrl-C goes to the
+    whole process group, and would end each worker with a traceback. Windows cannot block signals: Ctrl-C in the second
+    in which a worker starts may print a traceback."""
+    delayed = (signal.SIGINT, *END_SIGNALS)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, delayed) if BLOCKS_SIGNALS else set()  # processes inherit it
+    received: list[int] = []  # a signal blocked here goes to another thread (numpy has some), and Python handles it
+    handlers = {number: signal.signal(number, lambda number, _: received.append(number)) for number in delayed}
     try:
         yield
     finally:
-        for end, handler in handlers.items():
-            signal.signal(end, handler)
+        for each, handler in handlers.items():
+            signal.signal(each, handler)
         if BLOCKS_SIGNALS:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        for number in came:
+        for number in received:
             signal.raise_signal(number)
 
 
@@ -144,14 +145,14 @@ def _start_worker(signals: SharedSignals) -> None:
 
 def _start_process(signals: SharedSignals) -> None:
     _start_worker(signals)
-    cv2.setNumThreads(1)  # the workers are the threads
+    cv2.setNumThreads(1)  # the processes already use all cores
     ignore_odd_metadata()
-    if BLOCKS_SIGNALS:  # Ctrl-C stays blocked: the main process hears it
+    if BLOCKS_SIGNALS:  # Ctrl-C stays blocked: the main process handles it
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     else:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = parent_process()
-    assert parent is not None, "a worker process has one"
+    assert parent is not None, "a worker process has a parent"
 
     def die_with_parent() -> None:
         parent.join()

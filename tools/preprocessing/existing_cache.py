@@ -1,4 +1,4 @@
-"""The cache that an earlier `tools preprocess` left, and which parts of it can be trusted."""
+"""The cache of an earlier `tools preprocess`, and which of its parts are still right."""
 
 import csv
 import os
@@ -24,19 +24,19 @@ from pipeline.storage.atomic import sync_folder
 from pipeline.storage.locks import changed_ns, replace
 from pipeline.storage.paths import sha256_of
 from tools.preprocessing.splits import split_of
-from tools.sources.listing import Listing, Sample
+from tools.sources.listing import ListedSample, Listing
 
-FEW: Final = 5
-"""Photographs all of which must have changed for a set to be called another."""
+MIN_CHANGED: Final = 5
+"""If all photographs with known names have changed, and there are at least this many, the data set is another one."""
 
 
 @dataclass
-class Previous:
-    """An earlier state of a cache folder; everything is empty for a new one.
+class ExistingCache:
+    """The state of a cache folder before the run; empty for a new folder.
 
-    A file is unchanged since it was read if the file system says so: same size and modification time, and a change
-    time (which no program can set back) before the shard was begun. The same holds for shards and cache.json, which
-    is written last.
+    A photograph is unchanged if its size and modification time are the same and its change time, which no program can
+    set back, is before the shard's modification time. In the same way shards are compared with cache.json, which is
+    written last.
     """
 
     folder: Path
@@ -44,12 +44,13 @@ class Previous:
     complete: bool = False
     rows: dict[str, Row] = field(default_factory=dict)  # by id
     refused: dict[str, str] = field(default_factory=dict)  # source -> reason
-    remains: list[tuple[str, str]] = field(default_factory=list)  # (patient, side) in a manifest without index
-    damaged: bool = False  # the manifest was
-    verified: bool = False  # a shard had to be read whole to be believed
+    salvaged: list[tuple[str, str]] = field(default_factory=list)  # (patient, split) from a damaged manifest
+    damaged: bool = False  # whether the manifest is damaged
+    verified: bool = False  # whether a shard was read completely to check it
 
     @classmethod
-    def read(cls, folder: Path) -> "Previous":
+    def read(cls, folder: Path) -> "ExistingCache":
+        """The state of a folder."""
         previous = cls(folder)
         for name in (UNFINISHED, INDEX):
             with suppress(CacheError):
@@ -59,9 +60,9 @@ class Previous:
         if index and sha256_of(folder / MANIFEST) == index.manifest:
             table = read_manifest(folder / MANIFEST)
             previous.rows = {row[0]: Row(*row) for row in table.itertuples(index=False, name=None)}
-        else:  # damaged, or newer than an index that an interrupted run did not come to write
+        else:  # damaged, or newer than the index: the run was interrupted between the two
             previous.damaged = previous.complete
-            previous.remains = _remains(folder / MANIFEST)
+            previous.salvaged = _salvage(folder / MANIFEST)
         if index and previous.complete and sha256_of(folder / REJECTS) == index.rejects:
             table = pd.read_csv(folder / REJECTS, dtype=str, na_filter=False, encoding_errors="surrogateescape")
             own = ~table["reason"].str.startswith((IGNORED, NOT_USED))
@@ -73,18 +74,18 @@ class Previous:
         return len(self.index.shards) if self.index else 0
 
     def shard_files(self) -> dict[int, Path]:
-        """Whatever lies under a shard's final name."""
+        """All files that have the final name of a shard."""
         files = (self.folder / SHARDS).glob("[0-9]*.tar")
         return {int(path.stem): path for path in sorted(files) if path.stem.isdigit()}
 
-    def sides(self, split: str, seed: int) -> list[tuple[str, str]]:
-        """(patient, side) as recorded, nothing where the sides were drawn by another rule."""
+    def recorded_splits(self, split: str, seed: int) -> list[tuple[str, str]]:
+        """(patient, split) as recorded; empty if the splits were drawn by another rule."""
         if self.index and (self.index.split, self.index.split_seed) != (split, seed):
             return []
-        return [(row.patient, row.split) for row in self.rows.values() if row.split] or self.remains
+        return [(row.patient, row.split) for row in self.rows.values() if row.split] or self.salvaged
 
     def copies(self, shards: tuple[ShardRecord, ...], rows: list[Row]) -> int | None:
-        """How many test photographs are copies, where that was counted for these very photographs and splits."""
+        """The number of test photographs that are copies, if it was counted for the same photographs and splits."""
         index = self.index
         if index is None or not self.rows or index.shards != shards:
             return None
@@ -92,8 +93,8 @@ class Previous:
         return index.copies if same else None
 
     def check_replaced(self, listing: Listing) -> None:
-        """Raises SourceError where a cache would be lost that nobody asked to replace: one with grades by one without,
-        one of other photographs."""
+        """Raises SourceError if the run would replace a cache with grades by one without, or that of another data
+        set."""
         if not self.rows or self.index is None:
             return
         graded = sum(row.grade != UNKNOWN for row in self.rows.values())
@@ -101,55 +102,54 @@ class Previous:
             options = shlex.join(self.index.options)
             how = f" It was made with: {options}." if options else " Was --labels forgotten?"
             raise SourceError(
-                f"{self.folder} has grades of {graded:,} photographs, and now nothing grades any.{how} Give the "
-                "grades, or "
-                "another --out"
+                f"{self.folder} has grades of {graded:,} photographs, and now no photograph has one.{how} Give the "
+                "grades, or another --out"
             )
         by_source = {row.source: row for row in self.rows.values()}
-        found = [sample.found for sample in listing.samples]
-        shared = [each for each in found if each.source in by_source]
-        changed = sum(each.nbytes != by_source[each.source].source_bytes for each in shared)
+        files = [sample.file for sample in listing.samples]
+        shared = [file for file in files if file.source in by_source]
+        changed = sum(file.nbytes != by_source[file.source].source_bytes for file in shared)
         known = shared or any(sample.id in self.rows for sample in listing.samples)
         known = known or any(refusal.source in by_source for refusal in listing.refused + listing.ignored)
-        if not known or (len(shared) >= FEW and changed == len(shared)):
+        if not known or (len(shared) >= MIN_CHANGED and changed == len(shared)):
             first = min(by_source)
-            what = f"{len(shared)} photographs have these names and are others" if known else "none of them is there"
+            what = f"{len(shared)} photographs have these names and other sizes" if known else "none of them is there"
             raise SourceError(
                 f"{self.folder} is the cache of another data set, of {len(by_source):,} photographs such as {first}: "
-                "below "
-                f"{listing.root} {what}. Give another --out, or remove the cache first"
+                f"below {listing.root} {what}. Give another --out, or remove the cache first"
             )
 
-    def forgotten(self, listing: Listing) -> list[str]:
-        """What to say where the options that decide what a cache says of its photographs are others than before."""
+    def changed_options(self, listing: Listing) -> list[str]:
+        """A note if the options that decide what a cache says of its photographs have changed."""
         if self.index is None or not self.rows or self.index.options == listing.options:
             return []
         before, now = (shlex.join(options) or "no options" for options in (self.index.options, listing.options))
         return [f"{self.folder} was made with {before}, and is now with {now}"]
 
-    def losses(self) -> list[str]:
-        """What a manifest that cannot be made anew has lost, if anything."""
+    def lost_splits(self) -> list[str]:
+        """A note if the manifest was damaged and cannot be made again as it was."""
         if not self.damaged:
             return []
         return [
-            f"{MANIFEST} was damaged: {len(dict(self.remains))} patients keep the side it still tells; others were "
-            "drawn anew, and one of them may have changed sides"
+            f"{MANIFEST} was damaged: {len(dict(self.salvaged))} patients keep the split that can still be read; "
+            "others were drawn again and may have changed their split"
         ]
 
-    def still_refused(self, samples: Iterable[Sample], recipe: Recipe) -> dict[str, str]:
-        """source -> reason of the photographs that could not be read and have not changed since. What a package was
-        missing for is tried again: it may be there now."""
+    def still_refused(self, samples: Iterable[ListedSample], recipe: Recipe) -> dict[str, str]:
+        """source -> reason of the photographs that could not be read and have not changed. If a package was missing,
+        they are tried again."""
         if not self.refused or self.index is None or self.index.recipe != recipe:
             return {}
-        dated = (self.folder / REJECTS).stat().st_mtime_ns
-        sources = (sample.found.source for sample in samples if sample.found.ctime_ns < dated)
+        mtime_ns = (self.folder / REJECTS).stat().st_mtime_ns
+        sources = (sample.file.source for sample in samples if sample.file.ctime_ns < mtime_ns)
         reasons = {source: self.refused[source] for source in sources if source in self.refused}
         return {source: reason for source, reason in reasons.items() if "pip install" not in reason}
 
-    def untouched(
-        self, wanted: dict[int, list[Sample]], still_refused: dict[str, str], recipe: Recipe, *, keep_blank: bool
+    def unchanged_shards(
+        self, wanted: dict[int, list[ListedSample]], still_refused: dict[str, str], recipe: Recipe, *, keep_blank: bool
     ) -> dict[int, ShardRecord]:
-        """The shards that hold what is wanted already: their records. None where the JSONs lack patient and split."""
+        """Number -> record of the shards that already have exactly the wanted samples. Empty for a cache of an old
+        version, whose JSONs lack patient and split."""
         index = self.index
         if index is None or not (self.complete and index.placed):
             return {}
@@ -158,23 +158,23 @@ class Previous:
         held = [0] * len(index.shards)
         for row in self.rows.values():
             held[row.shard] += 1
-        kept = {}
+        unchanged = {}
         for shard, samples in wanted.items():
             path = self.folder / SHARDS / shard_name(shard)
             try:
-                about = path.stat()
+                stat = path.stat()
             except OSError:
                 continue
-            samples = [sample for sample in samples if sample.found.source not in still_refused]
+            samples = [sample for sample in samples if sample.file.source not in still_refused]
             same = len(samples) == held[shard] and all(
-                self._holds(sample, about.st_mtime_ns, keep_blank=keep_blank) for sample in samples
+                self._holds(sample, stat.st_mtime_ns, keep_blank=keep_blank) for sample in samples
             )
-            if same and self._believed(path, about, index.shards[shard]):
-                kept[shard] = index.shards[shard]
-        return kept
+            if same and self._is_intact(path, stat, index.shards[shard]):
+                unchanged[shard] = index.shards[shard]
+        return unchanged
 
     def mark_incomplete(self, recipe: Recipe, split: str, seed: int) -> None:
-        """From now on, until cache.json is written again, nobody opens this cache."""
+        """Marks the cache as unfinished: nobody can open it until cache.json is written again."""
         if self.complete:
             replace(self.folder / INDEX, self.folder / UNFINISHED)
         elif self.index is None:
@@ -184,30 +184,30 @@ class Previous:
         (self.folder / SHARDS).mkdir(exist_ok=True)
         sync_folder(self.folder)
 
-    def _holds(self, sample: Sample, dated: int, *, keep_blank: bool) -> bool:
-        row, found = self.rows.get(sample.id), sample.found
+    def _holds(self, sample: ListedSample, mtime_ns: int, *, keep_blank: bool) -> bool:
+        row, file = self.rows.get(sample.id), sample.file
         return (
             row is not None
-            and row.source == found.source
-            and row.source_bytes == found.nbytes
-            and row.source_mtime_ns == found.mtime_ns
-            and found.ctime_ns < dated
+            and row.source == file.source
+            and row.source_bytes == file.nbytes
+            and row.source_mtime_ns == file.mtime_ns
+            and file.ctime_ns < mtime_ns
             and row.grade == sample.grade
             and row.patient == sample.patient
             and row.split == split_of(sample.split, row.flags.split(), keep_blank=keep_blank)
         )
 
-    def _believed(self, path: Path, about: os.stat_result, record: ShardRecord) -> bool:
-        if about.st_size != record.nbytes:
+    def _is_intact(self, path: Path, stat: os.stat_result, record: ShardRecord) -> bool:
+        if stat.st_size != record.nbytes:
             return False
-        if changed_ns(about) <= changed_ns((self.folder / INDEX).stat()):
+        if changed_ns(stat) <= changed_ns((self.folder / INDEX).stat()):
             return True
         self.verified = True
         return sha256_of(path) == record.sha256
 
 
-def _remains(manifest: Path) -> list[tuple[str, str]]:
-    """(patient, side) of the rows of a damaged manifest that still read like rows."""
+def _salvage(manifest: Path) -> list[tuple[str, str]]:
+    """(patient, split) of the rows of a damaged manifest that can still be read."""
     try:
         lines = manifest.read_bytes().decode("utf-8", "surrogateescape").splitlines()
         rows = [next(csv.reader([line]), []) for line in lines]

@@ -1,7 +1,7 @@
-"""`tools preprocess`: bring a cache up to date with the photographs, the labels and the recipe.
+"""`tools preprocess`: brings a cache up to date with the photographs, the labels and the recipe.
 
-A finished cache is a pure function of these and of the sides recorded for the patients. So nothing here asks how the
-cache came about: what is wanted is worked out, what is there and still right is kept, the rest is built.
+A finished cache is a pure function of these and of the recorded splits of the patients. So the history of a cache does
+not matter here: the wanted shards are worked out, those that are there and right are kept, and the others are built.
 """
 
 import os
@@ -29,33 +29,33 @@ from pipeline.photos.preparation import Recipe
 from pipeline.storage.artifacts import INDEX, SHARDS
 from pipeline.storage.atomic import write_whole
 from pipeline.storage.url import Url
-from tools.preprocessing.build_shards import CLOCK_SLACK_NS, Built, Group, put_in_place
+from tools.preprocessing.build_shards import CLOCK_SLACK_NS, Built, Group, publish_shards
 from tools.preprocessing.copies import Copy, copies_across_splits
-from tools.preprocessing.executors import Crew, on_this_machine
-from tools.preprocessing.existing_cache import Previous
-from tools.preprocessing.splits import Place, place, split_of
-from tools.sources.listing import Listing, Sample
+from tools.preprocessing.executors import GroupExecutor, on_this_machine
+from tools.preprocessing.existing_cache import ExistingCache
+from tools.preprocessing.splits import Assignment, assign_splits, split_of
+from tools.sources.listing import ListedSample, Listing
 
 MANY_REFUSED: Final = 100
-"""Fewer refused photographs than this never stop a run: a small set may have its share of bad files. So many in a row
-always do, unless every photograph may be refused."""
+"""Fewer refused photographs than this never stop a run: a small data set may have some bad files. This many in a
+row always stop it, unless --max-rejects is 1."""
 
-Progress = Callable[[int, int], None]  # (photographs done, of how many)
+Progress = Callable[[int, int], None]  # (photographs done, photographs in total)
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How to preprocess, beside the recipe."""
+class PreprocessSettings:
+    """How to make a cache, apart from the recipe."""
 
     split: str = "auto"
-    """auto: the set's splits where it brings them; patient: always drawn by patient; train, test: all photographs
-    there; any other word: the set's splits, which a table of that name has given."""
+    """auto: the splits of the data set, else drawn by patient; patient: always drawn by patient; train, test: all
+    photographs in that split; any other word: the splits of the table with that name."""
     split_seed: int = 0
     keep_blank: bool = False
     workers: int = 1
     strict: bool = False
-    max_rejects: float = 0.01  # of the photographs
-    scheduler: str | None = None  # address of a Dask scheduler, whose workers then do the work
+    max_rejects: float = 0.01  # fraction of the photographs
+    scheduler: str | None = None  # address of a Dask scheduler, whose workers do the work
 
 
 @dataclass(frozen=True)
@@ -66,25 +66,25 @@ class Outcome:
     refused: list[Refusal]  # photographs
     encoded: int
     seconds: float
-    changed: bool  # False: everything was there already, nothing was written
+    changed: bool  # whether anything was written
     notes: list[str]
     copies: int  # test photographs that look like one of train or val
-    shown: list[Copy]  # those that were found now; none where nothing has changed
+    shown: list[Copy]  # these copies, if they were searched for in this run
 
 
 def preprocess(
     listing: Listing,
     out: Path,
     recipe: Recipe,
-    settings: Settings,
+    settings: PreprocessSettings,
     progress: Progress,
-    placed: Callable[[int], None] = lambda shard: None,
+    finished: Callable[[int], None] = lambda shard: None,
 ) -> Outcome:
-    """Makes or updates the cache `out`. `placed` is told of each shard that was written, once all splits are known and
-    it stays as it is.
+    """Makes or updates the cache `out`. `finished` is called with the number of each shard that was written, once it is
+    final.
 
-    Raises SourceError where too much is refused, CacheError where `out` is not ours to write or a worker dies,
-    ClusterError where a Dask cluster cannot do the work.
+    Raises SourceError if too many photographs are refused, CacheError if `out` cannot be written or a worker dies,
+    ClusterError if a Dask cluster cannot do the work.
     """
     began, began_ns = time.perf_counter(), time.time_ns() - CLOCK_SLACK_NS
     if settings.strict and (refused := listing.refused + listing.rows):
@@ -93,54 +93,62 @@ def preprocess(
         try:
             update = _Update(listing, out, recipe, settings, progress, began_ns)
             update.build()
-            notes = update.place()
+            notes = update.assign_splits()
             for shard in sorted(update.written):
-                placed(shard)
+                finished(shard)
             copies, shown = update.copies()
             if len(update.rows) > MAX_COMPARED:
-                notes.append(f"copies across splits were not looked for: {len(update.rows):,} photographs are too many")
+                notes.append(
+                    f"copies across splits were not searched for: {len(update.rows):,} photographs are too many"
+                )
             changed = update.finish(copies)
         except OSError as error:
             raise CacheError(
-                f"{out}: cannot be written ({error.strerror}); the same command goes on from there"
+                f"{out}: cannot be written ({error.strerror}); run the same command to continue"
             ) from error
     seconds = time.perf_counter() - began
     return Outcome(update.rows, update.refused, update.encoded, seconds, changed, notes, copies, shown)
 
 
 class _Update:
-    """A cache on the way from what is there to what is wanted. Its methods are called in their order, once each."""
+    """One update of a cache. The public methods are called once each, in their order."""
 
     def __init__(
-        self, listing: Listing, out: Path, recipe: Recipe, settings: Settings, progress: Progress, began_ns: int
+        self,
+        listing: Listing,
+        out: Path,
+        recipe: Recipe,
+        settings: PreprocessSettings,
+        progress: Progress,
+        began_ns: int,
     ) -> None:
         self.listing, self.out, self.recipe, self.settings = listing, out, recipe, settings
         self._progress, self._began_ns = progress, began_ns
-        self.previous = Previous.read(out)
+        self.previous = ExistingCache.read(out)
         self.previous.check_replaced(listing)
-        self.notes = self.previous.forgotten(listing)
+        self.notes = self.previous.changed_options(listing)
         self.samples = {sample.id: sample for sample in listing.samples}
         self.still_refused = self.previous.still_refused(listing.samples, recipe)
         self.wanted = self._wanted()
-        self.kept = self.previous.untouched(self.wanted, self.still_refused, recipe, keep_blank=settings.keep_blank)
-        in_kept = {sample.found.source for shard in self.kept for sample in self.wanted[shard]}
+        self.kept = self.previous.unchanged_shards(
+            self.wanted, self.still_refused, recipe, keep_blank=settings.keep_blank
+        )
+        in_kept = {sample.file.source for shard in self.kept for sample in self.wanted[shard]}
         self.refused = [Refusal(source, reason) for source, reason in self.still_refused.items() if source in in_kept]
         self.records = dict(self.kept)
         self.rows = [row for row in self.previous.rows.values() if row.shard in self.kept]
-        self.written = set[int]()
-        """Shards."""
-        self.encoded = 0
-        """Photographs."""
+        self.written = set[int]()  # shards
+        self.encoded = 0  # photographs
 
     def build(self) -> None:
-        """Builds the shards that are not there as they are wanted."""
+        """Builds the wanted shards that are not there."""
         _stop_if_many(self.refused, self.listing, self.settings)
         built = self._run(self._groups(), self.refused)
         for part in built:
             for shard, entries in part.entries.items():
                 for entry in entries:
                     sample = self.samples[entry.id]
-                    self.rows.append(make_row(entry, shard, sample.grade, sample.found))
+                    self.rows.append(make_row(entry, shard, sample.grade, sample.file))
         self.encoded = sum(part.encoded for part in built)
         unusable = [Refusal(source, f"{NOT_USED}{reason}") for source, reason in self.listing.refused]
         self.refused = sorted(unusable + self.refused + [refusal for part in built for refusal in part.refused])
@@ -148,22 +156,22 @@ class _Update:
             first = self.refused[0]
             raise SourceError(f"{self.listing.root}: every photograph is refused, e.g. {first.source}: {first.reason}")
 
-    def place(self) -> list[str]:
-        """Gives the rows their patients, eyes and splits, sorted by id, and returns what is to be said of it.
+    def assign_splits(self) -> list[str]:
+        """Gives the rows, sorted by id, their patients, eyes and splits. Returns notes for the user.
 
-        A photograph that was refused only while shards were built may change what was drawn. The shards that tell
-        another split then are written again; their JPEGs are copied.
+        If a photograph was refused while shards were built, other splits may be drawn. Shards whose JSONs have another
+        split are then written again; their JPEGs are copied.
         """
-        told = {row.id: (row.patient, row.split) for row in self.rows}
-        self.rows, losses = self._placed_rows()
-        wrong = {row.shard for row in self.rows if told[row.id] != (row.patient, row.split)}
+        in_shards = {row.id: (row.patient, row.split) for row in self.rows}
+        self.rows, lost = self._assigned_rows()
+        wrong = {row.shard for row in self.rows if in_shards[row.id] != (row.patient, row.split)}
         copied = self._run(self._copy_groups(wrong), [])
-        offsets = {each.id: each.offset for part in copied for inside in part.entries.values() for each in inside}
+        offsets = {each.id: each.offset for part in copied for entries in part.entries.values() for each in entries}
         self.rows = [row._replace(offset=offsets.get(row.id, row.offset)) for row in self.rows]
-        return self.notes + losses
+        return self.notes + lost
 
     def copies(self) -> tuple[int, list[Copy]]:
-        """How many test photographs look like one of train or val, and those that were looked for and found now."""
+        """(number of test photographs that look like one of train or val, those found in this run)."""
         known = self.previous.copies(self._shards(), self.rows)
         if known is not None:
             return known, []
@@ -171,7 +179,7 @@ class _Update:
         return len(shown), shown
 
     def finish(self, copies: int) -> bool:
-        """Writes the tables and cache.json. Returns whether anything was written at all."""
+        """Writes the tables and cache.json. Returns whether this run has written anything."""
         listing, settings = self.listing, self.settings
         index = CacheIndex(
             self.recipe,
@@ -194,36 +202,39 @@ class _Update:
     def _shards(self) -> tuple[ShardRecord, ...]:
         return tuple(self.records[shard] for shard in range(len(self.wanted)))
 
-    def _wanted(self) -> dict[int, list[Sample]]:
-        """The samples of each shard, in the order they are written, with the patients and splits that they have if no
-        further photograph is refused and a damaged manifest had no history."""
+    def _wanted(self) -> dict[int, list[ListedSample]]:
+        """The samples of each shard, in the order of the file. Their patients and splits are right if no further
+        photograph is refused and if a damaged manifest can be made again without recorded splits."""
         samples, settings, previous = self.listing.samples, self.settings, self.previous
-        taken = [sample for sample in samples if sample.found.source not in self.still_refused]
-        recorded = [] if previous.remains else previous.sides(settings.split, settings.split_seed)
-        places = _places(taken, settings, recorded)
+        taken = [sample for sample in samples if sample.file.source not in self.still_refused]
+        recorded = [] if previous.salvaged else previous.recorded_splits(settings.split, settings.split_seed)
+        assignments = _assignments(taken, settings, recorded)
         count = shard_count(len(samples))
-        wanted: dict[int, list[Sample]] = {shard: [] for shard in range(count)}
+        wanted: dict[int, list[ListedSample]] = {shard: [] for shard in range(count)}
         for sample in sorted(samples, key=lambda sample: sort_key(sample.id)):
-            if it := places.get(sample.id):
+            if it := assignments.get(sample.id):
                 sample = sample._replace(patient=it.patient, split=it.split)
             wanted[shard_of(sample.id, count)].append(sample)
         return wanted
 
-    def _placed_rows(self) -> tuple[list[Row], list[str]]:
-        """A damaged manifest is made anew; if that is not what it was, some sides had a history, of which its remains
-        tell."""
+    def _assigned_rows(self) -> tuple[list[Row], list[str]]:
+        """(the rows with patients, eyes and splits; notes for the user).
+
+        A damaged manifest is made again without recorded splits. If its checksum differs, some splits came from earlier
+        runs; they are taken from the rows that can still be read.
+        """
         previous, settings = self.previous, self.settings
-        if previous.remains and previous.index:
-            anew = _placed(self.rows, self.samples, settings, [])
-            if sha256(manifest_csv(anew)).hexdigest() == previous.index.manifest:
-                return anew, []
-        recorded = previous.sides(settings.split, settings.split_seed)
-        return _placed(self.rows, self.samples, settings, recorded), previous.losses()
+        if previous.salvaged and previous.index:
+            remade = _with_assignments(self.rows, self.samples, settings, [])
+            if sha256(manifest_csv(remade)).hexdigest() == previous.index.manifest:
+                return remade, []
+        recorded = previous.recorded_splits(settings.split, settings.split_seed)
+        return _with_assignments(self.rows, self.samples, settings, recorded), previous.lost_splits()
 
     def _groups(self) -> list[Group]:
-        """The work: shards that must be built, together where they share predecessors.
+        """The shards that must be built; those that share predecessors are one group.
 
-        Numbers of shards are powers of two, so a sample's shard in any of them is the same modulo the smallest.
+        The number of shards is a power of two, so the shard of a sample is the same modulo the smaller number.
         """
         previous, count = self.previous, len(self.wanted)
         modulus = min(count, previous.shard_count or count)
@@ -236,30 +247,30 @@ class _Update:
             numbers = range(count - modulus + remainder, -1, -modulus)
             shards = {shard: self.wanted[shard] for shard in numbers if shard not in self.kept}
             if shards:
-                sources = {sample.found.source for samples in shards.values() for sample in samples}
+                sources = {sample.file.source for samples in shards.values() for sample in samples}
                 group = self._group(shards, files[remainder])
                 groups.append(
                     group._replace(
                         refused={source: self.still_refused[source] for source in sources & self.still_refused.keys()},
                         mtimes={source: mtimes[source] for source in sources & mtimes.keys()},
-                        in_a_row=MANY_REFUSED if self.settings.max_rejects < 1 else 0,
+                        max_consecutive_refused=MANY_REFUSED if self.settings.max_rejects < 1 else 0,
                     )
                 )
         return groups
 
     def _copy_groups(self, shards: set[int]) -> list[Group]:
-        """The work where JSONs of finished shards tell another patient or split than the rows: JPEGs are copied."""
-        inside: dict[int, list[Sample]] = {shard: [] for shard in sorted(shards)}
+        """Groups that write finished shards again, with other patients and splits in the JSONs; JPEGs are copied."""
+        samples: dict[int, list[ListedSample]] = {shard: [] for shard in sorted(shards)}
         for row in sorted(self.rows, key=lambda row: sort_key(row.id)):
             if row.shard in shards:
-                inside[row.shard].append(self.samples[row.id]._replace(patient=row.patient, split=row.split))
+                samples[row.shard].append(self.samples[row.id]._replace(patient=row.patient, split=row.split))
         folder = (self.out / SHARDS).absolute()
         return [
-            self._group({shard: held}, [folder / shard_name(shard)])._replace(keep_blank=True, copy=True)
-            for shard, held in inside.items()
+            self._group({shard: in_shard}, [folder / shard_name(shard)])._replace(keep_blank=True, copy=True)
+            for shard, in_shard in samples.items()
         ]
 
-    def _group(self, shards: dict[int, list[Sample]], predecessors: list[Path]) -> Group:
+    def _group(self, shards: dict[int, list[ListedSample]], predecessors: list[Path]) -> Group:
         root = self.listing.root
         return Group(
             root=root if isinstance(root, Url) else root.absolute(),
@@ -269,42 +280,45 @@ class _Update:
             predecessors=predecessors,
             refused={},
             mtimes={},
-            in_a_row=0,
-            dated=self._began_ns,
+            max_consecutive_refused=0,
+            mtime_ns=self._began_ns,
             threads=1,
             keep_blank=self.settings.keep_blank,
         )
 
     def _run(self, groups: list[Group], refused: list[Refusal]) -> list[Built]:
-        """Does the work, few groups ahead of it: millions of photographs are never all on their way.
+        """Builds groups. Only few wait at a time, so memory does not grow with the number of photographs.
 
-        refused: photographs that were refused before; these and new ones may be too many.
+        refused: photographs that were refused before; together with new ones they may be too many.
         """
         if not groups:
             return []
         total = sum(len(samples) for group in groups for samples in group.shards.values())
         built: list[Built] = []
-        with _crew(self.settings, groups) as crew:  # which may not be had: before the cache is touched
+        with _open_executor(self.settings, groups) as executor:  # may fail: before the cache is changed
             self.previous.mark_incomplete(self.recipe, self.settings.split, self.settings.split_seed)
             waiting = iter(groups)
-            pending = {crew.submit(group) for group in islice(waiting, crew.wanted())}
+            pending = {executor.submit(group) for group in islice(waiting, executor.wanted())}
             while pending:
                 finished, pending = wait(pending, timeout=0.25, return_when=FIRST_COMPLETED)
                 for future in finished:
                     built.append(future.result())
-                    put_in_place(built[-1], groups[0].folder)
-                self._progress(crew.photographs(), total)
+                    publish_shards(built[-1], groups[0].folder)
+                self._progress(executor.photographs(), total)
                 _stop_if_many(
                     refused + [refusal for part in built for refusal in part.refused], self.listing, self.settings
                 )
-                pending |= {crew.submit(group) for group in islice(waiting, max(0, crew.wanted() - len(pending)))}
+                pending |= {
+                    executor.submit(group) for group in islice(waiting, max(0, executor.wanted() - len(pending)))
+                }
         for part in built:
             self.records |= part.records
             self.written |= part.records.keys()
         return built
 
 
-def _crew(settings: Settings, groups: list[Group]) -> AbstractContextManager[Crew]:
+def _open_executor(settings: PreprocessSettings, groups: list[Group]) -> AbstractContextManager[GroupExecutor]:
+    """Processes of this machine, or the workers of a Dask scheduler."""
     if settings.scheduler is None:
         return on_this_machine(settings.workers, len(groups))
     try:
@@ -314,8 +328,8 @@ def _crew(settings: Settings, groups: list[Group]) -> AbstractContextManager[Cre
     return on_cluster(settings.scheduler, groups)
 
 
-def _stop_if_many(refused: list[Refusal], listing: Listing, settings: Settings) -> None:
-    """Raises SourceError where more photographs could not be read than the settings allow."""
+def _stop_if_many(refused: list[Refusal], listing: Listing, settings: PreprocessSettings) -> None:
+    """Raises SourceError if more photographs are refused than the settings allow."""
     if refused and settings.strict:
         raise SourceError(f"--strict: {refused[0].source}: {refused[0].reason}")
     if len(refused) > max(MANY_REFUSED, settings.max_rejects * listing.found):
@@ -325,26 +339,28 @@ def _stop_if_many(refused: list[Refusal], listing: Listing, settings: Settings) 
         )
 
 
-def _placed(
-    rows: list[Row], samples: dict[str, Sample], settings: Settings, recorded: list[tuple[str, str]]
+def _with_assignments(
+    rows: list[Row], samples: dict[str, ListedSample], settings: PreprocessSettings, recorded: list[tuple[str, str]]
 ) -> list[Row]:
-    places = _places([samples[row.id] for row in rows], settings, recorded)
-    placed = []
+    assignments = _assignments([samples[row.id] for row in rows], settings, recorded)
+    assigned = []
     for row in sorted(rows, key=lambda row: row.id):
-        it, sample = places[row.id], samples[row.id]
+        it, sample = assignments[row.id], samples[row.id]
         flags = [flag for flag in row.flags.split() if flag != UNGRADABLE]
         split = split_of(it.split, flags, keep_blank=settings.keep_blank)
         flags = sorted([*flags, UNGRADABLE]) if sample.ungradable else flags
-        placed.append(
+        assigned.append(
             row._replace(patient=it.patient, eye=it.eye, grade=sample.grade, split=split, flags=" ".join(flags))
         )
-    return placed
+    return assigned
 
 
-def _places(samples: list[Sample], settings: Settings, recorded: list[tuple[str, str]]) -> dict[str, Place]:
-    return place(
+def _assignments(
+    samples: list[ListedSample], settings: PreprocessSettings, recorded: list[tuple[str, str]]
+) -> dict[str, Assignment]:
+    return assign_splits(
         samples,
-        whole=settings.split if settings.split in ("train", "test") else "",
+        single_split=settings.split if settings.split in ("train", "test") else "",
         keep_layout=settings.split != "patient",
         seed=settings.split_seed,
         recorded=recorded,
@@ -352,24 +368,24 @@ def _places(samples: list[Sample], settings: Settings, recorded: list[tuple[str,
 
 
 def _rejects(refused: list[Refusal], listing: Listing) -> list[Refusal]:
-    """The lines of rejects.csv: photographs that cannot be read or used, those nobody asked for, rows without one."""
+    """The lines of rejects.csv: photographs refused and ignored, and rows without a photograph."""
     ignored = [Refusal(source, f"{IGNORED}{reason}") for source, reason in listing.ignored]
     return sorted(refused + ignored) + listing.rows
 
 
-def _finish(out: Path, index: CacheIndex, files: dict[str, bytes], previous: Previous, began_ns: int) -> bool:
-    """Writes what is not there yet, cache.json last. Returns whether anything was."""
+def _finish(out: Path, index: CacheIndex, files: dict[str, bytes], previous: ExistingCache, began_ns: int) -> bool:
+    """Writes the files that have changed, cache.json last. Returns whether there were any."""
     index = with_tables(index, files)
-    stale = [name for name, data in files.items() if not (out / name).is_file() or (out / name).read_bytes() != data]
-    fresh = previous.complete and previous.index == index and not stale
-    if not fresh:
+    changed = [name for name, data in files.items() if not (out / name).is_file() or (out / name).read_bytes() != data]
+    up_to_date = previous.complete and previous.index == index and not changed
+    if not up_to_date:
         previous.mark_incomplete(index.recipe, index.split, index.split_seed)
-    for name in stale:
+    for name in changed:
         with write_whole(out / name, began_ns) as file:
             file.write(files[name])
-    if not fresh:
+    if not up_to_date:
         index.write(out)
     sweep(out, index)
-    if fresh and previous.verified:
-        os.utime(out / INDEX)  # newer than the shards again: the next run need not read them
-    return not fresh
+    if up_to_date and previous.verified:
+        os.utime(out / INDEX)  # now newer than the shards, so the next run need not read them
+    return not up_to_date

@@ -5,53 +5,56 @@ from typing import NamedTuple
 
 from pipeline.cache.splits import SPLIT_FRACTIONS, draw_splits
 from pipeline.grades import UNKNOWN
-from tools.sources.listing import Sample
+from tools.sources.listing import ListedSample
 
 
-class Place(NamedTuple):
+class Assignment(NamedTuple):
+    """The patient, the eye and the split of a photograph."""
+
     patient: str
-    eye: str
-    split: str  # "" where the photograph takes no part
+    eye: str  # "left", "right" or ""
+    split: str  # "": in no split
 
 
 def split_of(split: str, flags: Collection[str], *, keep_blank: bool) -> str:
-    """The split of a photograph with these flags: a blank one takes no part unless that is asked for."""
+    """The split of a photograph with these flags. A blank photograph is in none unless `keep_blank` is true."""
     return split if keep_blank or "blank" not in flags else ""
 
 
-def place(
-    samples: Iterable[Sample],
+def assign_splits(
+    samples: Iterable[ListedSample],
     *,
-    whole: str = "",
+    single_split: str = "",
     keep_layout: bool = True,
     seed: int = 0,
     recorded: Iterable[tuple[str, str]] = (),
-) -> dict[str, Place]:
-    """id -> its place. `whole`: the split that all of them go to.
+) -> dict[str, Assignment]:
+    """The assignment of each photograph, by id. Photographs without a grade are in no split.
 
-    The layout's splits stand where it brings them (unless `keep_layout` is false). Otherwise patients are drawn,
-    70/10/20; where the layout has a train part and no val, an eighth of the patients in train is drawn for it.
-    `recorded` are the (patient, side) of earlier times, which stay. Photographs without a grade take no part.
+    single_split: the split that all of them get.
+    keep_layout: whether the splits of the layout count. If it has none, patients are drawn, 70/10/20 %. If it has train
+    and no val, an eighth of the patients in train is drawn for val.
+    recorded: (patient, split) of an earlier run, which stay.
     """
-    graded, places = [], {}
+    graded, assignments = [], {}
     for sample in samples:
-        split = (whole or (sample.split if keep_layout else "")) if sample.grade != UNKNOWN else ""
-        places[sample.id] = Place(sample.patient or sample.id, sample.eye, split)
+        split = (single_split or (sample.split if keep_layout else "")) if sample.grade != UNKNOWN else ""
+        assignments[sample.id] = Assignment(sample.patient or sample.id, sample.eye, split)
         if sample.grade != UNKNOWN:
             graded.append(sample)
-    if whole:
-        return places
-    brings = {places[sample.id].split for sample in graded} - {""}
-    if brings and ("val" in brings or "train" not in brings):
-        return places
-    within = {"train": SPLIT_FRACTIONS["train"], "val": SPLIT_FRACTIONS["val"]} if brings else SPLIT_FRACTIONS
-    shares = {side: share / sum(within.values()) for side, share in within.items()}
-    open_to_draw = [sample for sample in graded if places[sample.id].split == ("train" if brings else "")]
-    worst: dict[str, int] = {}
-    for sample in open_to_draw:
-        patient = places[sample.id].patient
+    if single_split:
+        return assignments
+    of_layout = {assignments[sample.id].split for sample in graded} - {""}
+    if of_layout and ("val" in of_layout or "train" not in of_layout):
+        return assignments
+    drawn_splits = {"train": SPLIT_FRACTIONS["train"], "val": SPLIT_FRACTIONS["val"]} if of_layout else SPLIT_FRACTIONS
+    fractions = {split: weight / sum(drawn_splits.values()) for split, weight in drawn_splits.items()}
+    to_draw = [sample for sample in graded if assignments[sample.id].split == ("train" if of_layout else "")]
+    worst: dict[str, int] = {}  # patient -> the highest grade
+    for sample in to_draw:
+        patient = assignments[sample.id].patient
         worst[patient] = max(sample.grade, worst.get(patient, 0))
-    drawn = draw_splits(worst, shares, seed, {patient: side for patient, side in recorded if side in shares})
-    for sample in open_to_draw:
-        places[sample.id] = places[sample.id]._replace(split=drawn[places[sample.id].patient])
-    return places
+    drawn = draw_splits(worst, fractions, seed, {patient: split for patient, split in recorded if split in fractions})
+    for sample in to_draw:
+        assignments[sample.id] = assignments[sample.id]._replace(split=drawn[assignments[sample.id].patient])
+    return assignments

@@ -1,11 +1,12 @@
-"""The output of `tools preprocess`: the layout, what was refused, and the counts."""
+"""What `tools preprocess` and `tools audit` report, as lines of text: layout, refusals, counts, leaks between
+splits."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import Final
 
-import click
 import pandas as pd
 
 from pipeline.cache.manifest import COLUMNS
@@ -17,51 +18,51 @@ from pipeline.storage.url import Url
 from tools.preprocessing.preprocess import Outcome
 from tools.sources.listing import Listing
 
-SHOWN = 10
+SHOWN: Final = 10
 """Lines of a kind before "and N more"."""
 
 
-def say_listing(listing: Listing) -> None:
-    click.echo(f"layout: {listing.layout}")
+def listing_lines(listing: Listing) -> Iterator[str]:
+    """How SRC was read, before anything is prepared."""
+    yield f"layout: {listing.layout}"
     if listing.scale.codes:
-        click.echo(f"scale: {listing.scale.name}, {listing.scale.title}")
-    for note in [*listing.notes, *listing.row_notes[:SHOWN]]:
-        click.echo(f"  note: {note}")
-    _more(len(listing.row_notes))
-    for warning in listing.warnings:
-        click.secho(f"WARNING: {warning}", fg="red")
-    _say_unread(listing.unread)
-    _say_some("rows without a photograph to use", listing.rows)
-    _say_some("photographs ignored", listing.ignored)
+        yield f"scale: {listing.scale.name}, {listing.scale.title}"
+    yield from (f"  note: {note}" for note in [*listing.notes, *listing.row_notes[:SHOWN]])
+    yield from _more(len(listing.row_notes))
+    yield from (f"WARNING: {warning}" for warning in listing.warnings)
+    yield from _unread_lines(listing.unread)
+    yield from _refusal_lines("rows without a photograph to use", listing.rows)
+    yield from _refusal_lines("photographs ignored", listing.ignored)
 
 
-def say_outcome(listing: Listing, outcome: Outcome, out: Path | Url) -> None:
-    _say_some("photographs rejected", [Refusal(s, reason.removeprefix(NOT_USED)) for s, reason in outcome.refused])
+def outcome_lines(listing: Listing, outcome: Outcome, out: Path | Url) -> Iterator[str]:
+    """What a run did."""
+    rejected = [Refusal(source, reason.removeprefix(NOT_USED)) for source, reason in outcome.refused]
+    yield from _refusal_lines("photographs rejected", rejected)
     cached, refused, ignored = len(outcome.rows), len(outcome.refused), len(listing.ignored)
-    click.echo(f"found {listing.found} = {cached} cached + {refused} rejected + {ignored} ignored")
+    yield f"found {listing.found} = {cached} cached + {refused} rejected + {ignored} ignored"
     table = pd.DataFrame(outcome.rows, columns=list(COLUMNS))
     if (table["grade"] != UNKNOWN).any():
-        click.echo(grades_by_split(table))
+        yield grades_by_split(table)
     for flag, count in table["flags"].str.split().explode().value_counts().sort_index().items():
         left_out = flag == "blank" and (table.loc[table["flags"].str.contains("blank"), "split"] == "").all()
         note = ", left out of every split (--keep-blank keeps them)" if left_out else ""
-        click.echo(f"flagged {flag}: {count}{note}")
-    for line in leak_lines(table, outcome.copies):
-        click.secho(line, fg="red" if line.startswith(("LEAK", "COPIES")) else None)
+        yield f"flagged {flag}: {count}{note}"
+    yield from leak_lines(table, outcome.copies)
     for copy in outcome.shown[:SHOWN]:
-        click.echo(f"  {copy.test} = {copy.other}, correlation {copy.correlation:.3f}")
-    _more(len(outcome.shown))
+        yield f"  {copy.test} = {copy.other}, correlation {copy.correlation:.3f}"
+    yield from _more(len(outcome.shown))
     if outcome.changed:
         rate = listing.found / outcome.seconds
-        click.echo(f"{out}: {outcome.encoded} encoded in {outcome.seconds:.1f} s ({rate:.1f} photographs/s)")
+        yield f"{out}: {outcome.encoded} encoded in {outcome.seconds:.1f} s ({rate:.1f} photographs/s)"
     else:
-        click.echo(f"{out}: up to date, nothing written ({outcome.seconds:.1f} s)")
+        yield f"{out}: up to date, nothing written ({outcome.seconds:.1f} s)"
     if refused or listing.rows:
-        click.echo(f"done with skips (photographs: {refused}, rows: {len(listing.rows)}), see {out / 'rejects.csv'}")
+        yield f"done with skips (photographs: {refused}, rows: {len(listing.rows)}), see {out / 'rejects.csv'}"
 
 
 def grades_by_split(table: pd.DataFrame) -> str:
-    """A small table: how many photographs of each grade are in each split."""
+    """A table of the numbers of photographs, one row a split, one column a grade."""
     names = {**{grade: f"{grade} {name}" for grade, name in enumerate(GRADES)}, UNKNOWN: "ungraded"}
     counts = pd.crosstab(table["split"].replace("", "none"), table["grade"])
     grades = [grade for grade in names if grade in counts or grade != UNKNOWN]
@@ -80,13 +81,13 @@ def leak_lines(table: pd.DataFrame, copies: int = 0) -> list[str]:
     if copied:
         lines.append(
             f"COPIES: {copied:,} of {n:,} test photographs ({copied / n:.0%}) look like a photograph of train or val; "
-            "accuracy on them says little. Cure: name the patients (--patient-pattern, --patient-column), then "
+            "accuracy on them says little. Advice: name the patients (--patient-pattern, --patient-column), then "
             "--split patient"
         )
     if leaked:
         lines.append(
             f"LEAK: {leaked:,} of {n:,} test photographs ({leaked / n:.0%}) show a patient who is also in train; "
-            "accuracy on them says little. Cure: --split patient"
+            "accuracy on them says little. Advice: --split patient"
         )
     if lines or not n:
         return lines
@@ -100,25 +101,24 @@ def leak_lines(table: pd.DataFrame, copies: int = 0) -> list[str]:
     return [f"leak: none, no patient of the {n:,} test photographs is in train"]
 
 
-def _say_unread(unread: Sequence[Refusal]) -> None:
-    """Every reason once, with the kinds of files and one of them."""
+def _unread_lines(unread: Sequence[Refusal]) -> Iterator[str]:
+    """Each reason once, with one of its files and the number of files of each kind."""
     if unread:
-        click.echo(f"files not read: {len(unread)}")
+        yield f"files not read: {len(unread)}"
     for reason, group in groupby(sorted(unread, key=lambda each: each.reason), key=lambda each: each.reason):
         sources = [each.source for each in group]
         kinds = Counter(Path(source).suffix.lower() or "no suffix" for source in sources)
         more = f" and {len(sources) - 1} more ({', '.join(f'{n} {kind}' for kind, n in kinds.most_common())})"
-        click.echo(f"  {sources[0]}{more if len(sources) > 1 else ''}: {reason}")
+        yield f"  {sources[0]}{more if len(sources) > 1 else ''}: {reason}"
 
 
-def _say_some(title: str, refusals: Sequence[Refusal]) -> None:
+def _refusal_lines(title: str, refusals: Sequence[Refusal]) -> Iterator[str]:
     if refusals:
-        click.echo(f"{title}: {len(refusals)}")
-        for refusal in refusals[:SHOWN]:
-            click.echo(f"  {refusal.source}: {refusal.reason}")
-        _more(len(refusals))
+        yield f"{title}: {len(refusals)}"
+        yield from (f"  {refusal.source}: {refusal.reason}" for refusal in refusals[:SHOWN])
+        yield from _more(len(refusals))
 
 
-def _more(count: int) -> None:
+def _more(count: int) -> Iterator[str]:
     if count > SHOWN:
-        click.echo(f"  and {count - SHOWN} more")
+        yield f"  and {count - SHOWN} more"

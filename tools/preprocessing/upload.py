@@ -1,13 +1,13 @@
-"""A cache that is made on this machine and lies behind a URL.
+"""Sends a cache that is made on this machine to a URL.
 
-It is made in a folder below --local-cache, as any cache is, and stays there, for the next run to go on from: it needs
-the room of the whole cache. Where that folder is behind what lies there (another machine made it), what it lacks is
-fetched first: the sides of the patients have a history, and copying is cheaper than encoding.
+The cache is made in a folder below --local-cache and stays there for the next run, so that disk needs space for a
+complete cache. If the cache at the URL is newer (another machine made it), its files are downloaded first: recorded
+splits must stay, and copying is cheaper than encoding.
 
-A shard is sent when it is finished, cache.json last. Until then unfinished.json stands in its place, so that nobody
-takes half a cache for a whole one. What lies there is known by the finished cache.json, or from this machine's own
-journal, as long as the store still gives the version that was noted; what is not known is sent again. One writer at a
-time: on this machine there is a lock, among machines the last one's cache.json counts, and readers check every shard.
+A shard is sent when it is finished, cache.json last. Until then unfinished.json takes its place, so that an unfinished
+cache cannot be opened. The content at the URL is known from its cache.json, or from the journal of this machine as long
+as the object store has the version in the journal; other files are sent again. There is one writer at a time: a lock
+ensures it on one machine. Among several machines the last cache.json counts, and readers check every shard.
 """
 
 import hashlib
@@ -30,35 +30,35 @@ from pipeline.storage.paths import sha256_of
 from pipeline.storage.url import Url
 
 THREADS: Final = 4
-"""Shards on their way at once."""
+"""Files that are sent at the same time."""
 
 
 class Upload:
-    """Of the cache in `folder` to `url`."""
+    """The upload of the cache in `folder` to `url`."""
 
     def __init__(self, url: Url, folder: Path) -> None:
         self.url, self.folder = url, folder
         self.sent = 0  # files
         self.nbytes = 0
         self._journal = folder.with_name("sent.jsonl")
-        self._noting = threading.Lock()
+        self._journal_lock = threading.Lock()
         self._background = Background(THREADS)
         listed = {stored.name: stored for stored in object_store.files_below(url)}
-        strangers = sorted(listed.keys() - {INDEX, UNFINISHED, MANIFEST, REJECTS, ATTRIBUTES})
-        strangers = [name for name in strangers if not name.startswith(f"{SHARDS}/")]
-        if strangers and not listed.keys() & {INDEX, UNFINISHED}:
-            raise CacheError(f"{url} holds {strangers[0]!r} and is no cache; choose another place with --out")
-        self._names = set(filter(_is_ours, listed))  # what others have put there stays
+        foreign = sorted(listed.keys() - {INDEX, UNFINISHED, MANIFEST, REJECTS, ATTRIBUTES})
+        foreign = [name for name in foreign if not name.startswith(f"{SHARDS}/")]
+        if foreign and not listed.keys() & {INDEX, UNFINISHED}:
+            raise CacheError(f"{url} holds {foreign[0]!r} and is no cache; choose another URL with --out")
+        self._names = set(filter(_is_ours, listed))  # other files stay
         self._index = object_store.read(url / INDEX) if INDEX in listed else None
-        self._known = self._told(listed)
+        self._known = self._known_digests(listed)
 
-    def _told(self, listed: dict[str, object_store.Stored]) -> dict[str, str]:
-        """name -> sha256 of what lies there, as far as it is known."""
+    def _known_digests(self, listed: dict[str, object_store.Stored]) -> dict[str, str]:
+        """name -> sha256 of the files at the URL, as far as they are known."""
         known: dict[str, str] = {}
         if self._index is not None:
             try:
                 index = CacheIndex.read(self.url)
-            except CacheError:  # damaged: whatever lies there is sent anew
+            except CacheError:  # damaged: all files are sent again
                 self._index = None
             else:
                 known = _digests(index)
@@ -68,7 +68,7 @@ class Upload:
                     for name, digest in known.items()
                     if name in listed and listed[name].nbytes == sizes.get(name, listed[name].nbytes)
                 }
-        for name, digest, version in self._noted():
+        for name, digest, version in self._journal_entries():
             if name in listed and listed[name].version == version:
                 known[name] = digest
             else:
@@ -76,7 +76,7 @@ class Upload:
         return known
 
     def fetch(self) -> None:
-        """Brings the folder up to what lies there, unless it is already, or is the beginning of what comes next."""
+        """Downloads the cache at the URL to the folder, unless the folder has it or an unfinished update of it."""
         here = [path.read_bytes() for name in (INDEX, UNFINISHED) if (path := self.folder / name).exists()]
         if self._index is None:
             if here or UNFINISHED not in self._names:
@@ -93,31 +93,29 @@ class Upload:
             file.write(self._index or object_store.read(self.url / UNFINISHED))
 
     def _fetch_one(self, name: str) -> None:
-        data = object_store.read(
-            self.url / name
-        )  # unchecked: an entry proves itself, and what is damaged shall be mended
+        data = object_store.read(self.url / name)  # not checked: an entry has a checksum; a damaged one is made again
         if hashlib.sha256(data).hexdigest() != self._known.get(name):
             self._known.pop(name, None)
-        # Older than any photograph: each is looked into, for what another machine's clock says means nothing here.
+        # Older than any photograph, so each photograph is read: another machine's clock says nothing here.
         with write_whole(self.folder / name, mtime_ns=0) as file:
             file.write(data)
 
-    def placed(self, shard: int) -> None:
-        """A shard is finished, and shall be sent if it is not there."""
+    def send_shard(self, shard: int) -> None:
+        """Sends a finished shard, unless the URL has it."""
         name = _shard(shard)
         digest = sha256_of(self.folder / name)
         assert digest is not None, "a finished shard can be read"
         self._send(name, digest)
 
     def finish(self) -> None:
-        """Sends what is left, and cache.json last; removes what belongs to the cache no more."""
+        """Sends the remaining files, cache.json last, and removes files that no longer belong to the cache."""
         data = (self.folder / INDEX).read_bytes()
         wanted = _digests(CacheIndex.read(self.folder))
         for name, digest in wanted.items():
             self._send(name, digest)
         self._background.join()
         if self._index != data:
-            self._withdraw()
+            self._mark_unfinished()
             object_store.send(data, self.url / INDEX)
         for name in sorted(self._names - wanted.keys() - {INDEX}):
             object_store.remove(self.url / name)
@@ -125,23 +123,25 @@ class Upload:
     def _send(self, name: str, digest: str) -> None:
         if self._known.get(name) == digest:
             return
-        self._withdraw()
+        self._mark_unfinished()
         self._known[name] = digest
         self._background.start(partial(self._send_one, name, digest))
 
     def _send_one(self, name: str, digest: str) -> None:
         path = self.folder / name
         object_store.send(path, self.url / name)
-        about = object_store.about(self.url / name)
+        stored = object_store.about(self.url / name)
         nbytes = path.stat().st_size
-        if about.nbytes != nbytes:
-            raise StoreError(f"{self.url / name}: has {about.nbytes} bytes of {nbytes} sent; the same command goes on")
-        with self._noting, open(self._journal, "a", encoding="utf-8", newline="\n") as journal:
+        if stored.nbytes != nbytes:
+            raise StoreError(
+                f"{self.url / name}: has {stored.nbytes} bytes of {nbytes} sent; run the same command to continue"
+            )
+        with self._journal_lock, open(self._journal, "a", encoding="utf-8", newline="\n") as journal:
             self.sent, self.nbytes = self.sent + 1, self.nbytes + nbytes
-            journal.write(json.dumps([name, digest, about.version]) + "\n")
+            journal.write(json.dumps([name, digest, stored.version]) + "\n")
 
-    def _withdraw(self) -> None:
-        """From now on nobody opens the cache."""
+    def _mark_unfinished(self) -> None:
+        """Marks the cache at the URL as unfinished: nobody can open it."""
         if self._index or UNFINISHED not in self._names:
             here = next(path for name in (UNFINISHED, INDEX) if (path := self.folder / name).exists())
             object_store.send(self._index or here.read_bytes(), self.url / UNFINISHED)
@@ -150,18 +150,18 @@ class Upload:
             object_store.remove(self.url / INDEX)
             self._index = None
 
-    def _noted(self) -> Iterator[tuple[str, str, str]]:
-        """(name, sha256, version) of what was sent, the last last."""
+    def _journal_entries(self) -> Iterator[tuple[str, str, str]]:
+        """(name, sha256, version) of the files that were sent, in their order."""
         if self._journal.exists():
             for line in self._journal.read_text("utf-8").splitlines():
-                with suppress(ValueError):  # the end of one who was killed
+                with suppress(ValueError):  # the last line of a process that was killed
                     name, digest, version = json.loads(line)
                     yield name, digest, version
 
 
 @contextmanager
 def upload_to(url: Url) -> Iterator[Upload]:
-    """An upload whose folder is ready to be worked in. Raises CacheError while another process does."""
+    """An upload whose folder is ready for `preprocess`. Raises CacheError if another process is writing this cache."""
     if url.on_web:
         raise StoreError(f"{url}: can only be read; write to s3:// or gs://")
     folder = home_of(url)
@@ -181,7 +181,7 @@ def upload_to(url: Url) -> Iterator[Upload]:
 
 
 def _digests(index: CacheIndex) -> dict[str, str]:
-    """name -> sha256 of the files of a cache but cache.json, the shards first."""
+    """name -> sha256 of the files of a cache, shards first, without cache.json."""
     shards = {_shard(number): record.sha256 for number, record in enumerate(index.shards)}
     return {**shards, **index.tables}
 
@@ -196,14 +196,14 @@ def _shard(number: int) -> str:
 
 
 class Background:
-    """Calls in threads, so many at a time; the end of the program does not wait for them."""
+    """Calls functions in a fixed number of threads. The end of the program does not wait for them."""
 
     def __init__(self, threads: int) -> None:
         self._threads, self._free = threads, threading.Semaphore(threads)
         self._errors: list[Exception] = []
 
     def start(self, call: Callable[[], object]) -> None:
-        """Waits for a free thread. Raises what an earlier call raised, the first one's first."""
+        """Waits for a free thread, then starts a call. Raises the first error of earlier calls."""
         self._free.acquire()
 
         def run() -> None:
@@ -219,7 +219,7 @@ class Background:
             raise self._errors[0]
 
     def join(self) -> None:
-        """Waits for all that were started. Raises what one of them raised."""
+        """Waits for all calls. Raises the first error of them."""
         for _ in range(self._threads):
             self._free.acquire()
         for _ in range(self._threads):

@@ -1,4 +1,4 @@
-"""Reads a photograph's bytes from a file, a URL, or an archive (ZIP, Parquet, MedMNIST's NPZ) without unpacking it."""
+"""Reads photographs from files, URLs and archives (ZIP, Parquet, MedMNIST's NPZ); archives are not unpacked."""
 
 import json
 import os
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.errors import SourceError
 from pipeline.photos.discovery import Found, Refusal, path_left_out, read_regular, split_suffix
@@ -22,30 +23,32 @@ from tools.sources.columns import eye_in_name
 from tools.sources.tables import NoTable, RawTable
 
 LARGEST_MEMBER: Final = 1_000_000_000
-"""Bytes. A larger member of a ZIP is refused from its directory; the largest photographs have 150 MB."""
+"""Bytes. A larger member of a ZIP is refused before it is read; the largest photographs have 150 MB."""
 ROW_GROUPS: Final = 4
-"""Row groups of Parquet files that a process keeps: photographs are read in another order than they lie in."""
+"""Row groups of Parquet files that a process keeps: photographs are not read in the order of the file."""
 NEEDS_PYARROW: Final = "a Parquet file needs a package: pip install 'fundus-grading[parquet]'"
 
 
-class Inside(NamedTuple):
-    """What an archive holds."""
+class ArchiveContents(NamedTuple):
+    """The content of an archive."""
 
     photographs: list[Found]
     tables: list[RawTable]
     unread: list[Refusal]
-    names: dict[str, str]  # source -> the name that the photograph had before, where the archive tells
+    names: dict[str, str]  # source -> original name of the photograph, if the archive has it
 
 
-def read_zip(path: Path, source: str) -> Inside:
+def read_zip(path: Path, source: str) -> ArchiveContents:
     """The members of a ZIP; `source` is its path below SRC."""
-    about = path.stat()
-    inside = Inside([], [], [], {})
+    stat = path.stat()
+    contents = ArchiveContents([], [], [], {})
     try:
-        members = [each for each in _zip(os.getpid(), str(path), about.st_mtime_ns).infolist() if not each.is_dir()]
+        members = [each for each in _zip(os.getpid(), str(path), stat.st_mtime_ns).infolist() if not each.is_dir()]
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        inside.unread.append(Refusal(source, f"not a ZIP that can be read ({error}); unpack it, or load it down again"))
-        return inside
+        contents.unread.append(
+            Refusal(source, f"not a ZIP that can be read ({error}); unpack it, or download it again")
+        )
+        return contents
     names: set[str] = set()
     for member in sorted(members, key=lambda each: each.filename.split("/")):
         within = member.filename.replace("\\", "/")
@@ -53,39 +56,41 @@ def read_zip(path: Path, source: str) -> Inside:
         if path_left_out(within):
             continue
         if name in names:
-            inside.unread.append(
-                Refusal(name, "a second member of the same name: unpack the archive, and name it anew")
+            contents.unread.append(
+                Refusal(name, "a second member of the same name: unpack the archive and rename one of them")
             )
             continue
         names.add(name)
         suffix = split_suffix(member.filename)[1].lower()
         if member.flag_bits & 1:
-            inside.unread.append(Refusal(name, "encrypted: unpack the archive with its password"))
+            contents.unread.append(Refusal(name, "encrypted: unpack the archive with its password"))
         elif member.file_size > LARGEST_MEMBER:
-            inside.unread.append(Refusal(name, f"{member.file_size:,} bytes, more than the {LARGEST_MEMBER:,} allowed"))
+            contents.unread.append(
+                Refusal(name, f"{member.file_size:,} bytes, more than the {LARGEST_MEMBER:,} allowed")
+            )
         elif suffix in SUFFIXES:
-            inside.photographs.append(Found(name, member.file_size, about.st_mtime_ns, about.st_ctime_ns))
+            contents.photographs.append(Found(name, member.file_size, stat.st_mtime_ns, stat.st_ctime_ns))
         elif suffix in tables.SUFFIXES:
             try:
-                inside.tables.extend(tables.read_raw(name, read_zipped(path, member.filename)))
+                contents.tables.extend(tables.read_raw(name, read_zipped(path, member.filename)))
             except (NoTable, OSError) as error:
-                inside.unread.append(Refusal(name, str(error)))
+                contents.unread.append(Refusal(name, str(error)))
         elif suffix in (".zip", ".parquet", ".npz"):
-            inside.unread.append(Refusal(name, "an archive in an archive: unpack the outer one"))
+            contents.unread.append(Refusal(name, "an archive in an archive: unpack the outer one"))
         else:
             with suppress(OSError):
                 if sniff(read_zipped(path, member.filename, HEAD_BYTES)):
-                    inside.photographs.append(Found(name, member.file_size, about.st_mtime_ns, about.st_ctime_ns))
+                    contents.photographs.append(Found(name, member.file_size, stat.st_mtime_ns, stat.st_ctime_ns))
                     continue
-            inside.unread.append(Refusal(name, "neither a photograph nor a table"))
-    return inside
+            contents.unread.append(Refusal(name, "neither a photograph nor a table"))
+    return contents
 
 
 def read_zipped(path: Path, member: str, size: int = -1) -> bytes:
-    """The bytes of a ZIP's member, or its first `size`. Raises OSError where they cannot be read."""
+    """The bytes of a ZIP's member, or its first `size` bytes. Raises OSError if they cannot be read."""
     try:
         archive = _zip(os.getpid(), str(path), path.stat().st_mtime_ns)
-        own = member if member in archive.NameToInfo else member.replace("/", "\\")  # as old programs on Windows write
+        own = member if member in archive.NameToInfo else member.replace("/", "\\")  # old programs on Windows write so
         with archive.open(own) as file:
             return file.read(size)
     except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError, NotImplementedError, ValueError) as error:
@@ -94,19 +99,19 @@ def read_zipped(path: Path, member: str, size: int = -1) -> bytes:
 
 @lru_cache(maxsize=8)
 def _zip(process: int, path: str, mtime_ns: int) -> zipfile.ZipFile:
-    """Open once a process: a forked one shares the place in the file with its parent."""
+    """A ZIP, opened once in each process: a forked process would share the file position with its parent."""
     return zipfile.ZipFile(path)
 
 
-def read_parquet(path: Path, source: str) -> Inside:
-    """The rows of a Parquet file: photographs where a column has their bytes, else a table."""
-    inside = Inside([], [], [], {})
+def read_parquet(path: Path, source: str) -> ArchiveContents:
+    """The rows of a Parquet file: photographs if a column has their bytes, else a table."""
+    contents = ArchiveContents([], [], [], {})
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        inside.unread.append(Refusal(source, NEEDS_PYARROW))
-        return inside
+        contents.unread.append(Refusal(source, NEEDS_PYARROW))
+        return contents
     try:
         file = pyarrow.parquet.ParquetFile(path)
         schema = file.schema_arrow
@@ -115,32 +120,32 @@ def read_parquet(path: Path, source: str) -> Inside:
         columns = {name: _spelled(schema, name, file.read(columns=[name])[name].to_pylist()) for name in others}
         names = {column: _names_inside(file, column) for column in pictures}
     except (OSError, pyarrow.ArrowException) as error:
-        inside.unread.append(Refusal(source, f"not a Parquet file that can be read ({error})"))
-        return inside
-    count, about = file.metadata.num_rows, path.stat()
+        contents.unread.append(Refusal(source, f"not a Parquet file that can be read ({error})"))
+        return contents
+    count, stat = file.metadata.num_rows, path.stat()
     if not pictures:
         plain = ([columns[each][number] for each in others] for number in range(count))
-        inside.tables.append(RawTable(source, [(0, others), *enumerate(plain, 1)]))
-        return inside
-    several = len(pictures) > 1  # such as left_image and right_image: each tells its eye
+        contents.tables.append(RawTable(source, [(0, others), *enumerate(plain, 1)]))
+        return contents
+    several = len(pictures) > 1  # such as left_image and right_image, which name the eye
     rows = [(0, ["image", *others, *(["eye"] if several and "eye" not in others else [])])]
     for number in range(count):
         for column in pictures:
             name = f"{source}#{number}" + (f"/{column}" if several else "")
             cells = [name, *(columns[each][number] for each in others)]
             rows.append((number, [*cells, eye_in_name(column)] if len(rows[0][1]) > len(cells) else cells))
-            inside.photographs.append(Found(name, about.st_size, about.st_mtime_ns, about.st_ctime_ns))
+            contents.photographs.append(Found(name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
             if names[column][number]:
-                inside.names[name] = names[column][number]
-    inside.tables.append(RawTable(source, rows))
-    return inside
+                contents.names[name] = names[column][number]
+    contents.tables.append(RawTable(source, rows))
+    return contents
 
 
-def read_parquet_row(path: Path, place: str) -> bytes:
-    """The bytes of a picture; `place` is ROW or ROW/COLUMN. Raises OSError where they cannot be read."""
+def read_parquet_row(path: Path, member: str) -> bytes:
+    """The bytes of a picture; `member` is ROW or ROW/COLUMN. Raises OSError if they cannot be read."""
     import pyarrow
 
-    number, _, column = place.partition("/")
+    number, _, column = member.partition("/")
     row = int(number)
     try:
         starts = _group_starts(str(path), path.stat().st_mtime_ns)
@@ -154,7 +159,8 @@ def read_parquet_row(path: Path, place: str) -> bytes:
 
 
 @lru_cache(maxsize=8)
-def _group_starts(path: str, mtime_ns: int) -> "np.ndarray[Any, np.dtype[np.int64]]":
+def _group_starts(path: str, mtime_ns: int) -> NDArray[np.int64]:
+    """The first row of each row group."""
     import pyarrow.parquet
 
     metadata = pyarrow.parquet.ParquetFile(path).metadata
@@ -191,7 +197,7 @@ def _is_plain(kind: Any) -> bool:
 
 
 def _names_inside(file: Any, pictures: str) -> list[str]:
-    """The name of each picture where the column has one, read without the bytes."""
+    """The name of each picture, "" if the column has none; the bytes are not read."""
     kind = file.schema_arrow.field(pictures).type
     if not hasattr(kind, "num_fields") or "path" not in [kind.field(at).name for at in range(kind.num_fields)]:
         return [""] * int(file.metadata.num_rows)
@@ -200,7 +206,7 @@ def _names_inside(file: Any, pictures: str) -> list[str]:
 
 
 def _spelled(schema: Any, name: str, values: list[Any]) -> list[str]:
-    """Cells as text; an index into class names (Hugging Face's ClassLabel) as its name, whatever the index."""
+    """Cells as text. Hugging Face's ClassLabel is an index into class names: the name is taken."""
     names: list[str] = []
     with suppress(KeyError, ValueError, TypeError, AttributeError):
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
@@ -212,9 +218,9 @@ def _spelled(schema: Any, name: str, values: list[Any]) -> list[str]:
 
 @lru_cache(maxsize=2)
 def medmnist_arrays(path: str, mtime_ns: int) -> dict[str, "np.ndarray[Any, Any]"]:
-    """A MedMNIST file's arrays: they are compressed as a whole, not picture by picture, so they are kept.
+    """The arrays of a MedMNIST file. They are kept in memory: each is compressed as one piece.
 
-    Raises SourceError for another file.
+    Raises SourceError if it is another file.
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:
@@ -224,14 +230,14 @@ def medmnist_arrays(path: str, mtime_ns: int) -> dict[str, "np.ndarray[Any, Any]
 
 
 def read_source(root: Path | Url, source: str) -> bytes:
-    """The bytes of a photograph that `list_source` found; of a picture in a MedMNIST file, as a PNG.
+    """The bytes of a photograph of a listing; a picture in a MedMNIST file becomes a PNG.
 
-    Raises OSError where it cannot be read, StoreError where the store behind a URL gives nothing any more.
+    Raises OSError if it cannot be read, StoreError if an object store does not answer.
     """
     if isinstance(root, Url):
         return read_file(root / source)
-    archive, inside, member = source.partition("#")
-    if inside and not os.path.lexists(root / source):  # a file's own name may have a #
+    archive, sign, member = source.partition("#")
+    if sign and not os.path.lexists(root / source):  # a file's own name may have a #
         path = root / archive
         kind = split_suffix(archive)[1].lower()
         if kind == ".zip":

@@ -1,4 +1,4 @@
-"""What DICOM files say of their photographs when they are listed: whose eye it is, and columns to keep."""
+"""The patient, the eye and kept columns from the tags of DICOM files."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -15,17 +15,19 @@ from pipeline.storage import object_store
 from pipeline.storage.artifacts import open_regular
 from pipeline.storage.url import Url
 from tools.sources.columns import fold, patient_cell
-from tools.sources.listing import Sample
+from tools.sources.listing import ListedSample
 from tools.sources.matching import name_of
 
-THREADS: Final = 16  # headers are short: what takes time is the way to a file server
-ALONE: Final = 20
-"""Photographs of one lone patient from which on the id is taken for one that an anonymiser put everywhere."""
+THREADS: Final = 16  # headers are short; the time goes to the file server
+MOST_OF_ONE: Final = 20
+"""If all files have one patient, that patient has at most this many; if there are more, anonymisation wrote one id
+everywhere."""
 
 
 def tags_of(root: Path | Url, photographs: Sequence[Found], read: Callable[[str], bytes]) -> dict[str, Tags]:
-    """source -> the tags of each photograph that is a DICOM file, of which no more is read than the beginning."""
-    candidates = [found.source for found in photographs if _may_be(found.source)]
+    """source -> tags, of each photograph that is a DICOM file. Only the beginning of a file is read, where it is
+    enough."""
+    candidates = [file.source for file in photographs if _may_be(file.source)]
     with ThreadPoolExecutor(THREADS) as pool:
         tags = pool.map(lambda source: _tags(root, source, read), candidates)
         return {source: each for source, each in zip(candidates, tags, strict=True) if each is not None}
@@ -37,7 +39,7 @@ def _may_be(source: str) -> bool:
 
 
 def _tags(root: Path | Url, source: str, read: Callable[[str], bytes]) -> Tags | None:
-    """None too where the file cannot be read: it is when its picture is, and then it is said why."""
+    """The tags of a file; None also if it cannot be read: reading its picture will report why."""
     try:
         if isinstance(root, Url):
             tags = read_tags(BytesIO(object_store.read(root / source, part=(0, HEADER))))
@@ -53,23 +55,23 @@ def _tags(root: Path | Url, source: str, read: Callable[[str], bytes]) -> Tags |
 def patients_of(
     tags: Mapping[str, Tags], name_patient: Callable[[str], str]
 ) -> tuple[dict[str, tuple[str, str]], list[str]]:
-    """source -> (patient, eye), "" where a file does not say; and what is to be said of it."""
+    """(source -> (patient, eye), each "" if not known; notes for the user)."""
     known = {source: patient for source, each in tags.items() if (patient := patient_cell(each.patient))}
     counts, notes = Counter(known.values()), []
-    if len(counts) == 1 and len(known) > ALONE:
-        notes.append(f"the tags of {len(known)} DICOM files name one patient, which is not believed")
+    if len(counts) == 1 and len(known) > MOST_OF_ONE:
+        notes.append(f"the tags of {len(known)} DICOM files name one patient; that is not believed")
         known = {}
     names = {patient: name_patient(patient) for patient in sorted({*known.values()})}
     return {source: (names[known[source]] if source in known else "", each.eye) for source, each in tags.items()}, notes
 
 
-def with_kept(samples: Sequence[Sample], keep: Sequence[str], tags: Mapping[str, Tags]) -> list[Sample]:
-    """The samples with what tags say of the columns to keep, where no table does."""
+def with_kept(samples: Sequence[ListedSample], keep: Sequence[str], tags: Mapping[str, Tags]) -> list[ListedSample]:
+    """The samples; empty cells of kept columns are filled from tags."""
     if not keep:
         return list(samples)
     filled = []
     for sample in samples:
-        of_file = tags[sample.found.source].kept if sample.found.source in tags else {}
+        of_file = tags[sample.file.source].kept if sample.file.source in tags else {}
         cells = sample.kept or ("",) * len(keep)
         cells = tuple(cell or of_file.get(fold(name), "") for name, cell in zip(keep, cells, strict=True))
         filled.append(sample._replace(kept=cells))
@@ -77,5 +79,5 @@ def with_kept(samples: Sequence[Sample], keep: Sequence[str], tags: Mapping[str,
 
 
 def may_keep(name: str) -> bool:
-    """Whether a column to keep may come of tags."""
+    """Whether tags may have a column to keep."""
     return fold(name) in KEPT

@@ -1,4 +1,4 @@
-"""Public data sets that this project knows, and descriptions of the same kind that a user writes."""
+"""The known public data sets, and descriptions of data sets that users write."""
 
 import re
 import tomllib
@@ -13,8 +13,9 @@ from typing import Any, Final
 from pipeline.errors import SourceError
 from pipeline.grades import N_GRADES
 from pipeline.photos.discovery import split_suffix
-from tools.sources.columns import ROLES, Asked, fold, gradable_key
+from tools.sources.columns import ROLES, ColumnOptions, fold, gradable_key
 from tools.sources.scales import BLANK, Scale, open_scale, parse_code
+from tools.sources.tables import ROWS_CHECKED
 
 _KINDS: Final[Mapping[str, tuple[type, str]]] = {
     **dict.fromkeys(
@@ -27,60 +28,58 @@ _KINDS: Final[Mapping[str, tuple[type, str]]] = {
     "rows": (int, "a number"),
     **dict.fromkeys(("graded", "other_eye"), (bool, "true or false")),
 }  # fmt: skip
-"""Key of a description -> the type of its value, and that in words."""
-LOOKED_AT: Final = 200
-"""Rows of a table whose photographs' names are looked at."""
+"""Key of a description -> (type of its value, the type in words)."""
 
 Rows = Sequence[tuple[int, list[str]]]  # (line, cells), the header first
 
 
 @dataclass(frozen=True)
 class KnownSet:
-    """What is known of a data set. The texts are for `tools datasets`, the rest is what reading it needs."""
+    """The description of a data set. The texts are for `tools datasets`; the rest says how to recognise and read it."""
 
     name: str
     title: str
     home: str = ""
     lies: str = ""  # how its files must lie below SRC
     command: str = "tools preprocess SRC"
-    patients: str = ""  # what tells patients, eyes and splits
+    patients: str = ""  # where patients, eyes and splits come from
     wrong: str = ""  # what is known to be wrong with it
     checked: str = ""  # what was compared with its real files, and what was not
-    headers: tuple[str, ...] = ()  # that one of its tables has, all of them
-    tables: tuple[str, ...] = ()  # patterns of the names of its tables
-    photographs: re.Pattern[str] | None = None  # fits the names of its photographs, without suffix
-    rows: int = 0  # that one of its tables has at least
-    folders: tuple[str, ...] = ()  # that it has, all of them
+    headers: tuple[str, ...] = ()  # of one of its tables; it must have all of them
+    tables: tuple[str, ...] = ()  # glob patterns of the names of its tables
+    photographs: re.Pattern[str] | None = None  # for the names of its photographs, without suffix
+    rows: int = 0  # the least number in one of its tables
+    folders: tuple[str, ...] = ()  # names of its folders; it must have all of them
     graded: bool = True  # False: nothing in it is a grade of diabetic retinopathy
-    other_eye: bool = False  # a grade may stand in the column of the other eye, and in that alone
+    other_eye: bool = False  # the grade may stand only in the column of the other eye
     columns: Mapping[str, str] = field(default_factory=dict)  # role -> header
     gradable: frozenset[str] | None = None  # folded cells of the gradable column that mean gradable
     eyes: Mapping[str, str] = field(default_factory=dict)  # folded cell -> left, right
     codes: Mapping[str, int] = field(default_factory=dict)  # cell -> grade, UNGRADABLE or BLANK, beside the scale
     blank: str = ""  # "ungradable": what an empty grade means
-    scale: str = ""  # the scale that it must be read with, where that is not ICDR
+    scale: str = ""  # the scale of its grades; "": ICDR
     counts: tuple[int, ...] = ()  # published photographs by grade
-    counts_of: str = ""  # the pattern of the tables whose photographs these are; "": all
+    counts_of: str = ""  # glob pattern of the tables that `counts` is about; "": all
     counts_source: str = ""
 
     def scale_of(self) -> Scale | None:
-        """The scale that it is read with, None for ICDR."""
+        """The scale of its grades, None for ICDR."""
         return open_scale(self.scale) if self.scale else None
 
     def check_scale(self, where: str, scale: Scale | None) -> None:
-        """Raises SourceError where its grades, in `where`, need a scale that the user has not named."""
+        """Raises SourceError if the grades, in `where`, need a scale that the user has not named."""
         if self.scale and scale is None:
             raise SourceError(
                 f"{where} of {self.title}, whose scale is not ICDR; --scale {self.scale} reads them as they are"
             )
 
     def describes(self, table: str, rows: Rows) -> bool:
-        """Whether a table of this name with these rows, the header first, is one of this set's."""
+        """Whether a table with this name and these rows, the header first, belongs to this set."""
         if not (self.headers or self.tables) or len(rows) < self.rows:
             return False
         by_name = not self.tables or _fits(table, self.tables)
         header = _folded(rows[0][1]) if rows else set()
-        return by_name and _folded(self.headers) <= header and self._names_its_photographs(rows[1:LOOKED_AT] or rows)
+        return by_name and _folded(self.headers) <= header and self._names_its_photographs(rows[1:ROWS_CHECKED] or rows)
 
     def _names_its_photographs(self, rows: Rows) -> bool:
         if self.photographs is None:
@@ -89,8 +88,8 @@ class KnownSet:
         columns = zip(*(cells for _, cells in rows), strict=False)
         return any(all(names(_stem(cell)) for cell in column) for column in columns)
 
-    def asked(self, options: Asked) -> Asked:
-        """What options say, and where they say nothing what is known."""
+    def column_options(self, options: ColumnOptions) -> ColumnOptions:
+        """The column options of the user; what they leave open is filled from the description."""
         gradable = options.gradable
         if gradable is None and "gradable" not in options.columns:
             gradable = self.gradable
@@ -98,18 +97,18 @@ class KnownSet:
         return replace(options, columns=columns, gradable=gradable, eyes={**self.eyes, **options.eyes})
 
     def counts_table(self, table: str) -> bool:
-        """Whether the photographs of the table of this name are among those of `counts`."""
+        """Whether `counts` includes the photographs of the table with this name."""
         return not self.counts_of or _fits(table, (self.counts_of,))
 
     def published(self) -> str:
-        """The published photographs by grade, in words, with their source."""
+        """The published numbers by grade, in words, with their source."""
         of = f" of {self.counts_of}" if self.counts_of else ""
         source = f" ({self.counts_source})" if self.counts_source else ""
         return f"{sum(self.counts):,}{of}: {by_grade(self.counts)}{source}"
 
 
 def by_grade(counts: Iterable[int]) -> str:
-    """Photographs by grade, 0 to 4.
+    """Numbers by grade, 0 to 4, in words.
 
     >>> by_grade([1805, 370, 999, 193, 295])
     '1,805 / 370 / 999 / 193 / 295'
@@ -118,9 +117,9 @@ def by_grade(counts: Iterable[int]) -> str:
 
 
 def other_counts(graded: Iterable[tuple[KnownSet, int]]) -> list[str]:
-    """A sentence for each set whose photographs by grade are not the published ones.
+    """A note on each set whose photographs by grade differ from the published numbers.
 
-    graded: the set and the grade of each graded photograph, of the part that the published numbers are of.
+    graded: (set, grade) of each graded photograph that the published numbers include.
     """
     sets: dict[str, KnownSet] = {}
     counts: dict[str, list[int]] = {}
@@ -137,27 +136,27 @@ def other_counts(graded: Iterable[tuple[KnownSet, int]]) -> list[str]:
 
 @cache
 def known_sets() -> dict[str, KnownSet]:
-    """The sets of known_sets.toml, by name, in its order."""
+    """The sets of known_sets.toml by name, in the order of the file."""
     tables = tomllib.loads(files("tools.sources").joinpath("known_sets.toml").read_text("utf-8"))
     return {name: _known_set(name, table) for name, table in tables.items()}
 
 
 def known_set_of(table: str, rows: Rows) -> KnownSet | None:
-    """The set whose description fits a table best: the one that asks for most."""
+    """The set that a table belongs to, None for none; if several fit, the one with the strictest description."""
     fitting = [each for each in known_sets().values() if each.describes(table, rows)]
     return max(fitting, key=lambda each: (len(each.headers), len(each.tables) > 0), default=None)
 
 
 def known_set_of_folders(names: Iterable[str]) -> KnownSet | None:
-    """The set that is known by the names of its folders."""
+    """The set whose folders have these names, None for none."""
     there = _folded(names)
     return next((each for each in known_sets().values() if each.folders and _folded(each.folders) <= there), None)
 
 
 def read_description(path: Path) -> KnownSet:
-    """A user's own description of a set: a TOML file with the keys of an entry of known_sets.toml.
+    """The user's description of a data set: a TOML file with the keys of known_sets.toml.
 
-    Raises SourceError, which names the file and the key, for what is none.
+    Raises SourceError with the file and the key if it is not valid.
     """
     try:
         return _known_set(path.stem, tomllib.loads(path.read_text("utf-8")))
@@ -168,13 +167,13 @@ def read_description(path: Path) -> KnownSet:
 
 
 def _known_set(name: str, table: Mapping[str, Any]) -> KnownSet:
-    """Raises ValueError, which begins with the key, for what cannot be."""
+    """The description in a TOML table. Raises ValueError, which begins with the key, if it is not valid."""
     for key, value in table.items():
         if key not in _KINDS:
             raise ValueError(f"{key}: no such key; there are {', '.join(_KINDS)}")
-        kind, said = _KINDS[key]
+        kind, in_words = _KINDS[key]
         if not isinstance(value, kind):
-            raise ValueError(f"{key}: {value!r} is not {said}")
+            raise ValueError(f"{key}: {value!r} is not {in_words}")
     columns = {str(role): str(header) for role, header in table.get("columns", {}).items()}
     if wrong := columns.keys() - ROLES.keys():
         raise ValueError(f"columns: {min(wrong)} is none of {', '.join(ROLES)}")
@@ -198,7 +197,7 @@ def _known_set(name: str, table: Mapping[str, Any]) -> KnownSet:
         eyes=eyes,
         codes={fold(str(cell)): _code(grade) for cell, grade in table.get("codes", {}).items()},
         counts=counts,
-        **{key: table[key] for key in _AS_THEY_ARE if key in table},
+        **{key: table[key] for key in _UNCHANGED if key in table},
     )
     try:
         described.scale_of()
@@ -207,7 +206,7 @@ def _known_set(name: str, table: Mapping[str, Any]) -> KnownSet:
     return described
 
 
-_AS_THEY_ARE: Final = (
+_UNCHANGED: Final = (
     "home", "lies", "command", "patients", "wrong", "checked", "rows", "graded", "other_eye", "blank", "scale",
     "counts_of", "counts_source",
 )  # fmt: skip
@@ -238,5 +237,5 @@ def _fits(table: str, patterns: Iterable[str]) -> bool:
 
 
 def _stem(cell: str) -> str:
-    """The name of a photograph, without folders and suffix."""
+    """The name of a photograph without folders and suffix."""
     return split_suffix(re.split(r"[/\\]", cell)[-1])[0]

@@ -9,7 +9,7 @@ from pipeline.photos.discovery import walk
 from pipeline.photos.photo import SUFFIXES
 from pipeline.storage.url import Url
 from tools.sources.course import COURSE_TABLES
-from tools.sources.evidence import Evidence, Reading
+from tools.sources.evidence import Evidence, SourceOptions
 from tools.sources.inventory import take_inventory
 from tools.sources.label_tables import LabelTable
 from tools.sources.listing import Listing
@@ -17,14 +17,14 @@ from tools.sources.medmnist import list_medmnist
 from tools.sources.remote import tables_of, walk_url
 
 
-def list_source(src: Path | Url, reading: Reading = Reading()) -> Listing:  # noqa: B008  # frozen
-    """Looks through SRC, recognises its layout and matches photographs and grades.
+def list_source(src: Path | Url, options: SourceOptions = SourceOptions()) -> Listing:  # noqa: B008  # frozen
+    """Reads SRC: recognises its layout and matches photographs with grades.
 
-    Raises SourceError where there is nothing to do (no such folder, no photographs, no row that fits one) and where
-    the evidence can be read in two ways; StoreError where a URL cannot be listed or read.
+    Raises SourceError if there is nothing to prepare (no such folder, no photographs, no row that fits one) or if SRC
+    can be read in two ways; StoreError if a URL cannot be listed or read.
     """
     with ExitStack() as stack:
-        labels = reading.labels
+        labels = options.labels
         if isinstance(labels, Url):
             labels = stack.enter_context(tables_of(labels.parent, [labels.name])).folder / labels.name
         if isinstance(src, Path):
@@ -33,7 +33,7 @@ def list_source(src: Path | Url, reading: Reading = Reading()) -> Listing:  # no
             if not os.path.isdir(src):  # pathlib's is_dir raises where a name is too long
                 raise SourceError(f"{src}: no such folder")
             listing = Evidence(
-                src, src, take_inventory(src, walk(src, reading.follow_links), labels), reading
+                src, src, take_inventory(src, walk(src, options.follow_links), labels), options
             ).listing()
         elif src.name.lower().endswith(".npz"):
             raise SourceError(f"{src}: a MedMNIST file is read from a disk; copy it there first")
@@ -41,7 +41,7 @@ def list_source(src: Path | Url, reading: Reading = Reading()) -> Listing:  # no
             walked, names = walk_url(src)
             tables = stack.enter_context(tables_of(src, names, COURSE_TABLES))
             inventory = take_inventory(tables.folder, walked, labels, names)
-            listing = Evidence(src, tables.folder, inventory, reading).listing()
+            listing = Evidence(src, tables.folder, inventory, options).listing()
             listing.layout = tables.named(listing.layout)
     if not listing.found:
         wanted = " ".join(sorted(SUFFIXES))
@@ -55,10 +55,10 @@ def list_source(src: Path | Url, reading: Reading = Reading()) -> Listing:  # no
 
 
 def tables_alone(folder: Path) -> tuple[str, list[LabelTable]] | None:
-    """The tables of grades below a folder that has no photographs, and what they are in words; None where it has none.
+    """(the layout in words, the tables of grades) of a folder without photographs; None if it has no such table.
 
-    Raises SourceError where one can be read in two ways.
+    Raises SourceError if a table can be read in two ways.
     """
-    reader = Evidence(folder, folder, take_inventory(folder, walk(folder)), Reading())
+    reader = Evidence(folder, folder, take_inventory(folder, walk(folder)), SourceOptions())
     tables, _ = reader.tables(lambda name: True)
-    return (reader.said(tables, None), tables) if tables else None
+    return (reader.layout_text(tables, None), tables) if tables else None

@@ -1,4 +1,4 @@
-"""Matches rows of tables with photographs. Every row and every photograph is accounted for."""
+"""Matches rows of tables with photographs. No row and no photograph is lost: each is used, refused or ignored."""
 
 import re
 from collections import defaultdict
@@ -10,8 +10,8 @@ from unicodedata import normalize
 from pipeline.photos.discovery import Found, Refusal, split_suffix, unique_ids
 from pipeline.photos.photo import SUFFIXES
 from tools.sources.columns import split_in_name
-from tools.sources.label_tables import NOT_SAID, Label, LabelTable
-from tools.sources.listing import Sample
+from tools.sources.label_tables import NO_COLUMN, Label, LabelTable
+from tools.sources.listing import ListedSample
 from tools.sources.scales import BLANK, UNGRADABLE
 
 Claim = tuple[LabelTable, int, list[str], str]  # table, line, cells, the id that the name gives
@@ -21,33 +21,33 @@ _ARCHIVE: Final = re.compile(r"\.(zip|parquet|npz)#", re.IGNORECASE)
 
 
 def slashed(source: str) -> str:
-    """A source whose archive, if it lies in one, counts as a folder; a # in a file's own name stays."""
+    """A source as a path in which an archive is a folder; a # in the name of a file stays."""
     return _ARCHIVE.sub(r".\1/", source) if "#" in source else source
 
 
 def parts(source: str) -> list[str]:
-    """The folders of a source, and its name last; an archive counts as a folder."""
+    """The folders of a source, then its name; an archive counts as a folder."""
     return slashed(source).split("/")
 
 
 def name_of(source: str) -> str:
-    """The last part of a source: a file's name, or that of an archive's member."""
+    """The last part of a source: the name of a file, or of an archive's member."""
     return slashed(source).rpartition("/")[2] if "#" in source else source[source.rfind("/") + 1 :]
 
 
 def nfc(text: str) -> str:
-    """One form of Unicode: macOS writes `ü` as two characters, tables as one."""
+    """A text in Unicode's form NFC: macOS writes `ü` as two characters, tables as one."""
     return text if text.isascii() else normalize("NFC", text)
 
 
 class Names:
-    """Photographs by their names, to find the one that a cell of a table names."""
+    """Finds the photograph that a cell of a table names."""
 
     def __init__(self, photographs: Iterable[Found]) -> None:
         self._by_stem: dict[str, list[str]] = {}
         suffixes: dict[str, int] = defaultdict(int)
-        for found in photographs:
-            source = found.source
+        for file in photographs:
+            source = file.source
             name = nfc(name_of(source))
             stem, suffix = split_suffix(name)
             suffixes[suffix] += 1
@@ -59,17 +59,17 @@ class Names:
         self._usual = sorted(suffixes, key=lambda suffix: -suffixes[suffix])
 
     def of_one_stem(self) -> list[list[str]]:
-        """The photographs that share their name, suffix aside, with others."""
+        """Groups of photographs with the same name, apart from the suffix."""
         return [sources for sources in self._by_stem.values() if len(sources) > 1]
 
     def has(self, name: str) -> bool:
-        """Whether the last part of a name is that of a photograph."""
+        """Whether the last part of a name is the name of a photograph."""
         last = nfc(name.replace("\\", "/").rpartition("/")[2])
         return any(self._candidates(last)) or any(self._candidates(name_of(last)))
 
     def _candidates(self, last: str) -> Iterator[list[str]]:
-        """The photographs that a name without folders may name, the surest first: as it is; as the stem of a file; with
-        the suffix of another kind of image."""
+        """The photographs that a name without folders may mean, the likeliest first: by the whole name; by the name
+        without a suffix; by the name with another suffix."""
         stem, suffix = split_suffix(last)
         if suffix and (there := self._by_stem.get(stem)):
             yield [source for source in there if nfc(name_of(source)) == last]
@@ -78,18 +78,18 @@ class Names:
             yield self._by_stem.get(stem, [])
 
     def find(self, name: str, table: LabelTable | None = None) -> tuple[str, list[str]]:
-        """(id, the photographs that a name names).
+        """(id, the sources of the photographs that a name means).
 
-        The name may have folders and a suffix or not; folders may be missing at its start, in its middle and before
-        those that it has; it is read from the table's own folder first. Where photographs of several folders fit, those
-        below the table's folder are taken, then those in a folder of the table's split. Of files that differ only in
-        their suffix, the one with the suffix that most photographs have is taken.
+        Folders and suffix of the name are optional; folders may be missing at its start or in its middle. A name counts
+        from the folder of its table first. If photographs in several folders fit, those below the table's folder are
+        taken, then those in a folder of the table's split. Among files that differ only in their suffix, the suffix
+        that most photographs have is taken.
 
-        Raises ValueError where no photograph fits, where several folders still have one, and for a name that leads out
-        of SRC. Several sources come back only where one row may grade them all: in folders of different splits.
+        There are several sources only if they lie in folders of different splits: one row may grade them all. Raises
+        ValueError if no photograph fits, if several folders still have one, and for a name that leads out of SRC.
         """
         there = self._by_stem.get(name)
-        if there is not None and len(there) == 1:  # most names
+        if there is not None and len(there) == 1:  # so most names end here
             return name, there
         if "#" in name:
             for source in self._by_stem.get(split_suffix(name_of(name))[0], ()):
@@ -116,14 +116,14 @@ class Names:
         absolute = path.startswith("/") or re.match(r"[A-Za-z]:", path)
         if absolute or not folders:
             alone = self._alone(last, stem)
-            if alone is not None:  # a path on another computer, or a name in other letters
+            if alone is not None:  # a path of another computer, or upper case for lower case
                 return stem, [alone]
         if absolute:
             raise ValueError("is a path on another computer, and no photograph here has that name")
         raise ValueError("has no photograph")
 
     def _alone(self, last: str, stem: str) -> str | None:
-        """The one photograph of a name in whatever case, wherever it lies; None for none or several."""
+        """The only photograph with this name in any folder, upper and lower case alike; None for none or several."""
         for candidates in self._candidates(last):
             if candidates:
                 return candidates[0] if len(candidates) == 1 else None
@@ -131,10 +131,12 @@ class Names:
             self._folded = defaultdict(list)
             for known, sources in self._by_stem.items():
                 self._folded[known.casefold()] += sources
-        found = self._folded.get(stem.casefold(), [])
-        return found[0] if len(found) == 1 else None
+        sources = self._folded.get(stem.casefold(), [])
+        return sources[0] if len(sources) == 1 else None
 
     def _one_folder(self, fitting: list[str], base: list[str], table: LabelTable | None) -> list[str]:
+        """Those of one folder, or of one folder a split. Raises ValueError if the folder is not clear."""
+
         def folders(sources: list[str]) -> set[str]:
             return {source.rpartition("/")[0] for source in sources}
 
@@ -152,6 +154,7 @@ class Names:
         return fitting
 
     def _one_suffix(self, fitting: list[str]) -> list[str]:
+        """Those with the most frequent suffix, if they differ only in their suffixes."""
         if len(fitting) == 1 or len({split_suffix(source)[0] for source in fitting}) == len(fitting):
             return fitting
         for suffix in self._usual:
@@ -167,7 +170,7 @@ def _stem(name: str) -> str:
 
 
 def _resolved(base: list[str], folders: list[str]) -> list[str] | None:
-    """The folders below SRC that a path with `..` leads to from the table's folder; None where it leads out."""
+    """The folders below SRC of a path with `..` from the table's folder; None if it leads out of SRC."""
     path = list(base)
     for folder in folders:
         if folder != "..":
@@ -180,18 +183,18 @@ def _resolved(base: list[str], folders: list[str]) -> list[str] | None:
 
 
 def _in_folders(candidates: Sequence[str], folders: list[str], base: list[str]) -> list[str]:
-    """The candidates whose folders a name's folders are, the closest fit first: exactly, from the table's folder; one
-    the end of the other; or the name's in the same order among the candidate's."""
+    """The candidates whose folders fit those of a name. The first of these rules that fits any is used: equal from the
+    table's folder; equal from SRC; one ends with the other; the name's folders are among the candidate's in order."""
     above = [(source, [nfc(part) for part in parts(source)[:-1]]) for source in candidates]
-    wholly = [*base, *folders]
+    from_table = [*base, *folders]
     for fits in (
-        lambda its: its == wholly,
+        lambda its: its == from_table,
         lambda its: its == folders,
         lambda its: its[-len(folders) :] == folders or folders[len(folders) - len(its) :] == its,
         lambda its: _in_order(folders, its),
     ):
-        if found := [source for source, its in above if fits(its)]:
-            return found
+        if fitting := [source for source, its in above if fits(its)]:
+            return fitting
     return []
 
 
@@ -201,7 +204,7 @@ def _in_order(few: list[str], many: list[str]) -> bool:
 
 
 def split_of_folders(source: str) -> str:
-    """The split that the folders of a photograph tell, the innermost one; "" for none."""
+    """The split in the names of a photograph's folders, the innermost first; "" for none."""
     for folder in reversed(parts(source)[:-1]):
         if split := split_in_name(folder):
             return split
@@ -210,34 +213,34 @@ def split_of_folders(source: str) -> str:
 
 @dataclass
 class Matched:
-    """What came of the rows of all tables."""
+    """The rows of all tables, matched with photographs."""
 
     labels: dict[str, tuple[str, Label, LabelTable, int]] = field(default_factory=dict)
-    """source -> the id that its name in the table gives, what the rows say, and the first of them."""
+    """source -> (id by its name in the table, what its rows say, table and line of the first row)."""
     refused: list[Refusal] = field(default_factory=list)  # photographs whose rows cannot be used
     rows: list[Refusal] = field(default_factory=list)  # rows without a photograph
-    beside: dict[str, Label] = field(default_factory=dict)  # source -> what rows without a grade say
+    without_grade: dict[str, Label] = field(default_factory=dict)  # source -> what rows without a grade say
     notes: list[str] = field(default_factory=list)
     has_splits: bool = False
 
     def where(self, source: str) -> str:
-        """ "trainLabels.csv:5", the first row of a photograph."""
+        """The first row of a photograph as messages name it: "trainLabels.csv:5"."""
         _, _, table, number = self.labels[source]
         return table.where(number)
 
     def split(self, source: str) -> str:
-        """The split of its rows, or of its table's name; "" for none."""
+        """The split of a photograph by its rows, or by its table's name; "" for none."""
         if source not in self.labels:
-            return self.beside[source].split if source in self.beside else ""
+            return self.without_grade[source].split if source in self.without_grade else ""
         _, label, table, _ = self.labels[source]
         return label.split or table.split
 
 
 def match_tables(names: Names, tables: Sequence[LabelTable], of_folder: Callable[[str], int | None]) -> Matched:
-    """Gives each photograph what its rows say, and accounts for every row that has no photograph.
+    """Matches the rows of tables with photographs, and lists every row without a photograph.
 
-    of_folder: the grade that a photograph's folder tells. A row that fits photographs of several splits grades them
-    only where their folders say the same.
+    of_folder: the grade of a photograph by its folder, None if the folder has none. A row that fits photographs of
+    several splits counts only if their folders have the same grade.
     """
     matched = Matched(has_splits=any(table.split or table.columns.split is not None for table in tables))
     first: dict[str, Claim] = {}
@@ -263,8 +266,8 @@ def match_tables(names: Names, tables: Sequence[LabelTable], of_folder: Callable
     labels = matched.labels
     for source, (table, number, cells, id) in first.items():
         label = _agreed(more[source], matched) if source in more else table.label(cells)
-        if label.grade == NOT_SAID:
-            matched.beside[source] = label
+        if label.grade == NO_COLUMN:
+            matched.without_grade[source] = label
         elif label.error:
             why = label.error
             if label.grade != CONTRADICTION:
@@ -276,32 +279,33 @@ def match_tables(names: Names, tables: Sequence[LabelTable], of_folder: Callable
     return matched
 
 
-CONTRADICTION = -4
+CONTRADICTION: Final = -4
+"""In place of a grade: the rows of the photograph contradict each other."""
 
 
 def _agreed(claimed: list[Claim], matched: Matched) -> Label:
-    """What several rows say of one photograph: what all say; a row that leaves a cell empty does not contradict."""
+    """The label of a photograph with several rows, which must agree. An empty cell agrees with every other."""
     labels = [table.label(cells) for table, _, cells, _ in claimed]
     wheres = " and ".join(table.where(number) for table, number, _, _ in claimed)
     if any(label.error and label.grade != BLANK for label in labels):
         return next(label for label in labels if label.error and label.grade != BLANK)
-    said = [label for label in labels if label.grade not in (BLANK, NOT_SAID)]
-    said = said or [label for label in labels if label.grade == BLANK] or labels
+    graded = [label for label in labels if label.grade not in (BLANK, NO_COLUMN)]
+    graded = graded or [label for label in labels if label.grade == BLANK] or labels
     splits = {label.split or table.split for label, (table, *_) in zip(labels, claimed, strict=True)} - {""}
     for name, values in (
-        ("", {label.grade for label in said}),
+        ("", {label.grade for label in graded}),
         ("split ", splits),
         ("patient ", {label.patient for label in labels} - {""}),
         ("eye ", {label.eye for label in labels} - {""}),
     ):
         if len(values) > 1:
-            shown = [_said(name, label, claim) for label, claim in zip(labels, claimed, strict=True)]
+            shown = [_cell_text(name, label, claim) for label, claim in zip(labels, claimed, strict=True)]
             return Label(CONTRADICTION, f"{wheres} contradict each other: {name}{', '.join(shown)}")
     if len({tuple(label[:5]) for label in labels}) == 1 and len({table.source for table, *_ in claimed}) == 1:
         matched.notes.append(f"{wheres}: the same row {len(claimed)} times, used once")
     kept = next((label.kept for label in labels if any(label.kept)), labels[0].kept)
     patient, eye = (next((value for label in labels if (value := each(label))), "") for each in (_patient, _eye))
-    return said[0]._replace(patient=patient, eye=eye, split=next(iter(splits), ""), kept=kept)
+    return graded[0]._replace(patient=patient, eye=eye, split=next(iter(splits), ""), kept=kept)
 
 
 def _patient(label: Label) -> str:
@@ -312,7 +316,8 @@ def _eye(label: Label) -> str:
     return label.eye
 
 
-def _said(name: str, label: Label, claim: Claim) -> str:
+def _cell_text(name: str, label: Label, claim: Claim) -> str:
+    """What a row says, for a message on a contradiction."""
     table, _, cells, _ = claim
     if name == "split ":
         return label.split or table.split or "none"
@@ -323,8 +328,8 @@ def _said(name: str, label: Label, claim: Claim) -> str:
     return cells[table.columns.grade] if table.columns.grade is not None else str(label.grade)
 
 
-def with_ids(candidates: Iterable[Sample]) -> list[Sample]:
-    """The samples with ids that no two share."""
+def with_ids(candidates: Iterable[ListedSample]) -> list[ListedSample]:
+    """The samples with unique ids."""
     samples = list(candidates)
-    ids = unique_ids([(sample.id, sample.found.source) for sample in samples])
+    ids = unique_ids([(sample.id, sample.file.source) for sample in samples])
     return [sample if sample.id == id else sample._replace(id=id) for sample, id in zip(samples, ids, strict=True)]

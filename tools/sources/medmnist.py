@@ -10,30 +10,28 @@ from pipeline.grades import N_GRADES
 from pipeline.photos.discovery import Found, Refusal
 from tools.sources import archives
 from tools.sources.known_sets import known_set_of, other_counts
-from tools.sources.listing import Listing, Sample
+from tools.sources.listing import ListedSample, Listing
 
 
 def list_medmnist(path: Path) -> Listing:
-    """The photographs of a file. Raises SourceError for what is none of RetinaMNIST."""
+    """The listing of a RetinaMNIST file. Raises SourceError if it is another file."""
     known = known_set_of(path.name, [])
     if known is None and "mnist" in path.name.casefold():
         raise SourceError(f"{path}: of MedMNIST's files only retinamnist.npz has grades of diabetic retinopathy")
     arrays = archives.medmnist_arrays(str(path), path.stat().st_mtime_ns)
     listing = Listing(path.parent, f"a MedMNIST file, {path.name}")
-    about = path.stat()
+    stat = path.stat()
     for split in SPLITS:
         images, labels = arrays.get(f"{split}_images"), arrays.get(f"{split}_labels")
         if images is None or labels is None or len(images) != len(labels) or images.dtype != np.uint8:
-            raise SourceError(
-                f"{path}: expected {split}_images (uint8) and as many {split}_labels, as MedMNIST has them"
-            )
+            raise SourceError(f"{path}: expected {split}_images (uint8) and as many {split}_labels, as in MedMNIST")
         for number, label in enumerate(labels.reshape(len(labels), -1)[:, 0]):
             source = f"{path.name}#{split}/{number}"
             if not 0 <= int(label) < N_GRADES:
                 listing.refused.append(Refusal(source, f"grade {label} is not in 0..{N_GRADES - 1}"))
                 continue
-            found = Found(source, int(images[number].nbytes), about.st_mtime_ns, about.st_ctime_ns)
-            listing.samples.append(Sample(f"{split}_{number}", found, int(label), split))
+            file = Found(source, int(images[number].nbytes), stat.st_mtime_ns, stat.st_ctime_ns)
+            listing.samples.append(ListedSample(f"{split}_{number}", file, int(label), split))
     if known is not None:
         listing.data_set = known.title
         listing.notes += other_counts([(known, sample.grade) for sample in listing.samples])

@@ -13,11 +13,12 @@ from pipeline.errors import SourceError
 from pipeline.storage.artifacts import cache_around, open_regular
 
 DIGITS: Final = 16
-"""Of a pseudonym, hexadecimal: of a million patients two share one with a probability of 3 in 100 million."""
+"""Hexadecimal digits of a pseudonym: among a million patients, the probability that two share one is 3 in 100
+million."""
 
 
 class Pseudonyms:
-    """Pseudonyms under the key in a file, which is made when a first patient needs it."""
+    """Pseudonyms under the key in a file. The file is made when the first patient needs it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -27,7 +28,7 @@ class Pseudonyms:
 
     @property
     def used(self) -> bool:
-        """Whether any patient has been named."""
+        """Whether any pseudonym was made."""
         return "_key" in self.__dict__
 
     @cached_property
@@ -35,31 +36,34 @@ class Pseudonyms:
         return _read(self.path) or _make(self.path)
 
 
-def of_this_run(patient: str) -> str:
-    """A pseudonym under a key that nobody keeps."""
-    return _pseudonym(_passing_key(), patient)
+def temporary_pseudonym(patient: str) -> str:
+    """A pseudonym under a key that is not stored: the next process has others."""
+    return _pseudonym(_temporary_key(), patient)
 
 
-def as_it_is(patient: str) -> str:
-    """The id itself, in one line."""
+def unchanged_id(patient: str) -> str:
+    """The id itself, on one line."""
     return " ".join(patient.split())
 
 
-def key_file(asked: Path | None, out: Path | None) -> Path:
-    """Where the key lies: in the file asked for, else in one of the user's, which all caches share.
+def key_file(named: Path | None, out: Path | None) -> Path:
+    """The file of the key: the one that the user named, else the user's own, which all caches share.
 
-    Raises SourceError where that is no key or cannot be made one, and in a cache, `out` among them: others get caches.
+    Raises SourceError if the file has no key and cannot be made, or lies in a cache (such as `out`): caches are passed
+    on to others.
     """
-    if asked is None:
+    if named is None:
         folder = os.environ.get("APPDATA" if os.name == "nt" else "XDG_CONFIG_HOME") or "~/.config"
         path = Path(os.path.expanduser(folder), "fundus-grading", "id.key")
     else:
-        path = asked
+        path = named
     real = Path(os.path.realpath(path))
     around = out if out is not None and real.is_relative_to(os.path.realpath(out)) else cache_around(real)
     if around is not None:
-        raise SourceError(f"{path}: lies in the cache {around}, where no key may lie: others get caches")
-    if asked is not None and _read(path) is None and not os.access(real.parent, os.W_OK):
+        raise SourceError(
+            f"{path}: lies in the cache {around}; a cache is passed on to others, so no key may lie in one"
+        )
+    if named is not None and _read(path) is None and not os.access(real.parent, os.W_OK):
         raise SourceError(f"{path}: no such file, and none can be made there")
     return path
 
@@ -69,12 +73,12 @@ def _pseudonym(key: bytes, patient: str) -> str:
 
 
 @cache
-def _passing_key() -> bytes:
+def _temporary_key() -> bytes:
     return secrets.token_bytes(32)
 
 
 def _read(path: Path) -> bytes | None:
-    """The key in a file, None where there is no file. Raises SourceError where there is no key in it."""
+    """The key in a file, None if there is no file. Raises SourceError if the file is no key."""
     try:
         with open_regular(path) as file:
             text = file.read(100)
@@ -83,12 +87,12 @@ def _read(path: Path) -> bytes | None:
     except OSError as error:
         raise SourceError(f"{path}: cannot be read ({error.strerror})") from error
     if not re.fullmatch(rb"[0-9a-f]{64}\s*", text):
-        raise SourceError(f"{path}: no key, which is 64 hexadecimal digits; a file that is not there yet is made one")
+        raise SourceError(f"{path}: no key, which is 64 hexadecimal digits; name a new file and it gets a key")
     return bytes.fromhex(text.decode().strip())
 
 
 def _make(path: Path) -> bytes:
-    """A new key in its file, for its owner alone; of several processes that make it at once all get the same."""
+    """Makes a file with a new key, which only its owner can read. Processes that do so at once all get the same key."""
     unfinished = path.with_name(f"{path.name}.{uuid4().hex}")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -99,10 +103,10 @@ def _make(path: Path) -> bytes:
                 file.flush()
                 os.fsync(descriptor)
             try:
-                os.link(unfinished, path)  # unlike a renaming, never in the place of another key
+                os.link(unfinished, path)  # unlike a rename, it never replaces another key
             except FileExistsError:
                 pass
-            except OSError:  # a disk without links
+            except OSError:  # a file system without links
                 if not path.exists():
                     os.rename(unfinished, path)
         finally:

@@ -1,7 +1,7 @@
-"""Photographs and tables behind a URL, found by the rules of pipeline.photos.discovery.
+"""Lists photographs and tables behind a URL, by the rules of pipeline.photos.discovery.
 
-Sizes and times come from the listing, so that a rerun opens what is new and nothing else. Tables are fetched whole,
-for they are small and read by code that knows files.
+Sizes and times come from the listing of the object store, so a second run opens only new files. Tables are downloaded:
+they are small, and the code that reads them needs files.
 """
 
 from collections import defaultdict
@@ -23,21 +23,22 @@ from tools.sources.tables import SUFFIXES as TABLES
 
 
 class Tables:
-    """The tables behind a URL as files in a folder; messages about them name the URL."""
+    """The tables behind a URL, downloaded to a folder."""
 
     def __init__(self, url: Url, folder: Path) -> None:
         self.url, self.folder = url, folder
 
     def named(self, text: str) -> str:
+        """A message in which the folder is replaced by the URL."""
         return text.replace(str(self.folder), str(self.url)).replace(str(self.folder.parent), str(self.url.parent))
 
 
 def walk_url(url: Url) -> tuple[Walked, list[str]]:
-    """Every photograph below a URL, and the names of tables."""
+    """(the photographs and other files below a URL, the names of the tables)."""
     photographs: list[Found] = []
     refused: list[Refusal] = []
     tables: list[str] = []
-    unnamed: list[Stored] = []
+    unknown: list[Stored] = []
     listed, caches, left_out = _listed(url)
     for stored in listed:
         suffix = split_suffix(stored.name)[1].lower()
@@ -46,24 +47,24 @@ def walk_url(url: Url) -> tuple[Walked, list[str]]:
         elif suffix in TABLES:
             tables.append(stored.name)
         elif suffix in SUFFIXES:
-            photographs.append(_found(stored))
+            photographs.append(_file(stored))
         else:
-            unnamed.append(stored)
+            unknown.append(stored)
     with ThreadPoolExecutor(object_store.THREADS) as pool:
         heads = pool.map(
-            lambda stored: object_store.read(url / stored.name, part=(0, HEAD_BYTES)) if stored.nbytes else b"", unnamed
+            lambda stored: object_store.read(url / stored.name, part=(0, HEAD_BYTES)) if stored.nbytes else b"", unknown
         )
         others: list[Found] = []
-        for stored, head in zip(unnamed, heads, strict=True):
-            (photographs if sniff(head) else others).append(_found(stored))
+        for stored, head in zip(unknown, heads, strict=True):
+            (photographs if sniff(head) else others).append(_file(stored))
     return Walked(
-        sorted(photographs, key=lambda found: found.source.split("/")), refused, caches, others, [], left_out
+        sorted(photographs, key=lambda file: file.source.split("/")), refused, caches, others, [], left_out
     ), tables
 
 
 def _listed(url: Url) -> tuple[list[Stored], list[Refusal], int]:
-    """What is below a URL, less what pipeline.photos.discovery leaves out; the caches of ours among that; and how many
-    files and folders are left out."""
+    """(the files below a URL without those that pipeline.photos.discovery leaves out, our caches below it, the number
+    of files and folders left out)."""
     listed = object_store.files_below(url)
     inside: dict[str, set[str]] = defaultdict(set)  # folder -> what is in it
     for stored in listed:
@@ -71,29 +72,30 @@ def _listed(url: Url) -> tuple[list[Stored], list[Refusal], int]:
         for depth in range(len(parts)):
             inside["/".join(parts[:depth])].add(parts[depth])
     caches = tuple(f"{folder}/" if folder else "" for folder, names in inside.items() if is_cache(names))
-    left = [stored for stored in listed if not stored.name.startswith(caches) and not path_left_out(stored.name)]
-    out = {
+    kept = [stored for stored in listed if not stored.name.startswith(caches) and not path_left_out(stored.name)]
+    left_out = {
         top for stored in listed if not stored.name.startswith(caches) and (top := _left_out_at(stored.name.split("/")))
     }
-    return left, [Refusal(cache or ".", "a cache") for cache in sorted(caches)], len(out)
+    return kept, [Refusal(cache or ".", "a cache") for cache in sorted(caches)], len(left_out)
 
 
 def _left_out_at(parts: list[str]) -> str:
-    """The path of the first part for which a file is left out; "" for none."""
+    """The path up to the first part that is left out; "" for none."""
     for depth, name in enumerate(parts, 1):
         if is_left_out(name, folder=depth < len(parts)):
             return "/".join(parts[:depth])
     return ""
 
 
-def _found(stored: Stored) -> Found:
-    # Nobody can set back a server's time of modification: it is the time of change, too.
+def _file(stored: Stored) -> Found:
+    # No user can set a server's modification time, so it serves as the change time, too.
     return Found(stored.name, stored.nbytes, stored.mtime_ns, stored.mtime_ns)
 
 
 @contextmanager
 def tables_of(url: Url, names: list[str], beside: tuple[str, ...] = ()) -> Iterator[Tables]:
-    """The tables of these names below a URL, and those called `beside` that lie next to it."""
+    """Downloads the tables with these names below a URL, and those called `beside` next to it. The folder is deleted at
+    the end of the block."""
     with TemporaryDirectory(prefix="tables-") as name:
         tables = Tables(url, Path(name) / (url.name or "tables"))
         tables.folder.mkdir()

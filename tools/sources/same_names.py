@@ -1,4 +1,4 @@
-"""Equal file names in several folders: copies of one photograph, or different photographs."""
+"""Files with one name in several folders: copies of one photograph, or different photographs; and folders of masks."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -18,41 +18,42 @@ from tools.sources.columns import fold, split_in_name
 from tools.sources.folders import folder_of
 from tools.sources.matching import parts
 
-LOOKED_AT: Final = 24
-"""Pairs of photographs of one name that are compared, spread over all; each costs 60 ms."""
-MASKS_LOOKED_AT: Final = 9
-"""Pictures of a folder of masks that are looked at, spread over all."""
-EMPTY: Final = 0.75
-"""Part of a mask, at least, that is background."""
+PAIRS_COMPARED: Final = 24
+"""Pairs of photographs with one name that are compared, evenly spread; a pair takes 60 ms."""
+MASKS_CHECKED: Final = 9
+"""Pictures of a folder that are checked for masks, evenly spread."""
+BACKGROUND: Final = 0.75
+"""Least fraction of a mask that is background."""
 MASKS: Final = frozenset(
     {"mask", "masks", "annotation", "annotations", "groundtruth", "groundtruths", "segmentation", "segmentations",
      "lesion", "lesions", "label", "labels"}
 )  # fmt: skip
-"""Words in the names of folders whose pictures are looked at: they may be masks."""
+"""Words in the names of folders that may have masks; their pictures are checked."""
 
 Read = Callable[[str], bytes]  # the bytes of a source
 
 
 @dataclass
 class SameNames:
-    """What became of names that several folders have."""
+    """What was decided on names that several folders have."""
 
     ignored: list[Refusal] = field(default_factory=list)
-    levels: list[tuple[str, ...]] = field(default_factory=list)  # folders that are part of ids and patients
+    levels: list[tuple[str, ...]] = field(default_factory=list)  # folders whose names become part of ids and patients
     notes: list[str] = field(default_factory=list)
 
     def prefix(self, source: str) -> str:
-        """The folder that is part of a photograph's id and of its patient, "" for none."""
+        """The folder that becomes part of a photograph's id and patient, "" for none."""
         folders = tuple(parts(source)[:-1])
         fitting = [level for level in self.levels if folders[: len(level)] == level]
         return max(fitting, key=len)[-1] if fitting else ""
 
 
 def without_masks(photographs: Sequence[Found], read: Read) -> tuple[list[Found], list[Refusal]]:
-    """The photographs less those in folders of masks: folders with a name of MASKS whose pictures look like masks."""
+    """(the photographs outside folders of masks, those inside). Such a folder has a word of MASKS in its name, and its
+    pictures look like masks."""
     by_folder: dict[str, list[Found]] = defaultdict(list)
-    for found in photographs:
-        by_folder[folder_of(found.source)].append(found)
+    for file in photographs:
+        by_folder[folder_of(file.source)].append(file)
     masks: set[str] = set()
     known: dict[str, bool] = {}
     for folder in by_folder:
@@ -62,21 +63,21 @@ def without_masks(photographs: Sequence[Found], read: Read) -> tuple[list[Found]
                 around = "/".join(path[: depth + 1])
                 if around not in known:
                     below = [f for other, its in by_folder.items() if f"{other}/".startswith(f"{around}/") for f in its]
-                    step = max(1, len(below) // MASKS_LOOKED_AT)
-                    looks = {_looks_like_mask(read, found.source) for found in below[::step]}
-                    known[around] = True in looks and False not in looks
+                    step = max(1, len(below) // MASKS_CHECKED)
+                    are_masks = {_looks_like_mask(read, file.source) for file in below[::step]}
+                    known[around] = True in are_masks and False not in are_masks
                 if known[around]:
                     masks.add(folder)
                 break
     if not masks:
         return list(photographs), []
-    kept = [found for found in photographs if folder_of(found.source) not in masks]
+    kept = [file for file in photographs if folder_of(file.source) not in masks]
     return kept, [Refusal(f.source, "a mask, no photograph") for f in photographs if folder_of(f.source) in masks]
 
 
 def _looks_like_mask(read: Read, source: str) -> bool | None:
-    """Whether a picture has the few colours of a mask, or is grey, nearly all background and soft at its edges; None
-    for one colour, as the mask of a lesion that is not there has."""
+    """Whether a picture has the few colours of a mask, or is grey and nearly all background. None for a single colour,
+    such as the mask of a lesion that is absent."""
     try:
         image = read_photo(read(source)).image
     except (OSError, PhotoError):
@@ -86,17 +87,17 @@ def _looks_like_mask(read: Read, source: str) -> bool | None:
         return True if colours > 1 else None
     if (image != image[..., :1]).any():
         return False
-    return int(np.bincount(image[..., 0].ravel()).max()) > EMPTY * image[..., 0].size
+    return int(np.bincount(image[..., 0].ravel()).max()) > BACKGROUND * image[..., 0].size
 
 
 def resolve_same_names(doubled_names: Iterable[Sequence[str]], grade_names: Iterable[str], read: Read) -> SameNames:
-    """Looks at names that several folders have (the sources of one name each), a pair of folders at a time.
+    """Decides on names that several folders have, for each pair of folders. Each item has the sources of one name.
 
-    Folders named by a split, a grade (`grade_names`) or an eye are left alone: one name may stand in several of them.
-    Where the pictures are the same, once cut to the retina, the folder whose pictures show more is taken and the other
-    ignored. Where they differ, the folders are part of ids and patients.
+    Folders called by a split, a grade (`grade_names`) or an eye may share names, so nothing is done. If the
+    photographs, cropped to the retina, are the same, the folder with more pixels is used and the other one ignored. If
+    they differ, the folders become part of ids and patients.
 
-    Raises SourceError where some are the same and some differ.
+    Raises SourceError if some photographs are the same and others differ.
     """
     result, grades = SameNames(), set(grade_names)
     pairs: dict[tuple[tuple[str, ...], tuple[str, ...]], list[tuple[str, str]]] = defaultdict(list)
@@ -111,7 +112,8 @@ def resolve_same_names(doubled_names: Iterable[Sequence[str]], grade_names: Iter
         if not doubled or _are_neutral(one, other, grades):
             continue
         shown = [
-            doubled[at * len(doubled) // min(LOOKED_AT, len(doubled))] for at in range(min(LOOKED_AT, len(doubled)))
+            doubled[at * len(doubled) // min(PAIRS_COMPARED, len(doubled))]
+            for at in range(min(PAIRS_COMPARED, len(doubled)))
         ]
         compared = [(pair, alike) for pair in shown if (alike := _same(read, *pair)) is not None]
         shown = [pair for pair, _alike in compared] or shown
@@ -141,7 +143,7 @@ def resolve_same_names(doubled_names: Iterable[Sequence[str]], grade_names: Iter
 
 
 def _differing(first: str, second: str) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
-    """The folders, from SRC, up to where the paths of two photographs part; None for one folder."""
+    """The paths of two photographs from SRC to the first folder that differs; None if their folders are the same."""
     a, b = parts(first)[:-1], parts(second)[:-1]
     for depth in range(max(len(a), len(b))):
         if a[depth : depth + 1] != b[depth : depth + 1]:
@@ -150,7 +152,7 @@ def _differing(first: str, second: str) -> tuple[tuple[str, ...], tuple[str, ...
 
 
 def _are_neutral(one: tuple[str, ...], other: tuple[str, ...], grades: set[str]) -> bool:
-    """Whether two folders are two splits, two grades or two eyes, which may all have a photograph of one name."""
+    """Whether two folders are two splits, two grades or two eyes: these may share names."""
     if not one or not other:
         return False
     names = (one[-1], other[-1])
@@ -160,8 +162,8 @@ def _are_neutral(one: tuple[str, ...], other: tuple[str, ...], grades: set[str])
 
 
 def _same(read: Read, first: str, second: str) -> bool | None:
-    """Whether two files show the same photograph, by the retina's fine structure; None where one has none, as a black
-    frame, or cannot be read."""
+    """Whether two files show the same photograph, by the fine structure of the retina; None if one has no structure,
+    such as a black frame, or cannot be read."""
     try:
         prints = [fingerprint(prepare(read(source), Recipe(4 * SIDE)).jpeg) for source in (first, second)]
     except (OSError, PhotoError):
@@ -172,9 +174,10 @@ def _same(read: Read, first: str, second: str) -> bool | None:
 
 
 def _larger(read: Read, shown: Sequence[tuple[str, str]]) -> int:
-    """Which of each pair, 0 or 1, has more pixels, as a photograph has that nobody cropped; of equal ones the first."""
+    """Which of the pairs' two folders, 0 or 1, has photographs with more pixels, so not cropped; 0 if they are
+    equal."""
     pixels = [0, 0]
-    for pair in shown[:: LOOKED_AT // 4]:
+    for pair in shown[:: PAIRS_COMPARED // 4]:
         for at in (0, 1):
             photo = read_photo(read(pair[at]), cover=SIDE)
             pixels[at] += photo.width * photo.height

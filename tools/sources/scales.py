@@ -1,4 +1,4 @@
-"""Grades as people write them: digits, words, and scales that are not ICDR."""
+"""Reads grades as people write them: digits, words, and codes of other scales than ICDR."""
 
 import re
 import tomllib
@@ -13,9 +13,9 @@ from pipeline.errors import SourceError
 from pipeline.grades import N_GRADES, parse_grade
 
 UNGRADABLE: Final = -2
-"""Stands for "this photograph cannot be graded", which is an answer. pipeline.grades.UNKNOWN: nobody graded it."""
+"""In place of a grade: a grader found the photograph ungradable. pipeline.grades.UNKNOWN: nobody has graded it."""
 BLANK: Final = -3
-"""Stands for an empty cell of a grade column; another table may have the grade."""
+"""In place of a grade: the cell is empty; another table may have the grade."""
 
 _NUMBERED: Final = re.compile(r"\s*(?:grade|class|level|stage|icdr)[\s_-]*([0-4])\s*", re.IGNORECASE | re.ASCII)
 _NUMBER_FIRST: Final = re.compile(r"(?:grade|class|level|stage)?([0-4])")
@@ -30,26 +30,26 @@ _WORDS: Final = tuple(
         r"e?proliferat(iv)?e(dr|diabeticretinopathy|retinopathy)?|e?prodr|pdr",
     )
 )
-"""Of the letters of a cell; a to e before them is how RETFound's splits keep the order of the alphabet."""
+"""Patterns for a cell's letters, by grade. RETFound puts a to e before its words to sort them."""
 _DIGIT: Final = re.compile(r"\s*[^\W\d]*[\s_-]*([0-9])(?:\.0*)?\s*", re.ASCII)
-MANY: Final = 30
-"""Rows from which on it is told by the grades that occur what they may mean."""
+ENOUGH_ROWS: Final = 30
+"""Least number of rows: with fewer, a missing grade does not mean another scale."""
 _R_CODE: Final = re.compile(r"\s*[Rr][0-6][ASas]?(\s*[Mm][0-2])?\s*")
 
 
 @dataclass(frozen=True)
 class Scale:
-    """A scale of diabetic retinopathy, and what its steps are in ICDR."""
+    """A scale of diabetic retinopathy, and the ICDR grade of each of its steps."""
 
     name: str
     title: str = ""
     source: str = ""
     steps: str = ""
-    exact: bool = True  # False: its steps are not those of ICDR, so figures of five grades carry a warning
+    exact: bool = True  # False: its steps are not those of ICDR, so metrics of five grades carry a warning
     codes: Mapping[str, int] = field(default_factory=dict)  # folded text -> grade; empty: ICDR itself
 
     def parse(self, text: str) -> int:
-        """The ICDR grade, 0-4, or UNGRADABLE. Raises ValueError with the text where it is no step of this scale."""
+        """The ICDR grade of a step, 0-4, or UNGRADABLE. Raises ValueError if the text is no step of this scale."""
         if not self.codes:
             return parse_words(text)
         folded = _folded(text)
@@ -63,9 +63,9 @@ ICDR: Final = Scale("icdr", "International Clinical Diabetic Retinopathy scale",
 
 
 def parse_words(text: str) -> int:
-    """The ICDR grade, 0-4, written as a digit or in the usual words; UNGRADABLE for that word.
+    """The ICDR grade, 0-4, of a digit or the usual words; UNGRADABLE for that word.
 
-    A number and a word in one cell must agree. Raises ValueError with the text for anything else.
+    A number and a word in one cell must agree. Raises ValueError for any other text.
 
     >>> parse_words("No_DR"), parse_words("3 - Severe NPDR"), parse_words("eproliferativedr")
     (0, 3, 4)
@@ -89,9 +89,9 @@ def parse_words(text: str) -> int:
 
 
 def open_scale(name: str) -> Scale:
-    """A scale of this project by its name, "icdr" included, or one from a TOML file with the keys of scales.toml.
+    """A known scale by its name, or a scale from a TOML file with the keys of scales.toml.
 
-    Raises SourceError where there is none, or where the file is not one.
+    Raises SourceError if there is no such scale or file, or if the file has no scale.
     """
     if name == ICDR.name:
         return ICDR
@@ -111,26 +111,26 @@ def open_scale(name: str) -> Scale:
 
 @cache
 def known_scales() -> dict[str, Scale]:
-    """The scales that are not ICDR and that this project knows, by name."""
+    """The known scales besides ICDR, by name."""
     tables = tomllib.loads(files("tools.sources").joinpath("scales.toml").read_text("utf-8"))
     return {name: _scale(name, table) for name, table in tables.items()}
 
 
-def of_other_scale(texts: Sequence[str]) -> str | None:
-    """Why grades written so, a text a row, are or may be another scale than ICDR; None where nothing says that."""
+def why_other_scale(texts: Sequence[str]) -> str | None:
+    """Why these grades, one text a row, may be of another scale than ICDR; None if nothing suggests it."""
     written = {text for text in texts if text.strip()}
     if written and all(_R_CODE.fullmatch(text) for text in written):
         return (
             "the grades are R0, R1 ...: in Scotland R3 is severe background retinopathy, in England proliferative; "
             "say which with --scale scottish or --scale nhs"
         )
-    found = [_DIGIT.fullmatch(text) for text in written]
-    digits = {match[1] for match in found if match is not None}
-    if "0" in digits or None in found:
+    matches = [_DIGIT.fullmatch(text) for text in written]
+    digits = {match[1] for match in matches if match is not None}
+    if "0" in digits or None in matches:
         return None
     if {"1", "5"} <= digits <= set("12345"):
         return "the grades run from 1 to 5, those of ICDR from 0 to 4; say what they mean with --scale FILE"
-    if digits == set("1234") and len(texts) >= MANY:
+    if digits == set("1234") and len(texts) >= ENOUGH_ROWS:
         return (
             "the grades are 1 to 4, without a 0: of ICDR without healthy eyes, or of another scale; --scale icdr says "
             "that they are ICDR, --scale FILE what else they mean"
@@ -147,6 +147,7 @@ def _scale(name: str, table: Mapping[str, Any]) -> Scale:
 
 
 def parse_code(value: object) -> int:
+    """The grade of a code in a TOML file: 0-4, or UNGRADABLE. Raises ValueError for any other value."""
     if value == "ungradable":
         return UNGRADABLE
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < N_GRADES:

@@ -10,38 +10,41 @@ from typing import Final, NamedTuple
 TEXT: Final = (".csv", ".tsv", ".txt")
 EXCEL: Final = (".xlsx", ".xls", ".xlsm", ".xlsb", ".ods")
 SUFFIXES: Final = (*TEXT, *EXCEL, ".jsonl")
-"""Of files that may be tables, in lower case."""
+"""Suffixes of files that may be tables, in lower case."""
 DELIMITERS: Final = ",;\t|"
-ABOVE: Final = 10
-"""Rows in which a header is looked for: titles and comments stand above it."""
+HEADER_ROWS: Final = 10
+"""First rows of a table in which its header is searched for: titles and comments may stand above it."""
+ROWS_CHECKED: Final = 200
+"""First rows of a table that are checked to learn what its columns are."""
 
 
 class RawTable(NamedTuple):
-    """A file's cells, as text without surrounding spaces; rows that are blank are left out."""
+    """The cells of a file as text, without spaces around them and without blank rows."""
 
-    source: str  # path below SRC, "FILE.zip#MEMBER" inside an archive, "FILE.xlsx[SHEET]" of several sheets
+    source: (
+        str  # path below SRC, "FILE.zip#MEMBER" inside an archive, "FILE.xlsx[SHEET]" if a workbook has several sheets
+    )
     rows: list[tuple[int, list[str]]]  # (line, cells); the header among them, if there is one
-    broken: str = ""  # why it could not be read to its end, with the line
+    broken: str = ""  # where and why reading stopped, "" if it did not
 
     @property
     def name(self) -> str:
-        """The file's name without folders."""
+        """The name of the file, without folders."""
         return re.split(r"[/#]", self.source)[-1]
 
     def start(self) -> str:
-        """The first row, to say what was not understood."""
+        """The first row, for messages."""
         return ", ".join(self.rows[0][1])[:120] if self.rows else "nothing"
 
 
 class NoTable(Exception):
-    """The file cannot be read as a table; the message says why, and what helps."""
+    """The file cannot be read as a table; the message says why and what to do."""
 
 
 def read_raw(source: str, data: bytes) -> list[RawTable]:
-    """The tables in a file: one, or one for each sheet of a workbook. `source` names it in messages, its suffix tells
-    the kind.
+    """The tables in a file: one, or one for each sheet of a workbook. The suffix of `source` gives the format.
 
-    Raises NoTable where a package is missing or the bytes are not what the suffix says.
+    Raises NoTable if a package is missing or the bytes have another format.
     """
     suffix = suffix_of(source)
     if suffix in EXCEL:
@@ -54,6 +57,7 @@ def read_raw(source: str, data: bytes) -> list[RawTable]:
 
 
 def suffix_of(source: str) -> str:
+    """The suffix of a file or of an archive's member, in lower case; "" for none."""
     dot = source.rfind(".")
     return source[dot:].lower() if dot > max(source.rfind("/"), source.rfind("#")) else ""
 
@@ -63,14 +67,14 @@ def _decoded(data: bytes) -> str:
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError:
-        text = data.decode("cp1252", "replace")  # what Excel on Windows writes
+        text = data.decode("cp1252", "replace")  # which Excel on Windows writes
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _text(source: str, text: str, suffix: str) -> RawTable:
     head = text[:65536].split("\n")
     first = next((number for number, line in enumerate(head) if line.strip()), 0)
-    if named := re.fullmatch(r'"?sep=(.)"?', head[first].strip(), re.IGNORECASE):  # Excel's own line
+    if named := re.fullmatch(r'"?sep=(.)"?', head[first].strip(), re.IGNORECASE):  # a line that Excel writes
         delimiter, skipped = named[1], first + 1
     else:
         delimiter, skipped = _delimiter([line for line in head[first : first + 50] if line.strip()]), 0
@@ -93,8 +97,8 @@ def _text(source: str, text: str, suffix: str) -> RawTable:
 
 
 def _delimiter(lines: list[str]) -> str | None:
-    """The one that most lines have equally often, outside quotes; of several the one that they have most of; None where
-    none is there."""
+    """The delimiter that most lines have equally often outside quotes; if several, the most frequent; None if no line
+    has one."""
     plain = [re.sub(r'"[^"]*"', "", line) for line in lines]
 
     def score(delimiter: str) -> tuple[int, int]:
@@ -106,26 +110,26 @@ def _delimiter(lines: list[str]) -> str | None:
 
 
 def _excel(data: bytes) -> list[tuple[str, list[tuple[int, list[str]]]]]:
-    """(name, rows) of each sheet that has rows."""
+    """(name, rows) of each sheet that is not empty."""
     try:
         from python_calamine import CalamineError, CalamineWorkbook
     except ImportError as error:
         raise NoTable("an Excel table needs a package: pip install 'fundus-grading[excel]'") from error
-    found = []
+    sheets = []
     try:
         book = CalamineWorkbook.from_filelike(io.BytesIO(data))
         for number, name in enumerate(book.sheet_names):
             values = book.get_sheet_by_index(number).to_python(skip_empty_area=False)
             rows = [(line, cells) for line, row in enumerate(values, 1) if any(cells := list(map(cell, row)))]
             if rows:
-                found.append((re.sub(r"[/#\[\]]", "_", name), rows))
+                sheets.append((re.sub(r"[/#\[\]]", "_", name), rows))
     except (CalamineError, ValueError, OSError) as error:
         raise NoTable(f"not an Excel table ({error})") from error
-    return found
+    return sheets
 
 
 def _json_lines(text: str) -> list[tuple[int, list[str]]]:
-    """Objects of one line each; the header is all their keys."""
+    """Rows of a file with one JSON object a line; the header has all their keys."""
     objects: list[tuple[int, dict[str, object]]] = []
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
@@ -143,7 +147,7 @@ def _json_lines(text: str) -> list[tuple[int, list[str]]]:
 
 
 def cell(value: object) -> str:
-    """A value of a spreadsheet as its text; 2.0 is "2"."""
+    """The text of a spreadsheet's value; 2.0 becomes "2"."""
     if value is None:
         return ""
     if isinstance(value, float) and value.is_integer():

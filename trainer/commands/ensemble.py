@@ -17,6 +17,7 @@ from trainer.evaluation.ensembles import (
     describe_members,
     find_members,
     joint_provenance,
+    last_trained,
     load_members,
     measured_splits,
     open_their_cache,
@@ -31,7 +32,7 @@ from trainer.reporting.evaluation_files import write_evaluation, write_summary
 from trainer.reporting.figures import short_name
 from trainer.reporting.narrative import APPROXIMATE_RULE
 from trainer.reporting.tables import print_results, print_ungradable
-from trainer.run_folder import RunFolder, check_free, create_run
+from trainer.run_folder import RunFolder, check_free, make_folder
 from trainer.training.setup import begin, describe
 
 
@@ -50,7 +51,7 @@ def ensemble(
     folds, the cache that they were made from; None: where the runs have it. Raises RunError for runs that cannot be
     combined.
     """
-    check_free(out)
+    check_free(out, "OUT")
     members = find_members(paths)
     check_alike(members)
     cache = open_their_cache(members, cache_path)
@@ -78,12 +79,14 @@ def ensemble(
     if members.folds:
         warn(APPROXIMATE_RULE)
     # All that takes time is done: a folder that is begun is finished within a second.
-    run = create_run(out, "ensemble")
+    run = make_folder(out, "OUT")
     save_model(run.model, model, metadata, provenance)
     begin(run, replace(described, members=members.paths, folds=folds))
     for split, evaluation in measured.items():
         write_evaluation(run.results(split), evaluation, f"{short_name(run.title)}, {split}")
     run.note_date(*(f"measured {split}" for split in measured))
+    if trained := last_trained(members):
+        run.note_date("trained", day=trained)
     write_summary(run, None, measured)
     say_results(measured)
     click.echo(f"results: {run.path}/")

@@ -54,7 +54,8 @@ def start(asked: FitConfig, path: Path | None) -> RunFolder:
     """
     if restarted() and (begun := from_main(lambda: begun_run(asked, path))):
         return resume(begun.path, {})
-    from_main(lambda: check_free(path))
+    if path:
+        from_main(lambda: check_free(path, "--run"))
     config, cache, model = prepare(asked)
     if is_main():
         warn_of_earlier(config.weights, cache)

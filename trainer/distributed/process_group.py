@@ -125,7 +125,8 @@ def report(line: str) -> bool:
     """Tells torchrun why this process fails, for its report; returns whether to say it on stderr too."""
     if _launched() and (file := os.environ.get("TORCHELASTIC_ERROR_FILE")):
         now = int(time.time())
-        # In the words of torch.distributed.elastic.multiprocessing.errors.
+        # The format of torch.distributed.elastic.multiprocessing.errors. Its ErrorHandler would put a traceback into
+        # torchrun's report.
         with open(file, "w", encoding="utf-8") as opened:
             json.dump({"message": {"message": line, "extraInfo": {"py_callstack": line, "timestamp": now}}}, opened)
     return speaks()

@@ -135,6 +135,13 @@ def describe_members(members: Members) -> Metadata:
     )
 
 
+def last_trained(members: Members) -> str | None:
+    """The day on which the last member was trained, as YYYY-MM-DD; None if one of them does not say."""
+    days = [run.read_dates().get("trained") for run in members.runs]
+    known = [day for day in days if day]
+    return max(known) if len(known) == len(days) else None
+
+
 def joint_provenance(members: Members) -> Provenance | None:
     """The photographs of all members; None if one of them does not say which it has met."""
     provenances = [read_provenance(run.model) for run in members.runs]

@@ -80,7 +80,7 @@ def measuring_settings(
             workers=workers,
             size=metadata.size,
             start_size=None,  # of training only
-            together=cache.together,
+            together=cache.shuffle_block,
             tta=views,
         )
     except ValueError as error:

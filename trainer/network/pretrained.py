@@ -93,7 +93,10 @@ def imagenet_file(architecture: str) -> Path:
 
 
 def _download(url: str, path: Path) -> None:
-    """Raises ValueError where the bytes are not those that the name's hash promises."""
+    """Downloads a file. Raises ValueError if its sha256 does not begin with the digits in the file's name.
+
+    torch.hub.download_url_to_file has no timeout, so it may wait for ever, and does not sync the file to disk.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     sha256 = hashlib.sha256()
     with urlopen(url, timeout=TIMEOUT) as answer, write_whole(path) as file:

@@ -21,7 +21,7 @@ from pipeline.loading.plan import NO_AUGMENT, Augment, EpochPlan, Schedule, affi
 from pipeline.loading.torchvision_loader import Scratch, TorchvisionLoader, recolour_batch, warp, warp_batch
 from pipeline.photos.preparation import Recipe
 from tools.phantoms.dataset import write_phantoms
-from tools.preprocessing.preprocess import Settings, preprocess
+from tools.preprocessing.preprocess import PreprocessSettings, preprocess
 from tools.sources.layouts import list_source
 
 LOADERS = ["torchvision", "dali"]
@@ -37,7 +37,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Cache:
     """64 phantoms at 512 px, for machines with a GPU, where no photographs lie."""
     folder = tmp_path_factory.mktemp("drawn")
     write_phantoms(folder / "eyes", 64)
-    settings = Settings(workers=2)
+    settings = PreprocessSettings(workers=2)
     preprocess(list_source(folder / "eyes"), folder / "cache", Recipe(512), settings, lambda done, total: None)
     return open_cache(folder / "cache")
 

@@ -106,7 +106,7 @@ def test_rows_are_measured_in_turn_warm_and_counted_in_photographs(monkeypatch: 
 
     monkeypatch.setattr("tools.benchmark.bench.perf_counter", lambda: now)
     runs = {"quick": takes("quick", 0.25), "slow": takes("slow", 5.0)}
-    rates = measure(runs, batch=8, seconds=1, rounds=3, say=lambda text: None)
+    rates = measure(runs, batch=8, seconds=1, rounds=3, show_status=lambda text: None)
 
     assert turns[-12:] == ["quick", "quick", "slow", "slow"] * 3
     assert rates == {"quick": [32.0] * 3, "slow": [1.6] * 3}  # 8 photographs in 0.25 s, and in 5 s

@@ -127,7 +127,7 @@ def test_labels_that_are_forgotten_do_not_cost_the_grades(eyes: Path, tmp_path: 
     done(eyes, "--out", out, "--labels", tmp_path / "labels.csv")
     before = (out / "cache.json").read_bytes()
     line = refused(eyes, "--out", out)
-    assert "has grades of 20 photographs, and now nothing grades any" in line
+    assert "has grades of 20 photographs, and now no photograph has one" in line
     assert "--labels labels.csv" in line
     assert (out / "cache.json").read_bytes() == before
 
@@ -220,6 +220,6 @@ def test_where_copies_are_not_looked_for_it_is_said(
     eyes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tools.preprocessing.preprocess.MAX_COMPARED", 10)
-    assert "copies across splits were not looked for: 20 photographs are too many" in done(
+    assert "copies across splits were not searched for: 20 photographs are too many" in done(
         eyes, "--out", tmp_path / "c"
     )

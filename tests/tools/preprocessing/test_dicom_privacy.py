@@ -101,7 +101,7 @@ def test_nobody_is_named_anywhere(clinic: Path, tmp_path: Path) -> None:
     )
     assert "found 26 = 22 cached + 3 rejected + 1 ignored" in run.stdout
     assert "flagged burned_in: 1" in run.stdout
-    assert "names of files are kept" in run.stdout
+    assert "file names are kept" in run.stdout
     assert str(tmp_path / "config" / "fundus-grading" / "id.key") in run.stdout
     assert_nobody_in(out, run.stdout, run.stderr)
     named = patients(out)

@@ -25,7 +25,7 @@ from pipeline.cache.writing import make_record, make_tables, with_tables
 from pipeline.photos.preparation import Recipe
 from tools.cli import main
 from tools.preprocessing.build_shards import CLOCK_SLACK_NS
-from tools.preprocessing.preprocess import Settings
+from tools.preprocessing.preprocess import PreprocessSettings
 from tools.preprocessing.preprocess import preprocess as bring_up_to_date
 from tools.sources.layouts import list_source
 
@@ -317,7 +317,7 @@ def test_no_patient_is_on_two_sides_for_twenty_seeds(shared: Path, tmp_path: Pat
     assert len(draws) > 10
 
 
-def test_a_leaking_layout_is_called_so_and_cured_by_split_patient(tmp_path: Path, eyes: Path) -> None:
+def test_a_leaking_layout_is_called_so_and_prevented_by_split_patient(tmp_path: Path, eyes: Path) -> None:
     (eyes / "trainLabels.csv").unlink()
     names = sorted(path.stem for path in eyes.glob("*.jpeg"))
     train, test = [name for name in names if "left" in name], [name for name in names if "right" in name]
@@ -326,10 +326,10 @@ def test_a_leaking_layout_is_called_so_and_cured_by_split_patient(tmp_path: Path
         (eyes / f"{split}_label.csv").write_text("0\n" * len(ids))
     output = done(eyes, "--out", tmp_path / "c", "--size", 64)
     assert "of 6 test photographs" in output
-    assert "Cure: --split patient" in output
-    cured = done(eyes, "--out", tmp_path / "c", "--size", 64, "--split", "patient")
-    assert "leak: none" in cured
-    assert ": 0 encoded" in cured
+    assert "Advice: --split patient" in output
+    prevented = done(eyes, "--out", tmp_path / "c", "--size", 64, "--split", "patient")
+    assert "leak: none" in prevented
+    assert ": 0 encoded" in prevented
 
 
 def test_the_shards_tell_patient_and_split_as_the_manifest_does(eyes: Path, tmp_path: Path) -> None:
@@ -400,7 +400,7 @@ def test_interrupted_while_the_splits_are_mended_it_goes_on(spoilt: Path, tmp_pa
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        bring_up_to_date(list_source(spoilt), out, Recipe(64), Settings(), interrupted)
+        bring_up_to_date(list_source(spoilt), out, Recipe(64), PreprocessSettings(), interrupted)
     assert passes[-1] == 10
     assert "incomplete" in CliRunner().invoke(main, ["check", str(out)]).output
     assert ": 0 encoded" in done(spoilt, "--out", out, "--size", 64)

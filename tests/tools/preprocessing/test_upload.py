@@ -170,7 +170,7 @@ def test_a_place_that_is_somebody_elses_is_left_alone(eyes: Path, there: Url) ->
     object_store.send(b"mine", there / "thesis.tex")
     result = tools("preprocess", eyes, "--out", there.text)
     assert result.exit_code == 1
-    assert f"{there} holds 'thesis.tex' and is no cache; choose another place with --out" in result.output
+    assert f"{there} holds 'thesis.tex' and is no cache; choose another URL with --out" in result.output
     assert brought_down(there) == {"thesis.tex": b"mine"}
 
 

@@ -1,4 +1,4 @@
-"""Archives read in place, and those that are not, with the cure."""
+"""Archives read in place, and those that are not, with the advice."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def test_photographs_and_table_in_zips(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "trainLabels.csv.zip", "w") as archive:
         archive.writestr("trainLabels.csv", "image,level\n" + "".join(f"{n}_left,{n}\n" for n in range(4)))
     listing = list_source(tmp_path)
-    assert {sample.found.source: sample.grade for sample in listing.samples} == {
+    assert {sample.file.source: sample.grade for sample in listing.samples} == {
         f"train.zip#train/{number}_left.jpeg": number for number in range(4)
     }
     assert read_source(tmp_path, "train.zip#train/2_left.jpeg") == encoded(drawn_eye(2))
@@ -42,8 +42,8 @@ def test_an_archive_beside_its_unpacked_photographs_is_not_read_twice(tmp_path: 
             draw(f"train/{number}_left.jpeg", number)
             archive.write(tmp_path / f"train/{number}_left.jpeg", f"{number}_left.jpeg")
     listing = list_source(tmp_path)
-    assert [sample.found.source for sample in listing.samples] == [f"train/{number}_left.jpeg" for number in range(3)]
-    assert listing.unread == [("train.zip", "an archive whose photographs lie here unpacked")]
+    assert [sample.file.source for sample in listing.samples] == [f"train/{number}_left.jpeg" for number in range(3)]
+    assert listing.unread == [("train.zip", "an archive whose photographs are also here, unpacked")]
 
 
 def test_what_cannot_be_read_in_place_is_named_with_the_cure(tmp_path: Path, draw: Draw) -> None:
@@ -110,7 +110,7 @@ def test_parquet_with_image_bytes(tmp_path: Path) -> None:
         columns = {"image": pictures(count, "{}_left.jpg"), "label": [number % 5 for number in range(count)]}
         parquet(tmp_path / f"data/{split}-00000-of-00001.parquet", columns)
     listing = list_source(tmp_path)
-    by_source = {sample.found.source: sample for sample in listing.samples}
+    by_source = {sample.file.source: sample for sample in listing.samples}
     assert len(by_source) == 15
     sample = by_source["data/train-00000-of-00001.parquet#7"]
     assert (sample.grade, sample.split, sample.patient) == (2, "train", "7")

@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.errors import SourceError
-from tools.sources.columns import Asked, find_columns, gradable_cells, split_in_name, split_word
+from tools.sources.columns import ColumnOptions, find_columns, gradable_cells, split_in_name, split_word
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ from tools.sources.columns import Asked, find_columns, gradable_cells, split_in_
 )
 def test_headers_of_public_sets(header: str, photograph: str, grade: str | None) -> None:
     cells = header.split(",")
-    columns = find_columns(cells, Asked())
+    columns = find_columns(cells, ColumnOptions())
     assert columns is not None
     assert columns.grade is not None
     assert cells[columns.photograph] == photograph
@@ -32,40 +32,40 @@ def test_headers_of_public_sets(header: str, photograph: str, grade: str | None)
 
 def test_patient_eye_split_and_gradable() -> None:
     header = ["image", "Patient ID", "Laterality", "Usage", "gradable", "level"]
-    columns = find_columns(header, Asked())
+    columns = find_columns(header, ColumnOptions())
     assert columns is not None
     assert (columns.patient, columns.eye, columns.split, columns.gradable) == (1, 2, 3, 4)
 
 
 def test_an_option_names_a_column_that_no_list_has() -> None:
     header = ["Foto", "Stufe", "Nummer"]
-    assert find_columns(header, Asked()) is None
-    columns = find_columns(header, Asked({"photograph": "foto", "grade": "STUFE", "patient": "Nummer"}))
+    assert find_columns(header, ColumnOptions()) is None
+    columns = find_columns(header, ColumnOptions({"photograph": "foto", "grade": "STUFE", "patient": "Nummer"}))
     assert columns is not None
     assert (columns.photograph, columns.grade, columns.patient) == (0, 1, 2)
 
 
 def test_of_several_columns_of_names_the_one_that_names_photographs_is_taken() -> None:
-    columns = find_columns(["image_id", "image_path", "level"], Asked(), lambda at: at == 1)
+    columns = find_columns(["image_id", "image_path", "level"], ColumnOptions(), lambda at: at == 1)
     assert columns is not None
     assert columns.photograph == 1
 
 
 def test_a_grade_column_an_eye_and_a_column_a_grade() -> None:
-    columns = find_columns(["image_path", "left_eye_DR_Level", "right_eye_DR_Level"], Asked())
+    columns = find_columns(["image_path", "left_eye_DR_Level", "right_eye_DR_Level"], ColumnOptions())
     assert columns is not None
     assert columns.of_eye == {"left": 1, "right": 2}
-    columns = find_columns(["image", "No DR", "Mild", "Moderate", "Severe", "Proliferative"], Asked())
+    columns = find_columns(["image", "No DR", "Mild", "Moderate", "Severe", "Proliferative"], ColumnOptions())
     assert columns is not None
     assert columns.one_hot == (1, 2, 3, 4, 5)
 
 
 def test_which_cells_mean_gradable() -> None:
-    assert "adequate" in gradable_cells("quality", ["Adequate", "Inadequate", ""], Asked(), "t.csv")
-    assert "1" in gradable_cells("adjudicated_gradable", ["1", "0", ""], Asked(), "t.csv")
-    assert gradable_cells("quality", ["0", "2"], Asked(gradable=frozenset({"0"})), "t.csv") == {"0"}
+    assert "adequate" in gradable_cells("quality", ["Adequate", "Inadequate", ""], ColumnOptions(), "t.csv")
+    assert "1" in gradable_cells("adjudicated_gradable", ["1", "0", ""], ColumnOptions(), "t.csv")
+    assert gradable_cells("quality", ["0", "2"], ColumnOptions(gradable=frozenset({"0"})), "t.csv") == {"0"}
     with pytest.raises(SourceError, match=r"--gradable-column 'quality=0,\.\.\.'"):
-        gradable_cells("quality", ["0", "1", "2"], Asked(), "t.csv")
+        gradable_cells("quality", ["0", "1", "2"], ColumnOptions(), "t.csv")
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,11 @@ from pipeline.errors import SourceError
 from pipeline.storage.url import Url
 from tests.dicoms import dicom
 from tests.tools.sources.conftest import drawn_eye
-from tools.sources.columns import Asked
-from tools.sources.evidence import Reading
+from tools.sources.columns import ColumnOptions
+from tools.sources.evidence import SourceOptions
 from tools.sources.layouts import list_source
 from tools.sources.listing import Listing
-from tools.sources.pseudonyms import Pseudonyms, as_it_is, key_file
+from tools.sources.pseudonyms import Pseudonyms, key_file, unchanged_id
 
 Write = Callable[..., Path]
 
@@ -38,8 +38,8 @@ def write(tmp_path: Path) -> Write:
     return write
 
 
-def listed(tmp_path: Path, **reading: object) -> Listing:
-    return list_source(tmp_path / "src", Reading(name_patient=as_it_is, **reading))  # type: ignore[arg-type]
+def listed(tmp_path: Path, **options: object) -> Listing:
+    return list_source(tmp_path / "src", SourceOptions(name_patient=unchanged_id, **options))  # type: ignore[arg-type]
 
 
 def told(listing: Listing) -> list[tuple[str, str, str]]:
@@ -62,7 +62,7 @@ def test_tags_tell_patient_and_eye(tmp_path: Path, write: Write) -> None:
         ("b", "P7", "left"),
         ("d", "", ""),
     ]
-    assert any("6 DICOM files, the patients of 4 by their tags; names of files are kept" in it for it in listing.notes)
+    assert any("6 DICOM files, the patients of 4 by their tags; file names are kept" in it for it in listing.notes)
 
 
 def test_columns_come_before_tags_and_tags_fill_what_they_leave_empty(tmp_path: Path, write: Write) -> None:
@@ -97,7 +97,7 @@ def test_one_id_for_all_is_not_believed(tmp_path: Path, write: Write) -> None:
         write(f"{number}.dcm", PatientID="ANON")
     listing = listed(tmp_path)
     assert {sample.patient for sample in listing.samples} == {""}
-    assert any("name one patient, which is not believed" in note for note in listing.notes)
+    assert any("name one patient; that is not believed" in note for note in listing.notes)
 
 
 def test_angiograms_and_indices_are_ignored_with_the_reason(tmp_path: Path, write: Write) -> None:
@@ -126,26 +126,26 @@ def test_files_in_archives_have_tags_too(tmp_path: Path, write: Write) -> None:
 def test_files_behind_a_url_have_tags_too(tmp_path: Path, write: Write, web: Url) -> None:
     write("a.dcm", PatientID="P7", ImageLaterality="L")
     write("deep/b.dcm", PatientID="P8")
-    reading = Reading(name_patient=as_it_is)
-    assert told(list_source(web / "src", reading)) == [("a", "P7", "left"), ("deep/b", "P8", "")]
+    options = SourceOptions(name_patient=unchanged_id)
+    assert told(list_source(web / "src", options)) == [("a", "P7", "left"), ("deep/b", "P8", "")]
 
 
 def test_columns_to_keep_may_be_tags(tmp_path: Path, write: Write) -> None:
     write("a.dcm", Manufacturer="Example", ManufacturerModelName="Cam 1", StudyDate="20240131")
     drawn_eye(1).save(tmp_path / "src" / "b.png")
     keep = ("Manufacturer", "model", "study_date")
-    listing = listed(tmp_path, columns=Asked(keep=keep))
+    listing = listed(tmp_path, columns=ColumnOptions(keep=keep))
     assert listing.kept == keep
     assert [sample.kept for sample in listing.samples] == [("Example", "Cam 1", "2024-01-31"), ("", "", "")]
     with pytest.raises(SourceError, match="no column 'PatientName'"):
-        listed(tmp_path, columns=Asked(keep=("PatientName",)))
+        listed(tmp_path, columns=ColumnOptions(keep=("PatientName",)))
 
 
 def test_a_table_comes_before_tags_that_are_kept(tmp_path: Path, write: Write) -> None:
     write("a.dcm", Manufacturer="Example")
     write("b.dcm", Manufacturer="Example")
     (tmp_path / "src" / "t.csv").write_text("image,level,manufacturer\na,1,Other\nb,2,\n")
-    listing = listed(tmp_path, columns=Asked(keep=("manufacturer", "model")))
+    listing = listed(tmp_path, columns=ColumnOptions(keep=("manufacturer", "model")))
     assert [sample.kept for sample in listing.samples] == [("Other", ""), ("Example", "")]
 
 
@@ -176,11 +176,11 @@ def test_the_default_key_lies_with_the_user(tmp_path: Path, monkeypatch: pytest.
 
 def test_no_key_lies_in_a_cache(tmp_path: Path) -> None:
     out = tmp_path / "cache"
-    with pytest.raises(SourceError, match="where no key may lie"):
+    with pytest.raises(SourceError, match="so no key may lie in one"):
         key_file(out / "id.key", out)
     (out / "shards").mkdir(parents=True)
     (out / "cache.json").touch()
-    with pytest.raises(SourceError, match="where no key may lie"):
+    with pytest.raises(SourceError, match="so no key may lie in one"):
         key_file(out / "id.key", None)
 
 

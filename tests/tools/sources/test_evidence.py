@@ -8,8 +8,8 @@ import openpyxl
 import pytest
 
 from pipeline.errors import SourceError
-from tools.sources.columns import Asked
-from tools.sources.evidence import Reading
+from tools.sources.columns import ColumnOptions
+from tools.sources.evidence import SourceOptions
 from tools.sources.layouts import list_source
 from tools.sources.listing import Listing
 from tools.sources.scales import open_scale
@@ -18,7 +18,7 @@ Draw = Callable[..., None]
 
 
 def grades(listing: Listing) -> dict[str, int]:
-    return {sample.found.source: sample.grade for sample in listing.samples}
+    return {sample.file.source: sample.grade for sample in listing.samples}
 
 
 def splits(listing: Listing) -> dict[str, str]:
@@ -46,8 +46,8 @@ def test_a_table_that_names_some_and_contradicts_stops_and_an_option_chooses(tmp
     (tmp_path / "t.csv").write_text("image,level\n0_left,3\n1_left,1\n")
     with pytest.raises(SourceError, match=r"names 2 of 5 .* 1 of them contradict.* choose with --layout tables or"):
         list_source(tmp_path)
-    assert grades(list_source(tmp_path, Reading(layout="folders"))) == {f"{n}/{n}_left.jpg": n for n in range(5)}
-    by_table = list_source(tmp_path, Reading(layout="tables"))
+    assert grades(list_source(tmp_path, SourceOptions(layout="folders"))) == {f"{n}/{n}_left.jpg": n for n in range(5)}
+    by_table = list_source(tmp_path, SourceOptions(layout="tables"))
     assert grades(by_table) == {"0/0_left.jpg": 3, "1/1_left.jpg": 1}
     assert len(by_table.ignored) == 3
 
@@ -69,7 +69,7 @@ def test_digits_beside_a_table_of_another_disease_stop(tmp_path: Path, draw: Dra
     (tmp_path / "train_labels.csv").write_text(rows)
     with pytest.raises(SourceError, match=r"train_labels\.csv, which names these photographs, has no grades of icdr"):
         list_source(tmp_path)
-    ungraded = list_source(tmp_path, Reading(layout="tables"))
+    ungraded = list_source(tmp_path, SourceOptions(layout="tables"))
     assert set(grades(ungraded).values()) == {-1}
 
 
@@ -82,8 +82,8 @@ def test_a_table_that_is_not_understood_is_named_with_its_columns_and_the_option
     assert (
         "t.csv: no columns for photograph and grade (Foto, Stufe); --id-column and --grade-column name them" in warning
     )
-    reading = Reading(columns=Asked({"photograph": "Foto", "grade": "Stufe"}))
-    assert grades(list_source(tmp_path, reading)) == {"1_left.jpg": 2}
+    options = SourceOptions(columns=ColumnOptions({"photograph": "Foto", "grade": "Stufe"}))
+    assert grades(list_source(tmp_path, options)) == {"1_left.jpg": 2}
 
 
 def test_two_columns_that_may_both_be_the_grade(tmp_path: Path, draw: Draw) -> None:
@@ -92,8 +92,8 @@ def test_two_columns_that_may_both_be_the_grade(tmp_path: Path, draw: Draw) -> N
     (tmp_path / "t.csv").write_text("image,level,diagnosis\n1_left,2,2\n2_left,1,3\n")
     with pytest.raises(SourceError, match=r"t\.csv:3: columns level \(1\) and diagnosis \(3\) may both be the grade"):
         list_source(tmp_path)
-    reading = Reading(columns=Asked({"grade": "diagnosis"}))
-    assert grades(list_source(tmp_path, reading)) == {"1_left.jpg": 2, "2_left.jpg": 3}
+    options = SourceOptions(columns=ColumnOptions({"grade": "diagnosis"}))
+    assert grades(list_source(tmp_path, options)) == {"1_left.jpg": 2, "2_left.jpg": 3}
 
 
 def test_has_dr_or_has_not_is_no_grade(tmp_path: Path, draw: Draw) -> None:
@@ -104,7 +104,7 @@ def test_has_dr_or_has_not_is_no_grade(tmp_path: Path, draw: Draw) -> None:
     (tmp_path / "t.csv").write_text(rows)
     with pytest.raises(SourceError, match="only 0 and 1: grades of ICDR, or 'has no DR, has DR'"):
         list_source(tmp_path)
-    assert len(list_source(tmp_path, Reading(columns=Asked({"grade": "label"}))).samples) == 32
+    assert len(list_source(tmp_path, SourceOptions(columns=ColumnOptions({"grade": "label"}))).samples) == 32
 
 
 # --- kinds of table
@@ -119,7 +119,7 @@ def test_a_clinics_excel_table(tmp_path: Path, draw: Draw) -> None:
         draw(f"img/IMG{number}.jpg")
         book.active.append([f"img/IMG{number}.jpg", f"P{number // 2}", eye, "2024-01-01", grade])
     book.save(tmp_path / "labels.xlsx")
-    listing = list_source(tmp_path, Reading(columns=Asked(keep=("visit",))))
+    listing = list_source(tmp_path, SourceOptions(columns=ColumnOptions(keep=("visit",))))
     assert [(it.grade, it.patient, it.eye, it.kept) for it in listing.samples] == [
         (1, "P0", "right", ("2024-01-01",)),
         (4, "P0", "left", ("2024-01-01",)),
@@ -134,7 +134,7 @@ def test_metadata_of_hugging_face_in_each_splits_folder(tmp_path: Path, draw: Dr
         lines = [f'{{"file_name": "{number}.jpg", "label": {number}}}\n' for number in range(3)]
         (tmp_path / split / "metadata.jsonl").write_text("".join(lines))
     listing = list_source(tmp_path)
-    assert sorted((it.found.source, it.grade, it.split) for it in listing.samples) == [
+    assert sorted((it.file.source, it.grade, it.split) for it in listing.samples) == [
         (f"{split}/{number}.jpg", number, split) for split in ("test", "train") for number in range(3)
     ]
 
@@ -175,7 +175,7 @@ def test_a_scale_is_named_and_then_read(tmp_path: Path, draw: Draw) -> None:
     for name in "abc":
         draw(f"{name}.jpg")
     (tmp_path / "t.csv").write_text("image,level\na,R0\nb,R3\nc,R6\n")
-    listing = list_source(tmp_path, Reading(scale=open_scale("scottish")))
+    listing = list_source(tmp_path, SourceOptions(scale=open_scale("scottish")))
     assert grades(listing) == {"a.jpg": 0, "b.jpg": 3, "c.jpg": -1}
     assert [sample.ungradable for sample in listing.samples] == [False, False, True]
     assert listing.scale.name == "scottish"
@@ -186,7 +186,7 @@ def test_messidor_is_known_by_its_department_and_needs_its_scale(tmp_path: Path,
     (tmp_path / "t.csv").write_text("Image name,Ophthalmologic department,Retinopathy grade\n1.tif,X,3\n")
     with pytest.raises(SourceError, match="--scale messidor"):
         list_source(tmp_path)
-    assert grades(list_source(tmp_path, Reading(scale=open_scale("messidor")))) == {"1.tif": 3}
+    assert grades(list_source(tmp_path, SourceOptions(scale=open_scale("messidor")))) == {"1.tif": 3}
     (tmp_path / "t.csv").write_text("Image name,Retinopathy grade\n1.tif,3\n")  # IDRiD's
     assert grades(list_source(tmp_path)) == {"1.tif": 3}
 
@@ -211,10 +211,10 @@ def test_a_quality_code_of_unknown_direction_stops_and_asks(tmp_path: Path, draw
     for name in "abc":
         draw(f"{name}.jpg")
     (tmp_path / "t.csv").write_text("image,level,quality\na,0,0\nb,1,1\nc,2,2\n")
-    with pytest.raises(SourceError, match=r"which of 0, 1, 2 means so .*--gradable-column 'quality=0,\.\.\.'"):
+    with pytest.raises(SourceError, match=r"which of 0, 1, 2 means it .*--gradable-column 'quality=0,\.\.\.'"):
         list_source(tmp_path)
-    reading = Reading(columns=Asked({"gradable": "quality"}, frozenset({"0", "1"})))
-    assert [it.ungradable for it in list_source(tmp_path, reading).samples] == [False, False, True]
+    options = SourceOptions(columns=ColumnOptions({"gradable": "quality"}, frozenset({"0", "1"})))
+    assert [it.ungradable for it in list_source(tmp_path, options).samples] == [False, False, True]
 
 
 # --- splits
@@ -226,7 +226,7 @@ def test_a_column_of_splits_and_kaggles_usage(tmp_path: Path, draw: Draw) -> Non
     (tmp_path / "a.csv").write_text("image,level,split\n1_left,0,train\n2_left,1,valid\n3_left,2,test\n4_left,3,\n")
     listing = list_source(tmp_path)
     assert splits(listing) == {"1_left": "train", "2_left": "val", "3_left": "test", "4_left": ""}
-    assert "1 photographs are in no split: the set brings splits, and none for them" in listing.notes
+    assert "1 photographs are in no split: the data set has splits, but not for them" in listing.notes
     (tmp_path / "a.csv").unlink()
     (tmp_path / "trainLabels.csv").write_text("image,level\n1_left,0\n2_left,1\n")
     (tmp_path / "solution.csv").write_text("image,level,Usage\n3_left,2,Public\n4_left,3,Private\n")
@@ -263,14 +263,14 @@ def test_splits_of_a_table_that_the_user_names(tmp_path: Path, draw: Draw) -> No
     (tmp_path / "eyes/t.csv").write_text("image,level\n0_left,0\n1_left,1\n2_left,2\n")
     mine = tmp_path / "mine.csv"
     mine.write_text("image,split\n0_left,train\n1_left,test\n9_left,test\n")
-    listing = list_source(tmp_path / "eyes", Reading(split_table=mine))
+    listing = list_source(tmp_path / "eyes", SourceOptions(split_table=mine))
     assert splits(listing) == {"0_left": "train", "1_left": "test", "2_left": ""}
     mine.write_text("image,split\n0_left,trian\n")
     with pytest.raises(SourceError, match=r"mine\.csv:2: no split, which is train, val or test"):
-        list_source(tmp_path / "eyes", Reading(split_table=mine))
+        list_source(tmp_path / "eyes", SourceOptions(split_table=mine))
     mine.write_text("image,side\n0_left,train\n")
     with pytest.raises(SourceError, match="no columns for photograph and split"):
-        list_source(tmp_path / "eyes", Reading(split_table=mine))
+        list_source(tmp_path / "eyes", SourceOptions(split_table=mine))
 
 
 # --- links
@@ -288,15 +288,15 @@ def test_a_hugging_face_cache_consists_of_links_out_of_src(tmp_path: Path, draw:
     (snapshot / "trainLabels.csv").symlink_to("../../blobs/t")
     with pytest.raises(SourceError, match="--follow-links"):
         list_source(snapshot)
-    listing = list_source(snapshot, Reading(follow_links=True))
+    listing = list_source(snapshot, SourceOptions(follow_links=True))
     assert sorted(grades(listing).values()) == [0, 1, 2]
     (snapshot / "loop").symlink_to(".")
-    assert len(list_source(snapshot, Reading(follow_links=True)).samples) == 3
+    assert len(list_source(snapshot, SourceOptions(follow_links=True)).samples) == 3
 
 
 def test_a_column_that_no_table_has_is_said(tmp_path: Path, draw: Draw) -> None:
     draw("1_left.jpg")
     (tmp_path / "t.csv").write_text("image,level\n1_left,0\n")
-    for asked in (Asked({"patient": "Fall"}), Asked(keep=("Fall",))):
+    for options in (ColumnOptions({"patient": "Fall"}), ColumnOptions(keep=("Fall",))):
         with pytest.raises(SourceError, match=r"t\.csv:1: no column 'Fall' among image, level"):
-            list_source(tmp_path, Reading(columns=asked))
+            list_source(tmp_path, SourceOptions(columns=options))

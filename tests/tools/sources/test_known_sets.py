@@ -8,8 +8,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from pipeline.errors import SourceError
-from tools.sources.columns import Asked
-from tools.sources.evidence import Reading
+from tools.sources.columns import ColumnOptions
+from tools.sources.evidence import SourceOptions
 from tools.sources.known_sets import known_sets, read_description
 from tools.sources.layouts import list_source
 from tools.sources.listing import Listing
@@ -249,7 +249,7 @@ def test_paraguay_needs_its_scale(tmp_path: Path) -> None:
         draw(tmp_path, f"{folder}/{number}a.jpg", seed=number)
     with pytest.raises(SourceError, match=r"folders of .*Paraguay.*whose scale is not ICDR; --scale paraguay"):
         list_source(tmp_path)
-    listing = list_source(tmp_path, Reading(scale=open_scale("paraguay")))
+    listing = list_source(tmp_path, SourceOptions(scale=open_scale("paraguay")))
     assert list(grades(listing).values()) == [0, 1, 2, 3, 3, 4, 4]
     assert "7 graded photographs, by grade 1 / 1 / 1 / 2 / 2; published are 757" in said(listing)
 
@@ -290,10 +290,10 @@ def test_nothing_is_made_a_grade_where_the_set_has_none(tmp_path: Path, table: s
     with pytest.raises(
         SourceError, match="which has no grades of diabetic retinopathy"
     ):  # folders 0 and 1 are no grades
-        list_source(tmp_path, Reading(columns=Asked({"grade": column})))
+        list_source(tmp_path, SourceOptions(columns=ColumnOptions({"grade": column})))
     with pytest.raises(SourceError, match="which has no grades of diabetic retinopathy"):
         list_source(tmp_path)
-    listing = list_source(tmp_path, Reading(layout="tables"))
+    listing = list_source(tmp_path, SourceOptions(layout="tables"))
     assert set(grades(listing).values()) == {-1}
     assert "which has no grades of diabetic retinopathy" in listing.warnings[0]
 
@@ -321,9 +321,9 @@ OWN_TABLE = (
 )
 
 
-def described(folder: Path, text: str) -> Reading:
+def described(folder: Path, text: str) -> SourceOptions:
     (folder / "own.toml").write_text(text)
-    return Reading(layout=read_description(folder / "own.toml"))
+    return SourceOptions(layout=read_description(folder / "own.toml"))
 
 
 @pytest.fixture
@@ -352,11 +352,11 @@ def test_a_description_may_name_a_scale_and_its_own_counts(clinic: Path) -> None
 
 def test_an_option_goes_before_the_description(clinic: Path) -> None:
     write(clinic / "src", liste__csv="image,first,second\n1.jpg,0,3\n")
-    reading = described(clinic, 'columns = { grade = "first" }\n')
-    assert grades(list_source(clinic / "src", reading)) == {"1": 0}
-    assert grades(list_source(clinic / "src", Reading(layout=reading.layout, columns=Asked({"grade": "second"})))) == {
-        "1": 3
-    }
+    options = described(clinic, 'columns = { grade = "first" }\n')
+    assert grades(list_source(clinic / "src", options)) == {"1": 0}
+    assert grades(
+        list_source(clinic / "src", SourceOptions(layout=options.layout, columns=ColumnOptions({"grade": "second"})))
+    ) == {"1": 3}
 
 
 @pytest.mark.parametrize(

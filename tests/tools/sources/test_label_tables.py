@@ -6,21 +6,25 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import SourceError
-from tools.sources.columns import Asked
-from tools.sources.label_tables import LabelTable, PassedOver, read_label_table
+from tools.sources.columns import ColumnOptions
+from tools.sources.label_tables import LabelTable, UnreadTable, read_label_table
 from tools.sources.scales import Scale
 from tools.sources.tables import read_raw
 
 TRUTH = {"10_left": 0, "11_left": 1, "12_left": 2, "13_left": 3, "14_left": 4, "15_left": 0}
 
 
-def read_table(path: Path, asked: Asked = Asked(), scale: Scale | None = None) -> LabelTable | PassedOver:  # noqa: B008
-    read = read_label_table(read_raw(path.name, path.read_bytes())[0], asked, scale, None, lambda name: True)
-    assert isinstance(read, LabelTable | PassedOver)
+def read_table(
+    path: Path,
+    options: ColumnOptions = ColumnOptions(),  # noqa: B008  # frozen
+    scale: Scale | None = None,
+) -> LabelTable | UnreadTable:
+    read = read_label_table(read_raw(path.name, path.read_bytes())[0], options, scale, None, lambda name: True)
+    assert isinstance(read, LabelTable | UnreadTable)
     return read
 
 
-def rows(table: LabelTable | PassedOver) -> list[tuple[str, int, str]]:
+def rows(table: LabelTable | UnreadTable) -> list[tuple[str, int, str]]:
     """(name, grade, where) of each row."""
     assert isinstance(table, LabelTable), table
     at = table.columns.photograph
@@ -61,12 +65,12 @@ def test_other_data_sets_columns(tmp_path: Path, header: str) -> None:
 @pytest.mark.parametrize("text", ["", "image,width,height\n1_left,10,10\n", "a,b\n1,2\n", "no table at all\n"])
 def test_a_file_without_photographs_and_grades_is_passed_over(tmp_path: Path, text: str) -> None:
     (tmp_path / "t.csv").write_text(text)
-    assert isinstance(read_table(tmp_path / "t.csv"), PassedOver)
+    assert isinstance(read_table(tmp_path / "t.csv"), UnreadTable)
 
 
 def test_columns_can_be_named(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("eye,image,icdr,second reader\n1_left,x,4,3\n")
-    table = read_table(tmp_path / "t.csv", Asked({"photograph": "Eye", "grade": "second reader"}))
+    table = read_table(tmp_path / "t.csv", ColumnOptions({"photograph": "Eye", "grade": "second reader"}))
     assert rows(table) == [("1_left", 3, "t.csv:2")]
 
 

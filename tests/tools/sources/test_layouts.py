@@ -11,8 +11,8 @@ from PIL import Image
 
 from pipeline.errors import SourceError
 from tools.sources.archives import read_source
-from tools.sources.columns import Asked
-from tools.sources.evidence import Reading
+from tools.sources.columns import ColumnOptions
+from tools.sources.evidence import SourceOptions
 from tools.sources.layouts import list_source
 from tools.sources.listing import Listing
 
@@ -81,10 +81,10 @@ def test_two_tables_named_after_their_splits(tmp_path: Path) -> None:
 
 def test_a_folder_per_grade_where_one_is_missing(shared: Path) -> None:
     listing = list_source(shared / "cases/B47/data")
-    by_source = {sample.found.source: (sample.grade, sample.split) for sample in listing.samples}
+    by_source = {sample.file.source: (sample.grade, sample.split) for sample in listing.samples}
     assert by_source["train/4/510_left.jpeg"] == (4, "train")
     assert by_source["val/4/510_left.jpeg"] == (4, "val")
-    assert {it.split for it in listing.samples if it.found.source.startswith("val_single/")} == {""}
+    assert {it.split for it in listing.samples if it.file.source.startswith("val_single/")} == {""}
     assert listing.found == len(listing.samples) == 24
 
 
@@ -104,7 +104,7 @@ def test_medmnist(shared: Path) -> None:
         for split, n in (("train", 0), ("val", 119), ("test", 399)):
             sample = by_id[f"{split}_{n}"]
             assert (sample.grade, sample.split) == (int(arrays[f"{split}_labels"][n, 0]), split)
-            picture = Image.open(io.BytesIO(read_source(listing.root, sample.found.source)))
+            picture = Image.open(io.BytesIO(read_source(listing.root, sample.file.source)))
             assert np.array_equal(np.asarray(picture), arrays[f"{split}_images"][n])
 
 
@@ -120,11 +120,12 @@ def test_a_table_named_by_the_user(tmp_path: Path) -> None:
     draw(tmp_path / "photos/1.jpeg")
     (tmp_path / "my.csv").write_text("Eye;Reader A;Reader B\n1.jpeg;2;3\n")
     listing = list_source(
-        tmp_path / "photos", Reading(tmp_path / "my.csv", Asked({"photograph": "Eye", "grade": "Reader B"}))
+        tmp_path / "photos",
+        SourceOptions(tmp_path / "my.csv", ColumnOptions({"photograph": "Eye", "grade": "Reader B"})),
     )
     assert grades(listing) == {"1": 3}
     with pytest.raises(SourceError, match="--id-column and --grade-column name them"):
-        list_source(tmp_path / "photos", Reading(tmp_path / "my.csv"))
+        list_source(tmp_path / "photos", SourceOptions(tmp_path / "my.csv"))
 
 
 def test_rows_and_photographs_without_partner_are_named(shared: Path) -> None:
@@ -189,7 +190,7 @@ def test_suffixes_of_any_case_and_content_without_suffix(shared: Path, tmp_path:
 def test_of_files_of_one_stem_the_usual_suffix_is_taken_and_the_others_are_named(shared: Path) -> None:
     listing = list_source(shared / "cases/B30/data")
     assert grades(listing) == {"10_left": 0, "a/20_left": 3, "b/20_left": 4, "Case": 0, "case": 1}
-    assert next(it.found.source for it in listing.samples if it.id == "10_left") == "train/10_left.jpeg"  # as most are
+    assert next(it.file.source for it in listing.samples if it.id == "10_left") == "train/10_left.jpeg"  # as most are
     assert {it.source for it in listing.ignored} == {"train/10_left.jpg", "train/10_left.png"}
 
 

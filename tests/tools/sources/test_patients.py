@@ -6,17 +6,17 @@ from pathlib import Path
 import pytest
 
 from pipeline.photos.discovery import Found
-from tools.sources.columns import Asked
-from tools.sources.evidence import Reading
+from tools.sources.columns import ColumnOptions
+from tools.sources.evidence import SourceOptions
 from tools.sources.layouts import list_source
-from tools.sources.listing import Sample
+from tools.sources.listing import ListedSample
 from tools.sources.patients import with_patients
 
 Draw = Callable[..., None]
 
 
 def told(*names: str, pattern: str | None = None) -> list[tuple[str, str]]:
-    samples = [Sample(name, Found(name, 1, 0, 0), 0) for name in names]
+    samples = [ListedSample(name, Found(name, 1, 0, 0), 0) for name in names]
     return [(sample.patient, sample.eye) for sample in with_patients(samples, pattern, {})[0]]
 
 
@@ -57,8 +57,8 @@ def test_columns_that_only_an_option_names(tmp_path: Path, draw: Draw) -> None:
     for number in range(2):
         draw(f"{number}.jpg")
     (tmp_path / "t.csv").write_text("image,level,Fallnummer,Auge\n0,1,K7,R\n1,2,K7,L\n")
-    reading = Reading(columns=Asked({"patient": "Fallnummer", "eye": "Auge"}))
-    assert [(it.patient, it.eye) for it in list_source(tmp_path, reading).samples] == [("K7", "right"), ("K7", "left")]
+    options = SourceOptions(columns=ColumnOptions({"patient": "Fallnummer", "eye": "Auge"}))
+    assert [(it.patient, it.eye) for it in list_source(tmp_path, options).samples] == [("K7", "right"), ("K7", "left")]
 
 
 def test_a_table_of_pairs(tmp_path: Path, draw: Draw) -> None:

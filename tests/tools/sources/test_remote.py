@@ -16,8 +16,8 @@ from tests.loopback import Weather
 from tools.cli import main
 from tools.preprocessing.build_shards import CLOCK_SLACK_NS
 from tools.sources.archives import read_source
-from tools.sources.columns import Asked
-from tools.sources.evidence import Reading
+from tools.sources.columns import ColumnOptions
+from tools.sources.evidence import SourceOptions
 from tools.sources.layouts import list_source
 from tools.sources.listing import Listing
 
@@ -68,8 +68,8 @@ def bucket(eyes: Path, there: Url) -> Url:
     return put(eyes, there / "eyes")
 
 
-def reading(labels: Path | Url, grade: str) -> Reading:
-    return Reading(labels, Asked({"photograph": "eye", "grade": grade}))
+def options(labels: Path | Url, grade: str) -> SourceOptions:
+    return SourceOptions(labels, ColumnOptions({"photograph": "eye", "grade": grade}))
 
 
 def told(listing: Listing) -> list[object]:
@@ -83,14 +83,14 @@ def test_the_same_is_found_as_in_a_folder(eyes: Path, bucket: Url) -> None:
     assert told(found) == told(here)
     assert len(here.samples) == 8
     for sample in found.samples:
-        assert read_source(bucket, sample.found.source) == (eyes / sample.found.source).read_bytes()
+        assert read_source(bucket, sample.file.source) == (eyes / sample.file.source).read_bytes()
 
 
 def test_and_on_the_web(eyes: Path, web: Url) -> None:
     shutil.rmtree(eyes / ".thumbs")  # a server may show or hide them
     there = list_source(web / "eyes")
     assert told(there) == told(list_source(eyes))
-    times = {sample.found.source: sample.found.mtime_ns for sample in there.samples}
+    times = {sample.file.source: sample.file.mtime_ns for sample in there.samples}
     for source, mtime_ns in times.items():
         assert abs(mtime_ns - (eyes / source).stat().st_mtime_ns) < 1_000_000_000
 
@@ -114,13 +114,13 @@ def test_the_courses_four_tables_are_found_in_it_and_beside_it(inside: bool, eye
 
 def test_labels_may_lie_behind_a_url_of_their_own(eyes: Path, bucket: Url, there: Url) -> None:
     object_store.send(b"eye;dr\n1_left;2\n", there / "mine.csv")
-    listing = list_source(bucket, reading(there / "mine.csv", "dr"))
+    listing = list_source(bucket, options(there / "mine.csv", "dr"))
     assert [(sample.id, sample.grade) for sample in listing.samples] == [("1_left", 2)]
-    assert [(s.id, s.grade) for s in list_source(eyes, reading(there / "mine.csv", "dr")).samples] == [("1_left", 2)]
+    assert [(s.id, s.grade) for s in list_source(eyes, options(there / "mine.csv", "dr")).samples] == [("1_left", 2)]
     with pytest.raises(SourceError, match=rf"{there}/mine\.csv:1: no column 'grade' among eye, dr"):
-        list_source(bucket, reading(there / "mine.csv", "grade"))
+        list_source(bucket, options(there / "mine.csv", "grade"))
     with pytest.raises(SourceError, match=rf"{there}/none\.csv: cannot be read \(no such file\)"):
-        list_source(bucket, Reading(there / "none.csv"))
+        list_source(bucket, SourceOptions(there / "none.csv"))
 
 
 def test_messages_about_tables_name_the_url(eyes: Path, there: Url) -> None:

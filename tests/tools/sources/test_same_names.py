@@ -16,7 +16,7 @@ Draw = Callable[..., None]
 
 
 def ids(listing: Listing) -> dict[str, str]:
-    return {sample.found.source: sample.id for sample in listing.samples}
+    return {sample.file.source: sample.id for sample in listing.samples}
 
 
 def test_of_a_set_that_lies_there_whole_and_cropped_the_whole_photographs_are_taken(tmp_path: Path, draw: Draw) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import SourceError
-from tools.sources.scales import UNGRADABLE, of_other_scale, open_scale, parse_words
+from tools.sources.scales import UNGRADABLE, open_scale, parse_words, why_other_scale
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_a_scale_of_ones_own(tmp_path: Path) -> None:
 
 
 def test_grades_of_another_scale_are_told_by_their_values() -> None:
-    assert "R3 is severe background" in (of_other_scale(["R0", "R1M0", "R3A", ""]) or "")
-    assert "from 1 to 5" in (of_other_scale(["1", "2", "3", "4", "5"]) or "")
-    assert of_other_scale(["0", "1", "5"]) is None
-    assert of_other_scale(["1", "2", "3", "4"]) is None
+    assert "R3 is severe background" in (why_other_scale(["R0", "R1M0", "R3A", ""]) or "")
+    assert "from 1 to 5" in (why_other_scale(["1", "2", "3", "4", "5"]) or "")
+    assert why_other_scale(["0", "1", "5"]) is None
+    assert why_other_scale(["1", "2", "3", "4"]) is None

@@ -13,8 +13,8 @@ from PIL import Image
 
 from pipeline.errors import SourceError
 from tests.tools.sources.conftest import drawn_eye, encoded
-from tools.sources.columns import Asked
-from tools.sources.evidence import Reading
+from tools.sources.columns import ColumnOptions
+from tools.sources.evidence import SourceOptions
 from tools.sources.layouts import list_source
 from tools.sources.listing import Listing
 from tools.sources.scales import open_scale
@@ -23,11 +23,11 @@ Draw = Callable[..., None]
 
 
 def grades(listing: Listing) -> dict[str, int]:
-    return {sample.found.source: sample.grade for sample in listing.samples}
+    return {sample.file.source: sample.grade for sample in listing.samples}
 
 
 def patients(listing: Listing) -> dict[str, str]:
-    return {sample.found.source: sample.patient for sample in listing.samples}
+    return {sample.file.source: sample.patient for sample in listing.samples}
 
 
 @pytest.mark.parametrize("folders", [("1", "2", "3"), ("0", "1", "2", "3", "4")])
@@ -135,7 +135,7 @@ def test_grades_1_to_4_without_0_are_asked_about(tmp_path: Path, draw: Draw) -> 
     (tmp_path / "t.csv").write_text("image,grade\n" + "".join(f"{n},{n % 4 + 1}\n" for n in range(32)))
     with pytest.raises(SourceError, match="--scale icdr"):
         list_source(tmp_path)
-    assert set(grades(list_source(tmp_path, Reading(scale=open_scale("icdr")))).values()) == {1, 2, 3, 4}
+    assert set(grades(list_source(tmp_path, SourceOptions(scale=open_scale("icdr")))).values()) == {1, 2, 3, 4}
 
 
 def test_folders_0_and_1_may_mean_has_dr(tmp_path: Path, draw: Draw) -> None:
@@ -143,7 +143,7 @@ def test_folders_0_and_1_may_mean_has_dr(tmp_path: Path, draw: Draw) -> None:
         draw(f"{number % 2}/{number}.jpg")
     with pytest.raises(SourceError, match="'has no DR, has DR'"):
         list_source(tmp_path)
-    assert set(grades(list_source(tmp_path, Reading(layout="folders"))).values()) == {0, 1}
+    assert set(grades(list_source(tmp_path, SourceOptions(layout="folders"))).values()) == {0, 1}
 
 
 @pytest.mark.parametrize("column", ["quality", "adjudicated_gradable", "ungradable"])
@@ -153,12 +153,12 @@ def test_numbers_with_a_point_mean_the_same(tmp_path: Path, draw: Draw, column: 
     cells = ("0.0", "0.0", "1.0") if column == "ungradable" else ("1.0", "1.0", "0.0")
     rows = "".join(f"{name},{n},{cell}\n" for n, (name, cell) in enumerate(zip("abc", cells, strict=True)))
     (tmp_path / "t.csv").write_text(f"image,grade,{column}\n{rows}")
-    asked = Asked({"gradable": "quality"}, frozenset({"1"})) if column == "quality" else Asked()
-    listing = list_source(tmp_path, Reading(columns=asked))
+    options = ColumnOptions({"gradable": "quality"}, frozenset({"1"})) if column == "quality" else ColumnOptions()
+    listing = list_source(tmp_path, SourceOptions(columns=options))
     assert [sample.ungradable for sample in listing.samples] == [False, False, True]
     if column == "quality":
         with pytest.raises(SourceError, match="no cell of column quality says good"):
-            list_source(tmp_path, Reading(columns=Asked({"gradable": "quality"}, frozenset({"good"}))))
+            list_source(tmp_path, SourceOptions(columns=ColumnOptions({"gradable": "quality"}, frozenset({"good"}))))
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_folders_of_patients_visits_and_eyes(tmp_path: Path, draw: Draw) -> None
     assert set(patients(list_source(tmp_path / "a")).values()) == {"P0", "P1", "P2"}
     found = list_source(tmp_path / "b").samples
     assert {(it.patient, it.eye) for it in found} == {(f"P{n}", eye) for n in range(3) for eye in ("left", "right")}
-    by_pattern = list_source(tmp_path / "b", Reading(patient_pattern=r"(P\d)"))
+    by_pattern = list_source(tmp_path / "b", SourceOptions(patient_pattern=r"(P\d)"))
     assert set(patients(by_pattern).values()) == {"P0", "P1", "P2"}
 
 
@@ -239,7 +239,7 @@ def test_every_sheet_of_a_workbook_is_read(tmp_path: Path, draw: Draw) -> None:
     listing = list_source(tmp_path)
     assert grades(listing) == {"2022.jpg": 1, "2023.jpg": 2}
     assert "t.xlsx[2022]" in listing.layout
-    assert grades(list_source(tmp_path, Reading(labels=tmp_path / "t.xlsx"))) == {"2022.jpg": 1, "2023.jpg": 2}
+    assert grades(list_source(tmp_path, SourceOptions(labels=tmp_path / "t.xlsx"))) == {"2022.jpg": 1, "2023.jpg": 2}
 
 
 def test_a_key_that_the_first_json_object_lacks_is_read(tmp_path: Path, draw: Draw) -> None:
@@ -256,7 +256,7 @@ def test_both_eyes_of_a_parquet_row_are_read(tmp_path: Path) -> None:
         for at, side in enumerate(("left", "right"))
     }
     pyarrow.parquet.write_table(pyarrow.table({**columns, "label": [0, 1, 2]}), tmp_path / "x.parquet")
-    found = {it.found.source: (it.grade, it.eye) for it in list_source(tmp_path).samples}
+    found = {it.file.source: (it.grade, it.eye) for it in list_source(tmp_path).samples}
     assert found["x.parquet#2/left_image"] == (2, "left")
     assert found["x.parquet#2/right_image"] == (2, "right")
     assert len(found) == 6
@@ -322,7 +322,7 @@ def test_a_lone_test_column_is_said(tmp_path: Path, draw: Draw) -> None:
     draw("b.jpg")
     (tmp_path / "t.csv").write_text("image,grade,split\na,1,test\nb,2,test\n")
     listing = list_source(tmp_path)
-    assert "--split test keeps them together" in "\n".join(listing.notes)
+    assert "--split test keeps all photographs in test" in "\n".join(listing.notes)
 
 
 def test_commas_in_comments_do_not_hide_semicolons(tmp_path: Path, draw: Draw) -> None:
@@ -338,11 +338,11 @@ def test_eyes_in_spanish_and_eyes_that_are_not_known(tmp_path: Path, draw: Draw)
     draw("a.jpg")
     draw("b.jpg")
     (tmp_path / "t.csv").write_text("image,grade,Ojo\na,1,OD\nb,2,OI\n")
-    reading = Reading(columns=Asked({"eye": "Ojo"}))
-    assert [it.eye for it in list_source(tmp_path, reading).samples] == ["right", "left"]
+    options = SourceOptions(columns=ColumnOptions({"eye": "Ojo"}))
+    assert [it.eye for it in list_source(tmp_path, options).samples] == ["right", "left"]
     (tmp_path / "t.csv").write_text("image,grade,Ojo\na,1,1\nb,2,2\n")
     with pytest.raises(SourceError, match="which is neither left nor right"):
-        list_source(tmp_path, reading)
+        list_source(tmp_path, options)
 
 
 def test_an_eye_that_the_name_contradicts_is_said(tmp_path: Path, draw: Draw) -> None:
@@ -357,14 +357,14 @@ def test_a_link_to_a_table_that_leads_out_is_never_passed_over(tmp_path: Path, d
     (tmp_path / "src/labels.csv").symlink_to(tmp_path / "labels.csv")
     with pytest.raises(SourceError, match=r"labels\.csv: a link that leads out of .*--labels, or .*--follow-links"):
         list_source(tmp_path / "src")
-    assert grades(list_source(tmp_path / "src", Reading(follow_links=True))) == {"1_left.jpg": 2}
+    assert grades(list_source(tmp_path / "src", SourceOptions(follow_links=True))) == {"1_left.jpg": 2}
 
 
 def test_labels_leave_other_tables_unread_and_say_so(tmp_path: Path, draw: Draw) -> None:
     draw("1_left.jpg")
     (tmp_path / "mine.csv").write_text("image,grade\n1_left,2\n")
     (tmp_path / "other.csv").write_text("image,grade\n1_left,4\n")
-    listing = list_source(tmp_path, Reading(labels=tmp_path / "mine.csv"))
+    listing = list_source(tmp_path, SourceOptions(labels=tmp_path / "mine.csv"))
     assert grades(listing) == {"1_left.jpg": 2}
     assert listing.unread == [("other.csv", "a table, not read: --labels names another")]
 
