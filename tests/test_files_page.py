@@ -222,7 +222,8 @@ def test_every_file_of_a_cross_validation_is_named_with_its_columns_and_keys(mad
 def test_every_column_and_key_of_several_seeds_is_named(made: Path, tmp_path: Path) -> None:
     folder = FoldsFolder(made / "folds")
     trained = OutOfFold([read_fold(folder.run(n, None), open_cache(folder.cache(n))) for n in range(2)])
-    write_out_of_fold(FoldsFolder(tmp_path), CrossValidation({0: trained, 1: trained}))
+    together = CrossValidation({0: trained, 1: trained})
+    write_out_of_fold(FoldsFolder(tmp_path), together, together.measure())
     found = read(tmp_path / "metrics_oof.json")
     assert {"seeds", "by_seed", "spread_over_seeds"} <= found.keys()
     assert not missing(keys(found), *FOLDS)

@@ -331,7 +331,7 @@ def test_a_set_is_called_as_its_folder_or_as_the_one_above_cache(place: str, nam
 def test_the_commonest_sizes_come_first_and_the_others_together() -> None:
     sides = [1000] * 5 + [900] * 4 + [800] * 3 + [700] * 2 + [600, 500]
     table = pd.DataFrame({"width": sides, "height": sides})
-    assert camera_sizes(table) == [
+    assert [(each.size, each.photographs) for each in camera_sizes(table)] == [
         ("1000 x 1000 px", 5),
         ("900 x 900 px", 4),
         ("800 x 800 px", 3),
