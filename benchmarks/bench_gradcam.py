@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate, relu
 
+from pipeline.command_line import Guarded
 from pipeline.photos.contact_sheet import decode_small
 from pipeline.photos.preparation import encode, prepare
 from tools.phantoms import eye as phantom
@@ -151,7 +152,7 @@ def measure(run: Path, eyes: list[tuple[bytes, NDArray[np.bool_], int]]) -> None
         click.echo(f"| {name} | {share:.3f} | {hit:.3f} |")
 
 
-@click.command()
+@click.command(cls=Guarded)
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--eyes", default=200, help="Drawn eyes with retinopathy.")
 def main(runs: tuple[Path, ...], eyes: int) -> None:

@@ -17,6 +17,7 @@ import torchvision
 from click.testing import CliRunner
 
 from pipeline.cache.cache import open_cache
+from pipeline.command_line import Guarded
 from pipeline.loading.loaders import open_loader
 from pipeline.loading.plan import Augment
 from trainer.cli import main as trainer
@@ -52,7 +53,7 @@ def ten_epochs(cache: Path, size: int, folder: Path) -> tuple[float, float]:
     return seconds[0], seconds[1]
 
 
-@click.command()
+@click.command(cls=Guarded)
 @click.argument("cache", type=click.Path(path_type=Path))
 @click.option("--size", default=128)
 @click.option("--rounds", default=3)

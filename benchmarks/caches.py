@@ -21,8 +21,7 @@ def eyepacs(folder: Path, size: int = 512) -> Cache:
 
 def repeated(cache: Cache, length: int) -> Cache:
     """The same photographs over and over."""
-    rows = np.resize(np.arange(len(cache.manifest)), length)
-    return Cache(cache.path, cache.index, cache.manifest.iloc[rows].reset_index(drop=True))
+    return cache.take(np.resize(np.arange(len(cache.manifest)), length))
 
 
 def write_jpegs(cache: Cache, folder: Path) -> Path:

@@ -96,7 +96,7 @@ def open_drawn(stage: Stage, size: int) -> Cache:
     cache = open_cache(path)
     distinct = np.linspace(0, len(cache.manifest) - 1, min(stage.scale.distinct, len(cache.manifest))).astype(int)
     length = stage.scale.longest // stage.scale.batch * stage.scale.batch
-    return Cache(cache.path, cache.index, cache.manifest.iloc[np.resize(distinct, length)].reset_index(drop=True))
+    return cache.take(np.resize(distinct, length))
 
 
 def jpegs_of(stage: Stage, cache: Cache) -> list[bytes]:

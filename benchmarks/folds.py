@@ -16,11 +16,12 @@ import click
 from pipeline.cache.cache import open_cache
 from pipeline.cache.copies import joined_patients, shared_photos
 from pipeline.cache.folds import fold_splits, folded_rows, write_fold
+from pipeline.command_line import Guarded
 
 FOLDS = 3
 
 
-@click.command()
+@click.command(cls=Guarded)
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--seed", default=0, help="of the draw")

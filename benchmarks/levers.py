@@ -27,7 +27,8 @@ import pandas as pd
 
 from pipeline.cache.cache import open_cache
 from pipeline.cache.splits import patients_of
-from trainer.evaluation.bootstrap import Figures, bootstrap, interval
+from pipeline.command_line import Guarded
+from trainer.evaluation.bootstrap import Figures, Resamples, interval
 from trainer.evaluation.weighted_metrics import Sample
 from trainer.run_folder import RunFolder
 
@@ -77,7 +78,7 @@ def means(cache: str, runs: list[Path]) -> tuple[Figures, Figures]:
         with open_cache(Path(cache.replace(SEED, str(seed)))) as opened:
             sample = Sample.of(table, patients_of(opened.manifest, table["id"]))
         values.append(sample.figures(sample.equal_weights))
-        resampled.append(bootstrap(sample.n_patients, sample.figures, seed=seed if SEED in cache else 0))
+        resampled.append(Resamples(sample.n_patients, seed=seed if SEED in cache else 0).figures(sample.figures))
 
     def mean(of: list[Figures]) -> Figures:
         return {figure: np.mean([each[figure] for each in of], axis=0) for split, figure in FIGURES if split == "test"}
@@ -112,7 +113,7 @@ def rows(cache: str, out: Path, variants: list[str], seeds: int) -> Iterator[lis
         yield [f"{name} - {first}", *cells, ""]
 
 
-@click.command()
+@click.command(cls=Guarded)
 @click.argument("cache")
 @click.argument("out", type=click.Path(path_type=Path))
 @click.argument("variants", nargs=-1)

@@ -24,7 +24,7 @@ from pipeline.loading.plan import Blocks, random_words, shuffled
 
 PHOTOGRAPHS: Final = 10_000_000
 MACHINES: Final = (1, 8, 64)
-ROOMS: Final = (1 / 64, 1 / 16, 1.0)
+CAPACITIES: Final = (1 / 64, 1 / 16, 1.0)
 """Of all shards, how many a machine's local folder holds."""
 BATCH: Final = 512
 """Photographs in a step of all machines together."""
@@ -43,7 +43,7 @@ class Fetched(NamedTuple):
 
     order: str
     machines: int
-    room: float
+    capacity: float
     first: float  # bytes all machines fetch in the first epoch, in sizes of the data
     later: float  # in the second
     hits: float  # of the second's photographs, how many lie in the local folder already, 0 to 1
@@ -77,7 +77,7 @@ class ShardReport:
             table.add_row(
                 row.order,
                 str(row.machines),
-                f"{row.room:.1%}",
+                f"{row.capacity:.1%}",
                 f"{row.first:.2f} x",
                 f"{row.later:.2f} x",
                 f"{row.hits:.1%}",
@@ -88,8 +88,8 @@ class ShardReport:
 
     def verdict(self) -> str:
         """Which order to take when."""
-        most, little = max(MACHINES), ROOMS[1]
-        cost = {row.order: row for row in self.fetched if (row.machines, row.room) == (most, little)}
+        most, little = max(MACHINES), CAPACITIES[1]
+        cost = {row.order: row for row in self.fetched if (row.machines, row.capacity) == (most, little)}
         whole, lanes = cost[GLOBAL], cost[LANES]
         mixed, unmixed = self.mixed[GLOBAL], self.mixed[LANES]
         return (
@@ -116,10 +116,12 @@ def simulate(photographs: int = PHOTOGRAPHS) -> ShardReport:
         mixed[name] = mixing(shards[epochs[0]], grades[epochs[0]])
         asked = [shards[order] for order in epochs]
         for machines in MACHINES:
-            for room in ROOMS:
-                first, later = fetches([epoch[::machines] for epoch in asked], round(room * count))
+            for capacity in CAPACITIES:
+                first, later = fetches([epoch[::machines] for epoch in asked], round(capacity * count))
                 hits = 1 - later / len(asked[0][::machines])
-                fetched.append(Fetched(name, machines, room, first * machines / count, later * machines / count, hits))
+                fetched.append(
+                    Fetched(name, machines, capacity, first * machines / count, later * machines / count, hits)
+                )
     return ShardReport(photographs, count, fetched, mixed)
 
 
@@ -129,13 +131,13 @@ def order_of(photographs: int, blocks: Blocks | None, epoch: int) -> NDArray[np.
     return shuffled(random_words(rows, 0, epoch)[:, 0], rows, blocks, 0, epoch)
 
 
-def fetches(epochs: Sequence[NDArray[np.int64]], room: int) -> list[int]:
+def fetches(epochs: Sequence[NDArray[np.int64]], capacity: int) -> list[int]:
     """How many shards a machine fetches in each epoch, of which it is given the shard of each place, when its folder
-    holds `room` of them and is empty to begin with."""
-    if room > max(epoch.max() for epoch in epochs):  # nothing ever goes
+    holds `capacity` of them and is empty to begin with."""
+    if capacity > max(epoch.max() for epoch in epochs):  # nothing ever goes
         met = [len(np.unique(np.concatenate(epochs[: number + 1]))) for number in range(len(epochs))]
         return [now - before for before, now in pairwise([0, *met])]
-    fetch = lru_cache(maxsize=room)(pos)  # the standard library's own, written in C
+    fetch = lru_cache(maxsize=capacity)(pos)  # the standard library's own, written in C
     missed = [0]
     for epoch in epochs:
         for part in np.array_split(epoch, 1 + len(epoch) // 1_000_000):

@@ -19,6 +19,7 @@ from sklearn.preprocessing import QuantileTransformer
 
 from pipeline.cache.cache import open_cache
 from pipeline.cache.splits import SPLITS
+from pipeline.command_line import Guarded
 from pipeline.grades import REFERABLE, UNKNOWN
 from pipeline.photos.contact_sheet import decode_small
 
@@ -44,7 +45,7 @@ def texture(photo: NDArray[np.uint8]) -> list[float]:
     return found
 
 
-@click.command()
+@click.command(cls=Guarded)
 @click.argument("caches", nargs=-1, required=True)
 def main(caches: tuple[str, ...]) -> None:
     for path in caches:

@@ -1,10 +1,11 @@
 """Graded fundus photographs: their cache, and the loaders that feed a trainer from it.
 
-    errors grades metrics machine options progress lazy   what all rooms share
+    errors grades limits metrics machine progress lazy   what all rooms share
     storage/   files here and behind URLs: whole or not there, and never over what others made
     photos/    from a photograph's bytes to the prepared square
     cache/     the prepared photographs: index, table, shards, splits
     loading/   batches for a trainer: an epoch is a table, and a loader renders it
+    command_line   what the command lines of `tools` and `trainer` share; no file here imports it
 
 What a library user needs stands here, and is imported when it is asked for: `import pipeline` costs nothing.
 """

@@ -8,17 +8,23 @@
       StoreError                    a place behind a URL cannot be read or written, or needs a package
       RunError                      a run folder, checkpoint or weight file cannot be used
       ClusterError                  a Dask cluster cannot do the work
+      UsageError           exit 2   a value that is not allowed; a ValueError too
       LoaderMissing        exit 3   the loader asked for is not installed; the message ends in its `pip install` line
 
-Wrong usage (exit 2) is click's own `UsageError`. Foreign exceptions are caught where they arise and raised again as
-one of these, `from` their cause.
+Foreign exceptions are caught where they arise and raised again as one of these, `from` their cause. Commands print the
+message and end with the exit code: pipeline.command_line.
 """
 
-import click
 
+class FundusError(Exception):
+    """Its `message` is one line: what is wrong, where, what to do."""
 
-class FundusError(click.ClickException):
     exit_code = 1
+    """Of a command that raises it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
 
 
 class SourceError(FundusError):
@@ -47,6 +53,10 @@ class RunError(FundusError):
 
 class ClusterError(FundusError):
     pass
+
+
+class UsageError(FundusError, ValueError):
+    exit_code = 2
 
 
 class LoaderMissing(FundusError):

@@ -1,11 +1,11 @@
 """How far a long command is: a bar on a terminal; elsewhere, as in the log of a cluster's job, a line every 30 s."""
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, Protocol
 
-import click
 from rich.console import Console
 from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
@@ -52,16 +52,16 @@ class Heartbeat:
             return
         self._said = self._pace.clock()
         parts = (f"{self._what}: {done:,} of {total:,}", *pace, more() if more else "")
-        click.echo(", ".join(filter(None, parts)), err=True)
+        print(", ".join(filter(None, parts)), file=sys.stderr, flush=True)
 
 
 class FittingProgress(Progress):
-    """A bar whose line fits the terminal. Of the columns, those in `spare` may be left out, the first one first."""
+    """A bar whose line fits the terminal. Of the columns, those in `optional` may be left out, the first one first."""
 
     def __init__(
-        self, columns: Sequence[ProgressColumn], spare: Sequence[ProgressColumn], console: Console, transient: bool
+        self, columns: Sequence[ProgressColumn], optional: Sequence[ProgressColumn], console: Console, transient: bool
     ) -> None:
-        self._all, self._spare, self._to = columns, spare, console
+        self._all, self._optional, self._to = columns, optional, console
         super().__init__(*columns, console=console, transient=transient)
 
     def make_tasks_table(self, tasks: Iterable[Task]) -> Table:
@@ -73,7 +73,7 @@ class FittingProgress(Progress):
 
         widths = {column: width(column) for column in self._all}
         kept = [column for column in self._all if widths[column]]
-        for column in self._spare:
+        for column in self._optional:
             if sum(widths[each] + 1 for each in kept) <= self._to.width:  # a blank after each
                 break
             kept = [each for each in kept if each is not column]

@@ -42,7 +42,8 @@ ROOMS = {
 """Package -> room -> the rooms of the package that it may import from; "" is the package's own floor. Its commands, and
 nothing else there, import from every room."""
 COMMANDS = {
-    "tools/audit.py", "tools/check.py", "tools/datasets.py", "tools/sheet.py", "tools/cli.py", "trainer/cli.py",
+    "pipeline/command_line.py", "tools/audit.py", "tools/check.py", "tools/datasets.py", "tools/sheet.py",
+    "tools/cli.py", "trainer/cli.py",
 }  # fmt: skip
 MODULES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 
@@ -133,6 +134,14 @@ def test_no_two_files_import_each_other_in_a_circle() -> None:
         visit(path, ())
 
 
+def test_of_the_library_only_what_the_command_lines_share_imports_click() -> None:
+    library = [path for path in MODULES if place(path)[0] == "pipeline"]
+    assert {short(path) for path in library if "click" in imports(path, everywhere=True)} == {
+        "pipeline/command_line.py"
+    }
+    assert not [path for path in library if ROOT / "pipeline/command_line.py" in ours(path)]
+
+
 def test_only_the_dali_loader_imports_dali() -> None:
     users = {path.name for path in MODULES if any("nvidia" in name for name in imports(path, everywhere=True))}
     assert users == {"dali_loader.py"}
@@ -195,7 +204,7 @@ def test_no_module_is_named_after_a_dependency() -> None:
 
 def test_what_a_library_user_needs_is_in_pipeline_and_costs_nothing_before_it_is_used() -> None:
     script = (
-        "import sys, pipeline\n"
+        "import sys, pipeline, pipeline.errors\n"
         "print(sorted({'numpy', 'torch', 'click'} & sys.modules.keys()))\n"
         "from pipeline import NO_AUGMENT, Augment, Batch, normalise, open_cache, open_loader\n"
         "print(open_cache.__module__, Batch._fields)\n"

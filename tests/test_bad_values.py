@@ -13,8 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from pipeline.storage.outputs import OutputFile, OutputFolder, OutputPlace
-from pipeline.storage.url import Folder
+from pipeline.command_line import Folder, OutputFile, OutputFolder, OutputPlace
 from tests.conftest import write_tiny_eyes
 from tests.trainer.conftest import FAST, write_tiny_cache
 from tools.cli import main as tools

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import textwrap
 from pathlib import Path
 
 import click
@@ -23,7 +24,13 @@ NO_OPTIONS_OF_OURS = {"benchmarks.md", "experiments.md", "licences.md"}
 
 
 @pytest.mark.parametrize("line", sorted({line for page in PAGES.values() for line in COMMAND.findall(page)}))
-def test_a_shown_command_can_be_parsed(line: str) -> None:
+def test_a_shown_command_can_be_parsed(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files of --config are there, the TOML file as docs/training.md shows it."""
+    monkeypatch.chdir(tmp_path)
+    toml = PAGES["training.md"].split("## Settings in a file")[1].split("\n\n")[3]
+    Path("settings.toml").write_text(textwrap.dedent(toml))
+    Path("runs/NAME").mkdir(parents=True)
+    Path("runs/NAME/config.json").write_text('{"asked": {"epochs": 30}}')
     program, name, *arguments = shlex.split(line)
     if program == "make":
         assert f"\n{name}:" in (ROOT / "Makefile").read_text()

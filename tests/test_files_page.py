@@ -18,10 +18,10 @@ from click.testing import CliRunner
 
 from pipeline.cache.cache import open_cache
 from pipeline.cache.index import CacheIndex
+from pipeline.command_line import OutputFile, OutputFolder, OutputPlace
 from pipeline.errors import FundusError
 from pipeline.machine import END_SIGNALS
 from pipeline.storage.artifacts import UNFINISHED
-from pipeline.storage.outputs import OutputFile, OutputFolder, OutputPlace
 from tests.trainer.conftest import FAST, invoke
 from tools.benchmark.bench import BenchSettings, hardware
 from tools.benchmark.report import Report

@@ -17,9 +17,10 @@ from pathlib import Path, PureWindowsPath
 import pytest
 
 from pipeline.cache.cache import open_cache
+from pipeline.command_line import OutputFolder
 from pipeline.errors import LoaderMissing, OutputError, StoreError
 from pipeline.loading.loaders import open_loader
-from pipeline.storage import atomic, outputs
+from pipeline.storage import atomic
 from pipeline.storage.artifacts import belongs_to_run
 from pipeline.storage.url import Url, place
 
@@ -263,7 +264,7 @@ def test_an_input_is_known_by_another_case_of_letters(tmp_path: Path, monkeypatc
     (tmp_path / "photos" / "eyes").mkdir(parents=True)
     (tmp_path / "PHOTOS").mkdir()
     monkeypatch.setattr(os.path, "samefile", lambda one, other: str(one).lower() == str(other).lower())
-    folder = outputs.OutputFolder()
+    folder = OutputFolder()
     for read, words in ((tmp_path / "photos", "what the command reads"), (tmp_path / "photos/eyes", "contains")):
         with pytest.raises(OutputError, match=words):
             folder.check(tmp_path / "PHOTOS", [read])
@@ -283,7 +284,7 @@ def test_a_folder_that_may_not_be_written_is_named_without_statvfs(
     monkeypatch.delattr(os, "statvfs", raising=False)
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(OutputError, match="its folder may not be written to"):
-        outputs.OutputFolder().check(tmp_path / "out", [])
+        OutputFolder().check(tmp_path / "out", [])
 
 
 # --- what is installed where

@@ -10,14 +10,22 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from pipeline.errors import FundusError
+from pipeline.command_line import (
+    WORKERS,
+    Finite,
+    Folder,
+    GuardedGroup,
+    OutputFile,
+    OutputFolder,
+    Text,
+    local_cache_option,
+)
+from pipeline.errors import FundusError, UsageError
+from pipeline.limits import LARGEST, MOST_A_BATCH, SMALLEST
 from pipeline.machine import END_SIGNALS, usable_cores
-from pipeline.options import LARGEST, MOST_A_BATCH, SMALLEST, WORKERS, Finite, Text
 from pipeline.storage.artifacts import Kind, picture_kind
 from pipeline.storage.atomic import write_whole
-from pipeline.storage.local_cache import local_cache_option
-from pipeline.storage.outputs import GuardedGroup, OutputFile, OutputFolder
-from pipeline.storage.url import Folder, Url, place
+from pipeline.storage.url import Url, place
 from tools.preprocess_options import PreprocessOptions, given_reading_options, preprocess_options
 
 if TYPE_CHECKING:
@@ -152,7 +160,7 @@ def sheet(
     context = click.get_current_context()
     for name in ("zoom", "colour", "seed"):
         if not augmented and context.get_parameter_source(name) != ParameterSource.DEFAULT:
-            raise click.UsageError(f"--{name} says how training varies photographs; give --augmented with it")
+            raise UsageError(f"--{name} says how training varies photographs; give --augmented with it")
     with open_cache(cache) as opened:
         if augmented:
             drawing = sheet_of_augmented(opened, Augment(zoom=zoom, colour=colour), by, each, seed=seed)

@@ -8,11 +8,22 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from pipeline.options import WORKERS, Finite, Text, section
+from pipeline.command_line import (
+    WORKERS,
+    Finite,
+    Folder,
+    GuardedGroup,
+    OutputFile,
+    OutputFolder,
+    OutputPlace,
+    Text,
+    local_cache_gb_option,
+    local_cache_option,
+    section,
+)
 from pipeline.storage.artifacts import EXPLAINED
-from pipeline.storage.local_cache import local_cache_gb_option, local_cache_option
-from pipeline.storage.outputs import GuardedGroup, OutputFile, OutputFolder, OutputPlace, kept
-from pipeline.storage.url import Folder, Url, place
+from pipeline.storage.outputs import kept
+from pipeline.storage.url import Url, place
 from trainer.config import (
     DEVICES,
     LOADERS,
@@ -278,7 +289,7 @@ def evaluate(
     for target, evaluation in measured.evaluations:
         print_ungradable(target.what, evaluation.results)
         if evaluation.subgroups:
-            print_subgroups(evaluation.subgroups.as_dict(), target.what)
+            print_subgroups(evaluation.subgroups, target.what)
     if measured.sites:
         print_sites(measured.sites)
         folders = [target.files.metrics.parent for target, _ in measured.evaluations if target.name]

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, field
 from math import isfinite
 from typing import Any, Final, Literal, NamedTuple
 
-from pipeline.options import SMALLEST
+from pipeline.limits import SMALLEST
 from trainer.presets import PRESETS
 
 MODELS: Final = (

@@ -1,7 +1,7 @@
 """Output of `trainer` on the terminal: warnings, tables and progress."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import click
 from rich.console import Console
@@ -9,6 +9,7 @@ from rich.table import Table
 
 from pipeline.grades import GRADES
 from pipeline.progress import progress_of
+from trainer.run_folder import EpochRow
 
 Item = TypeVar("Item")
 
@@ -47,12 +48,12 @@ def print_class_weights(photographs: Sequence[int], weights: Sequence[float]) ->
     )
 
 
-def epoch_line(row: Mapping[str, Any], epochs: int) -> str:
+def epoch_line(row: EpochRow, epochs: int) -> str:
     """A row of accuracy.csv as a line for the terminal."""
-    test = "" if row["acc_test"] is None else f" test {row['acc_test']:.1f}"
+    test = "" if row.acc_test is None else f" test {row.acc_test:.1f}"
     return (
-        f"epoch {row['epoch']}/{epochs} {row['phase']}: lr {row['lr']:.2e}, "
-        f"loss {row['loss_train']:.4f} val {row['loss_val']:.4f}, "
-        f"accuracy {row['acc_train']:.1f} val {row['acc_val']:.1f}{test} %, kappa val {row['kappa_val']:.3f}, "
-        f"{row['seconds']:.1f} s, {row['images_per_second']:.0f} images/s"
+        f"epoch {row.epoch}/{epochs} {row.phase}: lr {row.lr:.2e}, "
+        f"loss {row.loss_train:.4f} val {row.loss_val:.4f}, "
+        f"accuracy {row.acc_train:.1f} val {row.acc_val:.1f}{test} %, kappa val {row.kappa_val:.3f}, "
+        f"{row.seconds:.1f} s, {row.images_per_second:.0f} images/s"
     )

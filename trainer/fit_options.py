@@ -4,8 +4,8 @@ from typing import Any, Final
 
 import click
 
-from pipeline.options import LARGEST, MOST_A_BATCH, MOST_EPOCHS, SMALLEST, WORKERS, Command, Finite, Text, section
-from pipeline.storage.local_cache import local_cache_gb_option, local_cache_option
+from pipeline.command_line import WORKERS, Decorated, Finite, Text, local_cache_gb_option, local_cache_option, section
+from pipeline.limits import LARGEST, MOST_A_BATCH, MOST_EPOCHS, SMALLEST
 from trainer.config import (
     CLASS_WEIGHTS,
     DEVICES,
@@ -20,6 +20,7 @@ from trainer.config import (
     STEMS,
     FitConfig,
 )
+from trainer.config_file import ConfigFile
 from trainer.presets import PRESETS
 
 DEFAULT: Final = FitConfig()
@@ -42,6 +43,9 @@ _machine = section("Machine and curves")
 
 # fmt: off
 _OPTIONS: Final = (
+    _data("--config", type=ConfigFile(), is_eager=True, expose_value=False, metavar="FILE",
+          help="Settings from a TOML file (epochs = 30), or from the config.json of a run. Options that are given "
+               "override them."),
     _data("--recipe", type=click.Choice(list(PRESETS)),
           help="A preset: defaults of other options. Options that are given override it."),
     _data("--cache", type=Text(), default=DEFAULT.cache,
@@ -117,7 +121,7 @@ _OPTIONS: Final = (
 # fmt: on
 
 
-def fit_options(command: Command) -> Command:
+def fit_options(command: Decorated) -> Decorated:
     """Gives a command all options of a training, in this order."""
     for option in reversed(_OPTIONS):
         command = option(command)

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -18,28 +18,38 @@ from pipeline.storage.artifacts import EXTERNAL
 from pipeline.storage.atomic import TMP_SUFFIX, is_unfinished, locked_folder, sweep_dead, write_whole
 from pipeline.storage.url import Url
 from trainer.config import RunConfig
+from trainer.records import read
 
 if TYPE_CHECKING:
     import pandas as pd
 
 RUNS: Final = Path("runs")
 
-ACCURACY_COLUMNS: Final = (
-    "epoch",
-    "phase",
-    "lr",
-    "loss_train",
-    "acc_train",
-    "loss_val",
-    "acc_val",
-    "kappa_val",
-    "acc_test",
-    "seconds",
-    "images_per_second",
-)
-"""Of accuracy.csv: epochs from 1, accuracies in percent, seconds of the whole epoch, images trained on a second. The
-first epoch of the head counts, in both, the pass of every photograph through the backbone."""
 
+class EpochRow(NamedTuple):
+    """A row of accuracy.csv. Its times are, for the first epoch of the head, with the pass of every photograph through
+    the backbone."""
+
+    epoch: int
+    """From 1, over both phases."""
+    phase: str
+    lr: float
+    """Of the last step."""
+    loss_train: float
+    acc_train: float
+    """Percent, as every accuracy here."""
+    loss_val: float
+    acc_val: float
+    kappa_val: float
+    acc_test: float | None
+    """None where test is not tracked."""
+    seconds: float
+    """Of the whole epoch."""
+    images_per_second: float
+    """Trained on."""
+
+
+ACCURACY_COLUMNS: Final = EpochRow._fields
 
 FOREST: Final = "forest.png"
 LONGEST_NAME: Final = 255
@@ -304,11 +314,11 @@ class RunFolder:
             return {}
         return {done: day for done, day in dates.items() if _is_day(day)}
 
-    def note_date(self, *done: str) -> None:
-        """Notes that these things were done today; see `read_dates`."""
-        write_json(self.dates, {**self.read_dates(), **dict.fromkeys(done, today())})
+    def note_date(self, *done: str, day: str | None = None) -> None:
+        """Notes that these things were done on a day, as YYYY-MM-DD; None: today. See `read_dates`."""
+        write_json(self.dates, {**self.read_dates(), **dict.fromkeys(done, day or today())})
 
-    def write_accuracy(self, history: Sequence[Mapping[str, Any]]) -> None:
+    def write_accuracy(self, history: Sequence[EpochRow]) -> None:
         import pandas as pd
 
         write_csv(self.accuracy, pd.DataFrame(history, columns=list(ACCURACY_COLUMNS)))
@@ -317,6 +327,24 @@ class RunFolder:
     def advice(self) -> str:
         """The end of an error message."""
         return f"`trainer fit --run {self.path} --resume` continues an unfinished run"
+
+
+@dataclass(frozen=True)
+class FoldsMark:
+    """folds.json: by what folds were drawn and trained."""
+
+    cache: str
+    """Digest of the cache that they are folds of."""
+    folds: int
+    seed: int
+    """By which they were drawn."""
+    test: bool
+    """Whether test is folded in."""
+    seeds: list[int] | None = None
+    """Of the trainings; None where that is `seed` alone."""
+
+    def as_dict(self) -> dict[str, object]:
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -346,9 +374,8 @@ class FoldsFolder:
     def runs(self) -> list[RunFolder]:
         """The runs of all folds and seeds. Raises RunError where folds.json is missing or damaged."""
         mark = self.read_mark()
-        seeds = mark.get("seeds", [])
-        seeds = seeds if len(seeds) > 1 else [None]
-        return [self.run(fold, seed) for seed in seeds for fold in range(mark["folds"])]
+        seeds: Sequence[int | None] = mark.seeds if mark.seeds and len(mark.seeds) > 1 else [None]
+        return [self.run(fold, seed) for seed in seeds for fold in range(mark.folds)]
 
     @property
     def results(self) -> ResultFiles:
@@ -363,11 +390,15 @@ class FoldsFolder:
     def second_look_sheet(self) -> Path:
         return self.path / "second_look.png"
 
-    def read_mark(self) -> dict[str, Any]:
+    def read_mark(self) -> FoldsMark:
         """Raises RunError where it is missing or damaged."""
-        return RunFolder(self.path).read_json(self.mark, advice="`trainer folds` into another --run makes folds anew")
+        advice = "`trainer folds` into another --run makes folds anew"
+        try:
+            return read(FoldsMark, RunFolder(self.path).read_json(self.mark, advice))
+        except ValueError as error:
+            raise RunError(f"{self.mark} is damaged; {advice}") from error
 
-    def claim(self, mark: Mapping[str, Any]) -> None:
+    def claim(self, mark: FoldsMark) -> None:
         """Raises RunError where the folder holds anything else than folds of this `mark`; nothing is written."""
         try:
             begun = self.mark.exists()

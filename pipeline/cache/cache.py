@@ -5,7 +5,7 @@
     rejects.csv    source, reason: every photograph and row that was refused
     shards/        NNNN.tar (pipeline.cache.shards)
 
-The folder may lie behind a URL: pipeline.cache.remote_shards brings its shards.
+The folder may be behind a URL: pipeline.cache.shard_store tells where its shards are read from.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from pipeline.cache.index import MANIFEST, CacheIndex
 from pipeline.cache.manifest import read_manifest
+from pipeline.cache.shard_store import ShardStore, open_shards
 from pipeline.cache.shards import scan_sources, shard_name
 from pipeline.cache.splits import SPLITS, Leak, leak_of
 from pipeline.errors import CacheError
@@ -30,32 +31,32 @@ from pipeline.storage.artifacts import SHARDS
 from pipeline.storage.paths import sha256_of
 from pipeline.storage.url import Url, place
 
-if TYPE_CHECKING:
-    from pipeline.cache.remote_shards import Mirror
-
 ALONE: Final = 6
-"""Photographs of a shard that come one by one as soon as it does: 50 ms each, or 30 MB at 100 MB/s."""
+"""So many photographs of a shard take as long one by one (50 ms each) as the whole shard (30 MB at 100 MB/s)."""
 
 
 @dataclass(eq=False)
 class Cache:
-    """An open, complete cache. Rows are positions in `manifest`. Safe to read from several threads."""
+    """An open, complete cache, as `open_cache` gives it. Safe to read from several threads.
+
+    `manifest` is its table, one photograph a row (pipeline.cache.manifest). Row numbers are positions in it, from 0 on.
+    """
 
     path: Path | Url
     index: CacheIndex
     manifest: pd.DataFrame
-    mirror: "Mirror | None" = None  # of a cache behind a URL
-    _maps: dict[int, mmap.mmap] = field(default_factory=dict, repr=False)
-    _sources: dict[int, dict[str, int]] = field(default_factory=dict, repr=False)
-    _noting: bool = False
+    store: ShardStore = field(repr=False)
+    _sources: dict[int, dict[str, int]] = field(default_factory=dict, init=False, repr=False)
+    _noting: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        # Columns as plain arrays: a lookup in a DataFrame costs 20 us, more than the rest of a read.
+        # Columns as plain arrays: a lookup in a DataFrame takes 20 us, more than the rest of a read.
         self._where = self.manifest[["shard", "offset", "nbytes", "crc32"]].to_numpy()
 
     @property
     def home(self) -> Path:
-        """Where it lies on this machine, or would; what is derived from it may be kept beside."""
+        """Its folder on this machine; for a cache behind a URL, a folder of its own that need not exist. Files that are
+        derived from the cache may be kept beside it."""
         if isinstance(self.path, Path):
             return self.path.resolve()
         from pipeline.storage.local_cache import home_of
@@ -64,20 +65,25 @@ class Cache:
 
     @property
     def recipe(self) -> Recipe:
+        """How its photographs were prepared. `recipe.size` is their side in pixels."""
         return self.index.recipe
 
     @property
     def digest(self) -> str:
-        """Identifies pixels, grades and splits: sha256 of cache.json, 64 hex digits."""
+        """Identifies pixels, grades and splits: the SHA-256 of cache.json, 64 hex digits."""
         return hashlib.sha256(self.index.to_json()).hexdigest()
 
     @property
     def grades(self) -> NDArray[np.int64]:
-        """(rows,) 0-4, -1 where unknown."""
+        """int64 (rows,), 0-4, -1 if unknown."""
         return self.manifest["grade"].to_numpy(np.int64)
 
     def rows(self, split: str) -> NDArray[np.int64]:
-        """The rows of "train", "val" or "test", ascending; of "all": every row, those in no split too."""
+        """The rows of a split, int64 (n,), ascending. split: "train", "val", "test", or "all" for every row, also those
+        in no split.
+
+        Raises CacheError for another name.
+        """
         if split == "all":
             return np.arange(len(self.manifest))
         if split not in SPLITS:
@@ -85,26 +91,26 @@ class Cache:
         return np.flatnonzero(self.manifest["split"] == split)
 
     def leak(self, split: str = "test") -> Leak:
-        """What is known of the split's photographs whose patients are in train."""
+        """What is known of the photographs of a split whose patients are in train too."""
         return leak_of(self.manifest, split, self.index.copies)
 
     def rows_of(self, ids: "pd.Series[str]") -> NDArray[np.int64]:
-        """(n,) rows of n photographs; -1 for one that the cache does not hold."""
+        """The rows of n photographs, int64 (n,); -1 for an id that is not in the cache."""
         rows: NDArray[np.int64] = pd.Index(self.manifest["id"]).get_indexer(pd.Index(ids)).astype(np.int64)
         return rows
 
     def read(self, row: int) -> memoryview:
-        """The JPEG of a row, as a view of the shard's mmap.
+        """The JPEG of a row: a read-only view of its bytes in the mapped shard.
 
-        Raises CacheError with the photograph's id where its bytes are not those that were cached.
+        Raises CacheError, with the photograph's id, if the bytes do not have the CRC-32 of the manifest; StoreError if
+        they cannot be downloaded.
         """
         jpeg = self._whole(row)
-        if jpeg is None and self.mirror:
-            self.mirror.forget(int(self._where[row, 0]))  # this disk's fault, for what came was checked
+        if jpeg is None and self.store.discard(int(self._where[row, 0])):  # the disk's fault: a download is verified
             jpeg = self._whole(row)
         if jpeg is None:
             id, where = self.manifest["id"].iloc[row], f"{SHARDS}/{shard_name(self._where[row, 0])}"
-            raise CacheError(f"{self.path}: {id} in {where} is damaged; `tools preprocess` mends it")
+            raise CacheError(f"{self.path}: {id} in {where} is damaged; `tools preprocess` repairs it")
         return jpeg
 
     def _whole(self, row: int) -> memoryview | None:
@@ -113,69 +119,62 @@ class Cache:
         return jpeg if len(jpeg) == nbytes and zlib.crc32(jpeg) == crc32 else None
 
     @property
-    def together(self) -> int | None:
-        """How many shards a shuffle should mix at a time; None where it need not keep to few, for all have room.
+    def shuffle_block(self) -> int | None:
+        """How many shards a shuffle should mix at a time, at least 1. None if it can mix all of them.
 
-        A matter of this machine, so it is to be asked once a run: an epoch's order depends on it.
+        It depends on the capacity of this machine's folder, and the order of an epoch depends on it: ask once a run.
         """
-        return None if self.mirror is None or self.mirror.holds_all else self.mirror.block
+        return self.store.shuffle_block
 
     @property
     def shards(self) -> NDArray[np.int64]:
-        """(rows,) the shard that each row lies in."""
+        """The shard of each row, int64 (rows,)."""
         return self._where[:, 0]
 
     def by_shard(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """(n,) the rows, one shard's after another's."""
+        """The rows, int64 (n,), sorted by shard; within a shard the order stays."""
         return rows[np.argsort(self._where[rows, 0], kind="stable")]
 
-    def expect(self, batches: Iterable[NDArray[np.int64]]) -> None:
-        """Says what will be read, in this order, so that shards behind a URL come in time."""
-        if self.mirror:
-            rows = list(batches)
-            self.mirror.expect(self._where[np.concatenate(rows), 0] if rows else np.empty(0, np.int64))
+    def prefetch(self, batches: Iterable[NDArray[np.int64]]) -> None:
+        """Tells which rows will be read, in this order, so that shards behind a URL are downloaded in time.
+
+        batches: int64 (n,), the rows of each. They replace those of an earlier call.
+        """
+        self.store.prefetch(self._where[rows, 0] for rows in batches)
 
     def reader(self, rows: NDArray[np.int64]) -> Callable[[int], bytes | memoryview]:
-        """`read` for these rows alone: where they are few of many shards behind a URL, those are not brought here."""
-        if self.mirror is None or len(rows) >= ALONE * len(np.unique(self._where[rows, 0])):
+        """A function like `read` for these rows, int64 (n,). If they are few rows of many shards behind a URL, it
+        downloads the photographs and not the shards."""
+        if len(rows) >= ALONE * len(np.unique(self._where[rows, 0])):
             return self.read
-        mirror = self.mirror
 
         def read(row: int) -> bytes | memoryview:
             shard, offset, nbytes, crc32 = self._where[row].tolist()
-            jpeg = mirror.part(shard, offset, nbytes)
+            jpeg = self.store.read_range(shard, offset, nbytes)
             return jpeg if jpeg is not None and zlib.crc32(jpeg) == crc32 else self.read(row)
 
         return read
 
     def map_shard(self, shard: int) -> mmap.mmap:
-        """Raises CacheError where it cannot be read, StoreError where it cannot be brought here."""
+        """The bytes of a shard. Raises CacheError if it cannot be read, StoreError if it cannot be downloaded."""
         try:
-            mapped = self.mirror.map(shard) if self.mirror else self._map(shard)
+            mapped = self.store.map(shard)
         except (OSError, ValueError) as error:
             raise CacheError(f"{self.path / SHARDS / shard_name(shard)}: cannot be read ({error})") from error
-        if self._noting and self.mirror and shard not in self._sources:
+        if self._noting and shard not in self._sources:
             self._sources[shard] = scan_sources(mapped)
         return mapped
 
-    def _map(self, shard: int) -> mmap.mmap:
-        assert isinstance(self.path, Path), "a cache behind a URL has a mirror"
-        if shard not in self._maps:
-            with open(self.path / SHARDS / shard_name(shard), "rb") as file:
-                # Two threads may map a shard at once; setdefault keeps one, the other is collected.
-                self._maps.setdefault(shard, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        return self._maps[shard]
-
     def note_sources(self) -> None:
-        """From now on each shard that comes from behind a URL is looked through for `source_digests` while it is here,
-        so that it need not come twice."""
-        self._noting = True
+        """From now on, collects what `source_digests` needs whenever a shard is mapped that may be deleted later. So no
+        shard is downloaded twice."""
+        self._noting = self.store.evicts
 
     def source_digests(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """(n,) the first 8 bytes of the SHA-256 of the files that n photographs were made from; 0 where the cache does
-        not tell. Reads the shards' JSONs: 35,000 photographs take 2 s.
+        """The first 8 bytes of the SHA-256 of the original files of n photographs, int64 (n,); 0 if the cache does not
+        have it. Reads the shards' JSONs: 35,000 photographs take 2 s.
 
-        Raises CacheError or StoreError where a shard cannot be read.
+        rows: int64 (n,). Raises CacheError or StoreError if a shard cannot be read.
         """
         for shard in np.unique(self._where[rows, 0]).tolist():
             if shard not in self._sources:
@@ -184,8 +183,13 @@ class Cache:
         return np.array([self._sources[shard].get(id, 0) for id, shard in zip(ids, shards, strict=True)], np.int64)
 
     def reopened(self) -> "Cache":
-        """The same cache with maps and threads of its own, for another process."""
+        """The same cache with its own maps and downloads, for another process."""
         return _reopen(self.path, self.index, self.manifest)
+
+    def take(self, rows: NDArray[np.int64]) -> "Cache":
+        """A cache of these rows, int64 (n,), in this order, with its own maps and downloads. A row may be listed more
+        than once."""
+        return _reopen(self.path, self.index, self.manifest.iloc[rows].reset_index(drop=True))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Maps and threads stay in their process. The manifest goes along: rows are positions in this very table.
@@ -198,38 +202,34 @@ class Cache:
         self.close()
 
     def close(self) -> None:
-        """Forgets the maps; a view still held keeps its own alive."""
-        self._maps.clear()
-        if self.mirror:
-            self.mirror.close()
+        """Releases the maps and starts no more downloads. A view that `read` returned stays valid."""
+        self.store.close()
 
 
 def _reopen(path: Path | Url, index: CacheIndex, manifest: pd.DataFrame) -> Cache:
-    if isinstance(path, Path):
-        return Cache(path, index, manifest)
-    from pipeline.cache.remote_shards import open_mirror
-
-    return Cache(path, index, manifest, open_mirror(path, index))
+    return Cache(path, index, manifest, open_shards(path, index))
 
 
 def open_cache(path: Path | Url | str) -> Cache:
     """Opens a complete cache, in a folder or behind a URL.
 
-    Raises CacheError for a folder that is no cache, was left incomplete, or whose manifest is not the one that
-    cache.json was written with; StoreError where a URL cannot be read.
+    Raises CacheError if the folder is no cache, is incomplete, or has another manifest than cache.json says; StoreError
+    if a URL cannot be read.
     """
     path = place(path)
     index = CacheIndex.read(path)
     if isinstance(path, Url):
         return _reopen(path, index, read_manifest(path / MANIFEST, checked_bytes(path / MANIFEST, index.manifest)))
     if sha256_of(path / MANIFEST) != index.manifest:
-        raise CacheError(f"{path / MANIFEST}: damaged or edited; `tools preprocess` mends it")
+        raise CacheError(f"{path / MANIFEST}: damaged or edited; `tools preprocess` repairs it")
     return _reopen(path, index, read_manifest(path / MANIFEST))
 
 
 def checked_bytes(path: Path | Url, sha256: str) -> bytes:
-    """The bytes of a file of a cache, which must have this digest. Raises CacheError where they have not, StoreError
-    where a URL cannot be read."""
+    """The bytes of a file of a cache, verified. sha256: 64 hex digits.
+
+    Raises CacheError if the file cannot be read or has another digest, StoreError if a URL cannot be read.
+    """
     if isinstance(path, Url):
         from pipeline.cache.remote_shards import read_checked
 
@@ -237,7 +237,7 @@ def checked_bytes(path: Path | Url, sha256: str) -> bytes:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise CacheError(f"{path}: cannot be read ({error.strerror}); `tools preprocess` mends it") from error
+        raise CacheError(f"{path}: cannot be read ({error.strerror}); `tools preprocess` repairs it") from error
     if hashlib.sha256(data).hexdigest() != sha256:
-        raise CacheError(f"{path}: damaged or edited; `tools preprocess` mends it")
+        raise CacheError(f"{path}: damaged or edited; `tools preprocess` repairs it")
     return data

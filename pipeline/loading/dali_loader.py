@@ -53,7 +53,7 @@ class DaliLoader(Loader):
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         batches = self._schedule.batches(number, start)
-        self._cache.expect(plan.rows for plan in batches)
+        self._cache.prefetch(plan.rows for plan in batches)
         # Fed one ahead DALI never waits (two are no faster: 0.98 times), and an abandoned epoch leaves one batch to
         # wait out, so that the next epoch's first comes after two in all.
         jobs = prefetch(self._feed, prefetch(self._read, batches), 1)

@@ -5,7 +5,7 @@ processes and the choice of the loader cannot change a pixel. To resume in the m
 row of the table.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -89,6 +89,23 @@ class EpochPlan(NamedTuple):
         return EpochPlan(self.rows[positions], self.matrices[positions], colours)
 
 
+class Shard(NamedTuple):
+    """The part of an epoch that one process takes: every `world_size`-th position, from position `rank` on."""
+
+    rank: int = 0
+    """0 to world_size - 1."""
+    world_size: int = 1
+    """Number of processes that share the epoch."""
+
+    def check(self) -> None:
+        """Raises ValueError for a rank outside 0 to world_size - 1."""
+        if not 0 <= self.rank < self.world_size:
+            raise ValueError(f"shard is (rank, world) with 0 <= rank < world, got {tuple(self)}")
+
+
+WHOLE: Final = Shard()
+
+
 def plan_epoch(
     rows: NDArray[np.int64],
     augment: Augment,
@@ -98,7 +115,7 @@ def plan_epoch(
     shuffle: bool,
     seed: int,
     epoch: int,
-    shard: tuple[int, int] = (0, 1),
+    shard: tuple[int, int] = WHOLE,
     labels: NDArray[np.int64] | None = None,
     blocks: Blocks | None = None,
 ) -> EpochPlan:
@@ -117,7 +134,8 @@ def plan_epoch(
     Raises ValueError for a seed or an epoch outside 0 to 2**64 - 1, a shard with rank outside 0 to world - 1, or a size
     outside 1 to source_size.
     """
-    _check_shard(shard)
+    part = Shard(*shard)
+    part.check()
     _check_size(size, source_size)
     words = random_words(rows, seed, epoch)
     drawing_rows = rows
@@ -126,7 +144,7 @@ def plan_epoch(
         words, drawing_rows = words[listed], rows[listed]
         rows = balanced(drawing_rows, labels[listed], seed, epoch)
     order = shuffled(words[:, 0], rows, blocks, seed, epoch) if shuffle else np.arange(len(rows))
-    order = order[shard[0] :: shard[1]]
+    order = order[part.rank :: part.world_size]
     uniform = _uniform(words[order, 1:])
     zoom, colours = np.ones(len(order)), None
     if augment.zoom > 1 or augment.colour > 0:
@@ -269,12 +287,13 @@ class Schedule:
 
     rows: NDArray[np.int64] = field(repr=False)
     augment: Augment
+    _: KW_ONLY
     source_size: int
     size: int
     batch_size: int
     shuffle: bool = False
     seed: int = 0
-    shard: tuple[int, int] = (0, 1)
+    shard: Shard = WHOLE
     labels: NDArray[np.int64] | None = field(default=None, repr=False)
     blocks: Blocks | None = None
 
@@ -282,12 +301,12 @@ class Schedule:
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
         _check_size(self.size, self.source_size)
-        _check_shard(self.shard)
+        self.shard.check()
         _check_64_bits("seed", self.seed)
 
     def __len__(self) -> int:
         """Number of batches in an epoch, with the last one, which may be smaller."""
-        return -(-len(range(self.shard[0], len(self.rows), self.shard[1])) // self.batch_size)
+        return -(-len(range(self.shard.rank, len(self.rows), self.shard.world_size)) // self.batch_size)
 
     def batches(self, epoch: int, start: int = 0) -> list[EpochPlan]:
         """The plans of the batches of an epoch from batch `start` on; empty if `start` is the number of batches.
@@ -334,12 +353,6 @@ def _uniform(words: NDArray[np.uint64]) -> NDArray[np.float64]:
 def _check_64_bits(name: str, value: int) -> None:
     if not 0 <= value < 2**64:
         raise ValueError(f"{name} must be 0 to 2**64 - 1, got {value}")
-
-
-def _check_shard(shard: tuple[int, int]) -> None:
-    rank, world = shard
-    if not 0 <= rank < world:
-        raise ValueError(f"shard is (rank, world) with 0 <= rank < world, got {shard}")
 
 
 def _check_size(size: int, source_size: int) -> None:

@@ -135,7 +135,7 @@ class TorchvisionLoader(Loader):
             return plan, self._renderer.begin(pictures, plan, over)
 
         batches = self._schedule.batches(number, start)
-        self._cache.expect(plan.rows for plan in batches)
+        self._cache.prefetch(plan.rows for plan in batches)
         try:
             for plan, rendering in prefetch(begin, batches):
                 yield to_batch(self._renderer.finish(rendering), plan.rows, self._grades)

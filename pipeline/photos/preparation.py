@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.errors import PhotoError
-from pipeline.options import LARGEST, SMALLEST
+from pipeline.limits import LARGEST, SMALLEST
 from pipeline.photos.photo import Photo, read_photo
 from pipeline.photos.retina import (
     Disc,

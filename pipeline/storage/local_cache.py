@@ -1,7 +1,7 @@
-"""The folder where a machine keeps what it brought down from a store: bounded, checked, shared by processes.
+"""The folder where a machine keeps what it downloaded from a store: bounded, checked, shared by processes.
 
-Files are called after their sha256, so what has a final name is whole and never out of date, whichever cache it came
-with. Where there is no room, what was not used for longest goes; a map of it that somebody holds stays readable.
+A file is named by its SHA-256. So a file with its final name is complete and never out of date, whichever cache it
+belongs to. Beyond the capacity, the file that was not used for longest is evicted; a map of it stays readable.
 """
 
 import mmap
@@ -11,38 +11,41 @@ import time
 from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, Final, NamedTuple
-
-import click
+from typing import IO, Final, NamedTuple
 
 from pipeline.errors import StoreError
-from pipeline.options import Finite
 from pipeline.storage.artifacts import INDEX
 from pipeline.storage.atomic import TMP_SUFFIX
 from pipeline.storage.locks import POSIX_FILES, lock, unlock
-from pipeline.storage.url import Folder, Url
+from pipeline.storage.url import Url
 
 LOCAL_CACHE: Final = "FUNDUS_LOCAL_CACHE"
 LOCAL_CACHE_GB: Final = "FUNDUS_LOCAL_CACHE_GB"
-"""Variables of the environment, for where there is room is a matter of the machine, not of a run."""
+"""Environment variables, because the folder belongs to the machine and not to a run. They are read here and never
+written: a command sets them by --local-cache and --local-cache-gb, for as long as it runs."""
 DEFAULT_GB: Final = 100.0
 _LOCK: Final = "lock"
 _BLOB: Final = re.compile(rf"[0-9a-f]{{64}}(\{TMP_SUFFIX})?")
-"""The names of files that may go; the folder that a user named may hold others, which are not counted either."""
+"""The names of files that may be evicted. The user's folder may have others, which are not counted either."""
 
 
 class Blob(NamedTuple):
-    """What is wanted: its digest is its name."""
+    """A file that is wanted: its digest is its name."""
 
-    sha256: str
+    sha256: str  # 64 hex digits
     nbytes: int
 
 
 class LocalFolder:
-    """At most `limit` bytes of files below `folder`, those on their way included."""
+    """At most `capacity` bytes of files in `folder`, with those that are being downloaded. Safe to use from several
+    threads and processes."""
 
-    def __init__(self, folder: Path, limit: int) -> None:
-        self.folder, self.limit = folder, limit
+    def __init__(self, folder: Path, capacity: int) -> None:
+        """folder: made if it is missing. capacity: in bytes.
+
+        Raises StoreError if the folder cannot be made or is in a cache, and on Windows.
+        """
+        self.folder, self.capacity = folder, capacity
         if not POSIX_FILES:  # a shard could not go while it is mapped, nor come while another process waits for it
             raise StoreError("caches behind URLs can be read on Linux and macOS only; copy the cache to this machine")
         if (folder.parent / INDEX).exists():
@@ -54,36 +57,39 @@ class LocalFolder:
             raise StoreError(f"{folder}: {why}") from error
 
     def has(self, blob: Blob) -> bool:
+        """Whether the file is here under its final name."""
         return (self.folder / blob.sha256).exists()
 
     def touch(self, blob: Blob) -> None:
-        """Puts off its turn to go."""
+        """Marks the file as used now."""
         with suppress(OSError):  # gone, or another user's
             os.utime(self.folder / blob.sha256)
 
-    def forget(self, blob: Blob) -> None:
+    def discard(self, blob: Blob) -> None:
+        """Deletes the file, if it is here. A map of it stays readable."""
         (self.folder / blob.sha256).unlink(missing_ok=True)
 
-    def open(self, blob: Blob, download: Callable[[], bytes], spare: Container[str] = ()) -> mmap.mmap:
-        """A map of the file, downloaded if need be by one thread of one process while the others wait.
+    def open(self, blob: Blob, download: Callable[[], bytes], evict_last: Container[str] = ()) -> mmap.mmap:
+        """A read-only map of the file. If it is not here, one thread of one process downloads it and the others wait.
 
-        download: gives its bytes, checked. spare: digests that are to go last when room is made.
-        Raises StoreError where it has no room, and what `download` raises.
+        download: returns its verified bytes. evict_last: digests of the files to evict last.
+        Raises StoreError if the file is larger than the capacity or cannot be written, OSError if it cannot be mapped,
+        and what `download` raises.
         """
         while True:
             with suppress(FileNotFoundError):
                 return self._map(blob)
             with self._alone(blob) as unfinished:
-                if unfinished is None:  # somebody else has finished it, or failed
+                if unfinished is None:  # another one has downloaded it, or failed
                     continue
-                self._reserve(unfinished, blob, spare)
+                self._reserve(unfinished, blob, evict_last)
                 data = download()
                 try:
                     unfinished.write(data)
                     unfinished.flush()
                     with self._settled():
                         os.replace(unfinished.name, self.folder / blob.sha256)
-                    return mmap.mmap(unfinished.fileno(), 0, access=mmap.ACCESS_READ)  # may be gone by name already
+                    return mmap.mmap(unfinished.fileno(), 0, access=mmap.ACCESS_READ)  # its name may be deleted already
                 except OSError as error:
                     raise StoreError(
                         f"{self.folder}: cannot be written ({error.strerror}); --local-cache and --local-cache-gb say "
@@ -101,7 +107,7 @@ class LocalFolder:
 
     @contextmanager
     def _alone(self, blob: Blob) -> Iterator[IO[bytes] | None]:
-        """The file to download into, locked, and removed unless it was renamed; None where it changed meanwhile."""
+        """The locked file to download into, deleted at the end unless it was renamed. None if another one had it."""
         path = self.folder / (blob.sha256 + TMP_SUFFIX)
         with open(path, "w+b", opener=lambda name, _: os.open(name, os.O_RDWR | os.O_CREAT, 0o666)) as file:
             lock(file.fileno(), wait=True)
@@ -115,88 +121,65 @@ class LocalFolder:
                     path.unlink()
                 unlock(file.fileno())
 
-    def _reserve(self, unfinished: IO[bytes], blob: Blob, spare: Container[str]) -> None:
-        """Gives the file its size, for which what was not used for longest makes room."""
-        if blob.nbytes > self.limit:
+    def _reserve(self, unfinished: IO[bytes], blob: Blob, evict_last: Container[str]) -> None:
+        """Gives the file its size. Evicts those that were not used for longest, until it fits."""
+        if blob.nbytes > self.capacity:
             raise StoreError(
-                f"{self.folder}: a file of {blob.nbytes / 1e9:.3g} GB does not fit into the {self.limit / 1e9:.3g} GB "
-                "that it may hold; give --local-cache-gb more"
+                f"{self.folder}: a file of {blob.nbytes / 1e9:.3g} GB does not fit into the "
+                f"{self.capacity / 1e9:.3g} GB that it may hold; give --local-cache-gb more"
             )
-        unfinished.truncate(0)  # one who was killed may have left some
+        unfinished.truncate(0)  # a process that was killed may have left a part
         while True:
             with self._settled():
-                if self._make_room(blob.nbytes, spare):
+                if self._evict(blob.nbytes, evict_last):
                     unfinished.truncate(blob.nbytes)
                     return
-            time.sleep(0.05)  # the rest is on its way, and may go when it is here
+            time.sleep(0.05)  # the others are being downloaded, and can be evicted afterwards
 
     @contextmanager
     def _settled(self) -> Iterator[None]:
-        """Nobody else makes room meanwhile, or gives a file the name under which it would be overlooked."""
+        """No one else evicts or renames a file meanwhile; one that is renamed could be missed by the count."""
         with open(self.folder / _LOCK, "ab") as file:
             lock(file.fileno(), wait=True)
             yield
 
-    def _make_room(self, nbytes: int, spare: Container[str]) -> bool:
-        # 40,000 shards, 1 TB, take 0.1 s to look through, one shard 0.1 s to come at 2 Gbit/s.
+    def _evict(self, nbytes: int, evict_last: Container[str]) -> bool:
+        """Whether so many bytes fit, after the evictions that are possible now."""
+        # To list 40,000 shards, 1 TB, takes 0.1 s. To download one shard takes 0.1 s at 2 Gbit/s.
         files = [(entry, entry.stat()) for entry in _entries(self.folder) if _BLOB.fullmatch(entry.name)]
         used = sum(about.st_size for _, about in files)
-        for entry, _ in sorted(files, key=lambda file: (file[0].name in spare, file[1].st_mtime_ns)):
-            if used + nbytes <= self.limit:
+        for entry, _ in sorted(files, key=lambda file: (file[0].name in evict_last, file[1].st_mtime_ns)):
+            if used + nbytes <= self.capacity:
                 break
             if _removed(entry):
                 used -= entry.stat().st_size
-        return used + nbytes <= self.limit
+        return used + nbytes <= self.capacity
 
 
 def local_root() -> Path:
-    """--local-cache, FUNDUS_LOCAL_CACHE, or the user's own folder for what can be had again."""
+    """The folder in FUNDUS_LOCAL_CACHE, or else fundus-grading in XDG_CACHE_HOME or ~/.cache. An absolute path."""
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(os.environ.get(LOCAL_CACHE) or Path(home) / "fundus-grading").expanduser().absolute()
 
 
 def home_of(url: Url) -> Path:
-    """What the cache at a URL would be called on this machine."""
+    """The folder of a cache behind a URL on this machine, which need not exist."""
     return local_root() / url.slug / "cache"
 
 
 def local_folder() -> LocalFolder:
-    """Where shards are kept. Raises StoreError for a limit that is no number."""
+    """The folder of shards, with FUNDUS_LOCAL_CACHE_GB gigabytes (1e9 bytes) as its capacity, or else DEFAULT_GB.
+
+    Raises StoreError if that is no positive number, and as LocalFolder does.
+    """
     text = os.environ.get(LOCAL_CACHE_GB) or str(DEFAULT_GB)
     try:
-        limit = int(float(text) * 1e9)
-        if limit <= 0:
+        capacity = int(float(text) * 1e9)
+        if capacity <= 0:
             raise ValueError
     except (ValueError, OverflowError) as error:
         raise StoreError(f"{LOCAL_CACHE_GB} must be a positive number, got {text!r}") from error
-    return LocalFolder(local_root() / "shards", limit)
-
-
-def _keep(context: click.Context, parameter: click.Parameter, value: Any) -> None:
-    """Into the environment, as long as the command runs: processes that it starts find it there."""
-    name = str(parameter.envvar)
-    if value is not None:
-        before = os.environ.get(name)
-        os.environ[name] = str(value)
-        context.call_on_close(lambda: os.environ.pop(name) if before is None else os.environ.update({name: before}))
-
-
-local_cache_option = click.option(
-    "--local-cache",
-    type=Folder(path_type=Path),
-    envvar=LOCAL_CACHE,
-    expose_value=False,
-    callback=_keep,
-    help="Where files of caches at URLs are kept.  [default: ~/.cache/fundus-grading]",
-)
-local_cache_gb_option = click.option(
-    "--local-cache-gb",
-    type=Finite(0, min_open=True),
-    envvar=LOCAL_CACHE_GB,
-    expose_value=False,
-    callback=_keep,
-    help=f"Gigabytes to keep there at most. Files not used for longest are deleted.  [default: {DEFAULT_GB:g}]",
-)
+    return LocalFolder(local_root() / "shards", capacity)
 
 
 def _entries(folder: Path) -> Iterator["os.DirEntry[str]"]:
@@ -214,7 +197,7 @@ def _is_at(file: IO[bytes], path: Path) -> bool:
 
 
 def _removed(entry: "os.DirEntry[str]") -> bool:
-    """Removes a file, but not one that somebody is downloading into: locks die with their owners."""
+    """Deletes a file, but not one that is being downloaded: it is locked until its process ends."""
     with suppress(FileNotFoundError, BlockingIOError), open(entry.path, "rb") as file:
         if entry.name.endswith(TMP_SUFFIX):
             lock(file.fileno())

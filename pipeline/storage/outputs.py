@@ -8,26 +8,20 @@
 * FIFOs and devices, /dev/stdout among them, are written to and never replaced.
 * While a command works, its outputs are its own: a second command with the same output is told so.
 
-An option that names an output has one of the types below; `Guarded`, the class of all commands, does the rest.
+An option that names an output has a type of pipeline.command_line, whose class of all commands asks here.
 """
 
 import csv
 import errno
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final, NamedTuple
-
-import click
+from typing import Final, NamedTuple
 
 from pipeline.errors import OutputError
-from pipeline.machine import check_file_name_encoding
-from pipeline.options import write_options
 from pipeline.storage.artifacts import Kind, belongs_to_run, cache_around, is_report_of_run
 from pipeline.storage.atomic import LOCK, Busy, claimed, is_stream, is_unfinished
-from pipeline.storage.url import Folder, Url, place
 
 _REASONS: Final = {
     errno.ENAMETOOLONG: "its name is too long",
@@ -45,105 +39,6 @@ class Part(NamedTuple):
     kind: Kind
 
 
-class OutputFile(Folder):
-    """A file, with what is written beside it. Without a kind the path is no file itself but begins others' names."""
-
-    def __init__(self, kind: Kind | None, beside: Callable[[Path], list[Part]] = lambda path: []) -> None:
-        super().__init__(path_type=Path)
-        self._kind, self._beside = kind, beside
-
-    def parts(self, path: Path) -> list[Part]:
-        """All files that are written where the command is told `path`."""
-        _check_name(path)
-        if self._kind is None and is_stream(path):
-            raise OutputError(f"{path}: a device; several files are written, so name the beginning of their names")
-        if self._kind is None:
-            return self._beside(path)
-        return [Part(path, self._kind), *([] if is_stream(path) else self._beside(path))]
-
-    def check(self, path: Path, inputs: Sequence[Path]) -> list[Path]:
-        """The files to claim. Raises OutputError where one of them may not be written."""
-        return [_check_file(*part, inputs) for part in self.parts(path)]
-
-
-class OutputFolder(Folder):
-    """A folder. In one that exists, `record` lists what may be replaced, as long as it is what the command made, which
-    `made` tells of a file; without a record the folder must be empty."""
-
-    def __init__(self, record: str | None = None, made: Callable[[Path], bool] = lambda path: False) -> None:
-        super().__init__(path_type=Path)
-        self._record, self._made = record, made
-
-    def check(self, path: Path, inputs: Sequence[Path]) -> list[Path]:
-        """As OutputFile's."""
-        real = _check_folder(path, inputs)
-        if os.path.isdir(real):
-            listed = recorded(real / self._record) if self._record and self._made(real / self._record) else []
-            allowed = {name for name in listed if not os.path.islink(real / name) and self._made(real / name)}
-            if strangers := sorted(
-                name for name in os.listdir(real) if name not in allowed and not is_unfinished(name)
-            ):
-                why = f"holds {strangers[0]!r}, which this command did not make; name a new folder"
-                raise OutputError(f"{path}: {why if self._record else 'the folder is not empty; name a new one'}")
-        return [real / (self._record or LOCK)]
-
-
-class OutputPlace(Folder):
-    """A cache or a run to make or to go on with, on this machine or, where `urls`, behind a URL too. What may lie in it
-    already is for its command to say, which also keeps others out of it."""
-
-    def __init__(self, *, urls: bool = False) -> None:
-        super().__init__(path_type=Path)
-        self._urls = urls
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if self._urls and isinstance(url := place(value), Url):
-            return url
-        return super().convert(value, param, ctx)
-
-    def check(self, path: Path, inputs: Sequence[Path]) -> list[Path]:
-        """As OutputFile's; there is nothing to claim."""
-        _check_folder(path, inputs)
-        return []
-
-
-Output = OutputFile | OutputFolder | OutputPlace
-
-
-class Guarded(click.Command):
-    """A command whose outputs are checked against all paths that it was given, and then are its own until it ends. Its
-    help has sections."""
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        write_options(self, ctx, formatter)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        check_file_name_encoding()
-        paths = [(param.type, path) for param in self.params for path in _paths(ctx.params.get(param.name or ""))]
-        inputs = [path for kind, path in paths if not isinstance(kind, Output)]
-        outputs = [(kind, path) for kind, path in paths if isinstance(kind, Output)]
-        files = [file for kind, path in outputs for file in kind.check(path, inputs)]
-        aside = any(is_stream(file) for file in files)  # a command's own words must not stand among its rows
-        if twice := [file for file in files if files.count(file) > 1 and not is_stream(file)]:
-            raise OutputError(f"{twice[0]}: two outputs of one name; give each its own")
-        with kept(files), redirect_stdout(sys.stderr) if aside else nullcontext():
-            try:
-                return super().invoke(ctx)
-            except OSError as error:
-                if error.errno == errno.EPIPE:  # click ends quietly where nobody reads on
-                    raise
-                # Of two names the second is the one that the user knows: the first is of a temporary file.
-                name = error.filename2 or error.filename
-                where = f"{name}: " if name else ""
-                raise OutputError(f"{where}cannot be read or written ({_why(error)})") from error
-
-
-class GuardedGroup(click.Group):
-    """A program: all its commands are guarded."""
-
-    command_class = Guarded
-
-
 @contextmanager
 def kept(files: Sequence[Path]) -> Iterator[None]:
     """Keeps files for this command. Raises OutputError where another has them or they cannot be made."""
@@ -154,7 +49,7 @@ def kept(files: Sequence[Path]) -> Iterator[None]:
             where = Path(error.filename)
             raise OutputError(f"{where.parent if where.name == LOCK else where}: {error.strerror}") from error
         except OSError as error:
-            raise OutputError(f"{error.filename}: cannot be written ({_why(error)})") from error
+            raise OutputError(f"{error.filename}: cannot be written ({reason_of(error)})") from error
         yield
 
 
@@ -168,13 +63,9 @@ def recorded(record: Path) -> list[str]:
     return [name for name in names if name == os.path.basename(name) and name not in ("", ".", "..")]
 
 
-def _paths(value: Any) -> list[Path]:
-    values = value if isinstance(value, tuple) else (value,)
-    return [each for each in values if isinstance(each, Path)]
-
-
-def _check_file(path: Path, kind: Kind, inputs: Sequence[Path]) -> Path:
-    """The file that will be written. Raises OutputError where it may not be."""
+def check_file(path: Path, kind: Kind, inputs: Sequence[Path]) -> Path:
+    """The file that will be written, without links. inputs: what the command reads. Raises OutputError where it may not
+    be written."""
     if is_stream(path):
         return path
     real = _real(path)
@@ -199,7 +90,9 @@ def _check_file(path: Path, kind: Kind, inputs: Sequence[Path]) -> Path:
     return real
 
 
-def _check_folder(path: Path, inputs: Sequence[Path]) -> Path:
+def check_folder(path: Path, inputs: Sequence[Path]) -> Path:
+    """The folder that will be written into, without links, whatever lies in it. inputs: what the command reads. Raises
+    OutputError where it may not be."""
     real = _real(path)
     if os.path.lexists(real) and not os.path.isdir(real):
         raise OutputError(f"{path}: is no folder; name another")
@@ -211,6 +104,21 @@ def _check_folder(path: Path, inputs: Sequence[Path]) -> Path:
             raise OutputError(f"{path}: contains {source}, which the command reads; name another folder")
     _check_around(path, real)
     return real
+
+
+def check_contents(path: Path, real: Path, record: str | None, made: Callable[[Path], bool]) -> None:
+    """Raises OutputError where a folder holds what may not be replaced: anything but what its `record` lists and
+    `made` tells that the command made; anything at all where it has no record.
+
+    path: the folder as the user called it; real: without links.
+    """
+    if not os.path.isdir(real):
+        return
+    listed = recorded(real / record) if record and made(real / record) else []
+    allowed = {name for name in listed if not os.path.islink(real / name) and made(real / name)}
+    if strangers := sorted(name for name in os.listdir(real) if name not in allowed and not is_unfinished(name)):
+        why = f"holds {strangers[0]!r}, which this command did not make; name a new folder"
+        raise OutputError(f"{path}: {why if record else 'the folder is not empty; name a new one'}")
 
 
 def _check_around(path: Path, real: Path) -> None:
@@ -226,7 +134,8 @@ def _check_around(path: Path, real: Path) -> None:
         raise OutputError(f"{path}: cannot be written ({_REASONS[errno.EROFS if shut else errno.EACCES]})")
 
 
-def _check_name(path: Path) -> None:
+def check_name(path: Path) -> None:
+    """Raises OutputError for a path that names no file."""
     if path.name in ("", ".."):
         raise OutputError(f"{path}: a folder; name a file in it")
 
@@ -240,11 +149,12 @@ def _real(path: Path) -> Path:
     except FileNotFoundError as error:
         raise OutputError(f"{path}: the current folder is gone; change to another") from error
     except (OSError, ValueError) as error:
-        raise OutputError(f"{path}: cannot be written ({_why(error)})") from error
+        raise OutputError(f"{path}: cannot be written ({reason_of(error)})") from error
     return real
 
 
-def _why(error: OSError | ValueError) -> str:
+def reason_of(error: OSError | ValueError) -> str:
+    """Why a file cannot be read or written, in a few plain words."""
     if not isinstance(error, OSError):
         return str(error)
     return _REASONS.get(error.errno or 0, error.strerror or str(error))

@@ -5,10 +5,8 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from urllib.parse import quote, unquote, urlsplit
-
-import click
 
 from pipeline.errors import StoreError
 
@@ -66,17 +64,6 @@ class Url:
         """A folder's name for what belongs to it: legible, and unlike that of any other URL."""
         digest = hashlib.sha256(f"{self.scheme}://{self.path}".encode("utf-8", "surrogateescape")).hexdigest()
         return f"{re.sub(r'[^A-Za-z0-9]+', '-', self.path)[-40:].strip('-')}-{digest[:12]}"
-
-
-class Folder(click.Path):
-    """One that must be on this machine."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if isinstance(place(value), Url):
-            self.fail(f"{scrubbed(value)} is a URL; this must be a path", param, ctx)
-        if value == "":
-            self.fail("an empty name", param, ctx)
-        return super().convert(value, param, ctx)
 
 
 def place(text: str | Path | Url) -> Path | Url:

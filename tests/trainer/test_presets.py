@@ -10,6 +10,7 @@ import pytest
 from click.testing import Result
 
 from tests.trainer.conftest import Trained
+from tests.trainer.recorded import recorded as record
 from trainer.config import FitConfig, RunConfig
 from trainer.network.metadata import read_metadata
 from trainer.presets import PRESETS
@@ -67,7 +68,7 @@ def test_the_command_that_makes_a_run_again_names_recipe_and_exceptions(trained:
     recorded = json.loads((trained.run / "config.json").read_text())
     config = RunConfig.from_dict(recorded | {"asked": asdict(asked)})
     metadata = read_metadata(trained.run / "model.safetensors")
-    fit = commands(Path("run"), "test", config, metadata, {"operating": None}, None, [])[1]
+    fit = commands(Path("run"), "test", config, metadata, record(), None, [])[1]
     assert fit == "trainer fit --run run --recipe best --no-tta --ema 0 --seed 3 --track-test"
 
 

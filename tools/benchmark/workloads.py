@@ -166,7 +166,7 @@ class PlainPhotos(Dataset[tuple[Tensor, int]]):
     """
 
     def __init__(self, cache: Cache, size: int) -> None:
-        self.cache = Cache(cache.path, cache.index, cache.manifest)  # without memory maps, which cannot be pickled
+        self.cache = cache.reopened()  # without memory maps, which cannot be pickled
         self.grades = cache.grades
         resize = [transforms.Resize(size)] if size != cache.recipe.size else []
         self.transform = transforms.Compose(

@@ -14,7 +14,8 @@ from trainer.console import print_table, warn
 from trainer.evaluation.paired import Difference, pair
 from trainer.network.metadata import read_metadata
 from trainer.network.provenance import Exposure
-from trainer.reporting.comparison import Run, differing, majority, write_comparison
+from trainer.records import optional
+from trainer.reporting.comparison import Run, differing, read_summary, write_comparison
 from trainer.reporting.narrative import exposure_line
 from trainer.reporting.tables import places, with_interval
 from trainer.run_folder import RunFolder
@@ -58,12 +59,12 @@ def read_runs(paths: Sequence[Path]) -> Iterable[Run]:
             config = run.read_config()
             accuracy = None if config.members else run.read_accuracy()
             title = read_metadata(run.model).title if config.members else config.resolved.model
-            summary = run.read_json(run.summary) if run.finished else {}
+            summary = read_summary(run) if run.finished else None
         except RunError as error:
             warn(f"left out: {error.message}")
         else:
             say_exposure(run, str(path))
-            if not summary:
+            if summary is None:
                 epochs = 0 if accuracy is None else len(accuracy)
                 warn(f"{path} is unfinished ({epochs} epochs); `trainer fit --run {path} --resume` continues it")
             shown = name if names.count(name) == 1 else str(path)
@@ -72,24 +73,21 @@ def read_runs(paths: Sequence[Path]) -> Iterable[Run]:
 
 def say_exposure(run: RunFolder, name: str) -> None:
     """Warns of a run whose weights were trained on, or chosen by, photographs of its test split."""
-    with suppress(RunError):
-        exposure = run.read_json(run.metrics("test")).get("exposure")
-        if exposure and (line := exposure_line("test", Exposure(**exposure))):
+    with suppress(RunError, ValueError):  # not measured, or damaged
+        exposure = optional(Exposure, run.read_json(run.metrics("test")).get("exposure"))
+        if exposure and (line := exposure_line("test", exposure)):
             warn(f"{name}: {line}")
 
 
 def shown_row(run: Run, options: Sequence[str]) -> list[str]:
     """A run's row in the printed table."""
-    test, config = run.summary.get("test", {}), run.config
-    kept = "-" if run.accuracy is None else f"{run.summary.get('kept_epoch', '-')}/{len(run.accuracy)}"
+    test, config, epoch = run.of("test"), run.config, run.kept_epoch
+    kept = "-" if run.accuracy is None else f"{'-' if epoch is None else epoch}/{len(run.accuracy)}"
     cells = [run.name, run.model, "/".join(Path(config.weights).parts[-2:]), f"{config.size}"]
     cells += [_option(getattr(config, name)) for name in options]
-    cells += [kept, _cell(run.summary.get("val", {}).get("kappa"))]
-    figures = [
-        with_interval(test.get(name), (test.get("intervals") or {}).get(name), places)
-        for name in ("accuracy", "kappa", "auc")
-    ]
-    return [*cells, figures[0], _cell(majority(test)), *figures[1:]]
+    cells += [kept, _cell(run.of("val").kappa)]
+    figures = [with_interval(getattr(test, name), test.interval(name), places) for name in ("accuracy", "kappa", "auc")]
+    return [*cells, figures[0], _cell(test.majority), *figures[1:]]
 
 
 def pair_with_first(runs: Sequence[Run]) -> Iterable[Difference]:

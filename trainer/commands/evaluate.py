@@ -13,13 +13,13 @@ from pipeline.storage.url import place as url_or_path
 from trainer.config import RunConfig
 from trainer.console import warn
 from trainer.evaluation.characteristics import kept_groups
-from trainer.evaluation.evaluate import Evaluation, check_measurable, evaluate_split, measuring_settings
+from trainer.evaluation.evaluate import Evaluation, Weights, check_measurable, evaluate_split, measuring_settings
 from trainer.evaluation.external import describe_set
 from trainer.evaluation.metrics import graded, only_grade
 from trainer.evaluation.operating_point import Wish, wished
 from trainer.network.device import choose_device
 from trainer.network.metadata import Metadata, temperature_of
-from trainer.network.model import Network, load_model, read_provenance
+from trainer.network.model import load_model, read_provenance
 from trainer.network.provenance import Provenance
 from trainer.reporting.evaluation_files import write_evaluation
 from trainer.reporting.external import Site, read_sites
@@ -101,12 +101,12 @@ def evaluate(
         raise RunError(f"{path}: --refit is for another cache than the run's own")
     if how.refit and metadata.operating is None:
         raise RunError(f"{run.model}: --refit compares with the weights' threshold, and they carry none")
-    measured, sites, provenance = [], [], read_provenance(run.model)
+    measured, sites, weights = [], [], Weights(model, metadata, read_provenance(run.model))
     for target in targets if metadata.members else []:
-        check_not_trained_on(path, provenance, target)
+        check_not_trained_on(path, weights.provenance, target)
     with kept([target.files.metrics for target in targets] + [run.forest_figure] * bool(external)):
         for target in targets:
-            evaluation = measure_target(run, config, target, model, metadata, provenance, how)
+            evaluation = measure_target(run, config, target, weights, how)
             say_defects(evaluation, own=not target.name, name=target.name)
             measured.append((target, evaluation))
         if external:
@@ -143,13 +143,11 @@ def measure_target(
     run: RunFolder,
     config: RunConfig,
     target: Target,
-    model: Network,
-    metadata: Metadata,
-    provenance: Provenance | None,
+    weights: Weights,
     how: HowToMeasure,
 ) -> Evaluation:
     """Measures one target and writes its files."""
-    cache, own = target.cache, not target.name
+    cache, own, metadata = target.cache, not target.name, weights.metadata
     if cache.recipe != metadata.recipe:
         warn(
             f"{cache.path} was made by another recipe ({cache.recipe}) than the training photographs "
@@ -161,19 +159,17 @@ def measure_target(
     )
     evaluation = evaluate_split(
         settings,
-        model,
-        metadata,
-        provenance,
+        weights,
         cache,
         target.split,
         own=own,
         prevalence=how.prevalence,
         columns=how.subgroups,
     )
-    more = None
     if not own:
-        more = describe_set(cache, target.name, target.place, evaluation, metadata, how.refit, how.workers)
-    write_evaluation(target.files, evaluation, f"{short_name(run.title)}, {short_name(target.what)}", more)
+        description = describe_set(cache, target.name, target.place, evaluation, metadata, how.refit, how.workers)
+        evaluation = replace(evaluation, description=description)
+    write_evaluation(target.files, evaluation, f"{short_name(run.title)}, {short_name(target.what)}")
     if own:  # the files of the run itself stay as they are where another cache is measured
         run.note_date(f"measured {target.split}")
     return evaluation
@@ -227,8 +223,8 @@ def say_defects(evaluation: Evaluation, *, own: bool, name: str = "") -> None:
     before = f"{name}: " if name else ""
     part = "" if evaluation.split == "all" else f" of {evaluation.split}"
     split, predictions, exposure = evaluation.split, evaluation.predictions, evaluation.exposure
-    metrics, baselines = evaluation.results.metrics, evaluation.results.baselines
-    told = baselines.leaked if own and baselines else 0  # fit has said so much by the names
+    metrics, no_image = evaluation.results.metrics, evaluation.results.no_image
+    told = no_image.leaked if own and no_image else 0  # fit has said so much by the names
     if exposure and max(exposure.trained_on, exposure.chosen_by) > told:
         warn(before + exposure_line(split, exposure))
     if line := scale_line(*evaluation.scale):
@@ -243,7 +239,7 @@ def say_defects(evaluation: Evaluation, *, own: bool, name: str = "") -> None:
         line = (
             f"{before}the model gives grade {grade} to every photograph{part}: accuracy {100 * metrics.accuracy:.1f} %"
         )
-        if own and baselines:
-            line += f", where giving all of them grade {baselines.majority_grade}, the commonest of train, "
-            line += f"makes {100 * baselines.majority.accuracy:.1f} %"
+        if own and no_image:
+            line += f", where giving all of them grade {no_image.majority_grade}, the commonest of train, "
+            line += f"makes {100 * no_image.majority.accuracy:.1f} %"
         warn(line)

@@ -11,7 +11,6 @@ import click
 
 from pipeline.cache.cache import Cache, open_cache
 from pipeline.errors import CacheError, RunError
-from pipeline.loading.batch import Loader
 from pipeline.storage.url import place
 from trainer.commands.evaluate import say_defects
 from trainer.config import FitConfig, RunConfig, as_options
@@ -27,10 +26,9 @@ from trainer.reporting.figures import draw_rates, short_name
 from trainer.reporting.narrative import choice, exposure_line, leak_lines, scale_line
 from trainer.reporting.tables import print_results, print_ungradable
 from trainer.run_folder import RunFolder, check_free, create_run, default_name, newest_unfinished, unfinished
-from trainer.training.checkpoint import Progress
 from trainer.training.loop import open_loaders
 from trainer.training.range_test import range_test
-from trainer.training.run import earlier_provenance, measure_kept, train
+from trainer.training.run import Training, earlier_provenance, measure_kept, train
 from trainer.training.setup import (
     begin,
     check_processes,
@@ -66,7 +64,7 @@ def start(asked: FitConfig, path: Path | None) -> RunFolder:
         with run.held() if is_main() else nullcontext():
             if is_main():
                 begin(run, describe(asked, config, cache))
-            carry_out(config, cache, loaders, run, model, Progress())
+            carry_out(Training(config=config, cache=cache, run=run, model=model, loaders=loaders))
     return run
 
 
@@ -151,7 +149,17 @@ def resume(path: Path | None, given: Mapping[str, Any]) -> RunFolder:
         where = f"step {step} of epoch {epoch + 1}" if step else f"epoch {epoch}"
         click.echo(f"{run.path}: resuming after {where} of {config.total_epochs}")
         with open_loaders(config, cache) as loaders:
-            carry_out(config, cache, loaders, run, model, progress, checkpoint)
+            carry_out(
+                Training(
+                    config=config,
+                    cache=cache,
+                    run=run,
+                    model=model,
+                    loaders=loaders,
+                    progress=progress,
+                    checkpoint=checkpoint,
+                )
+            )
     return run
 
 
@@ -165,22 +173,18 @@ def another_run(run: RunFolder, recorded: RunConfig, other: Mapping[str, Any]) -
     )
 
 
-def carry_out(
-    config: FitConfig,
-    cache: Cache,
-    loaders: Mapping[str, Loader],
-    run: RunFolder,
-    model: Grader,
-    progress: Progress,
-    checkpoint: Mapping[str, Any] | None = None,
-) -> None:
-    """Trains and measures what is left of a run. Told to stop by a signal, exits with 128 + its number."""
+def carry_out(training: Training) -> None:
+    """Trains and measures what is left of a run. Told to stop by a signal, exits with 128 + its number.
+
+    Raises RunError where a file cannot be written or a loss is not finite.
+    """
+    config, cache, run = training.config, training.cache, training.run
     try:
         with Stopper.listening() as stopper:
-            say_what_is_trained(config, cache, run, model)
-            learner = make_learner(config, cache, loaders, model)
+            say_what_is_trained(training)
+            learner = make_learner(config, cache, training.loaders, training.model)
             print_class_weights(training_grades(cache).tolist(), learner.weights.tolist())
-            train(config, cache, run, learner, progress, stopper, checkpoint)
+            train(training, learner, stopper)
             finish(config, cache, run)
     except Stopped as stopped:
         if is_main() and speaks():
@@ -192,10 +196,12 @@ def carry_out(
         ) from error
 
 
-def say_what_is_trained(config: FitConfig, cache: Cache, run: RunFolder, model: Grader) -> None:
-    parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+def say_what_is_trained(training: Training) -> None:
+    """The network, the photographs and the machine, in a few lines."""
+    config, cache = training.config, training.cache
+    parameters = sum(parameter.numel() for parameter in training.model.parameters()) / 1e6
     splits = ", ".join(f"{split} {len(cache.rows(split))}" for split in ("train", "val", "test"))
-    click.echo(f"run {run.path}: {config.model} ({parameters:.1f} M parameters), weights {config.weights}")
+    click.echo(f"run {training.run.path}: {config.model} ({parameters:.1f} M parameters), weights {config.weights}")
     click.echo(
         f"cache {cache.path}: {splits} photographs at {config.size} px; "
         f"loader {config.loader}, device {config.device}, {config.precision}"

@@ -28,7 +28,7 @@ from trainer.reporting.folds import (
     write_out_of_fold,
     write_second_look,
 )
-from trainer.run_folder import FoldsFolder, RunFolder
+from trainer.run_folder import FoldsFolder, FoldsMark, RunFolder
 
 
 def folds(
@@ -42,9 +42,7 @@ def folds(
     """
     cache, folder = open_cache(asked.cache), FoldsFolder(path)
     seeds = list(seeds) or [asked.seed]
-    mark = {"cache": cache.digest, "folds": count, "seed": asked.seed, "test": whole}
-    if seeds != [asked.seed]:
-        mark["seeds"] = seeds
+    mark = FoldsMark(cache.digest, count, asked.seed, whole, None if seeds == [asked.seed] else seeds)
     shared = from_main(partial(_begin, folder, cache, mark))
     asked = from_main(partial(_as_begun, folder, count, seeds, asked, given))
     columns = fold_splits(cache.manifest, count, asked.seed, with_test=whole, joined=joined_patients(shared))
@@ -90,15 +88,15 @@ def _as_begun(
     return replace(config, seed=asked.seed, **anew)  # the seed that draws the folds
 
 
-def _begin(folder: FoldsFolder, cache: Cache, mark: Mapping[str, Any]) -> list[SharedPhoto]:
+def _begin(folder: FoldsFolder, cache: Cache, mark: FoldsMark) -> list[SharedPhoto]:
     """Makes the folder that of these folds, which is not done before they can be drawn. Gives and tells of the
     photographs that several patients share; they are looked for once."""
     check_foldable(cache)
     folder.claim(mark)
-    rows = folded_rows(cache.manifest, with_test=mark["test"])
+    rows = folded_rows(cache.manifest, with_test=mark.test)
     shared = read_shared_photos(folder) if folder.shared_photos.exists() else shared_photos(cache, rows)
     joined = joined_patients(shared)
-    columns = fold_splits(cache.manifest, mark["folds"], mark["seed"], with_test=mark["test"], joined=joined)
+    columns = fold_splits(cache.manifest, mark.folds, mark.seed, with_test=mark.test, joined=joined)
     if joined and has_other_splits(folder.cache(0), columns[0]):
         warn(
             f"{folder.path}: patients share photographs and were not kept together when these folds were drawn, by an "
@@ -121,8 +119,9 @@ def _measure(folder: FoldsFolder, cache: Cache, count: int, seeds: Sequence[int]
 
     found = CrossValidation({seed: trained(seed if len(seeds) > 1 else None) for seed in seeds})
     doubted = second_look(found, cache.manifest)
-    write_out_of_fold(folder, found)
+    results = found.measure()
+    write_out_of_fold(folder, found, results)
     write_second_look(folder, doubted, cache)
-    say_out_of_fold(folder)
-    say_second_look(folder, doubted)
+    say_out_of_fold(results)
+    say_second_look(results, doubted)
     click.echo(f"results: {folder.path}/ (predictions_oof.csv, metrics_oof.json, confusion_oof.png, second_look.csv)")

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import click
 
+from pipeline.command_line import OutputFile
 from pipeline.errors import RunError
 from pipeline.storage.atomic import is_stream, write_whole
-from pipeline.storage.outputs import OutputFile, kept
+from pipeline.storage.outputs import kept
 from pipeline.storage.url import Url
 from trainer.kinds import PAGE
 from trainer.reporting.measured import read_measured

@@ -31,7 +31,7 @@ def open_sharded(config: FitConfig, cache: Cache, split: str, batch: int, **sett
         device=config.device,
         workers=config.workers or max(1, usable_cores() // local_world_size()),
         shard=shard(),
-        together=config.together,
+        shuffle_block=config.together,
         **settings,
     )
     size = config.size or cache.recipe.size

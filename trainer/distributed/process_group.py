@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.errors import RunError
+from pipeline.loading.plan import WHOLE, Shard
 from pipeline.machine import usable_cores
 
 T = TypeVar("T")
@@ -159,14 +160,14 @@ def local_world_size() -> int:
     return int(os.environ["LOCAL_WORLD_SIZE"]) if _launched() else 1
 
 
-def shard() -> tuple[int, int]:
-    """(rank, world): this process's part of an epoch (see pipeline.loading.plan.plan_epoch)."""
-    return (dist.get_rank(), world_size()) if world_size() > 1 else (0, 1)
+def shard() -> Shard:
+    """This process's part of an epoch."""
+    return Shard(dist.get_rank(), world_size()) if world_size() > 1 else WHOLE
 
 
 def is_main() -> bool:
     """Whether this process is rank 0, which prints and writes."""
-    return shard()[0] == 0
+    return shard().rank == 0
 
 
 def from_main(make: Callable[[], T]) -> T:

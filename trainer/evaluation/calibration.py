@@ -1,13 +1,13 @@
 """Calibration of the five probabilities: reliability, calibration error, and temperature scaling."""
 
-from typing import Final, NamedTuple
+from dataclasses import asdict, dataclass
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.grades import N_GRADES
-
-Floats = NDArray[np.float64]
+from trainer.evaluation.bootstrap import Floats, Interval
 
 BINS: Final = 15
 COLDEST, HOTTEST = 0.1, 10.0
@@ -22,6 +22,27 @@ class Bin(NamedTuple):
     photographs: int
     confidence: float | None  # mean of that probability; None where there are none
     accuracy: float | None  # share of them that are graded rightly
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The `calibration` part of metrics_*.json: how far the probability of the likeliest grade can be believed."""
+
+    temperature: float
+    """1 where probabilities stay as they are."""
+    ece: float
+    """Expected calibration error, 0 to 1."""
+    brier: float
+    """0 to 2."""
+    ece_before: float
+    """At temperature 1, as the next one."""
+    brier_before: float
+    intervals: dict[str, Interval | None]
+    """95 %, of `brier` alone: resamples have a larger calibration error than the sample they are drawn from."""
+    bins: list[Bin]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "bins": [each._asdict() for each in self.bins]}
 
 
 def fit_temperature(logits: Floats, grades: NDArray[np.int64]) -> float | None:

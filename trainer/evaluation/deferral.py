@@ -4,19 +4,53 @@ Confidence is the distance of p(referable) from the threshold, in log-odds. Risk
 refer or not, among the photographs that are kept (Geifman and El-Yaniv, NeurIPS 2017).
 """
 
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.grades import REFERABLE
-from trainer.evaluation.bootstrap import Figures, Floats, bootstrap, interval
+from trainer.evaluation.bootstrap import Figures, Floats, Interval, Resamples, interval
 from trainer.evaluation.operating_point import two_by_two
 from trainer.evaluation.weighted_metrics import Sample, ratio
 from trainer.network.decision import confidence
 
 SHARES: Final = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5)
 """Of the photographs, left to a human: what a report lists."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What the network decides where a share of the photographs, the least sure, is left to a human. Shares lie between
+    0 and 1, and are None where no photograph is there to be counted."""
+
+    deferred: float
+    """The share that is left to a human."""
+    photographs: int
+    """Decided by the network."""
+    referred: int
+    """Of these."""
+    risk: float | None
+    """Share of these that is decided wrongly."""
+    sensitivity: float | None
+    specificity: float | None
+
+
+@dataclass(frozen=True)
+class Deferral:
+    """The `deferral` part of metrics_*.json."""
+
+    area: float
+    """Under the risk-coverage curve: the mean risk over all coverages, 0 to 1."""
+    interval: Interval | None
+    """95 %, of the area."""
+    random: float
+    """The area where photographs are left to a human in random order,"""
+    ideal: float
+    """and where those that are decided wrongly come first."""
+    shares: list[Kept]
+    """One for each of SHARES."""
 
 
 class RiskCoverage:
@@ -40,34 +74,33 @@ class RiskCoverage:
         kept, wrong = np.cumsum(own, axis=0), np.cumsum(own * self._wrong[:, None], axis=0)
         return {"area": ratio((own * ratio(wrong, kept)).sum(axis=0, where=kept > 0), kept[-1])}
 
-    def as_dict(self) -> dict[str, Any]:
-        """The `deferral` part of metrics_*.json."""
+    def measure(self, resamples: Resamples) -> Deferral:
+        """`resamples`: of the sample's patients."""
         n, wrong = len(self._wrong), int(self._wrong.sum())
         area = self.figures(self.sample.equal_weights)["area"]
-        resampled = bootstrap(self.sample.n_patients, self.figures)["area"]
+        resampled = resamples.figures(self.figures)["area"]
         ideal = np.maximum(0, np.arange(1, n + 1) - (n - wrong)) / np.arange(1, n + 1)
-        return {
-            "area": float(area[0]),
-            "interval": interval(float(area[0]), resampled),
-            "random": wrong / n,
-            "ideal": float(ideal.mean()),
-            "shares": [self._kept(share) for share in SHARES],
-        }
+        return Deferral(
+            area=float(area[0]),
+            interval=interval(float(area[0]), resampled),
+            random=wrong / n,
+            ideal=float(ideal.mean()),
+            shares=[self._kept(share) for share in SHARES],
+        )
 
-    def _kept(self, share: float) -> dict[str, Any]:
-        """What is left where that share, the least sure, is deferred."""
+    def _kept(self, share: float) -> Kept:
         keep = self._order[: len(self._order) - round(share * len(self._order))]
         table = two_by_two(self.referred[keep], self.has[keep])
         sensitivity, specificity, _, _ = table.shares()
         wrong = table.false_positive + table.false_negative
-        return {
-            "deferred": share,
-            "photographs": len(keep),
-            "referred": table.true_positive + table.false_positive,
-            "risk": wrong / len(keep) if len(keep) else None,
-            "sensitivity": sensitivity,
-            "specificity": specificity,
-        }
+        return Kept(
+            deferred=share,
+            photographs=len(keep),
+            referred=table.true_positive + table.false_positive,
+            risk=wrong / len(keep) if len(keep) else None,
+            sensitivity=sensitivity,
+            specificity=specificity,
+        )
 
 
 def confidence_quantiles(scores: NDArray[np.float64], threshold: float) -> tuple[float, ...]:

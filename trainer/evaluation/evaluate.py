@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
-import torch
 
 from pipeline.cache.attributes import read_attributes
 from pipeline.cache.cache import Cache
@@ -19,8 +18,9 @@ from trainer.evaluation.eyes import EyeTable
 from trainer.evaluation.metrics import graded, predictions_table
 from trainer.evaluation.operating_point import choose_operating
 from trainer.evaluation.ordinal_thresholds import fit_ordinal_thresholds
-from trainer.evaluation.results import Results, assess
-from trainer.evaluation.subgroups import Subgroups, measure_subgroups
+from trainer.evaluation.record import MetricsRecord, Scale
+from trainer.evaluation.results import assess
+from trainer.evaluation.subgroups import measure_subgroups
 from trainer.evaluation.weighted_metrics import Sample
 from trainer.inference.forward import Outputs, run_split
 from trainer.network.decision import DecisionRule, p_referable, probabilities
@@ -30,22 +30,23 @@ from trainer.network.model import Network
 from trainer.network.provenance import Exposure, Provenance
 
 
-@dataclass(frozen=True, eq=False)
-class Evaluation:
-    """How weights do on a split of a cache."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Evaluation(MetricsRecord):
+    """How weights do on a split of a cache: what is recorded of it, and the predictions that it is about."""
 
-    split: str
-    digest: str
-    """Of the cache."""
-    scale: tuple[str, bool]
-    """What the grades are, and whether its steps are those of ICDR."""
     predictions: pd.DataFrame
     """See trainer.evaluation.metrics."""
-    results: Results
-    exposure: Exposure | None
-    """None where nobody knows what the weights have met, and for photographs that they were trained on, of course."""
-    subgroups: Subgroups | None = None
-    """None where none were asked for."""
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """A network that is measured, and what the file of its weights says of it."""
+
+    model: Network
+    metadata: Metadata
+    """With the operating point to measure at."""
+    provenance: Provenance | None
+    """The photographs that it was trained on and chosen by; None where the file does not say."""
 
 
 def check_measurable(cache: Cache, split: str) -> None:
@@ -79,7 +80,7 @@ def measuring_settings(
             workers=workers,
             size=metadata.size,
             start_size=None,  # of training only
-            together=cache.together,
+            together=cache.shuffle_block,
             tta=views,
         )
     except ValueError as error:
@@ -88,9 +89,7 @@ def measuring_settings(
 
 def evaluate_split(
     config: FitConfig,
-    model: Network,
-    metadata: Metadata,
-    provenance: Provenance | None,
+    weights: Weights,
     cache: Cache,
     split: str,
     *,
@@ -98,22 +97,23 @@ def evaluate_split(
     prevalence: float | None = None,
     columns: Sequence[str] = (),
 ) -> Evaluation:
-    """Runs a model over a split that is measurable, and measures what it says.
+    """Runs a network over a split that is measurable, and measures what it says.
 
     config: see `measuring_settings`. own: whether the weights were trained on this cache. prevalence: of another
-    population, 0 to 1. columns: of attributes.csv, whose groups are measured too; see `kept_groups`.
+    population, 0 to 1. columns: of attributes.csv, whose groups are measured too.
+    Raises CacheError for a column that makes no groups, see `kept_groups`.
     """
     groups = kept_groups(cache, split, columns)
-    to_device(model, torch.device(config.device))
-    outputs = run_split(config, model, cache, split)
-    exposure = exposure_on(provenance, cache, split, own=own)
-    evaluation = measure_outputs(cache, split, outputs, metadata, exposure, prevalence)
+    to_device(weights.model, config.device)
+    outputs = run_split(config, weights.model, cache, split)
+    exposure = exposure_on(weights.provenance, cache, split, own=own)
+    evaluation = measure_outputs(cache, split, outputs, weights.metadata, exposure, prevalence)
     if not groups:
         return evaluation
     known = graded(evaluation.predictions)
     sample = Sample.of(known, patients_of(cache.manifest, known["id"]))
     labels = {name: names.loc[known["id"]].reset_index(drop=True) for name, names in groups.items()}
-    threshold = metadata.operating.threshold if metadata.operating else None
+    threshold = weights.metadata.operating.threshold if weights.metadata.operating else None
     return replace(evaluation, subgroups=measure_subgroups(sample, labels, threshold))
 
 
@@ -125,7 +125,8 @@ def measure_outputs(
     exposure: Exposure | None,
     prevalence: float | None = None,
 ) -> Evaluation:
-    """Measures what a model says of a split, read as `about` has it."""
+    """Measures a network's outputs for a split, read by the decision rule of its metadata. `prevalence`: of another
+    population, 0 to 1."""
     manifest, logits = cache.manifest, outputs.logits.double().numpy()
     rule, eyes = DecisionRule.of(metadata), EyeTable.of(manifest, read_attributes(cache))
     calibrated = rule.probabilities(logits)
@@ -135,7 +136,14 @@ def measure_outputs(
     results = assess(
         manifest, split, predictions, probabilities(logits), metadata.operating, prevalence, eyes=eyes, rule=rule
     )
-    return Evaluation(split, cache.digest, (cache.index.scale, cache.index.exact), predictions, results, exposure)
+    return Evaluation(
+        split=split,
+        digest=cache.digest,
+        scale=Scale(cache.index.scale, cache.index.exact),
+        predictions=predictions,
+        results=results,
+        exposure=exposure,
+    )
 
 
 def exposure_on(provenance: Provenance | None, cache: Cache, split: str, *, own: bool) -> Exposure | None:
@@ -150,7 +158,7 @@ def exposure_on(provenance: Provenance | None, cache: Cache, split: str, *, own:
 
 
 def choose_decision(cache: Cache, outputs: Outputs, metadata: Metadata, grade_by: str) -> Metadata:
-    """`about` with temperature, threshold, percentiles of the confidence and, where the expected grade is predicted,
+    """`metadata` with temperature, threshold, percentiles of the confidence and, where the expected grade is predicted,
     ordinal thresholds: from outputs for val."""
     manifest, known = cache.manifest, outputs.grades.numpy() != UNKNOWN
     logits, grades = outputs.logits.double().numpy()[known], outputs.grades.numpy()[known]

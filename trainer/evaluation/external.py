@@ -1,7 +1,6 @@
 """External validation: the description of a cache that the weights were not trained on."""
 
-from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -13,6 +12,7 @@ from pipeline.grades import REFERABLE
 from trainer.console import warn
 from trainer.evaluation.evaluate import Evaluation
 from trainer.evaluation.metrics import graded
+from trainer.evaluation.record import OriginalSize, SetDescription
 from trainer.evaluation.refit import refit
 from trainer.inference.inputs import drift_in
 from trainer.network.metadata import Metadata
@@ -29,7 +29,7 @@ def describe_set(
     metadata: Metadata,
     n_refit: int | None,
     workers: int | None,
-) -> dict[str, Any]:
+) -> SetDescription:
     """What an external set's metrics.json says besides what that of a split does.
 
     place: where the cache lies, as it was given. metadata: of the weights, read as they were measured. n_refit: a
@@ -43,28 +43,28 @@ def describe_set(
     if n_refit and metadata.operating:
         try:
             patients = patients_of(cache.manifest, known["id"])
-            refitted = refit(known, patients, metadata.operating, n_refit).as_dict()
+            refitted = refit(known, patients, metadata.operating, n_refit)
         except ValueError as error:
             warn(f"{name}: no threshold is chosen anew on {n_refit} photographs: {error}")
-    return {
-        "name": name,
-        "place": place,
-        "prevalence": float(np.mean(known["grade"] >= REFERABLE)),
-        "ungraded": len(evaluation.predictions) - len(known),
-        "ungradable": int(flagged(originals, UNGRADABLE).sum()),
-        "synthetic": int(flagged(originals, "synthetic").sum()),
-        "data_set": cache.index.data_set,
-        "other_recipe": cache.recipe != metadata.recipe,
-        "cameras": [{"size": size, "photographs": n} for size, n in camera_sizes(originals)],
-        "drift": drift and drift._asdict(),
-        "refit": refitted,
-    }
+    return SetDescription(
+        name=name,
+        place=place,
+        prevalence=float(np.mean(known["grade"] >= REFERABLE)),
+        ungraded=len(evaluation.predictions) - len(known),
+        ungradable=int(flagged(originals, UNGRADABLE).sum()),
+        synthetic=int(flagged(originals, "synthetic").sum()),
+        data_set=cache.index.data_set,
+        other_recipe=cache.recipe != metadata.recipe,
+        cameras=camera_sizes(originals),
+        drift=drift,
+        refit=refitted,
+    )
 
 
-def camera_sizes(originals: pd.DataFrame) -> Sequence[tuple[str, int]]:
+def camera_sizes(originals: pd.DataFrame) -> list[OriginalSize]:
     """The commonest sizes of some originals, with how many have them, and, last, the others together. No file says
     which camera took a photograph; its size stands in for it."""
     sizes = (originals["width"].astype(str) + " x " + originals["height"].astype(str)).value_counts()
-    listed = [(f"{size} px", int(count)) for size, count in sizes.head(SIZES_LISTED).items()]
+    listed = [OriginalSize(f"{size} px", int(count)) for size, count in sizes.head(SIZES_LISTED).items()]
     rest = int(sizes.iloc[SIZES_LISTED:].sum())
-    return [*listed, (f"{len(sizes) - SIZES_LISTED:,} other sizes", rest)] if rest else listed
+    return [*listed, OriginalSize(f"{len(sizes) - SIZES_LISTED:,} other sizes", rest)] if rest else listed

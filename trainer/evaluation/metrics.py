@@ -5,7 +5,7 @@ trainer.evaluation.ordinal_thresholds reads the probabilities) and p0..p4 (float
 define, for want of photographs of a grade, is None in Python and JSON and an empty cell in CSV, never NaN.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -48,9 +48,6 @@ class Metrics:
     """How many of those given a grade have it. None for a grade that none is given."""
     referable_auc: float | None
     """Of p2 + p3 + p4 for referable retinopathy. None where all or none have it."""
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def referable_scores(predictions: pd.DataFrame) -> Floats:

@@ -3,9 +3,8 @@
 The threshold is chosen on validation and then held fixed; it is never moved to suit the photographs it is measured on.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from pipeline.errors import RunError
 from pipeline.grades import REFERABLE
 from trainer.console import warn
-from trainer.evaluation.bootstrap import Figures, Floats, bootstrap, intervals
+from trainer.evaluation.bootstrap import Figures, Floats, Interval, Resamples, intervals, single
 from trainer.evaluation.calibration import fit_temperature
 from trainer.evaluation.metrics import graded, plain_value, referable_scores
 from trainer.evaluation.weighted_metrics import Masks, Sample, patients_behind, ratio, shares
@@ -164,17 +163,57 @@ def two_by_two(referred: NDArray[np.bool_], referable: NDArray[np.bool_]) -> Two
     )
 
 
-def least_ppv(card: Mapping[str, Any]) -> float | None:
+@dataclass(frozen=True)
+class Elsewhere:
+    """What a referral means where another share of the photographs is referable; 0 to 1. Sensitivity and specificity
+    are taken to be the same there."""
+
+    prevalence: float
+    ppv: float | None
+    npv: float | None
+    intervals: dict[str, Interval | None]
+    """95 %, of PPV and NPV."""
+
+
+@dataclass(frozen=True)
+class OperatingCard:
+    """The `operating` part of metrics_*.json: what a threshold shows. All but it lie between 0 and 1, and are None
+    where nobody is there to be counted."""
+
+    threshold: float
+    """Above 1: none is referred."""
+    wanted: Wanted
+    """What the threshold was chosen for on validation,"""
+    level: float
+    """and how much of it validation shows at least."""
+    sensitivity: float | None
+    specificity: float | None
+    ppv: float | None
+    npv: float | None
+    prevalence: float | None
+    """Of referable retinopathy among these photographs, to which PPV and NPV belong."""
+    intervals: dict[str, Interval | None]
+    """95 %, of the five figures."""
+    at_prevalence: Elsewhere | None
+    """None where no other prevalence was asked for."""
+
+    @property
+    def wish(self) -> Wish:
+        """What the threshold was chosen for."""
+        return Wish(self.wanted, self.level)
+
+
+def least_ppv(card: OperatingCard) -> float | None:
     """What the interval of the specificity still allows a PPV of 1 to be, at the card's prevalence; None for a PPV
     below 1, and where no interval is known.
 
     A handful of photographs without a false referral is no proof that there are none.
     """
-    interval = card["intervals"]["specificity"]
-    if card["ppv"] != 1 or not interval or not card["sensitivity"]:
+    interval = card.intervals["specificity"]
+    if card.ppv != 1 or not interval or not card.sensitivity or card.prevalence is None:
         return None
-    sensitivity, specificity = np.array([card["sensitivity"]]), np.array([interval[0]])
-    return float(by_bayes(sensitivity, specificity, card["prevalence"])[0][0])
+    sensitivity, specificity = np.array([card.sensitivity]), np.array([interval[0]])
+    return float(by_bayes(sensitivity, specificity, card.prevalence)[0][0])
 
 
 class Referral:
@@ -194,21 +233,29 @@ class Referral:
             found |= dict(zip(("ppv_elsewhere", "npv_elsewhere"), elsewhere, strict=True))
         return found
 
-    def card(self) -> dict[str, Any]:
-        """The `operating` part of metrics_*.json. The threshold is the same in every resample."""
-        resampled = bootstrap(self.sample.n_patients, self.figures)
+    def card(self, resamples: Resamples) -> OperatingCard:
+        """What the threshold shows. It is the same in every resample. `resamples`: of the sample's patients."""
+        resampled = resamples.figures(self.figures)
         values = self.figures(self.sample.equal_weights)
         plain = {name: plain_value(value[0]) for name, value in values.items()}
-        limits = intervals(values, resampled, patients_behind(self._tally, REFERRAL_SHARES))
+        found = intervals(values, resampled, patients_behind(self._tally, REFERRAL_SHARES))
+        limits = {name: single(each) for name, each in found.items()}
         at_prevalence = None
         if self.prevalence is not None:
-            at_prevalence = {
-                "prevalence": self.prevalence,
-                **{name: plain.pop(f"{name}_elsewhere") for name in ("ppv", "npv")},
-                "intervals": {name: limits.pop(f"{name}_elsewhere") for name in ("ppv", "npv")},
-            }
-        point = {name: getattr(self.operating, name) for name in ("threshold", "wanted", "level")}
-        return {**point, **plain, "intervals": limits, "at_prevalence": at_prevalence}
+            at_prevalence = Elsewhere(
+                self.prevalence,
+                ppv=plain.pop("ppv_elsewhere"),
+                npv=plain.pop("npv_elsewhere"),
+                intervals={name: limits.pop(f"{name}_elsewhere") for name in ("ppv", "npv")},
+            )
+        return OperatingCard(
+            threshold=self.operating.threshold,
+            wanted=self.operating.wanted,
+            level=self.operating.level,
+            **plain,
+            intervals=limits,
+            at_prevalence=at_prevalence,
+        )
 
 
 def by_bayes(sensitivity: Floats, specificity: Floats, prevalence: float) -> tuple[Floats, Floats]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.grades import N_GRADES
-from trainer.evaluation.bootstrap import Figures, Floats, bootstrap
+from trainer.evaluation.bootstrap import Figures, Floats, Resamples
 from trainer.network.decision import OrdinalThresholds, expected_grades
 
 ROUNDS: Final = 200
@@ -37,7 +37,7 @@ def fit_ordinal_thresholds(
             "thresholds": np.array([best_ordinal_thresholds(expected, grades, drawn[patients]) for drawn in weights.T])
         }
 
-    found = bootstrap(int(patients.max()) + 1, best, ROUNDS)["thresholds"]
+    found = Resamples(int(patients.max()) + 1, ROUNDS).figures(best)["thresholds"]
     known = found[~np.isnan(found).any(axis=1)]
     return tuple(np.round(known.mean(axis=0), 4).tolist()) if len(known) else None
 

@@ -8,7 +8,7 @@ resamples the patients and takes that mean in each resample, so it is of the net
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -16,10 +16,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.grades import N_GRADES, REFERABLE
-from trainer.evaluation.bootstrap import Figures, Floats, bootstrap, intervals
+from trainer.evaluation.bootstrap import Figures, Floats, Limits, Resamples, intervals
 from trainer.evaluation.metrics import plain_value
 from trainer.evaluation.operating_point import REFERRAL_SHARES, TwoByTwo, two_by_two
 from trainer.evaluation.weighted_metrics import Sample, patients_behind, shares
+
+Value = float | tuple[float | None, ...] | None
+"""Of a figure, or of one of each grade; None where it is not defined."""
 
 POOLED: Final = ("accuracy", "balanced_accuracy", "kappa", "sensitivity_by_grade")
 WITHIN: Final = ("auc", "referable_auc")
@@ -39,6 +42,85 @@ class Fold:
     predictions: pd.DataFrame  # graded ones, as trainer.evaluation.metrics has them
     patients: "pd.Series[str]"  # (n,) of those
     threshold: float | None  # from which p(referable) on its weights refer
+
+
+@dataclass(frozen=True)
+class FoldFigures:
+    """What the network of a fold scores on the photographs that it has not seen."""
+
+    photographs: int
+    patients: int
+    accuracy: float | None
+    kappa: float | None
+    auc: float | None
+    referable_auc: float | None
+
+
+@dataclass(frozen=True)
+class SeedResults:
+    """The folds as they were trained with one of several seeds."""
+
+    seed: int
+    figures: Mapping[str, Value]
+    referral: TwoByTwo | None
+    by_fold: list[FoldFigures]
+
+    def as_dict(self) -> dict[str, Any]:
+        own = {"referral": _plain(self.referral), "by_fold": [asdict(each) for each in self.by_fold]}
+        return {"seed": self.seed, **self.figures, **own}
+
+
+@dataclass(frozen=True)
+class OutOfFoldResults:
+    """What metrics_oof.json says. Figures of several seeds are means over them."""
+
+    photographs: int
+    patients: int
+    grades: list[int]
+    """Photographs by true grade."""
+    figures: Mapping[str, Value]
+    """Those of `OutOfFold.figures`, and the AUC of all folds' scores in one ranking."""
+    referral: TwoByTwo | None
+    """Of several seeds the sum. None where a network has no threshold."""
+    intervals: Mapping[str, Limits]
+    """95 %, by name of a figure."""
+    by_fold: list[FoldFigures]
+    spread: Mapping[str, float | None]
+    """Standard deviation over the folds, by name of a figure."""
+    by_seed: list[SeedResults]
+    """Empty where each fold was trained once."""
+
+    @property
+    def seeds(self) -> list[int]:
+        return [each.seed for each in self.by_seed]
+
+    @property
+    def spread_over_seeds(self) -> dict[str, float | None]:
+        """Standard deviation over the seeds, by name of a figure; empty where each fold was trained once."""
+        names = [name for name in OF_A_SEED if all(name in seed.figures for seed in self.by_seed)]
+        spread = {name: _spread([seed.figures[name] for seed in self.by_seed]) for name in names}
+        return spread if self.by_seed else {}
+
+    def as_dict(self) -> dict[str, Any]:
+        over_seeds = {"by_seed": [each.as_dict() for each in self.by_seed], "spread_over_seeds": self.spread_over_seeds}
+        return {
+            "folds": len(self.by_fold),
+            **({"seeds": self.seeds} if self.by_seed else {}),
+            "photographs": self.photographs,
+            "patients": self.patients,
+            "grades": self.grades,
+            **self.figures,
+            "referral": _plain(self.referral),
+            "intervals": self.intervals,
+            "by_fold": [asdict(each) for each in self.by_fold],
+            "spread": self.spread,
+            **(over_seeds if self.by_seed else {}),
+            "intervals_are": SEEDS_INTERVALS if self.by_seed else INTERVALS,
+        }
+
+
+def _plain(referral: TwoByTwo | None) -> dict[str, int] | None:
+    return referral._asdict() if referral else None
 
 
 class OutOfFold:
@@ -78,13 +160,12 @@ class OutOfFold:
     def referral(self) -> TwoByTwo:
         return two_by_two(self.table["referred"].to_numpy(bool), (self.table["grade"] >= REFERABLE).to_numpy())
 
-    def by_fold(self) -> list[dict[str, Any]]:
-        """What metrics_oof.json says of each fold."""
+    def by_fold(self) -> list[FoldFigures]:
         found = []
         for each in self._each:
             figures = each.figures(each.equal_weights)
-            sizes = {"photographs": len(each.grades), "patients": each.n_patients}
-            found.append(sizes | {name: plain_value(figures[name][0]) for name in OF_A_FOLD})
+            plain = {name: plain_value(figures[name][0]) for name in OF_A_FOLD}
+            found.append(FoldFigures(len(each.grades), each.n_patients, **plain))
         return found
 
     def pooled_areas(self) -> dict[str, Floats]:
@@ -118,11 +199,11 @@ class CrossValidation:
         names = [name for name in own[0] if self.refers or name not in REFERRAL_SHARES]
         return {name: np.mean([figures[name] for figures in own], axis=0) for name in names}
 
-    def as_dict(self) -> dict[str, Any]:
-        """What metrics_oof.json says."""
+    def measure(self) -> OutOfFoldResults:
+        """Every figure with its interval. Patients are drawn within folds."""
         sample = self.first.sample
         values = self.figures(sample.equal_weights)
-        resampled = bootstrap(sample.n_patients, self.figures, strata=self.first.strata)
+        resampled = Resamples(sample.n_patients, strata=self.first.strata).figures(self.figures)
         behind = {k: v for k, v in sample.share_patients().items() if k in values}
         if self.refers:
             behind |= patients_behind(self.first.referrals, REFERRAL_SHARES)
@@ -130,46 +211,38 @@ class CrossValidation:
         referrals = np.sum([each.referral() for each in self.each], axis=0).tolist()
         folds = [each.by_fold() for each in self.each]
         by_fold = [_mean_fold([own[fold] for own in folds]) for fold in range(len(self.first.folds))]
-        several = len(self.by_seed) > 1
-        return {
-            "folds": len(by_fold),
-            **({"seeds": list(self.by_seed)} if several else {}),
-            "photographs": len(self.first.table),
-            "patients": sample.n_patients,
-            "grades": np.bincount(sample.grades, minlength=N_GRADES).tolist(),
-            **{name: plain_value(value[0]) for name, value in values.items()},
-            **{name: plain_value(np.mean([each[name][0] for each in areas])) for name in areas[0]},
-            "referral": TwoByTwo(*referrals)._asdict() if self.refers else None,
-            "intervals": intervals(values, resampled, behind),
-            "by_fold": by_fold,
-            "spread": {name: _spread([fold[name] for fold in by_fold]) for name in OF_A_FOLD},
-            **(self._over_seeds(folds) if several else {}),
-            "intervals_are": SEEDS_INTERVALS if several else INTERVALS,
-        }
+        return OutOfFoldResults(
+            photographs=len(self.first.table),
+            patients=sample.n_patients,
+            grades=np.bincount(sample.grades, minlength=N_GRADES).tolist(),
+            figures={
+                **{name: plain_value(value[0]) for name, value in values.items()},
+                **{name: plain_value(np.mean([each[name][0] for each in areas])) for name in areas[0]},
+            },
+            referral=TwoByTwo(*referrals) if self.refers else None,
+            intervals=intervals(values, resampled, behind),
+            by_fold=by_fold,
+            spread={name: _spread([getattr(fold, name) for fold in by_fold]) for name in OF_A_FOLD},
+            by_seed=self._by_seed(folds) if len(self.by_seed) > 1 else [],
+        )
 
-    def _over_seeds(self, folds: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
-        """Each seed's own figures, and how far they lie apart."""
-        by_seed = []
+    def _by_seed(self, folds: Sequence[list[FoldFigures]]) -> list[SeedResults]:
+        found = []
         for (seed, each), own in zip(self.by_seed.items(), folds, strict=True):
             figures = each.figures(each.sample.equal_weights)
-            by_seed.append(
-                {"seed": seed}
-                | {name: plain_value(value[0]) for name, value in figures.items()}
-                | {"referral": each.referral()._asdict() if each.refers else None, "by_fold": own}
-            )
-        names = [name for name in OF_A_SEED if all(name in seed for seed in by_seed)]
-        return {
-            "by_seed": by_seed,
-            "spread_over_seeds": {name: _spread([seed[name] for seed in by_seed]) for name in names},
-        }
+            plain = {name: plain_value(value[0]) for name, value in figures.items()}
+            found.append(SeedResults(seed, plain, each.referral() if each.refers else None, own))
+        return found
 
 
-def _mean_fold(own: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _mean_fold(own: Sequence[FoldFigures]) -> FoldFigures:
     """A fold's figures, the mean over seeds; what one seed does not define, none does."""
-    sizes = {name: own[0][name] for name in ("photographs", "patients")}
-    return sizes | {
-        name: None if own[0][name] is None else float(np.mean([each[name] for each in own])) for name in OF_A_FOLD
+    first = own[0]
+    means = {
+        name: None if getattr(first, name) is None else float(np.mean([getattr(each, name) for each in own]))
+        for name in OF_A_FOLD
     }
+    return FoldFigures(first.photographs, first.patients, **means)
 
 
 def _referred(fold: Fold) -> NDArray[np.bool_]:
@@ -177,7 +250,7 @@ def _referred(fold: Fold) -> NDArray[np.bool_]:
     return np.asarray(scores >= (np.inf if fold.threshold is None else fold.threshold))
 
 
-def _spread(values: Sequence[float | None]) -> float | None:
+def _spread(values: Sequence[Value]) -> float | None:
     """The standard deviation over folds or seeds; None where one of them does not define the figure."""
-    known = [value for value in values if value is not None]
+    known = [value for value in values if isinstance(value, float)]
     return float(np.std(known, ddof=1)) if len(known) == len(values) > 1 else None

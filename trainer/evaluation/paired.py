@@ -9,7 +9,7 @@ import pandas as pd
 from pipeline.cache.cache import open_cache
 from pipeline.cache.splits import patients_of
 from pipeline.errors import CacheError, RunError
-from trainer.evaluation.bootstrap import Figures, Floats, Interval, bootstrap, interval, p_value
+from trainer.evaluation.bootstrap import Figures, Floats, Interval, Resamples, interval, p_value
 from trainer.evaluation.metrics import plain_value
 from trainer.evaluation.weighted_metrics import Sample
 from trainer.run_folder import RunFolder
@@ -57,7 +57,7 @@ def pair(run: RunFolder, against: RunFolder) -> list[Difference]:
         ours, theirs = sample.figures(weights), sample_against.figures(weights)
         return {name: ours[name] - theirs[name] for name in PAIRED}
 
-    resampled = bootstrap(sample.n_patients, differences)
+    resampled = Resamples(sample.n_patients).figures(differences)
     found = differences(sample.equal_weights)
     ours, theirs = (each.figures(each.equal_weights) for each in (sample, sample_against))
     return [

@@ -1,12 +1,12 @@
 """p(referable) in the figures that STARD 2015 and TRIPOD+AI ask for: curves with bands, calibration, net benefit."""
 
-from dataclasses import asdict, dataclass
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from pipeline.grades import REFERABLE
-from trainer.evaluation.bootstrap import LEVEL, Figures, Floats, Interval, Limits, bootstrap, intervals
+from trainer.evaluation.bootstrap import LEVEL, Figures, Floats, Interval, Limits, Resamples, intervals, listed, single
 from trainer.evaluation.decision_curve import THRESHOLDS, DecisionCurve
 from trainer.evaluation.metrics import plain_value
 from trainer.evaluation.referable_calibration import CLIP, Lacking, ReferableCalibration
@@ -55,7 +55,8 @@ class BinaryCalibration:
     """Referable photographs by the sum of p. None without any."""
     brier: float
     """Mean of (p - truth) squared, 0 to 1."""
-    intervals: dict[str, Limits]
+    intervals: dict[str, Interval | None]
+    """95 %, of the four figures."""
     lacks: Lacking | None
     """Why there is no slope, and for "few" no intercept either."""
     clip: float
@@ -94,13 +95,10 @@ class Referable:
     calibration: BinaryCalibration
     net_benefit: NetBenefit | None
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
-
-def measure_referable(sample: Sample, prevalence: float | None) -> Referable:
-    """Every figure, with intervals from one bootstrap over patients. `prevalence`, 0 to 1: of another population, for
-    the net benefit."""
+def measure_referable(sample: Sample, resamples: Resamples, prevalence: float | None) -> Referable:
+    """Every figure. `resamples`: of the sample's patients. `prevalence`, 0 to 1: of another population, for the net
+    benefit."""
     referable = int((sample.grades >= REFERABLE).sum())
     calibration = ReferableCalibration(sample)
     measured: list[ReferableCalibration | ReferableCurves | DecisionCurve] = [calibration]
@@ -111,7 +109,7 @@ def measure_referable(sample: Sample, prevalence: float | None) -> Referable:
     def figures(weights: Floats) -> Figures:
         return {name: value for each in measured for name, value in each.figures(weights).items()}
 
-    values, resampled = figures(sample.equal_weights), bootstrap(sample.n_patients, figures)
+    values, resampled = figures(sample.equal_weights), resamples.figures(figures)
     limits = intervals(values, resampled, patients_behind(calibration.tally, calibration.bin_shares))
     for name in ("slope", "intercept"):
         # In the rounds without one it is boundless: left out, they would make the interval too narrow.
@@ -130,25 +128,25 @@ def measure_referable(sample: Sample, prevalence: float | None) -> Referable:
     )
 
 
-def _parts(values: Figures, limits: dict[str, Any], prevalence: float | None) -> tuple[Band, Band, NetBenefit]:
-    listed = {name: value[0].tolist() for name, value in values.items()}
+def _parts(values: Figures, limits: dict[str, Limits], prevalence: float | None) -> tuple[Band, Band, NetBenefit]:
+    plain = {name: value[0].tolist() for name, value in values.items()}
     return (
-        Band(RATES.tolist(), listed["sensitivity"], limits["sensitivity"]),
-        Band(RECALLS.tolist(), listed["precision"], limits["precision"]),
+        Band(RATES.tolist(), plain["sensitivity"], listed(limits["sensitivity"])),
+        Band(RECALLS.tolist(), plain["precision"], listed(limits["precision"])),
         NetBenefit(
-            prevalence,
-            THRESHOLDS.tolist(),
-            listed["net_benefit"],
-            listed["refer_all"],
-            listed["gain"],
-            {name: limits[name] for name in ("net_benefit", "gain")},
+            prevalence=prevalence,
+            thresholds=THRESHOLDS.tolist(),
+            net_benefit=plain["net_benefit"],
+            refer_all=plain["refer_all"],
+            gain=plain["gain"],
+            intervals={name: listed(limits[name]) for name in ("net_benefit", "gain")},
         ),
     )
 
 
-def _calibration(measured: ReferableCalibration, values: Figures, limits: dict[str, Any]) -> BinaryCalibration:
+def _calibration(measured: ReferableCalibration, values: Figures, limits: dict[str, Limits]) -> BinaryCalibration:
     bins = []
-    for number, (share, interval) in enumerate(zip(values["share"][0].tolist(), limits["share"], strict=True)):
+    for number, (share, interval) in enumerate(zip(values["share"][0].tolist(), listed(limits["share"]), strict=True)):
         inside = measured.p[measured.bins == number]
         low, high, mean = float(inside[0]), float(inside[-1]), float(inside.mean())
         bins.append(ReferableBin(low, high, len(inside), mean, share, interval))
@@ -159,7 +157,7 @@ def _calibration(measured: ReferableCalibration, values: Figures, limits: dict[s
         intercept=intercept,
         observed_expected=observed_expected,
         brier=brier,
-        intervals={name: limits[name] for name in names},
+        intervals={name: single(limits[name]) for name in names},
         lacks=measured.lacks,
         clip=CLIP,
         bins=bins,

@@ -5,15 +5,15 @@ chosen for, and both are measured on the rest, which had no say in either.
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.grades import REFERABLE
-from trainer.evaluation.bootstrap import Floats, Limits
+from trainer.evaluation.bootstrap import Floats, Interval, Resamples
 from trainer.evaluation.operating_point import Referral, Wish, choose_threshold, two_by_two
 from trainer.evaluation.weighted_metrics import Sample
 from trainer.network.metadata import Operating
@@ -40,7 +40,7 @@ class Performance:
     threshold: float
     sensitivity: float
     specificity: float
-    intervals: dict[str, Limits]
+    intervals: dict[str, Interval | None]
     """95 %, of sensitivity and specificity."""
 
 
@@ -83,9 +83,6 @@ class Refit:
     enough: int | None
     """The least of the sizes that is enough; None where none is."""
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def refit(predictions: pd.DataFrame, patients: "pd.Series[str]", operating: Operating, n: int) -> Refit:
     """Chooses on at most n of the graded predictions, whose patients are given.
@@ -100,6 +97,7 @@ def refit(predictions: pd.DataFrame, patients: "pd.Series[str]", operating: Oper
     wish = Wish(operating.wanted, operating.level)
     threshold = choose_threshold(scores[chosen], truth[chosen], wish)
     rest = Sample.of(predictions[~chosen], patients[~chosen])
+    resamples = Resamples(rest.n_patients)
     tried = [*(size for size in SIZES if size < n), n]
     sizes = tuple(size for photographs in tried if (size := try_size(sample, wish, photographs)))
     return Refit(
@@ -109,8 +107,8 @@ def refit(predictions: pd.DataFrame, patients: "pd.Series[str]", operating: Oper
         patients=len(np.unique(sample.patients[chosen])),
         referable=int(truth[chosen].sum()),
         rest=int((~chosen).sum()),
-        before=performance_at(rest, operating),
-        after=performance_at(rest, replace(operating, threshold=threshold)),
+        before=performance_at(rest, resamples, operating),
+        after=performance_at(rest, resamples, replace(operating, threshold=threshold)),
         sizes=sizes,
         enough=next((size.photographs for size in sizes if size.draws == DRAWS and size.near >= SURE), None),
     )
@@ -171,7 +169,10 @@ def _shown(sample: Sample, wish: Wish, n: int) -> Iterator[tuple[float, float]]:
         yield sensitivity, specificity
 
 
-def performance_at(rest: Sample, operating: Operating) -> Performance:
-    card = Referral(rest, operating, None).card()
-    limits = {name: card["intervals"][name] for name in ("sensitivity", "specificity")}
-    return Performance(operating.threshold, card["sensitivity"], card["specificity"], limits)
+def performance_at(rest: Sample, resamples: Resamples, operating: Operating) -> Performance:
+    """Of photographs of both kinds; `resamples`: of their patients."""
+    card = Referral(rest, operating, None).card(resamples)
+    assert card.sensitivity is not None  # the rest has both kinds
+    assert card.specificity is not None
+    limits = {name: card.intervals[name] for name in ("sensitivity", "specificity")}
+    return Performance(operating.threshold, card.sensitivity, card.specificity, limits)

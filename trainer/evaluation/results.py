@@ -1,5 +1,6 @@
 """All results of a split, by photograph, by eye and by patient."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
@@ -7,24 +8,58 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.cache.baselines import Baselines, no_image_baselines
+from pipeline.cache.baselines import no_image_baselines
 from pipeline.cache.splits import patients_of
 from pipeline.grades import UNKNOWN
-from trainer.evaluation.bootstrap import Figures, Floats, bootstrap, interval, intervals
-from trainer.evaluation.calibration import brier_by_photograph, expected_calibration_error, reliability
-from trainer.evaluation.deferral import RiskCoverage
+from trainer.evaluation.bootstrap import Figures, Floats, Limits, Resamples, interval, intervals
+from trainer.evaluation.calibration import Calibration, brier_by_photograph, expected_calibration_error, reliability
+from trainer.evaluation.deferral import Deferral, RiskCoverage
 from trainer.evaluation.eyes import EyeCounts, EyeTable, eye_rows, mean_eyes
 from trainer.evaluation.metrics import Metrics, measure
-from trainer.evaluation.operating_point import Referral
+from trainer.evaluation.operating_point import OperatingCard, Referral
 from trainer.evaluation.referable import Referable, measure_referable
 from trainer.evaluation.ungradable import Ungradable, measure_ungradable
 from trainer.evaluation.weighted_metrics import Sample, ratio
 from trainer.kinds import PROBABILITIES
 from trainer.network.decision import DecisionRule
 from trainer.network.metadata import Operating, temperature_of
+from trainer.records import optional, read
 
 LIKELIEST: Final = DecisionRule()
 """The likeliest grade is predicted."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """What giving grades without a look at the photograph scores."""
+
+    accuracy: float
+    """0 to 1."""
+    kappa: float
+    """Quadratic weighted, -1 to 1."""
+
+
+@dataclass(frozen=True)
+class NoImage:
+    """The `no_image` part of metrics_*.json: see `pipeline.cache.baselines`."""
+
+    leaked: int
+    """How many of the photographs measured show a patient who is in train."""
+    majority_grade: int
+    """The commonest grade of train."""
+    majority: Score
+    """Of giving it to every photograph."""
+    fellow_eye: Score
+    """Of giving each the grade that its patient has in train; equal to `majority` where nothing leaks."""
+
+    @classmethod
+    def of(cls, table: pd.DataFrame, split: str) -> "NoImage | None":
+        """None where train or the split has no graded photograph. `table`: see `no_image_baselines`."""
+        found = no_image_baselines(table, split)
+        if found is None:
+            return None
+        majority, fellow_eye = (Score(each.accuracy, each.kappa) for each in (found.majority, found.fellow_eye))
+        return cls(found.leaked, found.majority_grade, majority, fellow_eye)
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,15 +69,15 @@ class Results:
     metrics: Metrics
     """Its "photographs" are eyes or patients where these are measured."""
     patients: int
-    intervals: dict[str, Any]
-    """By name of a figure: (low, high), None, or five of these for one of each grade."""
-    operating: dict[str, Any] | None
+    intervals: dict[str, Limits]
+    """95 %, by name of a figure of `Metrics`; five for one of each grade."""
+    operating: OperatingCard | None
     """None where the weights carry no threshold."""
-    deferral: dict[str, Any] | None
+    deferral: Deferral | None
     """None where the weights carry no threshold."""
-    baselines: Baselines | None
-    """Scored without the photograph."""
-    calibration: dict[str, Any] | None = None
+    no_image: NoImage | None
+    """None where train has no graded photograph to learn a grade from."""
+    calibration: Calibration | None = None
     """None for eyes and patients: a network's certainty is about a photograph."""
     referable: Referable | None = None
     """None for eyes and patients: a p(referable) is about a photograph."""
@@ -58,18 +93,41 @@ class Results:
     def as_dict(self) -> dict[str, Any]:
         return {
             "patients": self.patients,
-            **self.metrics.as_dict(),
+            **asdict(self.metrics),
             "intervals": self.intervals,
-            "operating": self.operating,
-            "deferral": self.deferral,
-            "ungradable_referral": self.ungradable and self.ungradable.as_dict(),
-            "calibration": self.calibration,
-            "referable": self.referable and self.referable.as_dict(),
-            "no_image": self.baselines and self.baselines.as_dict(),
+            "operating": self.operating and asdict(self.operating),
+            "deferral": self.deferral and asdict(self.deferral),
+            "ungradable_referral": self.ungradable and asdict(self.ungradable),
+            "calibration": self.calibration and self.calibration.as_dict(),
+            "referable": self.referable and asdict(self.referable),
+            "no_image": self.no_image and asdict(self.no_image),
             "patient": self.by_patient and self.by_patient.as_dict(),
             "eye": self.by_eye and self.by_eye.as_dict(),
             **({"eyes": asdict(self.eyes)} if self.eyes else {}),
         }
+
+    @classmethod
+    def from_dict(cls, written: Mapping[str, Any]) -> "Results":
+        """From what `as_dict` gives, after its way through JSON. What an earlier version did not write yet is None.
+
+        Raises ValueError where a part is damaged, or of a version before every figure had an interval.
+        """
+        part = written.get
+        by_patient, by_eye = part("patient"), part("eye")
+        return cls(
+            metrics=read(Metrics, written),
+            patients=read(int, part("patients"), "patients"),
+            intervals=read(dict[str, Limits], part("intervals"), "intervals"),
+            operating=optional(OperatingCard, part("operating"), "operating"),
+            deferral=optional(Deferral, part("deferral"), "deferral"),
+            no_image=optional(NoImage, part("no_image"), "no_image"),
+            calibration=optional(Calibration, part("calibration"), "calibration"),
+            referable=optional(Referable, part("referable"), "referable"),
+            by_patient=by_patient and cls.from_dict(by_patient),
+            by_eye=by_eye and cls.from_dict(by_eye),
+            eyes=optional(EyeCounts, part("eyes"), "eyes"),
+            ungradable=optional(Ungradable, part("ungradable_referral"), "ungradable_referral"),
+        )
 
 
 def assess(
@@ -91,20 +149,21 @@ def assess(
     patients = patients_of(manifest, predictions["id"])
     known = (predictions["grade"] != UNKNOWN).to_numpy()
     sample = Sample.of(predictions, patients)
+    resamples = Resamples(sample.n_patients)  # of the same patients by photograph, by eye and by patient
     by_patient = by_eye = None
     if sample.n_patients < len(sample.grades):
         table = worse_eyes(predictions[known], patients[known])
-        baselines = no_image_baselines(patient_table(manifest), split)
-        by_patient = _measured(Sample.of(table), operating, prevalence, baselines)
+        no_image = NoImage.of(patient_table(manifest), split)
+        by_patient = _measured(Sample.of(table), resamples, operating, prevalence, no_image)
     means = eyes and mean_eyes(predictions[known], patients[known], manifest, table=eyes, rule=rule)
     if eyes and means:
-        baselines = no_image_baselines(eye_rows(manifest, eyes), split)
+        no_image = NoImage.of(eye_rows(manifest, eyes), split)
         of_eyes = Sample.of(means.predictions, means.patients)
-        by_eye = replace(_measured(of_eyes, operating, prevalence, baselines), eyes=means.counts)
+        by_eye = replace(_measured(of_eyes, resamples, operating, prevalence, no_image), eyes=means.counts)
     return replace(
-        _measured(sample, operating, prevalence, no_image_baselines(manifest, split)),
-        calibration=calibration(sample, uncalibrated[known], temperature_of(operating)),
-        referable=measure_referable(sample, prevalence),
+        _measured(sample, resamples, operating, prevalence, NoImage.of(manifest, split)),
+        calibration=calibration(sample, resamples, uncalibrated[known], temperature_of(operating)),
+        referable=measure_referable(sample, resamples, prevalence),
         ungradable=measure_ungradable(manifest, split, predictions, operating),
         by_patient=by_patient,
         by_eye=by_eye,
@@ -112,26 +171,30 @@ def assess(
 
 
 def _measured(
-    sample: Sample, operating: Operating | None, prevalence: float | None, baselines: Baselines | None
+    sample: Sample,
+    resamples: Resamples,
+    operating: Operating | None,
+    prevalence: float | None,
+    no_image: NoImage | None,
 ) -> Results:
     """What photographs, eyes and patients have alike."""
     values = sample.figures(sample.equal_weights)
-    resampled = bootstrap(sample.n_patients, sample.figures)
+    resampled = resamples.figures(sample.figures)
     return Results(
-        measure(sample),
-        sample.n_patients,
-        intervals(values, resampled, sample.share_patients()),
-        Referral(sample, operating, prevalence).card() if operating else None,
-        RiskCoverage(sample, operating.threshold).as_dict() if operating else None,
-        baselines,
+        metrics=measure(sample),
+        patients=sample.n_patients,
+        intervals=intervals(values, resampled, sample.share_patients()),
+        operating=Referral(sample, operating, prevalence).card(resamples) if operating else None,
+        deferral=RiskCoverage(sample, operating.threshold).measure(resamples) if operating else None,
+        no_image=no_image,
     )
 
 
-def calibration(sample: Sample, uncalibrated: NDArray[np.float32], temperature: float) -> dict[str, Any]:
-    """The `calibration` part of metrics_*.json. `uncalibrated` (n, 5): the sample's probabilities at temperature 1.
-
-    The calibration error has no interval: resamples have a larger one than the sample they are drawn from.
-    """
+def calibration(
+    sample: Sample, resamples: Resamples, uncalibrated: NDArray[np.float32], temperature: float
+) -> Calibration:
+    """`resamples`: of the sample's patients. `uncalibrated` (n, 5): the sample's probabilities at temperature 1.
+    `temperature`: that of its own."""
     bins = reliability(sample.probabilities, sample.grades)
     scores = brier_by_photograph(sample.probabilities, sample.grades)
     sums = np.stack(
@@ -142,15 +205,15 @@ def calibration(sample: Sample, uncalibrated: NDArray[np.float32], temperature: 
         total = weights.T @ sums
         return {"brier": ratio(total[:, 0], total[:, 1])}
 
-    return {
-        "temperature": temperature,
-        "ece": expected_calibration_error(bins),
-        "brier": float(scores.mean()),
-        "ece_before": expected_calibration_error(reliability(uncalibrated, sample.grades)),
-        "brier_before": float(brier_by_photograph(uncalibrated, sample.grades).mean()),
-        "intervals": {"brier": interval(float(scores.mean()), bootstrap(sample.n_patients, brier)["brier"])},
-        "bins": [each._asdict() for each in bins],
-    }
+    return Calibration(
+        temperature=temperature,
+        ece=expected_calibration_error(bins),
+        brier=float(scores.mean()),
+        ece_before=expected_calibration_error(reliability(uncalibrated, sample.grades)),
+        brier_before=float(brier_by_photograph(uncalibrated, sample.grades).mean()),
+        intervals={"brier": interval(float(scores.mean()), resamples.figures(brier)["brier"])},
+        bins=bins,
+    )
 
 
 def worse_eyes(predictions: pd.DataFrame, patients: "pd.Series[str]") -> pd.DataFrame:

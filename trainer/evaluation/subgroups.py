@@ -11,8 +11,8 @@ patients are a difference too); a kappa that differs only because more of the gr
 p is never below 1 / (PERMUTATIONS + 1).
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from pipeline.grades import N_GRADES, REFERABLE
 from pipeline.metrics import quadratic_kappas
-from trainer.evaluation.bootstrap import Figures, Floats, Limits, bootstrap, interval, intervals
+from trainer.evaluation.bootstrap import Figures, Floats, Interval, Resamples, interval, intervals, single
 from trainer.evaluation.metrics import plain_value
 from trainer.evaluation.operating_point import REFERRAL_SHARES
 from trainer.evaluation.weighted_metrics import SHARES, Ranking, Sample, patients_behind, shares
@@ -47,7 +47,7 @@ class Comparison:
 
     difference: float | None
     """The group's minus the rest's; None where one of them is not defined."""
-    interval: Limits
+    interval: Interval | None
     """95 %; None where the group's or the rest's figure is the same in every resample."""
     p: float | None
     """Two-sided, of this comparison alone."""
@@ -66,7 +66,7 @@ class Group:
     """Patients with such a photograph in the group."""
     figures: Mapping[str, float | None] | None
     """accuracy and those of COMPARED, None: undefined. None for a group that is too small, see LEAST."""
-    intervals: Mapping[str, Limits] | None
+    intervals: Mapping[str, Interval | None] | None
     """95 %, by name of a figure."""
     against_rest: Mapping[str, Comparison] | None
     """By name of a figure; None where the group or the rest is too small."""
@@ -93,24 +93,25 @@ class Worst:
 
 @dataclass(frozen=True)
 class Subgroups:
+    """The `subgroups` part of metrics_*.json."""
+
     columns: Sequence[Column]
     comparisons: int
     """How many p values Holm's correction is over: all groups of all these columns, all figures of COMPARED."""
     worst: Worst | None
     """None where fewer than two groups have figures."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """The `subgroups` part of metrics_*.json."""
-        return {**asdict(self), "level": LEVEL, "least": LEAST, "permutations": PERMUTATIONS}
+    level: float = LEVEL
+    least: int = LEAST
+    permutations: int = PERMUTATIONS
 
 
 def measure_subgroups(sample: Sample, labels: Mapping[str, "pd.Series[Any]"], threshold: float | None) -> Subgroups:
     """The groups of a sample of n photographs; `labels`: by column, the names of their (n,) groups, as ordered
     categories. `threshold`: the p(referable) from which on to refer; None: where the predicted grade is referable."""
-    measured = []
+    measured, resamples = [], Resamples(sample.n_patients)
     for column, names in labels.items():
         groups = [
-            _measure_group(sample, str(name), (names == name).to_numpy(bool), threshold)
+            _measure_group(sample, str(name), (names == name).to_numpy(bool), threshold, resamples)
             for name in names.cat.categories
             if (names == name).any()
         ]
@@ -193,14 +194,14 @@ class _Cut:
         """None where the group is all."""
         return self._parts.get("rest")
 
-    def resampled(self) -> tuple[Figures, Figures]:
+    def resampled(self, resamples: Resamples) -> tuple[Figures, Figures]:
         """Figures of the group and of the rest in the same resamples of the patients; no figures of no rest."""
 
         def both(weights: Floats) -> Figures:
             found = {side: part.figures(weights[self._members[side]]) for side, part in self._parts.items()}
             return {f"{side} {name}": values for side, figures in found.items() for name, values in figures.items()}
 
-        found = bootstrap(self._sample.n_patients, both)
+        found = resamples.figures(both)
         group, rest = (
             {name.removeprefix(side): values for name, values in found.items() if name.startswith(side)}
             for side in ("group ", "rest ")
@@ -245,7 +246,9 @@ def _p_value(as_large: NDArray[np.bool_]) -> float:
     return (len(places) + 1) / (len(as_large) + 1)
 
 
-def _measure_group(sample: Sample, name: str, inside: NDArray[np.bool_], threshold: float | None) -> Group:
+def _measure_group(
+    sample: Sample, name: str, inside: NDArray[np.bool_], threshold: float | None, resamples: Resamples
+) -> Group:
     cut = _Cut(sample, inside, threshold)
     group = Group(
         name=name,
@@ -260,11 +263,11 @@ def _measure_group(sample: Sample, name: str, inside: NDArray[np.bool_], thresho
     if not cut.group.enough:
         return group
     ours = cut.group.figures(cut.group.sample.equal_weights)
-    resampled, resampled_rest = cut.resampled()
+    resampled, resampled_rest = cut.resampled(resamples)
     group = replace(
         group,
         figures={name: plain_value(value[0]) for name, value in ours.items()},
-        intervals=intervals(ours, resampled, cut.group.behind()),
+        intervals={name: single(each) for name, each in intervals(ours, resampled, cut.group.behind()).items()},
     )
     if cut.rest is None or not cut.rest.enough:
         return group
@@ -274,7 +277,7 @@ def _measure_group(sample: Sample, name: str, inside: NDArray[np.bool_], thresho
     for name, difference in differences.items():
         one, other = resampled[name], resampled_rest[name]
         limits = interval(difference, one - other) if _varies(one) and _varies(other) else None
-        against[name] = Comparison(plain_value(difference), limits, p[name], None)
+        against[name] = Comparison(plain_value(difference), interval=limits, p=p[name], p_holm=None)
     return replace(group, against_rest=against)
 
 
@@ -288,7 +291,7 @@ def _compared(group: Group) -> list[Comparison]:
     return list(group.against_rest.values()) if group.against_rest else []
 
 
-def _with_holm(group: Group, corrected: Any) -> Group:
+def _with_holm(group: Group, corrected: Iterator[float]) -> Group:
     if group.against_rest is None:
         return group
     against = {

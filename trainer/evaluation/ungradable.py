@@ -5,8 +5,8 @@ that of the good photographs alone; with them it is that of the whole way from c
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipeline.cache.manifest import UNGRADABLE, flagged
 from pipeline.cache.splits import patients_of
 from pipeline.grades import REFERABLE, UNKNOWN
-from trainer.evaluation.bootstrap import Figures, Floats, Limits, bootstrap, intervals
+from trainer.evaluation.bootstrap import Figures, Floats, Interval, Resamples, intervals, single
 from trainer.evaluation.metrics import plain_value, referable_scores
 from trainer.evaluation.weighted_metrics import Masks, patients_behind, shares, tally
 from trainer.network.metadata import Operating
@@ -45,7 +45,7 @@ class Decided:
     specificity: float | None
     referred: float
     """Of all of these."""
-    intervals: dict[str, Limits]
+    intervals: dict[str, Interval | None]
     """95 %, of the three shares, by patients."""
 
     @classmethod
@@ -60,10 +60,19 @@ class Decided:
             return shares(weights.T @ counts, SHARES)
 
         values = figures(np.ones((n_patients, 1)))
-        limits = intervals(values, bootstrap(n_patients, figures), patients_behind(counts, SHARES))
-        passed, wrong, missed, found, no_grade = np.bincount(cells, minlength=5).tolist()
+        found = intervals(values, Resamples(n_patients).figures(figures), patients_behind(counts, SHARES))
+        passed, wrong, missed, right, no_grade = np.bincount(cells, minlength=5).tolist()
         plain = {name: plain_value(value[0]) for name, value in values.items()}
-        return cls(found, wrong, missed, passed, no_grade, **plain, intervals=limits)
+        limits = {name: single(each) for name, each in found.items()}
+        return cls(
+            true_positive=right,
+            false_positive=wrong,
+            false_negative=missed,
+            true_negative=passed,
+            no_grade=no_grade,
+            **plain,
+            intervals=limits,
+        )
 
 
 @dataclass(frozen=True)
@@ -90,9 +99,6 @@ class Ungradable:
     """None where none counts."""
     patients: BothWays | None
     """The worse eye decides, and an ungradable one refers."""
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def measure_ungradable(
@@ -125,11 +131,11 @@ def measure_ungradable(
         }
     )
     return Ungradable(
-        len(bad),
-        int((bad["grade"] != UNKNOWN).sum()),
-        not_counted,
-        _both_ways(table, len(good)),
-        _both_ways(table, len(good), worse=True),
+        ungradable=len(bad),
+        graded=int((bad["grade"] != UNKNOWN).sum()),
+        not_counted=not_counted,
+        photographs=_both_ways(table, len(good)),
+        patients=_both_ways(table, len(good), worse=True),
     )
 
 

@@ -23,7 +23,7 @@ def choose_device(name: str) -> str:
     return name
 
 
-def to_device(model: torch.nn.Module, device: torch.device) -> None:
+def to_device(model: torch.nn.Module, device: torch.device | str) -> None:
     """Moves a model, in channels-last layout, which convolutions on CPUs and on tensor cores prefer."""
     model.to(device)
     model.to(memory_format=torch.channels_last)

@@ -3,13 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pandas as pd
 
+from pipeline.errors import RunError
 from trainer.config import FitConfig
+from trainer.evaluation.bootstrap import Interval, Limits, single
 from trainer.evaluation.paired import Difference
+from trainer.evaluation.results import NoImage
 from trainer.kinds import comparison_parts
+from trainer.records import read
 from trainer.reporting.figures import draw_comparison
 from trainer.run_folder import RunFolder, write_csv
 
@@ -18,6 +22,45 @@ ALWAYS: Final = ("model", "weights", "size", "loader", "seed", "keep")
 NO_MATTER: Final = frozenset({"together", "device", "workers", "checkpoint_minutes"})
 """Where and how fast a run was made: no option to compare."""
 MEASURED: Final = ("accuracy", "balanced_accuracy", "kappa", "auc", "sensitivity", "specificity")
+
+
+@dataclass(frozen=True)
+class SplitSummary:
+    """What summary.json says of a split; what earlier versions did not write, and what is not defined, is None."""
+
+    accuracy: float | None = None
+    balanced_accuracy: float | None = None
+    kappa: float | None = None
+    auc: float | None = None
+    sensitivity: float | None = None
+    specificity: float | None = None
+    intervals: dict[str, Limits] | None = None
+    no_image: NoImage | None = None
+
+    def interval(self, figure: str) -> Interval | None:
+        return single((self.intervals or {}).get(figure))
+
+    @property
+    def majority(self) -> float | None:
+        """Accuracy of giving every photograph the commonest grade of train."""
+        return self.no_image.majority.accuracy if self.no_image else None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """summary.json, as far as runs are compared by it."""
+
+    kept_epoch: int | None = None
+    val: SplitSummary | None = None
+    test: SplitSummary | None = None
+
+
+def read_summary(run: RunFolder) -> Summary:
+    """Of a finished run. Raises RunError where it is missing or damaged."""
+    try:
+        return read(Summary, run.read_json(run.summary))
+    except ValueError as error:
+        raise RunError(f"{run.summary} is damaged; {run.advice}") from error
 
 
 @dataclass(frozen=True)
@@ -31,8 +74,18 @@ class Run:
     config: FitConfig
     accuracy: pd.DataFrame | None
     """accuracy.csv; None for an ensemble, which has none."""
-    summary: dict[str, Any]
-    """summary.json; empty where the run is unfinished."""
+    summary: Summary | None
+    """None where the run is unfinished."""
+
+    @property
+    def kept_epoch(self) -> int | None:
+        """None for an ensemble too, which has none."""
+        return self.summary.kept_epoch if self.summary else None
+
+    def of(self, split: str) -> SplitSummary:
+        """Empty where that is not known."""
+        summary = self.summary or Summary()
+        return (summary.val if split == "val" else summary.test) or SplitSummary()
 
 
 def differing(runs: Sequence[Run]) -> list[str]:
@@ -60,27 +113,27 @@ def write_comparison(out: Path, runs: Sequence[Run], pairs: Sequence[Difference]
     return [*([figure] if curves else []), csv, pairs_csv]
 
 
-def table_row(run: Run, options: Sequence[str] = ()) -> dict[str, Any]:
+def table_row(run: Run, options: Sequence[str] = ()) -> dict[str, object]:
     """What OUT.csv says of a run; shares from 0 to 1, empty where not measured. `_low` and `_high` bound 95 %.
 
     options: of `trainer fit`, a column `option_NAME` each.
     """
-    row = {
+    row: dict[str, object] = {
         "run": run.name,
         **{name: getattr(run.config, name) for name in ALWAYS},
         "model": run.model,
         **{f"option_{name}": getattr(run.config, name) for name in options},
         "epochs": None if run.accuracy is None else len(run.accuracy),
-        "kept_epoch": run.summary.get("kept_epoch"),
+        "kept_epoch": run.kept_epoch,
         "seconds": None if run.accuracy is None else round(float(run.accuracy["seconds"].sum()), 1),
     }
     for split in ("val", "test"):
-        metrics = run.summary.get(split, {})
-        row |= {f"{name}_{split}": metrics.get(name) for name in MEASURED}
+        measured = run.of(split)
+        row |= {f"{name}_{split}": getattr(measured, name) for name in MEASURED}
         for name in MEASURED:
-            low, high = (metrics.get("intervals") or {}).get(name) or (None, None)
+            low, high = measured.interval(name) or (None, None)
             row |= {f"{name}_{split}_low": low, f"{name}_{split}_high": high}
-        row[f"majority_{split}"] = majority(metrics)
+        row[f"majority_{split}"] = measured.majority
     return row
 
 
@@ -94,9 +147,3 @@ def pairs_table(pairs: Sequence[Difference]) -> pd.DataFrame:
     table.insert(at, "low", [low for low, _ in limits])
     table.insert(at + 1, "high", [high for _, high in limits])
     return table
-
-
-def majority(metrics: dict[str, Any]) -> float | None:
-    """Accuracy of giving every photograph the commonest grade of train, from a summary's part about a split."""
-    baselines = metrics.get("no_image")
-    return baselines["majority"]["accuracy"] if baselines else None

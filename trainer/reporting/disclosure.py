@@ -1,7 +1,7 @@
 """What STARD, CLAIM and TRIPOD+AI want said beside the figures: warnings, patients, dates, how far graders agree."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 from pipeline.cache.cache import Cache
 from pipeline.cache.manifest import flagged
@@ -10,7 +10,7 @@ from pipeline.storage.url import place
 from trainer.config import RunConfig
 from trainer.reporting.external import Site
 from trainer.reporting.measured import Measured
-from trainer.reporting.narrative import DRAWN, EACH_COUNTS
+from trainer.reporting.narrative import DRAWN, EACH_COUNTS, LeakStatement
 from trainer.reporting.tables import counted
 from trainer.run_folder import set_name, today
 
@@ -30,13 +30,13 @@ NOT_RECORDED: Final = "not recorded"
 UNKNOWN_PATIENTS: Final = f"The patients of the photographs measured are not known. {EACH_COUNTS}"
 
 
-def warnings(leak: Mapping[str, Any], untold: bool, synthetic: str, sites: Sequence[Site]) -> list[str]:
+def warnings(leak: LeakStatement, untold: bool, synthetic: str, sites: Sequence[Site]) -> list[str]:
     """What stands at the top: a leak, patients that nothing tells, eyes that were drawn.
 
-    leak: see `leak_statement`. untold: whether nothing tells the patient of any photograph measured. synthetic: see
+    untold: whether nothing tells the patient of any photograph measured. synthetic: see
     `synthetic_line`.
     """
-    lines = [leak["text"]] if leak["alarm"] else []
+    lines = [leak.text] if leak.alarm else []
     if untold:
         lines.append(UNKNOWN_PATIENTS)
     if synthetic:

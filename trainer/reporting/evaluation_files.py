@@ -1,7 +1,7 @@
 """The files of a measured split: predictions, metrics, confusion matrices, the summary."""
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import asdict
 
 from pipeline.grades import UNKNOWN
 from trainer.evaluation.evaluate import Evaluation
@@ -10,31 +10,25 @@ from trainer.reporting.figures import draw_accuracy, draw_confusion, short_name
 from trainer.run_folder import ResultFiles, RunFolder, write_csv, write_json
 
 
-def write_evaluation(
-    files: ResultFiles, evaluation: Evaluation, title: str, more: Mapping[str, Any] | None = None
-) -> None:
-    """Writes the files of a split or of an external set; an earlier evaluation's are replaced.
+def write_evaluation(files: ResultFiles, evaluation: Evaluation, title: str) -> None:
+    """Writes the files of a split or of an external set; an earlier evaluation's are replaced. `title`: of the figure.
 
-    title: of the figure. more: what metrics.json says besides.
+    Raises OSError where one cannot be written.
     """
-    predictions, exposure = evaluation.predictions, evaluation.exposure
+    predictions = evaluation.predictions
     counts = confusion(predictions)
     written = predictions.astype({"grade": "Int64"})
     write_csv(files.predictions, written.assign(grade=written["grade"].mask(written["grade"] == UNKNOWN)))
     write_csv(files.confusion_counts, confusion_table(counts), index=True)
     write_csv(files.confusion, confusion_table(row_shares(counts)), index=True)
     draw_confusion(files.confusion_figure, counts, title=title)
-    measured = {"split": evaluation.split, "cache": evaluation.digest, **(more or {}), **evaluation.results.as_dict()}
-    if evaluation.scale[0] != "icdr":
-        measured["scale"] = evaluation.scale
-    measured["subgroups"] = evaluation.subgroups and evaluation.subgroups.as_dict()
-    write_json(files.metrics, {**measured, "exposure": exposure and exposure._asdict()})
+    write_json(files.metrics, evaluation.as_dict())
 
 
 def draw_history(run: RunFolder, kept: int, val: Evaluation) -> None:
     """Draws a run's accuracy by epoch beside what the commonest grade of train scores on val; `kept` is an epoch."""
-    baselines = val.results.baselines
-    majority = 100 * baselines.majority.accuracy if baselines else None
+    no_image = val.results.no_image
+    majority = 100 * no_image.majority.accuracy if no_image else None
     draw_accuracy(run.accuracy_figure, run.read_accuracy(), title=short_name(run.title), kept=kept, majority=majority)
 
 
@@ -43,13 +37,13 @@ def write_summary(run: RunFolder, kept: int | None, measured: Mapping[str, Evalu
     which has none."""
     splits = {
         split: {
-            **evaluation.results.metrics.as_dict(),
+            **asdict(evaluation.results.metrics),
             "intervals": evaluation.results.intervals,
-            "no_image": evaluation.results.baselines and evaluation.results.baselines.as_dict(),
+            "no_image": evaluation.results.no_image and asdict(evaluation.results.no_image),
         }
         for split, evaluation in measured.items()
     }
-    training: dict[str, Any] = {}
+    training: dict[str, float] = {}
     if kept is not None:
         table = run.read_accuracy()
         seconds = round(float(table["seconds"].sum()), 1)

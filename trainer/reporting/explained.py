@@ -49,7 +49,7 @@ class ExplainedFolder:
     """
 
     def __init__(self, path: Path, ids: Iterable[str], metadata: Metadata, style: Style = "heat") -> None:
-        """Makes the folder. `ids`: of all photographs that may be explained, by weights of which `about` tells."""
+        """Makes the folder. `ids`: of all photographs that may be explained, by weights of which `metadata` tells."""
         self.path = path
         self._metadata, self._style = metadata, style
         self.by_grade = Counter[int]()

@@ -1,28 +1,26 @@
 """External sets side by side with the run's own test part: what the table, the forest plot, page and card show."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import click
 
 from pipeline.errors import RunError
 from pipeline.grades import REFERABLE
 from trainer.console import print_table, warn
+from trainer.evaluation.bootstrap import Interval, single
+from trainer.evaluation.record import ICDR, MetricsRecord, SetDescription
+from trainer.evaluation.refit import Refit
+from trainer.evaluation.results import Results
 from trainer.reporting.narrative import external_lines, refit_line
 from trainer.reporting.tables import percent, places, with_interval
 from trainer.run_folder import RunFolder
 
-Figure = tuple[float | None, tuple[float, float] | None]
+Figure = tuple[float | None, Interval | None]
 """Its value, None where it is not defined, and its 95 % interval, None where none is known."""
 
-SHOWN: Final = frozenset({"photographs", "patients", "grades", "kappa", "referable_auc", "intervals", "operating"})
-"""What is read of the metrics of any photographs,"""
-SHOWN_OF_SET: Final = frozenset(
-    {"name", "place", "split", "exposure", "other_recipe", "ungradable", "drift", "cameras", "refit"}
-)
-"""and besides of an external set's."""
 CAMERAS_SHOWN: Final = 2
 
 
@@ -48,61 +46,80 @@ class Site:
     """Photographs that a run was measured on."""
 
     name: str
-    metrics: Mapping[str, Any]
-    own: bool
+    record: MetricsRecord
+
+    @property
+    def own(self) -> bool:
+        """Whether it is the run's own test part, and no external set."""
+        return self.record.description is None
+
+    @property
+    def results(self) -> Results:
+        return self.record.results
+
+    @property
+    def description(self) -> SetDescription | None:
+        """None for the run's own test part."""
+        return self.record.description
+
+    @property
+    def refit(self) -> Refit | None:
+        """The threshold that was chosen anew on it, if one was."""
+        return self.description.refit if self.description else None
 
     @property
     def prevalence(self) -> float:
         """Of referable retinopathy, among the graded photographs, 0 to 1."""
-        return float(sum(self.metrics["grades"][REFERABLE:]) / self.metrics["photographs"])
+        return float(sum(self.results.metrics.grades[REFERABLE:]) / self.results.metrics.photographs)
 
     @property
     def exact(self) -> bool:
         """Whether the steps of its grades are those of ICDR."""
-        return bool(self.metrics.get("scale", ("icdr", True))[1])
+        return self.record.scale.exact
 
     @property
     def scale(self) -> str:
-        name, exact = self.metrics.get("scale", ("ICDR", True))
-        return name if exact else f"{name} (not ICDR's steps)"
+        scale = self.record.scale
+        if scale == ICDR:
+            return "ICDR"
+        return scale.name if scale.exact else f"{scale.name} (not ICDR's steps)"
 
     @property
     def threshold(self) -> float | None:
-        card = self.metrics["operating"]
-        return card and float(card["threshold"])
+        return self.results.operating.threshold if self.results.operating else None
 
     @property
     def cameras(self) -> str:
         """The commonest sizes of the originals; "" where that is not recorded."""
-        sizes, n = self.metrics.get("cameras", ()), self.metrics["photographs"]
-        shown = [f"{each['size']} ({each['photographs'] / n:.0%})" for each in sizes[:CAMERAS_SHOWN]]
-        rest = sum(each["photographs"] for each in sizes[CAMERAS_SHOWN:])
+        sizes = self.description.cameras if self.description else []
+        n = self.results.metrics.photographs
+        shown = [f"{each.size} ({each.photographs / n:.0%})" for each in sizes[:CAMERAS_SHOWN]]
+        rest = sum(each.photographs for each in sizes[CAMERAS_SHOWN:])
         return ", ".join([*shown, f"others ({rest / n:.0%})"] if rest else shown)
 
     @property
     def drift(self) -> str:
         """How many photographs look unlike training, and in what; "" where that is not recorded."""
-        drift = self.metrics.get("drift")
+        drift = self.description and self.description.drift
         if not drift:
             return ""
-        flags = ", ".join(f"{flag.replace('_', ' ')} {n:,}" for flag, n in drift["flags"].items())
-        share = f"{drift['unlike']:,} ({drift['unlike'] / drift['photographs']:.0%})"
+        flags = ", ".join(f"{flag.replace('_', ' ')} {n:,}" for flag, n in drift.flags.items())
+        share = f"{drift.unlike:,} ({drift.unlike / drift.photographs:.0%})"
         return f"{share}: {flags}" if flags else share
 
     @property
     def lines(self) -> list[str]:
         """What to know before its figures."""
-        return [] if self.own else [f"{self.name}: {line}" for line in external_lines(self.metrics)]
+        if self.description is None:
+            return []
+        return [f"{self.name}: {line}" for line in external_lines(self.record, self.description)]
 
     def figure(self, key: str) -> Figure:
         """Sensitivity and specificity are those of the threshold."""
-        part: Mapping[str, Any] | None = self.metrics
-        if key in ("sensitivity", "specificity"):
-            part = self.metrics["operating"]
-        if part is None:
-            return None, None
-        limits = part["intervals"][key]
-        return part[key], limits and (limits[0], limits[1])
+        if key not in ("sensitivity", "specificity"):
+            return getattr(self.results.metrics, key), single(self.results.intervals[key])
+        card = self.results.operating
+        return (getattr(card, key), card.intervals[key]) if card else (None, None)
 
 
 def read_sites(run: RunFolder) -> list[Site]:
@@ -112,26 +129,26 @@ def read_sites(run: RunFolder) -> list[Site]:
     for name in run.external_names():
         file = run.external_results(name).metrics
         try:
-            metrics = run.read_json(file, advice="left out")
-            if not metrics.keys() >= SHOWN | SHOWN_OF_SET:
-                raise RunError(f"{file} is damaged; left out")
+            record = MetricsRecord.from_dict(run.read_json(file, advice="left out"))
+            if record.description is None:
+                raise ValueError("of no external set")
         except RunError as error:
             warn(error.message)
+        except ValueError:
+            warn(f"{file} is damaged; left out")
         else:
-            sites.append(Site(name, metrics, own=False))
+            sites.append(Site(name, record))
     if sites:
-        with suppress(RunError):
-            metrics = run.read_own_metrics("test")
-            if metrics.keys() >= SHOWN:
-                sites.insert(0, Site("own test part", metrics, own=True))
+        with suppress(RunError, ValueError):  # not measured, or by an earlier version
+            sites.insert(0, Site("own test part", MetricsRecord.from_dict(run.read_own_metrics("test"))))
     return sites
 
 
 def print_sites(sites: Sequence[Site]) -> None:
     """A column a set, a row a figure; and below it the thresholds that were chosen anew."""
     rows = [
-        ("photographs", *(f"{each.metrics['photographs']:,}" for each in sites)),
-        ("patients", *(f"{each.metrics['patients']:,}" for each in sites)),
+        ("photographs", *(f"{each.results.metrics.photographs:,}" for each in sites)),
+        ("patients", *(f"{each.results.patients:,}" for each in sites)),
         ("prevalence of referable", *(percent(each.prevalence) for each in sites)),
         ("kappa, quadratic weights", *(with_interval(*each.figure("kappa"), places) for each in sites)),
         ("AUC, referable", *(with_interval(*each.figure("referable_auc"), places) for each in sites)),
@@ -144,35 +161,47 @@ def print_sites(sites: Sequence[Site]) -> None:
     if any(each.scale != "ICDR" for each in sites):
         rows.append(("scale of the grades", *(each.scale for each in sites)))
     print_table(["95 % intervals by patients", *(each.name for each in sites)], rows)
-    for table in (refit_table(site) for site in sites if site.metrics.get("refit")):
+    for table in refit_tables(sites):
         rows = []
-        for title, threshold, sensitivity, specificity in table["rows"]:
+        for title, threshold, sensitivity, specificity in table.rows:
             shown = (with_interval(value, limits, percent) for value, limits in (sensitivity, specificity))
             rows.append((title, "" if threshold is None else places(threshold), *shown))
-        print_table([f"{table['name']}: threshold chosen anew", "value", "sensitivity", "specificity"], rows)
-        click.echo(table["line"])
+        print_table([f"{table.name}: threshold chosen anew", "value", "sensitivity", "specificity"], rows)
+        click.echo(table.line)
 
 
-def refit_table(site: Site) -> dict[str, Any]:
-    """What is shown of a threshold chosen anew."""
-    refit = site.metrics["refit"]
-    wanted = {name: refit[name] for name in ("wanted", "level")}
-    return {"name": site.name, **wanted, "rows": refit_rows(refit), "line": refit_line(refit)}
+class RefitTable(NamedTuple):
+    """What is shown of a threshold chosen anew on an external set."""
+
+    name: str
+    wanted: str
+    level: float
+    rows: list[tuple[str, float | None, Figure, Figure]]
+    """See `refit_rows`."""
+    line: str
 
 
-def refit_rows(refit: Mapping[str, Any]) -> list[tuple[str, float | None, Figure, Figure]]:
+def refit_tables(sites: Sequence[Site]) -> list[RefitTable]:
+    """Of the sets on which a threshold was chosen anew."""
+    return [
+        RefitTable(site.name, refit.wanted, refit.level, refit_rows(refit), refit_line(refit))
+        for site in sites
+        if (refit := site.refit)
+    ]
+
+
+def refit_rows(refit: Refit) -> list[tuple[str, float | None, Figure, Figure]]:
     """Rows of a table, with sensitivity and specificity: the weights' threshold and the one chosen anew, then what many
     draws of each size show, with the limits between which eight of ten lie."""
-    rest = f"on the other {refit['rest']:,}"
-    drawn = f"chosen on {refit['photographs']:,} photographs of {refit['patients']:,} patients, {rest}"
+    rest = f"on the other {refit.rest:,}"
+    drawn = f"chosen on {refit.photographs:,} photographs of {refit.patients:,} patients, {rest}"
     rows: list[tuple[str, float | None, Figure, Figure]] = []
-    for title, cut in ((f"the weights' own, {rest}", refit["before"]), (drawn, refit["after"])):
-        sensitivity, specificity = ((cut[name], cut["intervals"][name]) for name in ("sensitivity", "specificity"))
-        rows.append((title, cut["threshold"], sensitivity, specificity))
-    for size in refit["sizes"]:
-        sensitivity, specificity = (
-            (size[name], (size[f"{name}_low"], size[f"{name}_high"])) for name in ("sensitivity", "specificity")
-        )
-        title = f"chosen on {size['photographs']:,}: mean of {size['draws']} draws (eight of ten)"
-        rows.append((title, None, sensitivity, specificity))
+    for title, cut in ((f"the weights' own, {rest}", refit.before), (drawn, refit.after)):
+        sensitivity = cut.sensitivity, cut.intervals["sensitivity"]
+        specificity = cut.specificity, cut.intervals["specificity"]
+        rows.append((title, cut.threshold, sensitivity, specificity))
+    for size in refit.sizes:
+        title = f"chosen on {size.photographs:,}: mean of {size.draws} draws (eight of ten)"
+        between = size.sensitivity, (size.sensitivity_low, size.sensitivity_high)
+        rows.append((title, None, between, (size.specificity, (size.specificity_low, size.specificity_high))))
     return rows

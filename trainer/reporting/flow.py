@@ -118,12 +118,12 @@ class Flow:
 
 def flow_of(measured: Measured) -> Flow:
     """The flow of a run's photographs; without the cache only its splits and what was measured."""
-    cache, split, metrics = measured.cache, measured.split, measured.metrics
-    referable = sum(metrics["grades"][REFERABLE:])
-    parts = (Part("referable", referable), Part("not referable", metrics["photographs"] - referable))
+    cache, split, results = measured.cache, measured.split, measured.record.results
+    n, referable = results.metrics.photographs, sum(results.metrics.grades[REFERABLE:])
+    parts = (Part("referable", referable), Part("not referable", n - referable))
     external = tuple(site_line(site) for site in measured.sites if not site.own)
     if cache is None:
-        box = Box("measured", metrics["photographs"], metrics["patients"], parts)
+        box = Box("measured", n, results.patients, parts)
         splits = tuple(Box(name, n) for name, n in measured.config.photographs.items() if n)
         return Flow(split, splits, box, measured.ungraded, external=external)
     manifest = cache.manifest
@@ -137,7 +137,7 @@ def flow_of(measured: Measured) -> Flow:
     return Flow(
         split,
         splits,
-        Box("measured", metrics["photographs"], patients, parts),
+        Box("measured", n, patients, parts),
         measured.ungraded,
         cached=cached,
         outside=outside if outside.photographs else None,
@@ -166,9 +166,10 @@ def in_no_split(manifest: pd.DataFrame) -> Box:
 
 def site_line(site: Site) -> str:
     """How many photographs of an external set were measured, and those without a grade where that is recorded."""
-    n, ungraded, known = site.metrics["photographs"], site.metrics.get("ungraded"), site.metrics.get("data_set")
+    n, about = site.results.metrics.photographs, site.description
+    ungraded, known = (about.ungraded, about.data_set) if about else (0, "")
     what = f"External set {site.name}" + (f" ({known})" if known else "")
-    measured = f"{n:,} measured ({counted(site.metrics['patients'], 'patient')})"
+    measured = f"{n:,} measured ({counted(site.results.patients, 'patient')})"
     if not ungraded:
         return f"{what}: {measured}"
     return f"{what}: {counted(n + ungraded, 'photograph')} = {measured} + {ungraded:,} without a grade"

@@ -2,7 +2,7 @@
 look."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import click
 import numpy as np
@@ -18,13 +18,14 @@ from pipeline.photos.contact_sheet import SIDE, Tile, decode_small, draw_sheet, 
 from pipeline.photos.fingerprint import MAX_COMPARED
 from pipeline.storage.atomic import write_whole
 from trainer.console import warn
+from trainer.evaluation.bootstrap import single
 from trainer.evaluation.metrics import confusion, confusion_table, row_shares
-from trainer.evaluation.out_of_fold import CrossValidation, Fold
+from trainer.evaluation.out_of_fold import CrossValidation, Fold, OutOfFoldResults
 from trainer.kinds import PROBABILITIES
 from trainer.network.metadata import read_metadata
 from trainer.reporting.figures import draw_confusion, short_name
 from trainer.reporting.tables import places, with_interval
-from trainer.run_folder import FoldsFolder, RunFolder, write_csv, write_json
+from trainer.run_folder import FoldsFolder, FoldsMark, RunFolder, write_csv, write_json
 
 SHOWN: Final = (
     ("accuracy", "accuracy"),
@@ -38,11 +39,11 @@ ON_SHEET: Final = 48
 """Photographs on the sheet of those worth a second look, 12 abreast."""
 
 
-def begin_folds(folder: FoldsFolder, mark: Mapping[str, Any], shared: Sequence[SharedPhoto]) -> None:
+def begin_folds(folder: FoldsFolder, mark: FoldsMark, shared: Sequence[SharedPhoto]) -> None:
     """Makes the folder, and in it what folds are drawn by, where that is not there yet."""
     folder.path.mkdir(parents=True, exist_ok=True)
     if not folder.mark.exists():
-        write_json(folder.mark, mark)
+        write_json(folder.mark, mark.as_dict())
     if not folder.shared_photos.exists():
         write_csv(folder.shared_photos, pd.DataFrame(shared, columns=list(SharedPhoto._fields)))
 
@@ -85,7 +86,7 @@ def read_fold(run: RunFolder, cache: Cache) -> Fold:
     return Fold(predictions, patients_of(cache.manifest, known), operating.threshold if operating else None)
 
 
-def write_out_of_fold(folder: FoldsFolder, found: CrossValidation) -> None:
+def write_out_of_fold(folder: FoldsFolder, found: CrossValidation, results: OutOfFoldResults) -> None:
     """predictions_oof.csv, metrics_oof.json, confusion_oof.csv, confusion_oof_counts.csv and confusion_oof.png.
 
     Several seeds: the predictions have a row for each photograph and seed, and a column `seed`; the confusion matrix
@@ -102,7 +103,7 @@ def write_out_of_fold(folder: FoldsFolder, found: CrossValidation) -> None:
     draw_confusion(
         files.confusion_figure, counts, title=f"{short_name(RunFolder(folder.path).title)}, out of fold{seeds}"
     )
-    write_json(files.metrics, found.as_dict())
+    write_json(files.metrics, results.as_dict())
 
 
 def write_second_look(folder: FoldsFolder, doubted: pd.DataFrame, cache: Cache) -> None:
@@ -128,32 +129,31 @@ def write_second_look(folder: FoldsFolder, doubted: pd.DataFrame, cache: Cache) 
 TOLD: Final = ("rank", "id", "grade", "likeliest", "p_likeliest")
 
 
-def say_out_of_fold(folder: FoldsFolder) -> None:
+def say_out_of_fold(found: OutOfFoldResults) -> None:
     """The figures in a few lines."""
-    found = RunFolder(folder.path).read_json(folder.results.metrics)
-    seeds = found.get("seeds", [])
+    seeds = found.seeds
     click.echo(
-        f"{found['photographs']:,} photographs of {found['patients']:,} patients, each graded by "
+        f"{found.photographs:,} photographs of {found.patients:,} patients, each graded by "
         + (f"{len(seeds)} networks that saw neither" if seeds else "a network that saw neither")
         + (f"; means over seeds {', '.join(map(str, seeds))}" if seeds else "")
     )
     for name, title in SHOWN:
-        if name in found:
-            click.echo(f"  {title}: {with_interval(found[name], found['intervals'].get(name), places)}")
-    for over, spread in (("folds", found["spread"]), ("seeds", found.get("spread_over_seeds"))):
-        if spread is not None:
+        value = found.figures.get(name)
+        if name in found.figures and not isinstance(value, tuple):
+            click.echo(f"  {title}: {with_interval(value, single(found.intervals.get(name)), places)}")
+    for over, spread in (("folds", found.spread), ("seeds", found.spread_over_seeds)):
+        if over == "folds" or seeds:
             known = ", ".join(f"{name} {value:.3f}" for name, value in spread.items() if value is not None)
             click.echo(f"  standard deviation over {over}: {known or 'not defined'}")
     click.echo("  intervals: patients drawn within folds; the variation of training is not in them")
 
 
-def say_second_look(folder: FoldsFolder, doubted: pd.DataFrame) -> None:
+def say_second_look(found: OutOfFoldResults, doubted: pd.DataFrame) -> None:
     """How many grades are listed; and that they say little where the networks grade no better than chance."""
-    found = RunFolder(folder.path).read_json(folder.results.metrics)
-    limits = found["intervals"]["kappa"]
+    limits = single(found.intervals["kappa"])
     if limits is None or limits[0] <= 0:
         warn(
-            f"kappa is {found['kappa']:.3f}: it is not shown that these networks grade better than chance, so "
+            f"kappa is {found.figures['kappa']:.3f}: it is not shown that these networks grade better than chance, so "
             "second_look.csv says little"
         )
     click.echo(

@@ -36,7 +36,7 @@ def draw_forest(path: Path, sites: Sequence[Site], *, title: str) -> None:
 def label(site: Site) -> str:
     """Name, photographs and prevalence."""
     name = site.name if len(site.name) <= LETTERS else f"{site.name[: LETTERS - 1]}…"
-    return f"{name}\nn = {site.metrics['photographs']:,}, {100 * site.prevalence:.0f} % referable"
+    return f"{name}\nn = {site.results.metrics.photographs:,}, {100 * site.prevalence:.0f} % referable"
 
 
 def _draw(axes: Axes, column: Column, sites: Sequence[Site]) -> None:

@@ -66,7 +66,7 @@ def pictures(cache: Cache, model: Network, metadata: Metadata, chosen: pd.DataFr
     if chosen.empty:
         return []
     rows = cache.rows_of(chosen["id"])
-    cache.expect([rows])
+    cache.prefetch([rows])
     as_cached = replace(metadata, recipe=cache.recipe)  # evaluate measures on caches of other recipes too
     (batch,) = render(cached_photographs(cache, rows), as_cached, device=torch.device("cpu"), workers=1)
     if batch.refused:

@@ -1,9 +1,9 @@
 """Reads and checks a run's results for a report."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 import pandas as pd
 
@@ -12,14 +12,20 @@ from pipeline.errors import CacheError, RunError
 from pipeline.storage.url import Url
 from trainer.config import RunConfig
 from trainer.console import warn
-from trainer.evaluation.metrics import Metrics, graded
-from trainer.network.metadata import Metadata, Operating
+from trainer.evaluation.metrics import graded
+from trainer.evaluation.record import MetricsRecord
+from trainer.evaluation.referable import Referable
+from trainer.evaluation.results import Results
+from trainer.network.metadata import Metadata
 from trainer.network.model import Network, load_model
 from trainer.reporting.external import Site, read_sites
 from trainer.run_folder import RunFolder
 
+REPORTED: Final = frozenset({"deferral", "calibration", "referable", "patient", "no_image", "cache"})
+"""Keys of metrics_*.json that earlier versions did not write and a report cannot do without."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Measured:
     """All that a run says of a split."""
 
@@ -30,7 +36,7 @@ class Measured:
     metadata: Metadata
     history: pd.DataFrame | None
     """accuracy.csv; None for an ensemble, which has none."""
-    metrics: Mapping[str, Any]
+    record: MetricsRecord
     predictions: pd.DataFrame
     """Of the graded photographs."""
     ungraded: int
@@ -46,13 +52,14 @@ class Measured:
         return self.run.title
 
     @property
-    def operating(self) -> Operating | None:
-        """The operating point that was measured, which may be another than the weights carry."""
-        card = self.metrics["operating"]
-        if card is None:
-            return None
-        temperature = self.metrics["calibration"]["temperature"]
-        return Operating(temperature, card["threshold"], card["wanted"], card["level"])
+    def results(self) -> Results:
+        return self.record.results
+
+    @property
+    def referable(self) -> Referable:
+        """That of photographs, which every record has that a report is made of."""
+        assert self.results.referable is not None
+        return self.results.referable
 
 
 def read_measured(run: RunFolder, split: str, cache_path: Path | Url | None) -> Measured:
@@ -62,19 +69,33 @@ def read_measured(run: RunFolder, split: str, cache_path: Path | Url | None) -> 
     again = f"`trainer evaluate {run.path} --split {split}` measures it"
     if not run.metrics(split).exists() or not run.predictions(split).exists():
         raise RunError(f"{run.path} has no predictions for {split}; {again}")
-    metrics = run.read_own_metrics(split)
+    written = run.read_own_metrics(split)
     predictions = run.read_predictions(split)
     known = graded(predictions).reset_index(drop=True)
-    parts = {"intervals", "operating", "deferral", "calibration", "referable", "patient", "no_image", "cache"}
-    if not metrics.keys() >= parts | {each.name for each in fields(Metrics)}:
-        raise RunError(f"{run.metrics(split)} is damaged or of an earlier version; {again} again")
-    if metrics["photographs"] != len(known):
+    try:
+        record = MetricsRecord.from_dict(written)
+        if not written.keys() >= REPORTED or record.results.referable is None:
+            raise ValueError("of an earlier version")
+    except ValueError as error:
+        raise RunError(f"{run.metrics(split)} is damaged or of an earlier version; {again} again") from error
+    if record.results.metrics.photographs != len(known):
         raise RunError(f"{run.metrics(split)} and {run.predictions(split).name} are of different photographs; {again}")
     model, metadata = load_model(run.model)
     cache, absent = measured_cache(run, config, cache_path)
-    history = None if config.members else run.read_accuracy()
-    ungraded, sites = len(predictions) - len(known), read_sites(run)
-    return Measured(run, split, config, model, metadata, history, metrics, known, ungraded, sites, cache, absent)
+    return Measured(
+        run=run,
+        split=split,
+        config=config,
+        model=model,
+        metadata=metadata,
+        history=None if config.members else run.read_accuracy(),
+        record=record,
+        predictions=known,
+        ungraded=len(predictions) - len(known),
+        sites=read_sites(run),
+        cache=cache,
+        absent=absent,
+    )
 
 
 def measured_cache(run: RunFolder, config: RunConfig, path: Path | Url | None) -> tuple[Cache | None, str]:

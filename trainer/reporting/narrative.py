@@ -2,10 +2,10 @@
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 import pandas as pd
 
@@ -14,9 +14,13 @@ from pipeline.cache.splits import Leak
 from pipeline.grades import GRADES, N_GRADES, REFERABLE
 from pipeline.photos.preparation import Recipe
 from trainer.config import LOSSES, FitConfig, RunConfig, as_options
+from trainer.evaluation.bootstrap import single
+from trainer.evaluation.eyes import EyeCounts
 from trainer.evaluation.metrics import only_grade
-from trainer.evaluation.operating_point import Wish
-from trainer.evaluation.refit import NEAR
+from trainer.evaluation.operating_point import OperatingCard, Wish
+from trainer.evaluation.record import MetricsRecord, SetDescription
+from trainer.evaluation.refit import NEAR, Refit
+from trainer.evaluation.subgroups import Subgroups
 from trainer.network.metadata import Metadata
 from trainer.network.provenance import Exposure
 from trainer.presets import PRESETS
@@ -27,19 +31,18 @@ FEW: Final = 100
 """Patients, below which a share of 90 % is known to no better than 6 points either way."""
 
 
-def verdict(metrics: Mapping[str, Any], predictions: pd.DataFrame) -> list[str]:
+def verdict(record: MetricsRecord, predictions: pd.DataFrame) -> list[str]:
     """What the network adds: accuracy against the best guess without the photograph, referable DR against chance."""
-    lines = []
-    grade, n = only_grade(predictions), metrics["photographs"]
-    if grade is not None and n > 1:
+    results, metrics, lines = record.results, record.results.metrics, []
+    grade = only_grade(predictions)
+    if grade is not None and metrics.photographs > 1:
         lines.append(f"It gives every photograph the same grade, {grade} ({GRADES[grade]}).")
-    no_image = metrics["no_image"]
-    if no_image:
-        kinds = [("the commonest grade of its training photographs", no_image["majority"]["accuracy"])]
-        if no_image["leaked"]:
-            kinds.append(("the grade of the patient's other eye in train", no_image["fellow_eye"]["accuracy"]))
+    if no_image := results.no_image:
+        kinds = [("the commonest grade of its training photographs", no_image.majority.accuracy)]
+        if no_image.leaked:
+            kinds.append(("the grade of the patient's other eye in train", no_image.fellow_eye.accuracy))
         words, floor = max(kinds, key=lambda kind: kind[1])
-        accuracy, interval = metrics["accuracy"], metrics["intervals"]["accuracy"]
+        accuracy, interval = metrics.accuracy, single(results.intervals["accuracy"])
         line = f"It gives {percent(accuracy)} of the photographs their grade. Without the photograph, giving each "
         line += f"{words} would score {percent(floor)}: "
         if interval and interval[0] > floor:
@@ -49,9 +52,9 @@ def verdict(metrics: Mapping[str, Any], predictions: pd.DataFrame) -> list[str]:
         else:
             line += "these photographs do not show a difference."
         lines.append(line)
-    auc, interval = metrics["referable_auc"], metrics["intervals"]["referable_auc"]
+    auc, interval = metrics.referable_auc, single(results.intervals["referable_auc"])
     if auc is None:
-        which = "All" if sum(metrics["grades"][REFERABLE:]) else "None"
+        which = "All" if sum(metrics.grades[REFERABLE:]) else "None"
         lines.append(f"{which} of the photographs are referable, so how well it tells them apart cannot be measured.")
     elif interval and interval[0] > 0.5:
         lines.append(
@@ -169,72 +172,77 @@ DRAWN: Final = "photographs are no photographs of eyes: `tools phantom` drew the
 UNKNOWN_PAST: Final = "The weights do not say which photographs they were trained on, so a leak cannot be seen."
 
 
-def external_lines(metrics: Mapping[str, Any]) -> list[str]:
+def external_lines(record: MetricsRecord, description: SetDescription) -> list[str]:
     """What to know before the figures of an external set: leaks, grades on another scale, another recipe."""
-    exposure = metrics["exposure"]
-    lines = [
-        exposure_line(metrics["split"], Exposure(**exposure)) if exposure else UNKNOWN_PAST,
-        scale_line(*metrics.get("scale", ("icdr", True))),
-    ]
-    if metrics["other_recipe"]:
+    exposure = record.exposure
+    lines = [exposure_line(record.split, exposure) if exposure else UNKNOWN_PAST, scale_line(*record.scale)]
+    if description.other_recipe:
         lines.append(
             "The photographs were prepared in another way than those of training: measure a cache of the same recipe."
         )
-    if n := metrics.get("synthetic"):
-        lines.append(f"SYNTHETIC: {n:,} of {metrics['photographs']:,} {DRAWN} The figures say nothing of real eyes.")
-    if n := metrics["ungradable"]:
+    if n := description.synthetic:
+        photographs = record.results.metrics.photographs
+        lines.append(f"SYNTHETIC: {n:,} of {photographs:,} {DRAWN} The figures say nothing of real eyes.")
+    if n := description.ungradable:
         lines.append(f"{n:,} of the graded photographs are flagged ungradable; they are measured too.")
     return [line for line in lines if line]
 
 
-def refit_line(refit: Mapping[str, Any]) -> str:
+def refit_line(refit: Refit) -> str:
     """How many photographs a threshold chosen anew takes."""
-    most, near = refit["sizes"][-1]["photographs"], percent(refit["level"] - NEAR)
-    shown = f"a {refit['wanted']} of {near} or more on the rest"
-    if refit["enough"]:
-        return f"From {refit['enough']:,} photographs on, at least nine draws of ten show {shown}."
+    most, near = refit.sizes[-1].photographs, percent(refit.level - NEAR)
+    shown = f"a {refit.wanted} of {near} or more on the rest"
+    if refit.enough:
+        return f"From {refit.enough:,} photographs on, at least nine draws of ten show {shown}."
     return f"With up to {most:,} photographs, fewer than nine draws of ten show {shown}: more are needed."
 
 
-def eyes_line(eyes: Mapping[str, Any]) -> str:
+def eyes_line(eyes: EyeCounts) -> str:
     """What lies behind figures by eye."""
-    line = f"{eyes['several']:,} eyes were photographed several times: the mean of the probabilities decides."
-    if eyes["visit"]:
-        line += f" Photographs of one patient, eye and visit (column {eyes['visit']}) are one eye's."
+    line = f"{eyes.several:,} eyes were photographed several times: the mean of the probabilities decides."
+    if eyes.visit:
+        line += f" Photographs of one patient, eye and visit (column {eyes.visit}) are one eye's."
     else:
         line += " Visits are not known: all photographs of one eye of a patient count as one visit."
-    if n := eyes["disagreeing"]:
+    if n := eyes.disagreeing:
         line += f" The graders gave the photographs of {n:,} of these eyes different grades; the worst is the eye's."
-    if n := eyes["eye_unknown"]:
+    if n := eyes.eye_unknown:
         line += f" {n:,} photographs do not tell the eye; each counts as an eye of its own."
     return line
 
 
-def leak_statement(split: str, metrics: Mapping[str, Any], known: Leak | None) -> dict[str, Any]:
-    """`text`, and whether it is an `alarm`. `known`: what the cache tells of the split, None without it."""
-    n, no_image, exposure = metrics["photographs"], metrics["no_image"], metrics.get("exposure")
-    leaked = no_image["leaked"] if no_image else 0
-    if exposure and max(exposure["trained_on"], exposure["chosen_by"]) > leaked:  # more than this cache's names tell
-        return {"alarm": True, "text": exposure_line(split, Exposure(**exposure))}
+class LeakStatement(NamedTuple):
+    """What is known of patients of the photographs measured who are in train as well."""
+
+    alarm: bool
+    text: str
+
+
+def leak_statement(split: str, record: MetricsRecord, known: Leak | None) -> LeakStatement:
+    """Of the run's own split. `known`: what the cache tells of it, None without the cache."""
+    n, no_image, exposure = record.results.metrics.photographs, record.results.no_image, record.exposure
+    leaked = no_image.leaked if no_image else 0
+    if exposure and max(exposure.trained_on, exposure.chosen_by) > leaked:  # more than this cache's names tell
+        return LeakStatement(True, exposure_line(split, exposure))
     if split == "train":
-        return {"alarm": True, "text": "It was trained on these very photographs: the figures show what it remembers."}
+        return LeakStatement(True, "It was trained on these very photographs: the figures show what it remembers.")
     if leaked:
         share = f"{leaked:,} of {n:,} {split} photographs ({leaked / n:.0%})"
-        return {"alarm": True, "text": f"LEAK: {share} show a patient who is also in train; the figures flatter."}
+        return LeakStatement(True, f"LEAK: {share} show a patient who is also in train; the figures flatter.")
     if known is None:
-        return {"alarm": False, "text": f"No patient of the {n:,} {split} photographs is known to be in train."}
+        return LeakStatement(False, f"No patient of the {n:,} {split} photographs is known to be in train.")
     if known.copies:
         text = f"COPIES: {known.copies:,} of {n:,} {split} photographs look like a photograph of train or validation"
-        return {"alarm": True, "text": f"{text}; the figures flatter."}
+        return LeakStatement(True, f"{text}; the figures flatter.")
     if known.no_patient_known:
-        return {"alarm": True, "text": "The patients are not known, so a leak between the splits cannot be seen."}
+        return LeakStatement(True, "The patients are not known, so a leak between the splits cannot be seen.")
     if known.patient_unknown:
         text = (
             f"No leak was seen, but the patients of {known.patient_unknown:,} of {known.photographs:,} photographs of "
             f"train and {split} are not known."
         )
-        return {"alarm": True, "text": text}
-    return {"alarm": False, "text": f"No leak: no patient of the {n:,} {split} photographs is in train."}
+        return LeakStatement(True, text)
+    return LeakStatement(False, f"No leak: no patient of the {n:,} {split} photographs is in train.")
 
 
 def scale_line(scale: str, exact: bool) -> str:
@@ -251,21 +259,22 @@ def scale_line(scale: str, exact: bool) -> str:
 
 
 def limits(
-    metrics: Mapping[str, Any], ungraded: int, known: Leak | None, external: int = 0, *, untold: int = 0
+    record: MetricsRecord, ungraded: int, known: Leak | None, external: int = 0, *, untold: int = 0
 ) -> list[str]:
     """What the figures do not show. `known`: what the cache tells of patients, None without it. `external`: how many
     external sets were measured. `untold`: of how many of the photographs measured nothing tells the patient."""
+    results, metrics = record.results, record.results.metrics
     sets = f"{external + 1} data sets were" if external else "One data set was"
     lines = [
         f"{sets} measured. Other cameras, populations and graders can give other figures: measure yours.",
         "A grade given by people is the truth here. Where they err, the figures err with them.",
     ]
-    if metrics["patients"] < FEW and untold == metrics["photographs"]:
+    if results.patients < FEW and untold == metrics.photographs:
         lines.append(f"Only {untold:,} photographs were measured: read the intervals before the figures.")
-    elif metrics["patients"] < FEW:
-        who = "Only one patient was" if metrics["patients"] == 1 else f"Only {metrics['patients']:,} patients were"
+    elif results.patients < FEW:
+        who = "Only one patient was" if results.patients == 1 else f"Only {results.patients:,} patients were"
         lines.append(f"{who} measured: read the intervals before the figures.")
-    missing = [GRADES[grade] for grade in range(N_GRADES) if not metrics["grades"][grade]]
+    missing = [GRADES[grade] for grade in range(N_GRADES) if not metrics.grades[grade]]
     if missing:
         lines.append(f"No photograph measured was graded {' or '.join(missing)}: nothing is known about these.")
     if ungraded:
@@ -273,7 +282,7 @@ def limits(
     if known and known.patient_unknown:
         who = "The patients" if known.no_patient_known else f"The patients of {known.patient_unknown:,} photographs"
         lines.append(f"{who} are not known. {EACH_COUNTS}")
-    if metrics["operating"]:
+    if results.operating:
         lines.append("PPV and NPV hold for the prevalence beside them and for no other.")
     lines.append("Grad-CAM shows where evidence for a grade lies, coarsely. It shows no lesions, and no reasons.")
     lines.append("Other diseases of the eye, macular oedema among them, are not looked for.")
@@ -285,11 +294,11 @@ def commands(
     split: str,
     config: RunConfig,
     metadata: Metadata,
-    metrics: Mapping[str, Any],
+    record: MetricsRecord,
     cache: Cache | None,
-    external: Sequence[Mapping[str, Any]],
+    external: Sequence[MetricsRecord],
 ) -> list[str]:
-    """The command lines that make this run and its figures again, for a shell. `external`: metrics of external sets."""
+    """The command lines that make this run and its figures again, for a shell. `external`: of its external sets."""
     asked = config.asked
     default = FitConfig(**{**PRESETS.get(asked.recipe or "", {}), "recipe": None})
     fold = re.fullmatch(r"fold \d+ of (\d+)", cache.index.split) if cache else None
@@ -309,40 +318,43 @@ def commands(
     elif fold:
         fit = ["trainer", "folds", "--folds", fold[1], "--run", path.parent]
         folder = FoldsFolder(path.parent)
-        mark = folder.read_mark() if folder.mark.exists() else {}  # the run may have been moved
-        fit += ["--split", "all"] if mark.get("test") else []
-        fit += ["--seeds", ",".join(map(str, mark["seeds"]))] if "seeds" in mark else []
-        asked = replace(asked, cache=out, seed=mark.get("seed", asked.seed))
+        asked = replace(asked, cache=out)
+        if folder.mark.exists():  # the run may have been moved
+            mark = folder.read_mark()
+            fit += ["--split", "all"] if mark.test else []
+            fit += ["--seeds", ",".join(map(str, mark.seeds))] if mark.seeds else []
+            asked = replace(asked, seed=mark.seed)
     for field in fields(asked):
         value = getattr(asked, field.name)
         if value != getattr(default, field.name):
             fit += as_options(field.name, value)
-    evaluate: list[object] = ["trainer", "evaluate", path, "--split", split, *_card_options(metrics["operating"])]
-    evaluate += _subgroup_options(metrics)
+    evaluate: list[object] = ["trainer", "evaluate", path, "--split", split]
+    evaluate += [*_card_options(record.results.operating), *_subgroup_options(record.subgroups)]
     elsewhere = []
     for each in external:
-        words = ["trainer", "evaluate", path, "--cache", each["place"], "--name", each["name"]]
-        words += ["--split", each["split"]] if each["split"] != "all" else []
-        words += ["--refit", each["refit"]["sizes"][-1]["photographs"]] if each["refit"] else []
-        elsewhere.append([*words, *_card_options(each["operating"]), *_subgroup_options(each)])
+        words = ["trainer", "evaluate", path]
+        if about := each.description:
+            words += ["--cache", about.place, "--name", about.name]
+            words += ["--split", each.split] if each.split != "all" else []
+            words += ["--refit", about.refit.sizes[-1].photographs] if about.refit else []
+        elsewhere.append([*words, *_card_options(each.results.operating), *_subgroup_options(each.subgroups)])
     report: list[object] = ["trainer", "report", path, "--split", split]
     return [shlex.join(map(str, words)) for words in (preprocess, fit, evaluate, *elsewhere, report)]
 
 
-def _card_options(card: Mapping[str, Any] | None) -> list[object]:
+def _card_options(card: OperatingCard | None) -> list[object]:
     """Of `trainer evaluate`, those that make this operating card."""
     options: list[object] = []
-    if card and Wish(card["wanted"], card["level"]) != Wish():
-        options += [f"--{card['wanted']}", card["level"]]
-    if card and card["at_prevalence"]:
-        options += ["--prevalence", card["at_prevalence"]["prevalence"]]
+    if card and card.wish != Wish():
+        options += [f"--{card.wanted}", card.level]
+    if card and card.at_prevalence:
+        options += ["--prevalence", card.at_prevalence.prevalence]
     return options
 
 
-def _subgroup_options(metrics: Mapping[str, Any]) -> list[object]:
+def _subgroup_options(subgroups: Subgroups | None) -> list[object]:
     """Of `trainer evaluate`, those that measure these subgroups."""
-    subgroups = metrics.get("subgroups")
-    return [word for column in subgroups["columns"] for word in ("--subgroup", column["name"])] if subgroups else []
+    return [word for column in subgroups.columns for word in ("--subgroup", column.name)] if subgroups else []
 
 
 def starting_point(weights: str) -> str:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -22,7 +22,7 @@ VARIABLES: Final = {
 """A figure's colours -> those of the page's style sheet, which has two of each: for a light ground and a dark one."""
 
 
-def render(template: str, fields: Mapping[str, Any], folder: Path = HERE) -> bytes:
+def render(template: str, fields: Mapping[str, object], folder: Path = HERE) -> bytes:
     """A template of a folder filled in, as UTF-8.
 
     In an .html.j2 everything but Markup is escaped; an id's bytes that are no UTF-8 become question marks.

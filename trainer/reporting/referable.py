@@ -1,12 +1,13 @@
 """p(referable) on the page and the card: bands of the curves, calibration and net benefit, in figures and words."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
-from trainer.evaluation.referable import Band
+from trainer.evaluation.bootstrap import Interval
+from trainer.evaluation.referable import Band, NetBenefit, Referable, ReferableBin
 from trainer.evaluation.referable_calibration import FEWEST
 from trainer.reporting.page import number
 from trainer.reporting.referable_figures import draw_decision_curve, draw_referable_calibration
@@ -34,42 +35,80 @@ LACKS: Final = {
 }
 
 
-def describe_referable(referable: Mapping[str, Any]) -> dict[str, Any]:
+class Point(NamedTuple):
+    """Of a curve."""
+
+    x: float
+    y: float
+    interval: Interval | None
+
+
+class Benefit(NamedTuple):
+    """The decision curve at one threshold."""
+
+    threshold: float
+    per_right: float
+    """False referrals that are worth one right referral."""
+    net_benefit: float
+    """Of the network."""
+    refer_all: float
+    gain: float
+    intervals: dict[str, Interval | None]
+    """95 %, of the net benefit and of the gain."""
+
+
+class ReferableFigures(NamedTuple):
+    """What the templates say of p(referable)."""
+
+    roc: list[Point]
+    precision_recall: list[Point]
+    measures: list[tuple[str, str, float | None, Interval | None]]
+    """Title, best value, value here and its interval."""
+    bins: list[ReferableBin]
+    clip: str
+    brier_of_prevalence: float
+    """Brier score of the prevalence, given to every photograph."""
+    calibration_lines: list[str]
+    benefit: list[Benefit]
+    """Empty, as the lines, unless both kinds of photographs are there."""
+    benefit_lines: list[str]
+    prevalence: float | None
+    """Of the population that the net benefit is weighted to."""
+
+
+def describe_referable(referable: Referable) -> ReferableFigures:
     """What the templates say of the `referable` part of metrics_*.json."""
-    calibration, benefit = referable["calibration"], referable["net_benefit"]
-    share = referable["referable"] / referable["photographs"]
-    tables = {name: _points(referable[name], LISTED[name]) for name in ("roc", "precision_recall")}
-    return {
-        **tables,
-        "measures": [(title, best, calibration[key], calibration["intervals"][key]) for key, title, best in MEASURES],
-        "bins": calibration["bins"],
-        "clip": f"{calibration['clip']:f}",
-        "brier_of_prevalence": share * (1 - share),
-        "calibration_lines": calibration_lines(referable),
-        "benefit": benefit and benefit_rows(benefit),
-        "benefit_lines": benefit_lines(benefit) if benefit else [],
-        "prevalence": benefit and benefit["prevalence"],
-    }
-
-
-def counts_line(referable: Mapping[str, Any]) -> str:
-    """Of whom a curve is; `patients` is None where nothing tells them."""
-    patients = referable["patients"]
-    return f"{referable['photographs']:,} photographs, {referable['referable']:,} referable\n" + (
-        "patients not known" if patients is None else f"{patients:,} patients"
+    calibration, benefit = referable.calibration, referable.net_benefit
+    share = referable.referable / referable.photographs
+    return ReferableFigures(
+        roc=_points(referable.roc, LISTED["roc"]),
+        precision_recall=_points(referable.precision_recall, LISTED["precision_recall"]),
+        measures=[
+            (title, best, getattr(calibration, key), calibration.intervals[key]) for key, title, best in MEASURES
+        ],
+        bins=calibration.bins,
+        clip=f"{calibration.clip:f}",
+        brier_of_prevalence=share * (1 - share),
+        calibration_lines=calibration_lines(referable),
+        benefit=benefit_rows(benefit) if benefit else [],
+        benefit_lines=benefit_lines(benefit) if benefit else [],
+        prevalence=benefit.prevalence if benefit else None,
     )
 
 
-def bands(referable: Mapping[str, Any]) -> tuple[Band, Band]:
-    """Of the ROC and the precision-recall curve, where both kinds of photographs are there."""
-    return Band(**referable["roc"]), Band(**referable["precision_recall"])
+def counts_line(referable: Referable, *, patients_told: bool) -> str:
+    """Of whom a curve is. `patients_told`: whether anything tells the patients."""
+    return f"{referable.photographs:,} photographs, {referable.referable:,} referable\n" + (
+        f"{referable.patients:,} patients" if patients_told else "patients not known"
+    )
 
 
-def draw_referable(run: RunFolder, split: str, referable: Mapping[str, Any], title: str) -> dict[Path, str]:
-    """Draws reliability and net benefit into the run folder; their files, with what they show in a sentence."""
-    calibration, benefit = referable["calibration"], referable["net_benefit"]
+def draw_referable(run: RunFolder, split: str, referable: Referable, *, counts: str, title: str) -> dict[Path, str]:
+    """Draws reliability and net benefit into the run folder; their files, with what they show in a sentence. `counts`:
+    of whom they are."""
+    calibration, benefit = referable.calibration, referable.net_benefit
     path = run.figure("referable_calibration", split)
-    draw_referable_calibration(path, calibration, counts=counts_line(referable), title=f"{title}: calibration")
+    draw_referable_calibration(path, calibration, counts=counts, title=f"{title}: calibration")
     drawn = {path: "Reliability curve of p(referable) with 95 % intervals; the table of bins holds its numbers"}
     if benefit:
         path = run.figure("decision_curve", split)
@@ -79,14 +118,14 @@ def draw_referable(run: RunFolder, split: str, referable: Mapping[str, Any], tit
     return drawn
 
 
-def calibration_lines(referable: Mapping[str, Any]) -> list[str]:
+def calibration_lines(referable: Referable) -> list[str]:
     """How far p(referable) can be believed, in words."""
-    calibration = referable["calibration"]
-    lines = [LACKS[calibration["lacks"]]] if calibration["lacks"] else []
-    if not referable["referable"]:
+    calibration = referable.calibration
+    lines = [LACKS[calibration.lacks]] if calibration.lacks else []
+    if not referable.referable:
         lines.append("No photograph is referable, so there is no O:E.")
-    slope, intercept = (calibration["intervals"][name] for name in ("slope", "intercept"))
-    if slope is None and not calibration["lacks"]:
+    slope, intercept = (calibration.intervals[name] for name in ("slope", "intercept"))
+    if slope is None and not calibration.lacks:
         lines.append("The slope has no interval: too many resamples of these photographs have no slope.")
     if slope and slope[1] < 1:
         lines.append("The probabilities are too extreme: the low ones are too low, the high ones too high.")
@@ -101,28 +140,32 @@ def calibration_lines(referable: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def benefit_rows(benefit: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row for each listed threshold; `per_right`: false referrals that are worth one right referral."""
-    rows = []
-    for place in _places(benefit["thresholds"], LISTED["net_benefit"]):
-        threshold = benefit["thresholds"][place]
-        row = {name: benefit[name][place] for name in ("net_benefit", "refer_all", "gain")}
-        limits = {name: benefit["intervals"][name][place] for name in ("net_benefit", "gain")}
-        rows.append({"threshold": threshold, "per_right": (1 - threshold) / threshold, **row, "intervals": limits})
-    return rows
+def benefit_rows(benefit: NetBenefit) -> list[Benefit]:
+    """A row for each listed threshold."""
+    return [
+        Benefit(
+            threshold=(threshold := benefit.thresholds[place]),
+            per_right=(1 - threshold) / threshold,
+            net_benefit=benefit.net_benefit[place],
+            refer_all=benefit.refer_all[place],
+            gain=benefit.gain[place],
+            intervals={name: benefit.intervals[name][place] for name in ("net_benefit", "gain")},
+        )
+        for place in _places(benefit.thresholds, LISTED["net_benefit"])
+    ]
 
 
-def benefit_lines(benefit: Mapping[str, Any]) -> list[str]:
+def benefit_lines(benefit: NetBenefit) -> list[str]:
     """What the decision curve says at 10 %, and where the network is shown to be better than referring all or none."""
     at = benefit_rows(benefit)[1]
-    between = _between(at["intervals"]["net_benefit"])
+    between = _between(at.intervals["net_benefit"])
     lines = [
-        f"At a threshold of {_whole(at['threshold'])}, nine false referrals count as much as one right one. There the "
-        f"net benefit of the network is {number(at['net_benefit'], 'places')}{between}, of referring everybody "
-        f"{number(at['refer_all'], 'places')}, of referring nobody 0."
+        f"At a threshold of {_whole(at.threshold)}, nine false referrals count as much as one right one. There the "
+        f"net benefit of the network is {number(at.net_benefit, 'places')}{between}, of referring everybody "
+        f"{number(at.refer_all, 'places')}, of referring nobody 0."
     ]
-    better = [bool(limits and limits[0] > 0) for limits in benefit["intervals"]["gain"]]
-    shown = [threshold for threshold, is_better in zip(benefit["thresholds"], better, strict=True) if is_better]
+    better = [bool(limits and limits[0] > 0) for limits in benefit.intervals["gain"]]
+    shown = [threshold for threshold, is_better in zip(benefit.thresholds, better, strict=True) if is_better]
     what = "referring by the network has more net benefit than referring everybody or nobody"
     if not shown:
         lines.append(f"At no threshold from {_whole(0.02)} to {_whole(0.5)} is it shown that {what}.")
@@ -142,11 +185,11 @@ def _whole(share: float) -> str:
     return f"{100 * share:.0f}\N{NO-BREAK SPACE}%"
 
 
-def _points(band: Mapping[str, Any] | None, listed: Sequence[float]) -> list[tuple[float, float, Any]]:
-    """x, y and interval of a curve at the listed x; none where there is no curve."""
+def _points(band: Band | None, listed: Sequence[float]) -> list[Point]:
+    """A curve at the listed x; none where there is no curve."""
     if band is None:
         return []
-    return [(band["x"][place], band["y"][place], band["intervals"][place]) for place in _places(band["x"], listed)]
+    return [Point(band.x[place], band.y[place], band.intervals[place]) for place in _places(band.x, listed)]
 
 
 def _places(x: Sequence[float], listed: Sequence[float]) -> list[int]:

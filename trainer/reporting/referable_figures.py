@@ -1,27 +1,24 @@
 """Figures of p(referable): its reliability curve and its decision curve."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.ticker import PercentFormatter
 
-from trainer.evaluation.referable import Band
+from trainer.evaluation.referable import Band, BinaryCalibration, NetBenefit
 from trainer.reporting.curves import draw_band
 from trainer.reporting.figures import BLUE, DIM, INK, new_figure, unit_axes
 from trainer.reporting.tables import percent, places
 
 
-def draw_referable_calibration(path: Path, calibration: Mapping[str, Any], *, counts: str, title: str) -> None:
-    """How many photographs are referable by their p(referable), with the interval of each bin. `calibration` as
-    metrics_*.json has it; `counts`: of whom it is."""
-    bins = calibration["bins"]
-    mean, share = [bin["mean"] for bin in bins], [bin["share"] for bin in bins]
-    known = [(bin["mean"], *bin["interval"]) for bin in bins if bin["interval"]]
-    said = ", ".join(
-        f"{name} {places(calibration[name])}" for name in ("slope", "intercept") if calibration[name] is not None
-    )
+def draw_referable_calibration(path: Path, calibration: BinaryCalibration, *, counts: str, title: str) -> None:
+    """How many photographs are referable by their p(referable), with the interval of each bin. `counts`: of whom it
+    is."""
+    bins = calibration.bins
+    mean, share = [bin.mean for bin in bins], [bin.share for bin in bins]
+    known = [(bin.mean, *bin.interval) for bin in bins if bin.interval]
+    coefficients = {"slope": calibration.slope, "intercept": calibration.intercept}
+    said = ", ".join(f"{name} {places(value)}" for name, value in coefficients.items() if value is not None)
     with new_figure(path, 7.6, 7.6) as figure:
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color=DIM, linestyle=":", linewidth=1.6, label="perfect calibration")
@@ -34,17 +31,15 @@ def draw_referable_calibration(path: Path, calibration: Mapping[str, Any], *, co
         axes.legend(loc="upper left", title=counts, alignment="left")
 
 
-def draw_decision_curve(path: Path, benefit: Mapping[str, Any], *, title: str) -> None:
-    """Net benefit by threshold, of the network and of referring all and none. `benefit` as metrics_*.json has it."""
-    thresholds, own = benefit["thresholds"], benefit["net_benefit"]
-    limits = benefit["intervals"]["net_benefit"]
-    top = max([*own, *benefit["refer_all"], *(high for _, high in filter(None, limits)), 0.01])
+def draw_decision_curve(path: Path, benefit: NetBenefit, *, title: str) -> None:
+    """Net benefit by threshold, of the network and of referring all and none."""
+    thresholds, own = benefit.thresholds, benefit.net_benefit
+    limits = benefit.intervals["net_benefit"]
+    top = max([*own, *benefit.refer_all, *(high for _, high in filter(None, limits)), 0.01])
     with new_figure(path, 7.6, 7.6) as figure:
         axes = figure.subplots()
         axes.axhline(0, color=DIM, linestyle=":", linewidth=1.6, label="referring nobody")
-        axes.plot(
-            thresholds, benefit["refer_all"], color=INK, linestyle="--", linewidth=1.6, label="referring everybody"
-        )
+        axes.plot(thresholds, benefit.refer_all, color=INK, linestyle="--", linewidth=1.6, label="referring everybody")
         draw_band(axes, Band(thresholds, own, limits))
         axes.plot(thresholds, own, color=BLUE, label="the network")
         # Below 0 nobody would choose it; how far is of no interest.
@@ -54,6 +49,6 @@ def draw_decision_curve(path: Path, benefit: Mapping[str, Any], *, title: str) -
             xlabel="threshold: refer from this probability on", ylabel="net benefit (right referrals a photograph)"
         )
         axes.xaxis.set_major_formatter(PercentFormatter(1, 0, symbol=" %"))
-        prevalence = benefit["prevalence"]
+        prevalence = benefit.prevalence
         axes.set_title(title if prevalence is None else f"{title},\nwhere {percent(prevalence)} are referable")
         axes.legend(loc="upper right")

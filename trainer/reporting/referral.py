@@ -1,17 +1,20 @@
 """The referral in numbers that a reviewer asks for: two-by-two tables, missed eyes, thresholds."""
 
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from pipeline.cache.splits import patients_of
 from pipeline.errors import RunError
 from pipeline.grades import GRADES, REFERABLE
+from trainer.evaluation.bootstrap import Floats
 from trainer.evaluation.metrics import graded, referable_scores
-from trainer.evaluation.operating_point import least_ppv, threshold_table, two_by_two
-from trainer.evaluation.results import worse_eyes
+from trainer.evaluation.operating_point import AtThreshold, TwoByTwo, least_ppv, threshold_table, two_by_two
+from trainer.evaluation.results import Results, worse_eyes
+from trainer.evaluation.ungradable import Decided
 from trainer.reporting.disclosure import untold_patients
 from trainer.reporting.gallery import WORST, confidence
 from trainer.reporting.measured import Measured
@@ -21,60 +24,94 @@ SEVERE = 3
 """From this grade on a missed eye is listed by itself."""
 
 
-def referral(measured: Measured) -> dict[str, Any]:
-    """What the page's section on referral shows besides the operating card."""
-    known, operating = measured.predictions, measured.operating
+class Table(NamedTuple):
+    """A two-by-two table, and what it counts."""
+
+    what: str
+    counts: TwoByTwo
+
+
+class Missed(NamedTuple):
+    """Photographs of a grade, and how many of them are below the threshold."""
+
+    grade: str
+    photographs: int
+    missed: int
+
+
+@dataclass(frozen=True)
+class UngradableTable:
+    """The referral with ungradable photographs both ways."""
+
+    rows: list[tuple[str, Decided]]
+    """See `ungradable_rows`."""
+    line: str
+    """How many count."""
+    name: str = ""
+    """Of an external set."""
+    shares: ClassVar = UNGRADABLE_SHARES
+    counts: ClassVar = UNGRADABLE_COUNTS
+
+
+@dataclass(frozen=True)
+class Referral:
+    """What the page's section on referral shows besides the operating card; without a threshold nothing."""
+
+    tables: tuple[Table, ...] = ()
+    thresholds: tuple[AtThreshold, ...] = ()
+    missed: tuple[Missed, ...] = ()
+    least_ppv: float | None = None
+    """See `trainer.evaluation.operating_point.least_ppv`."""
+    ungradable: UngradableTable | None = None
+
+
+def referral(measured: Measured) -> Referral:
+    """Of the photographs measured, at the threshold that was measured."""
+    known, card = measured.predictions, measured.results.operating
     scores, truth = referable_scores(known), (known["grade"] >= REFERABLE).to_numpy()
-    if operating is None:
-        return {"tables": [], "thresholds": [], "missed": [], "least_ppv": None, "ungradable": None}
-    referred = scores >= operating.threshold
-    tables = [{"what": "photographs", **two_by_two(referred, truth)._asdict()}]
+    if card is None:
+        return Referral()
+    referred = scores >= card.threshold
+    tables = [Table("photographs", two_by_two(referred, truth))]
     if measured.cache is not None and untold_patients(measured) < len(known):
         worse = worse_eyes(known, patients_of(measured.cache.manifest, known["id"]))
-        table = two_by_two(referable_scores(worse) >= operating.threshold, (worse["grade"] >= REFERABLE).to_numpy())
-        tables.insert(0, {"what": "patients, the worse eye decides", **table._asdict()})
-    return {
-        "tables": tables,
-        "thresholds": _thresholds(measured, scores, truth),
-        "missed": [
-            {
-                "grade": f"{grade} {GRADES[grade]}",
-                "photographs": int((known["grade"] == grade).sum()),
-                "missed": int(((known["grade"] == grade) & ~referred).sum()),
-            }
-            for grade in range(REFERABLE, len(GRADES))
-        ],
-        "least_ppv": least_ppv(measured.metrics["operating"]),
-        "ungradable": ungradable_table(measured.metrics),
-    }
+        table = two_by_two(referable_scores(worse) >= card.threshold, (worse["grade"] >= REFERABLE).to_numpy())
+        tables.insert(0, Table("patients, the worse eye decides", table))
+    missed = tuple(
+        Missed(f"{grade} {GRADES[grade]}", int(of_grade.sum()), int((of_grade & ~referred).sum()))
+        for grade in range(REFERABLE, len(GRADES))
+        for of_grade in [(known["grade"] == grade).to_numpy()]
+    )
+    return Referral(
+        tuple(tables),
+        tuple(_thresholds(measured, scores, truth)),
+        missed,
+        least_ppv(card),
+        ungradable_table(measured.results),
+    )
 
 
-def ungradable_table(metrics: Mapping[str, Any]) -> dict[str, Any] | None:
+def ungradable_table(results: Results, name: str = "") -> UngradableTable | None:
     """The referral both ways, as page and card show it; None where no photograph is ungradable, or it was measured by
-    an earlier version."""
-    measured = metrics.get("ungradable_referral")
+    an earlier version. `name`: of an external set."""
+    measured = results.ungradable
     if measured is None:
         return None
-    return {
-        "shares": UNGRADABLE_SHARES,
-        "counts": UNGRADABLE_COUNTS,
-        "rows": ungradable_rows(measured),
-        "line": " ".join(ungradable_lines(measured)),
-    }
+    return UngradableTable(ungradable_rows(measured), " ".join(ungradable_lines(measured)), name)
 
 
 def missed_severe(measured: Measured) -> pd.DataFrame:
     """The severe and proliferative photographs below the threshold, the least suspected first, at most WORST."""
-    known, operating = measured.predictions, measured.operating
-    if operating is None:
+    known, card = measured.predictions, measured.results.operating
+    if card is None:
         return known.iloc[:0].assign(sure=[])
     scores = referable_scores(known)
-    missed = np.flatnonzero((known["grade"].to_numpy() >= SEVERE) & (scores < operating.threshold))
+    missed = np.flatnonzero((known["grade"].to_numpy() >= SEVERE) & (scores < card.threshold))
     chosen = known.iloc[missed[np.argsort(scores[missed], kind="stable")][:WORST]]
     return chosen.assign(sure=confidence(chosen))
 
 
-def _thresholds(measured: Measured, scores: Any, truth: Any) -> list[dict[str, Any]]:
+def _thresholds(measured: Measured, scores: Floats, truth: NDArray[np.bool_]) -> list[AtThreshold]:
     """Thresholds chosen on validation and what they show here; none where validation's predictions are not at hand, or
     are of another cache than the run's own."""
     run = measured.run
@@ -83,5 +120,4 @@ def _thresholds(measured: Measured, scores: Any, truth: Any) -> list[dict[str, A
         run.read_own_metrics("val")
     except RunError:
         return []
-    found = threshold_table(referable_scores(val), (val["grade"] >= REFERABLE).to_numpy(), scores, truth)
-    return [row._asdict() for row in found]
+    return threshold_table(referable_scores(val), (val["grade"] >= REFERABLE).to_numpy(), scores, truth)

@@ -1,22 +1,23 @@
 """A run as one page and as a model card: what both say of it, its figures and its photographs."""
 
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from pipeline.cache.splits import patients_of
 from pipeline.grades import GRADES, N_GRADES, REFERABLE, UNKNOWN
-from trainer.evaluation.calibration import Bin
 from trainer.evaluation.characteristics import characteristics
 from trainer.evaluation.deferral import RiskCoverage
 from trainer.evaluation.external import camera_sizes
 from trainer.evaluation.metrics import confusion, referable_scores
+from trainer.evaluation.results import NoImage
 from trainer.evaluation.subgroups import measure_subgroups
 from trainer.evaluation.weighted_metrics import Sample
 from trainer.inference.gradcam import cells_a_side
 from trainer.kinds import sealed
+from trainer.records import optional
 from trainer.reporting.curves import Point, draw_precision_recall, draw_reliability, draw_risk_coverage, draw_roc
 from trainer.reporting.disclosure import (
     GRADERS,
@@ -30,7 +31,7 @@ from trainer.reporting.disclosure import (
     warnings,
 )
 from trainer.reporting.explained import coarseness
-from trainer.reporting.external import refit_table
+from trainer.reporting.external import refit_tables
 from trainer.reporting.figures import draw_accuracy, draw_confusion, short_name
 from trainer.reporting.flow import SHARED, flow_of, patients_shown
 from trainer.reporting.forest import draw_forest
@@ -52,7 +53,7 @@ from trainer.reporting.narrative import (
     verdict,
 )
 from trainer.reporting.page import inline_svg, render
-from trainer.reporting.referable import bands, counts_line, describe_referable, draw_referable
+from trainer.reporting.referable import counts_line, describe_referable, draw_referable
 from trainer.reporting.referral import missed_severe, referral, ungradable_table
 from trainer.reporting.subgroups import against_parts, subgroup_lines
 from trainer.run_folder import RunFolder
@@ -105,15 +106,15 @@ def make_card(measured: Measured) -> bytes:
     return sealed(render("card.md.j2", describe(measured)))
 
 
-def describe(measured: Measured) -> dict[str, Any]:
+def describe(measured: Measured) -> dict[str, object]:
     """What both templates say."""
-    run, metrics, config = measured.run, measured.metrics, measured.config
+    run, record, results, config = measured.run, measured.record, measured.results, measured.config
+    metrics, operating, no_image = results.metrics, results.operating, results.no_image
     manifest = measured.cache.manifest if measured.cache else None
-    operating, no_image = metrics["operating"], metrics["no_image"]
     known, sites = measured.cache.leak(measured.split) if measured.cache else None, measured.sites
-    external = [site.metrics for site in sites if not site.own]
-    scale = scale_line(*metrics.get("scale", ("icdr", True)))
-    leak, untold = leak_statement(measured.split, metrics, known), untold_patients(measured)
+    external = [site for site in sites if not site.own]
+    scale = scale_line(*record.scale)
+    leak, untold = leak_statement(measured.split, record, known), untold_patients(measured)
     synthetic = synthetic_line(synthetic_photographs(config, measured.cache), measured.split)
     return {
         "name": measured.name,
@@ -132,35 +133,32 @@ def describe(measured: Measured) -> dict[str, Any]:
         "epochs": 0 if measured.history is None else len(measured.history),
         "seconds": 0.0 if measured.history is None else float(measured.history["seconds"].sum()),
         "metrics": metrics,
-        "ci": metrics["intervals"],
+        "ci": results.intervals,
         "operating": operating,
-        "deferral": metrics["deferral"],
-        "elsewhere": operating and operating["at_prevalence"],
-        "calibration": metrics["calibration"],
+        "deferral": results.deferral,
+        "elsewhere": operating and operating.at_prevalence,
+        "calibration": results.calibration,
         "reading": reading(measured.metadata.ordinal_thresholds),
-        "scaling": scaling(metrics["calibration"]["temperature"]) if metrics["calibration"] else "",
-        "patient": metrics["patient"],
-        "eye": (eye := metrics.get("eye")),
-        "eyes_line": eyes_line(eye["eyes"]) if eye else "",
-        "subgroups": (subgroups := metrics.get("subgroups")),
-        "subgroup_lines": subgroup_lines(subgroups) if subgroups else [],
-        "site_subgroups": [
-            (site.name, each) for site in sites if not site.own and (each := site.metrics.get("subgroups"))
-        ],
+        "scaling": scaling(results.calibration.temperature) if results.calibration else "",
+        "patient": results.by_patient,
+        "eye": (eye := results.by_eye),
+        "eyes_line": eyes_line(eye.eyes) if eye and eye.eyes else "",
+        "subgroups": record.subgroups,
+        "site_subgroups": [(site.name, each) for site in external if (each := site.record.subgroups)],
         "lines_of": subgroup_lines,
         "against_parts": against_parts,
         "referral": referral(measured),
-        "referable_figures": describe_referable(metrics["referable"]),
+        "referable_figures": describe_referable(measured.referable),
         "no_image": no_image,
-        "referable": sum(metrics["grades"][REFERABLE:]),
-        "baseline_words": f"{100 * no_image['majority']['accuracy']:.1f} % without the photograph" if no_image else "",
-        "verdict": [scale] * bool(scale) + verdict(metrics, measured.predictions),
+        "referable": sum(metrics.grades[REFERABLE:]),
+        "baseline_words": f"{100 * no_image.majority.accuracy:.1f} % without the photograph" if no_image else "",
+        "verdict": [scale] * bool(scale) + verdict(record, measured.predictions),
         "counts": confusion(measured.predictions).tolist(),
         "absent": measured.absent,
         "leak": leak,
-        "warnings": warnings(leak, untold == metrics["photographs"], synthetic, sites),
-        "people": people(metrics["patients"], untold, metrics["photographs"]),
-        "untold": untold == metrics["photographs"],
+        "warnings": warnings(leak, untold == metrics.photographs, synthetic, sites),
+        "people": people(results.patients, untold, metrics.photographs),
+        "untold": untold == metrics.photographs,
         "data_set": data_set(config, measured.cache),
         "dates": dates(measured),
         "graders": GRADERS,
@@ -169,46 +167,50 @@ def describe(measured: Measured) -> dict[str, Any]:
         "shared": SHARED,
         "splits": [] if manifest is None else split_rows(manifest),
         "cameras": "" if manifest is None else camera_line(manifest),
-        "commands": commands(run.path, measured.split, config, measured.metadata, metrics, measured.cache, external),
+        "commands": commands(
+            run.path,
+            measured.split,
+            config,
+            measured.metadata,
+            record,
+            measured.cache,
+            [site.record for site in external],
+        ),
         "limits": [scale] * bool(scale)
         + [APPROXIMATE_RULE] * bool(config.folds)
-        + limits(metrics, measured.ungraded, known, len(external), untold=untold),
+        + limits(record, measured.ungraded, known, len(external), untold=untold),
         "sites": sites,
-        "ungradables": [
-            {"name": site.name, **table} for site in sites if not site.own and (table := ungradable_table(site.metrics))
-        ],
-        "refits": [refit_table(site) for site in sites if site.metrics.get("refit")],
+        "ungradables": [table for site in external if (table := ungradable_table(site.results, site.name))],
+        "refits": refit_tables(sites),
         "cells": cells_a_side(measured.metadata),
         "coarseness": coarseness(cells_a_side(measured.metadata)),
     }
 
 
-def shown_photographs(measured: Measured) -> dict[str, Any]:
+def shown_photographs(measured: Measured) -> dict[str, object]:
     """What needs the photographs: gallery and subgroups; empty without the cache."""
     if measured.cache is None:
         return {"worst": [], "sure": [], "missed": [], "characteristics": None}
     known = measured.predictions
     sample = Sample.of(known, patients_of(measured.cache.manifest, known["id"]))
-    labels, operating = characteristics(measured.cache, known["id"]), measured.operating
-    groups = measure_subgroups(sample, labels, operating.threshold if operating else None)
+    labels, card = characteristics(measured.cache, known["id"]), measured.results.operating
+    groups = measure_subgroups(sample, labels, card.threshold if card else None)
     chosen = {"worst": worst_mistakes(known), "sure": surest_right(known), "missed": missed_severe(measured)}
     return {
         **{name: pictures(measured.cache, measured.model, measured.metadata, rows) for name, rows in chosen.items()},
-        "characteristics": groups.as_dict(),
+        "characteristics": groups,
     }
 
 
-def draw(measured: Measured) -> dict[str, Any]:
+def draw(measured: Measured) -> dict[str, str]:
     """Draws the figures into the run folder, and returns them for the page; "" for one that cannot be drawn."""
-    run, split, metrics, known = measured.run, measured.split, measured.metrics, measured.predictions
+    run, split, results, known = measured.run, measured.split, measured.results, measured.predictions
     name = short_name(measured.name)
     title = f"{name}, {split}"
     alts = {}
 
     if measured.history is not None:
-        no_image = run.read_json(run.metrics("val"))["no_image"] if run.metrics("val").exists() else None
-        majority = 100 * no_image["majority"]["accuracy"] if no_image else None
-        kept = measured.metadata.epoch
+        majority, kept = majority_of_val(run), measured.metadata.epoch
         draw_accuracy(run.accuracy_figure, measured.history, title=name, kept=kept, majority=majority)
         alts[run.accuracy_figure] = "Accuracy and kappa by epoch; accuracy.csv holds the numbers"
     counts = confusion(known)
@@ -217,36 +219,33 @@ def draw(measured: Measured) -> dict[str, Any]:
 
     truth = (known["grade"] >= REFERABLE).to_numpy()
     score = referable_scores(known)
-    card = metrics["operating"]
+    card = results.operating
     point = None
-    if card and card["sensitivity"] is not None and card["specificity"] is not None:
-        point = Point(card["threshold"], card["sensitivity"], card["specificity"], card["ppv"])
-    referable = metrics["referable"]
-    if untold_patients(measured) == len(known):
-        referable = {**referable, "patients": None}
-    if metrics["referable_auc"] is not None:
+    if card and card.sensitivity is not None and card.specificity is not None:
+        point = Point(card.threshold, card.sensitivity, card.specificity, card.ppv)
+    auc, referable = results.metrics.referable_auc, measured.referable
+    of = counts_line(referable, patients_told=untold_patients(measured) < len(known))
+    if auc is not None and referable.roc and referable.precision_recall:
         roc, curve = run.figure("roc", split), run.figure("precision_recall", split)
-        of, (roc_band, curve_band) = counts_line(referable), bands(referable)
-        draw_roc(
-            roc, truth, score, metrics["referable_auc"], point, band=roc_band, counts=of, title=f"{title}: referable"
+        draw_roc(roc, truth, score, auc, point, band=referable.roc, counts=of, title=f"{title}: referable")
+        draw_precision_recall(
+            curve, truth, score, point, band=referable.precision_recall, counts=of, title=f"{title}: referable"
         )
-        draw_precision_recall(curve, truth, score, point, band=curve_band, counts=of, title=f"{title}: referable")
         where = ""
         if point:
             where = f", operating point at sensitivity {point.sensitivity:.2f}, specificity {point.specificity:.2f}"
         band = "with its 95 % band, which the table holds in numbers"
-        alts[roc] = f"ROC curve of referable retinopathy, area {metrics['referable_auc']:.3f}{where}; {band}"
+        alts[roc] = f"ROC curve of referable retinopathy, area {auc:.3f}{where}; {band}"
         alts[curve] = f"Precision-recall curve of referable retinopathy; {truth.mean():.0%} are referable; {band}"
-    alts |= draw_referable(run, split, referable, title)
-    if measured.operating is not None:
+    alts |= draw_referable(run, split, referable, counts=of, title=title)
+    if card:
         deferral = run.figure("risk_coverage", split)
-        coverage, risk = RiskCoverage(Sample.of(known), measured.operating.threshold).curve()
+        coverage, risk = RiskCoverage(Sample.of(known), card.threshold).curve()
         draw_risk_coverage(deferral, coverage, risk, title=f"{title}: deferral")
         alts[deferral] = "Risk-coverage curve of the referral; the table holds numbers"
-    if metrics["calibration"]:
+    if results.calibration:
         reliability = run.figure("reliability", split)
-        bins = [Bin(**each) for each in metrics["calibration"]["bins"]]
-        draw_reliability(reliability, bins, metrics["calibration"]["ece"], title=title)
+        draw_reliability(reliability, results.calibration.bins, results.calibration.ece, title=title)
         alts[reliability] = "Reliability diagram; the table of bins holds its numbers"
     if measured.sites:
         draw_forest(run.forest_figure, measured.sites, title=name)
@@ -263,16 +262,36 @@ def members(measured: Measured) -> list[str]:
     return [f"{RunFolder(Path(path)).title}: {member.model}, epoch {member.epoch}" for path, member in pairs]
 
 
-def split_rows(manifest: pd.DataFrame) -> list[dict[str, Any]]:
-    """Graded photographs of each split that has any, by grade, and their patients, None where nothing tells them."""
+def majority_of_val(run: RunFolder) -> float | None:
+    """What giving every photograph of validation the commonest grade of train scores, in percent; None where that is
+    not known."""
+    if not run.metrics("val").exists():
+        return None
+    no_image = optional(NoImage, run.read_json(run.metrics("val")).get("no_image"))
+    return 100 * no_image.majority.accuracy if no_image else None
+
+
+class SplitRow(NamedTuple):
+    """The graded photographs of a split."""
+
+    split: str
+    grades: list[int]
+    """By grade."""
+    photographs: int
+    patients: int | None
+    """None where nothing tells them."""
+
+
+def split_rows(manifest: pd.DataFrame) -> list[SplitRow]:
+    """Of each split that has any."""
     known = manifest[manifest["grade"] != UNKNOWN]
     return [
-        {
-            "split": split,
-            "grades": np.bincount(part["grade"], minlength=N_GRADES).tolist(),
-            "photographs": len(part),
-            "patients": patients_shown(manifest, part["id"]),
-        }
+        SplitRow(
+            split,
+            grades=np.bincount(part["grade"], minlength=N_GRADES).tolist(),
+            photographs=len(part),
+            patients=patients_shown(manifest, part["id"]),
+        )
         for split in NAMES
         if len(part := known[known["split"] == split])
     ]
@@ -280,5 +299,5 @@ def split_rows(manifest: pd.DataFrame) -> list[dict[str, Any]]:
 
 def camera_line(manifest: pd.DataFrame) -> str:
     """The commonest sizes of the originals."""
-    listed = ", ".join(f"{size} ({count:,})" for size, count in camera_sizes(manifest))
+    listed = ", ".join(f"{each.size} ({each.photographs:,})" for each in camera_sizes(manifest))
     return f"{len(manifest):,} photographs: {listed}"

@@ -1,12 +1,12 @@
 """Subgroups in words and tables: what the terminal, the page and the card say of `subgroups` in metrics_*.json."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 import click
 
 from trainer.console import print_table
-from trainer.evaluation.subgroups import LEAST, LEVEL
+from trainer.evaluation.subgroups import LEAST, LEVEL, Comparison, Group, Subgroups
 from trainer.reporting.tables import percent, places, with_interval
 
 TITLES: Final = {
@@ -22,27 +22,27 @@ TOO_SMALL: Final = (
 )
 
 
-def print_subgroups(subgroups: Mapping[str, Any], what: str) -> None:
+def print_subgroups(subgroups: Subgroups, what: str) -> None:
     """A table a column; of each group its figures, their differences to the rest, and p values. `what`: the split, or
     the name of an external set."""
-    for column in subgroups["columns"]:
+    for column in subgroups.columns:
         rows: list[Sequence[str]] = []
-        for group in column["groups"]:
-            counts = [f"{group[name]:,}" for name in ("photographs", "patients", "referable_patients")]
-            rows.append((group["name"], *counts, *(_figure(group, name) for name in TITLES)))
-            if against := group["against_rest"]:
+        for group in column.groups:
+            counts = [f"{n:,}" for n in (group.photographs, group.patients, group.referable_patients)]
+            rows.append((group.name, *counts, *(_figure(group, name) for name in TITLES)))
+            if against := group.against_rest:
                 parts = [against_parts(against[name], name) for name in TITLES]
                 rows.append(("  minus the rest", "", "", "", *(" ".join(part[:-1]) for part in parts)))
                 rows.append(("  corrected p", "", "", "", *(part[-1].removeprefix("p ") for part in parts)))
         headers = ["photographs", "patients", "referable patients", *TITLES.values()]
-        print_table([f"{what}, by {column['name']}", *headers], rows)
+        print_table([f"{what}, by {column.name}", *headers], rows)
     for line in subgroup_lines(subgroups):
         click.echo(line)
 
 
-def against_parts(comparison: Mapping[str, Any], figure: str) -> list[str]:
+def against_parts(comparison: Comparison, figure: str) -> list[str]:
     """["-12.0 points", "(-20.1 to -3.9)", "p 0.004"], p being the corrected one; fewer where less is known."""
-    value, limits, p = comparison["difference"], comparison["interval"], comparison["p_holm"]
+    value, limits, p = comparison.difference, comparison.interval, comparison.p_holm
     if value is None:
         return ["-"]
 
@@ -55,35 +55,35 @@ def against_parts(comparison: Mapping[str, Any], figure: str) -> list[str]:
     return parts if p is None else [*parts, "p < 0.001" if p < 0.001 else f"p {p:.3f}"]
 
 
-def subgroup_lines(subgroups: Mapping[str, Any]) -> list[str]:
+def subgroup_lines(subgroups: Subgroups) -> list[str]:
     """The worst group, what the p values are corrected over, and which groups have no figures."""
-    n = subgroups["comparisons"]
+    n = subgroups.comparisons
     lines = [worst_line(subgroups)]
     if n:
         lines.append(
             f"p values are corrected by Holm's method over all {n:,} comparisons: each group of {_named(subgroups)} "
             "with the rest, four figures each."
         )
-    if any(group["figures"] is None for column in subgroups["columns"] for group in column["groups"]):
+    if any(group.figures is None for column in subgroups.columns for group in column.groups):
         lines.append(TOO_SMALL)
     return lines
 
 
-def worst_line(subgroups: Mapping[str, Any]) -> str:
+def worst_line(subgroups: Subgroups) -> str:
     """Which group is the worst one, by which figure, and whether that could be chance."""
-    worst, n = subgroups["worst"], subgroups["comparisons"]
+    worst, n = subgroups.worst, subgroups.comparisons
     if worst is None:
         return f"Fewer than two groups have {LEAST} referable patients and {LEAST} others: groups are not compared."
     group = next(
         group
-        for column in subgroups["columns"]
-        for group in column["groups"]
-        if (column["name"], group["name"]) == (worst["column"], worst["group"])
+        for column in subgroups.columns
+        for group in column.groups
+        if (column.name, group.name) == (worst.column, worst.group)
     )
-    name, figure = f"{worst['column']} = {worst['group']}", worst["figure"]
+    name, figure = f"{worst.column} = {worst.group}", worst.figure
     value = _figure(group, figure)
-    if worst["significant"]:
-        *parts, p = against_parts(group["against_rest"][figure], figure)
+    if worst.significant and group.against_rest:
+        *parts, p = against_parts(group.against_rest[figure], figure)
         against = f"{' '.join(parts)}, {p}"
         return (
             f"Worst group: {name}. {TITLES[figure][0].upper()}{TITLES[figure][1:]}: {value}; against the rest "
@@ -98,12 +98,12 @@ def worst_line(subgroups: Mapping[str, Any]) -> str:
     return f"{tested} Lowest AUC for referable retinopathy: {name}, {value}."
 
 
-def _figure(group: Mapping[str, Any], name: str) -> str:
-    if group["figures"] is None:
+def _figure(group: Group, name: str) -> str:
+    if group.figures is None or group.intervals is None:
         return "-"
-    return with_interval(group["figures"][name], group["intervals"][name], percent if name in SHARES else places)
+    return with_interval(group.figures[name], group.intervals[name], percent if name in SHARES else places)
 
 
-def _named(subgroups: Mapping[str, Any]) -> str:
-    names = [column["name"] for column in subgroups["columns"]]
+def _named(subgroups: Subgroups) -> str:
+    names = [column.name for column in subgroups.columns]
     return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]

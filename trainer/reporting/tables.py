@@ -1,21 +1,33 @@
 """Tables of results for the terminal, each figure with its interval."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from operator import attrgetter
+from typing import Final, Protocol
 
 import click
 
 from pipeline.grades import GRADES
 from trainer.console import print_table
+from trainer.evaluation.bootstrap import Interval, listed, single
+from trainer.evaluation.operating_point import Elsewhere
 from trainer.evaluation.results import Results
+from trainer.evaluation.ungradable import Decided, Ungradable
 
 Show = Callable[[float], str]
-Part = Callable[[Results], Mapping[str, Any] | None]
+
+
+class Part(Protocol):
+    """A part of the results whose figures are attributes."""
+
+    @property
+    def intervals(self) -> Mapping[str, Interval | None]:
+        """By name of a figure; one without an interval may be missing."""
 
 
 def print_results(measured: Mapping[str, Results]) -> None:
     """A column a split, a row a figure; under the accuracies what is scored there without the photograph."""
     rows: list[Sequence[str]] = []
+    operating, calibration = attrgetter("operating"), attrgetter("calibration")
 
     def row(title: str, cell: Callable[[Results], str]) -> None:
         """Left out where every cell is empty."""
@@ -24,13 +36,13 @@ def print_results(measured: Mapping[str, Results]) -> None:
             rows.append((title, *cells))
 
     def headline(title: str, name: str, show: Show) -> None:
-        row(title, lambda each: with_interval(getattr(each.metrics, name), each.intervals[name], show))
+        row(title, lambda each: with_interval(getattr(each.metrics, name), single(each.intervals[name]), show))
 
     def without_image(name: str, show: Show) -> None:
         row("  majority grade, no image", lambda each: _baseline(each, "majority", name, show))
         row("  fellow eye's grade, no image", lambda each: _baseline(each, "fellow_eye", name, show))
 
-    def part(title: str, of: Part, name: str, show: Show) -> None:
+    def part(title: str, of: Callable[[Results], Part | None], name: str, show: Show) -> None:
         row(title, lambda each: _cell(of(each), name, show))
 
     row("photographs", lambda each: f"{each.metrics.photographs:,}" if each.calibration else "")
@@ -50,18 +62,18 @@ def print_results(measured: Mapping[str, Results]) -> None:
     headline("  specificity, predicted grade", "specificity", percent)
     card = next((each.operating for each in measured.values() if each.operating), None)
     if card:
-        part(f"  threshold, {card['wanted']} {percent(card['level'])} on val", _operating, "threshold", places)
+        part(f"  threshold, {card.wanted} {percent(card.level)} on val", operating, "threshold", places)
         for name, title in (("sensitivity", "sensitivity"), ("specificity", "specificity"),
                             ("prevalence", "prevalence"), ("ppv", "PPV"), ("npv", "NPV")):  # fmt: skip
-            part(f"    {title}", _operating, name, percent)
-        if card["at_prevalence"]:
-            where = f"at a prevalence of {percent(card['at_prevalence']['prevalence'])}"
+            part(f"    {title}", operating, name, percent)
+        if card.at_prevalence:
+            where = f"at a prevalence of {percent(card.at_prevalence.prevalence)}"
             part(f"    PPV {where}", _elsewhere, "ppv", percent)
             part(f"    NPV {where}", _elsewhere, "npv", percent)
-    part("calibration: temperature", _calibration, "temperature", places)
+    part("calibration: temperature", calibration, "temperature", places)
     for name, title in (("ece", "expected error"), ("brier", "Brier score")):
-        part(f"  {title}", _calibration, name, places)
-        part("    at temperature 1", _calibration, f"{name}_before", places)
+        part(f"  {title}", calibration, name, places)
+        part("    at temperature 1", calibration, f"{name}_before", places)
     print_table(["95 % intervals by patients", *measured], rows)
 
 
@@ -71,7 +83,7 @@ def print_by_grade(results: Results) -> None:
     rows = []
     for grade, title in enumerate(GRADES):
         cells = [
-            with_interval(getattr(results.metrics, name)[grade], results.intervals[name][grade], show)
+            with_interval(getattr(results.metrics, name)[grade], listed(results.intervals[name])[grade], show)
             for name, show in ((f"{figure}_by_grade", show) for figure, show in shown.items())
         ]
         rows.append((title, f"{results.metrics.grades[grade]:,}", *cells))
@@ -92,37 +104,36 @@ def print_ungradable(what: str, results: Results) -> None:
     """The referral with and without ungradable photographs, where there are any. what: was measured."""
     if results.ungradable is None:
         return
-    measured = results.ungradable.as_dict()
     rows = [
         (
             title,
-            *(with_interval(decided[name], decided["intervals"][name], percent) for name in UNGRADABLE_SHARES),
-            *(f"{decided[name]:,}" for name in UNGRADABLE_COUNTS),
+            *(with_interval(getattr(decided, name), decided.intervals[name], percent) for name in UNGRADABLE_SHARES),
+            *(f"{getattr(decided, name):,}" for name in UNGRADABLE_COUNTS),
         )
-        for title, decided in ungradable_rows(measured)
+        for title, decided in ungradable_rows(results.ungradable)
     ]
     if rows:
         print_table([what, *UNGRADABLE_SHARES, *UNGRADABLE_COUNTS.values()], rows)
-    for line in ungradable_lines(measured):
+    for line in ungradable_lines(results.ungradable):
         click.echo(line)
 
 
-def ungradable_rows(measured: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+def ungradable_rows(measured: Ungradable) -> list[tuple[str, Decided]]:
     """A title and what was decided, for each way that photographs, then patients, were decided."""
     rows = []
-    for who in ("photographs", "patients"):
-        for way, title in (("left_out", "left out"), ("referred", "referred")):
-            if decided := (measured[who] or {}).get(way):
+    for who, both in (("photographs", measured.photographs), ("patients", measured.patients)):
+        for title, decided in (("left out", both and both.left_out), ("referred", both and both.referred)):
+            if decided:
                 rows.append((f"{who}, ungradable {title}", decided))
     return rows
 
 
-def ungradable_lines(measured: Mapping[str, Any]) -> list[str]:
+def ungradable_lines(measured: Ungradable) -> list[str]:
     """How many ungradable photographs count, and how many do not."""
-    n, not_counted, lines = measured["ungradable"], measured["not_counted"], []
+    n, not_counted, lines = measured.ungradable, measured.not_counted, []
     if n:
         lines.append(
-            f"{n:,} ungradable {photographs(n)} counted, {measured['graded'] or 'none'} with a grade. "
+            f"{n:,} ungradable {photographs(n)} counted, {measured.graded or 'none'} with a grade. "
             "An ungradable eye refers its patient. No grade: referred, and nobody can say whether rightly. "
             "Intervals: 95 %, by patients."
         )
@@ -164,25 +175,17 @@ def places(value: float) -> str:
     return f"{value:.3f}"
 
 
-def _cell(part: Mapping[str, Any] | None, name: str, show: Show) -> str:
-    return with_interval(part[name], part.get("intervals", {}).get(name), show) if part else ""
+def _cell(part: Part | None, name: str, show: Show) -> str:
+    return with_interval(getattr(part, name), part.intervals.get(name), show) if part else ""
 
 
 def _baseline(results: Results, kind: str, name: str, show: Show) -> str:
     """Empty for the fellow eye's where no patient leaks: it is the majority's then."""
-    baselines = results.baselines
-    if baselines is None or (kind == "fellow_eye" and not baselines.leaked):
+    no_image = results.no_image
+    if no_image is None or (kind == "fellow_eye" and not no_image.leaked):
         return ""
-    return show(getattr(getattr(baselines, kind), name))
+    return show(getattr(getattr(no_image, kind), name))
 
 
-def _operating(results: Results) -> Mapping[str, Any] | None:
-    return results.operating
-
-
-def _elsewhere(results: Results) -> Mapping[str, Any] | None:
-    return results.operating["at_prevalence"] if results.operating else None
-
-
-def _calibration(results: Results) -> Mapping[str, Any] | None:
-    return results.calibration
+def _elsewhere(results: Results) -> Elsewhere | None:
+    return results.operating.at_prevalence if results.operating else None

@@ -1,13 +1,16 @@
 """What the page says of the weights: what they were trained on, what they were measured to do, what they cannot do."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pipeline.errors import RunError
 from trainer.config import RunConfig
+from trainer.evaluation.bootstrap import Interval, single
 from trainer.evaluation.metrics import graded
+from trainer.evaluation.operating_point import OperatingCard
+from trainer.evaluation.record import MetricsRecord
+from trainer.evaluation.results import Results
 from trainer.network.metadata import Metadata
 from trainer.reporting.narrative import leak_statement, limits, scale_line, starting_point, verdict
 from trainer.reporting.page import number
@@ -25,10 +28,6 @@ HEADLINE: Final = (
     ("referable_auc", "AUC, referable against other photographs", "places"),
     ("kappa", "Kappa of the five grades, quadratic weights", "places"),
 )
-
-
-class _Old(Exception):
-    """The metrics are of an earlier version."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ def collect_facts(path: Path, metadata: Metadata) -> Facts:
             measured, unmeasured = _measured(run, metadata), ""
         except RunError as error:
             unmeasured = f"No test figures: {error.message}."
-        except (_Old, KeyError, TypeError, IndexError):
+        except ValueError:
             unmeasured = f"The test figures are of an earlier version: `trainer evaluate {path}` measures again."
     what = f"{metadata.title} at {metadata.size} x {metadata.size} pixels"
     if not metadata.members:
@@ -122,37 +121,40 @@ def _referral(metadata: Metadata) -> str:
 
 
 def _measured(run: RunFolder, metadata: Metadata) -> Measured:
-    metrics, known = run.read_own_metrics("test"), graded(predictions := run.read_predictions("test"))
-    if metrics["photographs"] != len(known):
-        raise _Old
-    leak = leak_statement("test", metrics, None)
-    notes = [leak["text"]] if leak["alarm"] else []
-    notes += [scale] if (scale := scale_line(*metrics.get("scale", ("icdr", True)))) else []
-    notes += _other_threshold(metrics["operating"], metadata)
-    notes += verdict(metrics, known)
+    """Raises RunError where nothing was measured, ValueError where that is of an earlier version."""
+    written, predictions = run.read_own_metrics("test"), run.read_predictions("test")
+    record, known = MetricsRecord.from_dict(written), graded(predictions)
+    results = record.results
+    if results.metrics.photographs != len(known):
+        raise ValueError("figures and predictions are of different photographs")
+    leak = leak_statement("test", record, None)
+    notes = [leak.text] if leak.alarm else []
+    notes += [scale] if (scale := scale_line(*record.scale)) else []
+    notes += _other_threshold(results.operating, metadata)
+    notes += verdict(record, known)
     external = len(run.external_names())
-    words = limits(metrics, len(predictions) - len(known), None, external)
-    return Measured(metrics["photographs"], metrics["patients"], _figures(metrics), notes, words)
+    words = limits(record, len(predictions) - len(known), None, external)
+    return Measured(results.metrics.photographs, results.patients, _figures(results), notes, words)
 
 
-def _figures(metrics: Mapping[str, Any]) -> list[Figure]:
-    card, intervals = metrics["operating"], metrics["intervals"]
-    rows = [] if card is None else [(title, as_, card[key], card["intervals"][key]) for key, title, as_ in FIGURES]
-    rows += [(title, as_, metrics[key], intervals[key]) for key, title, as_ in HEADLINE]
+def _figures(results: Results) -> list[Figure]:
+    card, metrics, intervals = results.operating, results.metrics, results.intervals
+    rows = [(title, as_, getattr(card, key), card.intervals[key]) for key, title, as_ in FIGURES] if card else []
+    rows += [(title, as_, getattr(metrics, key), single(intervals[key])) for key, title, as_ in HEADLINE]
     return [
         Figure(title, "not defined" if value is None else number(value, as_), _interval(interval, as_))
         for title, as_, value, interval in rows
     ]
 
 
-def _interval(interval: Any, kind: str) -> str:
+def _interval(interval: Interval | None, kind: str) -> str:
     return f"{number(interval[0], kind)} to {number(interval[1], kind)}" if interval else ""
 
 
-def _other_threshold(card: Mapping[str, Any] | None, metadata: Metadata) -> list[str]:
-    if card is None or metadata.operating is None or abs(card["threshold"] - metadata.operating.threshold) < 1e-9:
+def _other_threshold(card: OperatingCard | None, metadata: Metadata) -> list[str]:
+    if card is None or metadata.operating is None or abs(card.threshold - metadata.operating.threshold) < 1e-9:
         return []
     return [
-        f"The figures were measured at a threshold of {percent(card['threshold'])}, not at the "
+        f"The figures were measured at a threshold of {percent(card.threshold)}, not at the "
         f"{percent(metadata.operating.threshold)} that this page refers at."
     ]

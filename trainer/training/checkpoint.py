@@ -1,5 +1,6 @@
 """Checkpoints: the state of a training, which last.pt stores for --resume."""
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -13,7 +14,8 @@ from pipeline.storage.atomic import write_whole
 from pipeline.storage.locks import replace
 from trainer.console import warn
 from trainer.network.torch_files import read_torch
-from trainer.run_folder import RunFolder
+from trainer.records import read
+from trainer.run_folder import EpochRow, RunFolder
 
 
 @dataclass
@@ -24,7 +26,7 @@ class Progress:
     epoch: int = 0
     steps: list[Tensor] = field(default_factory=list)
     """For each step of the present epoch float32 (3,): summed loss, photographs graded right, photographs."""
-    history: list[dict[str, Any]] = field(default_factory=list)
+    history: list[EpochRow] = field(default_factory=list)
     """The rows of accuracy.csv so far."""
     seconds: float = 0.0
     """Time that the present epoch had taken when the checkpoint was written."""
@@ -41,7 +43,7 @@ class Progress:
     @property
     def best(self) -> int:
         """Index in `history` of the epoch with the highest kappa on validation; if several, that of the lowest loss."""
-        ranks = [(row["kappa_val"], -row["loss_val"]) for row in self.history]
+        ranks = [(row.kappa_val, -row.loss_val) for row in self.history]
         return max(range(len(ranks)), key=ranks.__getitem__)
 
     def idle(self, first: int) -> int:
@@ -58,7 +60,7 @@ def save_checkpoint(run: RunFolder, progress: Progress, learner: dict[str, Any])
         "format": 1,
         "epoch": progress.epoch,
         "steps": torch.stack(progress.steps) if progress.steps else torch.empty(0, 3),
-        "history": progress.history,
+        "history": [row._asdict() for row in progress.history],
         "seconds": progress.seconds,
         "trained": progress.trained,
         "stuck": progress.stuck,
@@ -103,6 +105,15 @@ def read_checkpoint(path: Path) -> tuple[Progress, dict[str, Any]]:
             "model": dict(),
             "optimizer": dict(),
         } as state:
-            times = state.get("seconds", 0.0), state.get("trained", 0.0)
-            return Progress(epoch, list(steps), history, *times, state.get("stuck", 0)), state
+            with suppress(ValueError):  # a damaged row
+                rows = [read(EpochRow, row) for row in history]
+                progress = Progress(
+                    epoch,
+                    list(steps),
+                    rows,
+                    seconds=state.get("seconds", 0.0),
+                    trained=state.get("trained", 0.0),
+                    stuck=state.get("stuck", 0),
+                )
+                return progress, state
     raise RunError(f"{path} is not a checkpoint of `trainer fit`")

@@ -92,7 +92,16 @@ def feature_loaders(
         labels = cache.grades[rows] if train and config.sampling == "balanced" else None
         blocks = Blocks.in_lanes(cache.shards, config.together) if config.together else None
         schedule = Schedule(
-            rows, augment, size, size, batch_per_rank(batch), train, config.seed, shard(), labels, blocks
+            rows,
+            augment,
+            source_size=size,
+            size=size,
+            batch_size=batch_per_rank(batch),
+            shuffle=train,
+            seed=config.seed,
+            shard=shard(),
+            labels=labels,
+            blocks=blocks,
         )
         loader = FeatureLoader(features.to(device), grades, schedule)
         found[split] = every_step(loader, len(rows), batch, features[0, :0].to(device))

@@ -44,7 +44,7 @@ class Learner:
     ) -> None:
         """config: resolved. loaders: of photographs, by split. weights: float32 (5,) by grade, on the device."""
         self.config, self.weights = config, weights
-        self._cache, self._loaders = cache, loaders
+        self.cache, self._loaders = cache, loaders
         self._model = model
         self._average = deepcopy(model) if config.ema else None
         self._photographs = len(cache.rows("train"))
@@ -68,12 +68,12 @@ class Learner:
         trained = averaged(self._model.head if phase == "head" else self._model)
         self._net: Callable[[Tensor], Tensor] = trained
         if phase == "finetune" and self.config.compile:
-            size = self.config.size or self._cache.recipe.size
+            size = self.config.size or self.cache.recipe.size
             self._net = compiled(trained, batch_per_rank(self.config.batch), size)
         if phase == "head":
             splits, device = self._loaders.keys(), self.weights.device
             varied = augmentation(self.config)
-            self.batches = feature_loaders(self.config, self._cache, splits, self._model, varied, device)
+            self.batches = feature_loaders(self.config, self.cache, splits, self._model, varied, device)
 
     def set_training(self) -> None:
         set_phase(self._model, self.phase)

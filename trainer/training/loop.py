@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
 from typing import Any, Final
 
 import click
 import torch
+from torch import Tensor
 
 from pipeline.cache.cache import Cache
 from pipeline.errors import RunError
@@ -21,9 +22,9 @@ from trainer.distributed.loaders import open_sharded
 from trainer.distributed.process_group import gather, highest, is_main
 from trainer.inference.forward import Outputs, run_model
 from trainer.network.metadata import Metadata
-from trainer.network.model import Grader, save_model
+from trainer.network.model import save_model
 from trainer.network.provenance import Provenance
-from trainer.run_folder import RunFolder
+from trainer.run_folder import EpochRow, RunFolder
 from trainer.training.checkpoint import Progress, save_checkpoint
 from trainer.training.learner import Learner, augmentation
 from trainer.training.losses import losses
@@ -72,36 +73,65 @@ def check_finite(progress: Progress) -> None:
         raise NotFinite(finite.index(False))
 
 
+@dataclass(frozen=True)
+class RunWriter:
+    """Writes what a training leaves in its run folder: checkpoints, accuracy.csv and the weights to keep. Of several
+    ranks, only rank 0 writes.
+
+    Every method raises OSError where a file cannot be written.
+    """
+
+    run: RunFolder
+    metadata: Metadata
+    """What the weights shall say of themselves, but for the epoch."""
+    provenance: Callable[[], Provenance]
+    """The photographs that they have met. Asked after the first epoch, when all shards of a cache behind a URL have
+    come."""
+    kept: Mapping[str, Tensor | Mapping[str, Tensor]]
+    """What checkpoints keep besides the state of the training."""
+
+    def save(self, learner: Learner, progress: Progress) -> None:
+        """The checkpoint that a training goes on from."""
+        if is_main():
+            save_checkpoint(self.run, progress, {**learner.state(), **self.kept})
+
+    def publish(self, learner: Learner, progress: Progress) -> None:
+        """accuracy.csv, and the weights where the epoch that just ended is the one to keep so far.
+
+        Called once the checkpoint is safe and again on resuming, so a run killed between the two loses nothing.
+        """
+        if not progress.history or not is_main():
+            return
+        self.run.write_accuracy(progress.history)
+        if not progress.steps and (learner.config.keep == "last" or progress.best == len(progress.history) - 1):
+            metadata = replace(self.metadata, epoch=len(progress.history))
+            save_model(self.run.model, learner.judged, metadata, self.provenance())
+
+
 def fit(
     learner: Learner,
-    metadata: Metadata,
-    cache: Cache,
-    run: RunFolder,
     progress: Progress,
     stopper: Stopper,
-    provenance: Callable[[], Provenance],
+    writer: RunWriter,
     resumed: Mapping[str, Any] | None = None,
-    kept: Mapping[str, Any] | None = None,
 ) -> None:
-    """Trains from `progress` to the end, leaving after each epoch a checkpoint, accuracy.csv and the weights to keep.
+    """Trains from `progress` to the end; after each epoch `writer` writes. Stopped, it leaves a checkpoint.
 
-    `about` is what the weights shall say of themselves. `provenance` gives the photographs that they have met; it is
-    asked after the first epoch, when all shards of a cache behind a URL have come. `resumed` is the checkpoint that the
-    learner's model and progress come from, `kept` is what checkpoints keep besides. Stopped, it leaves a checkpoint.
+    `resumed` is the checkpoint that the learner's model and progress come from.
+    Raises RunError where a loss is not finite, Stopped where a signal says so, OSError where a file cannot be written.
     """
     config, began = learner.config, perf_counter() - progress.seconds
     opened = seconds_to_open(learner, config.phase(progress.epoch))
     if resumed:
         learner.load(resumed)
-    publish(config, metadata, run, learner.judged, progress, provenance)
+    writer.publish(learner, progress)
 
     def save() -> None:
         check_finite(progress)  # a state that is not finite is never kept
         progress.seconds = perf_counter() - began
-        if is_main():
-            save_checkpoint(run, progress, {**learner.state(), **(kept or {})})
+        writer.save(learner, progress)
 
-    events = Events(run, progress.history) if is_main() else None
+    events = Events(writer.run, progress.history) if is_main() else None
     try:
         for epoch in range(progress.epoch, config.total_epochs):
             if config.patience and progress.idle(config.head_epochs) >= config.patience:
@@ -119,14 +149,15 @@ def fit(
                     saved = perf_counter()
             progress.trained = perf_counter() - training_began
             row, blind = epoch_row(learner, progress)
-            row["images_per_second"] = round(progress.sums()[2] / progress.trained, 1)
+            rate = round(progress.sums()[2] / progress.trained, 1)
             ended = perf_counter()
-            row["seconds"], began = round(ended - began, 2), ended
+            row = row._replace(seconds=round(ended - began, 2), images_per_second=rate)
+            began = ended
             with stopper.step():
                 stuck = progress.stuck + 1 if blind else 0
                 progress = Progress(epoch + 1, [], [*progress.history, row], stuck=stuck)
                 save()
-                publish(config, metadata, run, learner.judged, progress, provenance)
+                writer.publish(learner, progress)
                 if events:
                     events.add(row)
             click.echo(epoch_line(row, config.total_epochs))
@@ -142,7 +173,8 @@ def fit(
         rows = gather(next(train.epoch(progress.epoch, start=error.step)).rows)
         raise RunError(
             f"the loss is not finite at step {error.step + 1} of epoch {progress.epoch + 1} (learning rate {lr:.2e}, "
-            f"photographs {', '.join(cache.manifest['id'].iloc[rows.numpy()])}); start another run with a lower --lr"
+            f"photographs {', '.join(learner.cache.manifest['id'].iloc[rows.numpy()])}); "
+            "start another run with a lower --lr"
         ) from error
     finally:
         if events:
@@ -183,7 +215,7 @@ def open_loaders(config: FitConfig, cache: Cache) -> Iterator[dict[str, Loader]]
         yield loaders
 
 
-def epoch_row(learner: Learner, progress: Progress) -> tuple[dict[str, Any], bool]:
+def epoch_row(learner: Learner, progress: Progress) -> tuple[EpochRow, bool]:
     """Of an epoch whose steps are done: the row of accuracy.csv, but for the times, and whether the network sees
     nothing on validation."""
     config, device = learner.config, learner.weights.device
@@ -195,17 +227,19 @@ def epoch_row(learner: Learner, progress: Progress) -> tuple[dict[str, Any], boo
     if config.track_test:
         test = run_model(learner.judged_net, learner.batches["test"], device, "test")
         acc_test = round(accuracy(test), 4)
-    row = {
-        "epoch": progress.epoch + 1,
-        "phase": config.phase(progress.epoch),
-        "lr": float(f"{scheduled_lr(config, progress.epoch, len(progress.steps) - 1, len(progress.steps)):.4g}"),
-        "loss_train": round(loss / photographs, 6),
-        "acc_train": round(100 * right / photographs, 4),
-        "loss_val": round(val_loss.item(), 6),
-        "acc_val": round(accuracy(val), 4),
-        "kappa_val": round(quadratic_kappa(val_counts), 6),
-        "acc_test": acc_test,
-    }
+    row = EpochRow(
+        epoch=progress.epoch + 1,
+        phase=config.phase(progress.epoch),
+        lr=float(f"{scheduled_lr(config, progress.epoch, len(progress.steps) - 1, len(progress.steps)):.4g}"),
+        loss_train=round(loss / photographs, 6),
+        acc_train=round(100 * right / photographs, 4),
+        loss_val=round(val_loss.item(), 6),
+        acc_val=round(accuracy(val), 4),
+        kappa_val=round(quadratic_kappa(val_counts), 6),
+        acc_test=acc_test,
+        seconds=0.0,
+        images_per_second=0.0,
+    )
     return row, sees_nothing(val)
 
 
@@ -214,22 +248,3 @@ def accuracy(outputs: Outputs) -> float:
     graded = outputs.grades != UNKNOWN
     right = outputs.logits.argmax(dim=1) == outputs.grades
     return 100 * right[graded].double().mean().item()
-
-
-def publish(
-    config: FitConfig,
-    metadata: Metadata,
-    run: RunFolder,
-    model: Grader,
-    progress: Progress,
-    provenance: Callable[[], Provenance],
-) -> None:
-    """Writes accuracy.csv, and the model's weights where the epoch that just ended is the one to keep so far.
-
-    Called once the checkpoint is safe and again on resuming, so a run killed between the two loses nothing.
-    """
-    if not progress.history or not is_main():
-        return
-    run.write_accuracy(progress.history)
-    if not progress.steps and (config.keep == "last" or progress.best == len(progress.history) - 1):
-        save_model(run.model, model, replace(metadata, epoch=len(progress.history)), provenance())

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterator
 
+from pipeline.limits import SMALLEST
 from pipeline.loading.batch import Batch, Loader
-from pipeline.options import SMALLEST
 from trainer.config import FitConfig
 
 FULL_AFTER = 2 / 3

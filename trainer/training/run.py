@@ -2,12 +2,12 @@
 
 import functools
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pipeline.cache.cache import Cache
+from pipeline.loading.batch import Loader
 from trainer.config import FitConfig
 from trainer.distributed.process_group import is_main, same_state
 from trainer.evaluation.evaluate import Evaluation, choose_decision, exposure_on, measure_outputs
@@ -20,20 +20,33 @@ from trainer.network.provenance import Provenance
 from trainer.run_folder import RunFolder
 from trainer.training.checkpoint import Progress
 from trainer.training.learner import Learner
-from trainer.training.loop import fit
+from trainer.training.loop import RunWriter, fit
 from trainer.training.signals import Stopper
 
 
-def train(
-    config: FitConfig,
-    cache: Cache,
-    run: RunFolder,
-    learner: Learner,
-    progress: Progress,
-    stopper: Stopper,
-    checkpoint: Mapping[str, Any] | None,
-) -> None:
-    """Trains what is left of a run. Its weights will say what the photographs look like and which they have met."""
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """A run under way: by which settings, on what, and from where it goes on."""
+
+    config: FitConfig
+    """Resolved."""
+    cache: Cache
+    run: RunFolder
+    model: Grader
+    """As it stands, on the CPU."""
+    loaders: Mapping[str, Loader]
+    """Of photographs, by split."""
+    progress: Progress = field(default_factory=Progress)
+    checkpoint: Mapping[str, Any] | None = None
+    """The one that model and progress come from; None where the run begins."""
+
+
+def train(training: Training, learner: Learner, stopper: Stopper) -> None:
+    """Trains what is left of a run. Its weights will say what the photographs look like and which they have met.
+
+    Raises as `fit` does.
+    """
+    config, cache, checkpoint = training.config, training.cache, training.checkpoint
     size = config.size or cache.recipe.size
     statistics = training_statistics(cache, size, config.workers) if is_main() else None
     metadata = Metadata(
@@ -53,7 +66,7 @@ def train(
         earlier = earlier_provenance(config.weights) if is_main() else None
     provenance = functools.cache(lambda: Provenance.of_cache(cache).after(earlier))
     kept = {"earlier": earlier.as_tensors()} if earlier else {}
-    fit(learner, metadata, cache, run, progress, stopper, provenance, checkpoint, kept)
+    fit(learner, training.progress, stopper, RunWriter(training.run, metadata, provenance, kept), checkpoint)
 
 
 def earlier_provenance(weights: str) -> Provenance | None:
@@ -69,7 +82,7 @@ def measure_kept(config: FitConfig, cache: Cache, run: RunFolder, splits: Iterab
     """
     model = load_model(run.model)[0] if is_main() else Grader(config.model, config.link, config.stem)
     same_state(model)
-    to_device(model, torch.device(config.device))
+    to_device(model, config.device)
     provenance = read_provenance(run.model) if is_main() else None
     for split in splits:
         outputs = run_split(config, model, cache, split)

@@ -80,7 +80,7 @@ def resolve(asked: FitConfig, cache: Cache) -> tuple[FitConfig, Grader]:
             precision=choose_precision(asked.precision, device),
             size=size,
             start_size=start_pixels(asked.start_size, size) if asked.epochs else None,
-            together=cache.together,
+            together=cache.shuffle_block,
         )
         model, weights = make_model(asked, size)
         head_epochs = 0 if weights == "none" else asked.head_epochs

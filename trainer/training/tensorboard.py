@@ -1,11 +1,11 @@
 """accuracy.csv as TensorBoard events, if the extra `tensorboard` is installed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any, Final
 
 from trainer.console import warn
-from trainer.run_folder import RunFolder
+from trainer.run_folder import EpochRow, RunFolder
 
 TAGS: Final = {
     "loss_train": "loss/train",
@@ -27,7 +27,7 @@ class Events:
     process are replaced by `history`, so they are always the rows of accuracy.csv, also after a kill and a resume.
     """
 
-    def __init__(self, run: RunFolder, history: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(self, run: RunFolder, history: Sequence[EpochRow]) -> None:
         self._writer: Any = None
         if find_spec("tensorboard") is None:
             return
@@ -46,14 +46,14 @@ class Events:
         for row in history:
             self.add(row)
 
-    def add(self, row: Mapping[str, Any]) -> None:
+    def add(self, row: EpochRow) -> None:
         """A row of accuracy.csv."""
         if self._writer is None:
             return
-        self._clock += row["seconds"]
+        self._clock += row.seconds
         for column, tag in TAGS.items():
-            if row[column] is not None:
-                self._writer.add_scalar(tag, row[column], row["epoch"], walltime=self._clock)
+            if (value := getattr(row, column)) is not None:
+                self._writer.add_scalar(tag, value, row.epoch, walltime=self._clock)
         self._writer.flush()
 
     def close(self) -> None:

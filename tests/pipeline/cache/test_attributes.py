@@ -30,7 +30,7 @@ def test_a_missing_or_edited_file_is_told(make_cache: Callable[..., Path]) -> No
     path = make_cache(PICTURES, kept=CELLS)
     cache = open_cache(path)
     (path / "attributes.csv").write_text("id,site,id\n")
-    with pytest.raises(CacheError, match=r"attributes\.csv: damaged or edited; `tools preprocess` mends it"):
+    with pytest.raises(CacheError, match=r"attributes\.csv: damaged or edited; `tools preprocess` repairs it"):
         read_attributes(cache)
     (path / "attributes.csv").unlink()
     with pytest.raises(CacheError, match=r"attributes\.csv: cannot be read"):

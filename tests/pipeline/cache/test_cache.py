@@ -33,6 +33,13 @@ def test_rows_and_pictures_belong_together(make_cache: Callable[..., Path]) -> N
             cache.rows("tets")
 
 
+def test_some_rows_are_a_cache_in_the_order_in_which_they_are_listed(make_cache: Callable[..., Path]) -> None:
+    with open_cache(make_cache(PICTURES, GRADES)) as cache, cache.take(np.array([4, 1, 4])) as taken:
+        assert taken.manifest["id"].tolist() == ["4_left", "1_left", "4_left"]
+        assert taken.grades.tolist() == [4, 1, 4]
+        assert [bytes(taken.read(row)) for row in range(3)] == [bytes(cache.read(row)) for row in (4, 1, 4)]
+
+
 def test_reads_are_views_of_the_file(make_cache: Callable[..., Path]) -> None:
     cache = open_cache(make_cache(PICTURES))
     first, second = cache.read(0), cache.read(0)

@@ -37,15 +37,15 @@ def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def room(here: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], int]:
-    """room(3.5) -> --local-cache-gb for so many shards, in bytes."""
+def capacity(here: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], int]:
+    """capacity(3.5) -> --local-cache-gb for so many shards, in bytes."""
 
-    def set_room(shards: float) -> int:
+    def set_capacity(shards: float) -> int:
         limit = int(shards * max(path.stat().st_size for path in here.rglob("*.tar")))
         monkeypatch.setenv("FUNDUS_LOCAL_CACHE_GB", str(limit / 1e9))
         return limit
 
-    return set_room
+    return set_capacity
 
 
 def tars(s3: Weather) -> list[str]:
@@ -58,7 +58,7 @@ def kept(tmp_path: Path) -> list[Path]:
 
 
 def nbytes_kept(tmp_path: Path) -> int:
-    with open(tmp_path / "local/shards/lock", "wb") as lock:  # nobody makes room while this looks
+    with open(tmp_path / "local/shards/lock", "wb") as lock:  # nobody evicts while this looks
         fcntl.flock(lock, fcntl.LOCK_EX)
         sizes = []
         for path in kept(tmp_path):
@@ -109,7 +109,7 @@ def test_shards_come_in_the_order_of_the_plan_before_they_are_asked_for(here: Pa
         order = np.concatenate([np.flatnonzero(shards == shard) for shard in (5, 2, 7, 0, 1, 3, 4, 6)])
         s3.requests.clear()
         s3.latency = 0.1
-        cache.mirror.expect(shards[order])
+        cache.store.prefetch([shards[order]])
         until = time.monotonic() + 60
         while len(tars(s3)) < SHARDS and time.monotonic() < until:
             time.sleep(0.01)
@@ -118,13 +118,13 @@ def test_shards_come_in_the_order_of_the_plan_before_they_are_asked_for(here: Pa
     assert set(came[4:]) == {1, 3, 4, 6}
 
 
-def test_beyond_the_room_shards_go_and_come_again_and_reading_is_never_ahead_of_the_limit(
-    here: Path, there: Url, s3: Weather, room: Callable[[float], int], tmp_path: Path
+def test_beyond_the_capacity_shards_go_and_come_again_and_reading_is_never_ahead_of_the_limit(
+    here: Path, there: Url, s3: Weather, capacity: Callable[[float], int], tmp_path: Path
 ) -> None:
-    limit = room(3.5)
+    limit = capacity(3.5)
     with (
         open_cache(there) as cache,
-        open_loader("torchvision", cache, split="all", batch_size=8, together=cache.together) as loader,
+        open_loader("torchvision", cache, split="all", batch_size=8, shuffle_block=cache.shuffle_block) as loader,
     ):
         for number in range(2):
             s3.requests.clear()
@@ -135,20 +135,20 @@ def test_beyond_the_room_shards_go_and_come_again_and_reading_is_never_ahead_of_
             assert sorted(seen) == list(range(64))
             assert np.all(np.diff(cache.manifest["shard"].to_numpy()[seen]) >= 0)  # shard by shard
             assert len(tars(s3)) <= SHARDS  # none twice
-        assert len(cache.mirror._maps) <= 5  # what is gone does not fill the disk by being mapped
+        assert len(cache.store._maps) <= 5  # what is gone does not fill the disk by being mapped
         assert_same(cache, open_cache(here))
 
 
-def test_a_shuffle_beyond_the_room_fetches_each_shard_once_an_epoch(
-    here: Path, there: Url, s3: Weather, room: Callable[[float], int]
+def test_a_shuffle_beyond_the_capacity_fetches_each_shard_once_an_epoch(
+    here: Path, there: Url, s3: Weather, capacity: Callable[[float], int]
 ) -> None:
     with open_cache(there) as cache:
-        assert cache.together is None  # all have room
-    room(4.5)
+        assert cache.shuffle_block is None  # all fit
+    capacity(4.5)
     with open_cache(there) as cache:
-        assert cache.together == 2  # two to read from, two on their way
+        assert cache.shuffle_block == 2  # two to read from, two on their way
         loading = open_loader(
-            "torchvision", cache, split="all", batch_size=8, shuffle=True, together=cache.together, workers=2
+            "torchvision", cache, split="all", batch_size=8, shuffle=True, shuffle_block=cache.shuffle_block, workers=2
         )
         with loading as loader:
             orders = []
@@ -160,10 +160,10 @@ def test_a_shuffle_beyond_the_room_fetches_each_shard_once_an_epoch(
         assert not np.array_equal(orders[0], orders[1])
 
 
-def test_a_view_of_a_shard_that_made_room_stays_readable(
-    here: Path, there: Url, room: Callable[[float], int], tmp_path: Path
+def test_a_view_of_a_shard_that_was_evicted_stays_readable(
+    here: Path, there: Url, capacity: Callable[[float], int], tmp_path: Path
 ) -> None:
-    room(1)
+    capacity(1)
     with open_cache(there) as cache:
         first = cache.read(0)
         for row in range(64):
@@ -266,7 +266,7 @@ def test_a_shard_of_another_cache_is_refused(here: Path, there: Url, tmp_path: P
             cache.read(row)
         assert kept(tmp_path) == []
         object_store.remove(there / "shards/0002.tar")
-        cache.mirror.expect(np.empty(0, np.int64))
+        cache.store.prefetch([])
         with pytest.raises(CacheError, match=r"0002\.tar: is missing"):
             cache.read(row)
 

@@ -9,15 +9,15 @@ from io import BytesIO
 from pathlib import Path
 from zlib import crc32
 
-import click
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from pipeline.cache.cache import Cache, open_cache
+from pipeline.cache.shard_store import open_shards
 from pipeline.cache.shards import shard_name
-from pipeline.errors import CacheError, LoaderMissing
+from pipeline.errors import CacheError, LoaderMissing, UsageError
 from pipeline.loading.batch import Batch, Loader, prefetch
 from pipeline.loading.loaders import open_loader
 from pipeline.loading.plan import Augment
@@ -96,7 +96,7 @@ def with_jpeg(cache: Cache, row: int, jpeg: bytes) -> Cache:
         shard.write(jpeg)
     manifest = cache.manifest.copy()
     manifest.loc[row, "crc32"] = crc32(jpeg)
-    return Cache(cache.path, cache.index, manifest)
+    return Cache(cache.path, cache.index, manifest, open_shards(cache.path, cache.index))
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 4, 5])
@@ -300,7 +300,7 @@ def test_an_orientation_tag_in_a_cache_turns_nothing(opener: Opener, cache: Cach
 def test_a_value_that_cannot_be_is_refused(
     opener: Opener, cache: Cache, settings: dict[str, object], message: str
 ) -> None:
-    with pytest.raises(click.UsageError) as refusal:
+    with pytest.raises(UsageError) as refusal:
         opener(cache, **settings)
     assert refusal.value.message == message
 
@@ -311,7 +311,7 @@ def test_an_empty_split_is_refused(opener: Opener, cache: Cache) -> None:
 
 
 def test_an_unknown_name_is_refused(cache: Cache) -> None:
-    with pytest.raises(click.UsageError, match="loader 'dally': choose one of auto, dali, torchvision"):
+    with pytest.raises(UsageError, match="loader 'dally': choose one of auto, dali, torchvision"):
         open_loader("dally", cache, split="all", batch_size=4)
 
 

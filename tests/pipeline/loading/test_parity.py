@@ -78,7 +78,9 @@ COLOURED = Augment(hflip=0, vflip=0, degrees=0, colour=0.4)
 
 def recoloured(cache: Cache, number: int) -> torch.Tensor:
     """An epoch of the cache's own pictures in the plan's colours, in 64-bit arithmetic."""
-    batches = Schedule(cache.rows("all"), COLOURED, 512, 512, 16, shuffle=True).batches(number)
+    batches = Schedule(cache.rows("all"), COLOURED, source_size=512, size=512, batch_size=16, shuffle=True).batches(
+        number
+    )
     found = []
     for plan in batches:
         assert plan.colours is not None
@@ -106,7 +108,7 @@ def test_both_loaders_zoom_and_colour_alike(cache: Cache, size: int, share: floa
 
 def test_the_colours_for_gpus_are_those_for_cpus(cache: Cache) -> None:
     rows = np.arange(8)
-    (plan,) = Schedule(rows, COLOURED, 512, 512, len(rows)).batches(3)
+    (plan,) = Schedule(rows, COLOURED, source_size=512, size=512, batch_size=len(rows)).batches(3)
     assert plan.colours is not None
     pictures = np.stack([np.array(Image.open(BytesIO(cache.read(row)))) for row in rows])
     expected = np.stack([cv2.transform(*pair) for pair in zip(pictures, plan.colours, strict=True)])
@@ -241,7 +243,7 @@ def test_flips_and_turns_are_those_of_pillow(cache: Cache, name: str, hflip: boo
 @pytest.mark.parametrize("size", [512, 300])
 def test_the_warp_for_gpus_is_the_warp_for_cpus(cache: Cache, size: int) -> None:
     n = 8
-    (plan,) = Schedule(np.arange(n), Augment(), 512, size, batch_size=n).batches(0)
+    (plan,) = Schedule(np.arange(n), Augment(), source_size=512, size=size, batch_size=n).batches(0)
     pictures = np.stack([np.array(Image.open(BytesIO(cache.read(row)))) for row in plan.rows])
     expected = np.empty((n, size, size, 3), np.uint8)
     for picture, matrix, out in zip(pictures, plan.matrices, expected, strict=True):

@@ -13,6 +13,7 @@ from pipeline.loading.plan import (
     Blocks,
     EpochPlan,
     Schedule,
+    Shard,
     affine,
     colour_matrices,
     halvings,
@@ -53,7 +54,9 @@ def test_shards_share_out_every_row_once(world: int, shuffle: bool) -> None:
 
 def test_a_step_of_two_processes_is_a_step_of_one() -> None:
     def batches(batch_size: int, shard: tuple[int, int]) -> list[EpochPlan]:
-        return Schedule(ROWS[:12], Augment(), 512, 512, batch_size, shuffle=True, shard=shard).batches(5)
+        return Schedule(
+            ROWS[:12], Augment(), source_size=512, size=512, batch_size=batch_size, shuffle=True, shard=Shard(*shard)
+        ).batches(5)
 
     halves = zip(batches(3, (0, 2)), batches(3, (1, 2)), strict=True)
     for whole, (left, right) in zip(batches(6, (0, 1)), halves, strict=True):
@@ -136,7 +139,7 @@ def test_colours_belong_to_rows_and_places_as_turns_do() -> None:
     balanced = plan(augment=VARIED, labels=GRADES)
     assert balanced.colours is not None
     assert balanced.colours.tobytes() == whole.colours.tobytes()  # of the places; one photograph has several
-    batches = Schedule(ROWS, VARIED, 512, 224, batch_size=4, shuffle=True, seed=7).batches(3, 1)
+    batches = Schedule(ROWS, VARIED, source_size=512, size=224, batch_size=4, shuffle=True, seed=7).batches(3, 1)
     assert (np.concatenate([batch.colours for batch in batches]) == whole.colours[4:]).all()
 
 
@@ -303,7 +306,7 @@ def test_an_impossible_epoch_is_refused(bad: dict[str, object], message: str) ->
 
 
 def test_start_counts_batches() -> None:
-    schedule = Schedule(ROWS, Augment(), 512, 512, batch_size=4, shuffle=True)
+    schedule = Schedule(ROWS, Augment(), source_size=512, size=512, batch_size=4, shuffle=True)
     batches = schedule.batches(2)
     assert [len(batch.rows) for batch in batches] == [4, 4, 4, 1]
     assert len(schedule) == 4
@@ -315,7 +318,7 @@ def test_start_counts_batches() -> None:
 
 
 def test_a_shard_beyond_the_last_photograph_has_no_batches() -> None:
-    schedule = Schedule(ROWS[:2], Augment(), 512, 512, batch_size=4, shard=(2, 3))
+    schedule = Schedule(ROWS[:2], Augment(), source_size=512, size=512, batch_size=4, shard=Shard(2, 3))
     assert len(schedule) == 0
     assert schedule.batches(0) == []
 

@@ -44,7 +44,7 @@ def test_what_was_brought_is_not_brought_again(tmp_path: Path) -> None:
     assert bytes(LocalFolder(tmp_path, 10_000).open(BLOBS[1], never)) == DATA[1]
 
 
-def test_what_was_not_used_for_longest_makes_room_and_stays_readable(tmp_path: Path) -> None:
+def test_what_was_not_used_for_longest_is_evicted_and_stays_readable(tmp_path: Path) -> None:
     local = LocalFolder(tmp_path, 3500)
     maps = {n: local.open(BLOBS[n], lambda n=n: DATA[n]) for n in range(3)}
     age(tmp_path, 1, 0, 2)
@@ -53,7 +53,7 @@ def test_what_was_not_used_for_longest_makes_room_and_stays_readable(tmp_path: P
     assert names(tmp_path) == {1, 2, 3}
     assert bytes(maps[0]) == DATA[0]
     age(tmp_path, 1, 2, 3)
-    local.open(BLOBS[4], lambda: DATA[4], spare={BLOBS[1].sha256})
+    local.open(BLOBS[4], lambda: DATA[4], evict_last={BLOBS[1].sha256})
     assert names(tmp_path) == {1, 3, 4}
 
 
@@ -79,7 +79,7 @@ def test_nothing_grows_beyond_the_limit_and_what_never_fits_is_said(tmp_path: Pa
             return 0
 
     def download(n: int) -> bytes:
-        with open(tmp_path / "lock", "wb") as lock:  # nobody makes room while this looks
+        with open(tmp_path / "lock", "wb") as lock:  # nobody evicts while this looks
             fcntl.flock(lock, fcntl.LOCK_EX)
             sizes.append(sum(map(size, tmp_path.iterdir())))
         return DATA[n]
@@ -143,14 +143,14 @@ def test_processes_share_it_and_one_that_is_killed_holds_up_nobody(tmp_path: Pat
     assert log.read_text() == "x"
 
     local = LocalFolder(folder, 1500)
-    local.forget(BLOBS[6])
+    local.discard(BLOBS[6])
     victim = subprocess.Popen(command, cwd=ROOT)
     while log.read_text() == "x":
         time.sleep(0.01)
     victim.kill()
     victim.wait()
     assert len(list(folder.glob("*.tmp"))) == 1
-    assert bytes(local.open(BLOBS[7], lambda: DATA[7])) == DATA[7]  # what it left makes room
+    assert bytes(local.open(BLOBS[7], lambda: DATA[7])) == DATA[7]  # what it left is evicted
     assert names(folder) == {7}
     assert bytes(local.open(BLOBS[6], lambda: DATA[6])) == DATA[6]
 

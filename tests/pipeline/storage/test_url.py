@@ -5,8 +5,9 @@ from pathlib import Path
 import click
 import pytest
 
+from pipeline.command_line import Folder
 from pipeline.errors import StoreError
-from pipeline.storage.url import Folder, Url, place, scrubbed
+from pipeline.storage.url import Url, place, scrubbed
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from click.testing import Result
 from PIL import Image
 
 from tests.trainer.conftest import Trained
-from trainer.evaluation.bootstrap import bootstrap, interval
+from trainer.evaluation.bootstrap import Resamples, interval
 from trainer.evaluation.paired import pair
 from trainer.evaluation.weighted_metrics import Sample
 from trainer.run_folder import RunFolder
@@ -135,7 +135,7 @@ def test_the_interval_of_a_difference_is_narrower_than_the_runs_intervals_allow(
         a, b = (sample(each).figures(weights)["accuracy"] for each in (one, other))
         return {"paired": b - a, "one": a, "other": b}
 
-    rounds = bootstrap(150, difference)
+    rounds = Resamples(150).figures(difference)
     paired = interval(1, rounds["paired"])
     assert paired is not None
     alone = np.hypot(rounds["one"].std(), rounds["other"].std())

@@ -110,7 +110,7 @@ def test_what_a_member_was_trained_on_is_not_measured(made: Path, tmp_path: Path
 
 def test_folds_are_combined_by_out_of_fold_probabilities(made: Path, tmp_path: Path) -> None:
     """Only test, which no fold has seen, is measured, and the rule is said to be approximate."""
-    larger = write_tiny_cache(made / "larger", val=(0, 1, 2, 3, 4) * 2)  # a validation part with both classes each
+    larger = write_tiny_cache(made / "larger", train=(0, 1, 2, 3, 4) * 16)  # each fold validates on every grade
     invoke("folds", "--folds", 2, "--cache", larger, *FAST, "--run", tmp_path / "cv")
     line = invoke("ensemble", tmp_path / "all", tmp_path / "cv", "--device", "cpu", exit=1).stderr
     assert "name that one with --cache" in line or "cache does not exist" in line

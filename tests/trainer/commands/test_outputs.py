@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from pipeline.storage.outputs import Guarded
+from pipeline.command_line import Guarded
 from tests.trainer.conftest import Trained, invoke
 from trainer.training.range_test import RATES
 

@@ -296,9 +296,18 @@ def test_without_its_cache_a_run_has_a_report_without_photographs(
     assert "<img" in (run / "report.html").read_text()
 
 
+def without(run: Path, *names: str) -> None:
+    """As an earlier version wrote the metrics, without these keys."""
+    file = run / "metrics_test.json"
+    file.write_text(json.dumps({key: part for key, part in json.loads(file.read_text()).items() if key not in names}))
+
+
 @pytest.mark.parametrize(
     ("spoil", "problem"),
     [
+        (lambda run: without(run, "deferral"), "is damaged or of an earlier version"),
+        (lambda run: without(run, "referable"), "is damaged or of an earlier version"),
+        (lambda run: without(run, "intervals"), "is damaged or of an earlier version"),
         (lambda run: (run / "config.json").unlink(), "run is not a run"),
         (lambda run: (run / "metrics_test.json").unlink(), "`trainer evaluate run --split test` measures it"),
         (lambda run: (run / "predictions_test.csv").unlink(), "`trainer evaluate run --split test` measures it"),
@@ -316,6 +325,15 @@ def test_a_run_that_cannot_be_reported_is_one_line(
     stderr = trainer("report", "run", exit=1).stderr
     assert problem in stderr
     assert stderr.count("\n") == 1
+
+
+def test_metrics_that_lack_what_came_later_are_reported_without_it(trained: Trained, trainer: Fit) -> None:
+    run = trained.copy("run")
+    without(run, "eye", "subgroups", "ungradable_referral", "exposure")
+    trainer("report", "run")
+    page = (run / "report.html").read_text()
+    assert "By eye, the mean" not in page
+    assert "Ungradable photographs" not in page
 
 
 def test_predictions_of_other_photographs_are_refused(trained: Trained, trainer: Fit) -> None:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from trainer.evaluation.bootstrap import Figures, Floats, bootstrap, interval, intervals, p_value
+from trainer.evaluation.bootstrap import Figures, Floats, Resamples, interval, intervals, p_value
 
 RIGHT = np.array([2, 2, 2, 2, 1, 1, 1, 1, 1, 0])
 """Of the two photographs of each of ten patients, how many are graded rightly."""
@@ -22,7 +22,7 @@ def test_ten_patients_give_the_interval_that_their_exact_distribution_has() -> N
     low, high = np.searchsorted(reached, [0.025, 0.975]) / 20
     for tail in (0.025, 0.975):
         assert min(abs(reached - tail)) > 0.01  # 20,000 rounds err by a tenth of that
-    rounds = bootstrap(10, accuracy, rounds=20_000)["accuracy"]
+    rounds = Resamples(10, rounds=20_000).figures(accuracy)["accuracy"]
     assert interval(0.65, rounds) == (low, high)
     assert np.bincount(np.rint(20 * rounds).astype(int), minlength=21) / 20_000 == pytest.approx(exact, abs=0.015)
 
@@ -34,11 +34,11 @@ def test_every_round_draws_as_many_patients_as_there_are_and_the_seed_decides_wh
         drawn.append(weights)
         return {"first": weights[0]}
 
-    first = bootstrap(7, look, rounds=300)["first"]
+    first = Resamples(7, rounds=300).figures(look)["first"]
     assert np.concatenate(drawn, axis=1).shape == (7, 300)
     assert all((weights.sum(axis=0) == 7).all() for weights in drawn)
-    assert (bootstrap(7, look, rounds=300)["first"] == first).all()
-    assert (bootstrap(7, look, rounds=300, seed=1)["first"] != first).any()
+    assert (Resamples(7, rounds=300).figures(look)["first"] == first).all()
+    assert (Resamples(7, rounds=300, seed=1).figures(look)["first"] != first).any()
 
 
 def test_the_interval_holds_the_truth_as_often_as_it_says_where_one_over_photographs_does_not() -> None:
@@ -52,7 +52,7 @@ def test_the_interval_holds_the_truth_as_often_as_it_says_where_one_over_photogr
             def share(weights: Floats, sums: Floats = sums) -> Figures:
                 return {"share": weights.T @ sums / (weights.sum(axis=0) * 120 / len(sums))}
 
-            found = interval(right.mean(), bootstrap(len(sums), share, rounds=400, seed=trial)["share"])
+            found = interval(right.mean(), Resamples(len(sums), rounds=400, seed=trial).figures(share)["share"])
             assert found
             covered[kind] += found[0] <= 0.7 <= found[1]
     assert 0.91 <= covered["patients"] / 300 <= 0.98

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from trainer.evaluation.bootstrap import Resamples
 from trainer.evaluation.deferral import RiskCoverage, confidence_quantiles
 from trainer.evaluation.weighted_metrics import Sample
 from trainer.network.decision import DecisionRule, confidence
@@ -27,23 +28,23 @@ def test_the_curve_its_area_and_its_bounds() -> None:
     coverage, risk = curve.curve()
     assert coverage == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert risk == pytest.approx([0, 0, 1 / 3, 1 / 4, 2 / 5])
-    found = curve.as_dict()
-    assert found["area"] == pytest.approx(np.mean([0, 0, 1 / 3, 1 / 4, 2 / 5]))
-    assert found["random"] == pytest.approx(2 / 5)
-    assert found["ideal"] == pytest.approx(np.mean([0, 0, 0, 1 / 4, 2 / 5]))
-    first, last = found["shares"][0], found["shares"][-1]
-    assert (first["photographs"], first["risk"], first["sensitivity"], first["specificity"]) == (5, 2 / 5, 2 / 3, 1 / 2)
-    assert (last["photographs"], last["risk"], last["sensitivity"], last["specificity"]) == (3, 1 / 3, 1.0, 1 / 2)
+    found = curve.measure(Resamples(5))
+    assert found.area == pytest.approx(np.mean([0, 0, 1 / 3, 1 / 4, 2 / 5]))
+    assert found.random == pytest.approx(2 / 5)
+    assert found.ideal == pytest.approx(np.mean([0, 0, 0, 1 / 4, 2 / 5]))
+    first, last = found.shares[0], found.shares[-1]
+    assert (first.photographs, first.risk, first.sensitivity, first.specificity) == (5, 2 / 5, 2 / 3, 1 / 2)
+    assert (last.photographs, last.risk, last.sensitivity, last.specificity) == (3, 1 / 3, 1.0, 1 / 2)
 
 
 def test_the_interval_resamples_patients() -> None:
     random = np.random.default_rng(0)
     grades = random.integers(0, 5, 120)
     scores = np.clip(grades / 4 + random.normal(0, 0.3, 120), 0.01, 0.99)
-    found = RiskCoverage(sample(scores.tolist(), grades.tolist()), 0.5).as_dict()
-    low, high = found["interval"]
-    assert low < found["area"] < high
-    assert found["ideal"] < found["area"] < found["random"]
+    found = RiskCoverage(sample(scores.tolist(), grades.tolist()), 0.5).measure(Resamples(120))
+    low, high = found.interval
+    assert low < found.area < high
+    assert found.ideal < found.area < found.random
 
 
 def test_weights_carry_what_share_of_validation_is_less_sure() -> None:

@@ -50,7 +50,7 @@ def test_the_mean_of_the_probabilities_is_read_by_the_rule_and_the_worst_grade_i
     assert (found.metrics.photographs, found.patients, found.metrics.grades) == (3, 2, (2, 0, 1, 0, 0))
     assert found.metrics.accuracy == pytest.approx(2 / 3)
     assert found.operating is not None
-    assert found.operating["sensitivity"] == 1  # 0.45 of p(referable), one photograph alone has 0.4
+    assert found.operating.sensitivity == 1  # 0.45 of p(referable), one photograph alone has 0.4
     assert (found.eyes.several, found.eyes.disagreeing, found.eyes.eye_unknown) == (1, 1, 1)  # type: ignore[union-attr]
     cut = by_eye(table, p, DecisionRule(ordinal_thresholds=(0.5, 1.5, 2.5, 3.5))).by_eye
     assert cut is not None

@@ -1,4 +1,5 @@
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
@@ -73,7 +74,7 @@ def test_a_split_of_one_grade_has_stated_values_and_no_nan(
     found = measure(Sample.of(predictions(grades, predicted)))
     assert (found.kappa, found.auc) == (0, None)
     assert (found.sensitivity, found.specificity) == (sensitivity, specificity)
-    json.dumps(found.as_dict(), allow_nan=False)
+    json.dumps(asdict(found), allow_nan=False)
 
 
 def test_photographs_without_a_grade_are_not_measured() -> None:

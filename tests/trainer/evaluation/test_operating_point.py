@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix, precision_score
 
 from pipeline.photos.preparation import Recipe
+from trainer.evaluation.bootstrap import Resamples
 from trainer.evaluation.operating_point import (
     Referral,
     Wish,
@@ -53,14 +54,14 @@ def test_at_equal_specificity_the_most_sensitive_threshold_is_chosen() -> None:
 
 
 def test_a_ppv_of_one_is_never_bare(sample: Sample) -> None:
-    card = Referral(sample, Operating(1.0, 0.6, "sensitivity", 0.9), None).card()
+    card = Referral(sample, Operating(1.0, 0.6, "sensitivity", 0.9), None).card(Resamples(sample.n_patients))
     assert least_ppv(card) is None
     # 10 of 10 ill and none of 20 others referred: the exact interval of the specificity begins at 0.025 ** (1 / 20).
     scores = np.repeat([0.9, 0.1], [10, 20])
     probabilities = np.stack([1 - scores, 0 * scores, scores, 0 * scores, 0 * scores], axis=1).astype(np.float32)
     few = Sample(np.repeat([2, 0], [10, 20]), probabilities.argmax(axis=1), probabilities, np.arange(30))
-    card = Referral(few, Operating(1.0, 0.5, "sensitivity", 0.9), None).card()
-    assert card["ppv"] == 1
+    card = Referral(few, Operating(1.0, 0.5, "sensitivity", 0.9), None).card(Resamples(30))
+    assert card.ppv == 1
     lowest = 0.025 ** (1 / 20)
     assert least_ppv(card) == pytest.approx((1 / 3) / (1 / 3 + (1 - lowest) * 2 / 3))
 
@@ -85,26 +86,26 @@ def sample() -> Sample:
 
 
 def test_the_card_is_scikit_learns_two_by_two_table(sample: Sample) -> None:
-    card = Referral(sample, Operating(1.0, 0.6, "sensitivity", 0.9), prevalence=None).card()
+    card = Referral(sample, Operating(1.0, 0.6, "sensitivity", 0.9), prevalence=None).card(Resamples(sample.n_patients))
     has, referred = sample.grades >= 2, sample.p_referable >= 0.6
     (true_negative, false_positive), (false_negative, true_positive) = confusion_matrix(has, referred)
-    assert card["sensitivity"] == pytest.approx(true_positive / (true_positive + false_negative))
-    assert card["specificity"] == pytest.approx(true_negative / (true_negative + false_positive))
-    assert card["ppv"] == pytest.approx(precision_score(has, referred))
-    assert card["npv"] == pytest.approx(precision_score(~has, ~referred))
-    assert card["prevalence"] == pytest.approx(has.mean())
-    assert card["at_prevalence"] is None
-    for name, limits in card["intervals"].items():
-        assert limits[0] < card[name] < limits[1], name
+    assert card.sensitivity == pytest.approx(true_positive / (true_positive + false_negative))
+    assert card.specificity == pytest.approx(true_negative / (true_negative + false_positive))
+    assert card.ppv == pytest.approx(precision_score(has, referred))
+    assert card.npv == pytest.approx(precision_score(~has, ~referred))
+    assert card.prevalence == pytest.approx(has.mean())
+    assert card.at_prevalence is None
+    for name, limits in card.intervals.items():
+        assert limits[0] < getattr(card, name) < limits[1], name
 
 
 def test_at_the_samples_own_prevalence_bayes_gives_its_predictive_values(sample: Sample) -> None:
     own = float((sample.grades >= 2).mean())
-    card = Referral(sample, Operating(1.0, 0.6, "sensitivity", 0.9), own).card()
-    assert card["at_prevalence"]["ppv"] == pytest.approx(card["ppv"])
-    assert card["at_prevalence"]["npv"] == pytest.approx(card["npv"])
+    card = Referral(sample, Operating(1.0, 0.6, "sensitivity", 0.9), own).card(Resamples(sample.n_patients))
+    assert card.at_prevalence.ppv == pytest.approx(card.ppv)
+    assert card.at_prevalence.npv == pytest.approx(card.npv)
     # At another prevalence only the test's own uncertainty is left, not how many happened to be ill.
-    narrow, wide = card["at_prevalence"]["intervals"]["ppv"], card["intervals"]["ppv"]
+    narrow, wide = card.at_prevalence.intervals["ppv"], card.intervals["ppv"]
     assert narrow[1] - narrow[0] < wide[1] - wide[0]
 
 
@@ -122,9 +123,9 @@ def test_where_all_or_none_are_referred_one_value_is_not_defined(
     threshold: float, ppv: float | None, npv: float | None
 ) -> None:
     sample = Sample(np.array([0, 4]), np.array([0, 4]), np.eye(5, dtype=np.float32)[[0, 4]], np.arange(2))
-    card = Referral(sample, Operating(1.0, threshold, "specificity", 0.9), 0.5).card()
-    assert (card["ppv"], card["npv"]) == (ppv, npv)
-    assert (card["at_prevalence"]["ppv"], card["at_prevalence"]["npv"]) == (ppv, npv)
+    card = Referral(sample, Operating(1.0, threshold, "specificity", 0.9), 0.5).card(Resamples(sample.n_patients))
+    assert (card.ppv, card.npv) == (ppv, npv)
+    assert (card.at_prevalence.ppv, card.at_prevalence.npv) == (ppv, npv)
 
 
 def test_validation_without_both_sides_makes_no_operating_point_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:

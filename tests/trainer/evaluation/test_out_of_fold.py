@@ -25,7 +25,7 @@ def fold(seed: int, shift: float, threshold: float | None = 0.5, count: int = 60
 
 
 def measured(folds: list[Fold]) -> dict[str, Any]:
-    return CrossValidation({0: OutOfFold(folds)}).as_dict()
+    return CrossValidation({0: OutOfFold(folds)}).measure().as_dict()
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_areas_are_means_within_folds_and_the_pooled_one_is_named_so(folds: list
 
 def test_patients_are_drawn_within_folds(folds: list[Fold]) -> None:
     together = OutOfFold(folds)
-    found = CrossValidation({0: together}).as_dict()
+    found = CrossValidation({0: together}).measure().as_dict()
     for name in ("accuracy", "kappa", "referable_auc_within_folds", "sensitivity", "specificity"):
         low, high = found["intervals"][name]
         assert low < found[name] < high, name
@@ -80,7 +80,7 @@ def test_a_fold_without_a_threshold_leaves_the_referral_out(folds: list[Fold]) -
 
 def test_seeds_are_averaged_and_their_spread_stands_beside(folds: list[Fold]) -> None:
     other = [replace(each, predictions=each.predictions.assign(predicted=0)) for each in folds]
-    found = CrossValidation({3: OutOfFold(folds), 7: OutOfFold(other)}).as_dict()
+    found = CrossValidation({3: OutOfFold(folds), 7: OutOfFold(other)}).measure().as_dict()
     own, poor = measured(folds), measured(other)
     assert found["seeds"] == [3, 7]
     assert found["photographs"] == 180  # not twice as many
@@ -98,7 +98,7 @@ def test_seeds_are_averaged_and_their_spread_stands_beside(folds: list[Fold]) ->
 
 def test_intervals_average_the_seeds_within_each_resample_of_patients(folds: list[Fold]) -> None:
     """So a seed that says the same narrows nothing, as one more patient would."""
-    twice = CrossValidation({0: OutOfFold(folds), 1: OutOfFold(folds)}).as_dict()
+    twice = CrossValidation({0: OutOfFold(folds), 1: OutOfFold(folds)}).measure().as_dict()
     once = measured(folds)
     for name, limits in once["intervals"].items():
         assert twice["intervals"][name] == (pytest.approx(limits) if limits and name[-5:] != "grade" else limits), name

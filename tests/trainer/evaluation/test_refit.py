@@ -97,15 +97,14 @@ def test_of_each_size_the_means_are_those_of_fifty_draws(table: pd.DataFrame, pa
         assert size.near == pytest.approx((sensitivity >= 0.85).mean())
     enough = [size.photographs for size in found.sizes if size.draws == 50 and size.near >= 0.9]
     assert found.enough == (enough[0] if enough else None)
-    fields = found.as_dict()
-    assert len(refit_rows(fields)) == 2 + 4
-    assert refit_line(fields).startswith(f"From {found.enough} photographs on" if enough else "With up to 200")
+    assert len(refit_rows(found)) == 2 + 4
+    assert refit_line(found).startswith(f"From {found.enough} photographs on" if enough else "With up to 200")
 
 
 def test_a_wanted_specificity_is_what_is_refitted(table: pd.DataFrame, patients: "pd.Series[str]") -> None:
     found = refit(table, patients, Operating(1.0, 0.2, "specificity", 0.95), 200)
     assert found.after.specificity == pytest.approx(0.95, abs=0.04)
-    assert "a specificity of 90.0 % or more" in refit_line(found.as_dict())
+    assert "a specificity of 90.0 % or more" in refit_line(found)
     assert found.sizes[-1].near > 0.9
 
 

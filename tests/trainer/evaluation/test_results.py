@@ -35,7 +35,7 @@ def test_the_worse_eye_decides_on_both_sides() -> None:
     assert by_patient.metrics.accuracy == 0.5  # the first patient is given 3 and has it, the second 0 and has 1
     assert by_patient.metrics.sensitivity == 1
     assert by_patient.operating is not None
-    assert by_patient.operating["sensitivity"] == 1
+    assert by_patient.operating.sensitivity == 1
 
 
 def test_a_patient_is_as_likely_to_be_at_a_grade_or_worse_as_the_likelier_eye() -> None:

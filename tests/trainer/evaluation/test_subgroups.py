@@ -98,7 +98,7 @@ def test_a_site_that_is_made_worse_is_found_and_named() -> None:
     assert (found.worst.column, found.worst.group, found.worst.significant) == ("site", "C", True)
     deficits = {figure: comparison.difference for figure, comparison in bad.items() if comparison.p_holm < 0.05}  # type: ignore[operator]
     assert found.worst.figure == min(deficits, key=lambda figure: deficits[figure] or 0)
-    assert worst_line(found.as_dict()).startswith("Worst group: site = C. ")
+    assert worst_line(found).startswith("Worst group: site = C. ")
 
 
 def test_random_splits_are_not_significant_and_their_p_values_are_even() -> None:
@@ -110,7 +110,7 @@ def test_random_splits_are_not_significant_and_their_p_values_are_even() -> None
     assert 0.4 < p.mean() < 0.7  # evenly spread from 0 to 1: 0.5; differences of shares tie, which makes p larger
     assert (p < 0.05).mean() < 0.1
     assert sum(each.worst.significant for each in found if each.worst) <= 1
-    line = worst_line(found[0].as_dict())
+    line = worst_line(found[0])
     assert line.startswith("No group is significantly worse than the rest (p below 0.05 after Holm's correction over 8")
     assert "Lowest AUC for referable retinopathy: site = " in line
 
@@ -169,7 +169,7 @@ def test_small_groups_are_listed_without_figures() -> None:
     assert [group.referable_patients for group in found.columns[0].groups] == [9, 10, 0]
     assert group_of(found, "B").against_rest is None, "the rest has 9 referable patients"
     assert (found.comparisons, found.worst) == (0, None)
-    lines = subgroup_lines(found.as_dict())
+    lines = subgroup_lines(found)
     assert lines[0] == "Fewer than two groups have 10 referable patients and 10 others: groups are not compared."
     assert lines[1].startswith("Groups with fewer than 10 referable patients, or fewer than 10 others, are listed")
 
@@ -187,7 +187,7 @@ def test_the_correction_is_over_all_groups_of_all_columns() -> None:
     every = [c for column in found.columns for group in column.groups for c in (group.against_rest or {}).values()]
     assert found.comparisons == len(every) == (3 + 2) * len(COMPARED)
     assert [c.p_holm for c in every] == pytest.approx(holm_by_hand([c.p or 0 for c in every]))
-    assert "over all 20 comparisons: each group of site and sex" in subgroup_lines(found.as_dict())[1]
+    assert "over all 20 comparisons: each group of site and sex" in subgroup_lines(found)[1]
 
 
 def holm_by_hand(p_values: list[float]) -> list[float]:

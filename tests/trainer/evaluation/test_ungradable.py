@@ -1,6 +1,7 @@
 """The referral with and without ungradable photographs: every number here is counted by hand."""
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
@@ -102,6 +103,6 @@ def test_where_none_counts_the_others_are_said_all_the_same() -> None:
 def test_the_barest_sets_have_stated_results_and_no_nan(keep: list[str]) -> None:
     found = measured("all", [row for row in ROWS if row[0] in keep])
     assert found is not None
-    json.dumps(found.as_dict(), allow_nan=False)
+    json.dumps(asdict(found), allow_nan=False)
     assert found.photographs is not None
     assert (found.photographs.left_out is None) == ("a_l" not in keep)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.trainer.conftest import Trained
+from tests.trainer.recorded import OF_SET, recorded
 from trainer.reporting.disclosure import (
     NOT_RECORDED,
     UNKNOWN_PATIENTS,
@@ -18,9 +19,10 @@ from trainer.reporting.disclosure import (
     warnings,
 )
 from trainer.reporting.external import Site
+from trainer.reporting.narrative import LeakStatement
 from trainer.run_folder import RunFolder
 
-FINE = {"alarm": False, "text": "No leak: no patient of the 5 test photographs is in train."}
+FINE = LeakStatement(False, "No leak: no patient of the 5 test photographs is in train.")
 
 
 def test_nothing_is_warned_of_where_nothing_is_wrong() -> None:
@@ -28,14 +30,15 @@ def test_nothing_is_warned_of_where_nothing_is_wrong() -> None:
 
 
 def test_a_leak_unknown_patients_and_drawn_eyes_are_all_said_and_in_this_order() -> None:
-    leak = {"alarm": True, "text": "LEAK: 5 of 5 test photographs"}
-    assert warnings(leak, True, "SYNTHETIC: 1", []) == [leak["text"], UNKNOWN_PATIENTS, "SYNTHETIC: 1"]
+    leak = LeakStatement(True, "LEAK: 5 of 5 test photographs")
+    assert warnings(leak, True, "SYNTHETIC: 1", []) == [leak.text, UNKNOWN_PATIENTS, "SYNTHETIC: 1"]
 
 
 def test_leaks_and_drawn_eyes_of_external_sets_are_said_with_their_names() -> None:
     exposure = {"photographs": 4, "trained_on": 2, "same": 0, "chosen_by": 0}
-    metrics = {"split": "all", "photographs": 4, "exposure": exposure, "other_recipe": True, "ungradable": 1}
-    lines = warnings(FINE, False, "", [Site("clinic", metrics | {"synthetic": 3}, own=False)])
+    of_set = OF_SET | {"other_recipe": True, "ungradable": 1, "synthetic": 3}
+    record = recorded(**of_set, split="all", photographs=4, exposure=exposure)
+    lines = warnings(FINE, False, "", [Site("clinic", record)])
     assert lines[0].startswith("clinic: LEAK: 2 of 4 photographs (50%)")
     assert lines[1].startswith("clinic: SYNTHETIC: 3 of 4 photographs are no photographs of eyes")
     assert len(lines) == 2  # the other recipe and the ungradable one stand with the set

@@ -2,6 +2,7 @@ import hashlib
 import re
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -13,8 +14,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
+from tests.trainer.recorded import CARD, OF_SET, recorded
 from trainer.evaluation.calibration import Bin
-from trainer.evaluation.referable import Band
+from trainer.evaluation.referable import Band, BinaryCalibration, NetBenefit, ReferableBin
 from trainer.reporting.curves import Point, draw_precision_recall, draw_reliability, draw_roc
 from trainer.reporting.external import Site
 from trainer.reporting.figures import STYLE, draw_accuracy, draw_comparison, draw_confusion, short_name
@@ -31,38 +33,34 @@ BINS = [Bin(n / 15, (n + 1) / 15, n, (n + 0.5) / 15 if n else None, n / 20 if n 
 BAND = Band([0.0, 0.5, 1.0], [0.2, 0.8, 1.0], [(0.1, 0.3), (0.7, 0.9), None])
 COUNTS = "300 photographs, 90 referable\n150 patients"
 OF: dict[str, Any] = {"band": BAND, "counts": COUNTS, "title": "run"}
-CALIBRATION = {
-    "slope": 0.9,
-    "intercept": -0.1,
-    "bins": [
-        {"mean": 0.1, "share": 0.0, "interval": None},
-        {"mean": 0.4, "share": 0.3, "interval": (0.2, 0.45)},
-    ],
-}
-BENEFIT = {
-    "prevalence": 0.1,
-    "thresholds": [0.02, 0.1, 0.5],
-    "net_benefit": [0.09, 0.05, -0.01],
-    "refer_all": [0.08, 0.0, -0.8],
-    "intervals": {"net_benefit": [(0.08, 0.1), (0.04, 0.06), None]},
-}
-SITE = Site(
-    "clinic",
-    {
-        "photographs": 100,
-        "grades": [60, 10, 20, 5, 5],
-        "kappa": 0.7,
-        "referable_auc": None,
-        "intervals": {"kappa": (0.6, 0.8), "referable_auc": None},
-        "operating": {
-            "sensitivity": 0.9,
-            "specificity": 1.0,
-            "intervals": {"sensitivity": (0.8, 0.95), "specificity": None},
-        },
-        "scale": ("messidor", False),
-    },
-    own=False,
+CALIBRATION = BinaryCalibration(
+    slope=0.9,
+    intercept=-0.1,
+    observed_expected=1.0,
+    brier=0.1,
+    intervals={},
+    lacks=None,
+    clip=1e-6,
+    bins=[ReferableBin(0.0, 0.2, 10, 0.1, 0.0, None), ReferableBin(0.2, 0.9, 10, 0.4, 0.3, (0.2, 0.45))],
 )
+BENEFIT = NetBenefit(
+    prevalence=0.1,
+    thresholds=[0.02, 0.1, 0.5],
+    net_benefit=[0.09, 0.05, -0.01],
+    refer_all=[0.08, 0.0, -0.8],
+    gain=[0.01, 0.05, -0.01],
+    intervals={"net_benefit": [(0.08, 0.1), (0.04, 0.06), None]},
+)
+OF_SITE: dict[str, Any] = {
+    "photographs": 100,
+    "grades": [60, 10, 20, 5, 5],
+    "kappa": 0.7,
+    "referable_auc": None,
+    "intervals": {"kappa": [0.6, 0.8], "referable_auc": None},
+    "operating": CARD
+    | {"sensitivity": 0.9, "specificity": 1.0, "intervals": {"sensitivity": [0.8, 0.95], "specificity": None}},
+}
+SITE = Site("clinic", recorded(**OF_SET, **OF_SITE, scale=["messidor", False]))
 FIGURES: dict[str, Callable[[Path], None]] = {
     "accuracy": lambda path: draw_accuracy(path, TABLE, title="run", kept=2, majority=70.0),
     "confusion": lambda path: draw_confusion(path, np.arange(25).reshape(5, 5), title="run"),
@@ -130,14 +128,14 @@ def test_the_curves_of_referable_say_what_they_are_of(tmp_path: Path) -> None:
 
 
 def test_a_slope_that_cannot_be_estimated_is_not_drawn(tmp_path: Path) -> None:
-    known = CALIBRATION | {"slope": None, "intercept": None}
+    known = replace(CALIBRATION, slope=None, intercept=None)
     draw_referable_calibration(tmp_path / "figure.png", known, counts=COUNTS, title="run")
     assert "share of each bin" in words(tmp_path / "figure.svg")
     assert "slope" not in words(tmp_path / "figure.svg")
 
 
 def test_a_forest_plot_names_each_set_with_its_figures_and_what_is_not_defined(tmp_path: Path) -> None:
-    own = Site("own test part", {**SITE.metrics, "scale": ("icdr", True)}, own=True)
+    own = Site("own test part", recorded(**OF_SITE))
     draw_forest(tmp_path / "forest.png", [own, SITE], title="run")
     said = words(tmp_path / "forest.svg")
     for text in ("own test part", "clinic", "n = 100, 30 % referable", "0.70 (0.60 to 0.80)", "0.90 (0.80 to 0.95)"):

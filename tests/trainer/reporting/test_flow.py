@@ -12,6 +12,7 @@ from PIL import Image
 
 from pipeline.cache.cache import Cache, open_cache
 from tests.tools.sources.conftest import drawn_eye, encoded
+from tests.trainer.recorded import OF_SET, recorded
 from tools.cli import main
 from trainer.reporting.external import Site
 from trainer.reporting.flow import SHARED, Box, Part, flow_of, in_no_split, site_line
@@ -52,11 +53,10 @@ def measured_on(cache: Cache | None, split: str = "test", ungraded: int = 0, sit
         photographs = {name: len(cache.rows(name)) for name in photographs}
         part = cache.manifest[(cache.manifest["split"] == split) & (cache.manifest["grade"] >= 0)]
         ids, grades = part["id"], np.bincount(part["grade"], minlength=5).tolist()
-    metrics: dict[str, Any] = {"photographs": len(ids), "patients": len(ids), "grades": grades}
     return SimpleNamespace(  # type: ignore[return-value]
         cache=cache,
         split=split,
-        metrics=metrics,
+        record=recorded(photographs=len(ids), patients=len(ids), grades=grades),
         predictions=pd.DataFrame({"id": ids}),
         ungraded=ungraded,
         sites=sites,
@@ -142,9 +142,9 @@ def test_a_photograph_that_takes_no_part_is_counted_once_and_its_patient_in_each
 
 
 def test_each_external_set_has_a_line(cache: Cache) -> None:
-    site = Site("clinic", {"photographs": 38, "patients": 20, "ungraded": 2, "data_set": "IDRiD"}, own=False)
-    own = Site("own test part", {"photographs": 5, "patients": 5}, own=True)
+    site = Site("clinic", recorded(**OF_SET, photographs=38, patients=20, ungraded=2, data_set="IDRiD"))
+    own = Site("own test part", recorded(photographs=5, patients=5))
     line = "External set clinic (IDRiD): 40 photographs = 38 measured (20 patients) + 2 without a grade"
     assert flow_of(measured_on(cache, sites=(own, site))).external == (line,)
-    before = Site("older", {"photographs": 38, "patients": 1}, own=False)  # measured before this was kept
+    before = Site("older", recorded(**OF_SET, photographs=38, patients=1))  # measured before this was kept
     assert site_line(before) == "External set older: 38 measured (1 patient)"

@@ -1,11 +1,10 @@
 """Each sentence of a report against figures that decide it."""
 
-from typing import Any
-
 import pandas as pd
 import pytest
 
 from pipeline.cache.splits import Leak
+from tests.trainer.recorded import NO_IMAGE, recorded
 from trainer.config import FitConfig
 from trainer.reporting.narrative import (
     leak_statement,
@@ -22,21 +21,6 @@ from trainer.reporting.narrative import (
 TWO_GRADES = pd.DataFrame({"predicted": [0, 2]})
 
 
-def metrics(**changed: Any) -> dict[str, Any]:
-    """Of 200 photographs; accuracy 0.8 (0.75 to 0.85) where the majority grade has 0.7."""
-    baseline = {"accuracy": 0.7, "kappa": 0.0}
-    return {
-        "photographs": 200,
-        "patients": 120,
-        "grades": [140, 20, 20, 10, 10],
-        "accuracy": 0.8,
-        "referable_auc": 0.9,
-        "intervals": {"accuracy": [0.75, 0.85], "referable_auc": [0.85, 0.95]},
-        "no_image": {"leaked": 0, "majority_grade": 0, "majority": baseline, "fellow_eye": baseline},
-        "operating": None,
-    } | changed
-
-
 def known(untold: int = 0, copies: int = 0) -> Leak:
     return Leak(tested=200, leaked=0, copies=copies, patient_unknown=untold, photographs=1000)
 
@@ -51,27 +35,27 @@ def known(untold: int = 0, copies: int = 0) -> Leak:
     ],
 )
 def test_the_network_adds_something_only_where_the_interval_says_so(interval: list[float] | None, said: str) -> None:
-    found = verdict(metrics(intervals={"accuracy": interval, "referable_auc": None}), TWO_GRADES)
+    found = verdict(recorded(intervals={"accuracy": interval, "referable_auc": None}), TWO_GRADES)
     assert found[0].startswith("It gives 80.0 % of the photographs their grade.")
     assert "would score 70.0 %" in found[0]
     assert said in found[0]
 
 
 def test_a_network_worse_than_no_image_is_called_so() -> None:
-    worse = metrics(accuracy=0.5, intervals={"accuracy": [0.4, 0.6], "referable_auc": None})
+    worse = recorded(accuracy=0.5, intervals={"accuracy": [0.4, 0.6], "referable_auc": None})
     assert "the network loses 20.0 points against that" in verdict(worse, TWO_GRADES)[0]
 
 
 def test_a_leak_is_measured_against_the_fellow_eye() -> None:
-    no_image = {"leaked": 160, "majority": {"accuracy": 0.7}, "fellow_eye": {"accuracy": 0.847}}
-    line = verdict(metrics(no_image=no_image), TWO_GRADES)[0]
+    no_image = NO_IMAGE | {"leaked": 160, "fellow_eye": {"accuracy": 0.847, "kappa": 0.8}}
+    line = verdict(recorded(no_image=no_image), TWO_GRADES)[0]
     assert "the grade of the patient's other eye in train would score 84.7 %" in line
     assert "do not show a difference" in line
-    leak = leak_statement("test", metrics(no_image=no_image), known())
-    assert leak == {
-        "alarm": True,
-        "text": "LEAK: 160 of 200 test photographs (80%) show a patient who is also in train; the figures flatter.",
-    }
+    leak = leak_statement("test", recorded(no_image=no_image), known())
+    assert leak == (
+        True,
+        "LEAK: 160 of 200 test photographs (80%) show a patient who is also in train; the figures flatter.",
+    )
 
 
 @pytest.mark.parametrize(
@@ -92,11 +76,11 @@ def test_referable_is_told_from_the_rest_only_where_the_interval_says_so(
     auc: float | None, interval: list[float] | None, said: str
 ) -> None:
     intervals = {"accuracy": [0.75, 0.85], "referable_auc": interval}
-    assert said in verdict(metrics(referable_auc=auc, intervals=intervals), TWO_GRADES)[-1]
+    assert said in verdict(recorded(referable_auc=auc, intervals=intervals), TWO_GRADES)[-1]
 
 
 def test_one_grade_for_all_is_said_first() -> None:
-    found = verdict(metrics(), pd.DataFrame({"predicted": [1, 1]}))
+    found = verdict(recorded(), pd.DataFrame({"predicted": [1, 1]}))
     assert found[0] == "It gives every photograph the same grade, 1 (mild)."
 
 
@@ -112,15 +96,15 @@ def test_one_grade_for_all_is_said_first() -> None:
     ],
 )
 def test_what_is_known_of_leaks_is_said(split: str, told: Leak | None, alarm: bool, said: str) -> None:
-    found = leak_statement(split, metrics(), told)
-    assert found["alarm"] == alarm
-    assert said in found["text"]
+    found = leak_statement(split, recorded(), told)
+    assert found.alarm == alarm
+    assert said in found.text
 
 
 def test_limits_are_those_of_this_very_run() -> None:
-    many = limits(metrics(), 0, known())
+    many = limits(recorded(), 0, known())
     assert not any("patients were measured" in line or "has no grade" in line for line in many)
-    few = limits(metrics(patients=42, grades=[190, 10, 0, 0, 0]), 3, known())
+    few = limits(recorded(patients=42, grades=[190, 10, 0, 0, 0]), 3, known())
     assert "Only 42 patients were measured: read the intervals before the figures." in few
     assert "No photograph measured was graded moderate or severe or proliferative: nothing is known about these." in few
     assert "3 photographs of the split have no grade and are left out." in few
@@ -128,7 +112,7 @@ def test_limits_are_those_of_this_very_run() -> None:
 
 
 def test_patients_that_nothing_tells_are_not_counted() -> None:
-    blind = limits(metrics(photographs=24, patients=24), 0, known(untold=1000), untold=24)
+    blind = limits(recorded(photographs=24, patients=24), 0, known(untold=1000), untold=24)
     assert "Only 24 photographs were measured: read the intervals before the figures." in blind
     assert any("The patients are not known" in line for line in blind)
     assert not any("24 patients" in line for line in blind)

@@ -7,10 +7,12 @@ import pandas as pd
 import pytest
 from sklearn.metrics import confusion_matrix
 
+from tests.trainer.recorded import CARD, recorded
 from trainer.evaluation.operating_point import threshold_table
-from trainer.network.metadata import Operating
 from trainer.reporting.measured import Measured
 from trainer.reporting.referral import missed_severe, referral
+
+NAMES = ("true_negative", "false_positive", "false_negative", "true_positive")
 
 
 @pytest.fixture
@@ -24,28 +26,32 @@ def measured() -> Measured:
         | {"p0": 1 - score, "p1": 0.0, "p2": score, "p3": 0.0, "p4": 0.0}
     )
     manifest = pd.DataFrame({"id": table["id"], "patient": [str(n // 2) for n in range(200)]})
-    operating = Operating(1.0, 0.5, "sensitivity", 0.9)
     run = SimpleNamespace(read_predictions=lambda split: table, read_own_metrics=lambda split: {})
-    card = {"ppv": 0.5, "intervals": {"specificity": None}}
+    results = recorded(operating=CARD).results
     return SimpleNamespace(  # type: ignore[return-value]
         predictions=table,
-        operating=operating,
         cache=SimpleNamespace(manifest=manifest),
-        metrics={"operating": card},
+        results=results,
         run=run,
     )
 
 
 def test_the_two_by_two_tables_are_scikit_learns(measured: Measured) -> None:
-    by_patient, by_photograph = referral(measured)["tables"]
+    by_patient, by_photograph = referral(measured).tables
     table = measured.predictions
     truth, referred = table["grade"] >= 2, table["p2"] >= 0.5
     tn, fp, fn, tp = confusion_matrix(truth, referred).ravel()
-    found = [by_photograph[name] for name in ("true_negative", "false_positive", "false_negative", "true_positive")]
+    found = [
+        getattr(by_photograph.counts, name)
+        for name in ("true_negative", "false_positive", "false_negative", "true_positive")
+    ]
     assert found == [tn, fp, fn, tp]
     patients = table["id"].str.partition("_")[0]
     tn, fp, fn, tp = confusion_matrix(truth.groupby(patients).any(), referred.groupby(patients).any()).ravel()
-    found = [by_patient[name] for name in ("true_negative", "false_positive", "false_negative", "true_positive")]
+    found = [
+        getattr(by_patient.counts, name)
+        for name in ("true_negative", "false_positive", "false_negative", "true_positive")
+    ]
     assert found == [tn, fp, fn, tp]
     assert sum(found) == 100
 
@@ -53,7 +59,7 @@ def test_the_two_by_two_tables_are_scikit_learns(measured: Measured) -> None:
 def test_missed_eyes_are_counted_by_grade_and_the_severe_ones_shown(measured: Measured) -> None:
     table = measured.predictions
     missed = table[(table["grade"] >= 2) & (table["p2"] < 0.5)]
-    assert {row["grade"][0]: row["missed"] for row in referral(measured)["missed"]} == {
+    assert {row.grade[0]: row.missed for row in referral(measured).missed} == {
         str(grade): int((missed["grade"] == grade).sum()) for grade in (2, 3, 4)
     }
     shown = missed_severe(measured)
@@ -77,6 +83,5 @@ def test_one_referred_eye_refers_the_patient(measured: Measured) -> None:
         | {"p0": 1 - score, "p1": 0.0, "p2": score, "p3": 0.0, "p4": 0.0}
     )
     measured.cache.manifest = pd.DataFrame({"id": measured.predictions["id"], "patient": list("aabbc")})  # type: ignore[union-attr]
-    by_patient = referral(measured)["tables"][0]
-    del by_patient["what"]
-    assert tuple(by_patient.values()) == (1, 1, 1, 0)  # a rightly, c wrongly, b missed
+    by_patient = referral(measured).tables[0]
+    assert by_patient.counts == (1, 1, 1, 0)  # a rightly, c wrongly, b missed

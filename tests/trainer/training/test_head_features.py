@@ -103,7 +103,9 @@ def test_features_come_in_the_photographs_order_and_views_take_turns(tiny_cache:
         rows = cache.rows("train")
         features = torch.stack([torch.from_numpy(rows) + 1000 * view for view in range(2)])[..., None].float()
         grades = torch.from_numpy(cache.grades[rows])
-        loader = FeatureLoader(features, grades, Schedule(rows, Augment(), 32, 32, 8, shuffle=True, seed=5))
+        loader = FeatureLoader(
+            features, grades, Schedule(rows, Augment(), source_size=32, size=32, batch_size=8, shuffle=True, seed=5)
+        )
         settings = {"split": "train", "batch_size": 8, "augment": NO_AUGMENT, "shuffle": True, "seed": 5}
         with open_loader("torchvision", cache, **settings) as photographs:  # type: ignore[arg-type]
             assert len(loader) == len(photographs)

@@ -9,6 +9,7 @@ import torch
 from click.testing import Result
 from torch.optim.swa_utils import AveragedModel
 
+from tests.trainer.recorded import ROW
 from trainer.config import FitConfig
 from trainer.network.device import choose_precision
 from trainer.network.model import Grader
@@ -82,7 +83,7 @@ def test_by_default_all_layers_learn_alike_and_the_head_phase_trains_the_head() 
 def test_epochs_without_a_better_one_are_counted_within_the_last_phase(
     kappas: list[float], first: int, idle: int
 ) -> None:
-    assert Progress(history=[{"kappa_val": kappa, "loss_val": 1.0} for kappa in kappas]).idle(first) == idle
+    assert Progress(history=[ROW._replace(kappa_val=kappa) for kappa in kappas]).idle(first) == idle
 
 
 def test_steps_in_bfloat16_follow_float32s_to_a_hundredth(fit: Fit, tiny_cache: Callable[..., Path]) -> None:

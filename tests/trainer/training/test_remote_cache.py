@@ -52,8 +52,8 @@ def test_room_for_less_than_the_cache_changes_no_figure(
     largest = max(path.stat().st_size for path in here.rglob("*.tar"))
     run, other = trained.copy("here"), trained.copy("there")
     trainer("evaluate", run, "--cache", here)
-    room = 2.5 * largest / 1e9
-    trainer("evaluate", other, "--cache", put(here, there).text, "--local-cache-gb", room)
+    capacity = 2.5 * largest / 1e9
+    trainer("evaluate", other, "--cache", put(here, there).text, "--local-cache-gb", capacity)
     ours, theirs = (pd.read_csv(each / "predictions_test.csv").set_index("id") for each in (other, run))
     assert ours.index.equals(theirs.index)
     # Shard by shard, photographs come in other batches, where sums are rounded otherwise.
@@ -84,7 +84,7 @@ def test_how_a_shuffle_keeps_to_few_shards_is_settled_at_the_start(
     largest = max(path.stat().st_size for path in here.rglob("*.tar"))
     monkeypatch.setenv("FUNDUS_LOCAL_CACHE_GB", str(2.5 * largest / 1e9))
     resolved, cache, _ = prepare(asked)
-    assert resolved.together == cache.together == 1
+    assert resolved.together == cache.shuffle_block == 1
     with open_loaders(resolved, cache) as loaders:
         shards = [cache.manifest["shard"].to_numpy()[batch.rows] for batch in loaders["train"].epoch(0)]
     assert (np.diff(np.concatenate(shards)) != 0).sum() == 3  # one shard after the other

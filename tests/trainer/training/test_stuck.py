@@ -9,6 +9,7 @@ import torch
 from click.testing import Result
 from sklearn.metrics import roc_auc_score
 
+from tests.trainer.recorded import ROW
 from trainer.config import FitConfig
 from trainer.inference.forward import Outputs
 from trainer.run_folder import RunFolder
@@ -64,7 +65,7 @@ def test_what_was_done_already_is_not_proposed(settings: dict[str, object], word
 
 def test_a_resumed_run_goes_on_counting(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
-    save_checkpoint(run, Progress(3, [], [{}, {}, {}], stuck=3), {"phase": "finetune", "model": {}, "optimizer": {}})
+    save_checkpoint(run, Progress(3, [], [ROW] * 3, stuck=3), {"phase": "finetune", "model": {}, "optimizer": {}})
     found = newest_checkpoint(run)
     assert found
     assert found[0].stuck == 3

@@ -1,0 +1,92 @@
+"""`--config FILE`: settings of a training from a TOML file, or from the config.json of a run."""
+
+import json
+import re
+import tomllib
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from trainer.config import FitConfig
+
+NOT_ASKED: Final = frozenset({"together"})
+"""Settings that have no option."""
+NAMES: Final = tuple(each.name for each in fields(FitConfig) if each.name not in NOT_ASKED)
+
+
+class ConfigFile(click.ParamType[Path]):
+    """A file of settings. They become defaults of the command's options, so options that are given override them."""
+
+    name = "file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        assert ctx is not None
+        path = Path(value)
+        try:
+            text = path.read_text("utf-8")
+            settings = read_settings(text, json_file=path.suffix == ".json")
+        except OSError as error:
+            self.fail(f"{value} cannot be read ({error.strerror})", param, ctx)
+        except ValueError as error:
+            self.fail(f"{value}: {error}", param, ctx)
+        options = {each.name: each for each in ctx.command.params if isinstance(each, click.Option)}
+        found = {}
+        for name, setting in settings.items():
+            try:
+                found[name] = check_setting(setting, options[name], ctx)
+            except (click.BadParameter, ValueError) as error:
+                reason = error.message if isinstance(error, click.BadParameter) else error
+                self.fail(f"{value}{line_of(text, name)}: {name}: {reason}", param, ctx)
+        ctx.default_map = {**(ctx.default_map or {}), **found}
+        return path
+
+
+def read_settings(text: str, *, json_file: bool) -> dict[str, Any]:
+    """Settings by the names of FitConfig, from TOML, or from the JSON of a run's config.json, whose `asked` are taken.
+
+    Names may have `-` for `_`. Raises ValueError for a file that is neither, and for a key that is no setting, with its
+    line.
+    """
+    if json_file:
+        try:
+            asked = json.loads(text)["asked"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError("it is no config.json of a run") from error
+        given = {name: value for name, value in asked.items() if value is not None and name not in NOT_ASKED}
+    else:
+        try:
+            given = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise ValueError(f"it is no TOML file ({error})") from error
+    settings: dict[str, Any] = {}
+    for key, value in given.items():
+        name = key.replace("-", "_")
+        if name not in NAMES:
+            where = line_of(text, key).removeprefix(", ")
+            raise ValueError(f"{key!r} ({where or 'a key'}) is no setting of a training; see `trainer fit --help`")
+        if name in settings:
+            raise ValueError(f"{name} is set twice, with - and with _")
+        settings[name] = value
+    return settings
+
+
+def check_setting(value: Any, option: click.Option, context: click.Context) -> Any:
+    """The value of an option, as its default. Raises ValueError or click.BadParameter for one that it cannot have."""
+    if option.is_flag:
+        if not isinstance(value, bool):
+            raise ValueError(f"it must be true or false, not {value!r}")
+        return value
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError(f"it must be a number or a word, not {value!r}")
+    option.type_cast_value(context, str(value))  # as text: 30.5 epochs are refused, not rounded
+    return str(value)
+
+
+def line_of(text: str, key: str) -> str:
+    """ ", line N" of a key in TOML or JSON; "" if it is not found."""
+    name = "[-_]".join(map(re.escape, re.split("[-_]", key)))
+    pattern = re.compile(rf"""\s*(\[+\s*)?["']?{name}["']?\s*[\]=:.]""")
+    numbers = [number for number, line in enumerate(text.splitlines(), 1) if pattern.match(line)]
+    return f", line {numbers[0]}" if numbers else ""

@@ -1,0 +1,159 @@
+"""Ensembles of runs: which runs can be combined, their weights as one network, and its decision rule."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pandas as pd
+import torch
+
+from pipeline.cache.cache import Cache, open_cache
+from pipeline.errors import CacheError, RunError
+from pipeline.storage.url import Url
+from pipeline.storage.url import place as url_or_path
+from trainer.config import FitConfig, RunConfig
+from trainer.inference.forward import Outputs
+from trainer.kinds import PROBABILITIES
+from trainer.network.ensemble import Ensemble
+from trainer.network.metadata import Member, Metadata, read_metadata, temperature_of
+from trainer.network.model import load_model, read_provenance
+from trainer.network.provenance import Provenance
+from trainer.run_folder import FoldsFolder, RunFolder
+
+FEWEST: Final = 2
+
+
+@dataclass(frozen=True)
+class Members:
+    """The runs that make an ensemble."""
+
+    runs: Sequence[RunFolder]
+    configs: Sequence[RunConfig]
+    metadata: Sequence[Metadata]
+    folds: FoldsFolder | None
+    """The folder of `trainer folds` that they are in; None for runs on one cache."""
+
+    @property
+    def paths(self) -> list[str]:
+        return [str(run.path.resolve()) for run in self.runs]
+
+
+def find_members(paths: Sequence[Path]) -> Members:
+    """The runs at these paths. Raises RunError where they are too few, unfinished, or twice the same."""
+    folds = next((FoldsFolder(path) for path in paths if FoldsFolder(path).mark.exists()), None)
+    if folds and len(paths) > 1:
+        raise RunError(f"{folds.path} was made by `trainer folds`: give it alone, and all its runs are members")
+    runs = folds.runs() if folds else [RunFolder(path) for path in paths]
+    if len(runs) < FEWEST:
+        raise RunError(f"{runs[0].path} is one run; an ensemble needs {FEWEST} or more")
+    configs = [run.read_config() for run in runs]
+    for run in runs:
+        if not run.finished:
+            raise RunError(f"{run.path} is unfinished; `trainer fit --run {run.path} --resume` continues it")
+    metadata = [read_metadata(run.model) for run in runs]
+    members = Members(runs, configs, metadata, folds)
+    for run, each, path in zip(runs, metadata, members.paths, strict=True):
+        if each.members:
+            raise RunError(f"{run.path} is an ensemble itself; give its members")
+        if members.paths.count(path) > 1:
+            raise RunError(f"{run.path} is given twice")
+        if each.operating is None:
+            raise RunError(f"{run.path} has no operating point, so its probabilities are not calibrated; leave it out")
+    return members
+
+
+def check_alike(members: Members) -> None:
+    """Raises RunError where members take different images, or predict grades in different ways."""
+    first, first_config = members.metadata[0], members.configs[0].resolved
+    for run, each, config in zip(members.runs, members.metadata, members.configs, strict=True):
+        alike = {
+            "the preparation of photographs": (first.recipe, each.recipe),
+            "the image size": (f"{first.size} px", f"{each.size} px"),
+            "--tta": ("on" if first.tta else "off", "on" if each.tta else "off"),
+            "--grade-by": (first_config.grade_by, config.resolved.grade_by),
+        }
+        for what, (ours, theirs) in alike.items():
+            if ours != theirs:
+                raise RunError(
+                    f"{members.runs[0].path} and {run.path} cannot be combined: {what} differs ({ours}, {theirs})"
+                )
+        if not members.folds and config.cache_digest != members.configs[0].cache_digest:
+            raise RunError(
+                f"{members.runs[0].path} and {run.path} cannot be combined: their caches differ. Give runs on "
+                "one cache, or the folder of `trainer folds`"
+            )
+
+
+def open_their_cache(members: Members, path: Path | Url | None) -> Cache:
+    """The members' cache, or the one that their folds were made from. Raises CacheError where it is another."""
+    if members.folds:
+        digest, place = members.folds.read_mark().cache, path or url_or_path(FitConfig().cache)
+        what = "the cache that the folds were made from; name that one with --cache"
+    else:
+        digest, place = members.configs[0].cache_digest, path or url_or_path(members.configs[0].cache)
+        what = "the cache that the runs were trained on; if that was moved, name it with --cache"
+    cache = open_cache(place)
+    if cache.digest != digest:
+        raise CacheError(f"{cache.path} is not {what}")
+    return cache
+
+
+def measured_splits(members: Members) -> Sequence[str]:
+    """The splits that no member was trained on: val and test, or of folds test if it was not folded."""
+    if not members.folds:
+        return ("val", "test")
+    return () if members.folds.read_mark().test else ("test",)
+
+
+def check_not_trained_on(members: Members, cache: Cache, split: str) -> None:
+    """Raises RunError where a member was trained on photographs of a split that is measured. One that began with the
+    weights of another run may have been."""
+    for run in members.runs:
+        provenance = read_provenance(run.model)
+        if provenance and (same := provenance.exposure(cache, split).same):
+            raise RunError(f"{run.path} was trained on {same:,} photographs of {split}; leave it out")
+
+
+def load_members(members: Members) -> Ensemble:
+    temperatures = [temperature_of(each.operating) for each in members.metadata]
+    return Ensemble([load_model(run.model)[0] for run in members.runs], temperatures).eval()
+
+
+def describe_members(members: Members) -> Metadata:
+    """The metadata of the ensemble, without a decision rule."""
+    first = members.metadata[0]
+    listed = tuple(
+        Member(each.model, each.epoch, each.link, each.stem, temperature_of(each.operating))
+        for each in members.metadata
+    )
+    stem = "small" if all(each.stem == "small" for each in members.metadata) else "imagenet"
+    return Metadata(
+        first.model, first.size, first.recipe, epoch=0, link="softmax", stem=stem, tta=first.tta, members=listed
+    )
+
+
+def last_trained(members: Members) -> str | None:
+    """The day on which the last member was trained, as YYYY-MM-DD; None if one of them does not say."""
+    days = [run.read_dates().get("trained") for run in members.runs]
+    known = [day for day in days if day]
+    return max(known) if len(known) == len(days) else None
+
+
+def joint_provenance(members: Members) -> Provenance | None:
+    """The photographs of all members; None if one of them does not say which it has met."""
+    provenances = [read_provenance(run.model) for run in members.runs]
+    known = [each for each in provenances if each]
+    return reduce(lambda one, other: one.after(other), known) if len(known) == len(provenances) else None
+
+
+def out_of_fold(members: Members, cache: Cache) -> Outputs:
+    """Outputs for the folded photographs, by the members that were not trained on them: the mean over seeds."""
+    table = pd.concat([run.read_predictions("test") for run in members.runs])
+    means = table.groupby("id", sort=False)[["grade", *PROBABILITIES]].mean()
+    p = means[list(PROBABILITIES)].to_numpy(np.float64)
+    logits = torch.from_numpy(np.log(np.maximum(p, np.finfo(np.float32).tiny)))
+    grades = torch.from_numpy(means["grade"].to_numpy(np.int64))
+    return Outputs(cache.rows_of(means.index.to_series()), grades, logits)
