@@ -20,7 +20,7 @@ from pipeline.command_line import (
     Text,
     local_cache_option,
 )
-from pipeline.errors import FundusError
+from pipeline.errors import FundusError, UsageError
 from pipeline.limits import LARGEST, MOST_A_BATCH, SMALLEST
 from pipeline.machine import END_SIGNALS, usable_cores
 from pipeline.storage.artifacts import Kind, picture_kind
@@ -160,7 +160,7 @@ def sheet(
     context = click.get_current_context()
     for name in ("zoom", "colour", "seed"):
         if not augmented and context.get_parameter_source(name) != ParameterSource.DEFAULT:
-            raise click.UsageError(f"--{name} says how training varies photographs; give --augmented with it")
+            raise UsageError(f"--{name} says how training varies photographs; give --augmented with it")
     with open_cache(cache) as opened:
         if augmented:
             drawing = sheet_of_augmented(opened, Augment(zoom=zoom, colour=colour), by, each, seed=seed)

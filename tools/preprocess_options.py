@@ -10,6 +10,7 @@ import click
 from click.core import ParameterSource
 
 from pipeline.command_line import WORKERS, Decorated, Finite, Folder, OutputPlace, Text, local_cache_option, section
+from pipeline.errors import UsageError
 from pipeline.limits import LARGEST, SMALLEST
 from pipeline.machine import usable_cores
 from pipeline.storage.url import Url, place
@@ -61,12 +62,12 @@ class PreprocessOptions:
     scheduler: str | None
 
     def check_combinations(self) -> None:
-        """Raises click.UsageError if two options contradict each other."""
+        """Raises UsageError if two options contradict each other."""
         if self.keep_ids and self.id_key is not None:
-            raise click.UsageError("--keep-ids keeps the ids of patients as they are; --id-key is for pseudonyms")
+            raise UsageError("--keep-ids keeps the ids of patients as they are; --id-key is for pseudonyms")
         source = click.get_current_context().get_parameter_source("workers")
         if self.scheduler and source != ParameterSource.DEFAULT:
-            raise click.UsageError("--workers is for this machine alone; a --scheduler has the workers that it has")
+            raise UsageError("--workers is for this machine alone; a --scheduler has the workers that it has")
 
     def recipe(self) -> "Recipe":
         """How a photograph is prepared."""
@@ -86,7 +87,7 @@ class PreprocessOptions:
     def source_options(self, name_patient: Callable[[str], str]) -> "SourceOptions":
         """How SRC is read. name_patient: patient id of a DICOM file -> id in the cache.
 
-        Raises click.UsageError if a value cannot be understood, SourceError if a file is not what it should be.
+        Raises UsageError if a value cannot be understood, SourceError if a file is not what it should be.
         """
         from tools.sources.evidence import SourceOptions
         from tools.sources.scales import open_scale
@@ -96,7 +97,7 @@ class PreprocessOptions:
         layout = _layout(self.layout)
         split_table = None if self.split in SPLITS else Path(self.split)
         if split_table is not None and not split_table.is_file():
-            raise click.UsageError(f"--split {self.split}: none of {', '.join(SPLITS)}, and no file")
+            raise UsageError(f"--split {self.split}: none of {', '.join(SPLITS)}, and no file")
         scale = open_scale(self.scale) if self.scale is not None else None
         return SourceOptions(
             self.labels, columns, scale, layout, self.patient_pattern, split_table, self.follow_links, name_patient
@@ -118,7 +119,7 @@ class PreprocessOptions:
             header, equals, values = self.gradable_column.partition("=")
             gradable = frozenset(gradable_key(value) for value in values.split(",") if value.strip())
             if not (header.strip() and equals and gradable):
-                raise click.UsageError(
+                raise UsageError(
                     f"--gradable-column {self.gradable_column!r}: write COLUMN=VALUES, such as quality=0,1"
                 )
             named["gradable"] = header.strip()
@@ -126,15 +127,15 @@ class PreprocessOptions:
 
 
 def _check_pattern(pattern: str | None) -> None:
-    """Raises click.UsageError for a --patient-pattern that is no regular expression or has no group for the patient."""
+    """Raises UsageError for a --patient-pattern that is no regular expression or has no group for the patient."""
     if pattern is None:
         return
     try:
         regex = re.compile(pattern)
     except re.error as error:
-        raise click.UsageError(f"--patient-pattern {pattern!r}: {error}") from error
+        raise UsageError(f"--patient-pattern {pattern!r}: {error}") from error
     if not set(range(1, regex.groups + 1)) - {regex.groupindex.get("eye")}:
-        raise click.UsageError(f"--patient-pattern {pattern!r} has no group for the patient")
+        raise UsageError(f"--patient-pattern {pattern!r} has no group for the patient")
 
 
 def _layout(layout: str | None) -> "str | KnownSet":
@@ -144,7 +145,7 @@ def _layout(layout: str | None) -> "str | KnownSet":
     if layout is None or layout in ("tables", "folders"):
         return layout or "auto"
     if not Path(layout).is_file():
-        raise click.UsageError(f"--layout {layout}: neither tables nor folders nor a file")
+        raise UsageError(f"--layout {layout}: neither tables nor folders nor a file")
     return read_description(Path(layout))
 
 

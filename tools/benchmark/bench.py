@@ -15,11 +15,11 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Final
 
-import click
 import numpy as np
 import torch
 
 from pipeline.cache.cache import Cache, open_cache
+from pipeline.errors import UsageError
 from pipeline.limits import SMALLEST
 from pipeline.machine import usable_cores
 from pipeline.photos.preparation import Recipe
@@ -73,7 +73,7 @@ def bench(path: Path | None, settings: BenchSettings, show_status: Callable[[str
         cache_size = cache.recipe.size
         size = settings.size or cache_size
         if size > cache_size:
-            raise click.UsageError(f"--size {size} is more than the {cache_size} px of {path}")
+            raise UsageError(f"--size {size} is more than the {cache_size} px of {path}")
         small = size if size < cache_size else max(SMALLEST, size // 2)
         show_status(f"making the cache smaller: {small} px")
         smaller = stack.enter_context(open_cache(shrunk(cache, folder, small, settings.workers)))

@@ -1,8 +1,8 @@
 """Percentile intervals (95 %) by a cluster bootstrap over patients.
 
-Two eyes of a patient are alike, so patients are drawn, with all their photographs (cluster bootstrap: Davison and
-Hinkley, Bootstrap Methods and their Application, 1997, section 3.8). A round is a column of whole numbers, how often
-each patient was drawn; every figure is computed from such columns, for hundreds of rounds at once.
+Two eyes of a patient are alike, so patients are drawn with all their photographs (cluster bootstrap: Davison and
+Hinkley, Bootstrap Methods and their Application, 1997, section 3.8). A round is a column that says how often each
+patient was drawn. Every figure is computed from such columns, for hundreds of rounds at once.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Figures = dict[str, Floats]
-"""By name: (rounds,), or (rounds, 5) for a figure of each grade; NaN where a round cannot define it."""
+"""Figures by name: (rounds,), or (rounds, 5) for one of each grade; NaN if a round does not define it."""
 Interval = tuple[float, float]
 Limits = Interval | list[Interval | None] | None
 
@@ -21,29 +21,29 @@ ROUNDS: Final = 2000
 LEVEL: Final = 0.95
 _TAIL: Final = (1 - LEVEL) / 2
 _BLOCK: Final = 128
-"""Rounds at once: 7,026 photographs then need 60 MB, and more at once is no faster."""
+"""Rounds at once. With 128, 7,026 photographs need 60 MB, and more are no faster."""
 
 
 class Resamples:
-    """Rounds of patients drawn with replacement: once, for all figures of these patients, and the same for each."""
+    """Resamples of patients, drawn once with replacement. All figures of these patients use the same ones."""
 
     def __init__(
         self, patients: int, rounds: int = ROUNDS, seed: int = 0, strata: NDArray[np.int64] | None = None
     ) -> None:
-        """`patients`: how many there are. strata (patients,): groups that patients are drawn within, each as large in a
-        resample as it is. The same arguments give the same resamples."""
+        """patients: their number. strata (patients,): groups; each resample has as many patients of a group as there
+        are. The same arguments give the same resamples."""
         random, self._blocks = np.random.default_rng(seed), []
         for start in range(0, rounds, _BLOCK):
             width = min(_BLOCK, rounds - start)
             drawn = _drawn(random, patients, width, strata)
             cells = (drawn * width + np.arange(width)).ravel()
             counts = np.bincount(cells, minlength=patients * width).reshape(patients, width)
-            # A patient is drawn a few times at most: a byte each is 14 MB for 7,026 patients, and a double 112 MB.
+            # A patient is drawn a few times at most. In bytes 7,026 patients take 14 MB, in doubles 112 MB.
             self._blocks.append(counts.astype(np.min_scalar_type(counts.max())))
 
     def figures(self, measure: Callable[[Floats], Figures]) -> Figures:
-        """Of every round. `measure` takes weights (patients, block), how often each patient was drawn in each round of
-        a block, and gives the figures of these rounds."""
+        """The figures of all rounds. measure: gives the figures of a block of rounds from weights (patients, block),
+        which say how often each patient was drawn in each round."""
         blocks = [measure(counts.astype(np.float64)) for counts in self._blocks]
         return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
@@ -59,12 +59,11 @@ def _drawn(
 
 
 def interval(value: float, resampled: Floats, patients: int | None = None) -> Interval | None:
-    """The percentile interval of a figure from its values in (rounds,); None where the resamples know nothing.
+    """The percentile interval of a figure from its values in the resamples (rounds,); None if it has no width.
 
-    Rounds that cannot define the figure are left out. Resamples of photographs that were all graded rightly are all
-    right as well, and say nothing of the next patient: an interval without width is None. Only for a share of 0 or 1
-    is more known, from the number of `patients` that it is a share of: then it is the exact one, as if each had one
-    photograph.
+    Rounds that do not define the figure are left out. If all photographs are graded right, so are those of every
+    resample: an interval without width says nothing about the next patient. Only for a share of 0 or 1, with the number
+    of `patients` that it is a share of, the exact interval is given, as if each patient had one photograph.
     """
     known = resampled[~np.isnan(resampled)]
     if np.isnan(value) or not len(known):
@@ -76,7 +75,7 @@ def interval(value: float, resampled: Floats, patients: int | None = None) -> In
 
 
 def exact_interval(right: int, of: int) -> Interval:
-    """Clopper and Pearson's of the share of `right` ones of `of` that have nothing to do with one another (Biometrika
+    """The exact 95 % interval of the share `right` / `of` of independent trials (Clopper and Pearson, Biometrika
     1934)."""
     from scipy.stats import binomtest
 
@@ -85,9 +84,10 @@ def exact_interval(right: int, of: int) -> Interval:
 
 
 def intervals(values: Figures, resampled: Figures, patients: Mapping[str, NDArray[np.int64]]) -> dict[str, Limits]:
-    """`interval` of every figure: `values` of one round, the sample as it is, and `patients` for those that are shares.
+    """The interval of every figure; a list of five for a figure of each grade.
 
-    A list of five where the figure is one of each grade.
+    values: of the sample itself, as one round. resampled: of all rounds. patients: the number of patients of each
+    figure that is a share, for `interval`.
     """
 
     def each(name: str) -> Limits:
@@ -102,22 +102,22 @@ def intervals(values: Figures, resampled: Figures, patients: Mapping[str, NDArra
 
 
 def single(limits: Limits) -> Interval | None:
-    """The interval of a figure that is one number, out of `intervals`."""
+    """The interval of a figure that is one number, from `intervals`."""
     assert not isinstance(limits, list)
     return limits
 
 
 def listed(limits: Limits) -> list[Interval | None]:
-    """The intervals of a figure that has one for each grade, bin or point, out of `intervals`."""
+    """The intervals of a figure of each grade, bin or point, from `intervals`."""
     assert isinstance(limits, list)
     return limits
 
 
 def p_value(differences: Floats) -> float | None:
-    """Two-sided, of a difference of 0, from the differences in (rounds,): the level at which the percentile interval
-    just reaches 0 (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 15.4).
+    """The two-sided p-value of a difference of 0, from the differences in the resamples (rounds,): the level at which
+    the percentile interval just reaches 0 (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 15.4).
 
-    At least 2 / (rounds + 1), for no finite number of rounds makes anything impossible. None where no round defines it.
+    It is at least 2 / (rounds + 1). None if no round defines the difference.
     """
     known = differences[~np.isnan(differences)]
     if not len(known):

@@ -11,7 +11,7 @@ from trainer.evaluation.bootstrap import Floats, Interval
 
 BINS: Final = 15
 COLDEST, HOTTEST = 0.1, 10.0
-"""Temperatures within which a network's are looked for; those of Guo et al. lie between 0.9 and 3."""
+"""Range of temperatures that are tried; those of Guo et al. lie between 0.9 and 3."""
 
 
 class Bin(NamedTuple):
@@ -26,10 +26,11 @@ class Bin(NamedTuple):
 
 @dataclass(frozen=True)
 class Calibration:
-    """The `calibration` part of metrics_*.json: how far the probability of the likeliest grade can be believed."""
+    """The `calibration` part of metrics_*.json: whether the probability of the likeliest grade is how often it is
+    right."""
 
     temperature: float
-    """1 where probabilities stay as they are."""
+    """1 if the probabilities are not changed."""
     ece: float
     """Expected calibration error, 0 to 1."""
     brier: float
@@ -46,11 +47,10 @@ class Calibration:
 
 
 def fit_temperature(logits: Floats, grades: NDArray[np.int64]) -> float | None:
-    """The temperature under which the grades are likeliest (Guo et al., ICML 2017).
+    """The temperature with the highest likelihood of the grades (Guo et al., ICML 2017), with four decimals.
 
-    logits (n, 5) and grades (n,), all known, of validation. To four places. None where it is not within 0.1 to 10:
-    of photographs that are all graded rightly any certainty is too little, of those graded worse than by chance any is
-    too much, and that is no calibration.
+    logits (n, 5) and grades (n,), all known, of validation. None if it is not within 0.1 to 10: it falls to 0 if all
+    photographs are graded right, and rises without end if they are graded worse than by chance.
     """
     from scipy.optimize import minimize_scalar
     from scipy.special import logsumexp

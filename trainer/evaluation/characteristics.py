@@ -1,7 +1,7 @@
-"""By what the photographs of a split are grouped: the columns that were kept of them, and what the cache itself tells.
+"""Groups of a split's photographs: by the columns that were kept, and by characteristics of the photographs themselves.
 
-No file of most sets says which camera took a photograph. The size of the original, whether the frame cuts the circle of
-the retina, and the colour stand in for it: each differs between cameras and hardly at all within one.
+Most data sets do not say which camera took a photograph. The size of the original, whether the frame cuts the circle of
+the retina off, and the colour are used instead: they differ between cameras and hardly within one.
 """
 
 from collections.abc import Sequence
@@ -20,24 +20,23 @@ from trainer.evaluation.bootstrap import Floats
 from trainer.network.image_statistics import image_statistics
 
 SIZES: Final = 5
-"""So many sizes of originals are listed at most, the commonest; the rest are one group."""
+"""The commonest sizes of originals are groups, at most this many; the other sizes are one group."""
 FEW: Final = 10
-"""Photographs, below which a size joins that group."""
+"""A size with fewer photographs than this joins that one group."""
 THUMBNAIL: Final = 64  # pixels, enough for a colour
-CUT: Final = 0.02  # of the radius, by which a circle must reach past the frame to be called cut
+CUT: Final = 0.02  # a circle is called cut if it reaches past the frame by more than this fraction of its radius
 COLOURS: Final = ("palest third", "middle third", "reddest third")
 MOST_VALUES: Final = 10
-"""Different numbers in a column, above which they are put into four bands."""
+"""A column with more different numbers than this is divided into four bands."""
 MOST_GROUPS: Final = 50
-"""A column with more groups is no grouping: a name or a date of each photograph."""
+"""A column with more groups than this is refused: it has a name or a date for each photograph."""
 NOT_STATED: Final = "not stated"
 
 
 def kept_groups(cache: Cache, split: str, columns: Sequence[str]) -> "dict[str, pd.Series[Any]]":
-    """By each of some columns of attributes.csv, the groups of the graded photographs of a split, as ordered categories
-    by id.
+    """The groups of a split's graded photographs by each of some columns of attributes.csv: ordered categories, by id.
 
-    Raises CacheError for a column that was not kept, with those that were, and for one with too many groups.
+    Raises CacheError for a column that was not kept, naming those that were, and for one with too many groups.
     """
     attributes = read_attributes(cache) if columns else pd.DataFrame()
     rows = cache.rows(split)
@@ -57,9 +56,11 @@ def kept_groups(cache: Cache, split: str, columns: Sequence[str]) -> "dict[str, 
 
 
 def value_groups(cells: "pd.Series[str]") -> "pd.Series[Any]":
-    """(n,) groups of the cells of a column: each value is one, an empty cell is "not stated". More than MOST_VALUES
-    different numbers are put into four bands with about as many photographs each (quartiles), named by the least and
-    the largest number in each: "41 to 55". Equal numbers are never parted."""
+    """(n,) groups of a column's cells: one for each value, and "not stated" for empty cells.
+
+    More than MOST_VALUES different numbers are divided into four bands with about as many photographs each (quartiles),
+    named by their least and largest number: "41 to 55". Equal numbers stay in one band.
+    """
     texts = cells.str.split().str.join(" ")  # a cell may have several lines
     numbers = pd.to_numeric(texts, errors="coerce").to_numpy(np.float64)
     names = texts.to_numpy(object, copy=True)
@@ -80,7 +81,7 @@ def _plain(number: float) -> str:
 
 
 def _by_number(name: str) -> tuple[float, str]:
-    """Numbers in their order, then words; "nan" and "inf" are words here."""
+    """Sort key: numbers by size, then words. "nan" and "inf" are words."""
     try:
         number = float(name)
     except ValueError:
@@ -89,8 +90,8 @@ def _by_number(name: str) -> tuple[float, str]:
 
 
 def characteristics(cache: Cache, ids: "pd.Series[str]") -> "dict[str, pd.Series[Any]]":
-    """By what the cache tells itself, the groups of n photographs, as ordered categories. A characteristic that is one
-    and the same for all is left out."""
+    """The groups of n photographs by size, frame and colour, as ordered categories. A characteristic that is the same
+    for all is left out."""
     rows = cache.rows_of(ids)
     originals = cache.manifest.iloc[rows].reset_index(drop=True)
     labels = {
@@ -121,7 +122,7 @@ def frames(originals: pd.DataFrame) -> "pd.Series[Any]":
 
 
 def redness(cache: Cache, rows: NDArray[np.int64]) -> Floats:
-    """(n,) share of each retina's light that is red, 0 to 1; NaN of one without light."""
+    """(n,) red fraction of each retina's light, 0 to 1; NaN for a black one."""
 
     def red(row: int) -> float:
         photo = decode_small(cache.read(row), THUMBNAIL)
@@ -132,7 +133,7 @@ def redness(cache: Cache, rows: NDArray[np.int64]) -> Floats:
 
 
 def thirds(values: Floats) -> "pd.Series[Any]":
-    """(n,) names of the third that each value falls into; equal values are never parted."""
+    """(n,) the third that each value is in, by name. Equal values stay in one third."""
     known = ~np.isnan(values)
     places = np.full(len(values), len(COLOURS))
     if known.any():
@@ -142,5 +143,5 @@ def thirds(values: Floats) -> "pd.Series[Any]":
 
 
 def ordered(names: Any, order: Sequence[str]) -> "pd.Series[Any]":
-    """(n,) names as a category whose values come in that order."""
+    """(n,) names as an ordered category. order: its values; those that do not occur are left out."""
     return pd.Series(names).astype(pd.CategoricalDtype(list(order), ordered=True))

@@ -1,12 +1,12 @@
 """The decision curve of the referral: net benefit against referring everybody and nobody.
 
-A threshold probability t says how a false referral is weighed against a right one: referring at 10 % or more means that
-nine false referrals are worth one right one. The net benefit is TP / n - FP / n * t / (1 - t): right referrals a
-photograph, less the false ones at that exchange rate (Vickers and Elkin, Medical Decision Making 2006).
+A threshold probability t weighs false referrals against right ones: whoever refers at 10 % or more accepts nine false
+referrals for one right one. The net benefit is TP / n - FP / n * t / (1 - t): right referrals per photograph, minus the
+false ones at that exchange rate (Vickers and Elkin, Medical Decision Making 2006).
 
 At another prevalence q the positives weigh q / (P / n) and the negatives (1 - q) / (N / n), where P of n photographs
 are referable and N are not. The net benefit is then sensitivity * q - (1 - specificity) * (1 - q) * t / (1 - t). The
-probabilities themselves stay as they are.
+probabilities are not changed.
 """
 
 from typing import Final
@@ -19,16 +19,16 @@ from trainer.evaluation.weighted_metrics import Sample, ratio
 
 THRESHOLDS: Final[Floats] = np.linspace(0.02, 0.5, 49).round(2)
 _RATES: Final[Floats] = THRESHOLDS / (1 - THRESHOLDS)
-"""How many right referrals a false one costs."""
+"""Cost of a false referral in right referrals, t / (1 - t), at each threshold."""
 
 
 class DecisionCurve:
-    """Of a sample that is referred where p(referable) is at least a threshold."""
+    """The decision curve of a sample. A photograph is referred if p(referable) is at least the threshold."""
 
     def __init__(self, sample: Sample, prevalence: float | None) -> None:
-        """`prevalence`, 0 to 1: of another population; None: of the sample."""
+        """prevalence: of another population, 0 to 1; None: that of the sample."""
         self.prevalence = prevalence
-        # A cell for each number of thresholds that a photograph reaches, without the disease and with it.
+        # One cell for each number of thresholds that a photograph reaches, for referable ones and for others.
         self._width = len(THRESHOLDS) + 1
         reached = np.searchsorted(THRESHOLDS, sample.p_referable, side="right")
         has = sample.grades >= REFERABLE
@@ -36,11 +36,11 @@ class DecisionCurve:
         self._all_better = self._benefits(sample.equal_weights)["refer_all"][0] > 0
 
     def figures(self, weights: Floats) -> Figures:
-        """(rounds, 49) each at THRESHOLDS, from weights (patients, rounds); NaN where a round has photographs of one
-        kind only.
+        """(rounds, 49) each, at THRESHOLDS, from weights (patients, rounds); NaN if a round has only referable or only
+        other photographs.
 
-        `net_benefit` of the network; `refer_all`; `gain`: the net benefit less that of referring all or none, whichever
-        is better in the sample as it is. Referring none has a net benefit of 0.
+        net_benefit: of the network. refer_all: of referring everybody. gain: net_benefit minus that of referring all or
+        none, whichever is better in the sample itself. Referring none has a net benefit of 0.
         """
         found = self._benefits(weights)
         return found | {"gain": found["net_benefit"] - np.where(self._all_better, found["refer_all"], 0)}

@@ -1,7 +1,7 @@
-"""Deferral: the photographs that a network is least sure of go to a human; risk and coverage of the rest.
+"""Deferral: the least certain photographs are left to a human; risk and coverage of the others.
 
-Confidence is the distance of p(referable) from the threshold, in log-odds. Risk is the share of wrong decisions to
-refer or not, among the photographs that are kept (Geifman and El-Yaniv, NeurIPS 2017).
+Confidence is the distance of p(referable) from the threshold, in log-odds. Coverage is the share of photographs that
+the network decides. Risk is the share of wrong decisions among these (Geifman and El-Yaniv, NeurIPS 2017).
 """
 
 from dataclasses import dataclass
@@ -17,18 +17,18 @@ from trainer.evaluation.weighted_metrics import Sample, ratio
 from trainer.network.decision import confidence
 
 SHARES: Final = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5)
-"""Of the photographs, left to a human: what a report lists."""
+"""Shares of photographs left to a human that a report lists."""
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What the network decides where a share of the photographs, the least sure, is left to a human. Shares lie between
-    0 and 1, and are None where no photograph is there to be counted."""
+    """The network's decisions if a share of the photographs, the least certain ones, is left to a human. Shares are 0
+    to 1; None if they are shares of no photographs."""
 
     deferred: float
     """The share that is left to a human."""
     photographs: int
-    """Decided by the network."""
+    """Photographs that the network decides."""
     referred: int
     """Of these."""
     risk: float | None
@@ -42,19 +42,19 @@ class Deferral:
     """The `deferral` part of metrics_*.json."""
 
     area: float
-    """Under the risk-coverage curve: the mean risk over all coverages, 0 to 1."""
+    """Area under the risk-coverage curve: the mean risk over all coverages, 0 to 1."""
     interval: Interval | None
-    """95 %, of the area."""
+    """95 % interval of the area."""
     random: float
-    """The area where photographs are left to a human in random order,"""
+    """The area if photographs were left to a human in random order."""
     ideal: float
-    """and where those that are decided wrongly come first."""
+    """The area if the photographs that are decided wrongly were left to a human first."""
     shares: list[Kept]
     """One for each of SHARES."""
 
 
 class RiskCoverage:
-    """A sample referred at a threshold, from its surest photograph to its least sure one."""
+    """The risk-coverage curve of a sample that is referred at a threshold."""
 
     def __init__(self, sample: Sample, threshold: float) -> None:
         self.sample = sample
@@ -64,7 +64,7 @@ class RiskCoverage:
         self._wrong = (self.has != self.referred)[self._order].astype(np.float64)
 
     def curve(self) -> tuple[Floats, Floats]:
-        """(coverage, risk), (n,) each: of the surest 1, 2 ... n photographs."""
+        """(coverage, risk), (n,) each: of the most certain 1, 2 ... n photographs."""
         count = np.arange(1, len(self._wrong) + 1)
         return count / len(count), np.cumsum(self._wrong) / count
 
@@ -104,5 +104,8 @@ class RiskCoverage:
 
 
 def confidence_quantiles(scores: NDArray[np.float64], threshold: float) -> tuple[float, ...]:
-    """The 0th to 100th percentile of the confidence of validation's photographs (n,), which weights carry."""
+    """The 0th to 100th percentile of the confidence of the validation photographs, which weights carry.
+
+    scores (n,): their p(referable).
+    """
     return tuple(round(float(value), 6) for value in np.quantile(confidence(scores, threshold), np.linspace(0, 1, 101)))

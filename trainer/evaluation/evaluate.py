@@ -1,4 +1,4 @@
-"""Evaluates weights on a split: predictions and results."""
+"""Evaluation of weights on a split: predictions, results, and the decision rule from validation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -32,7 +32,7 @@ from trainer.network.provenance import Exposure, Provenance
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Evaluation(MetricsRecord):
-    """How weights do on a split of a cache: what is recorded of it, and the predictions that it is about."""
+    """The results of weights on a split of a cache, and the predictions that they are computed from."""
 
     predictions: pd.DataFrame
     """See trainer.evaluation.metrics."""
@@ -40,17 +40,17 @@ class Evaluation(MetricsRecord):
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """A network that is measured, and what the file of its weights says of it."""
+    """A network that is measured, with the metadata and the provenance in its file of weights."""
 
     model: Network
     metadata: Metadata
     """With the operating point to measure at."""
     provenance: Provenance | None
-    """The photographs that it was trained on and chosen by; None where the file does not say."""
+    """The photographs that it was trained on and chosen by; None if the file does not say."""
 
 
 def check_measurable(cache: Cache, split: str) -> None:
-    """Raises CacheError where a split has no graded photograph."""
+    """Raises CacheError if a split has no graded photograph."""
     rows = cache.rows(split)
     if not (cache.manifest["grade"].to_numpy()[rows] != UNKNOWN).any():
         what = "its photographs have no grades" if len(rows) else "it has no photographs"
@@ -67,9 +67,9 @@ def measuring_settings(
     workers: int | None,
     tta: bool | None,
 ) -> FitConfig:
-    """The settings that weights were trained by, as they are measured; `tta` None: in as many views as they say.
+    """The settings of a run, changed for measuring its weights. tta: None for that of the run.
 
-    Raises RunError where the weights cannot be those that were trained so.
+    Raises RunError if the weights do not fit the settings.
     """
     views = trained.tta if tta is None else tta
     try:
@@ -97,11 +97,11 @@ def evaluate_split(
     prevalence: float | None = None,
     columns: Sequence[str] = (),
 ) -> Evaluation:
-    """Runs a network over a split that is measurable, and measures what it says.
+    """Runs a network over a split that is measurable, and measures its outputs.
 
     config: see `measuring_settings`. own: whether the weights were trained on this cache. prevalence: of another
-    population, 0 to 1. columns: of attributes.csv, whose groups are measured too.
-    Raises CacheError for a column that makes no groups, see `kept_groups`.
+    population, 0 to 1. columns: columns of attributes.csv whose groups are measured too.
+    Raises CacheError for a column that makes no groups; see `kept_groups`.
     """
     groups = kept_groups(cache, split, columns)
     to_device(weights.model, config.device)
@@ -125,8 +125,8 @@ def measure_outputs(
     exposure: Exposure | None,
     prevalence: float | None = None,
 ) -> Evaluation:
-    """Measures a network's outputs for a split, read by the decision rule of its metadata. `prevalence`: of another
-    population, 0 to 1."""
+    """Measures a network's outputs for a split by the decision rule in its metadata. prevalence: of another population,
+    0 to 1."""
     manifest, logits = cache.manifest, outputs.logits.double().numpy()
     rule, eyes = DecisionRule.of(metadata), EyeTable.of(manifest, read_attributes(cache))
     calibrated = rule.probabilities(logits)
@@ -147,9 +147,9 @@ def measure_outputs(
 
 
 def exposure_on(provenance: Provenance | None, cache: Cache, split: str, *, own: bool) -> Exposure | None:
-    """How many photographs of a split the weights have met beyond what the split says itself; None where nobody knows.
+    """How many photographs of a split the weights know, apart from those that they must know; None if it is unknown.
 
-    `own`: whether it is the cache that they were trained on, whose train and val they have met, of course.
+    own: whether the weights were trained on this cache. They must know its train and val then.
     """
     if provenance is None or (own and split == "train"):
         return None
@@ -158,8 +158,8 @@ def exposure_on(provenance: Provenance | None, cache: Cache, split: str, *, own:
 
 
 def choose_decision(cache: Cache, outputs: Outputs, metadata: Metadata, grade_by: str) -> Metadata:
-    """`metadata` with temperature, threshold, percentiles of the confidence and, where the expected grade is predicted,
-    ordinal thresholds: from outputs for val."""
+    """The metadata with the decision rule that is fitted on outputs for val: temperature, threshold, percentiles of the
+    confidence and, with grade_by "expected", ordinal thresholds."""
     manifest, known = cache.manifest, outputs.grades.numpy() != UNKNOWN
     logits, grades = outputs.logits.double().numpy()[known], outputs.grades.numpy()[known]
     operating, ordinal_thresholds = choose_operating(logits, grades), None

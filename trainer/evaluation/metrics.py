@@ -1,8 +1,8 @@
 """Metrics of pooled predictions.
 
-A table of predictions has a row a photograph: id, grade (int64, 0-4, -1 where nobody graded), predicted (int64, as
-trainer.evaluation.ordinal_thresholds reads the probabilities) and p0..p4 (float32, summing to 1). What a split cannot
-define, for want of photographs of a grade, is None in Python and JSON and an empty cell in CSV, never NaN.
+A table of predictions has a row for each photograph: id, grade (int64, 0-4, -1 if unknown), predicted (int64, by the
+decision rule) and p0..p4 (float32, summing to 1). A figure that is not defined, because photographs of a grade are
+missing, is None in Python and JSON and an empty cell in CSV, never NaN.
 """
 
 from dataclasses import dataclass
@@ -21,33 +21,34 @@ from trainer.network.decision import Floats, OrdinalThresholds, p_referable, pre
 
 @dataclass(frozen=True)
 class Metrics:
-    """All but kappa (-1 to 1) lie between 0 and 1. `_by_grade`: that grade against the rest."""
+    """The metrics of a split, 0 to 1; kappa is -1 to 1. `_by_grade`: one grade against all others."""
 
     photographs: int
-    """Graded ones; the others are not measured."""
+    """Graded photographs; others are not measured."""
     grades: tuple[int, ...]
     """Photographs by true grade."""
     accuracy: float
     balanced_accuracy: float
     """Mean of `sensitivity_by_grade` over the grades that occur."""
     kappa: float
-    """Quadratic weighted; 0 where only one grade occurs."""
+    """Quadratic weighted kappa; 0 if only one grade occurs."""
     auc: float | None
-    """Mean of `auc_by_grade` over the grades that have one."""
+    """Mean of `auc_by_grade` over the grades for which it is defined."""
     auc_by_grade: tuple[float | None, ...]
     """None for a grade that no photograph, or every photograph, has."""
     sensitivity: float | None
-    """For referable retinopathy (grade 2 or worse): how much of it is predicted as 2 or worse. None without any."""
+    """Share of the referable photographs (grade 2 or worse) that are predicted as 2 or worse. None if there are
+    none."""
     specificity: float | None
-    """How many of the others are predicted as 0 or 1. None without any."""
+    """Share of the other photographs that are predicted as 0 or 1. None if there are none."""
     sensitivity_by_grade: tuple[float | None, ...]
-    """How many of a grade's photographs are given it (recall)."""
+    """Share of a grade's photographs that are predicted as it (recall)."""
     specificity_by_grade: tuple[float | None, ...]
-    """How many of the others are not given it."""
+    """Share of the other photographs that are not predicted as it."""
     precision_by_grade: tuple[float | None, ...]
-    """How many of those given a grade have it. None for a grade that none is given."""
+    """Share of the photographs predicted as a grade that have it. None for a grade that is never predicted."""
     referable_auc: float | None
-    """Of p2 + p3 + p4 for referable retinopathy. None where all or none have it."""
+    """AUC of p2 + p3 + p4 for referable retinopathy. None if all photographs, or none, are referable."""
 
 
 def referable_scores(predictions: pd.DataFrame) -> Floats:
@@ -78,7 +79,7 @@ def confusion(predictions: pd.DataFrame) -> Counts:
 
 
 def row_shares(counts: Counts) -> NDArray[np.float64]:
-    """Each row of a confusion matrix divided by its sum; a row without photographs is NaN, to be written as empty."""
+    """Each row of a confusion matrix divided by its sum. A row without photographs is NaN, and written as empty."""
     return ratio(counts.astype(np.float64), np.broadcast_to(counts.sum(axis=1, keepdims=True), counts.shape))
 
 
@@ -90,18 +91,18 @@ def measure(sample: Sample) -> Metrics:
 
 
 def plain_value(value: Any) -> Any:
-    """A number, or a tuple of them, of Python's own; None for NaN."""
+    """A Python number, or a tuple of them; None for NaN."""
     if np.ndim(value):
         return tuple(plain_value(each) for each in value)
     return None if np.isnan(value) else float(value)
 
 
 def only_grade(predictions: pd.DataFrame) -> int | None:
-    """The grade that every photograph was given, where it is one and the same."""
+    """The grade that is predicted for every photograph; None if there are several."""
     predicted = predictions["predicted"].unique()
     return int(predicted[0]) if len(predicted) == 1 else None
 
 
 def confusion_table(cells: NDArray[Any]) -> pd.DataFrame:
-    """A (5, 5) matrix with the grades' names as labels, as confusion_*.csv has it."""
+    """A (5, 5) matrix labelled with the names of the grades, as in confusion_*.csv."""
     return pd.DataFrame(cells, index=pd.Index(GRADES, name="grade"), columns=list(GRADES))

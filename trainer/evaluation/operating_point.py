@@ -1,6 +1,6 @@
 """The operating point for referable retinopathy: the threshold, and sensitivity, specificity, PPV and NPV there.
 
-The threshold is chosen on validation and then held fixed; it is never moved to suit the photographs it is measured on.
+The threshold is chosen on validation and then fixed. It is never changed to suit the photographs that are measured.
 """
 
 from dataclasses import dataclass
@@ -25,10 +25,10 @@ Wanted = Literal["sensitivity", "specificity"]
 
 @dataclass(frozen=True)
 class Wish:
-    """What a user wants of the operating card.
+    """The sensitivity or specificity that a threshold is chosen for.
 
-    Diabetes UK asks of a screening test a sensitivity of 80 %, the trial that IDx-DR was admitted by 85 % (Abramoff et
-    al., npj Digital Medicine 2018).
+    Diabetes UK asks for a sensitivity of 80 % of a screening test. The trial by which IDx-DR was admitted asked for 85
+    % (Abramoff et al., npj Digital Medicine 2018).
     """
 
     wanted: Wanted = "sensitivity"
@@ -43,12 +43,12 @@ REFERRAL_SHARES: Final[dict[str, Masks]] = {
     "npv": ((_HAS | _REFERRED) == 0, _REFERRED == 0),
     "prevalence": (_HAS == 1, _HAS >= 0),
 }
-"""Over the four cells: neither, referred only, diseased only, both."""
+"""Masks of the four cells: neither, only referred, only referable, both."""
 
 
 def choose_operating(logits: Floats, grades: NDArray[np.int64]) -> Operating | None:
-    """Temperature and threshold from logits (n, 5) and grades (n,), all known, of validation; None, with a warning,
-    where these cannot tell."""
+    """Temperature and threshold from logits (n, 5) and grades (n,), all known, of validation. None, with a warning, if
+    they cannot be chosen."""
     temperature = fit_temperature(logits, grades)
     if temperature is None:
         warn("validation fits no temperature from 0.1 to 10 and cannot calibrate: probabilities stay as they are")
@@ -63,9 +63,9 @@ def choose_operating(logits: Floats, grades: NDArray[np.int64]) -> Operating | N
 
 
 def wished(run: RunFolder, temperature: float, wish: Wish) -> Operating:
-    """The operating point chosen anew, from the run's predictions, of that temperature, for its validation photographs.
+    """Another operating point for a wish, chosen on the run's predictions for validation, which have that temperature.
 
-    Raises RunError where these are missing, of another cache, or cannot tell.
+    Raises RunError if these are missing, of another cache, or lack a class.
     """
     val = graded(run.read_predictions("val"))
     run.read_own_metrics("val")
@@ -78,10 +78,11 @@ def wished(run: RunFolder, temperature: float, wish: Wish) -> Operating:
 
 
 def choose_threshold(scores: Floats, referable: NDArray[np.bool_], wish: Wish) -> float:
-    """The threshold on scores (n,), 0 to 1, that shows the wished sensitivity or specificity on the referable (n,) ones
-    and the others, and the most of the other of the two; of several alike, the one that shows most of the wished one.
+    """The threshold that gives the wished sensitivity or specificity, and the highest possible value of the other one.
+    If several do, that with the most of the wished one.
 
-    It lies half-way between two scores, so that rounding moves nobody across. Raises ValueError without both sides.
+    scores (n,): 0 to 1. referable (n,): the truth. The threshold lies half-way between two scores, so that rounding
+    changes no decision. Raises ValueError if all photographs, or none, are referable.
     """
     if referable.all() or not referable.any():
         which = "all" if referable.all() else "none"
@@ -100,7 +101,7 @@ def choose_threshold(scores: Floats, referable: NDArray[np.bool_], wish: Wish) -
 
 
 class AtThreshold(NamedTuple):
-    """What a threshold that was chosen on validation shows on the photographs measured, 0 to 1; None: not defined."""
+    """Figures of a threshold, chosen on validation, on the photographs measured, 0 to 1; None if not defined."""
 
     wanted: Wanted
     level: float
@@ -120,14 +121,14 @@ LISTED: Final = (
     Wish("specificity", 0.90),
     Wish("specificity", 0.95),
 )
-"""Wishes whose thresholds a report lists beside the one in use."""
+"""Wishes for which a report lists thresholds, besides the one in use."""
 
 
 def threshold_table(
     val_scores: Floats, val_referable: NDArray[np.bool_], scores: Floats, referable: NDArray[np.bool_]
 ) -> list[AtThreshold]:
-    """For each of LISTED the threshold chosen on validation (scores and truth (m,)) and what it shows here (n,); empty
-    where validation has one side alone."""
+    """For each of LISTED the threshold, chosen on validation (scores and truth (m,)), and its figures here (n,). Empty
+    if validation lacks a class."""
     rows = []
     for wish in LISTED:
         try:
@@ -140,7 +141,7 @@ def threshold_table(
 
 
 class TwoByTwo(NamedTuple):
-    """How many were referred rightly, referred wrongly, missed, and passed rightly."""
+    """Numbers of photographs by decision and truth. Positive: referred, or referable."""
 
     true_positive: int
     false_positive: int
@@ -148,7 +149,7 @@ class TwoByTwo(NamedTuple):
     true_negative: int
 
     def shares(self) -> tuple[float | None, float | None, float | None, float | None]:
-        """Sensitivity, specificity, PPV, NPV, 0 to 1; None where nobody is there to be counted."""
+        """Sensitivity, specificity, PPV, NPV, 0 to 1; None for a share of no photographs."""
         tp, fp, fn, tn = self
         parts = ((tp, tp + fn), (tn, tn + fp), (tp, tp + fp), (tn, tn + fn))
         sensitivity, specificity, ppv, npv = (right / of if of else None for right, of in parts)
@@ -156,7 +157,7 @@ class TwoByTwo(NamedTuple):
 
 
 def two_by_two(referred: NDArray[np.bool_], referable: NDArray[np.bool_]) -> TwoByTwo:
-    """Of (n,) decisions and (n,) truths."""
+    """The table of (n,) decisions and (n,) truths."""
     counts = np.bincount(2 * referable + referred, minlength=4).tolist()
     return TwoByTwo(
         true_positive=counts[3], false_positive=counts[1], false_negative=counts[2], true_negative=counts[0]
@@ -165,49 +166,48 @@ def two_by_two(referred: NDArray[np.bool_], referable: NDArray[np.bool_]) -> Two
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """What a referral means where another share of the photographs is referable; 0 to 1. Sensitivity and specificity
-    are taken to be the same there."""
+    """PPV and NPV in another population, 0 to 1. Sensitivity and specificity are assumed to be the same there."""
 
     prevalence: float
     ppv: float | None
     npv: float | None
     intervals: dict[str, Interval | None]
-    """95 %, of PPV and NPV."""
+    """95 % intervals of PPV and NPV."""
 
 
 @dataclass(frozen=True)
 class OperatingCard:
-    """The `operating` part of metrics_*.json: what a threshold shows. All but it lie between 0 and 1, and are None
-    where nobody is there to be counted."""
+    """The `operating` part of metrics_*.json: the threshold and its figures, 0 to 1; None for a share of no
+    photographs."""
 
     threshold: float
-    """Above 1: none is referred."""
+    """Above 1: no photograph is referred."""
     wanted: Wanted
-    """What the threshold was chosen for on validation,"""
+    """The measure that the threshold was chosen for on validation."""
     level: float
-    """and how much of it validation shows at least."""
+    """The least of that measure on validation."""
     sensitivity: float | None
     specificity: float | None
     ppv: float | None
     npv: float | None
     prevalence: float | None
-    """Of referable retinopathy among these photographs, to which PPV and NPV belong."""
+    """Share of referable photographs among those measured. PPV and NPV hold for it."""
     intervals: dict[str, Interval | None]
-    """95 %, of the five figures."""
+    """95 % intervals of the five figures."""
     at_prevalence: Elsewhere | None
-    """None where no other prevalence was asked for."""
+    """None if no other prevalence was asked for."""
 
     @property
     def wish(self) -> Wish:
-        """What the threshold was chosen for."""
+        """The wish that the threshold was chosen for."""
         return Wish(self.wanted, self.level)
 
 
 def least_ppv(card: OperatingCard) -> float | None:
-    """What the interval of the specificity still allows a PPV of 1 to be, at the card's prevalence; None for a PPV
-    below 1, and where no interval is known.
+    """The lowest PPV that the interval of the specificity allows, at the card's prevalence, for a PPV of 1. None for a
+    PPV below 1, or without an interval.
 
-    A handful of photographs without a false referral is no proof that there are none.
+    A few photographs without a false referral do not prove that there are none.
     """
     interval = card.intervals["specificity"]
     if card.ppv != 1 or not interval or not card.sensitivity or card.prevalence is None:
@@ -217,10 +217,10 @@ def least_ppv(card: OperatingCard) -> float | None:
 
 
 class Referral:
-    """A sample cut at a threshold."""
+    """A sample that is referred at a threshold."""
 
     def __init__(self, sample: Sample, operating: Operating, prevalence: float | None) -> None:
-        """`prevalence`, 0 to 1: of another population, to say what a referral would mean there."""
+        """prevalence: of another population, 0 to 1, for PPV and NPV there; None: none."""
         self.operating, self.prevalence, self.sample = operating, prevalence, sample
         has = sample.grades >= REFERABLE
         self._tally = sample.tally(2 * has + (sample.p_referable >= operating.threshold), 4)
@@ -234,7 +234,7 @@ class Referral:
         return found
 
     def card(self, resamples: Resamples) -> OperatingCard:
-        """What the threshold shows. It is the same in every resample. `resamples`: of the sample's patients."""
+        """The figures of the threshold, which is the same in every resample. resamples: of the sample's patients."""
         resampled = resamples.figures(self.figures)
         values = self.figures(self.sample.equal_weights)
         plain = {name: plain_value(value[0]) for name, value in values.items()}
@@ -259,9 +259,8 @@ class Referral:
 
 
 def by_bayes(sensitivity: Floats, specificity: Floats, prevalence: float) -> tuple[Floats, Floats]:
-    """Predictive values, positive and negative, where that share of the photographs, 0 to 1, is referable.
-
-    Bayes' rule, as in Altman and Bland, BMJ 1994; NaN where nobody, or everybody, would be referred.
+    """PPV and NPV at a prevalence, 0 to 1, by Bayes' rule (Altman and Bland, BMJ 1994). NaN if nobody, or everybody,
+    would be referred.
     """
     right, wrong = sensitivity * prevalence, (1 - specificity) * (1 - prevalence)
     passed, missed = specificity * (1 - prevalence), (1 - sensitivity) * prevalence

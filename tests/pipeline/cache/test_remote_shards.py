@@ -227,7 +227,9 @@ def test_it_gives_up_in_one_line_and_keeps_nothing_damaged(
         assert re.search(r"; tried 3 times in \d s, the same command goes on$", message)
         assert "\n" not in message
         assert SECRET not in message
-        time.sleep(0.2)
+        end = time.monotonic() + 60
+        while kept(tmp_path) and time.monotonic() < end:  # other downloads may still be giving up
+            time.sleep(0.05)
         assert kept(tmp_path) == []
         s3.clear()
         assert len(list(loader.epoch(0))) == 8  # the loader is none the worse
