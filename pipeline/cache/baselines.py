@@ -6,7 +6,6 @@ predicts the grade that the patient has in train. It is possible only if patient
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -31,9 +30,6 @@ class Baseline:
     def kappa(self) -> float:
         return quadratic_kappa(self.counts)
 
-    def as_dict(self) -> dict[str, float]:
-        return {"accuracy": self.accuracy, "kappa": self.kappa}
-
 
 @dataclass(frozen=True, eq=False)
 class Baselines:
@@ -47,15 +43,6 @@ class Baselines:
     majority: Baseline
     fellow_eye: Baseline
     """Equal to `majority` if `leaked` is 0."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """As plain JSON, without the counts."""
-        return {
-            "leaked": self.leaked,
-            "majority_grade": self.majority_grade,
-            "majority": self.majority.as_dict(),
-            "fellow_eye": self.fellow_eye.as_dict(),
-        }
 
 
 def no_image_baselines(table: pd.DataFrame, split: str = "test") -> Baselines | None:

@@ -184,7 +184,7 @@ def test_runs_without_predictions_or_patients_are_not_paired(trained: Trained, t
 
 def test_intervals_and_the_majoritys_accuracy_stand_beside_a_runs(trained: Trained, trainer: Fit) -> None:
     trained.copy("a")
-    header, row, units = trainer("compare", "a").output.splitlines()[:3]
+    header, row, units = trainer("compare", "a").stdout.splitlines()[:3]
     assert units == "accuracies are fractions, 0 to 1; in brackets 95 % intervals, resampled by patients"
     assert header.split() == [
         "run", "model", "weights", "size", "kept", "kappa_val", "accuracy_test", "majority", "kappa_test", "auc_test",
@@ -203,7 +203,7 @@ def test_options_in_which_the_runs_differ_become_columns(trained: Trained, train
         config = json.loads((run / "config.json").read_text())
         config["resolved"] |= changed
         (run / "config.json").write_text(json.dumps(config))
-    header, *rows = trainer("compare", "a", "b", "c").output.splitlines()[:4]
+    header, *rows = trainer("compare", "a", "b", "c").stdout.splitlines()[:4]
     assert header.split()[:8] == ["run", "model", "weights", "size", "--lr", "--tta", "--seed", "kept"]
     assert [row.split()[4:7] for row in rows] == [["0.01", "no", "0"], ["0.003", "yes", "0"], ["0.01", "no", "7"]]
     table = pd.read_csv("compare.csv")

@@ -197,7 +197,7 @@ def test_by_patient_the_worse_eyes_figures_are_printed_too(fit: Fit, trainer: Fi
     splits = {id: "train" if n < 8 else "val" if n < 12 else "test" for n, id in enumerate(ids)}
     cache = make_cache(pictures, {id: n % 5 for n, id in enumerate(ids)}, splits)
     fit(cache, "--run", "run", "--epochs", 1)
-    header, photographs, patients = trainer("evaluate", "run", "--by", "patient").output.splitlines()[:3]
+    header, photographs, patients = trainer("evaluate", "run", "--by", "patient").stdout.splitlines()[:3]
     assert header.split("  ")[0] == "95 % intervals by patients"
     assert header.endswith("test, by patient")
     assert photographs.split() == ["photographs", "8"]
