@@ -1,5 +1,4 @@
-"""What cross-validation leaves: a table of out-of-fold predictions, figures, a confusion matrix, grades worth a second
-look."""
+"""The files and messages of cross-validation: out-of-fold predictions and results, and grades worth a second look."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -36,11 +35,11 @@ SHOWN: Final = (
     ("specificity", "specificity of the referral"),
 )
 ON_SHEET: Final = 48
-"""Photographs on the sheet of those worth a second look, 12 abreast."""
+"""Most photographs on the sheet of grades worth a second look, in rows of 12."""
 
 
 def begin_folds(folder: FoldsFolder, mark: FoldsMark, shared: Sequence[SharedPhoto]) -> None:
-    """Makes the folder, and in it what folds are drawn by, where that is not there yet."""
+    """Makes the folder and writes how its folds are drawn. Files that are there already stay."""
     folder.path.mkdir(parents=True, exist_ok=True)
     if not folder.mark.exists():
         write_json(folder.mark, mark.as_dict())
@@ -49,7 +48,7 @@ def begin_folds(folder: FoldsFolder, mark: FoldsMark, shared: Sequence[SharedPho
 
 
 def read_shared_photos(folder: FoldsFolder) -> list[SharedPhoto]:
-    """As they were found when the folds were drawn. Raises RunError where the table is damaged."""
+    """The shared photographs that were found when the folds were drawn. Raises RunError if the table is damaged."""
     try:
         # Ids and patients as text: one may be "NA", "007" or "1e5".
         table = pd.read_csv(folder.shared_photos, dtype=str, na_filter=False, encoding_errors="surrogateescape")
@@ -60,7 +59,10 @@ def read_shared_photos(folder: FoldsFolder) -> list[SharedPhoto]:
 
 
 def say_shared_photos(folder: FoldsFolder, joined: Mapping[str, str], photographs: int) -> None:
-    """Who was joined, and what was not looked for among so many photographs."""
+    """Prints how many patients were joined. Warns if there were too many photographs to compare all of them.
+
+    joined: patient -> name of the group. photographs: their number in the folds.
+    """
     if joined:
         click.echo(
             f"{len(joined):,} patients have a photograph that looks the same as another patient's; they were joined "
@@ -74,7 +76,7 @@ def say_shared_photos(folder: FoldsFolder, joined: Mapping[str, str], photograph
 
 
 def read_fold(run: RunFolder, cache: Cache) -> Fold:
-    """A finished run's test part, in the order of the cache's rows. Raises RunError where it has none, or not all."""
+    """The test part of a finished run, in the order of the cache's rows. Raises RunError if predictions are missing."""
     table = run.read_predictions("test").set_index("id", drop=False)
     test = cache.manifest.iloc[cache.rows("test")]
     known = test["id"][test["grade"] != UNKNOWN].reset_index(drop=True)
@@ -87,10 +89,10 @@ def read_fold(run: RunFolder, cache: Cache) -> Fold:
 
 
 def write_out_of_fold(folder: FoldsFolder, found: CrossValidation, results: OutOfFoldResults) -> None:
-    """predictions_oof.csv, metrics_oof.json, confusion_oof.csv, confusion_oof_counts.csv and confusion_oof.png.
+    """Writes predictions_oof.csv, metrics_oof.json, confusion_oof.csv, confusion_oof_counts.csv and confusion_oof.png.
 
-    Several seeds: the predictions have a row for each photograph and seed, and a column `seed`; the confusion matrix
-    counts each of these rows.
+    With several seeds the predictions have a row for each photograph and seed, and a column `seed`. The confusion
+    matrix counts all these rows.
     """
     files, table = folder.results, found.table.astype({"referred": int})
     columns = ["id", "grade", "predicted", *PROBABILITIES, "referred", "fold", *(["seed"] if "seed" in table else [])]
@@ -107,9 +109,9 @@ def write_out_of_fold(folder: FoldsFolder, found: CrossValidation, results: OutO
 
 
 def write_second_look(folder: FoldsFolder, doubted: pd.DataFrame, cache: Cache) -> None:
-    """second_look.csv and, where a photograph is in it, second_look.png.
+    """Writes second_look.csv and, if a photograph is in it, second_look.png.
 
-    doubted: as trainer.evaluation.second_look has them; of the cache that was folded.
+    doubted: a table of `second_look`. cache: the one that was folded.
     """
     write_csv(folder.second_look, doubted)
     if doubted.empty:
@@ -130,7 +132,7 @@ TOLD: Final = ("rank", "id", "grade", "likeliest", "p_likeliest")
 
 
 def say_out_of_fold(found: OutOfFoldResults) -> None:
-    """The figures in a few lines."""
+    """Prints the out-of-fold results."""
     seeds = found.seeds
     click.echo(
         f"{found.photographs:,} photographs of {found.patients:,} patients, each graded by "
@@ -149,7 +151,7 @@ def say_out_of_fold(found: OutOfFoldResults) -> None:
 
 
 def say_second_look(found: OutOfFoldResults, doubted: pd.DataFrame) -> None:
-    """How many grades are listed; and that they say little where the networks grade no better than chance."""
+    """Prints how many grades are listed. Warns if the networks are not shown to grade better than chance."""
     limits = single(found.intervals["kappa"])
     if limits is None or limits[0] <= 0:
         warn(

@@ -1,4 +1,4 @@
-"""p(referable) on the page and the card: bands of the curves, calibration and net benefit, in figures and words."""
+"""p(referable) on the page and the card: bands of the curves, calibration and net benefit, as numbers and sentences."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,14 +18,14 @@ LISTED: Final = {
     "precision_recall": (0.5, 0.8, 0.85, 0.9, 0.95),
     "net_benefit": (0.05, 0.1, 0.2, 0.3, 0.5),
 }
-"""Points of each curve that the page lists; metrics_*.json has all."""
+"""The points of each curve that the page lists, by x; metrics_*.json has all points."""
 MEASURES: Final = (
     ("slope", "Calibration slope", "1"),
     ("intercept", "Calibration intercept", "0"),
     ("observed_expected", "Observed by expected (O:E)", "1"),
     ("brier", "Brier score of the referral", "0"),
 )
-"""With the best value."""
+"""Key, title, and the best possible value."""
 LACKS: Final = {
     "few": f"Slope and intercept are not estimated: they need {FEWEST} patients with a referable photograph and "
     f"{FEWEST} with another one.",
@@ -36,7 +36,7 @@ LACKS: Final = {
 
 
 class Point(NamedTuple):
-    """Of a curve."""
+    """A point of a curve, and the 95 % interval of y."""
 
     x: float
     y: float
@@ -54,30 +54,30 @@ class Benefit(NamedTuple):
     refer_all: float
     gain: float
     intervals: dict[str, Interval | None]
-    """95 %, of the net benefit and of the gain."""
+    """95 % intervals: "net_benefit" and "gain"."""
 
 
 class ReferableFigures(NamedTuple):
-    """What the templates say of p(referable)."""
+    """What the templates show about p(referable)."""
 
     roc: list[Point]
     precision_recall: list[Point]
     measures: list[tuple[str, str, float | None, Interval | None]]
-    """Title, best value, value here and its interval."""
+    """Title, best possible value, value, and its 95 % interval."""
     bins: list[ReferableBin]
     clip: str
     brier_of_prevalence: float
     """Brier score of the prevalence, given to every photograph."""
     calibration_lines: list[str]
     benefit: list[Benefit]
-    """Empty, as the lines, unless both kinds of photographs are there."""
+    """Empty, like `benefit_lines`, if all photographs, or none, are referable."""
     benefit_lines: list[str]
     prevalence: float | None
-    """Of the population that the net benefit is weighted to."""
+    """Prevalence in the population that the net benefit is weighted to, 0 to 1; None: that of the sample."""
 
 
 def describe_referable(referable: Referable) -> ReferableFigures:
-    """What the templates say of the `referable` part of metrics_*.json."""
+    """The `referable` part of metrics_*.json, prepared for the templates."""
     calibration, benefit = referable.calibration, referable.net_benefit
     share = referable.referable / referable.photographs
     return ReferableFigures(
@@ -97,15 +97,14 @@ def describe_referable(referable: Referable) -> ReferableFigures:
 
 
 def counts_line(referable: Referable, *, patients_told: bool) -> str:
-    """Of whom a curve is. `patients_told`: whether anything tells the patients."""
+    """The numbers of photographs and patients behind a curve. patients_told: whether any patient is known."""
     return f"{referable.photographs:,} photographs, {referable.referable:,} referable\n" + (
         f"{referable.patients:,} patients" if patients_told else "patients not known"
     )
 
 
 def draw_referable(run: RunFolder, split: str, referable: Referable, *, counts: str, title: str) -> dict[Path, str]:
-    """Draws reliability and net benefit into the run folder; their files, with what they show in a sentence. `counts`:
-    of whom they are."""
+    """Draws reliability and net benefit into the run folder; returns path -> description. counts: of `counts_line`."""
     calibration, benefit = referable.calibration, referable.net_benefit
     path = run.figure("referable_calibration", split)
     draw_referable_calibration(path, calibration, counts=counts, title=f"{title}: calibration")
@@ -119,7 +118,7 @@ def draw_referable(run: RunFolder, split: str, referable: Referable, *, counts: 
 
 
 def calibration_lines(referable: Referable) -> list[str]:
-    """How far p(referable) can be believed, in words."""
+    """What the calibration shows about p(referable), in sentences."""
     calibration = referable.calibration
     lines = [LACKS[calibration.lacks]] if calibration.lacks else []
     if not referable.referable:
@@ -156,7 +155,8 @@ def benefit_rows(benefit: NetBenefit) -> list[Benefit]:
 
 
 def benefit_lines(benefit: NetBenefit) -> list[str]:
-    """What the decision curve says at 10 %, and where the network is shown to be better than referring all or none."""
+    """The decision curve in sentences: at 10 %, and where the network is shown to be better than referring all or
+    none."""
     at = benefit_rows(benefit)[1]
     between = _between(at.intervals["net_benefit"])
     lines = [
@@ -186,7 +186,7 @@ def _whole(share: float) -> str:
 
 
 def _points(band: Band | None, listed: Sequence[float]) -> list[Point]:
-    """A curve at the listed x; none where there is no curve."""
+    """The points of a curve nearest to the listed x; empty without a curve."""
     if band is None:
         return []
     return [Point(band.x[place], band.y[place], band.intervals[place]) for place in _places(band.x, listed)]

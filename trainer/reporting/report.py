@@ -1,4 +1,4 @@
-"""A run as one page and as a model card: what both say of it, its figures and its photographs."""
+"""The report of a run as a page and as a model card: their contents, drawings and photographs."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -96,18 +96,18 @@ NAMES = {"train": "the photographs it was trained on", "val": "the validation pa
 
 
 def make_page(measured: Measured) -> bytes:
-    """The page as HTML that needs no other file. Its figures are drawn into the run folder, as PNG and SVG."""
+    """The page as one HTML file, UTF-8. Its drawings are written into the run folder too, as PNG and SVG."""
     fields = {**describe(measured), "figures": draw(measured), **shown_photographs(measured)}
     return render("report.html.j2", fields)
 
 
 def make_card(measured: Measured) -> bytes:
-    """The model card as Markdown, sealed: an edited one can be told from it."""
+    """The model card as Markdown, UTF-8, with a checksum by which an edited card is recognised."""
     return sealed(render("card.md.j2", describe(measured)))
 
 
 def describe(measured: Measured) -> dict[str, object]:
-    """What both templates say."""
+    """The fields that both templates use."""
     run, record, results, config = measured.run, measured.record, measured.results, measured.config
     metrics, operating, no_image = results.metrics, results.operating, results.no_image
     manifest = measured.cache.manifest if measured.cache else None
@@ -188,7 +188,7 @@ def describe(measured: Measured) -> dict[str, object]:
 
 
 def shown_photographs(measured: Measured) -> dict[str, object]:
-    """What needs the photographs: gallery and subgroups; empty without the cache."""
+    """The fields that need the photographs: the gallery and the subgroups; empty without the cache."""
     if measured.cache is None:
         return {"worst": [], "sure": [], "missed": [], "characteristics": None}
     known = measured.predictions
@@ -203,7 +203,7 @@ def shown_photographs(measured: Measured) -> dict[str, object]:
 
 
 def draw(measured: Measured) -> dict[str, str]:
-    """Draws the figures into the run folder, and returns them for the page; "" for one that cannot be drawn."""
+    """Draws into the run folder. Returns name -> SVG for the page; "" for one that cannot be drawn."""
     run, split, results, known = measured.run, measured.split, measured.results, measured.predictions
     name = short_name(measured.name)
     title = f"{name}, {split}"
@@ -263,8 +263,8 @@ def members(measured: Measured) -> list[str]:
 
 
 def majority_of_val(run: RunFolder) -> float | None:
-    """What giving every photograph of validation the commonest grade of train scores, in percent; None where that is
-    not known."""
+    """Accuracy on validation, in percent, if every photograph is given the commonest grade of train; None if
+    unknown."""
     if not run.metrics("val").exists():
         return None
     no_image = optional(NoImage, run.read_json(run.metrics("val")).get("no_image"))
@@ -276,14 +276,14 @@ class SplitRow(NamedTuple):
 
     split: str
     grades: list[int]
-    """By grade."""
+    """Photographs by grade."""
     photographs: int
     patients: int | None
-    """None where nothing tells them."""
+    """None if unknown."""
 
 
 def split_rows(manifest: pd.DataFrame) -> list[SplitRow]:
-    """Of each split that has any."""
+    """A row for each split that has graded photographs."""
     known = manifest[manifest["grade"] != UNKNOWN]
     return [
         SplitRow(
@@ -298,6 +298,6 @@ def split_rows(manifest: pd.DataFrame) -> list[SplitRow]:
 
 
 def camera_line(manifest: pd.DataFrame) -> str:
-    """The commonest sizes of the originals."""
+    """The commonest sizes of the originals, in words."""
     listed = ", ".join(f"{each.size} ({each.photographs:,})" for each in camera_sizes(manifest))
     return f"{len(manifest):,} photographs: {listed}"

@@ -1,4 +1,4 @@
-"""Subgroups in words and tables: what the terminal, the page and the card say of `subgroups` in metrics_*.json."""
+"""Tables and sentences about subgroups (`subgroups` in metrics_*.json) for the terminal, the page and the card."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -23,8 +23,10 @@ TOO_SMALL: Final = (
 
 
 def print_subgroups(subgroups: Subgroups, what: str) -> None:
-    """A table a column; of each group its figures, their differences to the rest, and p values. `what`: the split, or
-    the name of an external set."""
+    """Prints a table for each column: the figures of each group, their differences from the rest, and p-values.
+
+    what: the split, or the name of the external set.
+    """
     for column in subgroups.columns:
         rows: list[Sequence[str]] = []
         for group in column.groups:
@@ -41,7 +43,8 @@ def print_subgroups(subgroups: Subgroups, what: str) -> None:
 
 
 def against_parts(comparison: Comparison, figure: str) -> list[str]:
-    """["-12.0 points", "(-20.1 to -3.9)", "p 0.004"], p being the corrected one; fewer where less is known."""
+    """Difference, 95 % interval and corrected p-value: ["-12.0 points", "(-20.1 to -3.9)", "p 0.004"]. Those that are
+    unknown are left out; ["-"] if the difference is."""
     value, limits, p = comparison.difference, comparison.interval, comparison.p_holm
     if value is None:
         return ["-"]
@@ -56,7 +59,7 @@ def against_parts(comparison: Comparison, figure: str) -> list[str]:
 
 
 def subgroup_lines(subgroups: Subgroups) -> list[str]:
-    """The worst group, what the p values are corrected over, and which groups have no figures."""
+    """The worst group, the correction of the p-values, and why groups have no figures."""
     n = subgroups.comparisons
     lines = [worst_line(subgroups)]
     if n:
@@ -70,7 +73,7 @@ def subgroup_lines(subgroups: Subgroups) -> list[str]:
 
 
 def worst_line(subgroups: Subgroups) -> str:
-    """Which group is the worst one, by which figure, and whether that could be chance."""
+    """The worst group, by which figure, and whether it is significantly worse than the rest."""
     worst, n = subgroups.worst, subgroups.comparisons
     if worst is None:
         return f"Fewer than two groups have {LEAST} referable patients and {LEAST} others: groups are not compared."
