@@ -1,4 +1,4 @@
-"""`trainer evaluate`: a run's weights measured on a split or on other caches, and what is said of what was measured."""
+"""`trainer evaluate`: measures the weights of a run on a split or on other caches, and warns of defects."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -31,15 +31,15 @@ from trainer.run_folder import ResultFiles, RunFolder, set_name, unfit_name
 
 @dataclass(frozen=True)
 class Target:
-    """Photographs that are measured, and where the results go."""
+    """Photographs to measure, and the files for the results."""
 
     cache: Cache
     split: str
     files: ResultFiles
     name: str
-    """Of an external set; "" for the run's own cache."""
+    """Name of the external set; "" for the run's own cache."""
     place: str
-    """Where the cache lies, as it was given."""
+    """Path or URL of the cache, as the user gave it."""
 
     @property
     def what(self) -> str:
@@ -47,28 +47,28 @@ class Target:
 
 
 class Measured(NamedTuple):
-    """What was measured."""
+    """The evaluations of one command."""
 
     evaluations: list[tuple[Target, Evaluation]]
     sites: list[Site]
-    """All external sets of the run, and before them its own test part; empty where none was measured now."""
+    """The run's own test part, then all its external sets; empty if this command measured no external set."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HowToMeasure:
-    """What `trainer evaluate` was asked for, beside what to measure."""
+    """The options of `trainer evaluate`, except those that say what to measure."""
 
     loader: str = "auto"
     device: str = "auto"
     workers: int | None = None
     wish: Wish | None = None
-    """Another operating point than the one that the weights carry, chosen anew on the run's validation part."""
+    """Another operating point, chosen on the run's validation part; None: that of the weights."""
     prevalence: float | None = None
-    """Of another population, 0 to 1."""
+    """Prevalence in another population, 0 to 1."""
     tta: bool | None = None
-    """Whether as the mean over the eight symmetries; None: as the run was measured."""
+    """Whether to take the mean over the eight flips and turns; None: as in the run."""
     refit: int | None = None
-    """So many photographs of an external set may a threshold be chosen anew on, to see what that would buy."""
+    """Most photographs of an external set to refit the threshold on; None: no refit."""
     subgroups: Sequence[str] = ()
     """Columns of attributes.csv, whose groups are measured too."""
 
@@ -76,11 +76,11 @@ class HowToMeasure:
 def evaluate(
     path: Path, places: Sequence[Path | Url], names: Sequence[str], split: str | None, how: HowToMeasure
 ) -> Measured:
-    """Measures a run's weights on a split of its own cache, and rewrites that split's files; or on other caches: each
-    is an external set with a folder of its own.
+    """Measures the weights of a run on a split of its own cache, and replaces the files of that split; or on other
+    caches, each of which is an external set with its own folder.
 
-    `places`: of the caches; none: where the run has its own. `names`: of the external sets, as many, or none.
-    `split`: None: test of the run's own cache, all of another.
+    places: paths or URLs of the caches; empty: the run's own. names: of the external sets, one for each place, or
+    empty. split: None: test of the run's own cache, all of another.
     """
     run = RunFolder(path)
     config = run.read_config()
@@ -116,7 +116,7 @@ def evaluate(
 
 
 def check_size(cache: Cache, metadata: Metadata) -> None:
-    """Raises RunError where the cached photographs are smaller than the weights take."""
+    """Raises RunError if the cached photographs are smaller than the input of the network."""
     if cache.recipe.size < metadata.size:
         raise RunError(
             f"{cache.path} has photographs of {cache.recipe.size} px, and the weights take {metadata.size} px; "
@@ -125,13 +125,13 @@ def check_size(cache: Cache, metadata: Metadata) -> None:
 
 
 def check_not_trained_on(path: Path, provenance: Provenance | None, target: Target) -> None:
-    """Raises RunError where a member of an ensemble was trained on photographs that are to be measured."""
+    """Raises RunError if a member of an ensemble was trained on photographs that are to be measured."""
     if provenance and (same := provenance.exposure(target.cache, target.split).same):
         raise RunError(f"{path}: a member was trained on {same:,} photographs of {target.what}; measure another split")
 
 
 def with_operating_point(run: RunFolder, metadata: Metadata, wish: Wish | None) -> Metadata:
-    """The metadata with the operating point that is wished for; it warns where there is none at all."""
+    """The metadata with the operating point for a wish; None: unchanged. Warns if there is no operating point."""
     if wish:
         return replace(metadata, operating=wished(run, temperature_of(metadata.operating), wish))
     if metadata.operating is None:
@@ -170,7 +170,7 @@ def measure_target(
         description = describe_set(cache, target.name, target.place, evaluation, metadata, how.refit, how.workers)
         evaluation = replace(evaluation, description=description)
     write_evaluation(target.files, evaluation, f"{short_name(run.title)}, {short_name(target.what)}")
-    if own:  # the files of the run itself stay as they are where another cache is measured
+    if own:  # an external set changes no file of the run itself
         run.note_date(f"measured {target.split}")
     return evaluation
 
@@ -178,9 +178,10 @@ def measure_target(
 def find_targets(
     run: RunFolder, config: RunConfig, places: Sequence[Path | Url], names: Sequence[str], split: str | None
 ) -> list[Target]:
-    """The caches opened, and where the results go. A cache with the run's digest is the run's own, wherever it lies.
+    """Opens the caches and finds the files for the results. A cache with the run's digest is the run's own, at any
+    path.
 
-    Raises RunError or CacheError where one of them cannot be measured, or where the results may not go.
+    Raises RunError or CacheError if a cache cannot be measured, or its results must not be written there.
     """
     targets: list[Target] = []
     for place, name in zip(places or [url_or_path(config.cache)], names or [""] * max(1, len(places)), strict=True):
@@ -208,7 +209,8 @@ def find_targets(
 
 
 def open_measured(run: RunFolder, place: Path | Url, *, recorded: bool) -> Cache:
-    """Raises CacheError where it cannot be opened. `recorded`: whether the run says that it lies there."""
+    """The cache at `place`. recorded: whether the place is from config.json. Raises CacheError if it cannot be
+    opened."""
     try:
         return open_cache(place)
     except CacheError as error:
@@ -218,13 +220,16 @@ def open_measured(run: RunFolder, place: Path | Url, *, recorded: bool) -> Cache
 
 
 def say_defects(evaluation: Evaluation, *, own: bool, name: str = "") -> None:
-    """Warns of photographs that the weights have met, of those without a grade, and of a model that gives one grade to
-    all. `own`: whether the weights were trained on this cache. `name`: of an external set."""
+    """Warns of photographs that the weights were trained on or chosen by, of photographs without a grade, and of a
+    network that gives all photographs one grade.
+
+    own: whether the weights were trained on this cache. name: of the external set; "" for the run's own cache.
+    """
     before = f"{name}: " if name else ""
     part = "" if evaluation.split == "all" else f" of {evaluation.split}"
     split, predictions, exposure = evaluation.split, evaluation.predictions, evaluation.exposure
     metrics, no_image = evaluation.results.metrics, evaluation.results.no_image
-    told = no_image.leaked if own and no_image else 0  # fit has said so much by the names
+    told = no_image.leaked if own and no_image else 0  # fit has warned of these
     if exposure and max(exposure.trained_on, exposure.chosen_by) > told:
         warn(before + exposure_line(split, exposure))
     if line := scale_line(*evaluation.scale):

@@ -1,4 +1,4 @@
-"""`trainer report`: a run as one page for a clinician, and as a model card."""
+"""`trainer report`: writes a page about a run for clinicians, and a model card."""
 
 import os
 from pathlib import Path
@@ -17,10 +17,11 @@ from trainer.run_folder import RunFolder
 
 
 def report(path: Path, split: str, cache_path: Path | Url | None, out: Path | None, card: Path | None) -> None:
-    """Writes the page, its figures (into the run folder, as PNG and SVG) and, where asked for, the model card.
+    """Writes the page, its drawings (into the run folder, as PNG and SVG) and, if `card` is given, the model card.
 
-    Raises RunError where the split has not been measured, or a file of the run is missing or damaged; CacheError where
-    `cache_path` is given and cannot be opened.
+    cache_path: where the cache is now; None: where it was during training. out: the page; None: in the run folder.
+    Raises RunError if the split has not been measured, a file of the run is missing or damaged, or a file cannot be
+    written; CacheError if `cache_path` is given and is not the cache that was measured.
     """
     measured = read_measured(RunFolder(path), split, cache_path)
     run = measured.run
@@ -30,7 +31,7 @@ def report(path: Path, split: str, cache_path: Path | Url | None, out: Path | No
     if card and os.path.realpath(card) == os.path.realpath(page):
         raise RunError(f"{card}: the page and the model card need a file each")
     try:
-        with kept([] if out else OutputFile(PAGE).check(page, [path])):  # what the user named is kept already
+        with kept([] if out else OutputFile(PAGE).check(page, [path])):  # the command line already keeps --out
             data = make_page(measured)
             write(page, data)
         click.echo(f"written: {page} ({len(data) / 1e6:.1f} MB)")
