@@ -30,10 +30,11 @@ def describe_set(
     n_refit: int | None,
     workers: int | None,
 ) -> SetDescription:
-    """What an external set's metrics.json says besides what that of a split does.
+    """The part of metrics.json that only an external set has.
 
-    place: where the cache lies, as it was given. metadata: of the weights, read as they were measured. n_refit: a
-    threshold is chosen anew on so many photographs; a warning says why where that cannot be.
+    place: path or URL of the cache, as it was given. metadata: of the weights, with the operating point that was
+    measured. n_refit: a threshold is refitted on at most this many photographs; a warning says why if that is
+    impossible.
     """
     known = graded(evaluation.predictions)
     rows = cache.rows_of(known["id"])
@@ -62,8 +63,8 @@ def describe_set(
 
 
 def camera_sizes(originals: pd.DataFrame) -> list[OriginalSize]:
-    """The commonest sizes of some originals, with how many have them, and, last, the others together. No file says
-    which camera took a photograph; its size stands in for it."""
+    """The commonest sizes of originals with their numbers, and last all others together. Photographs do not say which
+    camera took them; the size is used instead."""
     sizes = (originals["width"].astype(str) + " x " + originals["height"].astype(str)).value_counts()
     listed = [OriginalSize(f"{size} px", int(count)) for size, count in sizes.head(SIZES_LISTED).items()]
     rest = int(sizes.iloc[SIZES_LISTED:].sum())

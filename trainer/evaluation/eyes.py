@@ -1,8 +1,8 @@
 """Eyes that were photographed several times: one decision for all photographs of an eye and visit.
 
-The calibrated probabilities of the photographs are averaged, and the weights' decision rule reads the mean. Where
-graders gave the photographs of one eye different grades, the worst of them is the eye's: a lesion that one photograph
-shows is in the eye, and another may miss it.
+The calibrated probabilities of the photographs are averaged, and the decision rule is applied to the mean. If graders
+gave the photographs of an eye different grades, the worst is the eye's grade: a lesion in one photograph is in the
+eye, and another photograph may miss it.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from trainer.network.decision import DecisionRule
 VISITS: Final = (
     "visit", "visit id", "visit number", "visit no", "visit date", "exam date", "study date", "acquisition date",
 )  # fmt: skip
-"""Headers of kept columns that tell the visit, in lower case with spaces, the surest first."""
+"""Headers of kept columns that name the visit, in lower case with spaces. The first one that occurs is taken."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,12 +27,12 @@ class EyeTable:
     """Which eye, at which visit, each photograph of a manifest shows."""
 
     eyes: "pd.Series[str]"
-    """(rows,) One name for all photographs of one patient, visit and eye. A photograph whose eye or patient is not
+    """(rows,) The same name for all photographs of one patient, visit and eye. A photograph whose eye or patient is not
     known is an eye of its own."""
     known: "pd.Series[bool]"
     """(rows,) Whether the eye is known."""
     visit: str
-    """The column of attributes.csv that tells the visit; "" where none was kept: an eye then has one visit."""
+    """The column of attributes.csv that names the visit; "" if none was kept, and each eye counts as one visit."""
 
     @classmethod
     def of(cls, manifest: pd.DataFrame, attributes: pd.DataFrame) -> "EyeTable":
@@ -47,12 +47,12 @@ class EyeTable:
 
 @dataclass(frozen=True)
 class EyeCounts:
-    """What lies behind figures by eye."""
+    """Numbers of eyes behind the figures by eye."""
 
     several: int
-    """Eyes with two graded photographs or more."""
+    """Eyes with two or more graded photographs."""
     disagreeing: int
-    """Of these, eyes whose photographs have different grades; the worst counts."""
+    """Those of them whose photographs have different grades; the worst counts."""
     eye_unknown: int
     """Graded photographs whose eye is not known, each an eye of its own."""
     visit: str
@@ -61,12 +61,12 @@ class EyeCounts:
 
 @dataclass(frozen=True, eq=False)
 class MeanEyes:
-    """Graded eyes as they are measured."""
+    """Predictions and truth by eye."""
 
     predictions: pd.DataFrame
-    """A row an eye, whose name is the id; see trainer.evaluation.metrics."""
+    """A row for each eye, whose name is the id; see trainer.evaluation.metrics."""
     patients: "pd.Series[str]"
-    """(n,) Whose eye it is."""
+    """(n,) The patient of each eye."""
     counts: EyeCounts
 
 
@@ -78,10 +78,9 @@ def mean_eyes(
     table: EyeTable,
     rule: DecisionRule,
 ) -> MeanEyes | None:
-    """The eyes of graded predictions (n,) of the manifest's photographs, whose (n,) patients are given; None where no
-    eye has two of them.
+    """The eyes of graded predictions (n,) with their patients (n,); None if no eye has two photographs.
 
-    Photographs without a grade take no part: the figures by photograph and by eye are of the same photographs.
+    Photographs without a grade are left out, so figures by photograph and by eye are of the same photographs.
     """
     rows = pd.Index(manifest["id"]).get_indexer(pd.Index(predictions["id"]))
     names = table.eyes.to_numpy()[rows]
@@ -103,6 +102,6 @@ def mean_eyes(
 
 
 def eye_rows(manifest: pd.DataFrame, table: EyeTable) -> pd.DataFrame:
-    """The graded photographs of a manifest as one row an eye and split: patient, split, and the worst grade."""
+    """The graded photographs of a manifest, one row for each eye and split: patient, split, and the worst grade."""
     graded_ones = manifest.assign(name=table.eyes)[manifest["grade"] != UNKNOWN]
     return graded_ones.groupby(["name", "split"], as_index=False).agg({"patient": "first", "grade": "max"})

@@ -1,10 +1,10 @@
 """Results of cross-validation: each photograph is graded by a network that has not seen its patient.
 
-Counts pool the decisions that each fold's network made by its own rule. Scores of different networks do not rank
-together (Forman and Scholz, SIGKDD Explorations 2010), so an AUC is the mean of the folds' own.
+Counts pool the decisions of all folds, each by its own network's decision rule. Scores of different networks cannot be
+ranked together (Forman and Scholz, SIGKDD Explorations 2010), so an AUC is the mean of the folds' own.
 
-Several seeds are several trainings on the same folds. A figure is then the mean of the seeds' figures. Its interval
-resamples the patients and takes that mean in each resample, so it is of the networks that were trained.
+With several seeds each fold is trained several times, and a figure is the mean over seeds. Its interval resamples the
+patients and takes that mean in each resample, so it does not contain how trainings differ.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ from trainer.evaluation.operating_point import REFERRAL_SHARES, TwoByTwo, two_by
 from trainer.evaluation.weighted_metrics import Sample, patients_behind, shares
 
 Value = float | tuple[float | None, ...] | None
-"""Of a figure, or of one of each grade; None where it is not defined."""
+"""A figure, or one for each grade; None if it is not defined."""
 
 POOLED: Final = ("accuracy", "balanced_accuracy", "kappa", "sensitivity_by_grade")
 WITHIN: Final = ("auc", "referable_auc")
@@ -37,7 +37,7 @@ SEEDS_INTERVALS: Final = (
 
 @dataclass(frozen=True, eq=False)
 class Fold:
-    """What a fold's network says of the photographs that it has not seen."""
+    """Predictions of a fold's network for the photographs of its test part."""
 
     predictions: pd.DataFrame  # graded ones, as trainer.evaluation.metrics has them
     patients: "pd.Series[str]"  # (n,) of those
@@ -46,7 +46,7 @@ class Fold:
 
 @dataclass(frozen=True)
 class FoldFigures:
-    """What the network of a fold scores on the photographs that it has not seen."""
+    """Figures of a fold's network on its test part."""
 
     photographs: int
     patients: int
@@ -58,7 +58,7 @@ class FoldFigures:
 
 @dataclass(frozen=True)
 class SeedResults:
-    """The folds as they were trained with one of several seeds."""
+    """The results of all folds, trained with one of several seeds."""
 
     seed: int
     figures: Mapping[str, Value]
@@ -72,7 +72,7 @@ class SeedResults:
 
 @dataclass(frozen=True)
 class OutOfFoldResults:
-    """What metrics_oof.json says. Figures of several seeds are means over them."""
+    """The contents of metrics_oof.json. With several seeds, figures are means over them."""
 
     photographs: int
     patients: int
@@ -81,14 +81,14 @@ class OutOfFoldResults:
     figures: Mapping[str, Value]
     """Those of `OutOfFold.figures`, and the AUC of all folds' scores in one ranking."""
     referral: TwoByTwo | None
-    """Of several seeds the sum. None where a network has no threshold."""
+    """With several seeds, their sum. None if a network has no threshold."""
     intervals: Mapping[str, Limits]
-    """95 %, by name of a figure."""
+    """95 % intervals by name of a figure."""
     by_fold: list[FoldFigures]
     spread: Mapping[str, float | None]
     """Standard deviation over the folds, by name of a figure."""
     by_seed: list[SeedResults]
-    """Empty where each fold was trained once."""
+    """Empty if each fold was trained once."""
 
     @property
     def seeds(self) -> list[int]:
@@ -96,7 +96,7 @@ class OutOfFoldResults:
 
     @property
     def spread_over_seeds(self) -> dict[str, float | None]:
-        """Standard deviation over the seeds, by name of a figure; empty where each fold was trained once."""
+        """Standard deviation over the seeds, by name of a figure; empty if each fold was trained once."""
         names = [name for name in OF_A_SEED if all(name in seed.figures for seed in self.by_seed)]
         spread = {name: _spread([seed.figures[name] for seed in self.by_seed]) for name in names}
         return spread if self.by_seed else {}
@@ -124,7 +124,7 @@ def _plain(referral: TwoByTwo | None) -> dict[str, int] | None:
 
 
 class OutOfFold:
-    """All folds together, each as one network grades it."""
+    """All folds of one training each, measured together."""
 
     def __init__(self, folds: Sequence[Fold]) -> None:
         self.folds = folds
@@ -153,7 +153,7 @@ class OutOfFold:
 
     @property
     def referrals(self) -> Floats:
-        """(patients, 4) photographs of each patient by whether they are referable and referred."""
+        """(patients, 4) numbers of each patient's photographs: neither, only referred, only referable, both."""
         has = (self.table["grade"] >= REFERABLE).to_numpy()
         return self.sample.tally(2 * has + self.table["referred"].to_numpy(np.int64), 4)
 
@@ -169,15 +169,16 @@ class OutOfFold:
         return found
 
     def pooled_areas(self) -> dict[str, Floats]:
-        """(1,) AUC of all folds' scores in one ranking, in which they do not belong."""
+        """(1,) AUC of all folds' scores in one ranking. It is reported for comparison only: these scores are of
+        different networks."""
         pooled = self.sample.figures(self.sample.equal_weights)
         return {f"{name}_pooled": pooled[name] for name in WITHIN}
 
 
 class CrossValidation:
-    """The same folds, trained once or once for each of several seeds. Every figure is the mean over the seeds.
+    """Folds that were trained once, or once for each of several seeds. Every figure is the mean over the seeds.
 
-    by_seed: of a training; each graded the same photographs.
+    by_seed: the folds by seed; all have the same photographs.
     """
 
     def __init__(self, by_seed: Mapping[int, OutOfFold]) -> None:
@@ -188,13 +189,13 @@ class CrossValidation:
 
     @property
     def table(self) -> pd.DataFrame:
-        """Out-of-fold predictions, one seed's after another's; a column `seed` where there are several."""
+        """Out-of-fold predictions, seed by seed, with a column `seed` if there are several."""
         if len(self.by_seed) == 1:
             return self.first.table
         return pd.concat([each.table.assign(seed=seed) for seed, each in self.by_seed.items()], ignore_index=True)
 
     def figures(self, weights: Floats) -> Figures:
-        """(rounds,) each, from weights (patients, rounds): a resample's patients are the same for every seed."""
+        """(rounds,) each, from weights (patients, rounds), which are the same for every seed."""
         own = [each.figures(weights) for each in self.each]
         names = [name for name in own[0] if self.refers or name not in REFERRAL_SHARES]
         return {name: np.mean([figures[name] for figures in own], axis=0) for name in names}
@@ -236,7 +237,7 @@ class CrossValidation:
 
 
 def _mean_fold(own: Sequence[FoldFigures]) -> FoldFigures:
-    """A fold's figures, the mean over seeds; what one seed does not define, none does."""
+    """A fold's figures: the mean over seeds; None if one seed does not define it."""
     first = own[0]
     means = {
         name: None if getattr(first, name) is None else float(np.mean([getattr(each, name) for each in own]))
@@ -251,6 +252,6 @@ def _referred(fold: Fold) -> NDArray[np.bool_]:
 
 
 def _spread(values: Sequence[Value]) -> float | None:
-    """The standard deviation over folds or seeds; None where one of them does not define the figure."""
+    """The standard deviation over folds or seeds; None if one of them does not define the figure."""
     known = [value for value in values if isinstance(value, float)]
     return float(np.std(known, ddof=1)) if len(known) == len(values) > 1 else None

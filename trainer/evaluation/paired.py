@@ -19,7 +19,7 @@ PAIRED: Final = ("accuracy", "kappa", "auc")
 
 @dataclass(frozen=True)
 class Difference:
-    """Of a figure between two runs; None where a run does not define it."""
+    """The difference of a figure between two runs; None if a run does not define it."""
 
     run: str
     against: str
@@ -31,16 +31,17 @@ class Difference:
     difference: float | None
     """`value` minus `value_against`."""
     interval: Interval | None
-    """95 %; None where no resample differs from another."""
+    """95 % interval; None if all resamples give the same difference."""
     p: float | None
-    """Two-sided. One comparison's: of twenty runs that are alike, one has p < 0.05."""
+    """Two-sided p-value of this comparison alone: of twenty equally good runs, one has p < 0.05 by chance."""
 
 
 def pair(run: RunFolder, against: RunFolder) -> list[Difference]:
     """Accuracy, kappa and AUC of a run minus those of another, on the graded test photographs of both.
 
-    Every resample of the patients measures both runs, so what is hard for both cancels. Raises RunError where the runs
-    were not measured on the same photographs, saying how they differ, or where nobody knows whose eyes these are.
+    Both runs are measured on every resample of the patients, so photographs that are hard for both cancel out. Raises
+    RunError if the runs were not measured on the same photographs, with how these differ, or if the patients are
+    unknown.
     """
     one, other = (each.read_predictions("test") for each in (run, against))
     differ = unlike(one, other)
@@ -78,7 +79,7 @@ def pair(run: RunFolder, against: RunFolder) -> list[Difference]:
 
 
 def unlike(one: pd.DataFrame, other: pd.DataFrame) -> str:
-    """How the photographs of two tables of predictions differ, in words; empty where they do not."""
+    """How the photographs of two tables of predictions differ, in words; "" if they are the same."""
     ours, theirs = one.set_index("id")["grade"], other.set_index("id")["grade"]
     shared = ours.index.intersection(theirs.index)
     regraded = shared[ours[shared].to_numpy() != theirs[shared].to_numpy()]
@@ -91,7 +92,7 @@ def unlike(one: pd.DataFrame, other: pd.DataFrame) -> str:
 
 
 def _patients(ids: "pd.Series[str]", *runs: RunFolder) -> "pd.Series[str]":
-    """(n,) patients of the photographs, from the cache of the first run that has one with all of them."""
+    """(n,) patients of the photographs, from the first run whose cache has all of them."""
     problems = []
     for run in runs:
         path = run.read_config().cache

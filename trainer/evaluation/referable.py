@@ -1,4 +1,4 @@
-"""p(referable) in the figures that STARD 2015 and TRIPOD+AI ask for: curves with bands, calibration, net benefit."""
+"""Figures of p(referable) that STARD 2015 and TRIPOD+AI ask for: curves with bands, calibration, net benefit."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -23,8 +23,8 @@ class Band:
     x: list[float]
     y: list[float]
     intervals: list[Interval | None]
-    """Pointwise. None where all resamples agree: at the end of an ROC curve by definition, elsewhere because these
-    photographs cannot tell."""
+    """Pointwise 95 % intervals. None if all resamples agree: by definition at the end of an ROC curve, elsewhere
+    because there are too few photographs."""
 
 
 @dataclass(frozen=True)
@@ -37,30 +37,30 @@ class ReferableBin:
     """The largest."""
     photographs: int
     mean: float
-    """Of p."""
+    """Mean of p."""
     share: float
-    """Of its photographs, those that are referable, 0 to 1."""
+    """Share of the bin's photographs that are referable, 0 to 1."""
     interval: Interval | None
 
 
 @dataclass(frozen=True)
 class BinaryCalibration:
-    """How far p(referable) can be believed."""
+    """Calibration of p(referable)."""
 
     slope: float | None
-    """1 is best; less where probabilities are too extreme."""
+    """Calibration slope. 1 is best; less if probabilities are too extreme."""
     intercept: float | None
-    """With the slope held at 1. 0 is best; less where probabilities are too high."""
+    """Calibration intercept, with the slope fixed at 1. 0 is best; less if probabilities are too high."""
     observed_expected: float | None
-    """Referable photographs by the sum of p. None without any."""
+    """O:E, the number of referable photographs divided by the sum of p. None if there are none."""
     brier: float
     """Mean of (p - truth) squared, 0 to 1."""
     intervals: dict[str, Interval | None]
-    """95 %, of the four figures."""
+    """95 % intervals of the four figures."""
     lacks: Lacking | None
-    """Why there is no slope, and for "few" no intercept either."""
+    """Why there is no slope. With "few" there is no intercept either."""
     clip: float
-    """Log-odds are those of p held within this and 1 less this."""
+    """Before log-odds are taken, p is clipped to this and 1 minus this."""
     bins: list[ReferableBin]
 
 
@@ -69,15 +69,15 @@ class NetBenefit:
     """A decision curve, at each of the thresholds."""
 
     prevalence: float | None
-    """Of the population that photographs were weighted to; None: as they are."""
+    """Prevalence of the population that the photographs were weighted to; None: they were not weighted."""
     thresholds: list[float]
     net_benefit: list[float]
-    """Referring from the threshold on."""
+    """Net benefit of referring at the threshold or above."""
     refer_all: list[float]
     gain: list[float]
-    """Of the network over referring all or none, whichever is better; none has a net benefit of 0."""
+    """Net benefit of the network minus that of referring all or none, whichever is better. Referring none has 0."""
     intervals: dict[str, list[Interval | None]]
-    """Of the net benefit and of the gain; pointwise."""
+    """Pointwise 95 % intervals of the net benefit and of the gain."""
 
 
 @dataclass(frozen=True)
@@ -89,16 +89,16 @@ class Referable:
     referable: int
     """Photographs."""
     roc: Band | None
-    """Sensitivity over the false positive rate. None, as the next one and the net benefit, unless both kinds of
-    photographs are there."""
+    """Sensitivity by false positive rate. This, the next one and the net benefit are None if all photographs, or none,
+    are referable."""
     precision_recall: Band | None
     calibration: BinaryCalibration
     net_benefit: NetBenefit | None
 
 
 def measure_referable(sample: Sample, resamples: Resamples, prevalence: float | None) -> Referable:
-    """Every figure. `resamples`: of the sample's patients. `prevalence`, 0 to 1: of another population, for the net
-    benefit."""
+    """All these figures of a sample. resamples: of its patients. prevalence: of another population, 0 to 1, for the net
+    benefit; None: that of the sample."""
     referable = int((sample.grades >= REFERABLE).sum())
     calibration = ReferableCalibration(sample)
     measured: list[ReferableCalibration | ReferableCurves | DecisionCurve] = [calibration]
@@ -112,7 +112,7 @@ def measure_referable(sample: Sample, resamples: Resamples, prevalence: float | 
     values, resampled = figures(sample.equal_weights), resamples.figures(figures)
     limits = intervals(values, resampled, patients_behind(calibration.tally, calibration.bin_shares))
     for name in ("slope", "intercept"):
-        # In the rounds without one it is boundless: left out, they would make the interval too narrow.
+        # Rounds without one have an infinite slope. Leaving them out would make the interval too narrow.
         if np.isnan(resampled[name]).mean() > _TAIL:
             limits[name] = None
     parts = _parts(values, limits, prevalence) if both else (None, None, None)

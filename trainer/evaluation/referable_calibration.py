@@ -1,8 +1,8 @@
-"""Whether p(referable) is right: of ten photographs with a probability of 0.8, eight should be referable.
+"""Calibration of p(referable): of ten photographs with a probability of 0.8, eight should be referable.
 
 Slope and intercept are those of logistic regressions of the outcome on the log-odds of p (Cox, Biometrika 1958), in
-the terms of Van Calster and others (BMC Medicine 2019). The slope should be 1; it is less where probabilities are too
-extreme. The intercept, with the slope held at 1, should be 0; it is less where probabilities are too high.
+the terms of Van Calster and others (BMC Medicine 2019). The slope should be 1; it is less if probabilities are too
+extreme. The intercept, with the slope fixed at 1, should be 0; it is less if probabilities are too high.
 """
 
 from typing import Final, Literal
@@ -15,46 +15,47 @@ from trainer.evaluation.bootstrap import Figures, Floats
 from trainer.evaluation.weighted_metrics import Masks, Sample, ratio, shares
 
 CLIP: Final = 1e-6
-"""p is held within CLIP and 1 - CLIP before its log-odds are taken: 0 and 1 have none."""
+"""p is clipped to CLIP and 1 - CLIP before its log-odds are taken, because those of 0 and 1 are infinite."""
 FEWEST: Final = 10
-"""Patients with a referable photograph, and patients with another one, that slope and intercept need: of fewer, one
-patient alone decides them."""
+"""Slope and intercept need this many patients with a referable photograph, and with another one. With fewer, a single
+patient decides them."""
 BINS: Final = 10
-"""At most. Each holds at least ten photographs, or all of them."""
+"""Largest number of bins. Each bin has at least ten photographs, or all of them."""
 _STEPS: Final = 25
 _CLOSE: Final = 0.01
-"""Newton's error is squared in each step: one as short as this leaves about 0.0001, less than 2,000 rounds can tell."""
+"""Newton's method stops at a step as short as this. Its error is squared in each step, so about 0.0001 is left, which
+2,000 rounds cannot resolve."""
 _NOTHING: Final = 1e-12
-"""Added to a curvature so that it can be divided by where all p are 0 or 1."""
+"""Added to a curvature before a division; it would be 0 if all p are 0 or 1."""
 _LONGEST: Final = 1.0
-"""In standard units. A longer step has left the region where the likelihood is like a parabola, and is cut."""
+"""Longest Newton step, in standard units. Longer ones are shortened: the likelihood is no parabola that far away."""
 
 Lacking = Literal["few", "alike", "separated"]
-"""Too few patients of a kind; one p for all photographs; p tells the two kinds apart without an overlap."""
+"""Too few patients of a class; the same p for all photographs; p separates the two classes completely."""
 
 
 class ReferableCalibration:
-    """The p(referable) of a sample against the truth, for many weightings of its patients."""
+    """The calibration of a sample's p(referable), for many weightings of its patients."""
 
     def __init__(self, sample: Sample) -> None:
         order = np.argsort(sample.p_referable, kind="stable")
         p = sample.p_referable[order]
         self.p = p
-        """(n,) p(referable), rising; (n,) as all that follows."""
+        """(n,) p(referable), ascending; all other arrays have this order."""
         self.has: NDArray[np.bool_] = sample.grades[order] >= REFERABLE
         self.patients: NDArray[np.int64] = sample.patients[order]
         parts = (np.ones(len(p)), self.has, p, (p - self.has) ** 2)
         self._sums = np.stack([np.bincount(self.patients, part, sample.n_patients) for part in parts], axis=1)
         self.bins = quantile_bins(p)
-        """Of each photograph the number of its bin."""
+        """(n,) The bin of each photograph."""
         cells = np.empty(len(p), np.int64)
         cells[order] = 2 * self.bins + self.has
         self.tally = sample.tally(cells, 2 * self.n_bins)
-        """(patients, 2 n_bins): of each bin the photographs that are not referable, and those that are."""
+        """(patients, 2 n_bins): for each bin the numbers of photographs that are not referable and that are."""
         held = np.clip(p, CLIP, 1 - CLIP)
         self._odds: Floats = np.log(held / (1 - held))
         self.lacks = self._lacking()
-        """Why there is no slope, and for "few" no intercept either; None where there are both."""
+        """Why there is no slope; with "few" there is no intercept either. None if there are both."""
         if self.lacks != "few":
             self._intercept = fit_intercept(self._odds, self.has)
         if self.lacks is None:
@@ -69,14 +70,14 @@ class ReferableCalibration:
 
     @property
     def bin_shares(self) -> dict[str, Masks]:
-        """Over the cells of `tally`: of each bin, the referable among all."""
+        """Masks over the cells of `tally`: in each bin the referable photographs among all."""
         cell_bin, cell_has = np.divmod(np.arange(2 * self.n_bins), 2)
         whole = cell_bin == np.arange(self.n_bins)[:, None]
         return {"share": (whole & (cell_has == 1), whole)}
 
     def figures(self, weights: Floats) -> Figures:
-        """`observed_expected`, `brier`, `slope` and `intercept`, (rounds,), and `share` of the referable in each bin,
-        (rounds, n_bins), from weights (patients, rounds); NaN where a round cannot define it."""
+        """`observed_expected`, `brier`, `slope` and `intercept`, (rounds,), and the `share` of referable photographs in
+        each bin, (rounds, n_bins), from weights (patients, rounds); NaN if a round does not define it."""
         photographs, referable, expected, squares = (weights.T @ self._sums).T
         found = {
             "observed_expected": np.where(referable > 0, ratio(referable, expected), np.nan),
@@ -106,8 +107,8 @@ class ReferableCalibration:
         return "separated" if self._separated(np.ones((len(self._odds), 1)))[0] else None
 
     def _separated(self, own: Floats) -> NDArray[np.bool_]:
-        """(rounds,) whether some p has all referable photographs of a round on one side and all others on the other,
-        or on it: then no slope is steep enough. own (n, rounds): weights of the photographs."""
+        """(rounds,) whether some p separates a round's referable photographs from the others; the slope is infinite
+        then. own (n, rounds): weights of the photographs."""
         drawn, ends = own > 0, []
         for kind in (self.has, ~self.has):
             odds, there = self._odds[kind], drawn[kind]
@@ -117,14 +118,15 @@ class ReferableCalibration:
 
 
 def quantile_bins(p: Floats) -> NDArray[np.int64]:
-    """(n,) numbers of bins from 0 on, of rising p (n,): about as many photographs in each, equal p in one bin."""
+    """(n,) bins, from 0, for ascending p (n,). Bins have about as many photographs each; equal p are in one bin."""
     n = max(1, min(BINS, len(p) // 10))
     firsts = np.searchsorted(p, p[np.arange(1, n) * len(p) // n])  # of the values at the cuts
     return np.asarray(np.searchsorted(np.unique(firsts[firsts > 0]), np.arange(len(p)), side="right"), np.int64)
 
 
 def fit_intercept(odds: Floats, has: NDArray[np.bool_]) -> float:
-    """The a for which the logistic of a + odds (n,) sums to as many as are true in has (n,): neither all nor none."""
+    """The intercept a with which the logistic of a + odds (n,) sums to the number of true values in has (n,). `has` has
+    true and false values."""
     from scipy.optimize import brentq
     from scipy.special import expit
 
@@ -133,8 +135,8 @@ def fit_intercept(odds: Floats, has: NDArray[np.bool_]) -> float:
 
 
 def fit_line(x: Floats, has: NDArray[np.bool_]) -> Floats:
-    """(2,) a and b for which the logistic of a + b x makes has (n,) likeliest; x (n,) has mean 0 and deviation 1 and
-    does not separate the two kinds."""
+    """(2,) the a and b with which the logistic of a + b x gives has (n,) the highest likelihood. x (n,) has mean 0 and
+    standard deviation 1 and does not separate the two classes."""
     from scipy.optimize import minimize
     from scipy.special import expit
 
@@ -157,10 +159,10 @@ def fit_line(x: Floats, has: NDArray[np.bool_]) -> Floats:
 def _refitted(
     own: Floats, defined: NDArray[np.bool_], design: Floats, offset: Floats, has: NDArray[np.bool_], start: Floats
 ) -> Floats:
-    """(k, rounds) coefficients of logistic regressions of has (n,) on design (k, n) with a fixed offset (n,), under
-    weights own (n, rounds), by Newton's method from those of equal weights, start (k,).
+    """(k, rounds) coefficients of logistic regressions of has (n,) on design (k, n) with a fixed offset (n,) and
+    weights own (n, rounds). Newton's method starts from those of equal weights, start (k,).
 
-    NaN where it does not settle, and where a round is not `defined` (rounds,).
+    NaN if it does not converge, and for rounds that are not `defined` (rounds,).
     """
     from scipy.special import expit
 
@@ -188,9 +190,9 @@ def _refitted(
 
 
 def _sums(rows: Floats, values: Floats, own: Floats) -> Floats:
-    """(k, rounds): sums over the photographs of rows (k, n), values (n, rounds) or, where all rounds have the same,
-    (n, 1), and own (n, rounds)."""
-    # Products this narrow are faster without BLAS, whose threads would wait for one another.
+    """(k, rounds): sums over the photographs of the product of rows (k, n), values (n, rounds) and own (n, rounds).
+    values is (n, 1) if it is the same in all rounds."""
+    # Such narrow products are faster without BLAS, whose threads would wait for one another.
     if values.shape[1] == 1:
         return np.asarray(np.einsum("kn,nr->kr", rows * values[:, 0], own), np.float64)
     return np.asarray(np.einsum("kn,nr->kr", rows, values * own), np.float64)

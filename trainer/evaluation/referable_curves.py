@@ -1,4 +1,4 @@
-"""The ROC and the precision-recall curve of referable retinopathy, with a value and a 95 % interval at fixed points.
+"""The ROC and the precision-recall curve for referable retinopathy, with values and 95 % intervals at fixed points.
 
 The intervals are pointwise: each holds for its own point, not for the whole curve at once. ROC curves of resamples are
 compared at the same false positive rate (vertical averaging: Fawcett, Pattern Recognition Letters 2006).
@@ -16,25 +16,25 @@ from trainer.evaluation.weighted_metrics import Sample
 RATES: Final[Floats] = np.linspace(0, 1, 101).round(2)
 """False positive rates at which the sensitivity is given."""
 RECALLS: Final[Floats] = RATES[1:]
-"""Sensitivities at which the precision is given; at 0 nothing is referred and there is none."""
+"""Sensitivities at which the precision is given. At 0 nothing is referred, so the precision is not defined."""
 _SLACK: Final = 1e-9
-"""Photographs: 0.29 * 100 is a little less than 29, and counts as 29."""
+"""Tolerance in photographs: 0.29 * 100 is a little less than 29 and counts as 29."""
 
 
 class ReferableCurves:
-    """Both curves of a sample for many weightings of its patients. The scores are sorted once."""
+    """Both curves of a sample, for many weightings of its patients. The scores are sorted once."""
 
     def __init__(self, sample: Sample) -> None:
         order = np.argsort(-sample.p_referable, kind="stable")
         scores = sample.p_referable[order]
         self._patients: NDArray[np.int64] = sample.patients[order]
         self._has = (sample.grades[order] >= REFERABLE).astype(np.float64)
-        # Photographs of one score are referred together, so the curves have a point where the score changes.
+        # Photographs with equal scores are referred together, so the curves have points only where the score changes.
         self._ends: NDArray[np.int64] = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)
 
     def figures(self, weights: Floats) -> Figures:
         """`sensitivity` (rounds, 101) at RATES and `precision` (rounds, 100) at RECALLS, from weights (patients,
-        rounds); NaN where a round has photographs of one kind only."""
+        rounds); NaN if a round has only referable or only other photographs."""
         own = np.ascontiguousarray(weights.T)[:, self._patients]  # a row a round: curves are read along it
         referred = own.cumsum(axis=1)[:, self._ends]
         np.multiply(own, self._has, out=own)
@@ -49,16 +49,16 @@ class ReferableCurves:
 
 
 def _sensitivities(tp: Floats, fp: Floats) -> Floats:
-    """(101,) at RATES, from counts (k,) that rise as the threshold falls; straight between two points of the curve."""
+    """(101,) sensitivities at RATES, from counts (k,) that rise as the threshold falls; linear between two points."""
     start = np.zeros(1)
-    # At a step upwards np.interp takes the upper end: the most that this false positive rate allows.
+    # At a vertical step np.interp takes the upper end: the highest sensitivity at this false positive rate.
     found = np.interp(RATES * fp[-1] + _SLACK, np.append(start, fp), np.append(start, tp)) / tp[-1]
     return np.asarray(np.minimum(found, 1), np.float64)
 
 
 def _precisions(tp: Floats, referred: Floats) -> Floats:
-    """(100,) at RECALLS, from counts (k,): of the highest threshold that reaches the recall, as average precision has
-    it; no line between two points (Davis and Goadrich, ICML 2006)."""
+    """(100,) precisions at RECALLS, from counts (k,): at the highest threshold that reaches the recall, as in average
+    precision. Precision is not interpolated linearly (Davis and Goadrich, ICML 2006)."""
     at = np.searchsorted(tp, RECALLS * tp[-1] - _SLACK)
     found: Floats = tp[at] / referred[at]
     return found

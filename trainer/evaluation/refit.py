@@ -1,7 +1,7 @@
 """A threshold refitted on labelled photographs of another hospital: its effect, and how many photographs it needs.
 
-Some photographs are drawn, whole patients at a time. The threshold is chosen on them, for what the weights' own was
-chosen for, and both are measured on the rest, which had no say in either.
+Photographs are drawn, with all those of a patient together. The threshold is chosen on them, for the same sensitivity
+or specificity as the weights' own. Both thresholds are measured on the rest.
 """
 
 from collections.abc import Iterator
@@ -21,38 +21,38 @@ from trainer.network.metadata import Operating
 Mask = NDArray[np.bool_]
 
 SIZES: Final = (25, 50, 100, 200, 400, 800, 1600, 3200)
-"""Photographs to choose on, that are tried below the number wanted."""
+"""Numbers of photographs that are tried, besides the number asked for."""
 DRAWS: Final = 50
-"""Of each size, with the seeds 0, 1, ..."""
+"""Draws of each size, with the seeds 0, 1, ..."""
 FEWEST: Final = 5
-"""Referable photographs, and others, that are needed among those drawn and among the rest."""
+"""Both the photographs drawn and the rest need this many referable photographs, and this many others."""
 SPREAD: Final = (0.1, 0.9)
-"""Quantiles of the draws: eight of ten lie between."""
+"""Quantiles over the draws; eight of ten draws lie between them."""
 NEAR: Final = 0.05
 SURE: Final = 0.9
-"""So many photographs are enough where this share of the draws shows, on the rest, what is wanted but for NEAR."""
+"""A number of photographs is enough if this share of the draws reaches, on the rest, what is wanted minus NEAR."""
 
 
 @dataclass(frozen=True)
 class Performance:
-    """What a threshold shows on the photographs that were not drawn."""
+    """The figures of a threshold on the photographs that were not drawn."""
 
     threshold: float
     sensitivity: float
     specificity: float
     intervals: dict[str, Interval | None]
-    """95 %, of sensitivity and specificity."""
+    """95 % intervals of sensitivity and specificity."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """What thresholds from many draws of one size show, each on the rest of its draw. The means over the draws, and
-    the limits between which eight of ten lie."""
+    """The figures of thresholds from many draws of one size, each on the rest of its draw: means over the draws, and
+    limits between which eight of ten draws lie."""
 
     photographs: int
-    """At most so many are drawn."""
+    """The largest number that is drawn."""
     draws: int
-    """That had FEWEST of both kinds; of DRAWS."""
+    """Number of the DRAWS that had FEWEST photographs of both classes."""
     sensitivity: float
     sensitivity_low: float
     sensitivity_high: float
@@ -60,7 +60,7 @@ class Size:
     specificity_low: float
     specificity_high: float
     near: float
-    """Share of the draws that show at least what is wanted, less NEAR."""
+    """Share of the draws that reach what is wanted minus NEAR."""
 
 
 @dataclass(frozen=True)
@@ -70,24 +70,24 @@ class Refit:
     wanted: str
     level: float
     photographs: int
-    """Drawn in the first draw, on which `after` was chosen."""
+    """Photographs of the first draw, on which the threshold of `after` was chosen."""
     patients: int
     referable: int
     rest: int
-    """Photographs that were measured."""
+    """The other photographs, on which both thresholds were measured."""
     before: Performance
     """The weights' own threshold."""
     after: Performance
     sizes: tuple[Size, ...]
-    """Without those of which no draw had FEWEST of both kinds."""
+    """Sizes for which at least one draw had FEWEST photographs of both classes."""
     enough: int | None
-    """The least of the sizes that is enough; None where none is."""
+    """The smallest size that is enough; None if none is."""
 
 
 def refit(predictions: pd.DataFrame, patients: "pd.Series[str]", operating: Operating, n: int) -> Refit:
-    """Chooses on at most n of the graded predictions, whose patients are given.
+    """Refits the threshold on at most n of the graded predictions. patients: of the predictions.
 
-    Raises ValueError where these have too few of a kind, or leave too few.
+    Raises ValueError if the photographs drawn, or the rest, have too few of a class.
     """
     sample = Sample.of(predictions, patients)
     scores, truth = sample.p_referable, sample.grades >= REFERABLE
@@ -115,8 +115,8 @@ def refit(predictions: pd.DataFrame, patients: "pd.Series[str]", operating: Oper
 
 
 def draw(patients: NDArray[np.int64], referable: Mask, n: int, seed: int) -> Mask:
-    """(photographs,) which are drawn: at most n, of whole patients, numbered from 0. Patients with a referable
-    photograph and the others come in proportion."""
+    """(photographs,) whether each is drawn: at most n, with all photographs of a patient together. Patients with and
+    without a referable photograph are drawn in proportion. patients: numbered from 0."""
     random = np.random.default_rng(seed)
     photographs = np.bincount(patients)
     ill = np.bincount(patients, referable) > 0
@@ -130,14 +130,14 @@ def draw(patients: NDArray[np.int64], referable: Mask, n: int, seed: int) -> Mas
 
 
 def check(referable: Mask, who: str) -> None:
-    """Raises ValueError where there are too few of a kind."""
+    """Raises ValueError if there are too few of a class. who: the photographs, in words."""
     for kind, found in (("referable", int(referable.sum())), ("not referable", int((~referable).sum()))):
         if found < FEWEST:
             raise ValueError(f"too few: {who} {found} that {'is' if found == 1 else 'are'} {kind}, of {FEWEST} needed")
 
 
 def try_size(sample: Sample, wish: Wish, n: int) -> Size | None:
-    """None where no draw has enough of both kinds."""
+    """The figures of one size; None if no draw has enough of both classes."""
     shown = np.array(list(_shown(sample, wish, n)))
     if not len(shown):
         return None
@@ -170,7 +170,7 @@ def _shown(sample: Sample, wish: Wish, n: int) -> Iterator[tuple[float, float]]:
 
 
 def performance_at(rest: Sample, resamples: Resamples, operating: Operating) -> Performance:
-    """Of photographs of both kinds; `resamples`: of their patients."""
+    """The figures of a threshold on photographs of both classes. resamples: of their patients."""
     card = Referral(rest, operating, None).card(resamples)
     assert card.sensitivity is not None  # the rest has both kinds
     assert card.specificity is not None

@@ -31,7 +31,7 @@ LIKELIEST: Final = DecisionRule()
 
 @dataclass(frozen=True)
 class Score:
-    """What giving grades without a look at the photograph scores."""
+    """Figures of grades that are given without the photograph."""
 
     accuracy: float
     """0 to 1."""
@@ -44,17 +44,18 @@ class NoImage:
     """The `no_image` part of metrics_*.json: see `pipeline.cache.baselines`."""
 
     leaked: int
-    """How many of the photographs measured show a patient who is in train."""
+    """Number of measured photographs whose patient is in train."""
     majority_grade: int
     """The commonest grade of train."""
     majority: Score
-    """Of giving it to every photograph."""
+    """Figures if every photograph is given that grade."""
     fellow_eye: Score
-    """Of giving each the grade that its patient has in train; equal to `majority` where nothing leaks."""
+    """Figures if each photograph is given the grade that its patient has in train; `majority` if nothing leaks."""
 
     @classmethod
     def of(cls, table: pd.DataFrame, split: str) -> "NoImage | None":
-        """None where train or the split has no graded photograph. `table`: see `no_image_baselines`."""
+        """The baselines of a split; None if train or the split has no graded photograph. table: see
+        `no_image_baselines`."""
         found = no_image_baselines(table, split)
         if found is None:
             return None
@@ -64,31 +65,32 @@ class NoImage:
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """What metrics_*.json says of a split, or of its eyes or patients."""
+    """The results of a split in metrics_*.json, or of its eyes or patients."""
 
     metrics: Metrics
-    """Its "photographs" are eyes or patients where these are measured."""
+    """If eyes or patients are measured, its "photographs" are these."""
     patients: int
     intervals: dict[str, Limits]
-    """95 %, by name of a figure of `Metrics`; five for one of each grade."""
+    """95 % intervals by name of a figure of `Metrics`; five for a figure of each grade."""
     operating: OperatingCard | None
     """None where the weights carry no threshold."""
     deferral: Deferral | None
     """None where the weights carry no threshold."""
     no_image: NoImage | None
-    """None where train has no graded photograph to learn a grade from."""
+    """None if train has no graded photograph."""
     calibration: Calibration | None = None
-    """None for eyes and patients: a network's certainty is about a photograph."""
+    """None for eyes and patients: calibration is that of photographs."""
     referable: Referable | None = None
-    """None for eyes and patients: a p(referable) is about a photograph."""
+    """None for eyes and patients: these figures are those of photographs."""
     by_patient: "Results | None" = None
-    """None where no patient has two photographs."""
+    """None if no patient has two photographs."""
     by_eye: "Results | None" = None
-    """None where no eye has two photographs."""
+    """None if no eye has two photographs."""
     eyes: EyeCounts | None = None
-    """Of eyes alone."""
+    """Only for eyes."""
     ungradable: Ungradable | None = None
-    """The referral with and without the ungradable photographs, of photographs and of patients; None without any."""
+    """The referral with and without the ungradable photographs, by photograph and by patient; None if there are
+    none."""
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -108,9 +110,9 @@ class Results:
 
     @classmethod
     def from_dict(cls, written: Mapping[str, Any]) -> "Results":
-        """From what `as_dict` gives, after its way through JSON. What an earlier version did not write yet is None.
+        """The inverse of `as_dict`, after JSON. Parts that an earlier version did not write are None.
 
-        Raises ValueError where a part is damaged, or of a version before every figure had an interval.
+        Raises ValueError if a part is damaged, or of a version in which not every figure had an interval.
         """
         part = written.get
         by_patient, by_eye = part("patient"), part("eye")
@@ -141,10 +143,10 @@ def assess(
     eyes: EyeTable | None = None,
     rule: DecisionRule = LIKELIEST,
 ) -> Results:
-    """Measures predictions of a split's photographs, some of them graded, their eyes and their patients.
+    """Measures the predictions for a split, by photograph, by eye and by patient.
 
-    `uncalibrated` are the probabilities (n, 5) at temperature 1; `prevalence`, 0 to 1, is that of another population.
-    `eyes` is of the manifest, None: nothing is measured by eye; `rule` reads the mean probabilities of an eye.
+    uncalibrated: probabilities (n, 5) at temperature 1. prevalence: of another population, 0 to 1. eyes: of the
+    manifest; None: nothing is measured by eye. rule: is applied to the mean probabilities of an eye.
     """
     patients = patients_of(manifest, predictions["id"])
     known = (predictions["grade"] != UNKNOWN).to_numpy()
@@ -177,7 +179,7 @@ def _measured(
     prevalence: float | None,
     no_image: NoImage | None,
 ) -> Results:
-    """What photographs, eyes and patients have alike."""
+    """The results that photographs, eyes and patients have in common."""
     values = sample.figures(sample.equal_weights)
     resampled = resamples.figures(sample.figures)
     return Results(
@@ -193,8 +195,8 @@ def _measured(
 def calibration(
     sample: Sample, resamples: Resamples, uncalibrated: NDArray[np.float32], temperature: float
 ) -> Calibration:
-    """`resamples`: of the sample's patients. `uncalibrated` (n, 5): the sample's probabilities at temperature 1.
-    `temperature`: that of its own."""
+    """The calibration of a sample. resamples: of its patients. uncalibrated (n, 5): its probabilities at temperature 1.
+    temperature: that of its probabilities."""
     bins = reliability(sample.probabilities, sample.grades)
     scores = brier_by_photograph(sample.probabilities, sample.grades)
     sums = np.stack(
@@ -217,11 +219,12 @@ def calibration(
 
 
 def worse_eyes(predictions: pd.DataFrame, patients: "pd.Series[str]") -> pd.DataFrame:
-    """Graded predictions, a row a patient: the worse eye decides, on the true side and on the predicted one.
+    """Graded predictions, one row for each patient: the worse eye decides, for the truth and for the prediction.
 
-    Likewise the probability of being at grade g or worse is the larger one of the eyes, for every g. So a patient is
-    referred where one of the eyes is, at any threshold, and p0..p4 are the differences, which sum to 1. It is the least
-    that the eyes allow; taking them as independent would refer patients for two doubtful eyes.
+    For every g, the probability of grade g or worse is the larger one of the eyes; p0..p4 are the differences, which
+    sum to 1. So a patient is referred if one of the eyes is, at any threshold. This is the lowest probability that the
+    eyes
+    allow: if they were taken as independent, two doubtful eyes would refer a patient.
     """
     p = predictions[list(PROBABILITIES)].to_numpy(np.float64)
     worse = pd.DataFrame(p[:, ::-1].cumsum(axis=1)[:, ::-1])
@@ -234,7 +237,7 @@ def worse_eyes(predictions: pd.DataFrame, patients: "pd.Series[str]") -> pd.Data
 
 
 def patient_table(manifest: pd.DataFrame) -> pd.DataFrame:
-    """The graded photographs of a manifest as one row a patient and split, with the worse eye's grade."""
+    """The graded photographs of a manifest, one row for each patient and split, with the worse eye's grade."""
     graded = manifest[manifest["grade"] != UNKNOWN]
     patients = patients_of(manifest, graded["id"])
     return graded.assign(patient=patients).groupby(["patient", "split"], as_index=False)[["grade"]].max()

@@ -1,15 +1,16 @@
-"""Grades worth a second look: photographs whose given grade the networks contradict that had not seen their patients.
+"""Grades worth a second look: photographs whose given grade is contradicted by networks that were not trained on their
+patients.
 
-How far a given grade g is from what the networks expect, in grades, from the calibrated probabilities that they give a
-photograph without having learnt from it:
+Photographs are ranked by the expected distance of the given grade g from the truth, in grades, by the calibrated
+out-of-fold probabilities p:
 
     distance = sum over grades k of p(k) * |k - g|
 
-0 where they are sure of the given grade, 4 where they are sure of the other end of the scale. Were every other grade as
-wrong as any, |k - g| would be 1 and the distance 1 - p(g): the self-confidence by which confident learning ranks
+It is 0 if the networks are certain of the given grade, and 4 if they are certain of the other end of the scale. If all
+errors counted the same, the distance would be 1 - p(g), the self-confidence by which confident learning ranks
 (Northcutt, Jiang and Chuang, Confident Learning, Journal of Artificial Intelligence Research 70, 2021). Grades are
-ordered, so severe for none counts more than mild for none. A network may be wrong: what stands here is to be looked
-at, and no mistake by itself.
+ordered, so severe for none counts more than mild for none. Networks can be wrong: such a grade should be checked, and
+is not a mistake by itself.
 """
 
 from typing import Final
@@ -28,22 +29,22 @@ COLUMNS: Final = (
     *("rank", "id", "patient", "split", "fold", "grade", "likeliest", "p_grade", "p_likeliest", "distance"),
     "fellow_eye_agrees",
 )
-"""Of second_look.csv."""
+"""Columns of second_look.csv."""
 
 
 def distances(grades: NDArray[np.int64], probabilities: Floats) -> Floats:
-    """(n,) 0 to 4, from given grades (n,) 0-4 and probabilities (n, 5)."""
+    """(n,) expected distances, 0 to 4, from given grades (n,) 0-4 and probabilities (n, 5)."""
     away = np.abs(np.arange(N_GRADES) - grades[:, None])
     return np.asarray((probabilities * away).sum(axis=1), np.float64)
 
 
 def second_look(found: CrossValidation, manifest: pd.DataFrame) -> pd.DataFrame:
-    """`COLUMNS` of the photographs that the networks think likelier to have another grade than the given one, the most
+    """The photographs for which the networks find another grade likelier than the given one, with `COLUMNS`, the most
     contradicted first.
 
-    rank: from 1. split: of the cache that was folded. likeliest: the grade of the highest probability, the mean over
-    seeds. fellow_eye_agrees: 1 where the patient's other eye was given that grade, 0 where not, empty where it has no
-    grade.
+    rank: from 1. split: in the cache that was folded. likeliest: the grade with the highest probability, which is the
+    mean over seeds. fellow_eye_agrees: 1 if the patient's other eye was given the likeliest grade, 0 if not, empty if
+    it has no grade.
     """
     table = found.first.table
     probabilities = np.mean([each.table[list(PROBABILITIES)].to_numpy(np.float64) for each in found.each], axis=0)

@@ -1,14 +1,15 @@
-"""Whether a model is as good for one clinic, camera or sex as for another: figures of the groups of a split, and how
-each group differs from the rest.
+"""Subgroups, such as clinics, cameras or sexes: the figures of each group, and how it differs from the rest.
 
-Intervals are of a bootstrap over patients: one resample measures the group and the rest. P values are of a permutation
+Intervals are by a bootstrap over patients; each resample measures the group and the rest. P-values are by a permutation
 test over patients (Good, Permutation, Parametric and Bootstrap Tests of Hypotheses, 2005; no p is 0: Phipson and Smyth,
-Statistical Applications in Genetics and Molecular Biology 2010). Patients change places between the group and the rest,
-referable ones with referable ones and others with others, so the group keeps its share of referable patients. A patient
-with photographs on both sides changes the two sides. The test needs no large groups, and holds where a share is 0 or 1,
-which no resample varies. Its limits: it tells that a group differs, not why (more doubtful cases among its referable
-patients are a difference too); a kappa that differs only because more of the group is referable is no difference by it;
-p is never below 1 / (PERMUTATIONS + 1).
+Statistical Applications in Genetics and Molecular Biology 2010). Patients are exchanged between the group and the rest,
+referable ones for referable ones and others for others, so the group keeps its share of referable patients. A patient
+with photographs in both has the two parts exchanged.
+
+The test does not need large groups. It is valid for shares of 0 or 1, which do not vary over resamples. Its limits: it
+shows that a group differs, not why (more doubtful cases among its referable patients are a difference too); a kappa
+that differs only because more of the group is referable is not a difference by it; p is at least 1 / (PERMUTATIONS +
+1).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,15 +28,15 @@ from trainer.evaluation.operating_point import REFERRAL_SHARES
 from trainer.evaluation.weighted_metrics import SHARES, Ranking, Sample, patients_behind, shares
 
 LEAST: Final = 10
-"""Referable patients, and patients without referable retinopathy, below which a group gets no figures."""
+"""A group needs this many referable patients, and this many others, to have figures."""
 COMPARED: Final = ("sensitivity", "specificity", "referable_auc", "kappa")
 """Figures that are compared with the rest."""
 LEVEL: Final = 0.05
-"""A corrected p below it is called significant."""
+"""A corrected p below this is significant."""
 PERMUTATIONS: Final = 4999
-"""So that the smallest p, 0.0002, is still significant after correction over 250 comparisons."""
+"""With 4,999 the smallest p, 0.0002, is significant even after correction over 250 comparisons."""
 AS_LARGE: Final = 100
-"""Permutations with as large a difference, after which no more are drawn: p is then known to a tenth of itself."""
+"""No more permutations are drawn after this many with as large a difference: p is then known to a tenth of itself."""
 _BLOCK: Final = 128
 _ACCURACY: Final = {"accuracy": SHARES["accuracy"]}
 _REFERRAL: Final = {name: REFERRAL_SHARES[name] for name in ("sensitivity", "specificity")}
@@ -43,14 +44,14 @@ _REFERRAL: Final = {name: REFERRAL_SHARES[name] for name in ("sensitivity", "spe
 
 @dataclass(frozen=True)
 class Comparison:
-    """A figure of a group against that of the rest of the photographs, those with "not stated" among them."""
+    """A figure of a group, compared with that of all other photographs, including those with "not stated"."""
 
     difference: float | None
-    """The group's minus the rest's; None where one of them is not defined."""
+    """The group's figure minus the rest's; None if one of them is not defined."""
     interval: Interval | None
-    """95 %; None where the group's or the rest's figure is the same in every resample."""
+    """95 % interval; None if the group's or the rest's figure is the same in every resample."""
     p: float | None
-    """Two-sided, of this comparison alone."""
+    """Two-sided p-value of this comparison alone."""
     p_holm: float | None
     """Corrected over all comparisons of all groups measured together (Holm, Scandinavian J. of Statistics 1979)."""
 
@@ -63,13 +64,13 @@ class Group:
     referable: int
     """Photographs of grade 2 or worse."""
     referable_patients: int
-    """Patients with such a photograph in the group."""
+    """Patients with such a photograph."""
     figures: Mapping[str, float | None] | None
-    """accuracy and those of COMPARED, None: undefined. None for a group that is too small, see LEAST."""
+    """Accuracy and those of COMPARED; None for one that is not defined. None for a group that is too small (LEAST)."""
     intervals: Mapping[str, Interval | None] | None
-    """95 %, by name of a figure."""
+    """95 % intervals by name of a figure."""
     against_rest: Mapping[str, Comparison] | None
-    """By name of a figure; None where the group or the rest is too small."""
+    """Comparisons by name of a figure; None if the group or the rest is too small."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,8 @@ class Column:
 
 @dataclass(frozen=True)
 class Worst:
-    """Of the comparisons that are significant after correction the largest deficit in any of COMPARED; where there is
-    none, the group with the lowest AUC for referable retinopathy, of equal ones the lowest sensitivity."""
+    """The worst group: that with the largest significant deficit, after correction, in any of COMPARED. If there is
+    none, that with the lowest AUC for referable retinopathy; if several have it, the lowest sensitivity."""
 
     column: str
     group: str
@@ -97,17 +98,18 @@ class Subgroups:
 
     columns: Sequence[Column]
     comparisons: int
-    """How many p values Holm's correction is over: all groups of all these columns, all figures of COMPARED."""
+    """Number of p-values that Holm's correction covers: all figures of COMPARED for all groups of all columns."""
     worst: Worst | None
-    """None where fewer than two groups have figures."""
+    """None if fewer than two groups have figures."""
     level: float = LEVEL
     least: int = LEAST
     permutations: int = PERMUTATIONS
 
 
 def measure_subgroups(sample: Sample, labels: Mapping[str, "pd.Series[Any]"], threshold: float | None) -> Subgroups:
-    """The groups of a sample of n photographs; `labels`: by column, the names of their (n,) groups, as ordered
-    categories. `threshold`: the p(referable) from which on to refer; None: where the predicted grade is referable."""
+    """Measures the groups of a sample of n photographs. labels: by column, their groups (n,), as ordered categories.
+    threshold: photographs with at least this p(referable) are referred; None: those whose predicted grade is
+    referable."""
     measured, resamples = [], Resamples(sample.n_patients)
     for column, names in labels.items():
         groups = [
@@ -123,8 +125,8 @@ def measure_subgroups(sample: Sample, labels: Mapping[str, "pd.Series[Any]"], th
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P values corrected by Holm's step-down method, in their order: the chance of one false alarm or more among all of
-    them stays below the level.
+    """P-values corrected by Holm's step-down method, in the same order. It keeps the probability of any false alarm
+    among all of them below the level.
 
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]
@@ -148,12 +150,12 @@ class _Part:
 
     @property
     def referable(self) -> NDArray[np.bool_]:
-        """(patients,) whether a photograph of theirs is of grade 2 or worse."""
+        """(patients,) whether the patient has a photograph of grade 2 or worse."""
         return np.asarray(self._referrals[:, 2:].sum(axis=1) > 0)
 
     @property
     def enough(self) -> bool:
-        """Whether there are enough patients of both kinds for figures."""
+        """Whether there are enough patients of both classes for figures."""
         referable = int(self.referable.sum())
         return referable >= LEAST and self.sample.n_patients - referable >= LEAST
 
@@ -168,7 +170,7 @@ class _Part:
         }
 
     def behind(self) -> dict[str, NDArray[np.int64]]:
-        """By name of a share, how many patients it is a share of."""
+        """The number of patients behind each figure that is a share, by name."""
         return patients_behind(self._referrals, _REFERRAL) | patients_behind(self.sample.confusions, _ACCURACY)
 
 
@@ -191,11 +193,11 @@ class _Cut:
 
     @property
     def rest(self) -> _Part | None:
-        """None where the group is all."""
+        """None if the group is the whole sample."""
         return self._parts.get("rest")
 
     def resampled(self, resamples: Resamples) -> tuple[Figures, Figures]:
-        """Figures of the group and of the rest in the same resamples of the patients; no figures of no rest."""
+        """Figures of the group and of the rest in the same resamples of patients. Without a rest it has none."""
 
         def both(weights: Floats) -> Figures:
             found = {side: part.figures(weights[self._members[side]]) for side, part in self._parts.items()}
@@ -209,11 +211,10 @@ class _Cut:
         return group, rest
 
     def p_values(self, differences: Mapping[str, float], seed: int = 0) -> dict[str, float | None]:
-        """Of each of COMPARED, from its difference between the group and the rest: how often one as large, in either
-        direction, comes about when patients change places.
+        """The p-value of each of COMPARED: how often permutations give a difference as large, in either direction.
 
-        Drawing ends where all of them have come about AS_LARGE times (Besag and Clifford, Biometrika 1991): a p that is
-        large need not be known to four places.
+        differences: those between the group and the rest. Drawing ends when each of them has been reached AS_LARGE
+        times (Besag and Clifford, Biometrika 1991), because large p-values need not be known exactly.
         """
         pairs, units = np.unique(2 * self._sample.patients + self._inside, return_inverse=True)
         patient, inside = pairs // 2, pairs % 2 == 1  # (units,): a unit is what a patient has on one side
@@ -239,7 +240,7 @@ class _Cut:
 
 
 def _p_value(as_large: NDArray[np.bool_]) -> float:
-    """From the permutations, in the order they were drawn: whether each has as large a difference."""
+    """The p-value, from whether each permutation, in the order of drawing, has as large a difference."""
     places = np.flatnonzero(as_large)
     if len(places) >= AS_LARGE:
         return float(AS_LARGE / (places[AS_LARGE - 1] + 1))

@@ -1,7 +1,7 @@
-"""Photographs that cannot be graded, and the referral measured both ways: without them, and with each of them referred.
+"""Ungradable photographs: the referral measured without them, and with each of them referred.
 
-A photograph that nobody can grade is a reason to see the patient. A network's sensitivity without these photographs is
-that of the good photographs alone; with them it is that of the whole way from camera to referral.
+An ungradable photograph is a reason to see the patient. Without these photographs, sensitivity is that for good
+photographs only. With them, it is that of the whole screening from camera to referral.
 """
 
 from collections.abc import Mapping
@@ -28,29 +28,29 @@ SHARES: Final[Mapping[str, Masks]] = {
     "specificity": (_HAS_NOT & ~_REFERRED, _HAS_NOT),
     "referred": (_REFERRED, np.ones(5, bool)),
 }
-"""Over five cells: neither, referred only, referable only, both, and referred without a grade."""
+"""Masks over five cells: neither, only referred, only referable, both, and referred without a grade."""
 
 
 @dataclass(frozen=True)
 class Decided:
-    """Photographs, or patients, that were referred or not. Shares from 0 to 1, None where not defined."""
+    """Decisions to refer, of photographs or of patients. Shares are 0 to 1, None if not defined."""
 
     true_positive: int
     false_positive: int
     false_negative: int
     true_negative: int
     no_grade: int
-    """Ungradable and without a grade: referred, and neither right nor wrong."""
+    """Ungradable photographs without a grade. They are referred, which is neither right nor wrong."""
     sensitivity: float | None
     specificity: float | None
     referred: float
     """Of all of these."""
     intervals: dict[str, Interval | None]
-    """95 %, of the three shares, by patients."""
+    """95 % intervals of the three shares, by a bootstrap over patients."""
 
     @classmethod
     def of(cls, cells: NDArray[np.int64], patients: NDArray[np.int64]) -> "Decided | None":
-        """cells (n,): numbers in SHARES; patients (n,): numbered from 0. None where n is 0."""
+        """cells (n,): the cell of each decision, as in SHARES. patients (n,): numbered from 0. None if n is 0."""
         if not len(cells):
             return None
         n_patients = int(patients.max()) + 1
@@ -77,7 +77,7 @@ class Decided:
 
 @dataclass(frozen=True)
 class BothWays:
-    """The same photographs, or patients, decided in two ways; None where nobody is left."""
+    """The decisions for the same photographs, or patients, in two ways; None if there are none."""
 
     left_out: Decided | None
     """Without the ungradable photographs."""
@@ -90,24 +90,23 @@ class Ungradable:
     """The ungradable photographs of a measured set, and the referral both ways."""
 
     ungradable: int
-    """How many count."""
+    """Number of ungradable photographs that count."""
     graded: int
-    """How many of them have a grade all the same."""
+    """Number of them that have a grade nevertheless."""
     not_counted: int
-    """Others of the cache: nothing tells their patient, or the patient is in no split."""
+    """Number of others in the cache: their patient is unknown, or in no split."""
     photographs: BothWays | None
-    """None where none counts."""
+    """None if none counts."""
     patients: BothWays | None
-    """The worse eye decides, and an ungradable one refers."""
+    """By patient: the worse eye decides, and an ungradable photograph refers the patient."""
 
 
 def measure_ungradable(
     manifest: pd.DataFrame, split: str, predictions: pd.DataFrame, operating: Operating | None
 ) -> Ungradable | None:
-    """The referral of a split's predictions with the manifest's ungradable photographs; None without any of these, and
-    without a threshold.
+    """The referral of a split with the manifest's ungradable photographs; None if there are none, or no threshold.
 
-    Of "all" every ungradable photograph counts. Of another split those count whose patient is in it.
+    For "all" every ungradable photograph counts. For a split those of its patients count.
     """
     bad = manifest[flagged(manifest, UNGRADABLE)]
     if operating is None or bad.empty:

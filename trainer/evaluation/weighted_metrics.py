@@ -1,8 +1,9 @@
 """Metrics for many weightings of the patients at once: the sample itself and its bootstrap resamples.
 
-The figures of the sample are those of equal weights, so an interval cannot be of anything else than its figure.
-scikit-learn takes one weighting at a time: 2,000 resamples of 7,026 photographs are 40 s of work for the six AUC alone,
-and 1 s here for everything.
+The figures of the sample are those of equal weights, so figures and intervals are computed by the same code.
+scikit-learn
+takes one weighting at a time: 2,000 resamples of 7,026 photographs take it 40 s for the six AUCs alone, and 1 s here
+for everything.
 """
 
 from collections.abc import Mapping
@@ -21,7 +22,8 @@ from trainer.kinds import PROBABILITIES
 from trainer.network.decision import p_referable
 
 Masks = tuple[NDArray[np.bool_], NDArray[np.bool_]]
-"""Of a share: which cells of a table of counts are counted, and among which; (cells,), or (5, cells) for each grade."""
+"""Definition of a share: the cells of a table of counts in its numerator, and those in its denominator; (cells,) each,
+or (5, cells) for a share of each grade."""
 
 _TRUE, _GIVEN = np.divmod(np.arange(N_GRADES**2), N_GRADES)
 _GRADE: Final = np.arange(N_GRADES)[:, None]
@@ -34,11 +36,11 @@ SHARES: Final[Mapping[str, Masks]] = {
     "specificity_by_grade": ((_TRUE != _GRADE) & (_GIVEN != _GRADE), _TRUE != _GRADE),
     "precision_by_grade": (_HIT, _GIVEN == _GRADE),
 }
-"""Over the 25 cells of a confusion matrix, row by row."""
+"""Shares over the 25 cells of a confusion matrix, row by row."""
 
 
 class Ranking(NamedTuple):
-    """Positive and negative photographs, ordered by a score: all that an AUC depends on."""
+    """Positive and negative photographs in the order of a score, which is all that an AUC depends on."""
 
     without: NDArray[np.int64]  # their patients, in order of the score
     having: NDArray[np.int64]  # patients of the others
@@ -53,8 +55,8 @@ class Ranking(NamedTuple):
         return cls(patients[~has][order], patients[has], *places)
 
     def auc(self, weights: Floats) -> Floats:
-        """(rounds,) area under the ROC curve, exact where scores tie (Mann and Whitney 1947); weights (patients,
-        rounds). NaN where a round has none of either side."""
+        """(rounds,) area under the ROC curve, exact for tied scores (Mann and Whitney 1947), from weights (patients,
+        rounds). NaN if a round lacks a class."""
         lower = np.zeros((len(self.without) + 1, weights.shape[1]))
         np.cumsum(weights[self.without], axis=0, out=lower[1:])
         having = weights[self.having]
@@ -64,7 +66,7 @@ class Ranking(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """Graded photographs as they are measured."""
+    """The graded photographs of a split: truth, prediction and patients."""
 
     grades: NDArray[np.int64]  # (n,) 0-4
     predicted: NDArray[np.int64]  # (n,) 0-4
@@ -73,9 +75,10 @@ class Sample:
 
     @classmethod
     def of(cls, predictions: pd.DataFrame, patients: "pd.Series[str] | None" = None) -> "Sample":
-        """The graded ones of (n,) predictions, whose (n,) patients are given; without: each is a patient of its own.
+        """The graded ones of predictions (n,). patients (n,): of the predictions; None: each counts as a patient of
+        its own.
 
-        Raises ValueError where no photograph is graded.
+        Raises ValueError if no photograph is graded.
         """
         known = (predictions["grade"] != UNKNOWN).to_numpy()
         if not known.any():
@@ -95,7 +98,7 @@ class Sample:
 
     @property
     def equal_weights(self) -> Floats:
-        """(patients, 1): the sample as it is."""
+        """(patients, 1) weights of the sample itself: all 1."""
         return np.ones((self.n_patients, 1))
 
     @cached_property
@@ -104,12 +107,13 @@ class Sample:
         return p_referable(self.probabilities)
 
     def tally(self, cells: NDArray[np.int64], n_cells: int) -> Floats:
-        """(patients, n_cells) photographs of each patient in each of some cells; `cells` (n,) says which."""
+        """(patients, n_cells) numbers of each patient's photographs by cell. cells (n,): the cell of each
+        photograph."""
         return tally(self.patients, self.n_patients, cells, n_cells)
 
     @cached_property
     def confusions(self) -> Floats:
-        """(patients, 25): the confusion matrix of each patient, row by row."""
+        """(patients, 25) the confusion matrix of each patient, row by row."""
         return self.tally(self.grades * N_GRADES + self.predicted, N_GRADES**2)
 
     @cached_property
@@ -140,19 +144,19 @@ class Sample:
         }
 
     def share_patients(self) -> dict[str, NDArray[np.int64]]:
-        """By name of a share, how many patients have a photograph among those that it is a share of."""
+        """The number of patients behind each figure that is a share, by name."""
         return patients_behind(self.confusions, SHARES)
 
 
 def tally(patients: NDArray[np.int64], n_patients: int, cells: NDArray[np.int64], n_cells: int) -> Floats:
-    """(n_patients, n_cells) how often each patient is in each cell; the patient (n,) and the cell (n,) of n things are
-    numbered from 0."""
+    """(n_patients, n_cells) numbers of photographs by patient and cell. patients (n,), cells (n,): of each photograph,
+    from 0."""
     flat = np.bincount(patients * n_cells + cells, minlength=n_patients * n_cells)
     return flat.reshape(n_patients, n_cells).astype(np.float64)
 
 
 def ratio(part: Floats, whole: Floats) -> Floats:
-    """NaN where the whole is 0."""
+    """part / whole; NaN if the whole is 0."""
     shares: Floats = np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=whole > 0)
     return shares
 
@@ -163,13 +167,14 @@ def shares(counts: Floats, masks: Mapping[str, Masks]) -> Figures:
 
 
 def patients_behind(tally: Floats, masks: Mapping[str, Masks]) -> dict[str, NDArray[np.int64]]:
-    """By name of a share, how many patients of a tally (patients, cells) are in what it is a share of."""
+    """The number of patients of a tally (patients, cells) in the denominator of each share, by name."""
     return {name: (tally @ whole.T > 0).sum(axis=0) for name, (_, whole) in masks.items()}
 
 
 def _mean(values: Floats) -> Floats:
-    """(rounds,) means of (rounds, k); NaN where one of them is, or k is 0.
+    """(rounds,) means of (rounds, k); NaN if one of the values is, or k is 0.
 
-    So a resample that lacks a grade of the sample has no mean: one over the other grades would be another figure.
+    A resample that lacks a grade of the sample therefore has no mean. A mean over the other grades would be another
+    figure.
     """
     return values.mean(axis=1) if values.shape[1] else np.full(len(values), np.nan)
