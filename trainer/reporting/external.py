@@ -15,7 +15,7 @@ from trainer.evaluation.record import ICDR, MetricsRecord, SetDescription
 from trainer.evaluation.refit import Refit
 from trainer.evaluation.results import Results
 from trainer.reporting.narrative import external_lines, refit_line
-from trainer.reporting.tables import percent, places, with_interval
+from trainer.reporting.tables import decimals, percent, with_interval
 from trainer.run_folder import RunFolder
 
 Figure = tuple[float | None, Interval | None]
@@ -151,9 +151,9 @@ def print_sites(sites: Sequence[Site]) -> None:
         ("photographs", *(f"{each.results.metrics.photographs:,}" for each in sites)),
         ("patients", *(f"{each.results.patients:,}" for each in sites)),
         ("prevalence of referable", *(percent(each.prevalence) for each in sites)),
-        ("kappa, quadratic weights", *(with_interval(*each.figure("kappa"), places) for each in sites)),
-        ("AUC, referable", *(with_interval(*each.figure("referable_auc"), places) for each in sites)),
-        ("threshold", *("-" if each.threshold is None else places(each.threshold) for each in sites)),
+        ("kappa, quadratic weights", *(with_interval(*each.figure("kappa"), decimals) for each in sites)),
+        ("AUC, referable", *(with_interval(*each.figure("referable_auc"), decimals) for each in sites)),
+        ("threshold", *("-" if each.threshold is None else decimals(each.threshold) for each in sites)),
         ("  sensitivity", *(with_interval(*each.figure("sensitivity"), percent) for each in sites)),
         ("  specificity", *(with_interval(*each.figure("specificity"), percent) for each in sites)),
         ("unlike training", *(each.drift or "-" for each in sites)),
@@ -166,7 +166,7 @@ def print_sites(sites: Sequence[Site]) -> None:
         rows = []
         for title, threshold, sensitivity, specificity in table.rows:
             shown = (with_interval(value, limits, percent) for value, limits in (sensitivity, specificity))
-            rows.append((title, "" if threshold is None else places(threshold), *shown))
+            rows.append((title, "" if threshold is None else decimals(threshold), *shown))
         print_table([f"{table.name}: threshold chosen anew", "value", "sensitivity", "specificity"], rows)
         click.echo(table.line)
 

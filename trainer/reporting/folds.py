@@ -23,7 +23,7 @@ from trainer.evaluation.out_of_fold import CrossValidation, Fold, OutOfFoldResul
 from trainer.kinds import PROBABILITIES
 from trainer.network.metadata import read_metadata
 from trainer.reporting.figures import draw_confusion, short_name
-from trainer.reporting.tables import places, with_interval
+from trainer.reporting.tables import decimals, with_interval
 from trainer.run_folder import FoldsFolder, FoldsMark, RunFolder, write_csv, write_json
 
 SHOWN: Final = (
@@ -142,7 +142,7 @@ def say_out_of_fold(found: OutOfFoldResults) -> None:
     for name, title in SHOWN:
         value = found.figures.get(name)
         if name in found.figures and not isinstance(value, tuple):
-            click.echo(f"  {title}: {with_interval(value, single(found.intervals.get(name)), places)}")
+            click.echo(f"  {title}: {with_interval(value, single(found.intervals.get(name)), decimals)}")
     for over, spread in (("folds", found.spread), ("seeds", found.spread_over_seeds)):
         if over == "folds" or seeds:
             known = ", ".join(f"{name} {value:.3f}" for name, value in spread.items() if value is not None)

@@ -41,12 +41,12 @@ def render(template: str, fields: Mapping[str, object], folder: Path = HERE) -> 
 
 def number(value: float, kind: str) -> str:
     """
-    >>> number(0.9376, "places"), number(7026, "count")
+    >>> number(0.9376, "decimals"), number(7026, "count")
     ('0.938', '7,026')
     >>> number(0.9376, "percent").replace(chr(0xa0), "_")  # its space never breaks a line
     '93.8_%'
     """
-    formats = {"percent": "{:.1%}", "count": "{:,}", "places": "{:.3f}"}
+    formats = {"percent": "{:.1%}", "count": "{:,}", "decimals": "{:.3f}"}
     return formats[kind].format(value).replace("%", "\N{NO-BREAK SPACE}%").replace("-", "\N{MINUS SIGN}")
 
 

@@ -161,8 +161,8 @@ def benefit_lines(benefit: NetBenefit) -> list[str]:
     between = _between(at.intervals["net_benefit"])
     lines = [
         f"At a threshold of {_whole(at.threshold)}, nine false referrals count as much as one right one. There the "
-        f"net benefit of the network is {number(at.net_benefit, 'places')}{between}, of referring everybody "
-        f"{number(at.refer_all, 'places')}, of referring nobody 0."
+        f"net benefit of the network is {number(at.net_benefit, 'decimals')}{between}, of referring everybody "
+        f"{number(at.refer_all, 'decimals')}, of referring nobody 0."
     ]
     better = [bool(limits and limits[0] > 0) for limits in benefit.intervals["gain"]]
     shown = [threshold for threshold, is_better in zip(benefit.thresholds, better, strict=True) if is_better]
@@ -178,7 +178,7 @@ def benefit_lines(benefit: NetBenefit) -> list[str]:
 
 
 def _between(limits: Sequence[float] | None) -> str:
-    return f" ({number(limits[0], 'places')} to {number(limits[1], 'places')})" if limits else ""
+    return f" ({number(limits[0], 'decimals')} to {number(limits[1], 'decimals')})" if limits else ""
 
 
 def _whole(share: float) -> str:

@@ -8,7 +8,7 @@ from matplotlib.ticker import PercentFormatter
 from trainer.evaluation.referable import Band, BinaryCalibration, NetBenefit
 from trainer.reporting.curves import draw_band
 from trainer.reporting.figures import BLUE, DIM, INK, new_figure, unit_axes
-from trainer.reporting.tables import percent, places
+from trainer.reporting.tables import decimals, percent
 
 
 def draw_referable_calibration(path: Path, calibration: BinaryCalibration, *, counts: str, title: str) -> None:
@@ -20,7 +20,7 @@ def draw_referable_calibration(path: Path, calibration: BinaryCalibration, *, co
     mean, share = [bin.mean for bin in bins], [bin.share for bin in bins]
     known = [(bin.mean, *bin.interval) for bin in bins if bin.interval]
     coefficients = {"slope": calibration.slope, "intercept": calibration.intercept}
-    said = ", ".join(f"{name} {places(value)}" for name, value in coefficients.items() if value is not None)
+    said = ", ".join(f"{name} {decimals(value)}" for name, value in coefficients.items() if value is not None)
     with new_figure(path, 7.6, 7.6) as figure:
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color=DIM, linestyle=":", linewidth=1.6, label="perfect calibration")

@@ -76,9 +76,9 @@ SECTIONS = (
 HEADLINE = (
     ("accuracy", "Accuracy", "percent"),
     ("balanced_accuracy", "Balanced accuracy (mean over grades)", "percent"),
-    ("kappa", "Kappa, quadratic weights", "places"),
-    ("auc", "AUC, mean over grades", "places"),
-    ("referable_auc", "AUC, referable", "places"),
+    ("kappa", "Kappa, quadratic weights", "decimals"),
+    ("auc", "AUC, mean over grades", "decimals"),
+    ("referable_auc", "AUC, referable", "decimals"),
     ("sensitivity", "Sensitivity for referable, by the predicted grade", "percent"),
     ("specificity", "Specificity for referable, by the predicted grade", "percent"),
 )

@@ -7,7 +7,7 @@ import click
 
 from trainer.console import print_table
 from trainer.evaluation.subgroups import LEAST, LEVEL, Comparison, Group, Subgroups
-from trainer.reporting.tables import percent, places, with_interval
+from trainer.reporting.tables import decimals, percent, with_interval
 
 TITLES: Final = {
     "sensitivity": "sensitivity",
@@ -104,7 +104,7 @@ def worst_line(subgroups: Subgroups) -> str:
 def _figure(group: Group, name: str) -> str:
     if group.figures is None or group.intervals is None:
         return "-"
-    return with_interval(group.figures[name], group.intervals[name], percent if name in SHARES else places)
+    return with_interval(group.figures[name], group.intervals[name], percent if name in SHARES else decimals)
 
 
 def _named(subgroups: Subgroups) -> str:

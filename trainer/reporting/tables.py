@@ -55,15 +55,15 @@ def print_results(measured: Mapping[str, Results]) -> None:
     headline("accuracy", "accuracy", percent)
     without_image("accuracy", percent)
     headline("balanced accuracy", "balanced_accuracy", percent)
-    headline("kappa, quadratic weights", "kappa", places)
-    without_image("kappa", places)
-    headline("AUC, mean over grades", "auc", places)
-    headline("AUC, referable (grade 2 or worse)", "referable_auc", places)
+    headline("kappa, quadratic weights", "kappa", decimals)
+    without_image("kappa", decimals)
+    headline("AUC, mean over grades", "auc", decimals)
+    headline("AUC, referable (grade 2 or worse)", "referable_auc", decimals)
     headline("  sensitivity, predicted grade", "sensitivity", percent)
     headline("  specificity, predicted grade", "specificity", percent)
     card = next((each.operating for each in measured.values() if each.operating), None)
     if card:
-        part(f"  threshold, {card.wanted} {percent(card.level)} on val", operating, "threshold", places)
+        part(f"  threshold, {card.wanted} {percent(card.level)} on val", operating, "threshold", decimals)
         for name, title in (("sensitivity", "sensitivity"), ("specificity", "specificity"),
                             ("prevalence", "prevalence"), ("ppv", "PPV"), ("npv", "NPV")):  # fmt: skip
             part(f"    {title}", operating, name, percent)
@@ -71,16 +71,16 @@ def print_results(measured: Mapping[str, Results]) -> None:
             where = f"at a prevalence of {percent(card.at_prevalence.prevalence)}"
             part(f"    PPV {where}", _elsewhere, "ppv", percent)
             part(f"    NPV {where}", _elsewhere, "npv", percent)
-    part("calibration: temperature", calibration, "temperature", places)
+    part("calibration: temperature", calibration, "temperature", decimals)
     for name, title in (("ece", "expected error"), ("brier", "Brier score")):
-        part(f"  {title}", calibration, name, places)
-        part("    at temperature 1", calibration, f"{name}_before", places)
+        part(f"  {title}", calibration, name, decimals)
+        part("    at temperature 1", calibration, f"{name}_before", decimals)
     print_table(["95 % intervals by patients", *measured], rows)
 
 
 def print_by_grade(results: Results) -> None:
     """Prints a row for each grade: the figures of that grade against all others."""
-    shown = {"sensitivity": percent, "specificity": percent, "precision": percent, "auc": places}
+    shown = {"sensitivity": percent, "specificity": percent, "precision": percent, "auc": decimals}
     rows = []
     for grade, title in enumerate(GRADES):
         cells = [
@@ -175,7 +175,7 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def places(value: float) -> str:
+def decimals(value: float) -> str:
     return f"{value:.3f}"
 
 

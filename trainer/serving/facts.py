@@ -25,8 +25,8 @@ FIGURES: Final = (
 )
 """Figures of the operating card of test: key, title, number format."""
 HEADLINE: Final = (
-    ("referable_auc", "AUC, referable against other photographs", "places"),
-    ("kappa", "Kappa of the five grades, quadratic weights", "places"),
+    ("referable_auc", "AUC, referable against other photographs", "decimals"),
+    ("kappa", "Kappa of the five grades, quadratic weights", "decimals"),
 )
 
 
