@@ -186,7 +186,7 @@ class RunFolder:
             sweep_dead(self.path)
             yield
 
-    def check_places(self, *files: Path) -> None:
+    def check_plain_files(self, *files: Path) -> None:
         """Raises RunError if one of the run's files, or the SVG of a drawing, is a link or a folder: what is behind it
         does not belong to the run."""
         for file in (each for path in files for each in (path, path.with_suffix(".svg"))):
@@ -204,7 +204,7 @@ class RunFolder:
         for each in (self.external, folder):
             if os.path.islink(each) or (os.path.lexists(each) and not os.path.isdir(each)):
                 raise RunError(f"{each}: no folder of the run; take it away")
-        self.check_places(*files, self.forest_figure)
+        self.check_plain_files(*files, self.forest_figure)
         if not os.path.isdir(folder):
             return files
         mine = {each.name for each in (*files, files.confusion_figure.with_suffix(".svg"))}
@@ -478,9 +478,9 @@ def weights_file(path: Path) -> Path:
     return run.model
 
 
-def set_name(place: Path | Url) -> str:
+def set_name(cache: Path | Url) -> str:
     """The default name of an external set: that of the cache's folder, or of the folder above one called "cache"."""
-    folder = place if isinstance(place, Url) else Path(os.path.abspath(place))
+    folder = cache if isinstance(cache, Url) else Path(os.path.abspath(cache))
     return folder.parent.name if folder.name == "cache" else folder.name
 
 

@@ -38,7 +38,7 @@ class Target:
     files: ResultFiles
     name: str
     """Name of the external set; "" for the run's own cache."""
-    place: str
+    cache_path: str
     """Path or URL of the cache, as the user gave it."""
 
     @property
@@ -74,17 +74,17 @@ class HowToMeasure:
 
 
 def evaluate(
-    path: Path, places: Sequence[Path | Url], names: Sequence[str], split: str | None, how: HowToMeasure
+    path: Path, caches: Sequence[Path | Url], names: Sequence[str], split: str | None, how: HowToMeasure
 ) -> Measured:
     """Measures the weights of a run on a split of its own cache, and replaces the files of that split; or on other
     caches, each of which is an external set with its own folder.
 
-    places: paths or URLs of the caches; empty: the run's own. names: of the external sets, one for each place, or
-    empty. split: None: test of the run's own cache, all of another.
+    caches: their paths or URLs; empty: the run's own. names: of the external sets, one for each cache, or empty.
+    split: None: test of the run's own cache, all of another.
     """
     run = RunFolder(path)
     config = run.read_config()
-    targets = find_targets(run, config, places, names, split)
+    targets = find_targets(run, config, caches, names, split)
     for target in targets:  # before the model runs over any of them
         kept_groups(target.cache, target.split, how.subgroups)
     external = [target for target in targets if target.name]
@@ -167,7 +167,7 @@ def measure_target(
         columns=how.subgroups,
     )
     if not own:
-        description = describe_set(cache, target.name, target.place, evaluation, metadata, how.refit, how.workers)
+        description = describe_set(cache, target.name, target.cache_path, evaluation, metadata, how.refit, how.workers)
         evaluation = replace(evaluation, description=description)
     write_evaluation(target.files, evaluation, f"{short_name(run.title)}, {short_name(target.what)}")
     if own:  # an external set changes no file of the run itself
@@ -176,7 +176,7 @@ def measure_target(
 
 
 def find_targets(
-    run: RunFolder, config: RunConfig, places: Sequence[Path | Url], names: Sequence[str], split: str | None
+    run: RunFolder, config: RunConfig, caches: Sequence[Path | Url], names: Sequence[str], split: str | None
 ) -> list[Target]:
     """Opens the caches and finds the files for the results. A cache with the run's digest is the run's own, at any
     path.
@@ -184,21 +184,21 @@ def find_targets(
     Raises RunError or CacheError if a cache cannot be measured, or its results must not be written there.
     """
     targets: list[Target] = []
-    for place, name in zip(places or [url_or_path(config.cache)], names or [""] * max(1, len(places)), strict=True):
-        cache = open_measured(run, place, recorded=not places)
+    for path, name in zip(caches or [url_or_path(config.cache)], names or [""] * max(1, len(caches)), strict=True):
+        cache = open_measured(run, path, recorded=not caches)
         if cache.digest == config.cache_digest:
             if name or split == "all":
                 option = f"--name {name}" if name else "--split all"
                 raise RunError(f"{cache.path} is the run's own cache; {option} is for another")
-            target = Target(cache, split or "test", run.results(split or "test"), "", str(place))
-            run.check_places(*target.files, run.dates)
+            target = Target(cache, split or "test", run.results(split or "test"), "", str(path))
+            run.check_plain_files(*target.files, run.dates)
         else:
-            name = name or set_name(place)
+            name = name or set_name(path)
             if problem := unfit_name(name):
                 raise RunError(f"{cache.path}: {problem}; give it one with --name")
             part = split or "all"
-            target = Target(cache, part, run.check_external(name, cache.digest, part), name, str(place))
-            if not places:
+            target = Target(cache, part, run.check_external(name, cache.digest, part), name, str(path))
+            if not caches:
                 folder = target.files.metrics.parent
                 warn(f"{cache.path} is not as it was when {run.path} was trained; what is measured goes into {folder}")
         if any(target.files == each.files for each in targets):
@@ -208,11 +208,10 @@ def find_targets(
     return targets
 
 
-def open_measured(run: RunFolder, place: Path | Url, *, recorded: bool) -> Cache:
-    """The cache at `place`. recorded: whether the place is from config.json. Raises CacheError if it cannot be
-    opened."""
+def open_measured(run: RunFolder, path: Path | Url, *, recorded: bool) -> Cache:
+    """The cache at `path`. recorded: whether the path is from config.json. Raises CacheError if it cannot be opened."""
     try:
-        return open_cache(place)
+        return open_cache(path)
     except CacheError as error:
         if not recorded:
             raise

@@ -48,14 +48,14 @@ def folds(
     columns = fold_splits(cache.manifest, count, asked.seed, with_test=whole, joined=joined_patients(shared))
     for seed in seeds:
         for number, splits in enumerate(columns):
-            run, place = _run(folder, number, seed, seeds), folder.cache(number)
+            run, cache_path = _run(folder, number, seed, seeds), folder.cache(number)
             if is_main():
                 click.echo(f"fold {number + 1} of {count}{f', seed {seed}' if len(seeds) > 1 else ''}: {run.path}")
-                write_fold(cache, place, splits, f"fold {number} of {count}")
+                write_fold(cache, cache_path, splits, f"fold {number} of {count}")
             if from_main(partial(getattr, run, "started")):
-                fit.resume(run.path, {**given, "cache": str(place), "seed": seed})
+                fit.resume(run.path, {**given, "cache": str(cache_path), "seed": seed})
             else:
-                fit.start(replace(asked, cache=str(place), seed=seed), run.path)
+                fit.start(replace(asked, cache=str(cache_path), seed=seed), run.path)
     if is_main():
         _measure(folder, cache, count, seeds)
 

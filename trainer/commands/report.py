@@ -27,7 +27,7 @@ def report(path: Path, split: str, cache_path: Path | Url | None, out: Path | No
     run = measured.run
     page = out or run.report(split)
     figures = [run.accuracy_figure, *(run.figure(name, split) for name in FIGURES)]
-    run.check_places(*figures, *[run.forest_figure] * bool(measured.sites))
+    run.check_plain_files(*figures, *[run.forest_figure] * bool(measured.sites))
     if card and os.path.realpath(card) == os.path.realpath(page):
         raise RunError(f"{card}: the page and the model card need a file each")
     try:

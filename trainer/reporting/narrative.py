@@ -108,8 +108,8 @@ def reading(thresholds: tuple[float, ...] | None) -> str:
     """How the predicted grade follows from the probabilities. thresholds: ordinal ones; None: the likeliest grade."""
     if thresholds is None:
         return "The predicted grade is the likeliest one."
-    places = ", ".join(f"{cut:.2f}" for cut in thresholds)
-    return f"The predicted grade is the expected one (the mean of the probabilities), cut at {places}: from validation."
+    cuts = ", ".join(f"{cut:.2f}" for cut in thresholds)
+    return f"The predicted grade is the expected one (the mean of the probabilities), cut at {cuts}: from validation."
 
 
 def scaling(temperature: float) -> str:

@@ -143,14 +143,14 @@ def benefit_rows(benefit: NetBenefit) -> list[Benefit]:
     """A row for each listed threshold."""
     return [
         Benefit(
-            threshold=(threshold := benefit.thresholds[place]),
+            threshold=(threshold := benefit.thresholds[index]),
             per_right=(1 - threshold) / threshold,
-            net_benefit=benefit.net_benefit[place],
-            refer_all=benefit.refer_all[place],
-            gain=benefit.gain[place],
-            intervals={name: benefit.intervals[name][place] for name in ("net_benefit", "gain")},
+            net_benefit=benefit.net_benefit[index],
+            refer_all=benefit.refer_all[index],
+            gain=benefit.gain[index],
+            intervals={name: benefit.intervals[name][index] for name in ("net_benefit", "gain")},
         )
-        for place in _places(benefit.thresholds, LISTED["net_benefit"])
+        for index in _nearest(benefit.thresholds, LISTED["net_benefit"])
     ]
 
 
@@ -189,8 +189,9 @@ def _points(band: Band | None, listed: Sequence[float]) -> list[Point]:
     """The points of a curve nearest to the listed x; empty without a curve."""
     if band is None:
         return []
-    return [Point(band.x[place], band.y[place], band.intervals[place]) for place in _places(band.x, listed)]
+    return [Point(band.x[index], band.y[index], band.intervals[index]) for index in _nearest(band.x, listed)]
 
 
-def _places(x: Sequence[float], listed: Sequence[float]) -> list[int]:
+def _nearest(x: Sequence[float], listed: Sequence[float]) -> list[int]:
+    """The index of the x that is nearest to each listed value."""
     return [int(np.argmin(np.abs(np.array(x) - each))) for each in listed]
