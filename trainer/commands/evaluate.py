@@ -228,8 +228,8 @@ def say_defects(evaluation: Evaluation, *, own: bool, name: str = "") -> None:
     part = "" if evaluation.split == "all" else f" of {evaluation.split}"
     split, predictions, exposure = evaluation.split, evaluation.predictions, evaluation.exposure
     metrics, no_image = evaluation.results.metrics, evaluation.results.no_image
-    told = no_image.leaked if own and no_image else 0  # fit has warned of these
-    if exposure and max(exposure.trained_on, exposure.chosen_by) > told:
+    warned_of = no_image.leaked if own and no_image else 0  # fit has warned of these
+    if exposure and max(exposure.trained_on, exposure.chosen_by) > warned_of:
         warn(before + exposure_line(split, exposure))
     if line := scale_line(*evaluation.scale):
         warn(before + line)

@@ -30,13 +30,13 @@ NOT_RECORDED: Final = "not recorded"
 UNKNOWN_PATIENTS: Final = f"The patients of the photographs measured are not known. {EACH_COUNTS}"
 
 
-def warnings(leak: LeakStatement, untold: bool, synthetic: str, sites: Sequence[Site]) -> list[str]:
+def warnings(leak: LeakStatement, no_patient_known: bool, synthetic: str, sites: Sequence[Site]) -> list[str]:
     """The warnings at the top of the page: a leak, unknown patients, synthetic photographs.
 
-    untold: whether the patients of all photographs measured are unknown. synthetic: of `synthetic_line`.
+    no_patient_known: of the photographs measured. synthetic: of `synthetic_line`.
     """
     lines = [leak.text] if leak.alarm else []
-    if untold:
+    if no_patient_known:
         lines.append(UNKNOWN_PATIENTS)
     if synthetic:
         lines.append(synthetic)
@@ -69,7 +69,7 @@ def synthetic_line(drawn: Mapping[str, tuple[int, int]], measured: str) -> str:
     return f"{line} The network learned from them; the photographs measured are others."
 
 
-def untold_patients(measured: Measured) -> int:
+def unknown_patients(measured: Measured) -> int:
     """The number of photographs measured whose patient is unknown; 0 without the cache, where the patients are."""
     if measured.cache is None:
         return 0
@@ -77,18 +77,20 @@ def untold_patients(measured: Measured) -> int:
     return int((~known_patients(manifest))[manifest["id"].isin(measured.predictions["id"])].sum())
 
 
-def people(patients: int, untold: int, photographs: int) -> str:
+def people(patients: int, unknown: int, photographs: int) -> str:
     """The patients of the photographs measured, as words that follow the number of photographs.
+
+    unknown: number of photographs whose patient is unknown.
 
     >>> people(8, 0, 16), people(16, 16, 16)
     (' of 8 patients', ', whose patients are not known')
     """
-    if untold == photographs:
+    if unknown == photographs:
         return ", whose patients are not known"
     who = f" of {counted(patients, 'patient')}"
-    if not untold:
+    if not unknown:
         return who
-    return f"{who}, where {untold:,} photographs of unknown patients count as one patient each"
+    return f"{who}, where {unknown:,} photographs of unknown patients count as one patient each"
 
 
 def data_set(config: RunConfig, cache: Cache | None) -> str:

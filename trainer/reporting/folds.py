@@ -36,6 +36,8 @@ SHOWN: Final = (
 )
 ON_SHEET: Final = 48
 """Most photographs on the sheet of grades worth a second look, in rows of 12."""
+ON_TILE: Final = ("rank", "id", "grade", "likeliest", "p_likeliest")
+"""Columns of second_look.csv that are written below each photograph of the sheet."""
 
 
 def begin_folds(folder: FoldsFolder, mark: FoldsMark, shared: Sequence[SharedPhoto]) -> None:
@@ -119,16 +121,13 @@ def write_second_look(folder: FoldsFolder, doubted: pd.DataFrame, cache: Cache) 
         return
     shown = doubted.head(ON_SHEET)
     tiles = []
-    for row, *metadata in zip(cache.rows_of(shown["id"]).tolist(), *(shown[name] for name in TOLD), strict=True):
+    for row, *cells in zip(cache.rows_of(shown["id"]).tolist(), *(shown[name] for name in ON_TILE), strict=True):
         picture = np.asarray(ImageOps.contain(decode_small(cache.read(row), SIDE), (SIDE, SIDE)))
-        rank, id, grade, likeliest, p = metadata
+        rank, id, grade, likeliest, p = cells
         tiles.append(Tile(picture, f"{rank}: {id}", f"given {grade}, seen {likeliest} ({p:.2f})"))
     heading = f"Grades worth a second look: {len(tiles)} of {len(doubted):,}, the most contradicted first"
     with write_whole(folder.second_look_sheet) as file:
         file.write(encoded(draw_sheet({heading: tiles}), "PNG", "a sheet of grades worth a second look"))
-
-
-TOLD: Final = ("rank", "id", "grade", "likeliest", "p_likeliest")
 
 
 def say_out_of_fold(found: OutOfFoldResults) -> None:

@@ -261,12 +261,12 @@ def scale_line(scale: str, exact: bool) -> str:
 
 
 def limits(
-    record: MetricsRecord, ungraded: int, known: Leak | None, external: int = 0, *, untold: int = 0
+    record: MetricsRecord, ungraded: int, known: Leak | None, external: int = 0, *, unknown_patients: int = 0
 ) -> list[str]:
     """The limits of the figures, in sentences.
 
     ungraded: photographs of the split without a grade. known: the leak that the cache shows; None without it. external:
-    number of external sets. untold: number of the photographs measured whose patient is unknown.
+    number of external sets. unknown_patients: number of the photographs measured whose patient is unknown.
     """
     results, metrics = record.results, record.results.metrics
     sets = f"{external + 1} data sets were" if external else "One data set was"
@@ -274,8 +274,8 @@ def limits(
         f"{sets} measured. Other cameras, populations and graders can give other figures: measure yours.",
         "A grade given by people is the truth here. Where they err, the figures err with them.",
     ]
-    if results.patients < FEW and untold == metrics.photographs:
-        lines.append(f"Only {untold:,} photographs were measured: read the intervals before the figures.")
+    if results.patients < FEW and unknown_patients == metrics.photographs:
+        lines.append(f"Only {unknown_patients:,} photographs were measured: read the intervals before the figures.")
     elif results.patients < FEW:
         who = "Only one patient was" if results.patients == 1 else f"Only {results.patients:,} patients were"
         lines.append(f"{who} measured: read the intervals before the figures.")

@@ -96,10 +96,10 @@ def describe_referable(referable: Referable) -> ReferableFigures:
     )
 
 
-def counts_line(referable: Referable, *, patients_told: bool) -> str:
-    """The numbers of photographs and patients behind a curve. patients_told: whether any patient is known."""
+def counts_line(referable: Referable, *, patients_known: bool) -> str:
+    """The numbers of photographs and patients behind a curve. patients_known: whether any patient is known."""
     return f"{referable.photographs:,} photographs, {referable.referable:,} referable\n" + (
-        f"{referable.patients:,} patients" if patients_told else "patients not known"
+        f"{referable.patients:,} patients" if patients_known else "patients not known"
     )
 
 

@@ -20,14 +20,14 @@ def draw_referable_calibration(path: Path, calibration: BinaryCalibration, *, co
     mean, share = [bin.mean for bin in bins], [bin.share for bin in bins]
     known = [(bin.mean, *bin.interval) for bin in bins if bin.interval]
     coefficients = {"slope": calibration.slope, "intercept": calibration.intercept}
-    said = ", ".join(f"{name} {decimals(value)}" for name, value in coefficients.items() if value is not None)
+    label = ", ".join(f"{name} {decimals(value)}" for name, value in coefficients.items() if value is not None)
     with new_figure(path, 7.6, 7.6) as figure:
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color=DIM, linestyle=":", linewidth=1.6, label="perfect calibration")
         if known:
             x, low, high = np.transpose(known)
             axes.vlines(x, low, high, color=BLUE, alpha=0.35, linewidth=5, label="95 % interval")
-        axes.plot(mean, share, "o-", color=BLUE, markersize=8, label=said or "share of each bin")
+        axes.plot(mean, share, "o-", color=BLUE, markersize=8, label=label or "share of each bin")
         unit_axes(axes, "p(referable), mean of a bin", "share that is referable")
         axes.set_title(title)
         axes.legend(loc="upper left", title=counts, alignment="left")

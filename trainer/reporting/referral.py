@@ -15,7 +15,7 @@ from trainer.evaluation.metrics import graded, referable_scores
 from trainer.evaluation.operating_point import AtThreshold, TwoByTwo, least_ppv, threshold_table, two_by_two
 from trainer.evaluation.results import Results, worse_eyes
 from trainer.evaluation.ungradable import Decided
-from trainer.reporting.disclosure import untold_patients
+from trainer.reporting.disclosure import unknown_patients
 from trainer.reporting.gallery import WORST, confidence
 from trainer.reporting.measured import Measured
 from trainer.reporting.tables import UNGRADABLE_COUNTS, UNGRADABLE_SHARES, ungradable_lines, ungradable_rows
@@ -73,7 +73,7 @@ def referral(measured: Measured) -> Referral:
         return Referral()
     referred = scores >= card.threshold
     tables = [Table("photographs", two_by_two(referred, truth))]
-    if measured.cache is not None and untold_patients(measured) < len(known):
+    if measured.cache is not None and unknown_patients(measured) < len(known):
         worse = worse_eyes(known, patients_of(measured.cache.manifest, known["id"]))
         table = two_by_two(referable_scores(worse) >= card.threshold, (worse["grade"] >= REFERABLE).to_numpy())
         tables.insert(0, Table("patients, the worse eye decides", table))

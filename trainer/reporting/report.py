@@ -27,7 +27,7 @@ from trainer.reporting.disclosure import (
     people,
     synthetic_line,
     synthetic_photographs,
-    untold_patients,
+    unknown_patients,
     warnings,
 )
 from trainer.reporting.explained import coarseness
@@ -114,7 +114,7 @@ def describe(measured: Measured) -> dict[str, object]:
     known, sites = measured.cache.leak(measured.split) if measured.cache else None, measured.sites
     external = [site for site in sites if not site.own]
     scale = scale_line(*record.scale)
-    leak, untold = leak_statement(measured.split, record, known), untold_patients(measured)
+    leak, unknown = leak_statement(measured.split, record, known), unknown_patients(measured)
     synthetic = synthetic_line(synthetic_photographs(config, measured.cache), measured.split)
     return {
         "name": measured.name,
@@ -156,9 +156,9 @@ def describe(measured: Measured) -> dict[str, object]:
         "counts": confusion(measured.predictions).tolist(),
         "absent": measured.absent,
         "leak": leak,
-        "warnings": warnings(leak, untold == metrics.photographs, synthetic, sites),
-        "people": people(results.patients, untold, metrics.photographs),
-        "untold": untold == metrics.photographs,
+        "warnings": warnings(leak, unknown == metrics.photographs, synthetic, sites),
+        "people": people(results.patients, unknown, metrics.photographs),
+        "no_patient_known": unknown == metrics.photographs,
         "data_set": data_set(config, measured.cache),
         "dates": dates(measured),
         "graders": GRADERS,
@@ -178,7 +178,7 @@ def describe(measured: Measured) -> dict[str, object]:
         ),
         "limits": [scale] * bool(scale)
         + [APPROXIMATE_RULE] * bool(config.folds)
-        + limits(record, measured.ungraded, known, len(external), untold=untold),
+        + limits(record, measured.ungraded, known, len(external), unknown_patients=unknown),
         "sites": sites,
         "ungradables": [table for site in external if (table := ungradable_table(site.results, site.name))],
         "refits": refit_tables(sites),
@@ -224,7 +224,7 @@ def draw(measured: Measured) -> dict[str, str]:
     if card and card.sensitivity is not None and card.specificity is not None:
         point = Point(card.threshold, card.sensitivity, card.specificity, card.ppv)
     auc, referable = results.metrics.referable_auc, measured.referable
-    of = counts_line(referable, patients_told=untold_patients(measured) < len(known))
+    of = counts_line(referable, patients_known=unknown_patients(measured) < len(known))
     if auc is not None and referable.roc and referable.precision_recall:
         roc, curve = run.figure("roc", split), run.figure("precision_recall", split)
         draw_roc(roc, truth, score, auc, point, band=referable.roc, counts=of, title=f"{title}: referable")
