@@ -158,7 +158,7 @@ def describe(measured: Measured) -> dict[str, object]:
         "leak": leak,
         "warnings": warnings(leak, unknown == metrics.photographs, synthetic, sites),
         "people": people(results.patients, unknown, metrics.photographs),
-        "no_patient_known": unknown == metrics.photographs,
+        "patients_known": unknown < metrics.photographs,
         "data_set": data_set(config, measured.cache),
         "dates": dates(measured),
         "graders": GRADERS,
