@@ -80,10 +80,10 @@ def find_lr(asked: FitConfig, figure: Path) -> None:
     """Draws the loss against the learning rate into `figure` and proposes a rate. It writes nothing else."""
     config, cache, model = prepare(replace(asked, start_size=None))  # the rate must suit the largest images
     with open_loaders(config, cache) as loaders:
-        found = range_test(make_learner(config, cache, loaders, model))
-    proposed = f"proposed: --lr {found.proposal:.2g}"
+        result = range_test(make_learner(config, cache, loaders, model))
+    proposed = f"proposed: --lr {result.proposal:.2g}"
     try:
-        draw_rates(figure, *found)
+        draw_rates(figure, *result)
     except OSError as error:
         raise RunError(f"{figure}: cannot be written ({error.strerror}); {proposed}") from error
     click.echo(f"drawn: {figure}")

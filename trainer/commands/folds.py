@@ -116,10 +116,10 @@ def _measure(folder: FoldsFolder, cache: Cache, count: int, seeds: Sequence[int]
     def trained(seed: int | None) -> OutOfFold:
         return OutOfFold([read_fold(folder.run(fold, seed), open_cache(folder.cache(fold))) for fold in range(count)])
 
-    found = CrossValidation({seed: trained(seed if len(seeds) > 1 else None) for seed in seeds})
-    doubted = second_look(found, cache.manifest)
-    results = found.measure()
-    write_out_of_fold(folder, found, results)
+    validation = CrossValidation({seed: trained(seed if len(seeds) > 1 else None) for seed in seeds})
+    doubted = second_look(validation, cache.manifest)
+    results = validation.measure()
+    write_out_of_fold(folder, validation, results)
     write_second_look(folder, doubted, cache)
     say_out_of_fold(results)
     say_second_look(results, doubted)

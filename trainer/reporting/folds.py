@@ -90,20 +90,20 @@ def read_fold(run: RunFolder, cache: Cache) -> Fold:
     return Fold(predictions, patients_of(cache.manifest, known), operating.threshold if operating else None)
 
 
-def write_out_of_fold(folder: FoldsFolder, found: CrossValidation, results: OutOfFoldResults) -> None:
+def write_out_of_fold(folder: FoldsFolder, validation: CrossValidation, results: OutOfFoldResults) -> None:
     """Writes predictions_oof.csv, metrics_oof.json, confusion_oof.csv, confusion_oof_counts.csv and confusion_oof.png.
 
     With several seeds the predictions have a row for each photograph and seed, and a column `seed`. The confusion
     matrix counts all these rows.
     """
-    files, table = folder.results, found.table.astype({"referred": int})
+    files, table = folder.results, validation.table.astype({"referred": int})
     columns = ["id", "grade", "predicted", *PROBABILITIES, "referred", "fold", *(["seed"] if "seed" in table else [])]
     order = ["seed", "id"] if "seed" in table else ["id"]
     counts = confusion(table)
     write_csv(files.predictions, table[columns].sort_values(order))
     write_csv(files.confusion_counts, confusion_table(counts), index=True)
     write_csv(files.confusion, confusion_table(row_shares(counts)), index=True)
-    seeds = f", {len(found.each)} seeds" if len(found.each) > 1 else ""
+    seeds = f", {len(validation.each)} seeds" if len(validation.each) > 1 else ""
     draw_confusion(
         files.confusion_figure, counts, title=f"{short_name(RunFolder(folder.path).title)}, out of fold{seeds}"
     )
@@ -130,32 +130,32 @@ def write_second_look(folder: FoldsFolder, doubted: pd.DataFrame, cache: Cache) 
         file.write(encoded(draw_sheet({heading: tiles}), "PNG", "a sheet of grades worth a second look"))
 
 
-def say_out_of_fold(found: OutOfFoldResults) -> None:
+def say_out_of_fold(results: OutOfFoldResults) -> None:
     """Prints the out-of-fold results."""
-    seeds = found.seeds
+    seeds = results.seeds
     click.echo(
-        f"{found.photographs:,} photographs of {found.patients:,} patients, each graded by "
+        f"{results.photographs:,} photographs of {results.patients:,} patients, each graded by "
         + (f"{len(seeds)} networks that saw neither" if seeds else "a network that saw neither")
         + (f"; means over seeds {', '.join(map(str, seeds))}" if seeds else "")
     )
     for name, title in SHOWN:
-        value = found.figures.get(name)
-        if name in found.figures and not isinstance(value, tuple):
-            click.echo(f"  {title}: {with_interval(value, single(found.intervals.get(name)), decimals)}")
-    for over, spread in (("folds", found.spread), ("seeds", found.spread_over_seeds)):
+        value = results.figures.get(name)
+        if name in results.figures and not isinstance(value, tuple):
+            click.echo(f"  {title}: {with_interval(value, single(results.intervals.get(name)), decimals)}")
+    for over, spread in (("folds", results.spread), ("seeds", results.spread_over_seeds)):
         if over == "folds" or seeds:
             known = ", ".join(f"{name} {value:.3f}" for name, value in spread.items() if value is not None)
             click.echo(f"  standard deviation over {over}: {known or 'not defined'}")
     click.echo("  intervals: patients drawn within folds; the variation of training is not in them")
 
 
-def say_second_look(found: OutOfFoldResults, doubted: pd.DataFrame) -> None:
+def say_second_look(results: OutOfFoldResults, doubted: pd.DataFrame) -> None:
     """Prints how many grades are listed. Warns if the networks are not shown to grade better than chance."""
-    limits = single(found.intervals["kappa"])
+    limits = single(results.intervals["kappa"])
     if limits is None or limits[0] <= 0:
         warn(
-            f"kappa is {found.figures['kappa']:.3f}: it is not shown that these networks grade better than chance, so "
-            "second_look.csv says little"
+            f"kappa is {results.figures['kappa']:.3f}: it is not shown that these networks grade better than chance, "
+            "so second_look.csv says little"
         )
     click.echo(
         f"grades worth a second look: {len(doubted):,} photographs that the networks would give another grade "

@@ -79,13 +79,13 @@ def pictures(cache: Cache, model: Network, metadata: Metadata, chosen: pd.DataFr
     if batch.refused:
         raise CacheError(batch.refused[0].reason)
     heats = grad_cam(model, batch.images, torch.tensor(chosen["predicted"].tolist()))
-    found = []
+    made = []
     columns = [chosen[name].tolist() for name in ("id", "grade", "predicted", "sure")]
     for row, heat, id, grade, predicted, sure in zip(rows.tolist(), heats, *columns, strict=True):
         photo = thumbnail(cache, row)
         covered = overlay(photo, cv2.resize(heat, photo.shape[1::-1], interpolation=cv2.INTER_LINEAR))
-        found.append(Picture(id, grade, predicted, sure, data_uri(photo), data_uri(covered)))
-    return found
+        made.append(Picture(id, grade, predicted, sure, data_uri(photo), data_uri(covered)))
+    return made
 
 
 def thumbnail(cache: Cache, row: int) -> NDArray[np.uint8]:
