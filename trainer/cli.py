@@ -83,7 +83,7 @@ class Seeds(click.ParamType[tuple[int, ...]]):
 
 MOST_SEEDS = 100
 MOST_REFIT = 1_000_000
-SHARE_WANTED = Finite(0, 1, min_open=True)
+FRACTION = Finite(0, 1, min_open=True)
 
 
 class SayingOnce(GuardedGroup):
@@ -201,10 +201,10 @@ def folds(
 @click.option("--loader", type=click.Choice(LOADERS), default="auto", help="auto: dali on a GPU where it is installed.")
 @click.option("--device", type=click.Choice(DEVICES), default="auto", help="auto: the fastest there is.")
 @click.option("--workers", type=WORKERS, help="Threads of the loader.  [default: the loader's choice]")
-@click.option("--sensitivity", type=SHARE_WANTED,
+@click.option("--sensitivity", type=FRACTION,
               help="Sensitivity wanted for referable DR; validation gives its threshold.  [default: the weights' own]"
               )  # fmt: skip
-@click.option("--specificity", type=SHARE_WANTED, help="Specificity wanted instead.")
+@click.option("--specificity", type=FRACTION, help="Specificity wanted instead.")
 @click.option("--prevalence", type=Finite(0, 1), help="Prevalence in another population; adds its PPV and NPV.")
 @click.option("--tta/--no-tta", default=None,
               help="Mean over the eight flips and turns of each photograph.  [default: as fit was told]")  # fmt: skip

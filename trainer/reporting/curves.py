@@ -127,7 +127,7 @@ def draw_reliability(path: Path, bins: Sequence[Bin], ece: float, *, title: str)
         filled = [bin for bin in bins if bin.photographs]
         confidence = [bin.confidence for bin in filled]
         accuracy = [bin.accuracy or 0.0 for bin in filled]
-        rights = [round(bin.photographs * share) for bin, share in zip(filled, accuracy, strict=True)]
+        rights = [round(bin.photographs * fraction) for bin, fraction in zip(filled, accuracy, strict=True)]
         limits = [exact_interval(right, bin.photographs) for bin, right in zip(filled, rights, strict=True)]
         upper.plot([0, 1], [0, 1], color=DIM, linestyle=":", linewidth=1.6, label="perfect calibration")
         upper.vlines(confidence, *np.transpose(limits), color=BLUE, alpha=0.35, linewidth=5, label="95 % interval")

@@ -62,8 +62,8 @@ def synthetic_line(drawn: Mapping[str, tuple[int, int]], measured: str) -> str:
     """
     if not drawn:
         return ""
-    shares = ", ".join(f"{n:,} of {total:,} {split}" for split, (n, total) in drawn.items())
-    line = f"SYNTHETIC: {shares} {DRAWN}"
+    counts = ", ".join(f"{n:,} of {total:,} {split}" for split, (n, total) in drawn.items())
+    line = f"SYNTHETIC: {counts} {DRAWN}"
     if measured in drawn:
         return f"{line} The figures say nothing of real eyes."
     return f"{line} The network learned from them; the photographs measured are others."

@@ -105,8 +105,8 @@ class Site:
         if not drift:
             return ""
         flags = ", ".join(f"{flag.replace('_', ' ')} {n:,}" for flag, n in drift.flags.items())
-        share = f"{drift.unlike:,} ({drift.unlike / drift.photographs:.0%})"
-        return f"{share}: {flags}" if flags else share
+        count = f"{drift.unlike:,} ({drift.unlike / drift.photographs:.0%})"
+        return f"{count}: {flags}" if flags else count
 
     @property
     def lines(self) -> list[str]:

@@ -151,16 +151,16 @@ def draw_accuracy(path: Path, table: pd.DataFrame, *, title: str, kept: int, maj
 def draw_confusion(path: Path, counts: Counts, *, title: str) -> None:
     """Draws a confusion matrix. counts (5, 5): rows are true grades. Each cell has its share of the true grade, as
     colour and percentage, and its number of photographs."""
-    shares = row_shares(counts)
+    fractions = row_shares(counts)
     n = int(counts.sum())
     with new_figure(path, 9.4, 8) as figure:
         axes = figure.subplots()
         axes.grid(visible=False)
-        image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        image = axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
         for row, column in np.ndindex(N_GRADES, N_GRADES):
-            share, count = shares[row, column], counts[row, column]
-            text = "" if np.isnan(share) else f"{100 * share:.0f} %\n{count:,}"
-            axes.text(column, row, text, ha="center", va="center", color="white" if share > 0.6 else "#202020")
+            fraction, count = fractions[row, column], counts[row, column]
+            text = "" if np.isnan(fraction) else f"{100 * fraction:.0f} %\n{count:,}"
+            axes.text(column, row, text, ha="center", va="center", color="white" if fraction > 0.6 else "#202020")
         totals = [f"{name}\n(n = {total:,})" for name, total in zip(GRADES, counts.sum(axis=1), strict=True)]
         axes.set_xticks(range(N_GRADES), GRADES, rotation=25, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(N_GRADES), totals)
@@ -173,7 +173,7 @@ def draw_confusion(path: Path, counts: Counts, *, title: str) -> None:
         axes.grid(which="minor", color=PAPER, linewidth=2)
         axes.tick_params(which="both", length=0)
         bar = figure.colorbar(
-            image, ax=axes, shrink=0.8, label="share of the true grade", format=lambda share, _: f"{100 * share:.0f} %"
+            image, ax=axes, shrink=0.8, label="share of the true grade", format=lambda value, _: f"{100 * value:.0f} %"
         )
         bar.outline.set_visible(False)
 

@@ -229,8 +229,8 @@ def leak_statement(split: str, record: MetricsRecord, known: Leak | None) -> Lea
     if split == "train":
         return LeakStatement(True, "It was trained on these very photographs: the figures show what it remembers.")
     if leaked:
-        share = f"{leaked:,} of {n:,} {split} photographs ({leaked / n:.0%})"
-        return LeakStatement(True, f"LEAK: {share} show a patient who is also in train; the figures flatter.")
+        count = f"{leaked:,} of {n:,} {split} photographs ({leaked / n:.0%})"
+        return LeakStatement(True, f"LEAK: {count} show a patient who is also in train; the figures flatter.")
     if known is None:
         return LeakStatement(False, f"No patient of the {n:,} {split} photographs is known to be in train.")
     if known.copies:

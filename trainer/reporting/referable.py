@@ -79,7 +79,7 @@ class ReferableFigures(NamedTuple):
 def describe_referable(referable: Referable) -> ReferableFigures:
     """The `referable` part of metrics_*.json, prepared for the templates."""
     calibration, benefit = referable.calibration, referable.net_benefit
-    share = referable.referable / referable.photographs
+    prevalence = referable.referable / referable.photographs
     return ReferableFigures(
         roc=_points(referable.roc, LISTED["roc"]),
         precision_recall=_points(referable.precision_recall, LISTED["precision_recall"]),
@@ -88,7 +88,7 @@ def describe_referable(referable: Referable) -> ReferableFigures:
         ],
         bins=calibration.bins,
         clip=f"{calibration.clip:f}",
-        brier_of_prevalence=share * (1 - share),
+        brier_of_prevalence=prevalence * (1 - prevalence),
         calibration_lines=calibration_lines(referable),
         benefit=benefit_rows(benefit) if benefit else [],
         benefit_lines=benefit_lines(benefit) if benefit else [],
@@ -181,8 +181,8 @@ def _between(limits: Sequence[float] | None) -> str:
     return f" ({number(limits[0], 'decimals')} to {number(limits[1], 'decimals')})" if limits else ""
 
 
-def _whole(share: float) -> str:
-    return f"{100 * share:.0f}\N{NO-BREAK SPACE}%"
+def _whole(fraction: float) -> str:
+    return f"{100 * fraction:.0f}\N{NO-BREAK SPACE}%"
 
 
 def _points(band: Band | None, listed: Sequence[float]) -> list[Point]:

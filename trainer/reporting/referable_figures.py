@@ -17,7 +17,7 @@ def draw_referable_calibration(path: Path, calibration: BinaryCalibration, *, co
     counts: the numbers of photographs and patients, for the legend.
     """
     bins = calibration.bins
-    mean, share = [bin.mean for bin in bins], [bin.share for bin in bins]
+    means, fractions = [bin.mean for bin in bins], [bin.share for bin in bins]
     known = [(bin.mean, *bin.interval) for bin in bins if bin.interval]
     coefficients = {"slope": calibration.slope, "intercept": calibration.intercept}
     label = ", ".join(f"{name} {decimals(value)}" for name, value in coefficients.items() if value is not None)
@@ -27,7 +27,7 @@ def draw_referable_calibration(path: Path, calibration: BinaryCalibration, *, co
         if known:
             x, low, high = np.transpose(known)
             axes.vlines(x, low, high, color=BLUE, alpha=0.35, linewidth=5, label="95 % interval")
-        axes.plot(mean, share, "o-", color=BLUE, markersize=8, label=label or "share of each bin")
+        axes.plot(means, fractions, "o-", color=BLUE, markersize=8, label=label or "share of each bin")
         unit_axes(axes, "p(referable), mean of a bin", "share that is referable")
         axes.set_title(title)
         axes.legend(loc="upper left", title=counts, alignment="left")

@@ -18,7 +18,7 @@ from trainer.evaluation.ungradable import Decided
 from trainer.reporting.disclosure import unknown_patients
 from trainer.reporting.gallery import WORST, confidence
 from trainer.reporting.measured import Measured
-from trainer.reporting.tables import UNGRADABLE_COUNTS, UNGRADABLE_SHARES, ungradable_lines, ungradable_rows
+from trainer.reporting.tables import UNGRADABLE_COUNTS, UNGRADABLE_FRACTIONS, ungradable_lines, ungradable_rows
 
 SEVERE = 3
 """Missed photographs of this grade or worse are shown one by one."""
@@ -49,7 +49,7 @@ class UngradableTable:
     """How many ungradable photographs are counted, in words."""
     name: str = ""
     """Name of the external set; "" for the run's own cache."""
-    shares: ClassVar = UNGRADABLE_SHARES
+    fractions: ClassVar = UNGRADABLE_FRACTIONS
     counts: ClassVar = UNGRADABLE_COUNTS
 
 

@@ -15,7 +15,7 @@ TITLES: Final = {
     "referable_auc": "AUC, referable",
     "kappa": "kappa, quadratic weights",
 }
-SHARES: Final = ("sensitivity", "specificity")
+FRACTIONS: Final = ("sensitivity", "specificity")
 TOO_SMALL: Final = (
     f"Groups with fewer than {LEAST} referable patients, or fewer than {LEAST} others, are listed without figures. A "
     "group is compared where the rest has as many too."
@@ -50,9 +50,9 @@ def against_parts(comparison: Comparison, figure: str) -> list[str]:
         return ["-"]
 
     def show(number: float) -> str:
-        return f"{100 * number:+.1f}" if figure in SHARES else f"{number:+.3f}"
+        return f"{100 * number:+.1f}" if figure in FRACTIONS else f"{number:+.3f}"
 
-    parts = [show(value) + (" points" if figure in SHARES else "")]
+    parts = [show(value) + (" points" if figure in FRACTIONS else "")]
     if limits:
         parts.append(f"({show(limits[0])} to {show(limits[1])})")
     return parts if p is None else [*parts, "p < 0.001" if p < 0.001 else f"p {p:.3f}"]
@@ -104,7 +104,7 @@ def worst_line(subgroups: Subgroups) -> str:
 def _figure(group: Group, name: str) -> str:
     if group.figures is None or group.intervals is None:
         return "-"
-    return with_interval(group.figures[name], group.intervals[name], percent if name in SHARES else decimals)
+    return with_interval(group.figures[name], group.intervals[name], percent if name in FRACTIONS else decimals)
 
 
 def _named(subgroups: Subgroups) -> str:

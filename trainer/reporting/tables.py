@@ -91,7 +91,7 @@ def print_by_grade(results: Results) -> None:
     print_table(["grade", "photographs", "sensitivity", "specificity", "precision", "AUC"], rows)
 
 
-UNGRADABLE_SHARES: Final = ("sensitivity", "specificity", "referred")
+UNGRADABLE_FRACTIONS: Final = ("sensitivity", "specificity", "referred")
 UNGRADABLE_COUNTS: Final = {
     "true_positive": "TP",
     "false_positive": "FP",
@@ -111,13 +111,13 @@ def print_ungradable(what: str, results: Results) -> None:
     rows = [
         (
             title,
-            *(with_interval(getattr(decided, name), decided.intervals[name], percent) for name in UNGRADABLE_SHARES),
+            *(with_interval(getattr(decided, name), decided.intervals[name], percent) for name in UNGRADABLE_FRACTIONS),
             *(f"{getattr(decided, name):,}" for name in UNGRADABLE_COUNTS),
         )
         for title, decided in ungradable_rows(results.ungradable)
     ]
     if rows:
-        print_table([what, *UNGRADABLE_SHARES, *UNGRADABLE_COUNTS.values()], rows)
+        print_table([what, *UNGRADABLE_FRACTIONS, *UNGRADABLE_COUNTS.values()], rows)
     for line in ungradable_lines(results.ungradable):
         click.echo(line)
 
@@ -171,8 +171,8 @@ def with_interval(value: float | None, interval: Sequence[float] | None, show: S
     return f"{show(value)} ({low}{' to ' if low.startswith('-') else '-'}{high})"
 
 
-def percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+def percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f} %"
 
 
 def decimals(value: float) -> str:
