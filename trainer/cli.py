@@ -149,8 +149,8 @@ def fit(context: click.Context, /, run: Path | None, resume: bool, find_lr: bool
             finished = launch.resume(run, given)
         else:
             finished = launch.start(asked, run)
-        figures = (finished.accuracy_figure, finished.confusion_figure("test"))
-        drawn = ", ".join(figure.name for figure in figures if figure.exists())
+        drawings = (finished.accuracy_figure, finished.confusion_figure("test"))
+        drawn = ", ".join(each.name for each in drawings if each.exists())
         click.echo(f"results: {finished.path}/ ({drawn}, ...)")
 
 

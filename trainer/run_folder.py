@@ -165,7 +165,7 @@ class RunFolder:
         names = sorted(os.listdir(self.external))
         return [name for name in names if self.external_results(name).metrics.is_file()]
 
-    def figure(self, name: str, split: str) -> Path:
+    def report_figure(self, name: str, split: str) -> Path:
         """A drawing of `trainer report`, as PNG. The SVG is beside it, as for all drawings."""
         return self.path / f"{name}_{split}.png"
 

@@ -12,7 +12,7 @@ from pipeline.storage.outputs import kept
 from pipeline.storage.url import Url
 from trainer.kinds import PAGE
 from trainer.reporting.measured import read_measured
-from trainer.reporting.report import FIGURES, make_card, make_page
+from trainer.reporting.report import DRAWINGS, make_card, make_page
 from trainer.run_folder import RunFolder
 
 
@@ -26,8 +26,8 @@ def report(path: Path, split: str, cache_path: Path | Url | None, out: Path | No
     measured = read_measured(RunFolder(path), split, cache_path)
     run = measured.run
     page = out or run.report(split)
-    figures = [run.accuracy_figure, *(run.figure(name, split) for name in FIGURES)]
-    run.check_plain_files(*figures, *[run.forest_figure] * bool(measured.sites))
+    drawings = [run.accuracy_figure, *(run.report_figure(name, split) for name in DRAWINGS)]
+    run.check_plain_files(*drawings, *[run.forest_figure] * bool(measured.sites))
     if card and os.path.realpath(card) == os.path.realpath(page):
         raise RunError(f"{card}: the page and the model card need a file each")
     try:

@@ -106,15 +106,15 @@ def write_comparison(out: Path, runs: Sequence[Run], pairs: Sequence[Difference]
     curves = {
         run.name: (run.model, run.config.weights != "none", run.accuracy) for run in runs if run.accuracy is not None
     }
-    figure, svg, csv, pairs_csv = (part.path for part in comparison_parts(out))
+    png, svg, csv, pairs_csv = (part.path for part in comparison_parts(out))
     out.parent.mkdir(parents=True, exist_ok=True)
-    for older in (figure, svg):
+    for older in (png, svg):
         older.unlink(missing_ok=True)  # ensembles alone have no curves to draw
     if curves:
-        draw_comparison(figure, curves)
+        draw_comparison(png, curves)
     write_csv(csv, table)
     write_csv(pairs_csv, pairs_table(pairs))
-    return [*([figure] if curves else []), csv, pairs_csv]
+    return [*([png] if curves else []), csv, pairs_csv]
 
 
 def table_row(run: Run, options: Sequence[str] = ()) -> dict[str, object]:

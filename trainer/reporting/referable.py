@@ -57,7 +57,7 @@ class Benefit(NamedTuple):
     """95 % intervals: "net_benefit" and "gain"."""
 
 
-class ReferableFigures(NamedTuple):
+class ReferableSection(NamedTuple):
     """What the templates show about p(referable)."""
 
     roc: list[Point]
@@ -76,11 +76,11 @@ class ReferableFigures(NamedTuple):
     """Prevalence in the population that the net benefit is weighted to, 0 to 1; None: that of the sample."""
 
 
-def describe_referable(referable: Referable) -> ReferableFigures:
+def describe_referable(referable: Referable) -> ReferableSection:
     """The `referable` part of metrics_*.json, prepared for the templates."""
     calibration, benefit = referable.calibration, referable.net_benefit
     prevalence = referable.referable / referable.photographs
-    return ReferableFigures(
+    return ReferableSection(
         roc=_points(referable.roc, LISTED["roc"]),
         precision_recall=_points(referable.precision_recall, LISTED["precision_recall"]),
         measures=[
@@ -106,11 +106,11 @@ def counts_line(referable: Referable, *, patients_known: bool) -> str:
 def draw_referable(run: RunFolder, split: str, referable: Referable, *, counts: str, title: str) -> dict[Path, str]:
     """Draws reliability and net benefit into the run folder; returns path -> description. counts: of `counts_line`."""
     calibration, benefit = referable.calibration, referable.net_benefit
-    path = run.figure("referable_calibration", split)
+    path = run.report_figure("referable_calibration", split)
     draw_referable_calibration(path, calibration, counts=counts, title=f"{title}: calibration")
     drawn = {path: "Reliability curve of p(referable) with 95 % intervals; the table of bins holds its numbers"}
     if benefit:
-        path = run.figure("decision_curve", split)
+        path = run.report_figure("decision_curve", split)
         draw_decision_curve(path, benefit, title=f"{title}: net benefit")
         drawn[path] = "Decision curve: net benefit of the network with its 95 % band, of referring all and of none"
         drawn[path] += "; the table holds numbers"

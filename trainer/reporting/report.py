@@ -82,7 +82,7 @@ HEADLINE = (
     ("sensitivity", "Sensitivity for referable, by the predicted grade", "percent"),
     ("specificity", "Specificity for referable, by the predicted grade", "percent"),
 )
-FIGURES = (
+DRAWINGS = (
     "accuracy",
     "confusion",
     "roc",
@@ -97,7 +97,7 @@ NAMES = {"train": "the photographs it was trained on", "val": "the validation pa
 
 def make_page(measured: Measured) -> bytes:
     """The page as one HTML file, UTF-8. Its drawings are written into the run folder too, as PNG and SVG."""
-    fields = {**describe(measured), "figures": draw(measured), **shown_photographs(measured)}
+    fields = {**describe(measured), "drawings": draw(measured), **shown_photographs(measured)}
     return render("report.html.j2", fields)
 
 
@@ -148,7 +148,7 @@ def describe(measured: Measured) -> dict[str, object]:
         "lines_of": subgroup_lines,
         "against_parts": against_parts,
         "referral": referral(measured),
-        "referable_figures": describe_referable(measured.referable),
+        "referable_section": describe_referable(measured.referable),
         "no_image": no_image,
         "referable": sum(metrics.grades[REFERABLE:]),
         "baseline_words": f"{100 * no_image.majority.accuracy:.1f} % without the photograph" if no_image else "",
@@ -226,7 +226,7 @@ def draw(measured: Measured) -> dict[str, str]:
     auc, referable = results.metrics.referable_auc, measured.referable
     of = counts_line(referable, patients_known=unknown_patients(measured) < len(known))
     if auc is not None and referable.roc and referable.precision_recall:
-        roc, curve = run.figure("roc", split), run.figure("precision_recall", split)
+        roc, curve = run.report_figure("roc", split), run.report_figure("precision_recall", split)
         draw_roc(roc, truth, score, auc, point, band=referable.roc, counts=of, title=f"{title}: referable")
         draw_precision_recall(
             curve, truth, score, point, band=referable.precision_recall, counts=of, title=f"{title}: referable"
@@ -239,18 +239,18 @@ def draw(measured: Measured) -> dict[str, str]:
         alts[curve] = f"Precision-recall curve of referable retinopathy; {truth.mean():.0%} are referable; {band}"
     alts |= draw_referable(run, split, referable, counts=of, title=title)
     if card:
-        deferral = run.figure("risk_coverage", split)
+        deferral = run.report_figure("risk_coverage", split)
         coverage, risk = RiskCoverage(Sample.of(known), card.threshold).curve()
         draw_risk_coverage(deferral, coverage, risk, title=f"{title}: deferral")
         alts[deferral] = "Risk-coverage curve of the referral; the table holds numbers"
     if results.calibration:
-        reliability = run.figure("reliability", split)
+        reliability = run.report_figure("reliability", split)
         draw_reliability(reliability, results.calibration.bins, results.calibration.ece, title=title)
         alts[reliability] = "Reliability diagram; the table of bins holds its numbers"
     if measured.sites:
         draw_forest(run.forest_figure, measured.sites, title=name)
         alts[run.forest_figure] = "Forest plot of the sets; the table holds its numbers"
-    drawn = dict.fromkeys((*FIGURES, "forest"), "")
+    drawn = dict.fromkeys((*DRAWINGS, "forest"), "")
     return drawn | {
         path.stem.removesuffix(f"_{split}"): inline_svg(path.with_suffix(".svg"), alt) for path, alt in alts.items()
     }
