@@ -42,7 +42,7 @@ from trainer.kinds import (
     comparison_parts,
     is_explained_file,
 )
-from trainer.presets import PRESETS
+from trainer.presets import OPTIMIZER_DEFAULTS, PRESETS
 from trainer.run_folder import unfit_name
 
 if TYPE_CHECKING:
@@ -114,8 +114,9 @@ def _asked(context: click.Context, settings: Mapping[str, Any]) -> tuple[FitConf
         for name, value in settings.items()
         if context.get_parameter_source(name) is not ParameterSource.DEFAULT
     }
+    chosen = {**PRESETS.get(settings["recipe"], {}), **given}
     try:
-        return FitConfig(**{**PRESETS.get(settings["recipe"], {}), **given}), given
+        return FitConfig(**{**OPTIMIZER_DEFAULTS[settings["optimizer"]], **chosen}), given
     except ValueError as error:
         raise click.UsageError(str(error)) from error
 

@@ -24,6 +24,8 @@ CLASS_WEIGHTS: Final = ("none", "inverse", "effective")
 SAMPLINGS: Final = ("natural", "balanced")
 GRADE_BY: Final = ("likeliest", "expected")
 KEEPS: Final = ("best", "last")
+OPTIMIZERS: Final = {"sgd": "SGD", "adamw": "AdamW"}
+"""Name of the option's value -> its title on pages."""
 SCHEDULES: Final = ("cosine", "constant")
 STEMS: Final = ("auto", "imagenet", "small")
 SMALL_BELOW: Final = 64
@@ -76,7 +78,8 @@ class FitConfig:
     lr: float = 0.01  # the highest learning rate
     schedule: str = "cosine"  # after a warm-up; "constant": no change
     layer_decay: float = 1  # learning rate of each stage of the network, by that of the next
-    momentum: float = 0.9
+    optimizer: str = "sgd"
+    momentum: float = 0.9  # of SGD; beta1 of AdamW
     weight_decay: float = 5e-4
     class_weights: str = "none"
     sampling: str = "natural"  # "balanced": an epoch has equally many photographs of each grade
@@ -110,6 +113,7 @@ class FitConfig:
         check(self.stem != "small" or self.weights != "imagenet", "stem", "imagenet with ImageNet's weights")
         check(self.schedule in SCHEDULES, "schedule", f"one of {', '.join(SCHEDULES)}")
         check(self.model in MODELS, "model", f"one of {', '.join(MODELS)}")
+        check(self.optimizer in OPTIMIZERS, "optimizer", f"one of {', '.join(OPTIMIZERS)}")
         check(self.class_weights in CLASS_WEIGHTS, "class_weights", f"one of {', '.join(CLASS_WEIGHTS)}")
         check(self.sampling in SAMPLINGS, "sampling", f"one of {', '.join(SAMPLINGS)}")
         check(self.loss in LOSSES, "loss", f"one of {', '.join(LOSSES)}")

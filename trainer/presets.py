@@ -68,6 +68,13 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
     }
 )
 
+OPTIMIZER_DEFAULTS: Final[Mapping[str, Mapping[str, float]]] = MappingProxyType(
+    # AdamW's steps do not shrink with the gradient, so its learning rate is lower. Its weight decay is multiplied by
+    # the learning rate, so it is higher (Loshchilov and Hutter, ICLR 2019).
+    {"sgd": {}, "adamw": {"lr": 0.001, "weight_decay": 0.05}}
+)
+"""Defaults of other options by optimizer. Presets and options override them."""
+
 PURPOSES: Final[Mapping[str, str]] = MappingProxyType(
     {
         "course": "to compare with student projects on EyePACS, which commonly train so",

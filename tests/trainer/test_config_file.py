@@ -7,7 +7,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from trainer.cli import main
+from trainer.cli import _asked, main
 from trainer.config_file import ConfigFile, read_settings
 
 
@@ -80,3 +80,14 @@ def test_every_option_of_a_training_can_stand_in_a_file() -> None:
     machine = {"run", "resume", "find_lr", "local_cache", "local_cache_gb", "help"}
     text = "\n".join(f"{name} = 0" for name in names if name not in machine)
     assert set(read_settings(text, json_file=False)) == set(names) - machine
+
+
+@pytest.mark.parametrize(
+    ("options", "lr", "weight_decay"),
+    [((), 0.01, 0.0005), (("--optimizer", "adamw"), 0.001, 0.05), (("--optimizer", "adamw", "--lr", "0.1"), 0.1, 0.05)],
+)
+def test_adamw_has_its_own_defaults(options: tuple[str, ...], lr: float, weight_decay: float) -> None:
+    context = main.commands["fit"].make_context("fit", list(options))
+    settings = {name: value for name, value in context.params.items() if name not in ("run", "resume", "find_lr")}
+    asked, _ = _asked(context, settings)
+    assert (asked.lr, asked.weight_decay) == (lr, weight_decay)

@@ -8,6 +8,7 @@ import pandas as pd
 
 from pipeline.cache.splits import patients_of
 from pipeline.grades import GRADES, N_GRADES, REFERABLE, UNKNOWN
+from trainer.config import OPTIMIZERS
 from trainer.evaluation.characteristics import characteristics
 from trainer.evaluation.deferral import RiskCoverage
 from trainer.evaluation.external import camera_sizes
@@ -127,6 +128,7 @@ def describe(measured: Measured) -> dict[str, object]:
         "metadata": measured.metadata,
         "start": starting_point(config.resolved.weights),
         "variation": variation(config.resolved),
+        "optimizer": OPTIMIZERS[config.resolved.optimizer],
         "objective": objective(config.resolved),
         "choice": choice(config.resolved),
         "members": members(measured),

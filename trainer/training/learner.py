@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from pipeline.cache.cache import Cache
 from pipeline.loading.batch import Batch, Loader
@@ -23,6 +24,8 @@ from trainer.training.schedule import averaging_decay
 CLIP_NORM: Final = 1.0
 """Gradients are clipped to this norm. From scratch norms begin at 3 to 19 (RetinaMNIST, ResNet-18), and with a limit of
 5 the loss on validation jumps for many epochs."""
+BETA2: Final = 0.999
+"""Of AdamW, as its authors and torch have it."""
 STAGES: Final = ("layer4.", "layer3.", "layer2.", "layer1.")
 """The stages of a ResNet's backbone, from the head to the stem."""
 
@@ -35,7 +38,7 @@ def augmentation(config: FitConfig) -> Augment:
 class Learner:
     """A model and its optimizer. Training has two phases; `open` begins each."""
 
-    optimizer: torch.optim.SGD
+    optimizer: Optimizer
     batches: Mapping[str, Loader]
     """By split: loaders of photographs, or of features in the head phase."""
 
@@ -146,8 +149,8 @@ def set_phase(model: Grader, phase: Phase) -> None:
     model.backbone.requires_grad_(phase == "finetune")
 
 
-def make_optimizer(model: Grader, config: FitConfig) -> tuple[torch.optim.SGD, list[float]]:
-    """SGD over the parameters that the phase trains, and for each group the factor of its learning rate.
+def make_optimizer(model: Grader, config: FitConfig) -> tuple[Optimizer, list[float]]:
+    """SGD or AdamW over the parameters that the phase trains, and for each group the factor of its learning rate.
 
     Biases and BatchNorm parameters (one dimension) have no weight decay. Each stage has `layer_decay` times the factor
     of the next one, so early layers, whose pretrained features are general, change least (Howard and Ruder, ACL 2018).
@@ -157,12 +160,12 @@ def make_optimizer(model: Grader, config: FitConfig) -> tuple[torch.optim.SGD, l
         if parameter.requires_grad:
             decay = config.weight_decay if parameter.ndim > 1 else 0.0
             groups.setdefault((config.layer_decay ** _stages_before_head(name), decay), []).append(parameter)
-    optimizer = torch.optim.SGD(
-        [{"params": parameters, "weight_decay": decay} for (_, decay), parameters in groups.items()],
-        lr=0.0,
-        momentum=config.momentum,
-        fused=True,
-    )
+    trained = [{"params": parameters, "weight_decay": decay} for (_, decay), parameters in groups.items()]
+    optimizer: Optimizer  # each step sets the learning rate
+    if config.optimizer == "adamw":
+        optimizer = torch.optim.AdamW(trained, lr=0.0, betas=(config.momentum, BETA2), fused=True)
+    else:
+        optimizer = torch.optim.SGD(trained, lr=0.0, momentum=config.momentum, fused=True)
     return optimizer, [scale for scale, _ in groups]
 
 

@@ -67,6 +67,22 @@ def test_layers_learn_the_slower_the_farther_from_the_head() -> None:
         assert {each.ndim > 1 for each in group["params"]} == {group["weight_decay"] == 0.1}
 
 
+def test_adamw_takes_the_step_of_its_paper() -> None:
+    """The first step of AdamW, written out: the moments are corrected to g and g^2, so it is lr * sign(g), and the
+    decay of weights is lr * decay * w (Loshchilov and Hutter, ICLR 2019, algorithm 2)."""
+    model = Grader("resnet18")
+    optimizer, _ = make_optimizer(model, FitConfig(optimizer="adamw", weight_decay=0.1))
+    weight, bias = model.head.weight, model.head.bias
+    before = weight.detach().clone(), bias.detach().clone()
+    gradient = torch.linspace(-1, 1, weight.numel()).view_as(weight) + 0.01
+    weight.grad, bias.grad = gradient.clone(), torch.full_like(bias, -2)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.01
+    optimizer.step()
+    torch.testing.assert_close(weight.detach(), before[0] * (1 - 0.01 * 0.1) - 0.01 * gradient.sign())
+    torch.testing.assert_close(bias.detach(), before[1] + 0.01)  # a bias has no weight decay
+
+
 def test_by_default_all_layers_learn_alike_and_the_head_phase_trains_the_head() -> None:
     model = Grader("resnet18")
     assert make_optimizer(model, FitConfig())[1] == [1, 1]

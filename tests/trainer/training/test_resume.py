@@ -55,13 +55,13 @@ def same(one: Path, other: Path) -> None:
 
 
 @pytest.mark.slow  # tests/faults kill within epochs, and keep the best
-@pytest.mark.parametrize("keep", ["best", "last"])
+@pytest.mark.parametrize(("keep", "optimizer"), [("best", "sgd"), ("last", "adamw")])
 def test_killed_between_epochs_and_resumed_it_is_the_undisturbed_run(
-    keep: str, trainer: Trainer, tiny_cache: Cache, tmp_path: Path
+    keep: str, optimizer: str, trainer: Trainer, tiny_cache: Cache, tmp_path: Path
 ) -> None:
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "weights.pth")
     options = ("--cache", tiny_cache(), "--weights", "weights.pth", "--head-epochs", 1, "--epochs", 2, "--keep", keep)
-    options += ("--batch", 4, "--device", "cpu", "--loader", "torchvision", "--workers", 1)
+    options += ("--batch", 4, "--device", "cpu", "--loader", "torchvision", "--workers", 1, "--optimizer", optimizer)
     killed = start(*options, "--run", "killed")
     wait_for_rows(tmp_path / "killed" / "accuracy.csv", 2, killed)
     killed.send_signal(signal.SIGKILL)
