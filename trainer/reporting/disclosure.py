@@ -70,7 +70,7 @@ def synthetic_line(drawn: Mapping[str, tuple[int, int]], measured: str) -> str:
 
 
 def unknown_patients(measured: Measured) -> int:
-    """The number of photographs measured whose patient is unknown; 0 without the cache, where the patients are."""
+    """The number of photographs measured whose patient is unknown; 0 without the cache, which alone names patients."""
     if measured.cache is None:
         return 0
     manifest = measured.cache.manifest

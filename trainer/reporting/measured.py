@@ -103,7 +103,10 @@ def read_measured(run: RunFolder, split: str, cache_path: Path | Url | None) -> 
 
 
 def measured_cache(run: RunFolder, config: RunConfig, path: Path | Url | None) -> tuple[Cache | None, str]:
-    """The cache that was measured and "", or None and the reason. Raises CacheError for a `path` to another cache."""
+    """The cache that was measured and "", or None and the reason.
+
+    Raises CacheError if `path` is given and cannot be opened or is another cache.
+    """
     advice = f"`trainer report {run.path} --cache FOLDER` takes the cache that was measured"
     try:
         cache = open_cache(path or config.cache)
