@@ -68,7 +68,7 @@ def test_weights_of_a_run_not_finished_say_so(trained: Trained) -> None:
     model, metadata = load_model(RunFolder(trained.run).model)
     save_model(Path("early.safetensors"), model, replace(metadata, operating=None, statistics=None))
     text = invoke("show", "early.safetensors").output
-    assert "none: the run is not finished" in text
+    assert "none: the run is unfinished" in text
     assert "nan" not in text.lower()
 
 
