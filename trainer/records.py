@@ -1,4 +1,4 @@
-"""Typed records read back from the plain JSON that they were written as. Imports no torch."""
+"""Reads typed records (dataclasses, NamedTuples) from JSON. Imports no torch."""
 
 import types
 from collections.abc import Mapping, Sequence
@@ -9,18 +9,19 @@ T = TypeVar("T")
 
 
 def read(kind: type[T], value: object, at: str = "the record") -> T:
-    """`value`, as json.loads gives it, as an instance of `kind`; a number stays the very number that it is.
+    """Converts `value`, from json.loads, to `kind`. Numbers are not converted: an int stays an int in a float field.
 
-    kind: a dataclass or a NamedTuple (from an object, whose other keys do not matter; a missing key is the field's
-    default), `list`, `tuple`, `Sequence`, `dict` or `Mapping` of such types, str, int, float or bool. The fields may be
-    unions and Literals too; of a union the first type that fits counts.
-    Raises ValueError, which names the place, where a key is missing or a value is of another type.
+    kind: a dataclass or a NamedTuple; `list`, `tuple`, `Sequence`, `dict` or `Mapping` of such types; str, int, float
+    or bool. Fields may also be unions and Literals; the first type of a union that fits is taken. Unknown keys of an
+    object are ignored, and missing ones get the field's default. at: the name of `value` in error messages.
+
+    Raises ValueError, with the path of the value, if a key without a default is missing or a value has another type.
     """
     return _read(kind, value, at)  # type: ignore[no-any-return]
 
 
 def optional(kind: type[T], value: object, at: str = "the record") -> T | None:
-    """None for None, else as `read`."""
+    """Like `read`; None for None."""
     return None if value is None else read(kind, value, at)
 
 

@@ -1,6 +1,6 @@
-"""The run folder: every file name of it lives here. Imports no torch.
+"""The run folder: all its file names, and reading and writing its files. Imports no torch.
 
-Files are written whole or not at all, so a reader may look at any moment, and a killed run is a shorter one.
+A file is written completely or not at all. So files can be read at any time, and a killed run leaves no broken one.
 """
 
 import json
@@ -27,38 +27,37 @@ RUNS: Final = Path("runs")
 
 
 class EpochRow(NamedTuple):
-    """A row of accuracy.csv. Its times are, for the first epoch of the head, with the pass of every photograph through
-    the backbone."""
+    """A row of accuracy.csv. The times of the first head epoch include the pass of all photographs through the
+    backbone."""
 
     epoch: int
     """From 1, over both phases."""
     phase: str
     lr: float
-    """Of the last step."""
+    """Learning rate of the last step."""
     loss_train: float
     acc_train: float
-    """Percent, as every accuracy here."""
+    """Percent, like every accuracy here."""
     loss_val: float
     acc_val: float
     kappa_val: float
     acc_test: float | None
-    """None where test is not tracked."""
+    """None if test is not tracked."""
     seconds: float
-    """Of the whole epoch."""
+    """Duration of the whole epoch."""
     images_per_second: float
-    """Trained on."""
+    """Training images per second of training."""
 
 
 ACCURACY_COLUMNS: Final = EpochRow._fields
 
 FOREST: Final = "forest.png"
 LONGEST_NAME: Final = 255
-"""Bytes of a file name, at most."""
+"""Most bytes of a file name."""
 
 
 class ResultFiles(NamedTuple):
-    """What is written of a split of the run's cache, or of an external set. The metrics come last: where they are, all
-    is there."""
+    """The files of a measured split or external set. The metrics are written last: if they exist, all others do."""
 
     predictions: Path
     confusion_counts: Path
@@ -73,14 +72,14 @@ class RunFolder:
 
     @property
     def title(self) -> str:
-        """What figures and pages call the run: its folder's name; of a folder called `run`, which says nothing, with
-        that of the folder above."""
+        """The name of the run on drawings and pages: its folder's name. If that is only "run", the name of the folder
+        above is put before it."""
         whole = self.path.resolve()
         return f"{whole.parent.name}/{whole.name}" if whole.name == "run" and whole.parent.name else whole.name
 
     @property
     def config(self) -> Path:
-        """What was asked for, what it was resolved to, versions, and the cache's digest."""
+        """The settings as asked for and as resolved, versions, and the cache's digest."""
         return self.path / "config.json"
 
     @property
@@ -93,12 +92,12 @@ class RunFolder:
 
     @property
     def events(self) -> Path:
-        """TensorBoard's view of accuracy.csv."""
+        """accuracy.csv for TensorBoard."""
         return self.path / "tensorboard"
 
     @property
     def model(self) -> Path:
-        """The weights to keep so far."""
+        """The weights of the epoch to keep so far: the best one, or with --keep last the last one."""
         return self.path / "model.safetensors"
 
     @property
@@ -108,17 +107,17 @@ class RunFolder:
 
     @property
     def previous(self) -> Path:
-        """The checkpoint before the last, in case that one is damaged."""
+        """The checkpoint before the last one, in case that one is damaged."""
         return self.path / "previous.pt"
 
     @property
     def summary(self) -> Path:
-        """The result in a few numbers; written last, so that it marks a finished run."""
+        """The results in short. It is written last and marks a finished run."""
         return self.path / "summary.json"
 
     @property
     def dates(self) -> Path:
-        """When it was trained and measured. A file of its own: equal runs have equal metrics, whatever the day."""
+        """The days of training and measuring. They have their own file so that equal runs have equal metrics files."""
         return self.path / "dates.json"
 
     def predictions(self, split: str) -> Path:
@@ -128,7 +127,7 @@ class RunFolder:
         return self.path / f"metrics_{split}.json"
 
     def confusion(self, split: str) -> Path:
-        """Shares of each true grade."""
+        """Rows are true grades and sum to 1."""
         return self.path / f"confusion_{split}.csv"
 
     def confusion_counts(self, split: str) -> Path:
@@ -148,7 +147,7 @@ class RunFolder:
 
     @property
     def external(self) -> Path:
-        """A folder for each other cache that was measured, and the figure of all of them."""
+        """The folder of the external sets: a folder for each, and the forest plot of all."""
         return self.path / EXTERNAL
 
     @property
@@ -160,23 +159,23 @@ class RunFolder:
         return ResultFiles(*(self.external / name / each for each in names))
 
     def external_names(self) -> list[str]:
-        """Of the external sets that were measured, sorted."""
+        """The names of the external sets that were measured, sorted."""
         if not self.external.is_dir():
             return []
         names = sorted(os.listdir(self.external))
         return [name for name in names if self.external_results(name).metrics.is_file()]
 
-    def figure(self, name: str, split: str) -> Path:
-        """Those of `trainer report`; as all figures, PNG here and SVG beside it."""
+    def report_figure(self, name: str, split: str) -> Path:
+        """A drawing of `trainer report`, as PNG. The SVG is beside it, as for all drawings."""
         return self.path / f"{name}_{split}.png"
 
     def report(self, split: str) -> Path:
-        """The page; test's, which most people want, has the plain name."""
+        """The page of a split; that of test, which most people need, is report.html."""
         return self.path / ("report.html" if split == "test" else f"report_{split}.html")
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keeps the run for this process. Raises RunError while another one trains it."""
+        """Locks the run for this process. Raises RunError if another process trains it."""
         with ExitStack() as stack:
             try:
                 stack.enter_context(locked_folder(self.path))
@@ -187,9 +186,9 @@ class RunFolder:
             sweep_dead(self.path)
             yield
 
-    def check_places(self, *files: Path) -> None:
-        """Raises RunError where one of the run's own files, or a figure's SVG, is a link or a folder: what it leads to
-        is somebody's."""
+    def check_plain_files(self, *files: Path) -> None:
+        """Raises RunError if one of the run's files, or the SVG of a drawing, is a link or a folder: what is behind it
+        does not belong to the run."""
         for file in (each for path in files for each in (path, path.with_suffix(".svg"))):
             if os.path.islink(file) or os.path.isdir(file):
                 what = "link" if os.path.islink(file) else "folder"
@@ -198,14 +197,14 @@ class RunFolder:
     def check_external(self, name: str, digest: str, split: str) -> ResultFiles:
         """The files of an external set that is to be measured, or measured again.
 
-        Raises RunError where its folder holds the results of another cache or split, or anything else.
+        digest: of its cache. Raises RunError if its folder holds the results of another cache or split, or other files.
         """
         files = self.external_results(name)
         folder = files.metrics.parent
         for each in (self.external, folder):
             if os.path.islink(each) or (os.path.lexists(each) and not os.path.isdir(each)):
                 raise RunError(f"{each}: no folder of the run; take it away")
-        self.check_places(*files, self.forest_figure)
+        self.check_plain_files(*files, self.forest_figure)
         if not os.path.isdir(folder):
             return files
         mine = {each.name for each in (*files, files.confusion_figure.with_suffix(".svg"))}
@@ -221,14 +220,14 @@ class RunFolder:
 
     @property
     def started(self) -> bool:
-        return os.path.exists(self.config)  # pathlib's raises where a name is too long
+        return os.path.exists(self.config)  # Path.exists raises OSError if a name is too long
 
     @property
     def finished(self) -> bool:
         return os.path.exists(self.summary)
 
     def read_config(self) -> RunConfig:
-        """Raises RunError where the folder is no run or its config.json is damaged."""
+        """config.json. Raises RunError if the folder is not a run or the file is damaged."""
         if not self.started:
             if os.path.exists(FoldsFolder(self.path).mark):
                 runs = f"{self.path / 'fold0'} and so on"
@@ -241,8 +240,8 @@ class RunFolder:
             raise RunError(f"{self.config} is damaged; start another run") from error
 
     def read_own_metrics(self, split: str) -> dict[str, Any]:
-        """metrics_<split>.json. Raises RunError where it is missing, damaged, or about another cache than the run's, as
-        earlier versions left it."""
+        """metrics_<split>.json. Raises RunError if it is missing, damaged, or about another cache than the run's, which
+        earlier versions could write."""
         digest, metrics = self.read_config().cache_digest, self.read_json(self.metrics(split))
         if metrics.get("cache", digest) != digest:
             advice = f"`trainer evaluate {self.path} --split {split}` measures the run's own"
@@ -250,7 +249,7 @@ class RunFolder:
         return metrics
 
     def read_json(self, path: Path, advice: str = "") -> dict[str, Any]:
-        """Raises RunError, with advice, where a file of the run is missing or damaged."""
+        """A JSON object from a file of the run. Raises RunError, with the advice, if it is missing or damaged."""
         advice = advice or self.advice
         try:
             fields = json.loads(path.read_bytes())
@@ -263,7 +262,7 @@ class RunFolder:
         return fields
 
     def read_accuracy(self) -> "pd.DataFrame":
-        """accuracy.csv with its columns checked. Raises RunError where it is missing, damaged or empty."""
+        """accuracy.csv with its columns checked. Raises RunError if it is missing, damaged or empty."""
         import pandas as pd
 
         try:
@@ -278,9 +277,9 @@ class RunFolder:
         return table
 
     def read_predictions(self, split: str) -> "pd.DataFrame":
-        """predictions_<split>.csv as `trainer.evaluation.metrics` describes it, -1 where nobody graded.
+        """predictions_<split>.csv as the table that `trainer.evaluation.metrics` describes; grade is -1 if unknown.
 
-        Raises RunError where it is missing or damaged.
+        Raises RunError if it is missing or damaged.
         """
         import pandas as pd
 
@@ -289,7 +288,7 @@ class RunFolder:
         path, advice = self.predictions(split), f"`trainer evaluate {self.path} --split {split}` writes it"
         columns = ["id", "grade", "predicted", *PROBABILITIES]
         try:
-            # Ids as text: one may be "NA", "007" or "1e5".
+            # Ids as text: an id may be "NA", "007" or "1e5".
             table = pd.read_csv(path, dtype=str, na_filter=False, encoding_errors="surrogateescape")
             if list(table.columns) != columns:
                 raise ValueError("other columns")
@@ -306,8 +305,8 @@ class RunFolder:
         return table
 
     def read_dates(self) -> dict[str, str]:
-        """What was done -> its day as YYYY-MM-DD, UTC: "trained", and "measured SPLIT". What is no day is left out;
-        empty where the file is missing, as in older runs, or damaged."""
+        """The days (YYYY-MM-DD, UTC) of "trained" and of "measured SPLIT". Values that are not days are left out. Empty
+        if the file is damaged or missing, as in older runs."""
         try:
             dates = self.read_json(self.dates)
         except RunError:
@@ -315,7 +314,7 @@ class RunFolder:
         return {done: day for done, day in dates.items() if _is_day(day)}
 
     def note_date(self, *done: str, day: str | None = None) -> None:
-        """Notes that these things were done on a day, as YYYY-MM-DD; None: today. See `read_dates`."""
+        """Records the day, YYYY-MM-DD, of these keys of `read_dates`; None: today."""
         write_json(self.dates, {**self.read_dates(), **dict.fromkeys(done, day or today())})
 
     def write_accuracy(self, history: Sequence[EpochRow]) -> None:
@@ -325,23 +324,24 @@ class RunFolder:
 
     @property
     def advice(self) -> str:
-        """The end of an error message."""
+        """The end of error messages about missing or damaged files."""
         return f"`trainer fit --run {self.path} --resume` continues an unfinished run"
 
 
 @dataclass(frozen=True)
 class FoldsMark:
-    """folds.json: by what folds were drawn and trained."""
+    """folds.json: the settings by which folds are drawn and trained."""
 
     cache: str
-    """Digest of the cache that they are folds of."""
+    """Digest of the cache that is folded."""
     folds: int
+    """Number of folds."""
     seed: int
-    """By which they were drawn."""
+    """The seed that draws the folds."""
     test: bool
-    """Whether test is folded in."""
+    """Whether the photographs of test are folded too."""
     seeds: list[int] | None = None
-    """Of the trainings; None where that is `seed` alone."""
+    """Seeds of the trainings; None: `seed` alone."""
 
     def as_dict(self) -> dict[str, object]:
         return {name: value for name, value in asdict(self).items() if value is not None}
@@ -349,30 +349,29 @@ class FoldsMark:
 
 @dataclass(frozen=True)
 class FoldsFolder:
-    """What `trainer folds` leaves: a run, and the cache that it is trained on, for each fold, and what they say
-    together."""
+    """The folder of `trainer folds`: for each fold a run and its cache, and the results of all folds together."""
 
     path: Path
 
     @property
     def mark(self) -> Path:
-        """Of which cache these are folds, how many, by which seeds, and whether test is folded in."""
+        """The settings by which the folds are drawn and trained, see `FoldsMark`."""
         return self.path / "folds.json"
 
     @property
     def shared_photos(self) -> Path:
-        """Photographs that are there under several patients, who are kept together."""
+        """Photographs that several patients share. These patients are in one fold."""
         return self.path / "copies.csv"
 
     def cache(self, fold: int) -> Path:
         return self.path / "caches" / f"fold{fold}"
 
     def run(self, fold: int, seed: int | None) -> RunFolder:
-        """seed: of the training; None where each fold is trained once."""
+        """The run of a fold. seed: of the training; None if each fold is trained once."""
         return RunFolder(self.path / (f"fold{fold}" if seed is None else f"fold{fold}_seed{seed}"))
 
     def runs(self) -> list[RunFolder]:
-        """The runs of all folds and seeds. Raises RunError where folds.json is missing or damaged."""
+        """The runs of all folds and seeds. Raises RunError if folds.json is missing or damaged."""
         mark = self.read_mark()
         seeds: Sequence[int | None] = mark.seeds if mark.seeds and len(mark.seeds) > 1 else [None]
         return [self.run(fold, seed) for seed in seeds for fold in range(mark.folds)]
@@ -391,7 +390,7 @@ class FoldsFolder:
         return self.path / "second_look.png"
 
     def read_mark(self) -> FoldsMark:
-        """Raises RunError where it is missing or damaged."""
+        """folds.json. Raises RunError if it is missing or damaged."""
         advice = "`trainer folds` into another --run makes folds anew"
         try:
             return read(FoldsMark, RunFolder(self.path).read_json(self.mark, advice))
@@ -399,7 +398,7 @@ class FoldsFolder:
             raise RunError(f"{self.mark} is damaged; {advice}") from error
 
     def claim(self, mark: FoldsMark) -> None:
-        """Raises RunError where the folder holds anything else than folds of this `mark`; nothing is written."""
+        """Raises RunError if the folder holds anything other than folds with this `mark`. Writes nothing."""
         try:
             begun = self.mark.exists()
             if not begun and os.path.lexists(self.path) and not _is_empty_folder(self.path):
@@ -413,9 +412,9 @@ class FoldsFolder:
 
 
 def create_run(path: Path | None, default_name: str) -> RunFolder:
-    """A new, empty folder: `path`, or `default_name` below runs/, with -2, -3, ... if that exists.
+    """Makes a new, empty run folder: `path`, or `default_name` below runs/, with -2, -3, ... if that exists.
 
-    Raises RunError for a folder that holds anything.
+    Raises RunError if `path` is not empty.
     """
     if path is not None:
         return make_folder(path, "--run")
@@ -432,7 +431,7 @@ def create_run(path: Path | None, default_name: str) -> RunFolder:
 
 
 def make_folder(path: Path, option: str) -> RunFolder:
-    """A new, empty folder. option: of the command line, which names it. Raises RunError for one that holds anything."""
+    """Makes a new, empty folder. option: the command-line option that names it. Raises RunError if it is not empty."""
     check_free(path, option)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -442,10 +441,10 @@ def make_folder(path: Path, option: str) -> RunFolder:
 
 
 def default_name(model: str, weights: str, size: int | None, loader: str, cache: Path | Url) -> str:
-    """Of a run without --run: how it begins, and the data set, called as its cache's folder or the one above.
+    """The name of a run without --run: model, weights, size, loader and data set.
 
-    Weights of another run, which all are called model.safetensors, have that run's name. Of a long name of weights or a
-    data set 40 letters are taken, and of all of it no more than a folder's name may have.
+    Weights of another run, which are always called model.safetensors, get the name of that run. The names of weights
+    and data set are cut to 40 letters, and the whole name to the length that a folder's name may have.
     """
     file = Path(weights)
     start = RunFolder(file.parent).title.replace("/", "-") if file.name == "model.safetensors" else file.stem
@@ -456,7 +455,7 @@ def default_name(model: str, weights: str, size: int | None, loader: str, cache:
 
 
 def check_free(path: Path, option: str) -> None:
-    """Raises RunError if there is something at `path` already. option: of the command line, which names it."""
+    """Raises RunError if `path` exists and is no empty folder. option: the command-line option that names it."""
     if path.exists() and not _is_empty_folder(path):
         resumes = option == "--run" and RunFolder(path).started
         advice = "--resume continues it, or choose" if resumes else "choose"
@@ -464,12 +463,12 @@ def check_free(path: Path, option: str) -> None:
 
 
 def _is_empty_folder(path: Path) -> bool:
-    """Half-written files of a killed run do not count."""
+    """Whether it is a folder without files, except half-written ones of a killed run."""
     return path.is_dir() and all(file.name.endswith(TMP_SUFFIX) for file in path.iterdir())
 
 
 def weights_file(path: Path) -> Path:
-    """Of a run folder its weights, of a file the file itself. Raises RunError where there are none."""
+    """The weights of a run folder; a file is returned as it is. Raises RunError if the run has no weights."""
     if not os.path.isdir(path):
         return path
     run = RunFolder(path)
@@ -479,14 +478,14 @@ def weights_file(path: Path) -> Path:
     return run.model
 
 
-def set_name(place: Path | Url) -> str:
-    """What an external set is called by default: as its cache's folder, or as the folder above one called `cache`."""
-    folder = place if isinstance(place, Url) else Path(os.path.abspath(place))
+def set_name(cache: Path | Url) -> str:
+    """The default name of an external set: that of the cache's folder, or of the folder above one called "cache"."""
+    folder = cache if isinstance(cache, Url) else Path(os.path.abspath(cache))
     return folder.parent.name if folder.name == "cache" else folder.name
 
 
 def unfit_name(name: str) -> str:
-    """Why an external set cannot be called so; "" where it can."""
+    """Why this cannot be the name of an external set; "" if it can."""
     if name in ("", ".", "..") or "/" in name or os.sep in name:
         return f"{name!r} is no plain folder name"
     if name in (FOREST, Path(FOREST).with_suffix(".svg").name):
@@ -495,7 +494,7 @@ def unfit_name(name: str) -> str:
 
 
 def newest_unfinished() -> RunFolder:
-    """The run below runs/ that was started last and has not finished. Raises RunError where there is none."""
+    """The unfinished run below runs/ that was started last. Raises RunError if there is none."""
     runs = unfinished()
     if not runs:
         raise RunError(f"no unfinished run below {RUNS}/; name one with --run")
@@ -503,13 +502,13 @@ def newest_unfinished() -> RunFolder:
 
 
 def unfinished() -> list[RunFolder]:
-    """The runs below runs/ that have not finished, the one that was started last first."""
+    """The unfinished runs below runs/, the one started last first."""
     runs = [run for path in RUNS.glob("*") if (run := RunFolder(path)).started and not run.finished]
     return sorted(runs, key=lambda run: run.config.stat().st_mtime_ns, reverse=True)
 
 
 def today() -> str:
-    """The day as YYYY-MM-DD, UTC."""
+    """Today as YYYY-MM-DD, UTC."""
     return datetime.now(UTC).strftime("%Y-%m-%d")
 
 
@@ -526,6 +525,6 @@ def write_json(path: Path, fields: Mapping[str, Any]) -> None:
 
 
 def write_csv(path: Path, table: "pd.DataFrame", *, index: bool = False) -> None:
-    """UTF-8; what is not known is an empty cell."""
+    """Writes a table as UTF-8. Unknown values are empty cells."""
     with write_whole(path) as file:
         table.to_csv(file, index=index, lineterminator="\n", encoding="utf-8", errors="surrogateescape")

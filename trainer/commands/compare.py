@@ -17,7 +17,7 @@ from trainer.network.provenance import Exposure
 from trainer.records import optional
 from trainer.reporting.comparison import Run, differing, read_summary, write_comparison
 from trainer.reporting.narrative import exposure_line
-from trainer.reporting.tables import places, with_interval
+from trainer.reporting.tables import decimals, with_interval
 from trainer.run_folder import RunFolder
 
 SHOWN: Final = ("run", "model", "weights", "size")
@@ -86,7 +86,9 @@ def shown_row(run: Run, options: Sequence[str]) -> list[str]:
     cells = [run.name, run.model, "/".join(Path(config.weights).parts[-2:]), f"{config.size}"]
     cells += [_option(getattr(config, name)) for name in options]
     cells += [kept, _cell(run.of("val").kappa)]
-    figures = [with_interval(getattr(test, name), test.interval(name), places) for name in ("accuracy", "kappa", "auc")]
+    figures = [
+        with_interval(getattr(test, name), test.interval(name), decimals) for name in ("accuracy", "kappa", "auc")
+    ]
     return [*cells, figures[0], _cell(test.majority), *figures[1:]]
 
 
@@ -132,4 +134,4 @@ def _option(value: object) -> str:
 
 def _cell(value: float | None) -> str:
     """A figure with three decimals; "-" if it was not measured."""
-    return "-" if value is None else places(value)
+    return "-" if value is None else decimals(value)

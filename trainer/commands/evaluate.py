@@ -1,4 +1,4 @@
-"""`trainer evaluate`: a run's weights measured on a split or on other caches, and what is said of what was measured."""
+"""`trainer evaluate`: measures the weights of a run on a split or on other caches, and warns of defects."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -31,15 +31,15 @@ from trainer.run_folder import ResultFiles, RunFolder, set_name, unfit_name
 
 @dataclass(frozen=True)
 class Target:
-    """Photographs that are measured, and where the results go."""
+    """Photographs to measure, and the files for the results."""
 
     cache: Cache
     split: str
     files: ResultFiles
     name: str
-    """Of an external set; "" for the run's own cache."""
-    place: str
-    """Where the cache lies, as it was given."""
+    """Name of the external set; "" for the run's own cache."""
+    cache_path: str
+    """Path or URL of the cache, as the user gave it."""
 
     @property
     def what(self) -> str:
@@ -47,44 +47,44 @@ class Target:
 
 
 class Measured(NamedTuple):
-    """What was measured."""
+    """The evaluations of one command."""
 
     evaluations: list[tuple[Target, Evaluation]]
     sites: list[Site]
-    """All external sets of the run, and before them its own test part; empty where none was measured now."""
+    """The run's own test part, then all its external sets; empty if this command measured no external set."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HowToMeasure:
-    """What `trainer evaluate` was asked for, beside what to measure."""
+    """The options of `trainer evaluate`, except those that say what to measure."""
 
     loader: str = "auto"
     device: str = "auto"
     workers: int | None = None
     wish: Wish | None = None
-    """Another operating point than the one that the weights carry, chosen anew on the run's validation part."""
+    """Another operating point, chosen on the run's validation part; None: that of the weights."""
     prevalence: float | None = None
-    """Of another population, 0 to 1."""
+    """Prevalence in another population, 0 to 1."""
     tta: bool | None = None
-    """Whether as the mean over the eight symmetries; None: as the run was measured."""
+    """Whether to take the mean over the eight flips and turns; None: as in the run."""
     refit: int | None = None
-    """So many photographs of an external set may a threshold be chosen anew on, to see what that would buy."""
+    """Most photographs of an external set to refit the threshold on; None: no refit."""
     subgroups: Sequence[str] = ()
     """Columns of attributes.csv, whose groups are measured too."""
 
 
 def evaluate(
-    path: Path, places: Sequence[Path | Url], names: Sequence[str], split: str | None, how: HowToMeasure
+    path: Path, caches: Sequence[Path | Url], names: Sequence[str], split: str | None, how: HowToMeasure
 ) -> Measured:
-    """Measures a run's weights on a split of its own cache, and rewrites that split's files; or on other caches: each
-    is an external set with a folder of its own.
+    """Measures the weights of a run on a split of its own cache, and replaces the files of that split; or on other
+    caches, each of which is an external set with its own folder.
 
-    `places`: of the caches; none: where the run has its own. `names`: of the external sets, as many, or none.
-    `split`: None: test of the run's own cache, all of another.
+    caches: their paths or URLs; empty: the run's own. names: of the external sets, one for each cache, or empty.
+    split: None: test of the run's own cache, all of another.
     """
     run = RunFolder(path)
     config = run.read_config()
-    targets = find_targets(run, config, places, names, split)
+    targets = find_targets(run, config, caches, names, split)
     for target in targets:  # before the model runs over any of them
         kept_groups(target.cache, target.split, how.subgroups)
     external = [target for target in targets if target.name]
@@ -116,7 +116,7 @@ def evaluate(
 
 
 def check_size(cache: Cache, metadata: Metadata) -> None:
-    """Raises RunError where the cached photographs are smaller than the weights take."""
+    """Raises RunError if the cached photographs are smaller than the input of the network."""
     if cache.recipe.size < metadata.size:
         raise RunError(
             f"{cache.path} has photographs of {cache.recipe.size} px, and the weights take {metadata.size} px; "
@@ -125,13 +125,13 @@ def check_size(cache: Cache, metadata: Metadata) -> None:
 
 
 def check_not_trained_on(path: Path, provenance: Provenance | None, target: Target) -> None:
-    """Raises RunError where a member of an ensemble was trained on photographs that are to be measured."""
+    """Raises RunError if a member of an ensemble was trained on photographs that are to be measured."""
     if provenance and (same := provenance.exposure(target.cache, target.split).same):
         raise RunError(f"{path}: a member was trained on {same:,} photographs of {target.what}; measure another split")
 
 
 def with_operating_point(run: RunFolder, metadata: Metadata, wish: Wish | None) -> Metadata:
-    """The metadata with the operating point that is wished for; it warns where there is none at all."""
+    """The metadata with the operating point for a wish; None: unchanged. Warns if there is no operating point."""
     if wish:
         return replace(metadata, operating=wished(run, temperature_of(metadata.operating), wish))
     if metadata.operating is None:
@@ -167,37 +167,38 @@ def measure_target(
         columns=how.subgroups,
     )
     if not own:
-        description = describe_set(cache, target.name, target.place, evaluation, metadata, how.refit, how.workers)
+        description = describe_set(cache, target.name, target.cache_path, evaluation, metadata, how.refit, how.workers)
         evaluation = replace(evaluation, description=description)
     write_evaluation(target.files, evaluation, f"{short_name(run.title)}, {short_name(target.what)}")
-    if own:  # the files of the run itself stay as they are where another cache is measured
+    if own:  # an external set changes no file of the run itself
         run.note_date(f"measured {target.split}")
     return evaluation
 
 
 def find_targets(
-    run: RunFolder, config: RunConfig, places: Sequence[Path | Url], names: Sequence[str], split: str | None
+    run: RunFolder, config: RunConfig, caches: Sequence[Path | Url], names: Sequence[str], split: str | None
 ) -> list[Target]:
-    """The caches opened, and where the results go. A cache with the run's digest is the run's own, wherever it lies.
+    """Opens the caches and finds the files for the results. A cache with the run's digest is the run's own, at any
+    path.
 
-    Raises RunError or CacheError where one of them cannot be measured, or where the results may not go.
+    Raises RunError or CacheError if a cache cannot be measured, or its results must not be written there.
     """
     targets: list[Target] = []
-    for place, name in zip(places or [url_or_path(config.cache)], names or [""] * max(1, len(places)), strict=True):
-        cache = open_measured(run, place, recorded=not places)
+    for path, name in zip(caches or [url_or_path(config.cache)], names or [""] * max(1, len(caches)), strict=True):
+        cache = open_measured(run, path, recorded=not caches)
         if cache.digest == config.cache_digest:
             if name or split == "all":
                 option = f"--name {name}" if name else "--split all"
                 raise RunError(f"{cache.path} is the run's own cache; {option} is for another")
-            target = Target(cache, split or "test", run.results(split or "test"), "", str(place))
-            run.check_places(*target.files, run.dates)
+            target = Target(cache, split or "test", run.results(split or "test"), "", str(path))
+            run.check_plain_files(*target.files, run.dates)
         else:
-            name = name or set_name(place)
+            name = name or set_name(path)
             if problem := unfit_name(name):
                 raise RunError(f"{cache.path}: {problem}; give it one with --name")
             part = split or "all"
-            target = Target(cache, part, run.check_external(name, cache.digest, part), name, str(place))
-            if not places:
+            target = Target(cache, part, run.check_external(name, cache.digest, part), name, str(path))
+            if not caches:
                 folder = target.files.metrics.parent
                 warn(f"{cache.path} is not as it was when {run.path} was trained; what is measured goes into {folder}")
         if any(target.files == each.files for each in targets):
@@ -207,10 +208,10 @@ def find_targets(
     return targets
 
 
-def open_measured(run: RunFolder, place: Path | Url, *, recorded: bool) -> Cache:
-    """Raises CacheError where it cannot be opened. `recorded`: whether the run says that it lies there."""
+def open_measured(run: RunFolder, path: Path | Url, *, recorded: bool) -> Cache:
+    """The cache at `path`. recorded: whether the path is from config.json. Raises CacheError if it cannot be opened."""
     try:
-        return open_cache(place)
+        return open_cache(path)
     except CacheError as error:
         if not recorded:
             raise
@@ -218,14 +219,17 @@ def open_measured(run: RunFolder, place: Path | Url, *, recorded: bool) -> Cache
 
 
 def say_defects(evaluation: Evaluation, *, own: bool, name: str = "") -> None:
-    """Warns of photographs that the weights have met, of those without a grade, and of a model that gives one grade to
-    all. `own`: whether the weights were trained on this cache. `name`: of an external set."""
+    """Warns of photographs that the weights were trained on or chosen by, of photographs without a grade, and of a
+    network that gives all photographs one grade.
+
+    own: whether the weights were trained on this cache. name: of the external set; "" for the run's own cache.
+    """
     before = f"{name}: " if name else ""
     part = "" if evaluation.split == "all" else f" of {evaluation.split}"
     split, predictions, exposure = evaluation.split, evaluation.predictions, evaluation.exposure
     metrics, no_image = evaluation.results.metrics, evaluation.results.no_image
-    told = no_image.leaked if own and no_image else 0  # fit has said so much by the names
-    if exposure and max(exposure.trained_on, exposure.chosen_by) > told:
+    warned_of = no_image.leaked if own and no_image else 0  # fit has warned of these
+    if exposure and max(exposure.trained_on, exposure.chosen_by) > warned_of:
         warn(before + exposure_line(split, exposure))
     if line := scale_line(*evaluation.scale):
         warn(before + line)

@@ -1,4 +1,4 @@
-"""`trainer fit`: start or resume a run, train it and measure it, and say so."""
+"""`trainer fit`: starts or resumes a run, trains it, measures it and prints the results."""
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,14 +43,14 @@ from trainer.training.setup import (
 from trainer.training.signals import Stopped, Stopper
 
 MAY_CHANGE: Final = frozenset({"cache", "checkpoint_minutes", "device", "workers"})
-"""Settings that --resume takes anew: where things are, not what is computed. The cache's digest is checked instead."""
+"""Settings that may be changed with --resume: they do not change what is computed. The cache's digest is checked."""
 
 
 def start(asked: FitConfig, path: Path | None) -> RunFolder:
-    """A new run, trained and measured; or, where torchrun has had to start the processes anew, the one that they began.
-    `path`: the run folder, made here; None: a name of its own below runs/.
+    """Trains and measures a new run. If torchrun has restarted the processes, it resumes the run that they had begun.
 
-    Nothing is written before all that can be checked beforehand has been.
+    path: the run folder, which is made here; None: a new folder below runs/. Everything that can be checked in advance
+    is checked before anything is written.
     """
     if restarted() and (begun := from_main(lambda: begun_run(asked, path))):
         return resume(begun.path, {})
@@ -70,20 +70,20 @@ def start(asked: FitConfig, path: Path | None) -> RunFolder:
 
 
 def begun_run(asked: FitConfig, path: Path | None) -> RunFolder | None:
-    """The run at `path`, or else the newest unfinished one below runs/ that was asked for in the same words."""
+    """The run at `path`, or without `path` the newest unfinished one below runs/ with the same settings."""
     if path:
         return RunFolder(path) if RunFolder(path).started else None
     return next((run for run in unfinished() if run.read_config().asked == asked), None)
 
 
 def find_lr(asked: FitConfig, figure: Path) -> None:
-    """Draws the loss against the learning rate into `figure` and proposes a rate. Nothing else is left."""
+    """Draws the loss against the learning rate into `figure` and proposes a rate. It writes nothing else."""
     config, cache, model = prepare(replace(asked, start_size=None))  # the rate must suit the largest images
     with open_loaders(config, cache) as loaders:
-        found = range_test(make_learner(config, cache, loaders, model))
-    proposed = f"proposed: --lr {found.proposal:.2g}"
+        result = range_test(make_learner(config, cache, loaders, model))
+    proposed = f"proposed: --lr {result.proposal:.2g}"
     try:
-        draw_rates(figure, *found)
+        draw_rates(figure, *result)
     except OSError as error:
         raise RunError(f"{figure}: cannot be written ({error.strerror}); {proposed}") from error
     click.echo(f"drawn: {figure}")
@@ -91,7 +91,7 @@ def find_lr(asked: FitConfig, figure: Path) -> None:
 
 
 def prepare(asked: FitConfig) -> tuple[FitConfig, Cache, Grader]:
-    """The settings resolved, the cache, and the model as it begins, on the CPU; of several ranks rank 0 resolves."""
+    """The resolved settings, the cache, and the initial model on the CPU. With several ranks, rank 0 resolves."""
     cache = open_cache(asked.cache)
     check_trainable(cache)
     for line in leak_lines(cache):
@@ -116,10 +116,10 @@ def prepare(asked: FitConfig) -> tuple[FitConfig, Cache, Grader]:
 
 
 def resume(path: Path | None, given: Mapping[str, Any]) -> RunFolder:
-    """Continues a run as it was asked for; None: the newest unfinished one below runs/.
+    """Resumes the run at `path`; None: the newest unfinished one below runs/.
 
-    `given` are the settings asked for this time. Those in MAY_CHANGE replace the run's; raises RunError where another
-    one differs from what the run was started with.
+    given: the settings of this command. Those in MAY_CHANGE replace the run's. Raises RunError if another one differs
+    from the run's.
     """
     run = from_main(lambda: RunFolder(path) if path else newest_unfinished())
     recorded = from_main(run.read_config)
@@ -165,7 +165,7 @@ def resume(path: Path | None, given: Mapping[str, Any]) -> RunFolder:
 
 
 def another_run(run: RunFolder, recorded: RunConfig, other: Mapping[str, Any]) -> str:
-    """What to do where a finished run is to go on with other settings."""
+    """The error message if a finished run is resumed with other settings, with the command for a new run."""
     options = [option for name, value in other.items() for option in as_options(name, value)]
     way_on = shlex.join(["trainer", "fit", "--cache", recorded.cache, "--weights", str(run.model), *options])
     return (
@@ -175,9 +175,9 @@ def another_run(run: RunFolder, recorded: RunConfig, other: Mapping[str, Any]) -
 
 
 def carry_out(training: Training) -> None:
-    """Trains and measures what is left of a run. Told to stop by a signal, exits with 128 + its number.
+    """Trains the rest of a run and measures it. If a signal stops it, it exits with 128 + the signal's number.
 
-    Raises RunError where a file cannot be written or a loss is not finite.
+    Raises RunError if a file cannot be written or a loss is not finite.
     """
     config, cache, run = training.config, training.cache, training.run
     try:
@@ -198,7 +198,7 @@ def carry_out(training: Training) -> None:
 
 
 def say_what_is_trained(training: Training) -> None:
-    """The network, the photographs and the machine, in a few lines."""
+    """Prints the network, the photographs and the device."""
     config, cache = training.config, training.cache
     parameters = sum(parameter.numel() for parameter in training.model.parameters()) / 1e6
     splits = ", ".join(f"{split} {len(cache.rows(split))}" for split in ("train", "val", "test"))
@@ -211,7 +211,7 @@ def say_what_is_trained(training: Training) -> None:
 
 
 def finish(config: FitConfig, cache: Cache, run: RunFolder) -> None:
-    """Measures the weights kept on val and, for the first time, on test; writes and says how they did."""
+    """Measures the kept weights on val and, for the first time, on test; writes and prints the results."""
     measured = {}
     for evaluation in measure_kept(config, cache, run, measurable(cache, ("val", "test"))):
         split = evaluation.split
@@ -228,7 +228,7 @@ def finish(config: FitConfig, cache: Cache, run: RunFolder) -> None:
         print_ungradable(split, evaluation.results)
     run.note_date("trained", *(f"measured {split}" for split in measured))
     write_summary(run, kept, measured)
-    run.previous.unlink(missing_ok=True)  # 90 MB of a ResNet-18's 225, and nothing goes on from it
+    run.previous.unlink(missing_ok=True)  # 90 of the 225 MB of a ResNet-18's run; no longer needed
 
 
 def measurable(cache: Cache, splits: Sequence[str]) -> Iterator[str]:
@@ -243,7 +243,7 @@ def measurable(cache: Cache, splits: Sequence[str]) -> Iterator[str]:
 
 
 def warn_of_earlier(weights: str, cache: Cache) -> None:
-    """Warns where the weights that a run begins with have met photographs of its val or test."""
+    """Warns if the initial weights were trained on, or chosen by, photographs of val or test."""
     if not weights.endswith(".safetensors"):
         return
     earlier = earlier_provenance(weights)

@@ -1,4 +1,4 @@
-"""`trainer folds`: a run for each fold, and the out-of-fold results of all runs together."""
+"""`trainer folds`: trains a run for each fold and measures all runs together, out of fold."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -34,11 +34,11 @@ from trainer.run_folder import FoldsFolder, FoldsMark, RunFolder
 def folds(
     asked: FitConfig, given: Mapping[str, Any], count: int, path: Path, *, seeds: Sequence[int], whole: bool
 ) -> None:
-    """Trains what is missing of `count` runs for each seed below `path`, and measures them together.
+    """Trains the runs below `path` that are missing, `count` for each seed, and measures all together.
 
-    given: the settings of this time, for runs that are resumed. seeds: of the trainings; empty: the one of `asked`,
-    by which the folds are drawn. whole: whether test is folded in.
-    Raises RunError where the folder has other folds, or runs that were begun with other settings.
+    given: the settings of this command, for runs that are resumed. seeds: of the trainings; empty: that of `asked`,
+    which also draws the folds. whole: whether the photographs of test are folded too.
+    Raises RunError if the folder has other folds, or runs with other settings.
     """
     cache, folder = open_cache(asked.cache), FoldsFolder(path)
     seeds = list(seeds) or [asked.seed]
@@ -48,30 +48,29 @@ def folds(
     columns = fold_splits(cache.manifest, count, asked.seed, with_test=whole, joined=joined_patients(shared))
     for seed in seeds:
         for number, splits in enumerate(columns):
-            run, place = _run(folder, number, seed, seeds), folder.cache(number)
+            run, cache_path = _run(folder, number, seed, seeds), folder.cache(number)
             if is_main():
                 click.echo(f"fold {number + 1} of {count}{f', seed {seed}' if len(seeds) > 1 else ''}: {run.path}")
-                write_fold(cache, place, splits, f"fold {number} of {count}")
+                write_fold(cache, cache_path, splits, f"fold {number} of {count}")
             if from_main(partial(getattr, run, "started")):
-                fit.resume(run.path, {**given, "cache": str(place), "seed": seed})
+                fit.resume(run.path, {**given, "cache": str(cache_path), "seed": seed})
             else:
-                fit.start(replace(asked, cache=str(place), seed=seed), run.path)
+                fit.start(replace(asked, cache=str(cache_path), seed=seed), run.path)
     if is_main():
         _measure(folder, cache, count, seeds)
 
 
 def _run(folder: FoldsFolder, number: int, seed: int, seeds: Sequence[int]) -> RunFolder:
-    """The run of a fold and of one of the seeds."""
+    """The run of a fold and a seed."""
     return folder.run(number, seed if len(seeds) > 1 else None)
 
 
 def _as_begun(
     folder: FoldsFolder, count: int, seeds: Sequence[int], asked: FitConfig, given: Mapping[str, Any]
 ) -> FitConfig:
-    """The settings of the runs that are there already, which those to come share: figures are of one way to train.
-    `asked` where no run is there yet.
+    """The settings of the runs that exist; `asked` if there are none. All runs have the same settings.
 
-    Raises RunError where a setting is given that is another one there.
+    Raises RunError if a given setting differs from theirs.
     """
     runs = (_run(folder, number, seed, seeds) for seed in seeds for number in range(count))
     begun = next((run for run in runs if run.started), None)
@@ -89,8 +88,8 @@ def _as_begun(
 
 
 def _begin(folder: FoldsFolder, cache: Cache, mark: FoldsMark) -> list[SharedPhoto]:
-    """Makes the folder that of these folds, which is not done before they can be drawn. Gives and tells of the
-    photographs that several patients share; they are looked for once."""
+    """Makes the folder once the folds are known to be possible. Returns and prints the photographs that several
+    patients share; they are searched only the first time."""
     check_foldable(cache)
     folder.claim(mark)
     rows = folded_rows(cache.manifest, with_test=mark.test)
@@ -112,15 +111,15 @@ def _begin(folder: FoldsFolder, cache: Cache, mark: FoldsMark) -> list[SharedPho
 
 
 def _measure(folder: FoldsFolder, cache: Cache, count: int, seeds: Sequence[int]) -> None:
-    """Writes and says what the finished runs say together."""
+    """Writes and prints the results of all runs together."""
 
     def trained(seed: int | None) -> OutOfFold:
         return OutOfFold([read_fold(folder.run(fold, seed), open_cache(folder.cache(fold))) for fold in range(count)])
 
-    found = CrossValidation({seed: trained(seed if len(seeds) > 1 else None) for seed in seeds})
-    doubted = second_look(found, cache.manifest)
-    results = found.measure()
-    write_out_of_fold(folder, found, results)
+    validation = CrossValidation({seed: trained(seed if len(seeds) > 1 else None) for seed in seeds})
+    doubted = second_look(validation, cache.manifest)
+    results = validation.measure()
+    write_out_of_fold(folder, validation, results)
     write_second_look(folder, doubted, cache)
     say_out_of_fold(results)
     say_second_look(results, doubted)

@@ -1,4 +1,4 @@
-"""`trainer report`: a run as one page for a clinician, and as a model card."""
+"""`trainer report`: writes a page about a run for clinicians, and a model card."""
 
 import os
 from pathlib import Path
@@ -12,25 +12,26 @@ from pipeline.storage.outputs import kept
 from pipeline.storage.url import Url
 from trainer.kinds import PAGE
 from trainer.reporting.measured import read_measured
-from trainer.reporting.report import FIGURES, make_card, make_page
+from trainer.reporting.report import DRAWINGS, make_card, make_page
 from trainer.run_folder import RunFolder
 
 
 def report(path: Path, split: str, cache_path: Path | Url | None, out: Path | None, card: Path | None) -> None:
-    """Writes the page, its figures (into the run folder, as PNG and SVG) and, where asked for, the model card.
+    """Writes the page, its drawings (into the run folder, as PNG and SVG) and, if `card` is given, the model card.
 
-    Raises RunError where the split has not been measured, or a file of the run is missing or damaged; CacheError where
-    `cache_path` is given and cannot be opened.
+    cache_path: where the cache is now; None: where it was during training. out: the page; None: in the run folder.
+    Raises RunError if the split has not been measured, a file of the run is missing or damaged, or a file cannot be
+    written; CacheError if `cache_path` is given and is not the cache that was measured.
     """
     measured = read_measured(RunFolder(path), split, cache_path)
     run = measured.run
     page = out or run.report(split)
-    figures = [run.accuracy_figure, *(run.figure(name, split) for name in FIGURES)]
-    run.check_places(*figures, *[run.forest_figure] * bool(measured.sites))
+    drawings = [run.accuracy_figure, *(run.report_figure(name, split) for name in DRAWINGS)]
+    run.check_plain_files(*drawings, *[run.forest_figure] * bool(measured.sites))
     if card and os.path.realpath(card) == os.path.realpath(page):
         raise RunError(f"{card}: the page and the model card need a file each")
     try:
-        with kept([] if out else OutputFile(PAGE).check(page, [path])):  # what the user named is kept already
+        with kept([] if out else OutputFile(PAGE).check(page, [path])):  # the command line already keeps --out
             data = make_page(measured)
             write(page, data)
         click.echo(f"written: {page} ({len(data) / 1e6:.1f} MB)")

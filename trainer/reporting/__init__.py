@@ -1,1 +1,1 @@
-"""Figures, tables, pages and their text."""
+"""Drawings, tables, the report page, the model card, and their text."""

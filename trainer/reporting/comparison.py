@@ -1,4 +1,4 @@
-"""Comparison of runs: tables of results and differences, and the figure."""
+"""The files of a comparison of runs: results, pairwise differences, and curves."""
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
@@ -18,15 +18,16 @@ from trainer.reporting.figures import draw_comparison
 from trainer.run_folder import RunFolder, write_csv
 
 ALWAYS: Final = ("model", "weights", "size", "loader", "seed", "keep")
-"""Options that are columns of OUT.csv, whether runs differ in them or not."""
+"""Options that are always columns of OUT.csv, even if all runs have the same value."""
 NO_MATTER: Final = frozenset({"together", "device", "workers", "checkpoint_minutes"})
-"""Where and how fast a run was made: no option to compare."""
+"""Options that are not compared: they say where and how fast a run is computed."""
 MEASURED: Final = ("accuracy", "balanced_accuracy", "kappa", "auc", "sensitivity", "specificity")
+"""Metrics that are columns of OUT.csv."""
 
 
 @dataclass(frozen=True)
 class SplitSummary:
-    """What summary.json says of a split; what earlier versions did not write, and what is not defined, is None."""
+    """A split in summary.json. None: not defined, or not written by an earlier version."""
 
     accuracy: float | None = None
     balanced_accuracy: float | None = None
@@ -42,13 +43,13 @@ class SplitSummary:
 
     @property
     def majority(self) -> float | None:
-        """Accuracy of giving every photograph the commonest grade of train."""
+        """Accuracy if every photograph is given the commonest grade of train."""
         return self.no_image.majority.accuracy if self.no_image else None
 
 
 @dataclass(frozen=True)
 class Summary:
-    """summary.json, as far as runs are compared by it."""
+    """The parts of summary.json that a comparison reads."""
 
     kept_epoch: int | None = None
     val: SplitSummary | None = None
@@ -56,7 +57,7 @@ class Summary:
 
 
 def read_summary(run: RunFolder) -> Summary:
-    """Of a finished run. Raises RunError where it is missing or damaged."""
+    """The summary of a finished run. Raises RunError if it is missing or damaged."""
     try:
         return read(Summary, run.read_json(run.summary))
     except ValueError as error:
@@ -65,58 +66,61 @@ def read_summary(run: RunFolder) -> Summary:
 
 @dataclass(frozen=True)
 class Run:
-    """A run as it is compared."""
+    """A run in a comparison."""
 
     name: str
     folder: RunFolder
     model: str
-    """The architecture; an ensemble in words."""
+    """The architecture; for an ensemble, a description."""
     config: FitConfig
     accuracy: pd.DataFrame | None
-    """accuracy.csv; None for an ensemble, which has none."""
+    """accuracy.csv; None for an ensemble."""
     summary: Summary | None
-    """None where the run is unfinished."""
+    """None if the run is unfinished."""
 
     @property
     def kept_epoch(self) -> int | None:
-        """None for an ensemble too, which has none."""
+        """From 1; None for an unfinished run and for an ensemble."""
         return self.summary.kept_epoch if self.summary else None
 
     def of(self, split: str) -> SplitSummary:
-        """Empty where that is not known."""
+        """The results of val or test; all None if they are not known."""
         summary = self.summary or Summary()
         return (summary.val if split == "val" else summary.test) or SplitSummary()
 
 
 def differing(runs: Sequence[Run]) -> list[str]:
-    """The options in which runs differ."""
+    """The options that differ between the runs."""
     names = [each.name for each in fields(FitConfig) if each.name not in NO_MATTER]
     return [name for name in names if len({getattr(run.config, name) for run in runs}) > 1]
 
 
 def write_comparison(out: Path, runs: Sequence[Run], pairs: Sequence[Difference]) -> list[Path]:
-    """Writes OUT.png with its SVG, OUT.csv and OUT_pairs.csv, and returns the paths. Raises OSError where it cannot."""
-    # Objects, for a run's name may be no UTF-8, which pandas refuses to make text of where pyarrow is installed.
+    """Writes OUT.png with its SVG, OUT.csv and OUT_pairs.csv, and returns the paths except that of the SVG.
+
+    Raises OSError if a file cannot be written.
+    """
+    # dtype=object: a run's name may not be valid UTF-8. With pyarrow installed, pandas refuses it as text.
     options = [name for name in differing(runs) if name not in ALWAYS]
     table = pd.DataFrame([table_row(run, options) for run in runs], dtype=object).astype({"kept_epoch": "Int64"})
     curves = {
         run.name: (run.model, run.config.weights != "none", run.accuracy) for run in runs if run.accuracy is not None
     }
-    figure, svg, csv, pairs_csv = (part.path for part in comparison_parts(out))
+    png, svg, csv, pairs_csv = (part.path for part in comparison_parts(out))
     out.parent.mkdir(parents=True, exist_ok=True)
-    for older in (figure, svg):
+    for older in (png, svg):
         older.unlink(missing_ok=True)  # ensembles alone have no curves to draw
     if curves:
-        draw_comparison(figure, curves)
+        draw_comparison(png, curves)
     write_csv(csv, table)
     write_csv(pairs_csv, pairs_table(pairs))
-    return [*([figure] if curves else []), csv, pairs_csv]
+    return [*([png] if curves else []), csv, pairs_csv]
 
 
 def table_row(run: Run, options: Sequence[str] = ()) -> dict[str, object]:
-    """What OUT.csv says of a run; shares from 0 to 1, empty where not measured. `_low` and `_high` bound 95 %.
+    """A row of OUT.csv. Shares are 0 to 1, and empty if not measured. `_low` and `_high`: the 95 % interval.
 
-    options: of `trainer fit`, a column `option_NAME` each.
+    options: options of `trainer fit` that get a column `option_NAME`.
     """
     row: dict[str, object] = {
         "run": run.name,
@@ -138,7 +142,7 @@ def table_row(run: Run, options: Sequence[str] = ()) -> dict[str, object]:
 
 
 def pairs_table(pairs: Sequence[Difference]) -> pd.DataFrame:
-    """OUT_pairs.csv: the fields of `Difference`, the interval as `low` and `high`."""
+    """OUT_pairs.csv: the fields of `Difference`, with the interval as columns `low` and `high`."""
     names = [each.name for each in fields(Difference)]
     table = pd.DataFrame([astuple(each) for each in pairs], columns=names, dtype=object)
     limits = [each.interval or (None, None) for each in pairs]

@@ -1,4 +1,4 @@
-"""Figures of probabilities: ROC, precision-recall, risk-coverage and reliability."""
+"""Drawings of probabilities: ROC, precision-recall, risk-coverage and reliability."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,13 +15,13 @@ from trainer.reporting.figures import BLUE, DIM, INK, ORANGE, new_figure, unit_a
 
 
 class Point(NamedTuple):
-    """Where a threshold works; all from 0 to 1."""
+    """The operating point of a threshold; all values are 0 to 1."""
 
     threshold: float
     sensitivity: float
     specificity: float
     ppv: float | None
-    """None where nothing is referred."""
+    """None if nothing is referred."""
 
 
 def draw_roc(
@@ -35,8 +35,11 @@ def draw_roc(
     counts: str,
     title: str,
 ) -> None:
-    """ROC curve of (n,) scores for (n,) truths, both classes among them; `point` is marked on it, and the `band` of its
-    intervals lies behind it. `counts`: of whom it is."""
+    """Draws the ROC curve with the band of its intervals.
+
+    truth, score (n,): whether each photograph is referable, and its p(referable); both classes occur. auc: 0 to 1.
+    point: marked on the curve. counts: the numbers of photographs and patients, for the legend.
+    """
     from sklearn.metrics import roc_curve
 
     false_positive, sensitivity, _ = roc_curve(truth, score)
@@ -66,8 +69,7 @@ def draw_precision_recall(
     counts: str,
     title: str,
 ) -> None:
-    """Precision (PPV) over recall (sensitivity) of (n,) scores for (n,) truths, both classes among them; the `band` of
-    its intervals lies behind it. `counts`: of whom it is."""
+    """Draws precision (PPV) against recall (sensitivity) with the band of its intervals. Arguments as of `draw_roc`."""
     from sklearn.metrics import average_precision_score, precision_recall_curve
 
     precision, recall, _ = precision_recall_curve(truth, score)
@@ -77,7 +79,7 @@ def draw_precision_recall(
         label = f"referring everybody: PPV {100 * prevalence:.0f} %"
         axes.axhline(prevalence, color=DIM, linestyle=":", linewidth=1.6, label=label)
         draw_band(axes, band)
-        # A step holds: between two thresholds no precision in between can be had (Davis and Goadrich, ICML 2006).
+        # Steps, no straight lines: precision between two thresholds is not linear (Davis and Goadrich, ICML 2006).
         average = average_precision_score(truth, score)
         axes.step(recall, precision, where="post", color=BLUE, label=f"average precision {average:.3f}")
         if point and point.ppv is not None:
@@ -85,19 +87,21 @@ def draw_precision_recall(
             axes.plot(point.sensitivity, point.ppv, "o", color=ORANGE, markersize=12, label=label)
         unit_axes(axes, "sensitivity (recall)", "positive predictive value (precision)")
         axes.set_title(title)
-        # On the side that the curve leaves free.
+        # The side without the curve.
         axes.legend(loc="upper right" if average < 0.5 else "lower left", title=counts, alignment="left")
 
 
 def draw_band(axes: Axes, band: Band) -> None:
-    """Shades the intervals of a curve, with a gap where there are none."""
+    """Shades the intervals of a curve. A point without an interval is a gap."""
     limits = np.array([each or (np.nan, np.nan) for each in band.intervals])
     axes.fill_between(band.x, *limits.T, color=BLUE, alpha=0.2, linewidth=0, label="95 % interval at each point")
 
 
 def draw_risk_coverage(path: Path, coverage: Floats, risk: Floats, *, title: str) -> None:
-    """The share of wrong decisions among the surest photographs, (n,) over the share of photographs kept, (n,); between
-    the order of chance and the best order."""
+    """Draws the risk-coverage curve, with those of a random and of the best order.
+
+    coverage (n,): share of photographs that the network decides. risk (n,): share of these decided wrongly.
+    """
     wrong = risk[-1]
     ideal = np.maximum(0, coverage - (1 - wrong)) / coverage
     with new_figure(path, 7.6, 7.6) as figure:
@@ -113,9 +117,9 @@ def draw_risk_coverage(path: Path, coverage: Floats, risk: Floats, *, title: str
 
 
 def draw_reliability(path: Path, bins: Sequence[Bin], ece: float, *, title: str) -> None:
-    """How often a prediction is right by how sure it is, and below it how many photographs were that sure.
+    """Draws accuracy by confidence, and below it the number of photographs of each bin. ece: 0 to 1.
 
-    Each share has its exact 95 % interval, as if each photograph were another patient's: a bin of three shall not look
+    Each share has the exact 95 % interval of independent photographs, so that a bin of three photographs does not look
     like a finding.
     """
     with new_figure(path, 7.6, 8) as figure:
@@ -123,7 +127,7 @@ def draw_reliability(path: Path, bins: Sequence[Bin], ece: float, *, title: str)
         filled = [bin for bin in bins if bin.photographs]
         confidence = [bin.confidence for bin in filled]
         accuracy = [bin.accuracy or 0.0 for bin in filled]
-        rights = [round(bin.photographs * share) for bin, share in zip(filled, accuracy, strict=True)]
+        rights = [round(bin.photographs * fraction) for bin, fraction in zip(filled, accuracy, strict=True)]
         limits = [exact_interval(right, bin.photographs) for bin, right in zip(filled, rights, strict=True)]
         upper.plot([0, 1], [0, 1], color=DIM, linestyle=":", linewidth=1.6, label="perfect calibration")
         upper.vlines(confidence, *np.transpose(limits), color=BLUE, alpha=0.35, linewidth=5, label="95 % interval")

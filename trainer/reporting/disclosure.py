@@ -1,4 +1,4 @@
-"""What STARD, CLAIM and TRIPOD+AI want said beside the figures: warnings, patients, dates, how far graders agree."""
+"""What STARD, CLAIM and TRIPOD+AI ask a report to state besides the figures: warnings, patients, dates, graders."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -30,14 +30,13 @@ NOT_RECORDED: Final = "not recorded"
 UNKNOWN_PATIENTS: Final = f"The patients of the photographs measured are not known. {EACH_COUNTS}"
 
 
-def warnings(leak: LeakStatement, untold: bool, synthetic: str, sites: Sequence[Site]) -> list[str]:
-    """What stands at the top: a leak, patients that nothing tells, eyes that were drawn.
+def warnings(leak: LeakStatement, no_patient_known: bool, synthetic: str, sites: Sequence[Site]) -> list[str]:
+    """The warnings at the top of the page: a leak, unknown patients, synthetic photographs.
 
-    untold: whether nothing tells the patient of any photograph measured. synthetic: see
-    `synthetic_line`.
+    no_patient_known: of the photographs measured. synthetic: of `synthetic_line`.
     """
     lines = [leak.text] if leak.alarm else []
-    if untold:
+    if no_patient_known:
         lines.append(UNKNOWN_PATIENTS)
     if synthetic:
         lines.append(synthetic)
@@ -47,8 +46,8 @@ def warnings(leak: LeakStatement, untold: bool, synthetic: str, sites: Sequence[
 
 
 def synthetic_photographs(config: RunConfig, cache: Cache | None) -> dict[str, tuple[int, int]]:
-    """split -> (photographs that were drawn or painted, all its photographs), of the splits that have any of them;
-    from the cache where it is at hand, else from config.json."""
+    """split -> (synthetic photographs, all photographs), for splits with synthetic ones. Read from config.json if there
+    is no cache."""
     drawn = dict(config.synthetic)
     if cache:
         flags = flagged(cache.manifest, "synthetic").to_numpy()
@@ -57,40 +56,45 @@ def synthetic_photographs(config: RunConfig, cache: Cache | None) -> dict[str, t
 
 
 def synthetic_line(drawn: Mapping[str, tuple[int, int]], measured: str) -> str:
-    """A warning of synthetic photographs; "" where there are none. `measured`: the split that was measured."""
+    """A warning of synthetic photographs; "" if there are none.
+
+    drawn: of `synthetic_photographs`. measured: the split that was measured.
+    """
     if not drawn:
         return ""
-    shares = ", ".join(f"{n:,} of {total:,} {split}" for split, (n, total) in drawn.items())
-    line = f"SYNTHETIC: {shares} {DRAWN}"
+    counts = ", ".join(f"{n:,} of {total:,} {split}" for split, (n, total) in drawn.items())
+    line = f"SYNTHETIC: {counts} {DRAWN}"
     if measured in drawn:
         return f"{line} The figures say nothing of real eyes."
     return f"{line} The network learned from them; the photographs measured are others."
 
 
-def untold_patients(measured: Measured) -> int:
-    """Of how many of the photographs measured nothing tells the patient; 0 without the cache, which alone knows."""
+def unknown_patients(measured: Measured) -> int:
+    """The number of photographs measured whose patient is unknown; 0 without the cache, which alone names patients."""
     if measured.cache is None:
         return 0
     manifest = measured.cache.manifest
     return int((~known_patients(manifest))[manifest["id"].isin(measured.predictions["id"])].sum())
 
 
-def people(patients: int, untold: int, photographs: int) -> str:
-    """Whom the photographs measured show, as it goes on after their number.
+def people(patients: int, unknown: int, photographs: int) -> str:
+    """The patients of the photographs measured, as words that follow the number of photographs.
+
+    unknown: number of photographs whose patient is unknown.
 
     >>> people(8, 0, 16), people(16, 16, 16)
     (' of 8 patients', ', whose patients are not known')
     """
-    if untold == photographs:
+    if unknown == photographs:
         return ", whose patients are not known"
     who = f" of {counted(patients, 'patient')}"
-    if not untold:
+    if not unknown:
         return who
-    return f"{who}, where {untold:,} photographs of unknown patients count as one patient each"
+    return f"{who}, where {unknown:,} photographs of unknown patients count as one patient each"
 
 
 def data_set(config: RunConfig, cache: Cache | None) -> str:
-    """The known set that the photographs are of, else what its folder is called."""
+    """The name of the data set, if it is a known one, else of the cache's folder."""
     known = config.data_set or (cache.index.data_set if cache else "")
     if known:
         return known
@@ -98,7 +102,7 @@ def data_set(config: RunConfig, cache: Cache | None) -> str:
 
 
 def dates(measured: Measured) -> dict[str, str]:
-    """What was done -> its day (YYYY-MM-DD, UTC): trained, measured, page."""
+    """The days of training, of the measurement and of the page: "trained", "measured", "page" -> YYYY-MM-DD, UTC."""
     noted = measured.run.read_dates()
     return {
         "trained": noted.get("trained", NOT_RECORDED),

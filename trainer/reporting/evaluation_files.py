@@ -1,4 +1,4 @@
-"""The files of a measured split: predictions, metrics, confusion matrices, the summary."""
+"""Writes the files of a measured split: predictions, metrics, confusion matrices, the summary."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -11,9 +11,9 @@ from trainer.run_folder import ResultFiles, RunFolder, write_csv, write_json
 
 
 def write_evaluation(files: ResultFiles, evaluation: Evaluation, title: str) -> None:
-    """Writes the files of a split or of an external set; an earlier evaluation's are replaced. `title`: of the figure.
+    """Writes the files of a split or of an external set, and replaces those of an earlier evaluation.
 
-    Raises OSError where one cannot be written.
+    title: of the drawn confusion matrix. Raises OSError if a file cannot be written.
     """
     predictions = evaluation.predictions
     counts = confusion(predictions)
@@ -26,15 +26,20 @@ def write_evaluation(files: ResultFiles, evaluation: Evaluation, title: str) -> 
 
 
 def draw_history(run: RunFolder, kept: int, val: Evaluation) -> None:
-    """Draws a run's accuracy by epoch beside what the commonest grade of train scores on val; `kept` is an epoch."""
+    """Draws a run's accuracy by epoch, and the accuracy on val of the commonest grade of train.
+
+    kept: the epoch of the weights, from 1.
+    """
     no_image = val.results.no_image
     majority = 100 * no_image.majority.accuracy if no_image else None
     draw_accuracy(run.accuracy_figure, run.read_accuracy(), title=short_name(run.title), kept=kept, majority=majority)
 
 
 def write_summary(run: RunFolder, kept: int | None, measured: Mapping[str, Evaluation]) -> None:
-    """Writes the summary, by split, which marks the run as finished. kept: the epoch of the weights; None: an ensemble,
-    which has none."""
+    """Writes summary.json, which marks the run as finished.
+
+    kept: the epoch of the weights, from 1; None for an ensemble. measured: by split.
+    """
     splits = {
         split: {
             **asdict(evaluation.results.metrics),

@@ -1,4 +1,4 @@
-"""The folder of pictures that show where the evidence for a grade lies, its contact sheet and its record."""
+"""The folder of explained photographs: pictures with Grad-CAM, a contact sheet and a record of these files."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -29,43 +29,45 @@ from trainer.kinds import is_explained_file
 from trainer.network.metadata import Metadata
 
 SHOWN_SIDE: Final = 512
-"""Of a photograph's shorter side, pixels, at least: smaller ones are enlarged to be looked at."""
+"""Least length of a picture's shorter side, pixels. Smaller photographs are enlarged."""
 MIDDLE: Final = (190, 100, 50)
-"""The colour of a retina, on which the legend shows the tints."""
+"""RGB of a typical retina; the background of the colour scale in the legend."""
 REJECTS: Final = "rejects.csv"
 NOT_YET: Final = ("",) * (len(EXPLAINED_COLUMNS) - 1)
+"""The cells, besides the file name, of a file that is not written yet or shows no photograph."""
 LONGEST: Final = 200
-"""Bytes of a picture's name; file systems allow 255."""
+"""Most bytes of an encoded id in a file name; file systems allow 255."""
 ON_SHEET: Final = 240
-"""Photographs on the contact sheet, 12 abreast."""
+"""Most photographs on the contact sheet, in rows of 12."""
 
 
 class ExplainedFolder:
-    """<id>.jpg for each photograph: at its own resolution, beside it the same under its Grad-CAM, below them a legend.
-    And contact_sheet.png; refusals go to rejects.csv. explained.csv lists all these files: what an earlier one lists
-    and this one does not is removed, so that the folder shows one result.
+    """Writes <id>.jpg for each photograph: the photograph at its own resolution, the same with Grad-CAM, and a legend.
 
-    Every method raises OSError where a file cannot be written.
+    It also writes contact_sheet.png, and rejects.csv with the refusals. explained.csv lists all files. Files that only
+    an earlier explained.csv lists are removed, so that the folder shows one result.
+
+    Every method raises OSError if a file cannot be written.
     """
 
     def __init__(self, path: Path, ids: Iterable[str], metadata: Metadata, style: Style = "heat") -> None:
-        """Makes the folder. `ids`: of all photographs that may be explained, by weights of which `metadata` tells."""
+        """Makes the folder. ids: of all photographs that may be explained. metadata: of the weights."""
         self.path = path
         self._metadata, self._style = metadata, style
         self.by_grade = Counter[int]()
-        """Explained photographs by the grade that was explained."""
+        """Number of photographs by the grade that was explained."""
         self.mute = 0
-        """Those in which nothing speaks for it."""
+        """Number of photographs without any evidence for it."""
         self._tiles: dict[int, list[Tile]] = defaultdict(list)
         self._rows: list[tuple[object, ...]] = [(name, *NOT_YET) for name in (EXPLAINED, SHEET, REJECTS)]
         path.mkdir(parents=True, exist_ok=True)
         self._stale = set(recorded(path / EXPLAINED))
-        # Before the first picture: of a command that is killed here, the next knows which files are its own.
+        # Before the first picture: if the command is killed, the next one still knows which files it may remove.
         names = [*self._stale, *map(picture_name, ids)]
         self._write_record([*self._rows, *((name, *NOT_YET) for name in names)])
 
     def add(self, explanation: Explanation) -> None:
-        """Writes the picture of a photograph. Raises as `original` does."""
+        """Writes the picture of a photograph. Raises the errors of `original`."""
         (photograph, predicted, *_), grade, _, heat = explanation
         name, probability = picture_name(photograph.id), explanation.probability
         photo, heated = covered(explanation, self._metadata.recipe, self._style)
@@ -83,15 +85,17 @@ class ExplainedFolder:
         self.by_grade[grade] += 1
 
     def finish(self, refused: Sequence[Refusal], what: str) -> None:
-        """Writes the list of refusals, the contact sheet where there is any picture, and the record; removes what an
-        earlier command left. `what` the grades of the sheet's headings are: "predicted" or "explained"."""
+        """Writes refusals, contact sheet (if there is a picture) and record; removes the files of an earlier command.
+
+        what: the kind of grade in the headings of the sheet, "predicted" or "explained".
+        """
         for name in self._stale - {str(row[0]) for row in self._rows}:
-            if is_explained_file(self.path / name):  # a record proves nothing by itself
+            if is_explained_file(self.path / name):  # the record may be wrong
                 (self.path / name).unlink(missing_ok=True)
         with write_whole(self.path / REJECTS) as file:
             file.write(refusals_csv(refused))
         if not self.by_grade:
-            (self.path / SHEET).unlink(missing_ok=True)  # an older result's
+            (self.path / SHEET).unlink(missing_ok=True)  # of an earlier command
             self._write_record([row for row in self._rows if row[0] != SHEET])
             return
         counts = sorted(self.by_grade.items())
@@ -108,7 +112,10 @@ class ExplainedFolder:
 def covered(
     explanation: Explanation, recipe: Recipe, style: Style = "heat"
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """The photograph (h, w, 3) and the same under its heat, both enlarged where small. Raises as `original` does."""
+    """The photograph, (h, w, 3) RGB, and the same with its heat map. Small ones are enlarged.
+
+    Raises the errors of `original`.
+    """
     image, (left, top, side) = original(explanation.prediction.photograph, recipe)
     scale = max(1.0, SHOWN_SIDE / min(image.shape[:2]))
     if scale > 1:
@@ -120,7 +127,7 @@ def covered(
 
 
 def picture_name(id: str) -> str:
-    """Of a photograph's picture: its id, or of one that is too long for a file system its beginning and a digest."""
+    """The file name of a photograph's picture: its encoded id; if that is too long, its beginning and a digest."""
     key = encode_key(id)
     if len(key) > LONGEST:
         key = f"{key[: LONGEST - 17]}-{sha256(id.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}"
@@ -128,7 +135,7 @@ def picture_name(id: str) -> str:
 
 
 def coarseness(cells: int) -> str:
-    """A sentence of warning where the network's last feature map has fewer cells a side than FEWEST; else ""."""
+    """A warning if the last feature map has fewer cells per side than FEWEST; else ""."""
     if cells >= FEWEST:
         return ""
     return (
@@ -138,7 +145,7 @@ def coarseness(cells: int) -> str:
 
 
 def legend(width: int, grade: int, style: Style, cells: int, *, mute: bool) -> NDArray[np.uint8]:
-    """What stands below a picture: (h, width, 3), RGB. mute: whether nothing in it speaks for the grade."""
+    """The legend below a picture, (h, width, 3) RGB. mute: whether there is no evidence for the grade."""
     size = max(14, width // 64)
     margin, step = size // 2, round(1.5 * size)
     what = f"evidence for grade {grade} ({GRADES[grade]})"

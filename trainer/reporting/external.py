@@ -1,4 +1,4 @@
-"""External sets side by side with the run's own test part: what the table, the forest plot, page and card show."""
+"""External sets beside the run's own test part, for the table, the forest plot, the page and the card."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,13 +15,14 @@ from trainer.evaluation.record import ICDR, MetricsRecord, SetDescription
 from trainer.evaluation.refit import Refit
 from trainer.evaluation.results import Results
 from trainer.reporting.narrative import external_lines, refit_line
-from trainer.reporting.tables import percent, places, with_interval
+from trainer.reporting.tables import decimals, percent, with_interval
 from trainer.run_folder import RunFolder
 
 Figure = tuple[float | None, Interval | None]
-"""Its value, None where it is not defined, and its 95 % interval, None where none is known."""
+"""A value, None if it is not defined, and its 95 % interval, None if it is not known."""
 
 CAMERAS_SHOWN: Final = 2
+"""Sizes of originals that are listed by name."""
 
 
 class Column(NamedTuple):
@@ -30,7 +31,7 @@ class Column(NamedTuple):
     key: str
     title: str
     chance: float | None
-    """By chance."""
+    """The value of a network without skill; None if there is no single one."""
 
 
 FOREST: Final = (
@@ -43,14 +44,14 @@ FOREST: Final = (
 
 @dataclass(frozen=True)
 class Site:
-    """Photographs that a run was measured on."""
+    """A set of photographs that a run was measured on: an external set, or the run's own test part."""
 
     name: str
     record: MetricsRecord
 
     @property
     def own(self) -> bool:
-        """Whether it is the run's own test part, and no external set."""
+        """Whether it is the run's own test part."""
         return self.record.description is None
 
     @property
@@ -64,12 +65,12 @@ class Site:
 
     @property
     def refit(self) -> Refit | None:
-        """The threshold that was chosen anew on it, if one was."""
+        """The refit of the threshold on it; None if there is none."""
         return self.description.refit if self.description else None
 
     @property
     def prevalence(self) -> float:
-        """Of referable retinopathy, among the graded photographs, 0 to 1."""
+        """Share of referable photographs among the graded ones, 0 to 1."""
         return float(sum(self.results.metrics.grades[REFERABLE:]) / self.results.metrics.photographs)
 
     @property
@@ -90,7 +91,7 @@ class Site:
 
     @property
     def cameras(self) -> str:
-        """The commonest sizes of the originals; "" where that is not recorded."""
+        """The commonest sizes of the originals in words; "" if not recorded."""
         sizes = self.description.cameras if self.description else []
         n = self.results.metrics.photographs
         shown = [f"{each.size} ({each.photographs / n:.0%})" for each in sizes[:CAMERAS_SHOWN]]
@@ -99,23 +100,23 @@ class Site:
 
     @property
     def drift(self) -> str:
-        """How many photographs look unlike training, and in what; "" where that is not recorded."""
+        """The number of photographs that look unlike training, and their flags, in words; "" if not recorded."""
         drift = self.description and self.description.drift
         if not drift:
             return ""
         flags = ", ".join(f"{flag.replace('_', ' ')} {n:,}" for flag, n in drift.flags.items())
-        share = f"{drift.unlike:,} ({drift.unlike / drift.photographs:.0%})"
-        return f"{share}: {flags}" if flags else share
+        count = f"{drift.unlike:,} ({drift.unlike / drift.photographs:.0%})"
+        return f"{count}: {flags}" if flags else count
 
     @property
     def lines(self) -> list[str]:
-        """What to know before its figures."""
+        """Warnings that belong before its figures."""
         if self.description is None:
             return []
         return [f"{self.name}: {line}" for line in external_lines(self.record, self.description)]
 
     def figure(self, key: str) -> Figure:
-        """Sensitivity and specificity are those of the threshold."""
+        """The figure of a key of FOREST. Sensitivity and specificity are those at the threshold."""
         if key not in ("sensitivity", "specificity"):
             return getattr(self.results.metrics, key), single(self.results.intervals[key])
         card = self.results.operating
@@ -123,8 +124,8 @@ class Site:
 
 
 def read_sites(run: RunFolder) -> list[Site]:
-    """The external sets of a run, by name, after its own test part where that was measured; none where no external set
-    is there. Of one that is damaged it warns."""
+    """The run's own test part, if it was measured, then its external sets by name. Empty without external sets. Warns
+    of a damaged one and leaves it out."""
     sites = []
     for name in run.external_names():
         file = run.external_results(name).metrics
@@ -145,14 +146,14 @@ def read_sites(run: RunFolder) -> list[Site]:
 
 
 def print_sites(sites: Sequence[Site]) -> None:
-    """A column a set, a row a figure; and below it the thresholds that were chosen anew."""
+    """Prints a table with a column for each set and a row for each figure, then the refits of the threshold."""
     rows = [
         ("photographs", *(f"{each.results.metrics.photographs:,}" for each in sites)),
         ("patients", *(f"{each.results.patients:,}" for each in sites)),
         ("prevalence of referable", *(percent(each.prevalence) for each in sites)),
-        ("kappa, quadratic weights", *(with_interval(*each.figure("kappa"), places) for each in sites)),
-        ("AUC, referable", *(with_interval(*each.figure("referable_auc"), places) for each in sites)),
-        ("threshold", *("-" if each.threshold is None else places(each.threshold) for each in sites)),
+        ("kappa, quadratic weights", *(with_interval(*each.figure("kappa"), decimals) for each in sites)),
+        ("AUC, referable", *(with_interval(*each.figure("referable_auc"), decimals) for each in sites)),
+        ("threshold", *("-" if each.threshold is None else decimals(each.threshold) for each in sites)),
         ("  sensitivity", *(with_interval(*each.figure("sensitivity"), percent) for each in sites)),
         ("  specificity", *(with_interval(*each.figure("specificity"), percent) for each in sites)),
         ("unlike training", *(each.drift or "-" for each in sites)),
@@ -165,13 +166,13 @@ def print_sites(sites: Sequence[Site]) -> None:
         rows = []
         for title, threshold, sensitivity, specificity in table.rows:
             shown = (with_interval(value, limits, percent) for value, limits in (sensitivity, specificity))
-            rows.append((title, "" if threshold is None else places(threshold), *shown))
+            rows.append((title, "" if threshold is None else decimals(threshold), *shown))
         print_table([f"{table.name}: threshold chosen anew", "value", "sensitivity", "specificity"], rows)
         click.echo(table.line)
 
 
 class RefitTable(NamedTuple):
-    """What is shown of a threshold chosen anew on an external set."""
+    """The refit of the threshold on an external set, as a table."""
 
     name: str
     wanted: str
@@ -182,7 +183,7 @@ class RefitTable(NamedTuple):
 
 
 def refit_tables(sites: Sequence[Site]) -> list[RefitTable]:
-    """Of the sets on which a threshold was chosen anew."""
+    """The tables of the sets that have a refit."""
     return [
         RefitTable(site.name, refit.wanted, refit.level, refit_rows(refit), refit_line(refit))
         for site in sites
@@ -191,8 +192,8 @@ def refit_tables(sites: Sequence[Site]) -> list[RefitTable]:
 
 
 def refit_rows(refit: Refit) -> list[tuple[str, float | None, Figure, Figure]]:
-    """Rows of a table, with sensitivity and specificity: the weights' threshold and the one chosen anew, then what many
-    draws of each size show, with the limits between which eight of ten lie."""
+    """Rows of title, threshold, sensitivity and specificity: for the weights' threshold and for the refitted one, then
+    the means of many draws of each size, with the limits that contain eight of ten draws."""
     rest = f"on the other {refit.rest:,}"
     drawn = f"chosen on {refit.photographs:,} photographs of {refit.patients:,} patients, {rest}"
     rows: list[tuple[str, float | None, Figure, Figure]] = []

@@ -1,6 +1,6 @@
-"""Figures, in one style: large enough for a slide, and told apart by the colour-blind.
+"""Drawings in one style: large enough for a slide, in colours that colour-blind people can distinguish.
 
-Each is written twice, as PNG and, with the suffix .svg, as SVG; the same numbers make the same bytes.
+Each is written as PNG and as SVG. The same numbers give the same bytes.
 """
 
 import warnings
@@ -29,23 +29,23 @@ from trainer.evaluation.metrics import row_shares
 from trainer.kinds import COMPARISON, RANGE_TEST
 
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
-"""From Okabe and Ito's palette."""
+"""From the palette of Okabe and Ito."""
 INK, DIM, FAINT, PAPER = "#222326", "#5E6066", "#E2E3E6", "#FFFFFE"
-"""Words and axes, lesser words, grid lines, ground. Nothing else has these four colours, so that a page with a dark
-ground can put others in their place (trainer.reporting.page)."""
+"""Text and axes, secondary text, grid lines, background. Nothing else has these four colours, so that a dark page can
+replace them (trainer.reporting.page)."""
 PRETRAINED: Final = (BLUE, "#56B4E9", GREEN)
 SCRATCH: Final = (ORANGE, "#E69F00", PURPLE)
 MANY: Final = {PRETRAINED: ("YlGnBu", 1.0, 0.4), SCRATCH: ("plasma", 0.2, 0.87)}
-"""For more runs than that: navy to green and purple to yellow, out of maps of matplotlib."""
+"""For more than three runs: a colour map of matplotlib and its range, navy to green or purple to yellow."""
 LINES: Final[dict[str, dict[str, Any]]] = {
     "train": {"marker": "o", "linestyle": ":"},
     "val": {"marker": "s", "linestyle": "--"},
     "test": {"marker": "^", "linestyle": "-"},
 }
-"""With points, for a run of one epoch has no line."""
+"""With markers: a run of one epoch has no line."""
 NAMES: Final = {"train": "train (augmented)", "val": "validation", "test": "test"}
 STYLE: Final[dict[str, Any]] = {
-    "font.size": 15,  # on a slide of 13.3 x 7.5 inches, which a figure 8 inches high fills: 14
+    "font.size": 15,  # 14 on a slide of 13.3 x 7.5 inches that is filled by a figure 8 inches high
     "axes.titlesize": 16,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
@@ -76,20 +76,22 @@ STYLE: Final[dict[str, Any]] = {
 
 
 NAME_LETTERS: Final = 32
+"""Most letters of a name in a title."""
 
 
 @contextmanager
 def new_figure(path: Path, width: float, height: float, what: str = "a figure of a run") -> Iterator[Figure]:
-    """A figure of that size in inches, written to `path` as PNG, and as SVG beside it, when the block ends.
+    """A new figure, width and height in inches. When the block ends it is written to `path` as PNG, and beside it as
+    SVG.
 
-    `what` is what both files say of themselves. A user's matplotlibrc changes nothing.
+    what: a description that both files have in their metadata. A user's matplotlibrc changes nothing.
     """
     with style.context(STYLE, after_reset=True), warnings.catch_warnings():
-        # Of a run named in a script that the font lacks, boxes will do.
+        # A run's name may have letters that the font lacks; boxes are drawn for them.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure = Figure(figsize=(width, height))
         yield figure
-        for text in figure.findobj(Text):  # a run's name may hold any bytes; what no figure can show is a "?"
+        for text in figure.findobj(Text):  # a run's name may hold any bytes; those that cannot be drawn become "?"
             shown = (letter if letter.isprintable() or letter == "\n" else "?" for letter in text.get_text())
             text.set_text("".join(shown))
         with write_whole(path) as png:
@@ -99,13 +101,13 @@ def new_figure(path: Path, width: float, height: float, what: str = "a figure of
 
 
 def short_name(name: str) -> str:
-    """A run's or a set's name as a title has room for it: of a longer one the end, in which names mostly differ."""
+    """The name of a run or a set for a title. A long name is cut at its beginning: names mostly differ at the end."""
     name = " ".join(name.split())
     return name if len(name) <= NAME_LETTERS else f"…{name[1 - NAME_LETTERS :]}"
 
 
 def unit_axes(axes: Axes, xlabel: str, ylabel: str) -> None:
-    """A square from 0 to 1 with room for a line along its edge."""
+    """Sets both axes to 0 to 1, with a margin for lines along the edge."""
     axes.set(xlabel=xlabel, ylabel=ylabel, xlim=(-0.015, 1.015), ylim=(-0.015, 1.015), aspect="equal")
     ticks = np.linspace(0, 1, 6)
     axes.set_xticks(ticks)
@@ -113,13 +115,17 @@ def unit_axes(axes: Axes, xlabel: str, ylabel: str) -> None:
 
 
 def epoch_axis(axes: Axes, epochs: int) -> None:
-    """From epoch 1 to so many, in whole numbers, one epoch too."""
+    """Sets the x axis to epochs 1 to `epochs`, with whole numbers, also for a single epoch."""
     axes.set(xlabel="epoch", xlim=(0.5, epochs + 0.5))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def draw_accuracy(path: Path, table: pd.DataFrame, *, title: str, kept: int, majority: float | None) -> None:
-    """Accuracy and kappa by epoch from a run's accuracy.csv; `kept` is an epoch from 1, `majority` in percent."""
+    """Draws accuracy and kappa by epoch.
+
+    table: accuracy.csv. kept: the epoch of the weights, from 1. majority: accuracy on val of the commonest grade of
+    train, percent; None if unknown.
+    """
     with new_figure(path, 9, 8) as figure:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
         epochs, point = table["epoch"], {"markersize": 5}
@@ -132,28 +138,29 @@ def draw_accuracy(path: Path, table: pd.DataFrame, *, title: str, kept: int, maj
             upper.axhline(majority, color=INK, linewidth=1.6, linestyle=":", label=label)
         lower.plot(epochs, table["kappa_val"], "s-", color=ORANGE, **point)
         head = int((table["phase"] == "head").sum())
-        for axes, own in ((upper, ""), (lower, "_")):  # "_" keeps what both have from being named twice
+        for axes, own in ((upper, ""), (lower, "_")):  # "_" hides a label from the legend, which has it already
             axes.axvline(kept, color=DIM, linewidth=1.2, linestyle="--", label=f"{own}kept: epoch {kept}")
             if head:
                 axes.axvspan(0.5, head + 0.5, color=FAINT, alpha=0.5, zorder=0, label=f"{own}last layer alone")
         upper.set(title=title, ylabel="accuracy (%)")
-        figure.legend(loc="outside lower center", ncols=2)  # the curves leave it no certain place
+        figure.legend(loc="outside lower center", ncols=2)  # the curves may be anywhere inside
         lower.set_ylabel("validation kappa\n(quadratic weights)")
         epoch_axis(lower, len(table))
 
 
 def draw_confusion(path: Path, counts: Counts, *, title: str) -> None:
-    """A confusion matrix: colour and percentage by true grade, photographs below them."""
-    shares = row_shares(counts)
+    """Draws a confusion matrix. counts (5, 5): rows are true grades. Each cell has its share of the true grade, as
+    colour and percentage, and its number of photographs."""
+    fractions = row_shares(counts)
     n = int(counts.sum())
     with new_figure(path, 9.4, 8) as figure:
         axes = figure.subplots()
         axes.grid(visible=False)
-        image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        image = axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
         for row, column in np.ndindex(N_GRADES, N_GRADES):
-            share, count = shares[row, column], counts[row, column]
-            text = "" if np.isnan(share) else f"{100 * share:.0f} %\n{count:,}"
-            axes.text(column, row, text, ha="center", va="center", color="white" if share > 0.6 else "#202020")
+            fraction, count = fractions[row, column], counts[row, column]
+            text = "" if np.isnan(fraction) else f"{100 * fraction:.0f} %\n{count:,}"
+            axes.text(column, row, text, ha="center", va="center", color="white" if fraction > 0.6 else "#202020")
         totals = [f"{name}\n(n = {total:,})" for name, total in zip(GRADES, counts.sum(axis=1), strict=True)]
         axes.set_xticks(range(N_GRADES), GRADES, rotation=25, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(N_GRADES), totals)
@@ -166,16 +173,16 @@ def draw_confusion(path: Path, counts: Counts, *, title: str) -> None:
         axes.grid(which="minor", color=PAPER, linewidth=2)
         axes.tick_params(which="both", length=0)
         bar = figure.colorbar(
-            image, ax=axes, shrink=0.8, label="share of the true grade", format=lambda share, _: f"{100 * share:.0f} %"
+            image, ax=axes, shrink=0.8, label="share of the true grade", format=lambda value, _: f"{100 * value:.0f} %"
         )
         bar.outline.set_visible(False)
 
 
 def draw_comparison(path: Path, runs: Mapping[str, tuple[str, bool, pd.DataFrame]]) -> None:
-    """Accuracy and, below it, kappa by epoch; a column a model. `runs`: name -> (model, whether pretrained,
-    accuracy.csv).
+    """Draws accuracy and, below it, validation kappa by epoch, in a column for each model.
 
-    Of the accuracy test is drawn where a run tracked it, else validation; the kappa is validation's.
+    runs: name -> (model, whether pretrained, accuracy.csv). Accuracy is drawn for train and, if the run tracked it, for
+    test, else for validation.
     """
     models = Counter(model for model, _, _ in runs.values())
     alike = defaultdict(list)
@@ -216,7 +223,7 @@ def _compare_runs(
     labels: Mapping[str, str],
     colours: Mapping[str, NDArray[np.float64]],
 ) -> None:
-    """The runs of a model, by name: accuracy.csv, words of the legend, colour."""
+    """Draws the runs of a model. By name: accuracy.csv, label of the legend, colour."""
     drawn = set()
     for name, table in tables.items():
         measured = "test" if table["acc_test"].notna().any() else "val"
@@ -231,12 +238,12 @@ def _compare_runs(
     upper.sharex(lower)
     upper.tick_params(labelbottom=False)
     epoch_axis(lower, max(len(table) for table in tables.values()))
-    below = offset_copy(lower.transAxes, figure, y=-0.7)  # inches: past the label, whatever the axes' height
+    below = offset_copy(lower.transAxes, figure, y=-0.7)  # inches: below the label for any height of the axes
     lower.legend(loc="upper center", bbox_to_anchor=(0.5, 0), bbox_transform=below)
 
 
 def _colours(few: tuple[str, str, str], n: int) -> NDArray[np.float64]:
-    """(n, 4), RGBA from 0 to 1: the first n of the few, or where they do not suffice n of another scale."""
+    """(n, 4), RGBA from 0 to 1: the first n of `few`; if they are too few, n from a colour map."""
     if n <= len(few):
         return to_rgba_array(few[:n])
     name, first, last = MANY[few]
@@ -250,7 +257,7 @@ def draw_rates(
     smoothed: NDArray[np.float64],
     proposal: float,
 ) -> None:
-    """Loss, (n,) as found and smoothed, against the learning rate, (n,), and the one proposed."""
+    """Draws the losses (n,), measured and smoothed, against the learning rates (n,), and marks the proposed rate."""
     with new_figure(path, 13, 8, RANGE_TEST.what) as figure:
         axes = figure.subplots()
         axes.semilogx(rates, losses, color=DIM, linewidth=1, label="a batch each")

@@ -1,4 +1,4 @@
-"""The flow of photographs and patients from found to measured, as STARD, CLAIM and TRIPOD+AI ask for it."""
+"""The flow diagram of photographs and patients, from found to measured, as STARD, CLAIM and TRIPOD+AI require it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,14 +15,14 @@ from trainer.reporting.measured import Measured
 from trainer.reporting.tables import counted
 
 REASONS_SHOWN: Final = 5
-"""The commonest kinds of reasons; the others are counted together."""
+"""The commonest reasons of refusal that are listed; the others are counted together."""
 
 
 SHARED: Final = "One patient can be in several boxes: photographs add up, patients do not."
 
 
 class Part(NamedTuple):
-    """Some of a box's photographs."""
+    """A part of a box's photographs."""
 
     title: str
     photographs: int
@@ -30,18 +30,18 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Box:
-    """Photographs that share a fate."""
+    """A box of the flow diagram: photographs and their patients."""
 
     title: str
     photographs: int
     patients: int | None = None
-    """None where nothing tells them."""
+    """None if unknown."""
     parts: tuple[Part, ...] = ()
-    """Empty, or parts that add up to the photographs."""
+    """Empty, or parts that add up to `photographs`."""
 
 
 class Step(NamedTuple):
-    """A row of the diagram: boxes, and those of their photographs that go no further."""
+    """A row of the diagram: its boxes, and boxes of the photographs that leave the flow there."""
 
     boxes: tuple[Box, ...]
     leave: tuple[Box, ...]
@@ -49,33 +49,33 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Flow:
-    """Of the run's own photographs:
+    """The flow of the run's own photographs. Its sums:
 
     found = cached + rejected + ignored; cached = all splits + in no split; the split measured = measured + ungraded.
     """
 
     split: str
-    """That was measured."""
+    """The split that was measured."""
     splits: tuple[Box, ...]
     measured: Box
     ungraded: int
-    """Of the split measured, in no box of their own where there are none."""
+    """Photographs without a grade in the split that was measured."""
     cached: Box | None = None
     """None without the cache."""
     outside: Box | None = None
-    """In no split; None where there are none, and without the cache."""
+    """Photographs in no split; None if there are none, or without the cache."""
     found: int | None = None
-    """None where the cache does not tell what was refused."""
+    """None if the cache does not record what was refused."""
     refused: tuple[Box, ...] = ()
-    """Rejected and ignored, as far as there are any."""
+    """Rejected and ignored photographs; a box without photographs is left out."""
     rows: int = 0
-    """Rows of tables for which there is no photograph to use."""
+    """Rows of label tables without a photograph that can be used."""
     external: tuple[str, ...] = ()
     """A line for each external set."""
 
     @property
     def steps(self) -> list[Step]:
-        """The diagram, from top to bottom. Boxes that the cache tells nothing of are left out."""
+        """The rows of the diagram, from top to bottom. Boxes of unknown contents are left out."""
         no_grade = (Box(f"{self.split}, without a grade", self.ungraded),) if self.ungraded else ()
         steps = [
             Step(self.splits, no_grade),
@@ -89,7 +89,7 @@ class Flow:
 
     @property
     def lines(self) -> list[str]:
-        """The same in words: a sum a line."""
+        """The same in words, with one sum in each line."""
         lines = []
         if self.found is not None and self.cached:
             parts = [f"{self.cached.photographs:,} cached", *map(_part_in_words, self.refused)]
@@ -110,14 +110,14 @@ class Flow:
 
     @property
     def shared(self) -> bool:
-        """Whether patients stand in several of the boxes that the cached photographs go to."""
+        """Whether a patient is in several of the boxes that the cached photographs are divided into."""
         boxes = [*self.splits, *([self.outside] if self.outside else [])]
         there = self.cached.patients if self.cached else None
         return there is not None and sum(box.patients or 0 for box in boxes) > there
 
 
 def flow_of(measured: Measured) -> Flow:
-    """The flow of a run's photographs; without the cache only its splits and what was measured."""
+    """The flow of a run's photographs. Without the cache: only the splits and the photographs measured."""
     cache, split, results = measured.cache, measured.split, measured.record.results
     n, referable = results.metrics.photographs, sum(results.metrics.grades[REFERABLE:])
     parts = (Part("referable", referable), Part("not referable", n - referable))
@@ -149,7 +149,7 @@ def flow_of(measured: Measured) -> Flow:
 
 
 def in_no_split(manifest: pd.DataFrame) -> Box:
-    """The cached photographs that take no part, each counted once, by the first of its reasons."""
+    """The cached photographs in no split, with the reasons. Each is counted once, by the first reason that holds."""
     outside = manifest[manifest["split"] == ""]
     blank, ungradable = (flagged(outside, flag) for flag in ("blank", "ungradable"))
     ungraded = outside["grade"] == UNKNOWN
@@ -165,7 +165,7 @@ def in_no_split(manifest: pd.DataFrame) -> Box:
 
 
 def site_line(site: Site) -> str:
-    """How many photographs of an external set were measured, and those without a grade where that is recorded."""
+    """The photographs of an external set in words: those measured and, if recorded, those without a grade."""
     n, about = site.results.metrics.photographs, site.description
     ungraded, known = (about.ungraded, about.data_set) if about else (0, "")
     what = f"External set {site.name}" + (f" ({known})" if known else "")
@@ -180,7 +180,7 @@ def _box(title: str, manifest: pd.DataFrame, part: pd.DataFrame) -> Box:
 
 
 def patients_shown(manifest: pd.DataFrame, ids: "pd.Series[str]") -> int | None:
-    """How many patients these photographs show; None where nothing tells any of them."""
+    """The number of patients of these photographs; None if none of them is known."""
     if not known_patients(manifest)[manifest["id"].isin(ids)].any():
         return None
     return int(patients_of(manifest, ids).nunique())

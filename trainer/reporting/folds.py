@@ -1,5 +1,4 @@
-"""What cross-validation leaves: a table of out-of-fold predictions, figures, a confusion matrix, grades worth a second
-look."""
+"""The files and messages of cross-validation: out-of-fold predictions and results, and grades worth a second look."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -24,7 +23,7 @@ from trainer.evaluation.out_of_fold import CrossValidation, Fold, OutOfFoldResul
 from trainer.kinds import PROBABILITIES
 from trainer.network.metadata import read_metadata
 from trainer.reporting.figures import draw_confusion, short_name
-from trainer.reporting.tables import places, with_interval
+from trainer.reporting.tables import decimals, with_interval
 from trainer.run_folder import FoldsFolder, FoldsMark, RunFolder, write_csv, write_json
 
 SHOWN: Final = (
@@ -36,11 +35,13 @@ SHOWN: Final = (
     ("specificity", "specificity of the referral"),
 )
 ON_SHEET: Final = 48
-"""Photographs on the sheet of those worth a second look, 12 abreast."""
+"""Most photographs on the sheet of grades worth a second look, in rows of 12."""
+ON_TILE: Final = ("rank", "id", "grade", "likeliest", "p_likeliest")
+"""Columns of second_look.csv that are written below each photograph of the sheet."""
 
 
 def begin_folds(folder: FoldsFolder, mark: FoldsMark, shared: Sequence[SharedPhoto]) -> None:
-    """Makes the folder, and in it what folds are drawn by, where that is not there yet."""
+    """Makes the folder and writes how its folds are drawn. Files that are there already stay."""
     folder.path.mkdir(parents=True, exist_ok=True)
     if not folder.mark.exists():
         write_json(folder.mark, mark.as_dict())
@@ -49,7 +50,7 @@ def begin_folds(folder: FoldsFolder, mark: FoldsMark, shared: Sequence[SharedPho
 
 
 def read_shared_photos(folder: FoldsFolder) -> list[SharedPhoto]:
-    """As they were found when the folds were drawn. Raises RunError where the table is damaged."""
+    """The shared photographs that were found when the folds were drawn. Raises RunError if the table is damaged."""
     try:
         # Ids and patients as text: one may be "NA", "007" or "1e5".
         table = pd.read_csv(folder.shared_photos, dtype=str, na_filter=False, encoding_errors="surrogateescape")
@@ -60,7 +61,10 @@ def read_shared_photos(folder: FoldsFolder) -> list[SharedPhoto]:
 
 
 def say_shared_photos(folder: FoldsFolder, joined: Mapping[str, str], photographs: int) -> None:
-    """Who was joined, and what was not looked for among so many photographs."""
+    """Prints how many patients were joined. Warns if there were too many photographs to compare all of them.
+
+    joined: patient -> name of the group. photographs: their number in the folds.
+    """
     if joined:
         click.echo(
             f"{len(joined):,} patients have a photograph that looks the same as another patient's; they were joined "
@@ -74,7 +78,7 @@ def say_shared_photos(folder: FoldsFolder, joined: Mapping[str, str], photograph
 
 
 def read_fold(run: RunFolder, cache: Cache) -> Fold:
-    """A finished run's test part, in the order of the cache's rows. Raises RunError where it has none, or not all."""
+    """The test part of a finished run, in the order of the cache's rows. Raises RunError if predictions are missing."""
     table = run.read_predictions("test").set_index("id", drop=False)
     test = cache.manifest.iloc[cache.rows("test")]
     known = test["id"][test["grade"] != UNKNOWN].reset_index(drop=True)
@@ -86,20 +90,20 @@ def read_fold(run: RunFolder, cache: Cache) -> Fold:
     return Fold(predictions, patients_of(cache.manifest, known), operating.threshold if operating else None)
 
 
-def write_out_of_fold(folder: FoldsFolder, found: CrossValidation, results: OutOfFoldResults) -> None:
-    """predictions_oof.csv, metrics_oof.json, confusion_oof.csv, confusion_oof_counts.csv and confusion_oof.png.
+def write_out_of_fold(folder: FoldsFolder, validation: CrossValidation, results: OutOfFoldResults) -> None:
+    """Writes predictions_oof.csv, metrics_oof.json, confusion_oof.csv, confusion_oof_counts.csv and confusion_oof.png.
 
-    Several seeds: the predictions have a row for each photograph and seed, and a column `seed`; the confusion matrix
-    counts each of these rows.
+    With several seeds the predictions have a row for each photograph and seed, and a column `seed`. The confusion
+    matrix counts all these rows.
     """
-    files, table = folder.results, found.table.astype({"referred": int})
+    files, table = folder.results, validation.table.astype({"referred": int})
     columns = ["id", "grade", "predicted", *PROBABILITIES, "referred", "fold", *(["seed"] if "seed" in table else [])]
     order = ["seed", "id"] if "seed" in table else ["id"]
     counts = confusion(table)
     write_csv(files.predictions, table[columns].sort_values(order))
     write_csv(files.confusion_counts, confusion_table(counts), index=True)
     write_csv(files.confusion, confusion_table(row_shares(counts)), index=True)
-    seeds = f", {len(found.each)} seeds" if len(found.each) > 1 else ""
+    seeds = f", {len(validation.each)} seeds" if len(validation.each) > 1 else ""
     draw_confusion(
         files.confusion_figure, counts, title=f"{short_name(RunFolder(folder.path).title)}, out of fold{seeds}"
     )
@@ -107,9 +111,9 @@ def write_out_of_fold(folder: FoldsFolder, found: CrossValidation, results: OutO
 
 
 def write_second_look(folder: FoldsFolder, doubted: pd.DataFrame, cache: Cache) -> None:
-    """second_look.csv and, where a photograph is in it, second_look.png.
+    """Writes second_look.csv and, if a photograph is in it, second_look.png.
 
-    doubted: as trainer.evaluation.second_look has them; of the cache that was folded.
+    doubted: a table of `second_look`. cache: the one that was folded.
     """
     write_csv(folder.second_look, doubted)
     if doubted.empty:
@@ -117,44 +121,41 @@ def write_second_look(folder: FoldsFolder, doubted: pd.DataFrame, cache: Cache) 
         return
     shown = doubted.head(ON_SHEET)
     tiles = []
-    for row, *metadata in zip(cache.rows_of(shown["id"]).tolist(), *(shown[name] for name in TOLD), strict=True):
+    for row, *cells in zip(cache.rows_of(shown["id"]).tolist(), *(shown[name] for name in ON_TILE), strict=True):
         picture = np.asarray(ImageOps.contain(decode_small(cache.read(row), SIDE), (SIDE, SIDE)))
-        rank, id, grade, likeliest, p = metadata
+        rank, id, grade, likeliest, p = cells
         tiles.append(Tile(picture, f"{rank}: {id}", f"given {grade}, seen {likeliest} ({p:.2f})"))
     heading = f"Grades worth a second look: {len(tiles)} of {len(doubted):,}, the most contradicted first"
     with write_whole(folder.second_look_sheet) as file:
         file.write(encoded(draw_sheet({heading: tiles}), "PNG", "a sheet of grades worth a second look"))
 
 
-TOLD: Final = ("rank", "id", "grade", "likeliest", "p_likeliest")
-
-
-def say_out_of_fold(found: OutOfFoldResults) -> None:
-    """The figures in a few lines."""
-    seeds = found.seeds
+def say_out_of_fold(results: OutOfFoldResults) -> None:
+    """Prints the out-of-fold results."""
+    seeds = results.seeds
     click.echo(
-        f"{found.photographs:,} photographs of {found.patients:,} patients, each graded by "
+        f"{results.photographs:,} photographs of {results.patients:,} patients, each graded by "
         + (f"{len(seeds)} networks that saw neither" if seeds else "a network that saw neither")
         + (f"; means over seeds {', '.join(map(str, seeds))}" if seeds else "")
     )
     for name, title in SHOWN:
-        value = found.figures.get(name)
-        if name in found.figures and not isinstance(value, tuple):
-            click.echo(f"  {title}: {with_interval(value, single(found.intervals.get(name)), places)}")
-    for over, spread in (("folds", found.spread), ("seeds", found.spread_over_seeds)):
+        value = results.figures.get(name)
+        if name in results.figures and not isinstance(value, tuple):
+            click.echo(f"  {title}: {with_interval(value, single(results.intervals.get(name)), decimals)}")
+    for over, spread in (("folds", results.spread), ("seeds", results.spread_over_seeds)):
         if over == "folds" or seeds:
             known = ", ".join(f"{name} {value:.3f}" for name, value in spread.items() if value is not None)
             click.echo(f"  standard deviation over {over}: {known or 'not defined'}")
     click.echo("  intervals: patients drawn within folds; the variation of training is not in them")
 
 
-def say_second_look(found: OutOfFoldResults, doubted: pd.DataFrame) -> None:
-    """How many grades are listed; and that they say little where the networks grade no better than chance."""
-    limits = single(found.intervals["kappa"])
+def say_second_look(results: OutOfFoldResults, doubted: pd.DataFrame) -> None:
+    """Prints how many grades are listed. Warns if the networks are not shown to grade better than chance."""
+    limits = single(results.intervals["kappa"])
     if limits is None or limits[0] <= 0:
         warn(
-            f"kappa is {found.figures['kappa']:.3f}: it is not shown that these networks grade better than chance, so "
-            "second_look.csv says little"
+            f"kappa is {results.figures['kappa']:.3f}: it is not shown that these networks grade better than chance, "
+            "so second_look.csv says little"
         )
     click.echo(
         f"grades worth a second look: {len(doubted):,} photographs that the networks would give another grade "

@@ -12,12 +12,12 @@ from trainer.reporting.external import FOREST, Column, Site
 from trainer.reporting.figures import BLUE, DIM, INK, ORANGE, PAPER, new_figure
 
 LETTERS: Final = 24
-"""Of a set's name; a longer one is cut."""
+"""Most letters of a set's name; a longer one is cut."""
 SMALL: Final = 13  # points
 
 
 def draw_forest(path: Path, sites: Sequence[Site], *, title: str) -> None:
-    """A row a set, a panel a figure. A line marks the run's own test part, where that is among the sets."""
+    """Draws a row for each set and a panel for each figure. A dashed line marks the run's own test part."""
     with new_figure(path, 14, max(4.2, 2.4 + 0.62 * len(sites))) as figure:
         panels = figure.subplots(1, len(FOREST), sharey=True, gridspec_kw={"wspace": 0.08})
         for axes, column in zip(panels, FOREST, strict=True):
@@ -34,7 +34,7 @@ def draw_forest(path: Path, sites: Sequence[Site], *, title: str) -> None:
 
 
 def label(site: Site) -> str:
-    """Name, photographs and prevalence."""
+    """The name of a set, its number of photographs and the prevalence, in two lines."""
     name = site.name if len(site.name) <= LETTERS else f"{site.name[: LETTERS - 1]}…"
     return f"{name}\nn = {site.results.metrics.photographs:,}, {100 * site.prevalence:.0f} % referable"
 

@@ -1,4 +1,4 @@
-"""The photographs that a report shows: the largest errors and the surest right ones, with Grad-CAM."""
+"""The photographs that a report shows: the largest errors and the most certain right ones, with Grad-CAM."""
 
 from base64 import b64encode
 from dataclasses import replace
@@ -22,8 +22,11 @@ from trainer.network.metadata import Metadata
 from trainer.network.model import Network
 
 WORST: Final = 12
+"""Most errors that are shown."""
 SURE: Final = 10
-SIDE: Final = 320  # of a picture, pixels
+"""Most right predictions that are shown."""
+SIDE: Final = 320
+"""Longest side of a picture, pixels."""
 
 
 class Picture(NamedTuple):
@@ -33,20 +36,21 @@ class Picture(NamedTuple):
     confidence: float
     """Probability of the predicted grade, 0 to 1."""
     photo: str
-    """data: URI of a JPEG."""
+    """JPEG as a data: URI."""
     heat: str
-    """The same with Grad-CAM of the predicted grade laid over it."""
+    """The same with Grad-CAM of the predicted grade over it."""
 
 
 def worst_mistakes(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Of graded predictions the most wrong: the most grades off, of equals the surest; empty where all are right."""
+    """The largest errors among graded predictions: by distance in grades, then by confidence. Empty if there are
+    none."""
     off = (predictions["predicted"] - predictions["grade"]).abs()
     ranks = predictions.assign(off=off, sure=confidence(predictions))[off > 0]
     return ranks.sort_values(["off", "sure", "id"], ascending=[False, False, True]).head(WORST)
 
 
 def surest_right(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Of graded predictions the surest right ones, the grades taking turns: else all would be healthy eyes."""
+    """The most certain right predictions, taken from the grades in turn: otherwise all would be healthy eyes."""
     right = predictions[predictions["predicted"] == predictions["grade"]]
     ranks = right.assign(sure=confidence(right)).sort_values(["sure", "id"], ascending=[False, True])
     turn = ranks.groupby("grade").cumcount()
@@ -61,28 +65,31 @@ def confidence(predictions: pd.DataFrame) -> "pd.Series[float]":
 
 
 def pictures(cache: Cache, model: Network, metadata: Metadata, chosen: pd.DataFrame) -> list[Picture]:
-    """The n chosen photographs of the cache, at most a batch, in that order; the model, on the CPU, sees them as in
-    evaluation. Raises CacheError where one is damaged."""
+    """Pictures of the chosen photographs, in that order.
+
+    model: on the CPU; it sees the photographs as in evaluation. chosen: rows of predictions with a column `sure`, at
+    most one batch. Raises CacheError if a photograph is damaged.
+    """
     if chosen.empty:
         return []
     rows = cache.rows_of(chosen["id"])
     cache.prefetch([rows])
-    as_cached = replace(metadata, recipe=cache.recipe)  # evaluate measures on caches of other recipes too
+    as_cached = replace(metadata, recipe=cache.recipe)  # the cache may have another recipe than the training's
     (batch,) = render(cached_photographs(cache, rows), as_cached, device=torch.device("cpu"), workers=1)
     if batch.refused:
         raise CacheError(batch.refused[0].reason)
     heats = grad_cam(model, batch.images, torch.tensor(chosen["predicted"].tolist()))
-    found = []
+    made = []
     columns = [chosen[name].tolist() for name in ("id", "grade", "predicted", "sure")]
     for row, heat, id, grade, predicted, sure in zip(rows.tolist(), heats, *columns, strict=True):
         photo = thumbnail(cache, row)
         covered = overlay(photo, cv2.resize(heat, photo.shape[1::-1], interpolation=cv2.INTER_LINEAR))
-        found.append(Picture(id, grade, predicted, sure, data_uri(photo), data_uri(covered)))
-    return found
+        made.append(Picture(id, grade, predicted, sure, data_uri(photo), data_uri(covered)))
+    return made
 
 
 def thumbnail(cache: Cache, row: int) -> NDArray[np.uint8]:
-    """(s, s, 3), RGB, s at most 320."""
+    """(s, s, 3), RGB, s at most SIDE."""
     photo = decode_small(cache.read(row), SIDE)
     side = min(SIDE, photo.width)
     return np.asarray(photo.resize((side, side), Image.Resampling.LANCZOS))

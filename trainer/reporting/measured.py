@@ -1,4 +1,4 @@
-"""Reads and checks a run's results for a report."""
+"""Reads and checks the results of a run for a report."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,12 +22,12 @@ from trainer.reporting.external import Site, read_sites
 from trainer.run_folder import RunFolder
 
 REPORTED: Final = frozenset({"deferral", "calibration", "referable", "patient", "no_image", "cache"})
-"""Keys of metrics_*.json that earlier versions did not write and a report cannot do without."""
+"""Keys of metrics_*.json that a report needs and earlier versions did not write."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """All that a run says of a split."""
+    """Everything that a report needs about a measured split of a run."""
 
     run: RunFolder
     split: str
@@ -35,17 +35,18 @@ class Measured:
     model: Network
     metadata: Metadata
     history: pd.DataFrame | None
-    """accuracy.csv; None for an ensemble, which has none."""
+    """accuracy.csv; None for an ensemble."""
     record: MetricsRecord
     predictions: pd.DataFrame
     """Of the graded photographs."""
     ungraded: int
+    """Number of photographs without a grade, which are not in `predictions`."""
     sites: Sequence[Site]
-    """External sets, and before them the run's own test part; empty without external sets."""
+    """The run's own test part, then the external sets; empty without external sets."""
     cache: Cache | None
-    """The one that was measured; None where it is not at hand."""
+    """The cache that was measured; None if it is not available."""
     absent: str
-    """Why not; "" where it is."""
+    """Why there is no cache; "" if there is one."""
 
     @property
     def name(self) -> str:
@@ -57,14 +58,17 @@ class Measured:
 
     @property
     def referable(self) -> Referable:
-        """That of photographs, which every record has that a report is made of."""
+        """The results for referable retinopathy by photograph; `read_measured` checks that they are there."""
         assert self.results.referable is not None
         return self.results.referable
 
 
 def read_measured(run: RunFolder, split: str, cache_path: Path | Url | None) -> Measured:
-    """Raises RunError where the split has not been measured, or a file of the run is missing or damaged; CacheError
-    where `cache_path` is given and is not the cache that was measured."""
+    """The results of a split. cache_path: where the cache is now; None: where it was during training.
+
+    Raises RunError if the split has not been measured, or a file of the run is missing or damaged; CacheError if
+    `cache_path` is given and is not the cache that was measured.
+    """
     config = run.read_config()
     again = f"`trainer evaluate {run.path} --split {split}` measures it"
     if not run.metrics(split).exists() or not run.predictions(split).exists():
@@ -99,7 +103,10 @@ def read_measured(run: RunFolder, split: str, cache_path: Path | Url | None) -> 
 
 
 def measured_cache(run: RunFolder, config: RunConfig, path: Path | Url | None) -> tuple[Cache | None, str]:
-    """The run's own cache, which was measured, or None and why. A cache that the user named must be the one."""
+    """The cache that was measured and "", or None and the reason.
+
+    Raises CacheError if `path` is given and cannot be opened or is another cache.
+    """
     advice = f"`trainer report {run.path} --cache FOLDER` takes the cache that was measured"
     try:
         cache = open_cache(path or config.cache)

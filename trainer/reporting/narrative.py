@@ -1,4 +1,4 @@
-"""The sentences of a report. Each follows from a run's results by a rule in this file."""
+"""The sentences of a report. Rules in this file derive each from the results of a run."""
 
 import re
 import shlex
@@ -28,11 +28,12 @@ from trainer.reporting.tables import percent
 from trainer.run_folder import FoldsFolder
 
 FEW: Final = 100
-"""Patients, below which a share of 90 % is known to no better than 6 points either way."""
+"""With fewer patients than this, the 95 % interval of a share of 90 % is wider than 6 points either way."""
 
 
 def verdict(record: MetricsRecord, predictions: pd.DataFrame) -> list[str]:
-    """What the network adds: accuracy against the best guess without the photograph, referable DR against chance."""
+    """Whether the network is useful: accuracy against the best guess without the photograph, AUC for referable DR
+    against chance."""
     results, metrics, lines = record.results, record.results.metrics, []
     grade = only_grade(predictions)
     if grade is not None and metrics.photographs > 1:
@@ -61,7 +62,7 @@ def verdict(record: MetricsRecord, predictions: pd.DataFrame) -> list[str]:
             "Of a referable photograph and another one, the referable one has the higher p(referable) in "
             f"{percent(auc)} of cases (95 % interval {percent(interval[0])} to {percent(interval[1])}; chance: 50 %)."
         )
-    elif auc == 1:  # whichever patients are drawn, their area is 1 too: no interval
+    elif auc == 1:  # the AUC of every resample is 1 too: no interval
         lines.append(
             "It ranks every referable photograph above all others. These are too few to say if that holds elsewhere."
         )
@@ -71,7 +72,7 @@ def verdict(record: MetricsRecord, predictions: pd.DataFrame) -> list[str]:
 
 
 def variation(config: FitConfig) -> str:
-    """How training images differed from one epoch to the next."""
+    """The augmentation in words."""
     words = ["any flip and turn of them"]
     if config.zoom > 1:
         words.append(f"up to {config.zoom:g} times larger and smaller")
@@ -85,7 +86,7 @@ def variation(config: FitConfig) -> str:
 
 
 def objective(config: FitConfig) -> str:
-    """What was made small, and which photographs counted how much in it."""
+    """The loss in words, and the weights of the photographs in it."""
     words = [LOSSES[config.loss].title]
     if config.label_smoothing:
         words.append(f"labels smoothed by {config.label_smoothing:g}")
@@ -97,29 +98,30 @@ def objective(config: FitConfig) -> str:
 
 
 def choice(config: FitConfig) -> str:
-    """Why the epoch that was kept is that one."""
+    """The rule by which an epoch was kept."""
     if config.keep == "last":
         return "the last, whatever validation said"
     return "the one with the best quadratic weighted kappa on validation"
 
 
 def reading(thresholds: tuple[float, ...] | None) -> str:
-    """Which grade is the predicted one."""
+    """How the predicted grade follows from the probabilities. thresholds: ordinal ones; None: the likeliest grade."""
     if thresholds is None:
         return "The predicted grade is the likeliest one."
-    places = ", ".join(f"{cut:.2f}" for cut in thresholds)
-    return f"The predicted grade is the expected one (the mean of the probabilities), cut at {places}: from validation."
+    cuts = ", ".join(f"{cut:.2f}" for cut in thresholds)
+    return f"The predicted grade is the expected one (the mean of the probabilities), cut at {cuts}: from validation."
 
 
 def scaling(temperature: float) -> str:
-    """What was done to the probabilities; a temperature of 1 stands too where none fits validation."""
+    """The temperature scaling in words. A temperature of 1 also means that none could be fitted on validation."""
     if temperature == 1:
         return "Left as they are: no other temperature was found to fit validation better."
     return f"Before and after temperature scaling; the temperature, {temperature:.3f}, was fitted on validation."
 
 
 def exposure_line(split: str, exposure: Exposure) -> str:
-    """How many of the photographs of a split, or of "all", the weights have met; "" for none."""
+    """A warning of photographs, of a split or of "all", whose patients the weights were trained on or chosen by; "" if
+    there are none."""
     n, trained_on, same, chosen_by = exposure
     photographs = f"{n:,} photographs" if split == "all" else f"{n:,} {split} photographs"
     if trained_on:
@@ -134,8 +136,7 @@ def exposure_line(split: str, exposure: Exposure) -> str:
 
 
 def leak_lines(cache: Cache) -> list[str]:
-    """Warnings, before training, of patients or pictures that a cache has in two splits; empty where nothing tells of
-    any."""
+    """Warnings, before training, of patients or copies of photographs that are in two splits of a cache."""
     advice = "`tools preprocess --split patient` keeps each patient on one side"
     lines = []
     for split in ("val", "test"):
@@ -173,7 +174,7 @@ UNKNOWN_PAST: Final = "The weights do not say which photographs they were traine
 
 
 def external_lines(record: MetricsRecord, description: SetDescription) -> list[str]:
-    """What to know before the figures of an external set: leaks, grades on another scale, another recipe."""
+    """Warnings before the figures of an external set: leaks, grades on another scale, another recipe."""
     exposure = record.exposure
     lines = [exposure_line(record.split, exposure) if exposure else UNKNOWN_PAST, scale_line(*record.scale)]
     if description.other_recipe:
@@ -189,7 +190,7 @@ def external_lines(record: MetricsRecord, description: SetDescription) -> list[s
 
 
 def refit_line(refit: Refit) -> str:
-    """How many photographs a threshold chosen anew takes."""
+    """How many photographs a refit of the threshold needs."""
     most, near = refit.sizes[-1].photographs, percent(refit.level - NEAR)
     shown = f"a {refit.wanted} of {near} or more on the rest"
     if refit.enough:
@@ -198,7 +199,7 @@ def refit_line(refit: Refit) -> str:
 
 
 def eyes_line(eyes: EyeCounts) -> str:
-    """What lies behind figures by eye."""
+    """How the figures by eye were computed."""
     line = f"{eyes.several:,} eyes were photographed several times: the mean of the probabilities decides."
     if eyes.visit:
         line += f" Photographs of one patient, eye and visit (column {eyes.visit}) are one eye's."
@@ -212,23 +213,24 @@ def eyes_line(eyes: EyeCounts) -> str:
 
 
 class LeakStatement(NamedTuple):
-    """What is known of patients of the photographs measured who are in train as well."""
+    """A sentence about patients, of the photographs measured, who are also in train."""
 
     alarm: bool
+    """Whether it is a warning."""
     text: str
 
 
 def leak_statement(split: str, record: MetricsRecord, known: Leak | None) -> LeakStatement:
-    """Of the run's own split. `known`: what the cache tells of it, None without the cache."""
+    """The sentence about a split of the run's own cache. known: the leak that the cache shows; None without it."""
     n, no_image, exposure = record.results.metrics.photographs, record.results.no_image, record.exposure
     leaked = no_image.leaked if no_image else 0
-    if exposure and max(exposure.trained_on, exposure.chosen_by) > leaked:  # more than this cache's names tell
+    if exposure and max(exposure.trained_on, exposure.chosen_by) > leaked:  # more than the patients' names show
         return LeakStatement(True, exposure_line(split, exposure))
     if split == "train":
         return LeakStatement(True, "It was trained on these very photographs: the figures show what it remembers.")
     if leaked:
-        share = f"{leaked:,} of {n:,} {split} photographs ({leaked / n:.0%})"
-        return LeakStatement(True, f"LEAK: {share} show a patient who is also in train; the figures flatter.")
+        count = f"{leaked:,} of {n:,} {split} photographs ({leaked / n:.0%})"
+        return LeakStatement(True, f"LEAK: {count} show a patient who is also in train; the figures flatter.")
     if known is None:
         return LeakStatement(False, f"No patient of the {n:,} {split} photographs is known to be in train.")
     if known.copies:
@@ -246,7 +248,7 @@ def leak_statement(split: str, record: MetricsRecord, known: Leak | None) -> Lea
 
 
 def scale_line(scale: str, exact: bool) -> str:
-    """What to know of grades on another scale than ICDR; "" for ICDR."""
+    """A note on grades of another scale than ICDR; "" for ICDR. exact: whether the steps are those of ICDR."""
     if scale == "icdr":
         return ""
     if exact:
@@ -259,18 +261,21 @@ def scale_line(scale: str, exact: bool) -> str:
 
 
 def limits(
-    record: MetricsRecord, ungraded: int, known: Leak | None, external: int = 0, *, untold: int = 0
+    record: MetricsRecord, ungraded: int, known: Leak | None, external: int = 0, *, unknown_patients: int = 0
 ) -> list[str]:
-    """What the figures do not show. `known`: what the cache tells of patients, None without it. `external`: how many
-    external sets were measured. `untold`: of how many of the photographs measured nothing tells the patient."""
+    """The limits of the figures, in sentences.
+
+    ungraded: photographs of the split without a grade. known: the leak that the cache shows; None without it. external:
+    number of external sets. unknown_patients: number of the photographs measured whose patient is unknown.
+    """
     results, metrics = record.results, record.results.metrics
     sets = f"{external + 1} data sets were" if external else "One data set was"
     lines = [
         f"{sets} measured. Other cameras, populations and graders can give other figures: measure yours.",
         "A grade given by people is the truth here. Where they err, the figures err with them.",
     ]
-    if results.patients < FEW and untold == metrics.photographs:
-        lines.append(f"Only {untold:,} photographs were measured: read the intervals before the figures.")
+    if results.patients < FEW and unknown_patients == metrics.photographs:
+        lines.append(f"Only {unknown_patients:,} photographs were measured: read the intervals before the figures.")
     elif results.patients < FEW:
         who = "Only one patient was" if results.patients == 1 else f"Only {results.patients:,} patients were"
         lines.append(f"{who} measured: read the intervals before the figures.")
@@ -298,7 +303,7 @@ def commands(
     cache: Cache | None,
     external: Sequence[MetricsRecord],
 ) -> list[str]:
-    """The command lines that make this run and its figures again, for a shell. `external`: of its external sets."""
+    """The command lines, for a shell, that reproduce this run and its figures. external: of its external sets."""
     asked = config.asked
     default = FitConfig(**{**PRESETS.get(asked.recipe or "", {}), "recipe": None})
     fold = re.fullmatch(r"fold \d+ of (\d+)", cache.index.split) if cache else None
@@ -343,7 +348,7 @@ def commands(
 
 
 def _card_options(card: OperatingCard | None) -> list[object]:
-    """Of `trainer evaluate`, those that make this operating card."""
+    """The options of `trainer evaluate` that give this operating card."""
     options: list[object] = []
     if card and card.wish != Wish():
         options += [f"--{card.wanted}", card.level]
@@ -353,11 +358,11 @@ def _card_options(card: OperatingCard | None) -> list[object]:
 
 
 def _subgroup_options(subgroups: Subgroups | None) -> list[object]:
-    """Of `trainer evaluate`, those that measure these subgroups."""
+    """The options of `trainer evaluate` that measure these subgroups."""
     return [word for column in subgroups.columns for word in ("--subgroup", column.name)] if subgroups else []
 
 
 def starting_point(weights: str) -> str:
-    """How training began; `weights` as resolved in config.json."""
+    """The weights that training began with, in words. weights: as resolved in config.json."""
     known = {"none": "trained from scratch", "imagenet": "pretrained on ImageNet"}
     return known.get(weights, f"pretrained from {Path(weights).name}")

@@ -1,4 +1,4 @@
-"""Filling in templates: numbers, figures and words as a page or a model card shows them."""
+"""Fills in the templates of the page and the model card; formats numbers, drawings and text for them."""
 
 import re
 from collections.abc import Mapping
@@ -19,13 +19,13 @@ VARIABLES: Final = {
     BLUE: "var(--blue)",
     ORANGE: "var(--mark)",
 }
-"""A figure's colours -> those of the page's style sheet, which has two of each: for a light ground and a dark one."""
+"""Colours of the drawings -> variables of the page's style sheet, which has each for a light and a dark background."""
 
 
 def render(template: str, fields: Mapping[str, object], folder: Path = HERE) -> bytes:
     """A template of a folder filled in, as UTF-8.
 
-    In an .html.j2 everything but Markup is escaped; an id's bytes that are no UTF-8 become question marks.
+    In an .html.j2 everything but Markup is escaped. Bytes of an id that are not valid UTF-8 become question marks.
     """
     environment = Environment(
         loader=FileSystemLoader(folder),
@@ -41,12 +41,12 @@ def render(template: str, fields: Mapping[str, object], folder: Path = HERE) -> 
 
 def number(value: float, kind: str) -> str:
     """
-    >>> number(0.9376, "places"), number(7026, "count")
+    >>> number(0.9376, "decimals"), number(7026, "count")
     ('0.938', '7,026')
     >>> number(0.9376, "percent").replace(chr(0xa0), "_")  # its space never breaks a line
     '93.8_%'
     """
-    formats = {"percent": "{:.1%}", "count": "{:,}", "places": "{:.3f}"}
+    formats = {"percent": "{:.1%}", "count": "{:,}", "decimals": "{:.3f}"}
     return formats[kind].format(value).replace("%", "\N{NO-BREAK SPACE}%").replace("-", "\N{MINUS SIGN}")
 
 
@@ -61,12 +61,12 @@ def duration(seconds: float) -> str:
 
 
 def plain(text: object) -> str:
-    """A user's words in Markdown, where they mean nothing but themselves."""
+    """A user's text escaped for Markdown, in one line."""
     return re.sub(r"([\\`*_{}\[\]<>#|~])", r"\\\1", " ".join(str(text).split()))
 
 
 def inline_svg(path: Path, alt: str) -> Markup:
-    """A figure's SVG as part of a page: named for those who cannot see it, and in the page's colours."""
+    """An SVG for use inside the page, in the page's colours. alt: the description for screen readers."""
     text = path.read_text("utf-8")
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)

@@ -1,4 +1,4 @@
-"""p(referable) on the page and the card: bands of the curves, calibration and net benefit, in figures and words."""
+"""p(referable) on the page and the card: bands of the curves, calibration and net benefit, as numbers and sentences."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,14 +18,14 @@ LISTED: Final = {
     "precision_recall": (0.5, 0.8, 0.85, 0.9, 0.95),
     "net_benefit": (0.05, 0.1, 0.2, 0.3, 0.5),
 }
-"""Points of each curve that the page lists; metrics_*.json has all."""
+"""The points of each curve that the page lists, by x; metrics_*.json has all points."""
 MEASURES: Final = (
     ("slope", "Calibration slope", "1"),
     ("intercept", "Calibration intercept", "0"),
     ("observed_expected", "Observed by expected (O:E)", "1"),
     ("brier", "Brier score of the referral", "0"),
 )
-"""With the best value."""
+"""Key, title, and the best possible value."""
 LACKS: Final = {
     "few": f"Slope and intercept are not estimated: they need {FEWEST} patients with a referable photograph and "
     f"{FEWEST} with another one.",
@@ -36,7 +36,7 @@ LACKS: Final = {
 
 
 class Point(NamedTuple):
-    """Of a curve."""
+    """A point of a curve, and the 95 % interval of y."""
 
     x: float
     y: float
@@ -54,33 +54,33 @@ class Benefit(NamedTuple):
     refer_all: float
     gain: float
     intervals: dict[str, Interval | None]
-    """95 %, of the net benefit and of the gain."""
+    """95 % intervals: "net_benefit" and "gain"."""
 
 
-class ReferableFigures(NamedTuple):
-    """What the templates say of p(referable)."""
+class ReferableSection(NamedTuple):
+    """What the templates show about p(referable)."""
 
     roc: list[Point]
     precision_recall: list[Point]
     measures: list[tuple[str, str, float | None, Interval | None]]
-    """Title, best value, value here and its interval."""
+    """Title, best possible value, value, and its 95 % interval."""
     bins: list[ReferableBin]
     clip: str
     brier_of_prevalence: float
     """Brier score of the prevalence, given to every photograph."""
     calibration_lines: list[str]
     benefit: list[Benefit]
-    """Empty, as the lines, unless both kinds of photographs are there."""
+    """Empty, like `benefit_lines`, if all photographs, or none, are referable."""
     benefit_lines: list[str]
     prevalence: float | None
-    """Of the population that the net benefit is weighted to."""
+    """Prevalence in the population that the net benefit is weighted to, 0 to 1; None: that of the sample."""
 
 
-def describe_referable(referable: Referable) -> ReferableFigures:
-    """What the templates say of the `referable` part of metrics_*.json."""
+def describe_referable(referable: Referable) -> ReferableSection:
+    """The `referable` part of metrics_*.json, prepared for the templates."""
     calibration, benefit = referable.calibration, referable.net_benefit
-    share = referable.referable / referable.photographs
-    return ReferableFigures(
+    prevalence = referable.referable / referable.photographs
+    return ReferableSection(
         roc=_points(referable.roc, LISTED["roc"]),
         precision_recall=_points(referable.precision_recall, LISTED["precision_recall"]),
         measures=[
@@ -88,7 +88,7 @@ def describe_referable(referable: Referable) -> ReferableFigures:
         ],
         bins=calibration.bins,
         clip=f"{calibration.clip:f}",
-        brier_of_prevalence=share * (1 - share),
+        brier_of_prevalence=prevalence * (1 - prevalence),
         calibration_lines=calibration_lines(referable),
         benefit=benefit_rows(benefit) if benefit else [],
         benefit_lines=benefit_lines(benefit) if benefit else [],
@@ -96,22 +96,21 @@ def describe_referable(referable: Referable) -> ReferableFigures:
     )
 
 
-def counts_line(referable: Referable, *, patients_told: bool) -> str:
-    """Of whom a curve is. `patients_told`: whether anything tells the patients."""
+def counts_line(referable: Referable, *, patients_known: bool) -> str:
+    """The numbers of photographs and patients behind a curve. patients_known: whether any patient is known."""
     return f"{referable.photographs:,} photographs, {referable.referable:,} referable\n" + (
-        f"{referable.patients:,} patients" if patients_told else "patients not known"
+        f"{referable.patients:,} patients" if patients_known else "patients not known"
     )
 
 
 def draw_referable(run: RunFolder, split: str, referable: Referable, *, counts: str, title: str) -> dict[Path, str]:
-    """Draws reliability and net benefit into the run folder; their files, with what they show in a sentence. `counts`:
-    of whom they are."""
+    """Draws reliability and net benefit into the run folder; returns path -> description. counts: of `counts_line`."""
     calibration, benefit = referable.calibration, referable.net_benefit
-    path = run.figure("referable_calibration", split)
+    path = run.report_figure("referable_calibration", split)
     draw_referable_calibration(path, calibration, counts=counts, title=f"{title}: calibration")
     drawn = {path: "Reliability curve of p(referable) with 95 % intervals; the table of bins holds its numbers"}
     if benefit:
-        path = run.figure("decision_curve", split)
+        path = run.report_figure("decision_curve", split)
         draw_decision_curve(path, benefit, title=f"{title}: net benefit")
         drawn[path] = "Decision curve: net benefit of the network with its 95 % band, of referring all and of none"
         drawn[path] += "; the table holds numbers"
@@ -119,7 +118,7 @@ def draw_referable(run: RunFolder, split: str, referable: Referable, *, counts: 
 
 
 def calibration_lines(referable: Referable) -> list[str]:
-    """How far p(referable) can be believed, in words."""
+    """What the calibration shows about p(referable), in sentences."""
     calibration = referable.calibration
     lines = [LACKS[calibration.lacks]] if calibration.lacks else []
     if not referable.referable:
@@ -144,25 +143,26 @@ def benefit_rows(benefit: NetBenefit) -> list[Benefit]:
     """A row for each listed threshold."""
     return [
         Benefit(
-            threshold=(threshold := benefit.thresholds[place]),
+            threshold=(threshold := benefit.thresholds[index]),
             per_right=(1 - threshold) / threshold,
-            net_benefit=benefit.net_benefit[place],
-            refer_all=benefit.refer_all[place],
-            gain=benefit.gain[place],
-            intervals={name: benefit.intervals[name][place] for name in ("net_benefit", "gain")},
+            net_benefit=benefit.net_benefit[index],
+            refer_all=benefit.refer_all[index],
+            gain=benefit.gain[index],
+            intervals={name: benefit.intervals[name][index] for name in ("net_benefit", "gain")},
         )
-        for place in _places(benefit.thresholds, LISTED["net_benefit"])
+        for index in _nearest(benefit.thresholds, LISTED["net_benefit"])
     ]
 
 
 def benefit_lines(benefit: NetBenefit) -> list[str]:
-    """What the decision curve says at 10 %, and where the network is shown to be better than referring all or none."""
+    """The decision curve in sentences: at 10 %, and where the network is shown to be better than referring all or
+    none."""
     at = benefit_rows(benefit)[1]
     between = _between(at.intervals["net_benefit"])
     lines = [
         f"At a threshold of {_whole(at.threshold)}, nine false referrals count as much as one right one. There the "
-        f"net benefit of the network is {number(at.net_benefit, 'places')}{between}, of referring everybody "
-        f"{number(at.refer_all, 'places')}, of referring nobody 0."
+        f"net benefit of the network is {number(at.net_benefit, 'decimals')}{between}, of referring everybody "
+        f"{number(at.refer_all, 'decimals')}, of referring nobody 0."
     ]
     better = [bool(limits and limits[0] > 0) for limits in benefit.intervals["gain"]]
     shown = [threshold for threshold, is_better in zip(benefit.thresholds, better, strict=True) if is_better]
@@ -178,19 +178,20 @@ def benefit_lines(benefit: NetBenefit) -> list[str]:
 
 
 def _between(limits: Sequence[float] | None) -> str:
-    return f" ({number(limits[0], 'places')} to {number(limits[1], 'places')})" if limits else ""
+    return f" ({number(limits[0], 'decimals')} to {number(limits[1], 'decimals')})" if limits else ""
 
 
-def _whole(share: float) -> str:
-    return f"{100 * share:.0f}\N{NO-BREAK SPACE}%"
+def _whole(fraction: float) -> str:
+    return f"{100 * fraction:.0f}\N{NO-BREAK SPACE}%"
 
 
 def _points(band: Band | None, listed: Sequence[float]) -> list[Point]:
-    """A curve at the listed x; none where there is no curve."""
+    """The points of a curve nearest to the listed x; empty without a curve."""
     if band is None:
         return []
-    return [Point(band.x[place], band.y[place], band.intervals[place]) for place in _places(band.x, listed)]
+    return [Point(band.x[index], band.y[index], band.intervals[index]) for index in _nearest(band.x, listed)]
 
 
-def _places(x: Sequence[float], listed: Sequence[float]) -> list[int]:
+def _nearest(x: Sequence[float], listed: Sequence[float]) -> list[int]:
+    """The index of the x that is nearest to each listed value."""
     return [int(np.argmin(np.abs(np.array(x) - each))) for each in listed]

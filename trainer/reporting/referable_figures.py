@@ -1,4 +1,4 @@
-"""Figures of p(referable): its reliability curve and its decision curve."""
+"""Drawings of p(referable): its reliability curve and its decision curve."""
 
 from pathlib import Path
 
@@ -8,31 +8,33 @@ from matplotlib.ticker import PercentFormatter
 from trainer.evaluation.referable import Band, BinaryCalibration, NetBenefit
 from trainer.reporting.curves import draw_band
 from trainer.reporting.figures import BLUE, DIM, INK, new_figure, unit_axes
-from trainer.reporting.tables import percent, places
+from trainer.reporting.tables import decimals, percent
 
 
 def draw_referable_calibration(path: Path, calibration: BinaryCalibration, *, counts: str, title: str) -> None:
-    """How many photographs are referable by their p(referable), with the interval of each bin. `counts`: of whom it
-    is."""
+    """Draws the share of referable photographs by p(referable), with the 95 % interval of each bin.
+
+    counts: the numbers of photographs and patients, for the legend.
+    """
     bins = calibration.bins
-    mean, share = [bin.mean for bin in bins], [bin.share for bin in bins]
+    means, fractions = [bin.mean for bin in bins], [bin.share for bin in bins]
     known = [(bin.mean, *bin.interval) for bin in bins if bin.interval]
     coefficients = {"slope": calibration.slope, "intercept": calibration.intercept}
-    said = ", ".join(f"{name} {places(value)}" for name, value in coefficients.items() if value is not None)
+    label = ", ".join(f"{name} {decimals(value)}" for name, value in coefficients.items() if value is not None)
     with new_figure(path, 7.6, 7.6) as figure:
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color=DIM, linestyle=":", linewidth=1.6, label="perfect calibration")
         if known:
             x, low, high = np.transpose(known)
             axes.vlines(x, low, high, color=BLUE, alpha=0.35, linewidth=5, label="95 % interval")
-        axes.plot(mean, share, "o-", color=BLUE, markersize=8, label=said or "share of each bin")
+        axes.plot(means, fractions, "o-", color=BLUE, markersize=8, label=label or "share of each bin")
         unit_axes(axes, "p(referable), mean of a bin", "share that is referable")
         axes.set_title(title)
         axes.legend(loc="upper left", title=counts, alignment="left")
 
 
 def draw_decision_curve(path: Path, benefit: NetBenefit, *, title: str) -> None:
-    """Net benefit by threshold, of the network and of referring all and none."""
+    """Draws the net benefit by threshold of the network, of referring everybody and of referring nobody."""
     thresholds, own = benefit.thresholds, benefit.net_benefit
     limits = benefit.intervals["net_benefit"]
     top = max([*own, *benefit.refer_all, *(high for _, high in filter(None, limits)), 0.01])
@@ -42,9 +44,9 @@ def draw_decision_curve(path: Path, benefit: NetBenefit, *, title: str) -> None:
         axes.plot(thresholds, benefit.refer_all, color=INK, linestyle="--", linewidth=1.6, label="referring everybody")
         draw_band(axes, Band(thresholds, own, limits))
         axes.plot(thresholds, own, color=BLUE, label="the network")
-        # Below 0 nobody would choose it; how far is of no interest.
+        # Nobody would use a network with a net benefit below 0, so large negative values are cut off.
         bottom = max(-0.8 * top, min(-0.3 * top, 1.08 * min(own)))
-        axes.set(xlim=(0, 0.505), ylim=(bottom, top + 0.35 * (top - bottom)))  # above the band lies the legend
+        axes.set(xlim=(0, 0.505), ylim=(bottom, top + 0.35 * (top - bottom)))  # room for the legend above the band
         axes.set(
             xlabel="threshold: refer from this probability on", ylabel="net benefit (right referrals a photograph)"
         )

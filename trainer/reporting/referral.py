@@ -1,4 +1,4 @@
-"""The referral in numbers that a reviewer asks for: two-by-two tables, missed eyes, thresholds."""
+"""The referral in the numbers that a reviewer asks for: two-by-two tables, missed photographs, thresholds."""
 
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
@@ -15,13 +15,13 @@ from trainer.evaluation.metrics import graded, referable_scores
 from trainer.evaluation.operating_point import AtThreshold, TwoByTwo, least_ppv, threshold_table, two_by_two
 from trainer.evaluation.results import Results, worse_eyes
 from trainer.evaluation.ungradable import Decided
-from trainer.reporting.disclosure import untold_patients
+from trainer.reporting.disclosure import unknown_patients
 from trainer.reporting.gallery import WORST, confidence
 from trainer.reporting.measured import Measured
-from trainer.reporting.tables import UNGRADABLE_COUNTS, UNGRADABLE_SHARES, ungradable_lines, ungradable_rows
+from trainer.reporting.tables import UNGRADABLE_COUNTS, UNGRADABLE_FRACTIONS, ungradable_lines, ungradable_rows
 
 SEVERE = 3
-"""From this grade on a missed eye is listed by itself."""
+"""Missed photographs of this grade or worse are shown one by one."""
 
 
 class Table(NamedTuple):
@@ -41,21 +41,21 @@ class Missed(NamedTuple):
 
 @dataclass(frozen=True)
 class UngradableTable:
-    """The referral with ungradable photographs both ways."""
+    """The referral with ungradable photographs left out, and with them referred."""
 
     rows: list[tuple[str, Decided]]
     """See `ungradable_rows`."""
     line: str
-    """How many count."""
+    """How many ungradable photographs are counted, in words."""
     name: str = ""
-    """Of an external set."""
-    shares: ClassVar = UNGRADABLE_SHARES
+    """Name of the external set; "" for the run's own cache."""
+    fractions: ClassVar = UNGRADABLE_FRACTIONS
     counts: ClassVar = UNGRADABLE_COUNTS
 
 
 @dataclass(frozen=True)
 class Referral:
-    """What the page's section on referral shows besides the operating card; without a threshold nothing."""
+    """What the page shows about the referral besides the operating card; empty without a threshold."""
 
     tables: tuple[Table, ...] = ()
     thresholds: tuple[AtThreshold, ...] = ()
@@ -66,14 +66,14 @@ class Referral:
 
 
 def referral(measured: Measured) -> Referral:
-    """Of the photographs measured, at the threshold that was measured."""
+    """The referral of the photographs measured, at the threshold of the operating card."""
     known, card = measured.predictions, measured.results.operating
     scores, truth = referable_scores(known), (known["grade"] >= REFERABLE).to_numpy()
     if card is None:
         return Referral()
     referred = scores >= card.threshold
     tables = [Table("photographs", two_by_two(referred, truth))]
-    if measured.cache is not None and untold_patients(measured) < len(known):
+    if measured.cache is not None and unknown_patients(measured) < len(known):
         worse = worse_eyes(known, patients_of(measured.cache.manifest, known["id"]))
         table = two_by_two(referable_scores(worse) >= card.threshold, (worse["grade"] >= REFERABLE).to_numpy())
         tables.insert(0, Table("patients, the worse eye decides", table))
@@ -92,8 +92,10 @@ def referral(measured: Measured) -> Referral:
 
 
 def ungradable_table(results: Results, name: str = "") -> UngradableTable | None:
-    """The referral both ways, as page and card show it; None where no photograph is ungradable, or it was measured by
-    an earlier version. `name`: of an external set."""
+    """The table of ungradable photographs; None if there are none, or if an earlier version measured.
+
+    name: of the external set; "" for the run's own cache.
+    """
     measured = results.ungradable
     if measured is None:
         return None
@@ -101,7 +103,8 @@ def ungradable_table(results: Results, name: str = "") -> UngradableTable | None
 
 
 def missed_severe(measured: Measured) -> pd.DataFrame:
-    """The severe and proliferative photographs below the threshold, the least suspected first, at most WORST."""
+    """The severe and proliferative photographs below the threshold, lowest p(referable) first, at most WORST. They have
+    a column `sure`, for `pictures`."""
     known, card = measured.predictions, measured.results.operating
     if card is None:
         return known.iloc[:0].assign(sure=[])
@@ -112,8 +115,8 @@ def missed_severe(measured: Measured) -> pd.DataFrame:
 
 
 def _thresholds(measured: Measured, scores: Floats, truth: NDArray[np.bool_]) -> list[AtThreshold]:
-    """Thresholds chosen on validation and what they show here; none where validation's predictions are not at hand, or
-    are of another cache than the run's own."""
+    """Thresholds chosen on validation, and their figures on the photographs measured. Empty if the predictions for
+    validation are missing or of another cache."""
     run = measured.run
     try:
         val = graded(run.read_predictions("val"))

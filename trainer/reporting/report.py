@@ -1,4 +1,4 @@
-"""A run as one page and as a model card: what both say of it, its figures and its photographs."""
+"""The report of a run as a page and as a model card: their contents, drawings and photographs."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -28,7 +28,7 @@ from trainer.reporting.disclosure import (
     people,
     synthetic_line,
     synthetic_photographs,
-    untold_patients,
+    unknown_patients,
     warnings,
 )
 from trainer.reporting.explained import coarseness
@@ -77,13 +77,13 @@ SECTIONS = (
 HEADLINE = (
     ("accuracy", "Accuracy", "percent"),
     ("balanced_accuracy", "Balanced accuracy (mean over grades)", "percent"),
-    ("kappa", "Kappa, quadratic weights", "places"),
-    ("auc", "AUC, mean over grades", "places"),
-    ("referable_auc", "AUC, referable", "places"),
+    ("kappa", "Kappa, quadratic weights", "decimals"),
+    ("auc", "AUC, mean over grades", "decimals"),
+    ("referable_auc", "AUC, referable", "decimals"),
     ("sensitivity", "Sensitivity for referable, by the predicted grade", "percent"),
     ("specificity", "Specificity for referable, by the predicted grade", "percent"),
 )
-FIGURES = (
+DRAWINGS = (
     "accuracy",
     "confusion",
     "roc",
@@ -97,25 +97,25 @@ NAMES = {"train": "the photographs it was trained on", "val": "the validation pa
 
 
 def make_page(measured: Measured) -> bytes:
-    """The page as HTML that needs no other file. Its figures are drawn into the run folder, as PNG and SVG."""
-    fields = {**describe(measured), "figures": draw(measured), **shown_photographs(measured)}
+    """The page as one HTML file, UTF-8. Its drawings are written into the run folder too, as PNG and SVG."""
+    fields = {**describe(measured), "drawings": draw(measured), **shown_photographs(measured)}
     return render("report.html.j2", fields)
 
 
 def make_card(measured: Measured) -> bytes:
-    """The model card as Markdown, sealed: an edited one can be told from it."""
+    """The model card as Markdown, UTF-8, with a checksum by which an edited card is recognised."""
     return sealed(render("card.md.j2", describe(measured)))
 
 
 def describe(measured: Measured) -> dict[str, object]:
-    """What both templates say."""
+    """The fields that both templates use."""
     run, record, results, config = measured.run, measured.record, measured.results, measured.config
     metrics, operating, no_image = results.metrics, results.operating, results.no_image
     manifest = measured.cache.manifest if measured.cache else None
     known, sites = measured.cache.leak(measured.split) if measured.cache else None, measured.sites
     external = [site for site in sites if not site.own]
     scale = scale_line(*record.scale)
-    leak, untold = leak_statement(measured.split, record, known), untold_patients(measured)
+    leak, unknown = leak_statement(measured.split, record, known), unknown_patients(measured)
     synthetic = synthetic_line(synthetic_photographs(config, measured.cache), measured.split)
     return {
         "name": measured.name,
@@ -150,7 +150,7 @@ def describe(measured: Measured) -> dict[str, object]:
         "lines_of": subgroup_lines,
         "against_parts": against_parts,
         "referral": referral(measured),
-        "referable_figures": describe_referable(measured.referable),
+        "referable_section": describe_referable(measured.referable),
         "no_image": no_image,
         "referable": sum(metrics.grades[REFERABLE:]),
         "baseline_words": f"{100 * no_image.majority.accuracy:.1f} % without the photograph" if no_image else "",
@@ -158,9 +158,9 @@ def describe(measured: Measured) -> dict[str, object]:
         "counts": confusion(measured.predictions).tolist(),
         "absent": measured.absent,
         "leak": leak,
-        "warnings": warnings(leak, untold == metrics.photographs, synthetic, sites),
-        "people": people(results.patients, untold, metrics.photographs),
-        "untold": untold == metrics.photographs,
+        "warnings": warnings(leak, unknown == metrics.photographs, synthetic, sites),
+        "people": people(results.patients, unknown, metrics.photographs),
+        "patients_known": unknown < metrics.photographs,
         "data_set": data_set(config, measured.cache),
         "dates": dates(measured),
         "graders": GRADERS,
@@ -180,7 +180,7 @@ def describe(measured: Measured) -> dict[str, object]:
         ),
         "limits": [scale] * bool(scale)
         + [APPROXIMATE_RULE] * bool(config.folds)
-        + limits(record, measured.ungraded, known, len(external), untold=untold),
+        + limits(record, measured.ungraded, known, len(external), unknown_patients=unknown),
         "sites": sites,
         "ungradables": [table for site in external if (table := ungradable_table(site.results, site.name))],
         "refits": refit_tables(sites),
@@ -190,7 +190,7 @@ def describe(measured: Measured) -> dict[str, object]:
 
 
 def shown_photographs(measured: Measured) -> dict[str, object]:
-    """What needs the photographs: gallery and subgroups; empty without the cache."""
+    """The fields that need the photographs: the gallery and the subgroups; empty without the cache."""
     if measured.cache is None:
         return {"worst": [], "sure": [], "missed": [], "characteristics": None}
     known = measured.predictions
@@ -205,7 +205,7 @@ def shown_photographs(measured: Measured) -> dict[str, object]:
 
 
 def draw(measured: Measured) -> dict[str, str]:
-    """Draws the figures into the run folder, and returns them for the page; "" for one that cannot be drawn."""
+    """Draws into the run folder. Returns name -> SVG for the page; "" for one that cannot be drawn."""
     run, split, results, known = measured.run, measured.split, measured.results, measured.predictions
     name = short_name(measured.name)
     title = f"{name}, {split}"
@@ -226,9 +226,9 @@ def draw(measured: Measured) -> dict[str, str]:
     if card and card.sensitivity is not None and card.specificity is not None:
         point = Point(card.threshold, card.sensitivity, card.specificity, card.ppv)
     auc, referable = results.metrics.referable_auc, measured.referable
-    of = counts_line(referable, patients_told=untold_patients(measured) < len(known))
+    of = counts_line(referable, patients_known=unknown_patients(measured) < len(known))
     if auc is not None and referable.roc and referable.precision_recall:
-        roc, curve = run.figure("roc", split), run.figure("precision_recall", split)
+        roc, curve = run.report_figure("roc", split), run.report_figure("precision_recall", split)
         draw_roc(roc, truth, score, auc, point, band=referable.roc, counts=of, title=f"{title}: referable")
         draw_precision_recall(
             curve, truth, score, point, band=referable.precision_recall, counts=of, title=f"{title}: referable"
@@ -241,18 +241,18 @@ def draw(measured: Measured) -> dict[str, str]:
         alts[curve] = f"Precision-recall curve of referable retinopathy; {truth.mean():.0%} are referable; {band}"
     alts |= draw_referable(run, split, referable, counts=of, title=title)
     if card:
-        deferral = run.figure("risk_coverage", split)
+        deferral = run.report_figure("risk_coverage", split)
         coverage, risk = RiskCoverage(Sample.of(known), card.threshold).curve()
         draw_risk_coverage(deferral, coverage, risk, title=f"{title}: deferral")
         alts[deferral] = "Risk-coverage curve of the referral; the table holds numbers"
     if results.calibration:
-        reliability = run.figure("reliability", split)
+        reliability = run.report_figure("reliability", split)
         draw_reliability(reliability, results.calibration.bins, results.calibration.ece, title=title)
         alts[reliability] = "Reliability diagram; the table of bins holds its numbers"
     if measured.sites:
         draw_forest(run.forest_figure, measured.sites, title=name)
         alts[run.forest_figure] = "Forest plot of the sets; the table holds its numbers"
-    drawn = dict.fromkeys((*FIGURES, "forest"), "")
+    drawn = dict.fromkeys((*DRAWINGS, "forest"), "")
     return drawn | {
         path.stem.removesuffix(f"_{split}"): inline_svg(path.with_suffix(".svg"), alt) for path, alt in alts.items()
     }
@@ -265,8 +265,8 @@ def members(measured: Measured) -> list[str]:
 
 
 def majority_of_val(run: RunFolder) -> float | None:
-    """What giving every photograph of validation the commonest grade of train scores, in percent; None where that is
-    not known."""
+    """Accuracy on validation, in percent, if every photograph is given the commonest grade of train; None if
+    unknown."""
     if not run.metrics("val").exists():
         return None
     no_image = optional(NoImage, run.read_json(run.metrics("val")).get("no_image"))
@@ -278,14 +278,14 @@ class SplitRow(NamedTuple):
 
     split: str
     grades: list[int]
-    """By grade."""
+    """Photographs by grade."""
     photographs: int
     patients: int | None
-    """None where nothing tells them."""
+    """None if unknown."""
 
 
 def split_rows(manifest: pd.DataFrame) -> list[SplitRow]:
-    """Of each split that has any."""
+    """A row for each split that has graded photographs."""
     known = manifest[manifest["grade"] != UNKNOWN]
     return [
         SplitRow(
@@ -300,6 +300,6 @@ def split_rows(manifest: pd.DataFrame) -> list[SplitRow]:
 
 
 def camera_line(manifest: pd.DataFrame) -> str:
-    """The commonest sizes of the originals."""
+    """The commonest sizes of the originals, in words."""
     listed = ", ".join(f"{each.size} ({each.photographs:,})" for each in camera_sizes(manifest))
     return f"{len(manifest):,} photographs: {listed}"

@@ -1,4 +1,4 @@
-"""Subgroups in words and tables: what the terminal, the page and the card say of `subgroups` in metrics_*.json."""
+"""Tables and sentences about subgroups (`subgroups` in metrics_*.json) for the terminal, the page and the card."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -7,7 +7,7 @@ import click
 
 from trainer.console import print_table
 from trainer.evaluation.subgroups import LEAST, LEVEL, Comparison, Group, Subgroups
-from trainer.reporting.tables import percent, places, with_interval
+from trainer.reporting.tables import decimals, percent, with_interval
 
 TITLES: Final = {
     "sensitivity": "sensitivity",
@@ -15,7 +15,7 @@ TITLES: Final = {
     "referable_auc": "AUC, referable",
     "kappa": "kappa, quadratic weights",
 }
-SHARES: Final = ("sensitivity", "specificity")
+FRACTIONS: Final = ("sensitivity", "specificity")
 TOO_SMALL: Final = (
     f"Groups with fewer than {LEAST} referable patients, or fewer than {LEAST} others, are listed without figures. A "
     "group is compared where the rest has as many too."
@@ -23,8 +23,10 @@ TOO_SMALL: Final = (
 
 
 def print_subgroups(subgroups: Subgroups, what: str) -> None:
-    """A table a column; of each group its figures, their differences to the rest, and p values. `what`: the split, or
-    the name of an external set."""
+    """Prints a table for each column: the figures of each group, their differences from the rest, and p-values.
+
+    what: the split, or the name of the external set.
+    """
     for column in subgroups.columns:
         rows: list[Sequence[str]] = []
         for group in column.groups:
@@ -41,22 +43,23 @@ def print_subgroups(subgroups: Subgroups, what: str) -> None:
 
 
 def against_parts(comparison: Comparison, figure: str) -> list[str]:
-    """["-12.0 points", "(-20.1 to -3.9)", "p 0.004"], p being the corrected one; fewer where less is known."""
+    """Difference, 95 % interval and corrected p-value: ["-12.0 points", "(-20.1 to -3.9)", "p 0.004"]. Those that are
+    unknown are left out; ["-"] if the difference is."""
     value, limits, p = comparison.difference, comparison.interval, comparison.p_holm
     if value is None:
         return ["-"]
 
     def show(number: float) -> str:
-        return f"{100 * number:+.1f}" if figure in SHARES else f"{number:+.3f}"
+        return f"{100 * number:+.1f}" if figure in FRACTIONS else f"{number:+.3f}"
 
-    parts = [show(value) + (" points" if figure in SHARES else "")]
+    parts = [show(value) + (" points" if figure in FRACTIONS else "")]
     if limits:
         parts.append(f"({show(limits[0])} to {show(limits[1])})")
     return parts if p is None else [*parts, "p < 0.001" if p < 0.001 else f"p {p:.3f}"]
 
 
 def subgroup_lines(subgroups: Subgroups) -> list[str]:
-    """The worst group, what the p values are corrected over, and which groups have no figures."""
+    """The worst group, the correction of the p-values, and why groups have no figures."""
     n = subgroups.comparisons
     lines = [worst_line(subgroups)]
     if n:
@@ -70,7 +73,7 @@ def subgroup_lines(subgroups: Subgroups) -> list[str]:
 
 
 def worst_line(subgroups: Subgroups) -> str:
-    """Which group is the worst one, by which figure, and whether that could be chance."""
+    """The worst group, by which figure, and whether it is significantly worse than the rest."""
     worst, n = subgroups.worst, subgroups.comparisons
     if worst is None:
         return f"Fewer than two groups have {LEAST} referable patients and {LEAST} others: groups are not compared."
@@ -101,7 +104,7 @@ def worst_line(subgroups: Subgroups) -> str:
 def _figure(group: Group, name: str) -> str:
     if group.figures is None or group.intervals is None:
         return "-"
-    return with_interval(group.figures[name], group.intervals[name], percent if name in SHARES else places)
+    return with_interval(group.figures[name], group.intervals[name], percent if name in FRACTIONS else decimals)
 
 
 def _named(subgroups: Subgroups) -> str:

@@ -1,4 +1,4 @@
-"""Tables of results for the terminal, each figure with its interval."""
+"""Tables of results for the terminal. Each figure has its 95 % interval."""
 
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
@@ -21,16 +21,17 @@ class Part(Protocol):
 
     @property
     def intervals(self) -> Mapping[str, Interval | None]:
-        """By name of a figure; one without an interval may be missing."""
+        """95 % intervals by the name of the figure; a figure without one may be missing."""
 
 
 def print_results(measured: Mapping[str, Results]) -> None:
-    """A column a split, a row a figure; under the accuracies what is scored there without the photograph."""
+    """Prints a column for each split and a row for each figure. Below accuracy and kappa: the baselines that use no
+    photograph."""
     rows: list[Sequence[str]] = []
     operating, calibration = attrgetter("operating"), attrgetter("calibration")
 
     def row(title: str, cell: Callable[[Results], str]) -> None:
-        """Left out where every cell is empty."""
+        """Adds a row, unless all its cells are empty."""
         cells = [cell(each) for each in measured.values()]
         if any(cells):
             rows.append((title, *cells))
@@ -54,15 +55,15 @@ def print_results(measured: Mapping[str, Results]) -> None:
     headline("accuracy", "accuracy", percent)
     without_image("accuracy", percent)
     headline("balanced accuracy", "balanced_accuracy", percent)
-    headline("kappa, quadratic weights", "kappa", places)
-    without_image("kappa", places)
-    headline("AUC, mean over grades", "auc", places)
-    headline("AUC, referable (grade 2 or worse)", "referable_auc", places)
+    headline("kappa, quadratic weights", "kappa", decimals)
+    without_image("kappa", decimals)
+    headline("AUC, mean over grades", "auc", decimals)
+    headline("AUC, referable (grade 2 or worse)", "referable_auc", decimals)
     headline("  sensitivity, predicted grade", "sensitivity", percent)
     headline("  specificity, predicted grade", "specificity", percent)
     card = next((each.operating for each in measured.values() if each.operating), None)
     if card:
-        part(f"  threshold, {card.wanted} {percent(card.level)} on val", operating, "threshold", places)
+        part(f"  threshold, {card.wanted} {percent(card.level)} on val", operating, "threshold", decimals)
         for name, title in (("sensitivity", "sensitivity"), ("specificity", "specificity"),
                             ("prevalence", "prevalence"), ("ppv", "PPV"), ("npv", "NPV")):  # fmt: skip
             part(f"    {title}", operating, name, percent)
@@ -70,16 +71,16 @@ def print_results(measured: Mapping[str, Results]) -> None:
             where = f"at a prevalence of {percent(card.at_prevalence.prevalence)}"
             part(f"    PPV {where}", _elsewhere, "ppv", percent)
             part(f"    NPV {where}", _elsewhere, "npv", percent)
-    part("calibration: temperature", calibration, "temperature", places)
+    part("calibration: temperature", calibration, "temperature", decimals)
     for name, title in (("ece", "expected error"), ("brier", "Brier score")):
-        part(f"  {title}", calibration, name, places)
-        part("    at temperature 1", calibration, f"{name}_before", places)
+        part(f"  {title}", calibration, name, decimals)
+        part("    at temperature 1", calibration, f"{name}_before", decimals)
     print_table(["95 % intervals by patients", *measured], rows)
 
 
 def print_by_grade(results: Results) -> None:
-    """A row a grade: each against the rest."""
-    shown = {"sensitivity": percent, "specificity": percent, "precision": percent, "auc": places}
+    """Prints a row for each grade: the figures of that grade against all others."""
+    shown = {"sensitivity": percent, "specificity": percent, "precision": percent, "auc": decimals}
     rows = []
     for grade, title in enumerate(GRADES):
         cells = [
@@ -90,7 +91,7 @@ def print_by_grade(results: Results) -> None:
     print_table(["grade", "photographs", "sensitivity", "specificity", "precision", "AUC"], rows)
 
 
-UNGRADABLE_SHARES: Final = ("sensitivity", "specificity", "referred")
+UNGRADABLE_FRACTIONS: Final = ("sensitivity", "specificity", "referred")
 UNGRADABLE_COUNTS: Final = {
     "true_positive": "TP",
     "false_positive": "FP",
@@ -101,25 +102,28 @@ UNGRADABLE_COUNTS: Final = {
 
 
 def print_ungradable(what: str, results: Results) -> None:
-    """The referral with and without ungradable photographs, where there are any. what: was measured."""
+    """Prints the referral with ungradable photographs left out and with them referred, if there are any.
+
+    what: the split, or the name of the external set.
+    """
     if results.ungradable is None:
         return
     rows = [
         (
             title,
-            *(with_interval(getattr(decided, name), decided.intervals[name], percent) for name in UNGRADABLE_SHARES),
+            *(with_interval(getattr(decided, name), decided.intervals[name], percent) for name in UNGRADABLE_FRACTIONS),
             *(f"{getattr(decided, name):,}" for name in UNGRADABLE_COUNTS),
         )
         for title, decided in ungradable_rows(results.ungradable)
     ]
     if rows:
-        print_table([what, *UNGRADABLE_SHARES, *UNGRADABLE_COUNTS.values()], rows)
+        print_table([what, *UNGRADABLE_FRACTIONS, *UNGRADABLE_COUNTS.values()], rows)
     for line in ungradable_lines(results.ungradable):
         click.echo(line)
 
 
 def ungradable_rows(measured: Ungradable) -> list[tuple[str, Decided]]:
-    """A title and what was decided, for each way that photographs, then patients, were decided."""
+    """Titles and results: for photographs, then patients, with ungradable ones left out, then referred."""
     rows = []
     for who, both in (("photographs", measured.photographs), ("patients", measured.patients)):
         for title, decided in (("left out", both and both.left_out), ("referred", both and both.referred)):
@@ -129,7 +133,7 @@ def ungradable_rows(measured: Ungradable) -> list[tuple[str, Decided]]:
 
 
 def ungradable_lines(measured: Ungradable) -> list[str]:
-    """How many ungradable photographs count, and how many do not."""
+    """How many ungradable photographs are counted, and how many are not, in sentences."""
     n, not_counted, lines = measured.ungradable, measured.not_counted, []
     if n:
         lines.append(
@@ -158,7 +162,7 @@ def photographs(n: int) -> str:
 
 
 def with_interval(value: float | None, interval: Sequence[float] | None, show: Show) -> str:
-    """72.3 % (68.1-76.0), 0.012 (-0.031 to 0.040); "-" where it is not defined."""
+    """A figure with its interval: "72.3 % (68.1-76.0)", "0.012 (-0.031 to 0.040)"; "-" if it is not defined."""
     if value is None:
         return "-"
     if interval is None:
@@ -167,11 +171,11 @@ def with_interval(value: float | None, interval: Sequence[float] | None, show: S
     return f"{show(value)} ({low}{' to ' if low.startswith('-') else '-'}{high})"
 
 
-def percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+def percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f} %"
 
 
-def places(value: float) -> str:
+def decimals(value: float) -> str:
     return f"{value:.3f}"
 
 
@@ -180,7 +184,8 @@ def _cell(part: Part | None, name: str, show: Show) -> str:
 
 
 def _baseline(results: Results, kind: str, name: str, show: Show) -> str:
-    """Empty for the fellow eye's where no patient leaks: it is the majority's then."""
+    """A baseline that uses no photograph. That of the fellow eye is empty if no patient leaks: it equals the majority
+    grade then."""
     no_image = results.no_image
     if no_image is None or (kind == "fellow_eye" and not no_image.leaked):
         return ""

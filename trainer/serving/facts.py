@@ -1,4 +1,4 @@
-"""What the page says of the weights: what they were trained on, what they were measured to do, what they cannot do."""
+"""The facts about the weights that the page shows: training data, test figures and limits."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +23,10 @@ FIGURES: Final = (
     ("ppv", "PPV (referred photographs that are referable)", "percent"),
     ("npv", "NPV (photographs not referred that are not referable)", "percent"),
 )
-"""Of the operating point that was measured on test."""
+"""Figures of the operating card of test: key, title, number format."""
 HEADLINE: Final = (
-    ("referable_auc", "AUC, referable against other photographs", "places"),
-    ("kappa", "Kappa of the five grades, quadratic weights", "places"),
+    ("referable_auc", "AUC, referable against other photographs", "decimals"),
+    ("kappa", "Kappa of the five grades, quadratic weights", "decimals"),
 )
 
 
@@ -35,7 +35,7 @@ class Figure:
     title: str
     value: str
     interval: str
-    """The 95 % interval, "" where there is none."""
+    """The 95 % interval; "" if there is none."""
 
     @property
     def bracket(self) -> str:
@@ -44,25 +44,25 @@ class Figure:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a run measured on the test part of its cache."""
+    """The results of a run on the test part of its cache."""
 
     photographs: int
     patients: int
     figures: list[Figure]
     notes: list[str]
-    """Leaks, and what the pixels added."""
+    """Leaks, the scale of the grades, another threshold, and whether the network is better than chance."""
     limits: list[str]
 
     @property
     def summary(self) -> str:
-        """Sensitivity and specificity in words; without an operating point the figures that there are."""
+        """The first two figures in words: sensitivity and specificity, if there is an operating point."""
         figures = [f"{each.title}: {each.value}{each.bracket}." for each in self.figures[:2]]
         return " ".join([f"Measured on {self.photographs:,} test photographs of {self.patients:,} patients.", *figures])
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the page says of the weights."""
+    """The facts about the weights that the page shows."""
 
     name: str
     what: str
@@ -70,13 +70,13 @@ class Facts:
     referral: str
     measured: Measured | None
     unmeasured: str
-    """Why there are no figures; "" where there are."""
+    """Why there are no figures; "" if there are."""
 
 
 def collect_facts(path: Path, metadata: Metadata) -> Facts:
-    """Of a run folder or a model.safetensors and what its weights say of themselves.
+    """The facts about a run folder or a model.safetensors. metadata: of its weights.
 
-    Of a file outside a run folder, and of a run without figures, the page says that it knows none.
+    For a file outside a run folder, and for a run without test figures, `unmeasured` says why there are none.
     """
     weights = weights_file(path)
     run = RunFolder(weights.parent)
@@ -121,7 +121,7 @@ def _referral(metadata: Metadata) -> str:
 
 
 def _measured(run: RunFolder, metadata: Metadata) -> Measured:
-    """Raises RunError where nothing was measured, ValueError where that is of an earlier version."""
+    """The results on test. Raises RunError if test was not measured, ValueError if an earlier version measured it."""
     written, predictions = run.read_own_metrics("test"), run.read_predictions("test")
     record, known = MetricsRecord.from_dict(written), graded(predictions)
     results = record.results

@@ -1,4 +1,4 @@
-"""The training loop: epochs, checkpoints, and what is written between epochs."""
+"""The training loop: epochs, checkpoints, and the files that are written after each epoch."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -36,13 +36,13 @@ from trainer.training.stuck import STUCK_EPOCHS, advice, sees_nothing
 from trainer.training.tensorboard import Events
 
 CHECK_EVERY: Final = 100
-"""Steps between looks at the losses: each look makes the host wait for the GPU."""
+"""Steps between checks of the losses. Each check makes the CPU wait for the GPU."""
 
 
 def train_epoch(learner: Learner, progress: Progress, stopper: Stopper) -> Iterator[None]:
-    """Trains through what is left of the epoch under way; each step adds a row to `progress.steps`, then yields.
+    """Trains the rest of the current epoch. Each step adds a row to `progress.steps`, then yields.
 
-    Raises NotFinite where a loss is not finite, Stopped between steps.
+    Raises NotFinite if a loss is not finite; Stopped, between steps, after a signal.
     """
     learner.set_training()
     loader, epoch, device = learner.batches["train"], progress.epoch, learner.weights.device
@@ -60,14 +60,14 @@ def train_epoch(learner: Learner, progress: Progress, stopper: Stopper) -> Itera
 
 
 class NotFinite(Exception):
-    """`step`, counted from 0, is the first of its epoch whose loss is not finite."""
+    """A loss is not finite. step: the first such step of the epoch, from 0."""
 
     def __init__(self, step: int) -> None:
         self.step = step
 
 
 def check_finite(progress: Progress) -> None:
-    """Raises NotFinite naming the first step of the epoch whose loss is not finite."""
+    """Raises NotFinite if a loss of the epoch so far is not finite."""
     finite = torch.stack(progress.steps)[:, 0].isfinite().tolist() if progress.steps else []
     if not all(finite):
         raise NotFinite(finite.index(False))
@@ -75,30 +75,30 @@ def check_finite(progress: Progress) -> None:
 
 @dataclass(frozen=True)
 class RunWriter:
-    """Writes what a training leaves in its run folder: checkpoints, accuracy.csv and the weights to keep. Of several
-    ranks, only rank 0 writes.
+    """Writes checkpoints, accuracy.csv and the kept weights into the run folder. With several ranks, only rank 0
+    writes.
 
-    Every method raises OSError where a file cannot be written.
+    Every method raises OSError if a file cannot be written.
     """
 
     run: RunFolder
     metadata: Metadata
-    """What the weights shall say of themselves, but for the epoch."""
+    """Metadata of the weights, except the epoch."""
     provenance: Callable[[], Provenance]
-    """The photographs that they have met. Asked after the first epoch, when all shards of a cache behind a URL have
-    come."""
+    """Gives the photographs that they were trained on and chosen by. Called after the first epoch, when all shards of a
+    cache behind a URL have been downloaded."""
     kept: Mapping[str, Tensor | Mapping[str, Tensor]]
-    """What checkpoints keep besides the state of the training."""
+    """Entries of the checkpoint besides the state of the training."""
 
     def save(self, learner: Learner, progress: Progress) -> None:
-        """The checkpoint that a training goes on from."""
+        """Writes the checkpoint that --resume continues from."""
         if is_main():
             save_checkpoint(self.run, progress, {**learner.state(), **self.kept})
 
     def publish(self, learner: Learner, progress: Progress) -> None:
-        """accuracy.csv, and the weights where the epoch that just ended is the one to keep so far.
+        """Writes accuracy.csv, and the weights if the epoch that just ended is the best so far or --keep is "last".
 
-        Called once the checkpoint is safe and again on resuming, so a run killed between the two loses nothing.
+        Called after the checkpoint is written and again on resuming, so that a run killed in between loses nothing.
         """
         if not progress.history or not is_main():
             return
@@ -115,10 +115,10 @@ def fit(
     writer: RunWriter,
     resumed: Mapping[str, Any] | None = None,
 ) -> None:
-    """Trains from `progress` to the end; after each epoch `writer` writes. Stopped, it leaves a checkpoint.
+    """Trains from `progress` to the end. `writer` writes after each epoch, and a checkpoint when a signal stops it.
 
-    `resumed` is the checkpoint that the learner's model and progress come from.
-    Raises RunError where a loss is not finite, Stopped where a signal says so, OSError where a file cannot be written.
+    resumed: the checkpoint that the learner's model and `progress` come from; None for a new run.
+    Raises RunError if a loss is not finite, Stopped after a signal, OSError if a file cannot be written.
     """
     config, began = learner.config, perf_counter() - progress.seconds
     opened = seconds_to_open(learner, config.phase(progress.epoch))
@@ -127,7 +127,7 @@ def fit(
     writer.publish(learner, progress)
 
     def save() -> None:
-        check_finite(progress)  # a state that is not finite is never kept
+        check_finite(progress)  # a checkpoint never holds a state that is not finite
         progress.seconds = perf_counter() - began
         writer.save(learner, progress)
 
@@ -164,7 +164,7 @@ def fit(
             if stuck == STUCK_EPOCHS and is_main():
                 warn(advice(config))
     except Stopped:
-        with suppress(NotFinite):  # the checkpoint before stays
+        with suppress(NotFinite):  # the earlier checkpoint stays
             save()
         raise
     except NotFinite as error:
@@ -182,7 +182,8 @@ def fit(
 
 
 def seconds_to_open(learner: Learner, phase: Phase) -> float:
-    """Opens a phase. The head's sends every photograph through the backbone, which its first epoch has to count."""
+    """Opens a phase and returns the seconds that it took. The head phase first computes the features of all
+    photographs; the times of its first epoch include that."""
     began = perf_counter()
     learner.open(phase)
     return perf_counter() - began
@@ -190,7 +191,7 @@ def seconds_to_open(learner: Learner, phase: Phase) -> float:
 
 @contextmanager
 def open_loaders(config: FitConfig, cache: Cache) -> Iterator[dict[str, Loader]]:
-    """Loaders by split: "train", shuffled and augmented, "val", and "test" where it is to be tracked."""
+    """Loaders by split: "train" (shuffled, augmented), "val", and "test" with --track-test."""
 
     def open_train(size: int | None) -> Loader:
         return open_sharded(
@@ -216,8 +217,8 @@ def open_loaders(config: FitConfig, cache: Cache) -> Iterator[dict[str, Loader]]
 
 
 def epoch_row(learner: Learner, progress: Progress) -> tuple[EpochRow, bool]:
-    """Of an epoch whose steps are done: the row of accuracy.csv, but for the times, and whether the network sees
-    nothing on validation."""
+    """The row of accuracy.csv, without the times, of an epoch whose steps are done; and whether the network ignores the
+    images of validation, see `sees_nothing`."""
     config, device = learner.config, learner.weights.device
     loss, right, photographs = progress.sums()
     val = run_model(learner.judged_net, learner.batches["val"], device, "val")
@@ -244,7 +245,7 @@ def epoch_row(learner: Learner, progress: Progress) -> tuple[EpochRow, bool]:
 
 
 def accuracy(outputs: Outputs) -> float:
-    """Percent of the graded photographs."""
+    """Accuracy on the graded photographs, in percent."""
     graded = outputs.grades != UNKNOWN
     right = outputs.logits.argmax(dim=1) == outputs.grades
     return 100 * right[graded].double().mean().item()

@@ -1,4 +1,4 @@
-"""Trains a run to its end, and measures the weights that are kept."""
+"""Trains a run to its end and measures its kept weights."""
 
 import functools
 from collections.abc import Iterable, Iterator, Mapping
@@ -26,25 +26,25 @@ from trainer.training.signals import Stopper
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """A run under way: by which settings, on what, and from where it goes on."""
+    """A training that is set up: settings, data, model, and the state that it continues from."""
 
     config: FitConfig
-    """Resolved."""
+    """Resolved settings."""
     cache: Cache
     run: RunFolder
     model: Grader
-    """As it stands, on the CPU."""
+    """In its current state, on the CPU."""
     loaders: Mapping[str, Loader]
-    """Of photographs, by split."""
+    """Loaders of photographs by split."""
     progress: Progress = field(default_factory=Progress)
     checkpoint: Mapping[str, Any] | None = None
-    """The one that model and progress come from; None where the run begins."""
+    """The checkpoint that `model` and `progress` come from; None for a new run."""
 
 
 def train(training: Training, learner: Learner, stopper: Stopper) -> None:
-    """Trains what is left of a run. Its weights will say what the photographs look like and which they have met.
+    """Trains the rest of a run. The weights carry image statistics of the training photographs and their provenance.
 
-    Raises as `fit` does.
+    Raises the errors of `fit`.
     """
     config, cache, checkpoint = training.config, training.cache, training.checkpoint
     size = config.size or cache.recipe.size
@@ -60,7 +60,7 @@ def train(training: Training, learner: Learner, stopper: Stopper) -> None:
         statistics=statistics,
     )
     cache.note_sources()
-    if checkpoint:  # resumed: the weights that it began with may be gone by now
+    if checkpoint:  # the file of the initial weights may have been deleted since
         earlier = Provenance.from_tensors(checkpoint.get("earlier"))
     else:
         earlier = earlier_provenance(config.weights) if is_main() else None
@@ -70,15 +70,16 @@ def train(training: Training, learner: Learner, stopper: Stopper) -> None:
 
 
 def earlier_provenance(weights: str) -> Provenance | None:
-    """Of the weights that a run begins with, where they are ours; `weights` as resolved in config.json."""
+    """The provenance of the initial weights; None if they do not state it. weights: as resolved in config.json."""
     return read_provenance(Path(weights)) if weights.endswith(".safetensors") else None
 
 
 def measure_kept(config: FitConfig, cache: Cache, run: RunFolder, splits: Iterable[str]) -> Iterator[Evaluation]:
-    """The weights kept, measured on splits that are measurable; on val first, where how to read them is chosen and
-    written into them. Of several ranks all run them, and only rank 0 measures.
+    """Evaluates the kept weights on splits, val first: its outputs give the decision rule, which is written into the
+    weights. All ranks run the network, and only rank 0 measures.
 
-    What is chosen depends on the weights alone, so a run killed here chooses the same when it is resumed.
+    splits: measurable ones. The decision rule depends on the weights alone, so a run that is killed here and resumed
+    chooses the same one.
     """
     model = load_model(run.model)[0] if is_main() else Grader(config.model, config.link, config.stem)
     same_state(model)

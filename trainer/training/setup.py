@@ -1,4 +1,4 @@
-"""Sets up a training: resolves settings against the cache, and makes or restores the model."""
+"""Sets up a training: resolves the settings for the cache, and makes or restores the model."""
 
 import platform
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ from trainer.training.progressive_resizing import start_pixels
 
 
 def check_trainable(cache: Cache) -> None:
-    """Raises CacheError where there is nothing to train on or to choose by."""
+    """Raises CacheError if train or val is empty or has photographs without a grade."""
     grades = cache.manifest["grade"].to_numpy()
     for split, purpose in (("train", "to train on"), ("val", "to choose by")):
         rows = cache.rows(split)
@@ -50,22 +50,22 @@ def check_trainable(cache: Cache) -> None:
 
 
 def check_same(cache: Cache) -> None:
-    """Raises CacheError where this rank's cache is not rank 0's: they may run on machines with a disk each."""
+    """Raises CacheError if this rank's cache differs from that of rank 0, which may be on another machine."""
     if from_main(lambda: cache.digest) != cache.digest:
         raise CacheError(f"{cache.path} on {platform.node()} is not as rank 0 has it; copy that one")
 
 
 def check_processes(config: FitConfig) -> None:
-    """Raises RunError where so many processes cannot train by these settings."""
+    """Raises RunError if these settings do not work with this number of processes."""
     batch_per_rank(config.batch)
     if config.compile and world_size() > 1:
         raise RunError("--compile is for one process; leave it out")
 
 
 def resolve(asked: FitConfig, cache: Cache) -> tuple[FitConfig, Grader]:
-    """The settings without "auto", and the model as it begins, with its weights.
+    """The settings with every "auto" replaced, and the initial model with its weights.
 
-    These come last, for they may have to be downloaded: what cannot be trained is refused before.
+    The weights come last because they may have to be downloaded. Settings that cannot be trained are refused before.
     """
     device = choose_device(asked.device)
     loader = choose_loader(asked.loader, device)
@@ -85,17 +85,17 @@ def resolve(asked: FitConfig, cache: Cache) -> tuple[FitConfig, Grader]:
         model, weights = make_model(asked, size)
         head_epochs = 0 if weights == "none" else asked.head_epochs
         config = replace(config, stem=model.stem, weights=weights, head_epochs=head_epochs)
-    except ValueError as error:  # --start-size above the cache's; --weights auto --epochs 0, and no weights to be had
+    except ValueError as error:  # --start-size above the cache's size; or --weights auto --epochs 0 without weights
         raise RunError(str(error)) from error
     return config, model
 
 
 def make_model(asked: FitConfig, size: int) -> tuple[Grader, str]:
-    """The model and its weights, by name as `pretrain` gives it; "auto" is decided."""
+    """The initial model, and the name of its weights as `pretrain` returns it. Resolves "auto" of stem and weights."""
     torch.manual_seed(asked.seed)
     if asked.stem == "small":
         model = Grader(asked.model, asked.link, "small")
-        return model, pretrain(model, "none" if asked.weights == "auto" else asked.weights)  # ImageNet's fit no other
+        return model, pretrain(model, "none" if asked.weights == "auto" else asked.weights)  # ImageNet's do not fit it
     model = Grader(asked.model, asked.link)
     weights = pretrain(model, asked.weights)
     if asked.stem == "auto" and weights == "none" and size < SMALL_BELOW:
@@ -105,7 +105,7 @@ def make_model(asked: FitConfig, size: int) -> tuple[Grader, str]:
 
 
 def describe(asked: FitConfig, config: FitConfig, cache: Cache) -> RunConfig:
-    """What config.json is to hold; `config` is what was asked for, resolved."""
+    """The contents of config.json. config: `asked`, resolved."""
     packages = ("fundus-grading", "torch", "torchvision", "numpy", "pillow", "opencv-python-headless")
     if isinstance(cache.path, Url):  # without its secrets, if it has any
         asked, config = (replace(each, cache=str(cache.path)) for each in (asked, config))
@@ -124,7 +124,7 @@ def describe(asked: FitConfig, config: FitConfig, cache: Cache) -> RunConfig:
 
 
 def begin(run: RunFolder, config: RunConfig) -> None:
-    """Writes config.json, which makes a folder a run. Raises RunError, and leaves no empty folder, where it cannot."""
+    """Writes config.json, which makes a folder a run. If that fails, removes the empty folder and raises RunError."""
     try:
         write_json(run.config, config.as_dict())
     except OSError as error:
@@ -134,8 +134,10 @@ def begin(run: RunFolder, config: RunConfig) -> None:
 
 
 def restore(config: FitConfig, run: RunFolder) -> tuple[Grader, Progress, Mapping[str, Any] | None]:
-    """The model of a run that is resumed, on the CPU, how far it has come, and the checkpoint that says so; None where
-    there is none yet, and the model is as it begins. Of several ranks rank 0 reads."""
+    """The model of a resumed run on the CPU, its progress, and its checkpoint.
+
+    Without a checkpoint: the initial model, no progress, and None. With several ranks, rank 0 reads.
+    """
     torch.manual_seed(config.seed)
     model = Grader(config.model, config.link, config.stem)
     progress, checkpoint = from_main(lambda: newest_checkpoint(run)) or (Progress(), None)
@@ -149,12 +151,12 @@ def restore(config: FitConfig, run: RunFolder) -> tuple[Grader, Progress, Mappin
 
 
 def training_grades(cache: Cache) -> NDArray[np.int64]:
-    """(5,) photographs of train by grade."""
+    """(5,) int64, the number of train photographs by grade."""
     return np.bincount(cache.grades[cache.rows("train")], minlength=N_GRADES)
 
 
 def make_learner(config: FitConfig, cache: Cache, loaders: Mapping[str, Loader], model: Grader) -> Learner:
-    """The model, moved to its device, with the weights of the grades there."""
+    """Moves the model to its device and makes a learner with the class weights."""
     device = torch.device(config.device)
     to_device(model, device)
     synchronise(model, device)

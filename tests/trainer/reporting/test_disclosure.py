@@ -57,7 +57,7 @@ def test_drawn_eyes_are_counted_by_split_from_the_cache_or_from_the_run() -> Non
 
 
 @pytest.mark.parametrize(
-    ("patients", "untold", "said"),
+    ("patients", "unknown", "words"),
     [
         (8, 0, " of 8 patients"),
         (1, 0, " of 1 patient"),
@@ -65,8 +65,8 @@ def test_drawn_eyes_are_counted_by_split_from_the_cache_or_from_the_run() -> Non
         (12, 4, " of 12 patients, where 4 photographs of unknown patients count as one patient each"),
     ],
 )
-def test_patients_are_claimed_only_as_far_as_something_tells_them(patients: int, untold: int, said: str) -> None:
-    assert people(patients, untold, 16) == said
+def test_patients_are_claimed_only_as_far_as_something_tells_them(patients: int, unknown: int, words: str) -> None:
+    assert people(patients, unknown, 16) == words
 
 
 def test_a_known_set_has_its_title_and_another_the_name_of_its_folder() -> None:

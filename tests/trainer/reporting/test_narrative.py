@@ -21,8 +21,8 @@ from trainer.reporting.narrative import (
 TWO_GRADES = pd.DataFrame({"predicted": [0, 2]})
 
 
-def known(untold: int = 0, copies: int = 0) -> Leak:
-    return Leak(tested=200, leaked=0, copies=copies, patient_unknown=untold, photographs=1000)
+def known(unknown: int = 0, copies: int = 0) -> Leak:
+    return Leak(tested=200, leaked=0, copies=copies, patient_unknown=unknown, photographs=1000)
 
 
 @pytest.mark.parametrize(
@@ -88,8 +88,8 @@ def test_one_grade_for_all_is_said_first() -> None:
     ("split", "told", "alarm", "said"),
     [
         ("test", known(), False, "No leak: no patient of the 200 test photographs is in train."),
-        ("test", known(untold=1000), True, "The patients are not known, so a leak"),
-        ("test", known(untold=48), True, "the patients of 48 of 1,000 photographs of train and test are not known."),
+        ("test", known(unknown=1000), True, "The patients are not known, so a leak"),
+        ("test", known(unknown=48), True, "the patients of 48 of 1,000 photographs of train and test are not known."),
         ("test", known(copies=13), True, "COPIES: 13 of 200 test photographs look like a photograph of train"),
         ("test", None, False, "is known to be in train"),
         ("train", known(), True, "trained on these very photographs"),
@@ -112,7 +112,7 @@ def test_limits_are_those_of_this_very_run() -> None:
 
 
 def test_patients_that_nothing_tells_are_not_counted() -> None:
-    blind = limits(recorded(photographs=24, patients=24), 0, known(untold=1000), untold=24)
+    blind = limits(recorded(photographs=24, patients=24), 0, known(unknown=1000), unknown_patients=24)
     assert "Only 24 photographs were measured: read the intervals before the figures." in blind
     assert any("The patients are not known" in line for line in blind)
     assert not any("24 patients" in line for line in blind)
