@@ -29,6 +29,7 @@ from trainer.config import (
     LOADERS,
     FitConfig,
 )
+from trainer.config_file import WHOLE
 from trainer.fit_options import SEED, fit_options
 from trainer.kinds import (
     CARD,
@@ -114,6 +115,8 @@ def _asked(context: click.Context, settings: Mapping[str, Any]) -> tuple[FitConf
         for name, value in settings.items()
         if context.get_parameter_source(name) is not ParameterSource.DEFAULT
     }
+    if context.meta.get(WHOLE) and context.get_parameter_source("recipe") is ParameterSource.COMMANDLINE:
+        raise click.UsageError("a config.json sets all options, so --recipe sets nothing; leave one of them out")
     chosen = {**PRESETS.get(settings["recipe"], {}), **given}
     try:
         return FitConfig(**{**OPTIMIZER_DEFAULTS[settings["optimizer"]], **chosen}), given
@@ -314,7 +317,8 @@ def ensemble(
     """Make one network of several runs.
 
     RUN... are finished runs on one cache, or the folder of `trainer folds`. The probabilities are the mean of the runs'
-    calibrated ones. OUT is a folder that evaluate, predict, explain, report, export, show and serve take as a run.
+    calibrated ones, calibrated once more. OUT is a folder that evaluate, predict, explain, report, export, show and
+    serve take as a run.
     """
     from trainer.commands.ensemble import ensemble as combine
 

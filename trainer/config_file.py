@@ -13,6 +13,9 @@ from trainer.config import FitConfig
 
 NOT_ASKED: Final = frozenset({"together"})
 """Settings that have no option."""
+WHOLE: Final = "trainer.config_file.whole"
+"""Key of click's `Context.meta`: whether the file sets all options, as a config.json does, so that no preset is
+left."""
 NAMES: Final = tuple(each.name for each in fields(FitConfig) if each.name not in NOT_ASKED)
 
 
@@ -23,10 +26,12 @@ class ConfigFile(click.ParamType[Path]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         assert ctx is not None
+        if value == "":
+            self.fail("an empty name", param, ctx)
         path = Path(value)
         try:
-            text = path.read_text("utf-8")
-            settings = read_settings(text, json_file=path.suffix == ".json")
+            text = path.read_text("utf-8-sig")  # some editors write a byte order mark
+            settings = read_settings(text, json_file=(is_json := text.lstrip().startswith("{")))
         except OSError as error:
             self.fail(f"{value} cannot be read ({error.strerror})", param, ctx)
         except UnicodeDecodeError:
@@ -42,6 +47,7 @@ class ConfigFile(click.ParamType[Path]):
                 reason = error.message if isinstance(error, click.BadParameter) else error
                 self.fail(f"{value}{line_of(text, name)}: {name}: {reason}", param, ctx)
         ctx.default_map = {**(ctx.default_map or {}), **found}
+        ctx.meta[WHOLE] = is_json
         return path
 
 
@@ -53,14 +59,17 @@ def read_settings(text: str, *, json_file: bool) -> dict[str, Any]:
     """
     if json_file:
         try:
-            asked = json.loads(text)["asked"]
-        except (ValueError, KeyError, TypeError) as error:
+            config = json.loads(text)
+            asked = dict(config["asked"].items())
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError("it is no config.json of a run") from error
+        if config.get("members"):
+            raise ValueError("it is the config.json of an ensemble; give that of one of its runs")
         given = {name: value for name, value in asked.items() if value is not None and name not in NOT_ASKED}
     else:
         try:
             given = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"it is no TOML file ({error})") from error
     settings: dict[str, Any] = {}
     for key, value in given.items():

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pipeline.errors import RunError
@@ -428,6 +429,23 @@ def create_run(path: Path | None, default_name: str) -> RunFolder:
             number += 1
         else:
             return RunFolder(path)
+
+
+@contextmanager
+def new_folder(path: Path, option: str) -> Iterator[Path]:
+    """A folder that appears as a whole: the block fills another one beside it, which then gets this name. After an
+    error or a kill there is none. option: of the command line, which names it. Raises RunError if it cannot be made."""
+    check_free(path, option)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".unfinished-", dir=path.parent) as beside:
+            (unfinished := Path(beside) / "run").mkdir()
+            yield unfinished
+            if path.exists():
+                path.rmdir()
+            unfinished.rename(path)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written ({error.strerror}); choose another {option}") from error
 
 
 def make_folder(path: Path, option: str) -> RunFolder:

@@ -67,8 +67,15 @@ def test_what_a_file_may_not_say_is_named_with_its_line(tmp_path: Path, text: st
 
 
 def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "other.json").write_text("[1]")
-    for path, said in (("other.json", "it is no config.json of a run"), ("missing.toml", "cannot be read")):
+    (tmp_path / "other.json").write_text('{"asked": [1]}')
+    (tmp_path / "deep.json").write_text('{"asked": ' + "[" * 100_000)
+    (tmp_path / "utf16.toml").write_bytes("epochs = 1".encode("utf-16"))
+    for path, said in (
+        ("other.json", "it is no config.json of a run"),
+        ("deep.json", "it is no config.json of a run"),
+        ("utf16.toml", "it is no text in UTF-8"),
+        ("missing.toml", "cannot be read"),
+    ):
         result = CliRunner().invoke(main, ["folds", "--config", str(tmp_path / path)])
         assert result.exit_code == 2
         assert said in result.stderr
@@ -91,3 +98,16 @@ def test_adamw_has_its_own_defaults(options: tuple[str, ...], lr: float, weight_
     settings = {name: value for name, value in context.params.items() if name not in ("run", "resume", "find_lr")}
     asked, _ = _asked(context, settings)
     assert (asked.lr, asked.weight_decay) == (lr, weight_decay)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "settings.toml").write_bytes(b"\xef\xbb\xbfepochs = 7\n")
+    assert asked_by("--config", str(tmp_path / "settings.toml"))["epochs"] == 7
+
+
+def test_a_preset_beside_a_config_json_is_refused(tmp_path: Path) -> None:
+    """It would set nothing, for the file sets all options. In a TOML file options override it as ever."""
+    (tmp_path / "config.json").write_text('{"asked": {"epochs": 5}}')
+    result = CliRunner().invoke(main, ["fit", "--config", str(tmp_path / "config.json"), "--recipe", "best"])
+    assert result.exit_code == 2
+    assert "so --recipe sets nothing; leave one of them out" in result.stderr

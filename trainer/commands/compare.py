@@ -83,8 +83,9 @@ def shown_row(run: Run, options: Sequence[str]) -> list[str]:
     """A run's row in the printed table."""
     test, config, epoch = run.of("test"), run.config, run.kept_epoch
     kept = "-" if run.accuracy is None else f"{'-' if epoch is None else epoch}/{len(run.accuracy)}"
-    cells = [run.name, run.model, "/".join(Path(config.weights).parts[-2:]), f"{config.size}"]
-    cells += [_option(getattr(config, name)) for name in options]
+    weights = "-" if run.is_ensemble else "/".join(Path(config.weights).parts[-2:])
+    cells = [run.name, run.model, weights, f"{config.size}"]
+    cells += [_option(run.option(name)) for name in options]
     cells += [kept, _cell(run.of("val").kappa)]
     figures = [
         with_interval(getattr(test, name), test.interval(name), decimals) for name in ("accuracy", "kappa", "auc")

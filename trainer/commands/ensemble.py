@@ -13,6 +13,7 @@ from trainer.commands.fit import measurable
 from trainer.console import warn
 from trainer.evaluation.ensembles import (
     check_alike,
+    check_apart,
     check_not_trained_on,
     describe_members,
     find_members,
@@ -32,7 +33,7 @@ from trainer.reporting.evaluation_files import write_evaluation, write_summary
 from trainer.reporting.figures import short_name
 from trainer.reporting.narrative import APPROXIMATE_RULE
 from trainer.reporting.tables import print_results, print_ungradable
-from trainer.run_folder import RunFolder, check_free, make_folder
+from trainer.run_folder import RunFolder, check_free, new_folder
 from trainer.training.setup import begin, describe
 
 
@@ -53,6 +54,7 @@ def ensemble(
     """
     check_free(out, "OUT")
     members = find_members(paths)
+    check_apart(out, members)
     check_alike(members)
     cache = open_their_cache(members, cache_path)
     for split in measured_splits(members):
@@ -60,6 +62,7 @@ def ensemble(
     first, model, metadata = members.configs[0].resolved, load_members(members), describe_members(members)
     device = choose_device(device_name)
     loader = choose_loader(loader, device)
+    first = replace(first, cache=str(cache.path))
     config = measuring_settings(first, metadata, cache, loader=loader, device=device, workers=workers, tta=None)
     metadata = replace(metadata, statistics=training_statistics(cache, metadata.size, workers))
     to_device(model, device)
@@ -73,24 +76,24 @@ def ensemble(
         split: measure_outputs(cache, split, found, metadata, exposure_on(provenance, cache, split, own=True))
         for split, found in outputs.items()
     }
-    described = describe(replace(first, cache=str(cache.path)), config, cache)
+    described = describe(first, config, cache)
     folds = str(members.folds.path.resolve()) if members.folds else ""
-    click.echo(f"{metadata.title}: the mean of the members' calibrated probabilities")
+    click.echo(f"{metadata.title}: the mean of the members' calibrated probabilities, calibrated once more")
     if members.folds:
         warn(APPROXIMATE_RULE)
-    # All that takes time is done: a folder that is begun is finished within a second.
-    run = make_folder(out, "OUT")
-    save_model(run.model, model, metadata, provenance)
-    begin(run, replace(described, members=members.paths, folds=folds))
-    for split, evaluation in measured.items():
-        write_evaluation(run.results(split), evaluation, f"{short_name(run.title)}, {split}")
-    run.note_date(*(f"measured {split}" for split in measured))
-    if trained := last_trained(members):
-        run.note_date("trained", day=trained)
-    write_summary(run, None, measured)
+    with new_folder(out, "OUT") as unfinished:
+        run = RunFolder(unfinished)
+        save_model(run.model, model, metadata, provenance)
+        begin(run, replace(described, members=members.paths, folds=folds))
+        for split, evaluation in measured.items():
+            write_evaluation(run.results(split), evaluation, f"{short_name(RunFolder(out).title)}, {split}")
+        run.note_date(*(f"measured {split}" for split in measured))
+        if trained := last_trained(members):
+            run.note_date("trained", day=trained)
+        write_summary(run, None, measured)
     say_results(measured)
-    click.echo(f"results: {run.path}/")
-    return run
+    click.echo(f"results: {out}/")
+    return RunFolder(out)
 
 
 def say_results(measured: Mapping[str, Evaluation]) -> None:

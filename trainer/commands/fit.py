@@ -123,6 +123,8 @@ def resume(path: Path | None, given: Mapping[str, Any]) -> RunFolder:
     """
     run = from_main(lambda: RunFolder(path) if path else newest_unfinished())
     recorded = from_main(run.read_config)
+    if recorded.members:
+        raise RunError(f"{run.path} is an ensemble, which is not trained; train its runs")
     other = {
         name: value
         for name, value in given.items()

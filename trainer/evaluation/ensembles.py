@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 
 from pipeline.cache.cache import Cache, open_cache
+from pipeline.cache.folds import folded_rows
 from pipeline.errors import CacheError, RunError
 from pipeline.storage.url import Url
 from pipeline.storage.url import place as url_or_path
@@ -49,6 +50,8 @@ def find_members(paths: Sequence[Path]) -> Members:
     runs = folds.runs() if folds else [RunFolder(path) for path in paths]
     if len(runs) < FEWEST:
         raise RunError(f"{runs[0].path} is one run; an ensemble needs {FEWEST} or more")
+    if folds and (missing := next((run for run in runs if not run.finished), None)):
+        raise RunError(f"{missing.path} is missing or unfinished; the same `trainer folds` command continues")
     configs = [run.read_config() for run in runs]
     for run in runs:
         if not run.finished:
@@ -65,12 +68,22 @@ def find_members(paths: Sequence[Path]) -> Members:
     return members
 
 
+def check_apart(out: Path, members: Members) -> None:
+    """Raises RunError if OUT is inside a member, with which it would be deleted."""
+    for run in members.runs:
+        if out.resolve().is_relative_to(run.path.resolve()):
+            raise RunError(f"{out} is inside {run.path}, one of the members; choose another OUT")
+
+
 def check_alike(members: Members) -> None:
     """Raises RunError where members take different images, or predict grades in different ways."""
     first, first_config = members.metadata[0], members.configs[0].resolved
     for run, each, config in zip(members.runs, members.metadata, members.configs, strict=True):
         alike = {
-            "the preparation of photographs": (first.recipe, each.recipe),
+            **{
+                f"--{name} of `tools preprocess`": (value, each.recipe.as_dict()[name])
+                for name, value in first.recipe.as_dict().items()
+            },
             "the image size": (f"{first.size} px", f"{each.size} px"),
             "--tta": ("on" if first.tta else "off", "on" if each.tta else "off"),
             "--grade-by": (first_config.grade_by, config.resolved.grade_by),
@@ -151,7 +164,16 @@ def joint_provenance(members: Members) -> Provenance | None:
 
 def out_of_fold(members: Members, cache: Cache) -> Outputs:
     """Outputs for the folded photographs, by the members that were not trained on them: the mean over seeds."""
+    assert members.folds is not None
     table = pd.concat([run.read_predictions("test") for run in members.runs])
+    whole = bool(members.folds.read_mark().test)
+    folded = cache.manifest["id"].iloc[folded_rows(cache.manifest, with_test=whole)]
+    times = table["id"].value_counts().reindex(folded).fillna(0)
+    if (times != times.max()).any() or len(times) != table["id"].nunique():
+        raise RunError(
+            f"{members.folds.path}: predictions of {(times != times.max()).sum():,} folded photographs are missing; "
+            "`trainer evaluate FOLD --split test` writes those of a fold"
+        )
     means = table.groupby("id", sort=False)[["grade", *PROBABILITIES]].mean()
     p = means[list(PROBABILITIES)].to_numpy(np.float64)
     logits = torch.from_numpy(np.log(np.maximum(p, np.finfo(np.float32).tiny)))

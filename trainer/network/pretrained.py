@@ -47,6 +47,8 @@ def load_weights(model: Grader, path: Path) -> None:
     A last layer for other classes, such as ImageNet's thousand, or for another loss, is left out. Raises RunError where
     the file cannot be read, or names the first layer that does not fit.
     """
+    if path.is_dir():
+        raise RunError(f"{path} is a folder; give the file of weights, such as {path / 'model.safetensors'}")
     new_head = {f"head.{name}": tensor for name, tensor in model.head.state_dict().items()}
     if path.suffix == ".safetensors":
         metadata = read_metadata(path)

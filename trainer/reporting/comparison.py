@@ -79,6 +79,14 @@ class Run:
     """None if the run is unfinished."""
 
     @property
+    def is_ensemble(self) -> bool:
+        return self.accuracy is None
+
+    def option(self, name: str) -> object:
+        """The value of an option of `trainer fit`; None for an ensemble, whose members may differ in it."""
+        return getattr(self.config, name) if not self.is_ensemble or name in ("size", "loader") else None
+
+    @property
     def kept_epoch(self) -> int | None:
         """From 1; None for an unfinished run and for an ensemble."""
         return self.summary.kept_epoch if self.summary else None
@@ -92,7 +100,8 @@ class Run:
 def differing(runs: Sequence[Run]) -> list[str]:
     """The options that differ between the runs."""
     names = [each.name for each in fields(FitConfig) if each.name not in NO_MATTER]
-    return [name for name in names if len({getattr(run.config, name) for run in runs}) > 1]
+    trained = [run for run in runs if not run.is_ensemble]
+    return [name for name in names if len({getattr(run.config, name) for run in trained}) > 1]
 
 
 def write_comparison(out: Path, runs: Sequence[Run], pairs: Sequence[Difference]) -> list[Path]:
@@ -124,9 +133,9 @@ def table_row(run: Run, options: Sequence[str] = ()) -> dict[str, object]:
     """
     row: dict[str, object] = {
         "run": run.name,
-        **{name: getattr(run.config, name) for name in ALWAYS},
+        **{name: run.option(name) for name in ALWAYS},
         "model": run.model,
-        **{f"option_{name}": getattr(run.config, name) for name in options},
+        **{f"option_{name}": run.option(name) for name in options},
         "epochs": None if run.accuracy is None else len(run.accuracy),
         "kept_epoch": run.kept_epoch,
         "seconds": None if run.accuracy is None else round(float(run.accuracy["seconds"].sum()), 1),

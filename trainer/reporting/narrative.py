@@ -163,8 +163,8 @@ def leak_lines(cache: Cache) -> list[str]:
 
 
 APPROXIMATE_RULE: Final = (
-    "Temperature and thresholds were fitted on out-of-fold probabilities. These are of one member each and not of the "
-    "mean, so the decision rule is approximate."
+    "Temperature and thresholds were fitted on out-of-fold probabilities. These are of the networks of one fold each "
+    "and not of the mean of all, so the decision rule is approximate."
 )
 EACH_COUNTS: Final = (
     "Each of these photographs counts as one patient. If two of them show one patient, the intervals are too narrow."

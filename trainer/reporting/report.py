@@ -128,6 +128,7 @@ def describe(measured: Measured) -> dict[str, object]:
         "metadata": measured.metadata,
         "start": starting_point(config.resolved.weights),
         "variation": variation(config.resolved),
+        "fitted_on": "out-of-fold probabilities" if config.folds else "validation",
         "optimizer": OPTIMIZERS[config.resolved.optimizer],
         "objective": objective(config.resolved),
         "choice": choice(config.resolved),

@@ -12,7 +12,7 @@ from trainer.evaluation.operating_point import OperatingCard
 from trainer.evaluation.record import MetricsRecord
 from trainer.evaluation.results import Results
 from trainer.network.metadata import Metadata
-from trainer.reporting.narrative import leak_statement, limits, scale_line, starting_point, verdict
+from trainer.reporting.narrative import APPROXIMATE_RULE, leak_statement, limits, scale_line, starting_point, verdict
 from trainer.reporting.page import number
 from trainer.run_folder import RunFolder, weights_file
 from trainer.serving.words import percent
@@ -101,10 +101,10 @@ def collect_facts(path: Path, metadata: Metadata) -> Facts:
 def _trained_on(config: RunConfig | None, metadata: Metadata) -> str:
     if config is None:
         return "The file does not say how many photographs it was trained on."
-    n = config.photographs
-    line = (
-        f"Trained on {n.get('train', 0):,} photographs; epoch and threshold were chosen on {n.get('val', 0):,} others."
-    )
+    train, val = config.photographs.get("train", 0), config.photographs.get("val", 0)
+    line = f"Trained on {train:,} photographs; epoch and threshold were chosen on {val:,} others."
+    if config.folds:
+        line = f"Trained in folds of {train + val:,} photographs. {APPROXIMATE_RULE}"
     if metadata.statistics is None:
         line += " The weights do not say what those looked like, so unusual photographs are not flagged."
     return line

@@ -1,7 +1,9 @@
 """`trainer ensemble`: several runs, or all folds, as one network that every command takes as a run."""
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +69,9 @@ def test_every_command_takes_it_as_a_run(made: Path, tmp_path: Path) -> None:
     )
     compared = invoke("compare", made / "s0", both, "--out", tmp_path / "c").output
     assert "both - s0" in compared
+    row = pd.read_csv(tmp_path / "c.csv").set_index("run").loc["both"]
+    assert row["model"] == "Ensemble of 2 resnet18"
+    assert row[["seed", "keep", "epochs", "kept_epoch"]].isna().all(), "its members may differ in these"
 
 
 def test_report_and_card_say_what_it_is(made: Path, tmp_path: Path) -> None:
@@ -79,8 +84,28 @@ def test_report_and_card_say_what_it_is(made: Path, tmp_path: Path) -> None:
         assert "approximate" not in text
 
 
-def test_a_run_of_a_finished_ensemble_is_no_unfinished_run(made: Path) -> None:
-    assert "is finished" in invoke("fit", "--run", made / "both", "--resume").output
+def test_it_is_never_trained(made: Path) -> None:
+    before = (made / "both/model.safetensors").read_bytes()
+    line = invoke("fit", "--run", made / "both", "--resume", exit=1).stderr
+    assert "both is an ensemble, which is not trained; train its runs" in line
+    line = invoke("fit", "--config", made / "both/config.json", exit=2).stderr
+    assert "it is the config.json of an ensemble; give that of one of its runs" in line
+    assert (made / "both/model.safetensors").read_bytes() == before
+
+
+def test_killed_while_it_is_written_there_is_no_ensemble(made: Path, tmp_path: Path) -> None:
+    """As a kill does: it ends where the results are written. The same command then makes it."""
+    options = (made / "s0", made / "s1", "--device", "cpu")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trainer.commands.ensemble.write_summary", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        child = os.fork()
+        if not child:
+            invoke("ensemble", tmp_path / "out", *options)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert not (tmp_path / "out").exists()
+    invoke("ensemble", tmp_path / "out", *options)
+    assert (tmp_path / "out/predictions_test.csv").read_bytes() == (made / "both/predictions_test.csv").read_bytes()
 
 
 def test_what_cannot_be_combined_is_named(made: Path, tmp_path: Path) -> None:
@@ -93,6 +118,7 @@ def test_what_cannot_be_combined_is_named(made: Path, tmp_path: Path) -> None:
 
     assert f"{s0} is one run; an ensemble needs 2 or more" in refused(s0)
     assert f"{s0} is given twice" in refused(s0, s0)
+    assert f"{s0 / 'sub'} is inside {s0}, one of the members; choose another OUT" in refused(s0, s1, to=s0 / "sub")
     assert f"{both} is an ensemble itself; give its members" in refused(s0, both)
     assert f"{both} exists and is never overwritten" in refused(s0, s1, to=both)
     other = write_tiny_cache(tmp_path / "other", train=(0, 1, 2, 3, 4) * 3)
@@ -114,6 +140,13 @@ def test_folds_are_combined_by_out_of_fold_probabilities(made: Path, tmp_path: P
     invoke("folds", "--folds", 2, "--cache", larger, *FAST, "--run", tmp_path / "cv")
     line = invoke("ensemble", tmp_path / "all", tmp_path / "cv", "--device", "cpu", exit=1).stderr
     assert "name that one with --cache" in line or "cache does not exist" in line
+    cut = tmp_path / "cv/fold1/predictions_test.csv"
+    whole = cut.read_text()
+    cut.write_text("".join(whole.splitlines(True)[:-3]))
+    options = ("--cache", larger, "--device", "cpu")
+    line = invoke("ensemble", tmp_path / "all", tmp_path / "cv", *options, exit=1).stderr
+    assert "predictions of 3 folded photographs are missing" in line
+    cut.write_text(whole)
     result = invoke("ensemble", tmp_path / "all", tmp_path / "cv", "--cache", larger, "--device", "cpu")
     assert "the decision rule is approximate" in result.stderr
     assert not (tmp_path / "all/metrics_val.json").exists()
@@ -130,6 +163,8 @@ def test_folds_are_combined_by_out_of_fold_probabilities(made: Path, tmp_path: P
     expected = softmax(np.log(mean) / metadata.operating.temperature, axis=1)
     np.testing.assert_allclose(test[list(PROBABILITIES)], expected, atol=1e-4)
     invoke("report", tmp_path / "all")
-    assert "so the decision rule is approximate" in text_of(tmp_path / "all/report.html")
+    page = text_of(tmp_path / "all/report.html")
+    assert "so the decision rule is approximate" in page
+    assert "at the threshold fixed on out-of-fold probabilities" in page
     line = invoke("evaluate", tmp_path / "all", "--split", "val", exit=1).stderr
     assert "a member was trained on" in line
