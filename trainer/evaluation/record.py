@@ -1,4 +1,4 @@
-"""What metrics_<split>.json, or the metrics.json of an external set, says: written as plain JSON, read back typed."""
+"""The record in metrics_<split>.json, and in the metrics.json of an external set: written as JSON, read back typed."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -13,7 +13,7 @@ from trainer.records import optional, read
 
 
 class Scale(NamedTuple):
-    """What grades were given on."""
+    """The scale of the grades."""
 
     name: str
     exact: bool
@@ -25,37 +25,37 @@ ICDR: Final = Scale("icdr", True)
 
 @dataclass(frozen=True)
 class OriginalSize:
-    """How many of an external set's originals have a size, which stands in for their camera."""
+    """Number of an external set's originals of one size. The size is used in place of the camera, which is unknown."""
 
     size: str
-    """Such as 1024 x 683 px; of the rest together, 3 other sizes."""
+    """Such as "1024 x 683 px", or "3 other sizes"."""
     photographs: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class SetDescription:
-    """What is said of an external set besides its results. What has a default was not written by earlier versions."""
+    """The part of the record that only an external set has. Earlier versions did not write fields that have a default."""
 
     name: str
     place: str
-    """Where the cache lies, as it was given."""
+    """Path or URL of the cache, as it was given."""
     prevalence: float
-    """Of referable retinopathy among the graded photographs, 0 to 1."""
+    """Share of referable photographs among the graded ones, 0 to 1."""
     ungraded: int = 0
-    """Photographs without a grade, which are left out."""
+    """Photographs without a grade, which are not measured."""
     ungradable: int
-    """Graded photographs that are flagged so."""
+    """Graded photographs that are flagged ungradable."""
     synthetic: int = 0
     """Graded photographs that were drawn or painted."""
     data_set: str = ""
-    """Its title, where it is a known one."""
+    """Title of the known data set; "" if none was recognised."""
     other_recipe: bool
     """Whether its photographs were prepared in another way than those of training."""
     cameras: list[OriginalSize]
     drift: Drift | None
-    """None where the weights do not say what training photographs look like."""
+    """None if the weights carry no image statistics."""
     refit: Refit | None
-    """None where no threshold was chosen anew."""
+    """None if no threshold was refitted."""
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "drift": self.drift and self.drift._asdict()}
@@ -63,20 +63,20 @@ class SetDescription:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MetricsRecord:
-    """Photographs as they were measured."""
+    """The results of a split, or of an external set, and what they were measured on."""
 
     split: str
-    """Or "all" of an external set."""
+    """The split; "all" for a whole external set."""
     digest: str
-    """Of the cache; "" in records of earlier versions, which were about the run's own."""
+    """Digest of the cache; "" in records of earlier versions, which are of the run's own cache."""
     results: Results
     scale: Scale = ICDR
     subgroups: Subgroups | None = None
-    """None where none were asked for."""
+    """None if none were asked for."""
     exposure: Exposure | None = None
-    """None where nobody knows what the weights have met, and for photographs that they were trained on, of course."""
+    """None if the weights carry no provenance, and for the train split of the run's own cache."""
     description: SetDescription | None = None
-    """Of an external set alone."""
+    """Only for an external set."""
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -91,9 +91,9 @@ class MetricsRecord:
 
     @classmethod
     def from_dict(cls, written: Mapping[str, Any]) -> "MetricsRecord":
-        """From what `as_dict` gives, after its way through JSON.
+        """The inverse of `as_dict`, after JSON.
 
-        Raises ValueError where a part is damaged, or of a version before every figure had an interval.
+        Raises ValueError if a part is damaged, or of a version in which not every figure had an interval.
         """
         part = written.get
         scale = read(tuple[str, bool], part("scale", list(ICDR)), "scale")
