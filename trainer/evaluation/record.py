@@ -34,7 +34,8 @@ class OriginalSize:
 
 @dataclass(frozen=True, kw_only=True)
 class SetDescription:
-    """The part of the record that only an external set has. Earlier versions did not write fields that have a default."""
+    """The part of the record that only an external set has. Earlier versions did not write fields that have a
+    default."""
 
     name: str
     place: str
