@@ -229,7 +229,8 @@ def reference(cache: Cache, rows: Iterable[int], hflip: bool, vflip: bool, degre
 @pytest.mark.parametrize(("hflip", "vflip"), [(False, False), (True, False), (False, True)])
 def test_flips_and_turns_are_those_of_pillow(cache: Cache, name: str, hflip: bool, vflip: bool, degrees: float) -> None:
     rows = np.arange(8)
-    schedule = Turned(rows, NO_AUGMENT, 512, 512, len(rows), hflip=hflip, vflip=vflip, degrees=degrees)
+    turned = {"hflip": hflip, "vflip": vflip, "degrees": degrees}
+    schedule = Turned(rows, NO_AUGMENT, source_size=512, size=512, batch_size=len(rows), **turned)
     renderer = TorchvisionLoader if name == "torchvision" else dali_loader()
     with renderer(cache, schedule, device="cpu", workers=2) as loader:
         (batch,) = loader.epoch(0)
