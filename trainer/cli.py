@@ -211,7 +211,7 @@ def folds(
 @click.option("--specificity", type=FRACTION, help="Specificity wanted instead.")
 @click.option("--prevalence", type=Finite(0, 1), help="Prevalence in another population; adds its PPV and NPV.")
 @click.option("--tta/--no-tta", default=None,
-              help="Mean over the eight flips and turns of each photograph.  [default: as fit was told]")  # fmt: skip
+              help="Mean over the eight flips and turns of each photograph.  [default: as in the run]")  # fmt: skip
 @click.option("--by", type=click.Choice(["photograph", "eye", "patient"]), default="photograph",
               help="Print results by eye (the mean of its photographs) or by patient (the worse eye) too."
               )  # fmt: skip

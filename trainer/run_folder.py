@@ -418,7 +418,12 @@ def create_run(path: Path | None, default_name: str) -> RunFolder:
     Raises RunError if `path` is not empty.
     """
     if path is not None:
-        return make_folder(path, "--run")
+        check_free(path, "--run")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"{path}: cannot be made a folder ({error.strerror}); choose another --run") from error
+        return RunFolder(path)
     RUNS.mkdir(exist_ok=True)
     number = 1
     while True:
@@ -446,16 +451,6 @@ def new_folder(path: Path, option: str) -> Iterator[Path]:
             unfinished.rename(path)
     except OSError as error:
         raise RunError(f"{path}: cannot be written ({error.strerror}); choose another {option}") from error
-
-
-def make_folder(path: Path, option: str) -> RunFolder:
-    """Makes a new, empty folder. option: the command-line option that names it. Raises RunError if it is not empty."""
-    check_free(path, option)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{path}: cannot be made a folder ({error.strerror}); choose another {option}") from error
-    return RunFolder(path)
 
 
 def default_name(model: str, weights: str, size: int | None, loader: str, cache: Path | Url) -> str:

@@ -32,7 +32,7 @@ from trainer.network.model import save_model
 from trainer.reporting.evaluation_files import write_evaluation, write_summary
 from trainer.reporting.figures import short_name
 from trainer.reporting.narrative import APPROXIMATE_RULE
-from trainer.reporting.tables import print_results, print_ungradable
+from trainer.reporting.tables import print_splits
 from trainer.run_folder import RunFolder, check_free, new_folder
 from trainer.training.setup import begin, describe
 
@@ -57,7 +57,8 @@ def ensemble(
     check_apart(out, members)
     check_alike(members)
     cache = open_their_cache(members, cache_path)
-    for split in measured_splits(members):
+    splits = measured_splits(members)
+    for split in splits:
         check_not_trained_on(members, cache, split)
     first, model, metadata = members.configs[0].resolved, load_members(members), describe_members(members)
     device = choose_device(device_name)
@@ -66,8 +67,7 @@ def ensemble(
     config = measuring_settings(first, metadata, cache, loader=loader, device=device, workers=workers, tta=None)
     metadata = replace(metadata, statistics=training_statistics(cache, metadata.size, workers))
     to_device(model, device)
-    splits = list(measurable(cache, measured_splits(members)))
-    outputs = {split: run_split(config, model, cache, split) for split in splits}
+    outputs = {split: run_split(config, model, cache, split) for split in measurable(cache, splits)}
     chosen_on = out_of_fold(members, cache) if members.folds else outputs.get("val")
     if chosen_on is not None:
         metadata = choose_decision(cache, chosen_on, metadata, first.grade_by)
@@ -101,6 +101,4 @@ def say_results(measured: Mapping[str, Evaluation]) -> None:
     for evaluation in measured.values():
         say_defects(evaluation, own=True)
     if measured:
-        print_results({split: evaluation.results for split, evaluation in measured.items()})
-    for split, evaluation in measured.items():
-        print_ungradable(split, evaluation.results)
+        print_splits({split: evaluation.results for split, evaluation in measured.items()})

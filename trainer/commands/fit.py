@@ -24,7 +24,7 @@ from trainer.network.model import Grader
 from trainer.reporting.evaluation_files import draw_history, write_evaluation, write_summary
 from trainer.reporting.figures import draw_rates, short_name
 from trainer.reporting.narrative import choice, exposure_line, leak_lines, scale_line
-from trainer.reporting.tables import print_results, print_ungradable
+from trainer.reporting.tables import print_splits
 from trainer.run_folder import RunFolder, check_free, create_run, default_name, newest_unfinished, unfinished
 from trainer.training.loop import open_loaders
 from trainer.training.range_test import range_test
@@ -225,9 +225,7 @@ def finish(config: FitConfig, cache: Cache, run: RunFolder) -> None:
     kept, epochs = read_metadata(run.model).epoch, len(run.read_accuracy())
     draw_history(run, kept, measured["val"])
     click.echo(f"kept epoch {kept} of {epochs}, {choice(config)}")
-    print_results({split: evaluation.results for split, evaluation in measured.items()})
-    for split, evaluation in measured.items():
-        print_ungradable(split, evaluation.results)
+    print_splits({split: evaluation.results for split, evaluation in measured.items()})
     run.note_date("trained", *(f"measured {split}" for split in measured))
     write_summary(run, kept, measured)
     run.previous.unlink(missing_ok=True)  # 90 of the 225 MB of a ResNet-18's run; no longer needed

@@ -34,6 +34,8 @@ class Members:
     runs: Sequence[RunFolder]
     configs: Sequence[RunConfig]
     metadata: Sequence[Metadata]
+    provenances: Sequence[Provenance | None]
+    """None for one whose weights do not say which photographs they have met."""
     folds: FoldsFolder | None
     """The folder of `trainer folds` that they are in; None for runs on one cache."""
 
@@ -57,7 +59,7 @@ def find_members(paths: Sequence[Path]) -> Members:
         if not run.finished:
             raise RunError(f"{run.path} is unfinished; `trainer fit --run {run.path} --resume` continues it")
     metadata = [read_metadata(run.model) for run in runs]
-    members = Members(runs, configs, metadata, folds)
+    members = Members(runs, configs, metadata, [read_provenance(run.model) for run in runs], folds)
     for run, each, path in zip(runs, metadata, members.paths, strict=True):
         if each.members:
             raise RunError(f"{run.path} is an ensemble itself; give its members")
@@ -124,8 +126,7 @@ def measured_splits(members: Members) -> Sequence[str]:
 def check_not_trained_on(members: Members, cache: Cache, split: str) -> None:
     """Raises RunError where a member was trained on photographs of a split that is measured. One that began with the
     weights of another run may have been."""
-    for run in members.runs:
-        provenance = read_provenance(run.model)
+    for run, provenance in zip(members.runs, members.provenances, strict=True):
         if provenance and (same := provenance.exposure(cache, split).same):
             raise RunError(f"{run.path} was trained on {same:,} photographs of {split}; leave it out")
 
@@ -157,9 +158,8 @@ def last_trained(members: Members) -> str | None:
 
 def joint_provenance(members: Members) -> Provenance | None:
     """The photographs of all members; None if one of them does not say which it has met."""
-    provenances = [read_provenance(run.model) for run in members.runs]
-    known = [each for each in provenances if each]
-    return reduce(lambda one, other: one.after(other), known) if len(known) == len(provenances) else None
+    known = [each for each in members.provenances if each]
+    return reduce(lambda one, other: one.after(other), known) if len(known) == len(members.provenances) else None
 
 
 def out_of_fold(members: Members, cache: Cache) -> Outputs:

@@ -100,7 +100,7 @@ def objective(config: FitConfig) -> str:
 def choice(config: FitConfig) -> str:
     """The rule by which an epoch was kept."""
     if config.keep == "last":
-        return "the last, whatever validation said"
+        return "the last one, not chosen by validation"
     return "the one with the best quadratic weighted kappa on validation"
 
 

@@ -101,6 +101,13 @@ UNGRADABLE_COUNTS: Final = {
 }
 
 
+def print_splits(measured: Mapping[str, Results]) -> None:
+    """Prints the results by split, and below them the referral with and without ungradable photographs."""
+    print_results(measured)
+    for split, results in measured.items():
+        print_ungradable(split, results)
+
+
 def print_ungradable(what: str, results: Results) -> None:
     """Prints the referral with ungradable photographs left out and with them referred, if there are any.
 

@@ -130,7 +130,7 @@ def test_the_last_epoch_is_kept_where_asked_for_whatever_validation_says(
     cache = tiny_cache(train=(3, 4) * 8, val=(0,) * 4)  # the more is learnt, the worse for validation
     fit(cache, "--run", "best", "--epochs", 4)
     result = fit(cache, "--run", "last", "--epochs", 4, "--keep", "last")
-    assert "kept epoch 4 of 4, the last, whatever validation said" in result.output
+    assert "kept epoch 4 of 4, the last one, not chosen by validation" in result.output
     curves = [pd.read_csv(tmp_path / run / "accuracy.csv") for run in ("best", "last")]
     assert curves[0]["kappa_val"].equals(curves[1]["kappa_val"])
     best, last = (read_metadata(tmp_path / run / "model.safetensors").epoch for run in ("best", "last"))
@@ -142,8 +142,8 @@ def test_the_last_epoch_is_kept_where_asked_for_whatever_validation_says(
     trainer("evaluate", "last")
     assert (tmp_path / "last" / "predictions_test.csv").read_bytes() == measured
     trainer("report", "last", "--card", "card.md")
-    assert "epoch 4 of 4, the last, whatever validation said" in (tmp_path / "card.md").read_text()
-    assert "Kept was the last, whatever validation said" in (tmp_path / "last" / "report.html").read_text()
+    assert "epoch 4 of 4, the last one, not chosen by validation" in (tmp_path / "card.md").read_text()
+    assert "The kept epoch is the last one, not chosen by validation" in (tmp_path / "last" / "report.html").read_text()
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(trained: Trained, fit: Fit) -> None:
