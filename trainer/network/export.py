@@ -93,9 +93,9 @@ class PairClassifier(nn.Module):
     def forward(self, images: Tensor, fellow_images: Tensor) -> Tensor:
         own, _ = eye_scores(self.model, images, tta=self.tta)
         _, added = eye_scores(self.model, fellow_images, tta=self.tta)
-        # One fellow image serves all images; broadcasting would make torch.export take both numbers for equal.
-        # One fellow image serves all images; broadcasting would make torch.export take both numbers for equal.
-        last = torch.ones(fellow_images.shape[0], dtype=torch.int64).sum() - 1  # a tensor: ONNX has no rule for its number
+        # One fellow image serves all images. Broadcasting would make torch.export take both numbers for equal, and ONNX
+        # has no rule for their numbers unless they are tensors.
+        last = torch.ones(fellow_images.shape[0], dtype=torch.int64).sum() - 1
         at = torch.minimum(torch.arange(images.shape[0]), last)
         paired = (fellow_images.amax(dim=(1, 2, 3)) > 0)[at]
         logits = joined_logits(self.model, own, added[at], paired)
