@@ -203,9 +203,8 @@ def out_of_fold(members: Members, cache: Cache, config: FitConfig, model: Ensemb
     means = table.drop(columns=["predicted", SCORE], errors="ignore").groupby("id", sort=False).mean()
 
     def logits(columns: Sequence[str]) -> Tensor:
-        return torch.from_numpy(
-            np.log(np.maximum(means[list(columns)].to_numpy(np.float64), np.finfo(np.float32).tiny))
-        )
+        p = means[list(columns)].to_numpy(np.float64)
+        return torch.from_numpy(np.log(np.maximum(p, np.finfo(np.float32).tiny)))
 
     outputs = Outputs(
         cache.rows_of(means.index.to_series()),

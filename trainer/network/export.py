@@ -94,8 +94,9 @@ class PairClassifier(nn.Module):
         own, _ = eye_scores(self.model, images, tta=self.tta)
         _, added = eye_scores(self.model, fellow_images, tta=self.tta)
         # One fellow image serves all images; broadcasting would make torch.export take both numbers for equal.
-        last = torch.ones(len(fellow_images), dtype=torch.int64).sum() - 1  # a tensor: ONNX has no rule for its number
-        at = torch.minimum(torch.arange(len(images)), last)
+        # One fellow image serves all images; broadcasting would make torch.export take both numbers for equal.
+        last = torch.ones(fellow_images.shape[0], dtype=torch.int64).sum() - 1  # a tensor: ONNX has no rule for its number
+        at = torch.minimum(torch.arange(images.shape[0]), last)
         paired = (fellow_images.amax(dim=(1, 2, 3)) > 0)[at]
         logits = joined_logits(self.model, own, added[at], paired)
         return torch.softmax(logits / torch.where(paired, self.with_fellow, self.alone)[:, None], dim=1)
@@ -150,7 +151,7 @@ def make_onnx(classifier: Classifier | PairClassifier, size: int, description: M
     names = {"images": "batch", **({FELLOW_INPUT: "fellows"} if isinstance(classifier, PairClassifier) else {})}
     program = torch.onnx.export(
         classifier,
-        (_example(size),) * len(names),
+        tuple(_example(size) for _ in names),
         input_names=list(names),
         output_names=["probabilities"],
         dynamic_shapes={name: {0: axis} for name, axis in names.items()},
@@ -179,7 +180,7 @@ def make_pt2(classifier: Classifier | PairClassifier, size: int, description: Ma
     """The bytes of a .pt2, and a function that runs it after torch.export.load."""
     names = {"images": "batch", **({FELLOW_INPUT: "fellows"} if isinstance(classifier, PairClassifier) else {})}
     shapes = {name: {0: torch.export.Dim(axis, min=1)} for name, axis in names.items()}
-    program = torch.export.export(classifier, (_example(size),) * len(names), dynamic_shapes=shapes)
+    program = torch.export.export(classifier, tuple(_example(size) for _ in names), dynamic_shapes=shapes)
     file = io.BytesIO()
     torch.export.save(program, file, extra_files={EXTRA_FILE: json.dumps(description)})
     data = file.getvalue()
