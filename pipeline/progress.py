@@ -4,12 +4,14 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from rich.console import Console
 from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.table import Table
+
+Item = TypeVar("Item")
 
 EVERY: Final = 30.0
 """Seconds between two lines where there is no terminal: 120 lines for an hour's work."""
@@ -102,6 +104,15 @@ def progress_of(what: str, unit: str, *, each: float = 1, stays: bool = False) -
             bar.update(task, completed=done, total=total, rate=rate, left=left, more=more() if more else "")
 
         yield update
+
+
+def track(batches: Iterable[Item], total: int, what: str) -> Iterator[Item]:
+    """The batches, with their progress."""
+    with progress_of(what, "batches") as update:
+        update(0, total)
+        for done, batch in enumerate(batches, 1):
+            yield batch
+            update(done, total)
 
 
 def as_clock(seconds: float) -> str:

@@ -162,6 +162,25 @@ def test_training_imports_no_figures_and_no_words_of_reports() -> None:
         assert not {"matplotlib", "jinja2"} & {name.partition(".")[0] for name in imports(path, everywhere=True)}
 
 
+PRINTING = {"tools/cli.py", "trainer/cli.py", "trainer/console.py", "pipeline/progress.py", "pipeline/command_line.py"}
+"""The command lines, what they print with, and the progress of long work, which shows itself on stderr alone."""
+
+
+@pytest.mark.parametrize("path", MODULES, ids=short)
+def test_only_commands_print(path: Path) -> None:
+    """All other modules return lines and tables, call back, or log: their caller may have no terminal."""
+    if short(path) in PRINTING or place(path) == ("trainer", "commands"):
+        return
+    assert not any(name.startswith("trainer.console.") for name in imports(path, everywhere=True)), short(path)
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            called = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            assert called not in {"print", "pprint", "echo", "secho", "print_table"}, f"{short(path)}:{node.lineno}"
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "sys":
+            where = node.attr in {"stdout", "stderr"} and short(path) != "pipeline/machine.py"  # sets their encoding
+            assert not where, f"{short(path)}:{node.lineno}"
+
+
 def test_commands_compute_nothing() -> None:
     """A page and other programs want what commands do: it is in the rooms above them."""
     tools = {"PIL", "cv2", "jinja2", "matplotlib", "numpy", "pandas", "scipy", "torch"}

@@ -87,12 +87,16 @@ MOST_REFIT = 1_000_000
 FRACTION = Finite(0, 1, min_open=True)
 
 
-class SayingOnce(GuardedGroup):
-    """Prints an error once if torchrun started several processes, and puts it into torchrun's report."""
+class TrainerCommands(GuardedGroup):
+    """Prints what the library logs. Prints an error once if torchrun started several processes, and puts it into
+    torchrun's report."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        from trainer.console import log_on_terminal
+
         try:
-            return super().invoke(ctx)
+            with log_on_terminal():
+                return super().invoke(ctx)
         except click.ClickException as error:
             if os.environ.get("WORLD_SIZE", "1") != "1":
                 from trainer.distributed.process_group import report
@@ -102,7 +106,7 @@ class SayingOnce(GuardedGroup):
             raise
 
 
-@click.group(cls=SayingOnce, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.group(cls=TrainerCommands, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(package_name="fundus-grading")
 def main() -> None:
     """Train ResNets to grade diabetic retinopathy, and measure them."""
@@ -251,13 +255,9 @@ def evaluate(
     if len(caches) > 1 and (as_json or by != "photograph"):
         raise click.UsageError(f"{'--json' if as_json else f'--by {by}'} is for one cache at a time")
 
-    from trainer.commands.evaluate import HowToMeasure
+    from trainer.commands.evaluate import HowToMeasure, print_measured
     from trainer.commands.evaluate import evaluate as measure
     from trainer.evaluation.operating_point import Wish
-    from trainer.reporting.external import print_sites
-    from trainer.reporting.subgroups import print_subgroups
-    from trainer.reporting.tables import print_by_grade, print_results, print_ungradable
-    from trainer.run_folder import RunFolder
 
     wish = None
     if sensitivity is not None:
@@ -278,26 +278,8 @@ def evaluate(
     if as_json:
         ((target, _),) = measured.evaluations
         click.echo(target.files.metrics.read_text("utf-8"), nl=False)
-        return
-    if len(measured.evaluations) == 1:
-        ((target, evaluation),) = measured.evaluations
-        results = evaluation.results
-        columns = {target.what: results}
-        more = {"eye": results.by_eye, "patient": results.by_patient}.get(by)
-        if more:
-            columns[f"{target.what}, by {by}"] = more
-        elif by != "photograph":
-            click.echo(f"no {by} has two graded photographs of {target.what}: by {by} is by photograph", err=True)
-        print_results(columns)
-        print_by_grade(results)
-    for target, evaluation in measured.evaluations:
-        print_ungradable(target.what, evaluation.results)
-        if evaluation.subgroups:
-            print_subgroups(evaluation.subgroups, target.what)
-    if measured.sites:
-        print_sites(measured.sites)
-        folders = [target.files.metrics.parent for target, _ in measured.evaluations if target.name]
-        click.echo(f"written: {' '.join(map(str, [*folders, RunFolder(run).forest_figure]))}")
+    else:
+        print_measured(measured, by)
 
 
 @main.command()

@@ -10,6 +10,7 @@ from pipeline.loading.loaders import choose_loader
 from pipeline.storage.url import Url
 from trainer.commands.evaluate import say_defects
 from trainer.commands.fit import measurable
+from trainer.commands.results import print_splits
 from trainer.console import warn
 from trainer.evaluation.ensembles import (
     check_alike,
@@ -32,7 +33,6 @@ from trainer.network.model import save_model
 from trainer.reporting.evaluation_files import write_evaluation, write_summary
 from trainer.reporting.figures import short_name
 from trainer.reporting.narrative import APPROXIMATE_RULE
-from trainer.reporting.tables import print_splits
 from trainer.run_folder import RunFolder, check_free, new_folder
 from trainer.training.setup import begin, describe
 

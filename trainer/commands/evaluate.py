@@ -5,11 +5,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+import click
+
 from pipeline.cache.cache import Cache, open_cache
 from pipeline.errors import CacheError, RunError
 from pipeline.storage.outputs import kept
 from pipeline.storage.url import Url
 from pipeline.storage.url import place as url_or_path
+from trainer.commands.results import print_by_grade, print_results, print_sites, print_subgroups, print_ungradable
 from trainer.config import RunConfig
 from trainer.console import warn
 from trainer.evaluation.characteristics import kept_groups
@@ -52,6 +55,8 @@ class Measured(NamedTuple):
     evaluations: list[tuple[Target, Evaluation]]
     sites: list[Site]
     """The run's own test part, then all its external sets; empty if this command measured no external set."""
+    forest: Path
+    """The forest plot of the sites."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +117,7 @@ def evaluate(
         if external:
             sites = read_sites(run)
             draw_forest(run.forest_figure, sites, title=short_name(run.title))
-    return Measured(measured, sites)
+    return Measured(measured, sites, run.forest_figure)
 
 
 def check_size(cache: Cache, metadata: Metadata) -> None:
@@ -216,6 +221,29 @@ def open_measured(run: RunFolder, path: Path | Url, *, recorded: bool) -> Cache:
         if not recorded:
             raise
         raise CacheError(f"{error.message}. If it was moved: `trainer evaluate {run.path} --cache FOLDER`") from error
+
+
+def print_measured(measured: Measured, by: str) -> None:
+    """Prints the results. by: "eye" and "patient" add a column to those of a single split."""
+    if len(measured.evaluations) == 1:
+        ((target, evaluation),) = measured.evaluations
+        results = evaluation.results
+        columns = {target.what: results}
+        more = {"eye": results.by_eye, "patient": results.by_patient}.get(by)
+        if more:
+            columns[f"{target.what}, by {by}"] = more
+        elif by != "photograph":
+            click.echo(f"no {by} has two graded photographs of {target.what}: by {by} is by photograph", err=True)
+        print_results(columns)
+        print_by_grade(results)
+    for target, evaluation in measured.evaluations:
+        print_ungradable(target.what, evaluation.results)
+        if evaluation.subgroups:
+            print_subgroups(evaluation.subgroups, target.what)
+    if measured.sites:
+        print_sites(measured.sites)
+        folders = [target.files.metrics.parent for target, _ in measured.evaluations if target.name]
+        click.echo(f"written: {' '.join(map(str, [*folders, measured.forest]))}")
 
 
 def say_defects(evaluation: Evaluation, *, own: bool, name: str = "") -> None:

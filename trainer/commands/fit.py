@@ -13,9 +13,10 @@ from pipeline.cache.cache import Cache, open_cache
 from pipeline.errors import CacheError, RunError
 from pipeline.storage.url import place
 from trainer.commands.evaluate import say_defects
+from trainer.commands.results import print_splits
 from trainer.config import FitConfig, RunConfig, as_options
-from trainer.console import print_class_weights, warn
-from trainer.distributed.loaders import say_shares
+from trainer.console import epoch_line, print_class_weights, warn
+from trainer.distributed.loaders import ranks_line
 from trainer.distributed.process_group import from_main, is_main, restarted, same_state, speaks
 from trainer.evaluation.evaluate import check_measurable
 from trainer.network.device import choose_device
@@ -24,7 +25,6 @@ from trainer.network.model import Grader
 from trainer.reporting.evaluation_files import draw_history, write_evaluation, write_summary
 from trainer.reporting.figures import draw_rates, short_name
 from trainer.reporting.narrative import choice, exposure_line, leak_lines, scale_line
-from trainer.reporting.tables import print_splits
 from trainer.run_folder import RunFolder, check_free, create_run, default_name, newest_unfinished, unfinished
 from trainer.training.loop import open_loaders
 from trainer.training.range_test import range_test
@@ -187,7 +187,11 @@ def carry_out(training: Training) -> None:
             say_what_is_trained(training)
             learner = make_learner(config, cache, training.loaders, training.model)
             print_class_weights(training_grades(cache).tolist(), learner.weights.tolist())
-            train(training, learner, stopper)
+            stopped_early = train(
+                training, learner, stopper, lambda row: click.echo(epoch_line(row, config.total_epochs))
+            )
+            if stopped_early:
+                click.echo(f"stopped: no epoch of the last {config.patience} was better on validation")
             finish(config, cache, run)
     except Stopped as stopped:
         if is_main() and speaks():
@@ -209,7 +213,8 @@ def say_what_is_trained(training: Training) -> None:
         f"cache {cache.path}: {splits} photographs at {config.size} px; "
         f"loader {config.loader}, device {config.device}, {config.precision}"
     )
-    say_shares(config)
+    if ranks := ranks_line(config):
+        click.echo(ranks)
 
 
 def finish(config: FitConfig, cache: Cache, run: RunFolder) -> None:

@@ -20,11 +20,13 @@ from trainer.evaluation.out_of_fold import CrossValidation, OutOfFold
 from trainer.evaluation.second_look import second_look
 from trainer.reporting.folds import (
     begin_folds,
+    by_chance_line,
+    joined_line,
+    not_compared_line,
+    out_of_fold_lines,
     read_fold,
     read_shared_photos,
-    say_out_of_fold,
-    say_second_look,
-    say_shared_photos,
+    second_look_line,
     write_out_of_fold,
     write_second_look,
 )
@@ -106,7 +108,10 @@ def _begin(folder: FoldsFolder, cache: Cache, mark: FoldsMark) -> list[SharedPho
         begin_folds(folder, mark, shared)
     except OSError as error:
         raise RunError(f"{folder.path}: cannot be written ({error.strerror}); choose another --run") from error
-    say_shared_photos(folder, joined, len(rows))
+    if line := joined_line(folder, joined):
+        click.echo(line)
+    if line := not_compared_line(len(rows)):
+        warn(line)
     return shared
 
 
@@ -121,6 +126,9 @@ def _measure(folder: FoldsFolder, cache: Cache, count: int, seeds: Sequence[int]
     results = validation.measure()
     write_out_of_fold(folder, validation, results)
     write_second_look(folder, doubted, cache)
-    say_out_of_fold(results)
-    say_second_look(results, doubted)
+    for line in out_of_fold_lines(results):
+        click.echo(line)
+    if line := by_chance_line(results):
+        warn(line)
+    click.echo(second_look_line(doubted))
     click.echo(f"results: {folder.path}/ (predictions_oof.csv, metrics_oof.json, confusion_oof.png, second_look.csv)")

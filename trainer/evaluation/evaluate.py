@@ -1,5 +1,6 @@
 """Evaluation of weights on a split: predictions, results, and the decision rule from validation."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -11,7 +12,6 @@ from pipeline.cache.splits import patients_of
 from pipeline.errors import CacheError, RunError
 from pipeline.grades import UNKNOWN
 from trainer.config import FitConfig
-from trainer.console import warn
 from trainer.evaluation.characteristics import kept_groups
 from trainer.evaluation.deferral import confidence_quantiles
 from trainer.evaluation.eyes import EyeTable
@@ -28,6 +28,8 @@ from trainer.network.device import to_device
 from trainer.network.metadata import Metadata, temperature_of
 from trainer.network.model import Network
 from trainer.network.provenance import Exposure, Provenance
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -167,7 +169,7 @@ def choose_decision(cache: Cache, outputs: Outputs, metadata: Metadata, grade_by
         patients = pd.factorize(patients_of(manifest, manifest["id"].iloc[outputs.rows[known]]))[0]
         ordinal_thresholds = fit_ordinal_thresholds(probabilities(logits, temperature_of(operating)), grades, patients)
         if ordinal_thresholds is None:
-            warn("validation has one grade alone and says nowhere to cut: the likeliest grade is predicted")
+            logger.warning("validation has one grade alone and says nowhere to cut: the likeliest grade is predicted")
     sure = None
     if operating is not None:
         scores = p_referable(probabilities(logits, operating.temperature))

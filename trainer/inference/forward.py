@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from pipeline.cache.cache import Cache
 from pipeline.errors import RunError
 from pipeline.loading.batch import Loader
+from pipeline.progress import track
 from trainer.config import FitConfig
-from trainer.console import track
 from trainer.distributed.loaders import open_sharded
 from trainer.distributed.process_group import gather
 from trainer.network.decision import DecisionRule

@@ -1,5 +1,6 @@
 """New photographs: finds them, names them, and prepares them exactly as the training photographs were prepared."""
 
+import logging
 import os
 import threading
 from collections import Counter
@@ -27,9 +28,10 @@ from pipeline.photos.photo import SUFFIXES, read_photo
 from pipeline.photos.preparation import Recipe, prepare
 from pipeline.photos.retina import Square
 from pipeline.storage.artifacts import INDEX, UNFINISHED, is_explained, is_run
-from trainer.console import warn
 from trainer.network.image_statistics import Drift, ImageStatistics, TrainingStatistics, image_statistics
 from trainer.network.metadata import Metadata
+
+logger = logging.getLogger(__name__)
 
 BATCH: Final = 64
 """Photographs per batch, as in `trainer evaluate` by default. Libraries choose other kernels for small batches, so the
@@ -126,7 +128,7 @@ def gather(paths: Sequence[Path], recipe: Recipe) -> Gathered:
         why += "".join(f"; {each.source} is {each.reason} of this program" for each in ours)
         raise SourceError(f"{paths[0]}: no photographs below it ({why})")
     for path in idle:
-        warn(f"{path}: no photographs below it")
+        logger.warning(f"{path}: no photographs below it")
     often = Counter(short for short, _ in found.values())
     named = [each._replace(id=short) if often[short] == 1 else each for short, each in found.values()]
     ids = unique_ids([(each.id, each.source) for each in named])

@@ -1,5 +1,6 @@
 """A run's weights, ready to be used on photographs."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.errors import RunError
-from trainer.console import track, warn
+from pipeline.progress import track
 from trainer.inference.forward import probabilities
 from trainer.inference.gradcam import grad_cam
 from trainer.inference.inputs import BATCH, Photograph, Rendered, render
@@ -18,6 +19,8 @@ from trainer.network.decision import THRESHOLD, DecisionRule, p_referable
 from trainer.network.device import choose_device, to_device
 from trainer.network.model import load_model
 from trainer.run_folder import weights_file
+
+logger = logging.getLogger(__name__)
 
 
 class Prediction(NamedTuple):
@@ -68,7 +71,9 @@ class Predictor:
         to_device(self.model, self.device)
         self.rule: Final = DecisionRule.of(metadata)
         if metadata.operating is None:
-            warn(f"{run} carries no operating point: probabilities are not calibrated, the threshold is {THRESHOLD}")
+            logger.warning(
+                f"{run} carries no operating point: probabilities are not calibrated, the threshold is {THRESHOLD}"
+            )
 
     def batches(self, photographs: Sequence[Photograph], what: str) -> Iterator[Rendered]:
         """As `rendered`, with a progress bar on a terminal."""

@@ -1,6 +1,7 @@
 """Pretrained weights: torchvision's, from torch.hub's folder or the network, or a file's. Pickled code is never run."""
 
 import hashlib
+import logging
 import re
 from http.client import HTTPException
 from pathlib import Path
@@ -13,10 +14,11 @@ from torch import Tensor
 
 from pipeline.errors import RunError
 from pipeline.storage.atomic import write_whole
-from trainer.console import warn
 from trainer.network.metadata import read_metadata
 from trainer.network.model import Grader, load_state, read_weights
 from trainer.network.torch_files import read_torch
+
+logger = logging.getLogger(__name__)
 
 TIMEOUT: Final = 10.0
 """Seconds without an answer after which a download is given up."""
@@ -35,7 +37,7 @@ def pretrain(model: Grader, weights: str) -> str:
     except RunError as error:
         if weights == "imagenet":
             raise
-        warn(f"TRAINING FROM SCRATCH: {error.message}")
+        logger.warning(f"TRAINING FROM SCRATCH: {error.message}")
         return "none"
     load_weights(model, file)
     return "imagenet"
