@@ -5,6 +5,7 @@ No other file of `pipeline` imports click, and none imports this one: a library 
 
 import errno
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
@@ -231,9 +232,16 @@ class Guarded(click.Command):
 
 
 class GuardedGroup(click.Group):
-    """A program: all its commands are guarded."""
+    """A program: all its commands are guarded. Ctrl-C ends each with one line and the exit code that shells give it."""
 
     command_class = Guarded
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:  # click itself would print "Aborted!" and exit with 1
+            click.echo("stopped by SIGINT", err=True)
+            raise SystemExit(128 + signal.SIGINT) from None
 
 
 def _paths(value: Any) -> list[Path]:

@@ -8,7 +8,6 @@ sat out. gcsfs cannot be told and keeps its own six attempts besides.
 import random
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -20,6 +19,7 @@ from urllib.parse import unquote
 
 from pipeline.errors import StoreError
 from pipeline.storage.url import EXTRAS, Url, scrubbed
+from pipeline.threads import thread_pool
 
 T = TypeVar("T")
 
@@ -122,7 +122,7 @@ def files_below(url: Url) -> list[Stored]:
     below = [name.removeprefix(root) for name in names if name.startswith(root)]
     if url.on_web:  # a page of links says nothing of sizes and times: a HEAD each
         below = sorted({unquote(name.partition("?")[0].partition("#")[0]) for name in below} - {""})
-        with ThreadPoolExecutor(THREADS) as pool:
+        with thread_pool(THREADS) as pool:
             infos = pool.map(lambda name: _persistently(url, "read", lambda: client.info((url / name).text)), below)
             return [_stored(name, info) for name, info in zip(below, infos, strict=True)]
     return sorted(_stored(name, found[root + name]) for name in below)

@@ -7,7 +7,6 @@ unchanged copies of healthy eyes. Preprocessing flags such photographs, and repo
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -24,6 +23,7 @@ from pipeline.photos.jpeg import with_comment
 from pipeline.storage.artifacts import SYNTHETIC
 from pipeline.storage.atomic import TMP_SUFFIX, write_whole
 from pipeline.storage.csv_files import to_csv
+from pipeline.threads import thread_pool
 from tools.phantoms.eye import Camera, Colour, Picture, draw_eye
 from tools.phantoms.lesions import paint_lesions
 
@@ -150,7 +150,7 @@ def _write_jpeg(path: Path, picture: Picture, quality: int) -> None:
 
 
 def _at_once(write: Callable[..., None], chosen: Sequence[tuple[Any, ...]]) -> None:
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenCV releases the interpreter's lock
+    with thread_pool(os.cpu_count()) as pool:  # OpenCV releases the interpreter's lock
         for _ in pool.map(write, *zip(*chosen, strict=True)):
             pass
 
