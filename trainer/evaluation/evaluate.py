@@ -8,13 +8,13 @@ import pandas as pd
 
 from pipeline.cache.attributes import read_attributes
 from pipeline.cache.cache import Cache
+from pipeline.cache.eyes import EyeTable
 from pipeline.cache.splits import patients_of
 from pipeline.errors import CacheError, RunError
 from pipeline.grades import UNKNOWN
 from trainer.config import FitConfig
 from trainer.evaluation.characteristics import kept_groups
 from trainer.evaluation.deferral import confidence_quantiles
-from trainer.evaluation.eyes import EyeTable
 from trainer.evaluation.metrics import graded, predictions_table
 from trainer.evaluation.operating_point import choose_operating
 from trainer.evaluation.ordinal_thresholds import fit_ordinal_thresholds
