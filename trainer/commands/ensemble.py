@@ -8,7 +8,7 @@ import click
 
 from pipeline.loading.loaders import choose_loader
 from pipeline.storage.url import Url
-from trainer.commands.evaluate import say_defects
+from trainer.commands.evaluate import say_defects, say_synthetic
 from trainer.commands.fit import measurable
 from trainer.commands.results import print_splits
 from trainer.console import warn
@@ -91,7 +91,9 @@ def ensemble(
         if trained := last_trained(members):
             run.note_date("trained", day=trained)
         write_summary(run, None, measured)
-    say_results(measured)
+    if measured:
+        say_results(measured)
+        say_synthetic(described, cache, [*measured][-1])
     click.echo(f"results: {out}/")
     return RunFolder(out)
 
@@ -100,5 +102,4 @@ def say_results(measured: Mapping[str, Evaluation]) -> None:
     """Prints the results by split, and what is wrong with them."""
     for evaluation in measured.values():
         say_defects(evaluation, own=True)
-    if measured:
-        print_splits({split: evaluation.results for split, evaluation in measured.items()})
+    print_splits({split: evaluation.results for split, evaluation in measured.items()})

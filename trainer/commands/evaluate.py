@@ -1,6 +1,8 @@
 """`trainer evaluate`: measures the weights of a run on a split or on other caches, and warns of defects."""
 
+import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -20,15 +22,18 @@ from trainer.evaluation.evaluate import Evaluation, Weights, check_measurable, e
 from trainer.evaluation.external import describe_set
 from trainer.evaluation.metrics import graded, only_grade
 from trainer.evaluation.operating_point import Wish, wished
+from trainer.evaluation.subgroups import Subgroups
 from trainer.network.device import choose_device
 from trainer.network.metadata import Metadata, temperature_of
 from trainer.network.model import load_model, read_provenance
 from trainer.network.provenance import Provenance
+from trainer.records import optional
+from trainer.reporting.disclosure import synthetic_line, synthetic_photographs
 from trainer.reporting.evaluation_files import write_evaluation
 from trainer.reporting.external import Site, read_sites
 from trainer.reporting.figures import short_name
 from trainer.reporting.forest import draw_forest
-from trainer.reporting.narrative import UNKNOWN_PAST, exposure_line, scale_line
+from trainer.reporting.narrative import UNKNOWN_PAST, exposure_line, scale_line, synthetic_set_line
 from trainer.run_folder import ResultFiles, RunFolder, set_name, unfit_name
 
 
@@ -109,10 +114,16 @@ def evaluate(
     measured, sites, weights = [], [], Weights(model, metadata, read_provenance(run.model))
     for target in targets if metadata.members else []:
         check_not_trained_on(path, weights.provenance, target)
+    for target in targets:
+        say_dropped(run, target, how.subgroups)
     with kept([target.files.metrics for target in targets] + [run.forest_figure] * bool(external)):
         for target in targets:
             evaluation = measure_target(run, config, target, weights, how)
             say_defects(evaluation, own=not target.name, name=target.name)
+            if evaluation.description is None:
+                say_synthetic(config, target.cache, target.split)
+            elif line := synthetic_set_line(evaluation, evaluation.description):
+                warn(f"{target.name}: {line}")
             measured.append((target, evaluation))
         if external:
             sites = read_sites(run)
@@ -221,6 +232,24 @@ def open_measured(run: RunFolder, path: Path | Url, *, recorded: bool) -> Cache:
         if not recorded:
             raise
         raise CacheError(f"{error.message}. If it was moved: `trainer evaluate {run.path} --cache FOLDER`") from error
+
+
+def say_dropped(run: RunFolder, target: Target, columns: Sequence[str]) -> None:
+    """Warns of subgroups that were measured before and are not to be measured now. columns: those of now."""
+    earlier = None
+    if target.files.metrics.exists():
+        with suppress(RunError, ValueError):  # damaged: it is replaced
+            earlier = optional(Subgroups, run.read_json(target.files.metrics).get("subgroups"))
+    dropped = [column.name for column in earlier.columns if column.name not in columns] if earlier else []
+    if dropped:
+        options = shlex.join(word for name in dropped for word in ("--subgroup", name))
+        warn(f"the earlier results of {target.what} by {', '.join(dropped)} are replaced; `{options}` keeps them")
+
+
+def say_synthetic(config: RunConfig, cache: Cache, split: str) -> None:
+    """Warns of synthetic photographs in the run's own cache, also if only the training photographs are synthetic."""
+    if line := synthetic_line(synthetic_photographs(config, cache), split):
+        warn(line)
 
 
 def print_measured(measured: Measured, by: str) -> None:

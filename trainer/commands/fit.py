@@ -12,7 +12,7 @@ import click
 from pipeline.cache.cache import Cache, open_cache
 from pipeline.errors import CacheError, RunError
 from pipeline.storage.url import place
-from trainer.commands.evaluate import say_defects
+from trainer.commands.evaluate import say_defects, say_synthetic
 from trainer.commands.results import print_splits
 from trainer.config import FitConfig, RunConfig, as_options
 from trainer.console import epoch_line, print_class_weights, warn
@@ -230,6 +230,7 @@ def finish(config: FitConfig, cache: Cache, run: RunFolder) -> None:
     kept, epochs = read_metadata(run.model).epoch, len(run.read_accuracy())
     draw_history(run, kept, measured["val"])
     click.echo(f"kept epoch {kept} of {epochs}, {choice(config)}")
+    say_synthetic(run.read_config(), cache, [*measured][-1])
     print_splits({split: evaluation.results for split, evaluation in measured.items()})
     run.note_date("trained", *(f"measured {split}" for split in measured))
     write_summary(run, kept, measured)

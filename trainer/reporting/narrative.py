@@ -181,12 +181,18 @@ def external_lines(record: MetricsRecord, description: SetDescription) -> list[s
         lines.append(
             "The photographs were prepared in another way than those of training: measure a cache of the same recipe."
         )
-    if n := description.synthetic:
-        photographs = record.results.metrics.photographs
-        lines.append(f"SYNTHETIC: {n:,} of {photographs:,} {DRAWN} The figures say nothing of real eyes.")
+    lines.append(synthetic_set_line(record, description))
     if n := description.ungradable:
         lines.append(f"{n:,} of the graded photographs are flagged ungradable; they are measured too.")
     return [line for line in lines if line]
+
+
+def synthetic_set_line(record: MetricsRecord, description: SetDescription) -> str:
+    """A warning of synthetic photographs in an external set; "" if there are none."""
+    if not description.synthetic:
+        return ""
+    counts = f"{description.synthetic:,} of {record.results.metrics.photographs:,}"
+    return f"SYNTHETIC: {counts} {DRAWN} The figures say nothing of real eyes."
 
 
 def refit_line(refit: Refit) -> str:
