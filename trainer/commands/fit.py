@@ -228,7 +228,7 @@ def finish(config: FitConfig, cache: Cache, run: RunFolder) -> None:
     if not is_main():
         return
     kept, epochs = read_metadata(run.model).epoch, len(run.read_accuracy())
-    draw_history(run, kept, measured["val"])
+    draw_history(run, kept)
     click.echo(f"kept epoch {kept} of {epochs}, {choice(config)}")
     say_synthetic(run.read_config(), cache, [*measured][-1])
     print_splits({split: evaluation.results for split, evaluation in measured.items()})

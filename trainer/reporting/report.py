@@ -13,12 +13,10 @@ from trainer.evaluation.characteristics import characteristics
 from trainer.evaluation.deferral import RiskCoverage
 from trainer.evaluation.external import camera_sizes
 from trainer.evaluation.metrics import confusion, referable_scores
-from trainer.evaluation.results import NoImage
 from trainer.evaluation.subgroups import measure_subgroups
 from trainer.evaluation.weighted_metrics import Sample
 from trainer.inference.gradcam import cells_a_side
 from trainer.kinds import sealed
-from trainer.records import optional
 from trainer.reporting.curves import Point, draw_precision_recall, draw_reliability, draw_risk_coverage, draw_roc
 from trainer.reporting.disclosure import (
     GRADERS,
@@ -31,9 +29,10 @@ from trainer.reporting.disclosure import (
     unknown_patients,
     warnings,
 )
+from trainer.reporting.evaluation_files import draw_history
 from trainer.reporting.explained import coarseness
 from trainer.reporting.external import refit_tables
-from trainer.reporting.figures import draw_accuracy, draw_confusion, short_name
+from trainer.reporting.figures import draw_confusion, short_name
 from trainer.reporting.flow import SHARED, flow_of, patients_shown
 from trainer.reporting.forest import draw_forest
 from trainer.reporting.gallery import pictures, surest_right, worst_mistakes
@@ -206,15 +205,19 @@ def shown_photographs(measured: Measured) -> dict[str, object]:
 
 
 def draw(measured: Measured) -> dict[str, str]:
-    """Draws into the run folder. Returns name -> SVG for the page; "" for one that cannot be drawn."""
+    """Draws into the run folder. Returns name -> SVG for the page; "" for one that cannot be drawn.
+
+    Accuracy and confusion are drawn again, by the functions and from the files of `fit` and `evaluate`. Their SVGs in
+    the folder are not used: they may be of an earlier version with other colours, or anyone's, and a page runs the
+    scripts of an SVG that it contains.
+    """
     run, split, results, known = measured.run, measured.split, measured.results, measured.predictions
     name = short_name(measured.name)
     title = f"{name}, {split}"
     alts = {}
 
     if measured.history is not None:
-        majority, kept = majority_of_val(run), measured.metadata.epoch
-        draw_accuracy(run.accuracy_figure, measured.history, title=name, kept=kept, majority=majority)
+        draw_history(run, measured.metadata.epoch)
         alts[run.accuracy_figure] = "Accuracy and kappa by epoch; accuracy.csv holds the numbers"
     counts = confusion(known)
     draw_confusion(run.confusion_figure(split), counts, title=title)
@@ -263,15 +266,6 @@ def members(measured: Measured) -> list[str]:
     """The networks of an ensemble in words; empty for one network."""
     pairs = zip(measured.config.members, measured.metadata.members, strict=True)
     return [f"{RunFolder(Path(path)).title}: {member.model}, epoch {member.epoch}" for path, member in pairs]
-
-
-def majority_of_val(run: RunFolder) -> float | None:
-    """Accuracy on validation, in percent, if every photograph is given the commonest grade of train; None if
-    unknown."""
-    if not run.metrics("val").exists():
-        return None
-    no_image = optional(NoImage, run.read_json(run.metrics("val")).get("no_image"))
-    return 100 * no_image.majority.accuracy if no_image else None
 
 
 class SplitRow(NamedTuple):
