@@ -157,7 +157,7 @@ def test_only_the_store_imports_clients_of_stores_and_only_when_asked() -> None:
     assert not used(ROOT / "pipeline/storage/object_store.py", everywhere=False)
 
 
-def test_training_imports_no_figures_and_no_words_of_reports() -> None:
+def test_training_imports_no_drawings_and_no_words_of_reports() -> None:
     for path in (ROOT / "trainer/training").glob("*.py"):
         assert not {"matplotlib", "jinja2"} & {name.partition(".")[0] for name in imports(path, everywhere=True)}
 
@@ -200,7 +200,7 @@ def test_only_where_a_process_starts_is_it_told_how_many_threads_opencv_has_and_
 
     workers = {"tools/preprocessing/executors.py", "tools/preprocessing/dask_worker.py"}
     assert calling("setNumThreads") == workers
-    within_a_block = {"trainer/reporting/figures.py"}
+    within_a_block = {"trainer/reporting/drawings.py"}
     assert calling("filterwarnings") == {"pipeline/machine.py"} | within_a_block
 
 

@@ -38,7 +38,7 @@ from trainer.kinds import (
     PREDICTIONS,
     PT2,
     RANGE_TEST,
-    beside_figure,
+    beside_drawing,
     beside_predictions,
     comparison_parts,
     is_explained_file,
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 FOLDER = Folder(path_type=Path)
 DEFAULT = FitConfig()
 RUN = section("Run")
-LR_FIGURE = OutputFile(RANGE_TEST, lambda path: beside_figure(path, RANGE_TEST))
+LR_DRAWING = OutputFile(RANGE_TEST, lambda path: beside_drawing(path, RANGE_TEST))
 
 
 class SetName(Text):
@@ -149,15 +149,15 @@ def fit(context: click.Context, /, run: Path | None, resume: bool, find_lr: bool
         if find_lr and world_size() > 1:
             raise click.UsageError("--find-lr serves one process; its proposal holds for several, whose batch is one")
         if find_lr:
-            figure = Path("lr.png")
-            with kept(LR_FIGURE.check(figure, [])):
-                launch.find_lr(asked, figure)
+            drawing = Path("lr.png")
+            with kept(LR_DRAWING.check(drawing, [])):
+                launch.find_lr(asked, drawing)
             return
         if from_main(lambda: resume and (run is None or RunFolder(run).started)):
             finished = launch.resume(run, given)
         else:
             finished = launch.start(asked, run)
-        drawings = (finished.accuracy_figure, finished.confusion_figure("test"))
+        drawings = (finished.accuracy_drawing, finished.confusion_drawing("test"))
         drawn = ", ".join(each.name for each in drawings if each.exists())
         click.echo(f"results: {finished.path}/ ({drawn}, ...)")
 

@@ -30,8 +30,8 @@ from trainer.inference.forward import run_split
 from trainer.inference.inputs import training_statistics
 from trainer.network.device import choose_device, to_device
 from trainer.network.model import save_model
+from trainer.reporting.drawings import short_name
 from trainer.reporting.evaluation_files import write_evaluation, write_summary
-from trainer.reporting.figures import short_name
 from trainer.reporting.narrative import APPROXIMATE_RULE
 from trainer.run_folder import RunFolder, check_free, new_folder
 from trainer.training.setup import begin, describe

@@ -29,9 +29,9 @@ from trainer.network.model import load_model, read_provenance
 from trainer.network.provenance import Provenance
 from trainer.records import optional
 from trainer.reporting.disclosure import synthetic_line, synthetic_photographs
+from trainer.reporting.drawings import short_name
 from trainer.reporting.evaluation_files import write_evaluation
 from trainer.reporting.external import Site, read_sites
-from trainer.reporting.figures import short_name
 from trainer.reporting.forest import draw_forest
 from trainer.reporting.narrative import UNKNOWN_PAST, exposure_line, scale_line, synthetic_set_line
 from trainer.run_folder import ResultFiles, RunFolder, set_name, unfit_name
@@ -116,7 +116,7 @@ def evaluate(
         check_not_trained_on(path, weights.provenance, target)
     for target in targets:
         say_dropped(run, target, how.subgroups)
-    with kept([target.files.metrics for target in targets] + [run.forest_figure] * bool(external)):
+    with kept([target.files.metrics for target in targets] + [run.forest_drawing] * bool(external)):
         for target in targets:
             evaluation = measure_target(run, config, target, weights, how)
             say_defects(evaluation, own=not target.name, name=target.name)
@@ -127,8 +127,8 @@ def evaluate(
             measured.append((target, evaluation))
         if external:
             sites = read_sites(run)
-            draw_forest(run.forest_figure, sites, title=short_name(run.title))
-    return Measured(measured, sites, run.forest_figure)
+            draw_forest(run.forest_drawing, sites, title=short_name(run.title))
+    return Measured(measured, sites, run.forest_drawing)
 
 
 def check_size(cache: Cache, metadata: Metadata) -> None:

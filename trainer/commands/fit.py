@@ -22,8 +22,8 @@ from trainer.evaluation.evaluate import check_measurable
 from trainer.network.device import choose_device
 from trainer.network.metadata import read_metadata
 from trainer.network.model import Grader
+from trainer.reporting.drawings import draw_rates, short_name
 from trainer.reporting.evaluation_files import draw_history, write_evaluation, write_summary
-from trainer.reporting.figures import draw_rates, short_name
 from trainer.reporting.narrative import choice, exposure_line, leak_lines, scale_line
 from trainer.run_folder import RunFolder, check_free, create_run, default_name, newest_unfinished, unfinished
 from trainer.training.loop import open_loaders
@@ -76,17 +76,17 @@ def begun_run(asked: FitConfig, path: Path | None) -> RunFolder | None:
     return next((run for run in unfinished() if run.read_config().asked == asked), None)
 
 
-def find_lr(asked: FitConfig, figure: Path) -> None:
-    """Draws the loss against the learning rate into `figure` and proposes a rate. It writes nothing else."""
+def find_lr(asked: FitConfig, drawing: Path) -> None:
+    """Draws the loss against the learning rate into `drawing` and proposes a rate. It writes nothing else."""
     config, cache, model = prepare(replace(asked, start_size=None))  # the rate must suit the largest images
     with open_loaders(config, cache) as loaders:
         result = range_test(make_learner(config, cache, loaders, model))
     proposed = f"proposed: --lr {result.proposal:.2g}"
     try:
-        draw_rates(figure, *result)
+        draw_rates(drawing, *result)
     except OSError as error:
-        raise RunError(f"{figure}: cannot be written ({error.strerror}); {proposed}") from error
-    click.echo(f"drawn: {figure}")
+        raise RunError(f"{drawing}: cannot be written ({error.strerror}); {proposed}") from error
+    click.echo(f"drawn: {drawing}")
     click.echo(proposed)
 
 

@@ -20,7 +20,7 @@ from trainer.evaluation.metrics import confusion, confusion_table, row_shares
 from trainer.evaluation.out_of_fold import CrossValidation, Fold, OutOfFoldResults
 from trainer.kinds import PROBABILITIES
 from trainer.network.metadata import read_metadata
-from trainer.reporting.figures import draw_confusion, short_name
+from trainer.reporting.drawings import draw_confusion, short_name
 from trainer.reporting.tables import decimals, with_interval
 from trainer.run_folder import FoldsFolder, FoldsMark, RunFolder, write_csv, write_json
 
@@ -106,7 +106,7 @@ def write_out_of_fold(folder: FoldsFolder, validation: CrossValidation, results:
     write_csv(files.confusion, confusion_table(row_shares(counts)), index=True)
     seeds = f", {len(validation.each)} seeds" if len(validation.each) > 1 else ""
     draw_confusion(
-        files.confusion_figure, counts, title=f"{short_name(RunFolder(folder.path).title)}, out of fold{seeds}"
+        files.confusion_drawing, counts, title=f"{short_name(RunFolder(folder.path).title)}, out of fold{seeds}"
     )
     write_json(files.metrics, results.as_dict())
 

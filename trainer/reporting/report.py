@@ -29,10 +29,10 @@ from trainer.reporting.disclosure import (
     unknown_patients,
     warnings,
 )
+from trainer.reporting.drawings import draw_confusion, short_name
 from trainer.reporting.evaluation_files import draw_history
 from trainer.reporting.explained import coarseness
 from trainer.reporting.external import refit_tables
-from trainer.reporting.figures import draw_confusion, short_name
 from trainer.reporting.flow import SHARED, flow_of, patients_shown
 from trainer.reporting.forest import draw_forest
 from trainer.reporting.gallery import pictures, surest_right, worst_mistakes
@@ -218,10 +218,10 @@ def draw(measured: Measured) -> dict[str, str]:
 
     if measured.history is not None:
         draw_history(run, measured.metadata.epoch)
-        alts[run.accuracy_figure] = "Accuracy and kappa by epoch; accuracy.csv holds the numbers"
+        alts[run.accuracy_drawing] = "Accuracy and kappa by epoch; accuracy.csv holds the numbers"
     counts = confusion(known)
-    draw_confusion(run.confusion_figure(split), counts, title=title)
-    alts[run.confusion_figure(split)] = "Confusion matrix; the table below holds its numbers"
+    draw_confusion(run.confusion_drawing(split), counts, title=title)
+    alts[run.confusion_drawing(split)] = "Confusion matrix; the table below holds its numbers"
 
     truth = (known["grade"] >= REFERABLE).to_numpy()
     score = referable_scores(known)
@@ -232,7 +232,7 @@ def draw(measured: Measured) -> dict[str, str]:
     auc, referable = results.metrics.referable_auc, measured.referable
     of = counts_line(referable, patients_known=unknown_patients(measured) < len(known))
     if auc is not None and referable.roc and referable.precision_recall:
-        roc, curve = run.report_figure("roc", split), run.report_figure("precision_recall", split)
+        roc, curve = run.report_drawing("roc", split), run.report_drawing("precision_recall", split)
         draw_roc(roc, truth, score, auc, point, band=referable.roc, counts=of, title=f"{title}: referable")
         draw_precision_recall(
             curve, truth, score, point, band=referable.precision_recall, counts=of, title=f"{title}: referable"
@@ -245,17 +245,17 @@ def draw(measured: Measured) -> dict[str, str]:
         alts[curve] = f"Precision-recall curve of referable retinopathy; {truth.mean():.0%} are referable; {band}"
     alts |= draw_referable(run, split, referable, counts=of, title=title)
     if card:
-        deferral = run.report_figure("risk_coverage", split)
+        deferral = run.report_drawing("risk_coverage", split)
         coverage, risk = RiskCoverage(Sample.of(known), card.threshold).curve()
         draw_risk_coverage(deferral, coverage, risk, title=f"{title}: deferral")
         alts[deferral] = "Risk-coverage curve of the referral; the table holds numbers"
     if results.calibration:
-        reliability = run.report_figure("reliability", split)
+        reliability = run.report_drawing("reliability", split)
         draw_reliability(reliability, results.calibration.bins, results.calibration.ece, title=title)
         alts[reliability] = "Reliability diagram; the table of bins holds its numbers"
     if measured.sites:
-        draw_forest(run.forest_figure, measured.sites, title=name)
-        alts[run.forest_figure] = "Forest plot of the sets; the table holds its numbers"
+        draw_forest(run.forest_drawing, measured.sites, title=name)
+        alts[run.forest_drawing] = "Forest plot of the sets; the table holds its numbers"
     drawn = dict.fromkeys((*DRAWINGS, "forest"), "")
     return drawn | {
         path.stem.removesuffix(f"_{split}"): inline_svg(path.with_suffix(".svg"), alt) for path, alt in alts.items()

@@ -15,7 +15,7 @@ from tests.conftest import write_cache
 from tests.trainer.conftest import Trained, invoke
 from trainer.network.metadata import read_metadata
 from trainer.network.model import load_model, save_model
-from trainer.reporting.figures import draw_accuracy, draw_confusion
+from trainer.reporting.drawings import draw_accuracy, draw_confusion
 from trainer.run_folder import ACCURACY_COLUMNS
 
 Fit = Callable[..., Result]
