@@ -53,6 +53,15 @@ def temperature_of(operating: Operating | None) -> float:
 
 
 @dataclass(frozen=True)
+class FittedRule:
+    """A decision rule that was fitted on validation; fields as in Metadata."""
+
+    operating: Operating | None = None
+    ordinal_thresholds: tuple[float, ...] | None = None
+    confidence: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
 class Member:
     """One network of an ensemble."""
 
@@ -65,6 +74,8 @@ class Member:
     """As in Metadata."""
     temperature: float
     """Its probabilities are softmax(logits / temperature)."""
+    fellow_temperature: float | None = None
+    """The same where the fellow eye is in its logits; None for a network that takes one eye."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +108,9 @@ class Metadata:
     """Image statistics of the training photographs; None in older files."""
     members: tuple[Member, ...] = ()
     """The networks of an ensemble, in the order of their weights; empty for one network."""
+    fellow: FittedRule | None = None
+    """The decision rule for photographs whose fellow eye is taken into account; None for a network that takes one eye.
+    The rule in the other fields is for an eye without a fellow."""
 
     @property
     def title(self) -> str:
@@ -114,8 +128,12 @@ class Metadata:
     def as_dict(self) -> dict[str, Any]:
         """As plain JSON."""
         fields = {**asdict(self), "recipe": self.recipe.as_dict()}
-        if not self.members:
-            del fields["members"]  # a network by itself has the same bytes as in earlier versions
+        for name in ("members", "fellow"):
+            if not getattr(self, name):
+                del fields[name]  # a network of one eye, by itself, has the same bytes as in earlier versions
+        if not self.fellow:
+            for member in fields.get("members", ()):
+                del member["fellow_temperature"]
         return {_JSON_KEYS.get(name, name): value for name, value in fields.items()}
 
     @classmethod
@@ -132,6 +150,8 @@ class Metadata:
             if fields.get("statistics"):
                 fields["statistics"] = TrainingStatistics.from_dict(fields["statistics"])
             fields["members"] = tuple(Member(**each) for each in fields.get("members", ()))
+            if fields.get("fellow"):
+                fields["fellow"] = _fitted_rule(**fields["fellow"])
             metadata = cls(**fields)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError("it does not say which model it is") from error
@@ -143,6 +163,14 @@ class Metadata:
         if metadata.grades != GRADES:
             raise ValueError(f"it predicts other grades: {', '.join(map(str, metadata.grades))}")
         return metadata
+
+
+def _fitted_rule(operating: Any, ordinal_thresholds: Any, confidence: Any) -> FittedRule:
+    return FittedRule(
+        operating and Operating(**operating),
+        ordinal_thresholds and tuple(ordinal_thresholds),
+        confidence and tuple(confidence),
+    )
 
 
 def read_metadata(path: Path) -> Metadata:
