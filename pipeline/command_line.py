@@ -23,7 +23,7 @@ from pipeline.storage.artifacts import Kind
 from pipeline.storage.atomic import LOCK, is_stream
 from pipeline.storage.local_cache import DEFAULT_GB, LOCAL_CACHE, LOCAL_CACHE_GB
 from pipeline.storage.outputs import Part, check_contents, check_file, check_folder, check_name, kept, reason_of
-from pipeline.storage.url import Url, place, scrubbed
+from pipeline.storage.url import Url, path_or_url, scrubbed
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -53,7 +53,7 @@ class Folder(click.Path):
     """One that must be on this machine."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if isinstance(place(value), Url):
+        if isinstance(path_or_url(value), Url):
             self.fail(f"{scrubbed(value)} is a URL; this must be a path", param, ctx)
         if value == "":
             self.fail("an empty name", param, ctx)
@@ -101,16 +101,16 @@ class OutputFolder(Folder):
         return [real / (self._record or LOCK)]
 
 
-class OutputPlace(Folder):
-    """A cache or a run to make or to go on with, on this machine or, where `urls`, behind a URL too. What may lie in it
-    already is for its command to say, which also keeps others out of it."""
+class ResumableOutput(Folder):
+    """A cache or a run, which a command makes or continues. With `urls` it may be behind a URL too. The command itself
+    checks what is there already, and keeps other commands out."""
 
     def __init__(self, *, urls: bool = False) -> None:
         super().__init__(path_type=Path)
         self._urls = urls
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if self._urls and isinstance(url := place(value), Url):
+        if self._urls and isinstance(url := path_or_url(value), Url):
             return url
         return super().convert(value, param, ctx)
 
@@ -120,7 +120,7 @@ class OutputPlace(Folder):
         return []
 
 
-Output = OutputFile | OutputFolder | OutputPlace
+Output = OutputFile | OutputFolder | ResumableOutput
 
 # --- the machine's folder for caches at URLs
 

@@ -22,7 +22,7 @@ from pipeline.errors import LoaderMissing, OutputError, StoreError
 from pipeline.loading.loaders import open_loader
 from pipeline.storage import atomic
 from pipeline.storage.artifacts import belongs_to_run
-from pipeline.storage.url import Url, place
+from pipeline.storage.url import Url, path_or_url
 
 ROOT = Path(__file__).resolve().parents[1]
 LINUX = sys.platform == "linux"
@@ -236,13 +236,13 @@ def test_files_of_the_dead_are_swept_and_those_of_the_living_stay(tmp_path: Path
 
 @pytest.mark.parametrize("text", [r"C:\photos", "C:/photos", "C://photos", r"\\server\share\photos", r"D:photos", "c:"])
 def test_a_drive_letter_begins_no_url(text: str) -> None:
-    assert place(text) == Path(text)
+    assert path_or_url(text) == Path(text)
 
 
 def test_a_url_still_does() -> None:
-    assert isinstance(place("s3://eyes/cache"), Url)
+    assert isinstance(path_or_url("s3://eyes/cache"), Url)
     with pytest.raises(StoreError, match="of URLs only"):
-        place("file://C:/photos")
+        path_or_url("file://C:/photos")
 
 
 def test_names_of_files_below_a_folder_have_slashes() -> None:

@@ -25,7 +25,7 @@ from pipeline.limits import LARGEST, MOST_A_BATCH, SMALLEST
 from pipeline.machine import END_SIGNALS, usable_cores
 from pipeline.storage.artifacts import Kind, picture_kind
 from pipeline.storage.atomic import write_whole
-from pipeline.storage.url import Url, place
+from pipeline.storage.url import Url, path_or_url
 from tools.preprocess_options import PreprocessOptions, given_reading_options, preprocess_options
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def _exit_at_sigterm() -> Iterator[None]:
 
 
 @main.command()
-@click.argument("src", type=place)
+@click.argument("src", type=path_or_url)
 @preprocess_options
 @_exit_at_sigterm()
 def preprocess(src: Path | Url, **given: Any) -> None:
@@ -123,7 +123,7 @@ def datasets(name: str | None) -> None:
 
 
 @main.command()
-@click.argument("cache", type=place)
+@click.argument("cache", type=path_or_url)
 def check(cache: Path | Url) -> None:
     """Verify every byte of CACHE.
 
@@ -140,7 +140,7 @@ def check(cache: Path | Url) -> None:
 
 
 @main.command()
-@click.argument("cache", type=place)
+@click.argument("cache", type=path_or_url)
 @click.argument("out", type=OutputFile(SHEET))
 @click.option("--by", type=click.Choice(["grade", "split", "flag"]), default="grade", help="What makes a row.")
 @click.option("--each", type=click.IntRange(1, 200), default=12, help="Photographs a row.")
@@ -173,7 +173,7 @@ def sheet(
 
 
 @main.command()
-@click.argument("target", type=place, metavar="CACHE|SRC")
+@click.argument("target", type=path_or_url, metavar="CACHE|SRC")
 def audit(target: Path | Url) -> None:
     """Look for leaks, duplicates and contradicting grades.
 
@@ -193,7 +193,7 @@ def audit(target: Path | Url) -> None:
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, help="Another seed draws other eyes.")
 @click.option(
     "--onto",
-    type=place,
+    type=path_or_url,
     metavar="CACHE",
     help="Paint lesions on its healthy photographs of train and val instead: equally many of each grade, in a folder "
     "per grade.",

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Final
 import click
 from click.core import ParameterSource
 
-from pipeline.command_line import WORKERS, Decorated, Finite, Folder, OutputPlace, Text, local_cache_option, section
+from pipeline.command_line import WORKERS, Decorated, Finite, Folder, ResumableOutput, Text, local_cache_option, section
 from pipeline.errors import UsageError
 from pipeline.limits import LARGEST, SMALLEST
 from pipeline.machine import usable_cores
-from pipeline.storage.url import Url, place
+from pipeline.storage.url import Url, path_or_url
 
 if TYPE_CHECKING:  # imported when a method runs: `--help` answers at once
     from pipeline.photos.preparation import Recipe
@@ -172,14 +172,14 @@ _work = section("Work")
 
 # fmt: off
 _OPTIONS: Final = (
-    _cache("--out", type=OutputPlace(urls=True), default=Path("cache"),
+    _cache("--out", type=ResumableOutput(urls=True), default=Path("cache"),
            help="The cache to make or to update, a folder or a URL."),
     _cache("--size", type=click.IntRange(SMALLEST, LARGEST), default=512, help="Side of the cached square, pixels."),
     _cache("--quality", type=click.IntRange(1, 100), default=95, help="JPEG quality of the cached photographs."),
     _cache("--enhance", type=click.Choice(["none", "graham", "clahe"]), default="none",
            help="Enhance the local contrast."),
     _cache("--keep-blank", is_flag=True, help="Let near-black and featureless photographs take part."),
-    _table("--labels", type=place, help="The table of grades, where it is not in SRC or SRC has several."),
+    _table("--labels", type=path_or_url, help="The table of grades, where it is not in SRC or SRC has several."),
     _table("--id-column", type=Text(), help="Column that names the photograph."),
     _table("--grade-column", type=Text(), help="Column that has the grade."),
     _table("--patient-column", type=Text(), help="Column that names the patient."),

@@ -15,7 +15,7 @@ from pipeline.command_line import (
     GuardedGroup,
     OutputFile,
     OutputFolder,
-    OutputPlace,
+    ResumableOutput,
     Text,
     local_cache_gb_option,
     local_cache_option,
@@ -23,7 +23,7 @@ from pipeline.command_line import (
 )
 from pipeline.storage.artifacts import EXPLAINED
 from pipeline.storage.outputs import kept
-from pipeline.storage.url import Url, place
+from pipeline.storage.url import Url, path_or_url
 from trainer.config import (
     DEVICES,
     LOADERS,
@@ -130,7 +130,7 @@ def _asked(context: click.Context, settings: Mapping[str, Any]) -> tuple[FitConf
 
 @main.command()
 @fit_options
-@RUN("--run", type=OutputPlace(), help="Folder of the run.  [default: runs/MODEL-WEIGHTS-SIZEpx-LOADER-DATA]")
+@RUN("--run", type=ResumableOutput(), help="Folder of the run.  [default: runs/MODEL-WEIGHTS-SIZEpx-LOADER-DATA]")
 @RUN("--resume", is_flag=True, help="Continue --run, or else the newest unfinished run, as it was started.")
 @RUN("--find-lr", is_flag=True, help="Propose a learning rate, draw why into lr.png, and train nothing.")
 @click.pass_context
@@ -170,7 +170,7 @@ def fit(context: click.Context, /, run: Path | None, resume: bool, find_lr: bool
           "[default: --seed]")  # fmt: skip
 @RUN("--split", type=click.Choice(["train-val", "all"]), default="train-val",
      help="all: fold the photographs of test too. train-val: do not use them.")  # fmt: skip
-@RUN("--run", type=OutputPlace(), default=Path("runs/folds"), help="Folder of the runs, one a fold and seed.")
+@RUN("--run", type=ResumableOutput(), default=Path("runs/folds"), help="Folder of the runs, one a fold and seed.")
 @click.pass_context
 def folds(
     context: click.Context, /, run: Path, count: int, seeds: tuple[int, ...], split: str, **settings: Any
@@ -194,7 +194,7 @@ def folds(
 @click.argument("run", type=FOLDER)
 @click.option("--split", type=click.Choice(["train", "val", "test", "all"]),
               help="Which photographs.  [default: test; of another cache than the run's own: all]")  # fmt: skip
-@click.option("--cache", "caches", type=place, multiple=True,
+@click.option("--cache", "caches", type=path_or_url, multiple=True,
               help="A cache to measure on: the run's own, if it was moved, or another one (an external set, whose "
                    "results go into RUN/external/NAME). May be given several times.")  # fmt: skip
 @click.option("--name", "names", type=SetName(), multiple=True,
@@ -283,9 +283,9 @@ def evaluate(
 
 
 @main.command()
-@click.argument("out", type=OutputPlace())
+@click.argument("out", type=ResumableOutput())
 @click.argument("runs", nargs=-1, required=True, type=FOLDER, metavar="RUN...")
-@click.option("--cache", type=place,
+@click.option("--cache", type=path_or_url,
               help="Where the runs' cache lies now, if it was moved. For folds: the cache that they were made from.  "
                    "[default: the runs' own; for folds cache]")  # fmt: skip
 @local_cache_option
@@ -329,7 +329,7 @@ def compare(runs: tuple[Path, ...], out: Path) -> None:
 @main.command()
 @click.argument("run", type=FOLDER)
 @click.option("--split", type=click.Choice(["train", "val", "test"]), default="test", help="Which photographs.")
-@click.option("--cache", type=place, help="Where the cache that was measured lies now, if it was moved.")
+@click.option("--cache", type=path_or_url, help="Where the cache that was measured lies now, if it was moved.")
 @click.option(
     "--out", type=OutputFile(PAGE), help="The page.  [default: RUN/report.html, of another split report_SPLIT.html]"
 )

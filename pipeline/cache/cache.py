@@ -29,7 +29,7 @@ from pipeline.errors import CacheError
 from pipeline.photos.preparation import Recipe
 from pipeline.storage.artifacts import SHARDS
 from pipeline.storage.paths import sha256_of
-from pipeline.storage.url import Url, place
+from pipeline.storage.url import Url, path_or_url
 
 ALONE: Final = 6
 """So many photographs of a shard take as long one by one (50 ms each) as the whole shard (30 MB at 100 MB/s)."""
@@ -216,7 +216,7 @@ def open_cache(path: Path | Url | str) -> Cache:
     Raises CacheError if the folder is no cache, is incomplete, or has another manifest than cache.json says; StoreError
     if a URL cannot be read.
     """
-    path = place(path)
+    path = path_or_url(path)
     index = CacheIndex.read(path)
     if isinstance(path, Url):
         return _reopen(path, index, read_manifest(path / MANIFEST, checked_bytes(path / MANIFEST, index.manifest)))

@@ -66,7 +66,7 @@ class Url:
         return f"{re.sub(r'[^A-Za-z0-9]+', '-', self.path)[-40:].strip('-')}-{digest[:12]}"
 
 
-def place(text: str | Path | Url) -> Path | Url:
+def path_or_url(text: str | Path | Url) -> Path | Url:
     """A path, or a URL where the text begins with its scheme. Raises StoreError for a scheme that is not known, and for
     no text at all."""
     if not isinstance(text, str):

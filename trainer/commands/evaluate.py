@@ -12,8 +12,7 @@ import click
 from pipeline.cache.cache import Cache, open_cache
 from pipeline.errors import CacheError, RunError
 from pipeline.storage.outputs import kept
-from pipeline.storage.url import Url
-from pipeline.storage.url import place as url_or_path
+from pipeline.storage.url import Url, path_or_url
 from trainer.commands.results import print_by_grade, print_results, print_sites, print_subgroups, print_ungradable
 from trainer.config import RunConfig
 from trainer.console import warn
@@ -200,7 +199,7 @@ def find_targets(
     Raises RunError or CacheError if a cache cannot be measured, or its results must not be written there.
     """
     targets: list[Target] = []
-    for path, name in zip(caches or [url_or_path(config.cache)], names or [""] * max(1, len(caches)), strict=True):
+    for path, name in zip(caches or [path_or_url(config.cache)], names or [""] * max(1, len(caches)), strict=True):
         cache = open_measured(run, path, recorded=not caches)
         if cache.digest == config.cache_digest:
             if name or split == "all":

@@ -11,7 +11,7 @@ import click
 
 from pipeline.cache.cache import Cache, open_cache
 from pipeline.errors import CacheError, RunError
-from pipeline.storage.url import place
+from pipeline.storage.url import path_or_url
 from trainer.commands.evaluate import say_defects, say_synthetic
 from trainer.commands.results import print_splits
 from trainer.config import FitConfig, RunConfig, as_options
@@ -62,7 +62,7 @@ def start(asked: FitConfig, path: Path | None) -> RunFolder:
     if is_main():
         warn_of_earlier(config.weights, cache)
     with open_loaders(config, cache) as loaders:
-        name = default_name(config.model, config.weights, config.size, config.loader, place(asked.cache))
+        name = default_name(config.model, config.weights, config.size, config.loader, path_or_url(asked.cache))
         run = from_main(lambda: create_run(path, name))
         with run.held() if is_main() else nullcontext():
             if is_main():

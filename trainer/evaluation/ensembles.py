@@ -13,8 +13,7 @@ import torch
 from pipeline.cache.cache import Cache, open_cache
 from pipeline.cache.folds import folded_rows
 from pipeline.errors import CacheError, RunError
-from pipeline.storage.url import Url
-from pipeline.storage.url import place as url_or_path
+from pipeline.storage.url import Url, path_or_url
 from trainer.config import FitConfig, RunConfig
 from trainer.inference.forward import Outputs
 from trainer.kinds import PROBABILITIES
@@ -105,12 +104,12 @@ def check_alike(members: Members) -> None:
 def open_their_cache(members: Members, path: Path | Url | None) -> Cache:
     """The members' cache, or the one that their folds were made from. Raises CacheError where it is another."""
     if members.folds:
-        digest, place = members.folds.read_mark().cache, path or url_or_path(FitConfig().cache)
+        digest, where = members.folds.read_mark().cache, path or path_or_url(FitConfig().cache)
         what = "the cache that the folds were made from; name that one with --cache"
     else:
-        digest, place = members.configs[0].cache_digest, path or url_or_path(members.configs[0].cache)
+        digest, where = members.configs[0].cache_digest, path or path_or_url(members.configs[0].cache)
         what = "the cache that the runs were trained on; if that was moved, name it with --cache"
-    cache = open_cache(place)
+    cache = open_cache(where)
     if cache.digest != digest:
         raise CacheError(f"{cache.path} is not {what}")
     return cache
