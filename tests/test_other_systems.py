@@ -173,13 +173,13 @@ def test_told_to_end_it_leaves_no_worker_and_no_half_written_file(tiny_eyes: Pat
 CLAIMS = """
 import sys, time
 from pathlib import Path
-from pipeline.storage.atomic import Busy, claimed, write_whole
+from pipeline.storage.atomic import Busy, claimed, write_atomically
 until, got = time.monotonic() + 3, 0
 while time.monotonic() < until:
     try:
         with claimed([Path(sys.argv[1])]):
             open(sys.argv[2], "x").close()
-            with write_whole(Path(sys.argv[1])) as file:
+            with write_atomically(Path(sys.argv[1])) as file:
                 file.write(b"%d" % time.monotonic_ns())
             Path(sys.argv[2]).unlink()
             got += 1
@@ -202,8 +202,8 @@ def test_two_that_claim_one_output_over_and_over_never_have_it_both(tmp_path: Pa
 WRITES = """
 import sys
 from pathlib import Path
-from pipeline.storage.atomic import sweep_dead, write_whole
-with write_whole(Path(sys.argv[1])) as file:
+from pipeline.storage.atomic import remove_stale, write_atomically
+with write_atomically(Path(sys.argv[1])) as file:
     file.write(b"x" * 100_000)
     print("ready", flush=True)
     sys.stdin.read()
@@ -223,7 +223,7 @@ def test_files_of_the_dead_are_swept_and_those_of_the_living_stay(tmp_path: Path
     killed.kill()
     killed.communicate()
     assert len(list(tmp_path.iterdir())) == 2
-    sweep = "import pathlib, pipeline.storage.atomic as files; files.sweep_dead(pathlib.Path('.'))"
+    sweep = "import pathlib, pipeline.storage.atomic as files; files.remove_stale(pathlib.Path('.'))"
     subprocess.run([sys.executable, "-c", sweep], cwd=tmp_path, env=environment("windows"), check=True)
     (left,) = tmp_path.iterdir()
     assert left.name.startswith("living.csv.")

@@ -24,7 +24,7 @@ from pipeline.errors import FundusError, UsageError
 from pipeline.limits import LARGEST, MOST_A_BATCH, SMALLEST
 from pipeline.machine import END_SIGNALS, usable_cores
 from pipeline.storage.artifacts import Kind, picture_kind
-from pipeline.storage.atomic import write_whole
+from pipeline.storage.atomic import write_atomically
 from pipeline.storage.url import Url, path_or_url
 from tools.preprocess_options import PreprocessOptions, given_reading_options, preprocess_options
 
@@ -167,7 +167,7 @@ def sheet(
         else:
             drawing = sheet_of_cache(opened, by, each)
         drawn = encoded(drawing, "PNG", SHEET.what)
-    with write_whole(out) as file:
+    with write_atomically(out) as file:
         file.write(drawn)
     click.echo(f"{out}: {'what training sees' if augmented else 'photographs'} of {cache} by {by}")
 
@@ -249,6 +249,6 @@ def bench(
         report = measure(cache, BenchSettings(size, batch, workers, seconds), status.update)
     Console(width=None if Console().is_terminal else 120).print(report.table())
     if out:
-        with write_whole(out) as file:
+        with write_atomically(out) as file:
             file.write((json.dumps({"made_by": "tools bench", **report.as_dict()}, indent=1) + "\n").encode())
     click.echo(report.verdict())

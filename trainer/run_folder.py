@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from pipeline.errors import RunError
 from pipeline.grades import N_GRADES, UNKNOWN
 from pipeline.storage.artifacts import EXTERNAL
-from pipeline.storage.atomic import TMP_SUFFIX, is_unfinished, locked_folder, sweep_dead, write_whole
+from pipeline.storage.atomic import TMP_SUFFIX, is_unfinished, locked_folder, remove_stale, write_atomically
 from pipeline.storage.url import Url
 from trainer.config import RunConfig
 from trainer.records import read
@@ -184,7 +184,7 @@ class RunFolder:
                 raise RunError(f"{self.path} is being trained by another process; wait until it ends") from error
             except OSError as error:
                 raise RunError(f"{self.path}: cannot be locked ({error.strerror}); choose another --run") from error
-            sweep_dead(self.path)
+            remove_stale(self.path)
             yield
 
     def check_plain_files(self, *files: Path) -> None:
@@ -535,11 +535,11 @@ def _is_day(text: object) -> bool:
 
 
 def write_json(path: Path, fields: Mapping[str, Any]) -> None:
-    with write_whole(path) as file:
+    with write_atomically(path) as file:
         file.write((json.dumps(fields, indent=1, allow_nan=False) + "\n").encode())
 
 
 def write_csv(path: Path, table: "pd.DataFrame", *, index: bool = False) -> None:
     """Writes a table as UTF-8. Unknown values are empty cells."""
-    with write_whole(path) as file:
+    with write_atomically(path) as file:
         table.to_csv(file, index=index, lineterminator="\n", encoding="utf-8", errors="surrogateescape")

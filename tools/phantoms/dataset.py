@@ -21,7 +21,7 @@ from pipeline.photos.contact_sheet import decode_small
 from pipeline.photos.discovery import split_suffix
 from pipeline.photos.jpeg import with_comment
 from pipeline.storage.artifacts import SYNTHETIC
-from pipeline.storage.atomic import TMP_SUFFIX, write_whole
+from pipeline.storage.atomic import TMP_SUFFIX, write_atomically
 from pipeline.storage.csv_files import to_csv
 from pipeline.threads import thread_pool
 from tools.phantoms.eye import Camera, Colour, Picture, draw_eye
@@ -75,7 +75,7 @@ def write_phantoms(out: Path, eyes: int, seed: int = 0) -> PhantomSummary:
 
     _at_once(write, chosen)
     rows = [(f"{patient.number}_{eye}", patient.grades[eye]) for patient, eye in chosen]
-    with write_whole(out / "trainLabels.csv") as file:  # last: an interrupted set has no table
+    with write_atomically(out / "trainLabels.csv") as file:  # last: an interrupted set has no table
         file.write(to_csv(rows, ("image", "level")))
     return PhantomSummary(len(rows), chosen[-1][0].number, _by_grade([grade for _, grade in rows]))
 

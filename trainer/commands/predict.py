@@ -9,7 +9,7 @@ import click
 from pipeline.errors import RunError, SourceError
 from pipeline.grades import GRADES
 from pipeline.photos.discovery import Refusal
-from pipeline.storage.atomic import is_stream, write_whole
+from pipeline.storage.atomic import is_stream, write_atomically
 from trainer.console import print_table, warn
 from trainer.inference.in_words import in_words
 from trainer.inference.inputs import gather
@@ -51,11 +51,11 @@ def predict(
     try:
         if not streams:
             out.parent.mkdir(parents=True, exist_ok=True)
-        with write_whole(out) as file:
+        with write_atomically(out) as file:
             tally = write_predictions(file, predictor, photographs, least)
             refused += tally.refused
             if rejects:
-                with write_whole(rejects) as rejected:
+                with write_atomically(rejects) as rejected:
                     rejected.write(refusals_csv(refused))
             say_refused(refused, rejects)
             if not tally.grades:

@@ -7,7 +7,7 @@ import click
 
 from pipeline.command_line import OutputFile
 from pipeline.errors import RunError
-from pipeline.storage.atomic import is_stream, write_whole
+from pipeline.storage.atomic import is_stream, write_atomically
 from pipeline.storage.outputs import kept
 from pipeline.storage.url import Url
 from trainer.kinds import PAGE
@@ -48,5 +48,5 @@ def report(path: Path, split: str, cache_path: Path | Url | None, out: Path | No
 def write(path: Path, data: bytes) -> None:
     if not is_stream(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    with write_whole(path) as file:
+    with write_atomically(path) as file:
         file.write(data)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pipeline.errors import RunError
 from pipeline.grades import N_GRADES
 from pipeline.loading.batch import normalise
-from pipeline.storage.atomic import write_whole
+from pipeline.storage.atomic import write_atomically
 from trainer.network.ensemble import Ensemble
 from trainer.network.metadata import MEAN, STD, Metadata, read_metadata
 from trainer.network.provenance import Provenance
@@ -158,7 +158,7 @@ def save_model(path: Path, model: Network, metadata: Metadata, provenance: Prove
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     if provenance:
         tensors |= {f"{MET}{name}": tensor for name, tensor in provenance.as_tensors().items()}
-    with write_whole(path) as file:
+    with write_atomically(path) as file:
         file.write(save(tensors, metadata=metadata.as_header()))
 
 

@@ -13,7 +13,7 @@ import torchvision
 from torch import Tensor
 
 from pipeline.errors import RunError
-from pipeline.storage.atomic import write_whole
+from pipeline.storage.atomic import write_atomically
 from trainer.network.metadata import read_metadata
 from trainer.network.model import Grader, load_state, read_weights
 from trainer.network.torch_files import read_torch
@@ -106,7 +106,7 @@ def _download(url: str, path: Path) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     sha256 = hashlib.sha256()
-    with urlopen(url, timeout=TIMEOUT) as answer, write_whole(path) as file:
+    with urlopen(url, timeout=TIMEOUT) as answer, write_atomically(path) as file:
         while block := answer.read(1 << 20):
             sha256.update(block)
             file.write(block)

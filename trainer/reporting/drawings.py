@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from pipeline.grades import GRADES, N_GRADES
 from pipeline.metrics import Counts, quadratic_kappa
 from pipeline.storage.artifacts import picture_mark
-from pipeline.storage.atomic import write_whole
+from pipeline.storage.atomic import write_atomically
 from trainer.evaluation.metrics import row_shares
 from trainer.kinds import COMPARISON, RANGE_TEST
 
@@ -94,9 +94,9 @@ def new_drawing(path: Path, width: float, height: float, what: str = "a figure o
         for text in figure.findobj(Text):  # a run's name may hold any bytes; those that cannot be drawn become "?"
             shown = (letter if letter.isprintable() or letter == "\n" else "?" for letter in text.get_text())
             text.set_text("".join(shown))
-        with write_whole(path) as png:
+        with write_atomically(path) as png:
             figure.savefig(png, format="png", metadata={"Software": picture_mark(what)})
-        with write_whole(path.with_suffix(".svg")) as svg:
+        with write_atomically(path.with_suffix(".svg")) as svg:
             figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": picture_mark(what)})
 
 

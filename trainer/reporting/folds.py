@@ -14,7 +14,7 @@ from pipeline.errors import RunError
 from pipeline.grades import UNKNOWN
 from pipeline.photos.contact_sheet import SIDE, Tile, decode_small, draw_sheet, encoded
 from pipeline.photos.fingerprint import MAX_COMPARED
-from pipeline.storage.atomic import write_whole
+from pipeline.storage.atomic import write_atomically
 from trainer.evaluation.bootstrap import single
 from trainer.evaluation.metrics import confusion, confusion_table, row_shares
 from trainer.evaluation.out_of_fold import CrossValidation, Fold, OutOfFoldResults
@@ -127,7 +127,7 @@ def write_second_look(folder: FoldsFolder, doubted: pd.DataFrame, cache: Cache) 
         rank, id, grade, likeliest, p = cells
         tiles.append(Tile(picture, f"{rank}: {id}", f"given {grade}, seen {likeliest} ({p:.2f})"))
     heading = f"Grades worth a second look: {len(tiles)} of {len(doubted):,}, the most contradicted first"
-    with write_whole(folder.second_look_sheet) as file:
+    with write_atomically(folder.second_look_sheet) as file:
         file.write(encoded(draw_sheet({heading: tiles}), "PNG", "a sheet of grades worth a second look"))
 
 

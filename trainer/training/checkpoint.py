@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import RunError
-from pipeline.storage.atomic import write_whole
+from pipeline.storage.atomic import write_atomically
 from pipeline.storage.locks import replace
 from trainer.network.torch_files import read_torch
 from trainer.records import read
@@ -72,7 +72,7 @@ def save_checkpoint(run: RunFolder, progress: Progress, learner: dict[str, Any])
     torch.save(state, packed)
     if run.checkpoint.exists():
         replace(run.checkpoint, run.previous)
-    with write_whole(run.checkpoint) as file:
+    with write_atomically(run.checkpoint) as file:
         file.write(packed.getbuffer())
 
 

@@ -24,7 +24,7 @@ from pipeline.errors import RunError
 from pipeline.loading.batch import Batch, Loader
 from pipeline.loading.plan import NO_AUGMENT, Augment, Blocks, Schedule, random_words, uniform
 from pipeline.progress import track
-from pipeline.storage.atomic import write_whole
+from pipeline.storage.atomic import write_atomically
 from trainer.config import FitConfig
 from trainer.distributed.loaders import batch_per_rank, every_step, open_sharded
 from trainer.distributed.process_group import from_main, is_main, shard, total_on_cpu
@@ -207,7 +207,7 @@ def _read(path: Path) -> Tensor | None:
 def _write(path: Path, features: Tensor) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with write_whole(path) as file:
+        with write_atomically(path) as file:
             file.write(save({"features": features}))
     except OSError as error:  # the cache's folder may be read-only
         logger.warning(
