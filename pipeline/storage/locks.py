@@ -6,8 +6,8 @@ its own, which it empties when it opens them. It locks no file that is open alre
 
 * **POSIX** (Linux, macOS): `flock`, on files and folders.
 * **Windows**: `msvcrt.locking`. It locks bytes, and other processes cannot read a locked byte. So one far behind the
-  data is locked, 2 GB from the beginning, the last that is possible. A folder cannot be opened there, so `locked_folder` of
-  `pipeline.storage.atomic` locks a file in it.
+  data is locked, 2 GB from the beginning, the last that is possible. A folder cannot be opened there, so
+  `locked_folder` of `pipeline.storage.atomic` locks a file in it.
 * **Other systems**, and some file systems, have no locks.
 
 On Windows an open file can be neither renamed nor removed. `let_go` closes it before. A file that another process has

@@ -130,7 +130,7 @@ class Upload:
     def _send_one(self, name: str, digest: str) -> None:
         path = self.folder / name
         object_store.send(path, self.url / name)
-        stored = object_store.about(self.url / name)
+        stored = object_store.stat(self.url / name)
         nbytes = path.stat().st_size
         if stored.nbytes != nbytes:
             raise StoreError(
