@@ -29,7 +29,7 @@ from trainer.config import (
     LOADERS,
     FitConfig,
 )
-from trainer.config_file import WHOLE
+from trainer.config_file import SETS_ALL
 from trainer.fit_options import SEED, fit_options
 from trainer.kinds import (
     CARD,
@@ -119,7 +119,7 @@ def _asked(context: click.Context, settings: Mapping[str, Any]) -> tuple[FitConf
         for name, value in settings.items()
         if context.get_parameter_source(name) is not ParameterSource.DEFAULT
     }
-    if context.meta.get(WHOLE) and context.get_parameter_source("recipe") is ParameterSource.COMMANDLINE:
+    if context.meta.get(SETS_ALL) and context.get_parameter_source("recipe") is ParameterSource.COMMANDLINE:
         raise click.UsageError("a config.json sets all options, so --recipe sets nothing; leave one of them out")
     chosen = {**PRESETS.get(settings["recipe"], {}), **given}
     try:
@@ -187,7 +187,7 @@ def folds(
     from trainer.network.device import choose_device
 
     with joined(choose_device(asked.device)):
-        cross_validate(asked, given, count, run, seeds=seeds, whole=split == "all")
+        cross_validate(asked, given, count, run, seeds=seeds, with_test=split == "all")
 
 
 @main.command()

@@ -13,7 +13,7 @@ from trainer.config import FitConfig
 
 NOT_ASKED: Final = frozenset({"together"})
 """Settings that have no option."""
-WHOLE: Final = "trainer.config_file.whole"
+SETS_ALL: Final = "trainer.config_file.sets_all"
 """Key of click's `Context.meta`: whether the file sets all options, as a config.json does, so that no preset is
 left."""
 NAMES: Final = tuple(each.name for each in fields(FitConfig) if each.name not in NOT_ASKED)
@@ -47,7 +47,7 @@ class ConfigFile(click.ParamType[Path]):
                 reason = error.message if isinstance(error, click.BadParameter) else error
                 self.fail(f"{value}{line_of(text, name)}: {name}: {reason}", param, ctx)
         ctx.default_map = {**(ctx.default_map or {}), **found}
-        ctx.meta[WHOLE] = is_json
+        ctx.meta[SETS_ALL] = is_json
         return path
 
 

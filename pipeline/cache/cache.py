@@ -105,15 +105,15 @@ class Cache:
         Raises CacheError, with the photograph's id, if the bytes do not have the CRC-32 of the manifest; StoreError if
         they cannot be downloaded.
         """
-        jpeg = self._whole(row)
+        jpeg = self._read_verified(row)
         if jpeg is None and self.store.discard(int(self._where[row, 0])):  # the disk's fault: a download is verified
-            jpeg = self._whole(row)
+            jpeg = self._read_verified(row)
         if jpeg is None:
             id, where = self.manifest["id"].iloc[row], f"{SHARDS}/{shard_name(self._where[row, 0])}"
             raise CacheError(f"{self.path}: {id} in {where} is damaged; `tools preprocess` repairs it")
         return jpeg
 
-    def _whole(self, row: int) -> memoryview | None:
+    def _read_verified(self, row: int) -> memoryview | None:
         shard, offset, nbytes, crc32 = self._where[row].tolist()
         jpeg = memoryview(self.map_shard(shard))[offset : offset + nbytes]
         return jpeg if len(jpeg) == nbytes and zlib.crc32(jpeg) == crc32 else None

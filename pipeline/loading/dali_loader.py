@@ -101,7 +101,7 @@ class DaliLoader(Loader):
         return to_batch(images, job.plan.rows, self._grades)
 
     def _outputs(self) -> Tensor:
-        """uint8 (n, 3, size, size), the oldest batch in the pipeline. Not copied: DALI has other memory for the next."""
+        """uint8 (n, 3, size, size), the oldest batch in the pipeline. It is not copied: DALI has other memory."""
         (images,) = self._pipe.outputs()
         self._fed.popleft()
         return from_dlpack(images.as_tensor()).permute(0, 3, 1, 2)

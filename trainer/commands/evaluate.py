@@ -280,24 +280,24 @@ def say_defects(evaluation: Evaluation, *, own: bool, name: str = "") -> None:
 
     own: whether the weights were trained on this cache. name: of the external set; "" for the run's own cache.
     """
-    before = f"{name}: " if name else ""
+    prefix = f"{name}: " if name else ""
     part = "" if evaluation.split == "all" else f" of {evaluation.split}"
     split, predictions, exposure = evaluation.split, evaluation.predictions, evaluation.exposure
     metrics, no_image = evaluation.results.metrics, evaluation.results.no_image
     warned_of = no_image.leaked if own and no_image else 0  # fit has warned of these
     if exposure and max(exposure.trained_on, exposure.chosen_by) > warned_of:
-        warn(before + exposure_line(split, exposure))
+        warn(prefix + exposure_line(split, exposure))
     if line := scale_line(*evaluation.scale):
-        warn(before + line)
+        warn(prefix + line)
     if exposure is None and not own:
-        warn(before + UNKNOWN_PAST)
+        warn(prefix + UNKNOWN_PAST)
     left_out = len(predictions) - metrics.photographs
     if left_out:
-        warn(f"{before}{left_out} of {len(predictions)} photographs{part} have no grade; the metrics leave them out")
+        warn(f"{prefix}{left_out} of {len(predictions)} photographs{part} have no grade; the metrics leave them out")
     grade = only_grade(graded(predictions))
     if grade is not None and metrics.photographs > 1:
         line = (
-            f"{before}the model gives grade {grade} to every photograph{part}: accuracy {100 * metrics.accuracy:.1f} %"
+            f"{prefix}the model gives grade {grade} to every photograph{part}: accuracy {100 * metrics.accuracy:.1f} %"
         )
         if own and no_image:
             line += f", where giving all of them grade {no_image.majority_grade}, the commonest of train, "

@@ -175,7 +175,7 @@ def another_run(run: RunFolder, recorded: RunConfig, other: Mapping[str, Any]) -
     options = [option for name, value in other.items() for option in as_options(name, value)]
     way_on = shlex.join(["trainer", "fit", "--cache", recorded.cache, "--weights", str(run.model), *options])
     return (
-        f"{run.path} is finished, so {shlex.join(options)} changes nothing; another run goes on from its weights: "
+        f"{run.path} is finished, so {shlex.join(options)} changes nothing; another run starts from its weights: "
         f"`{way_on}`"
     )
 
@@ -199,11 +199,12 @@ def carry_out(training: Training) -> None:
             finish(config, cache, run)
     except Stopped as stopped:
         if is_main() and speaks():
-            click.echo(f"stopped by {stopped.signal.name}; `trainer fit --run {run.path} --resume` goes on", err=True)
+            advice = f"`trainer fit --run {run.path} --resume` continues it"
+            click.echo(f"stopped by {stopped.signal.name}; {advice}", err=True)
         raise SystemExit(128 + stopped.signal) from None
     except OSError as error:
         raise RunError(
-            f"{run.path}: cannot be written ({error.strerror}); `trainer fit --run {run.path} --resume` goes on"
+            f"{run.path}: cannot be written ({error.strerror}); `trainer fit --run {run.path} --resume` continues it"
         ) from error
 
 

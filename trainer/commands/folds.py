@@ -34,20 +34,20 @@ from trainer.run_folder import FoldsFolder, FoldsMark, RunFolder
 
 
 def folds(
-    asked: FitConfig, given: Mapping[str, Any], count: int, path: Path, *, seeds: Sequence[int], whole: bool
+    asked: FitConfig, given: Mapping[str, Any], count: int, path: Path, *, seeds: Sequence[int], with_test: bool
 ) -> None:
     """Trains the runs below `path` that are missing, `count` for each seed, and measures all together.
 
     given: the settings of this command, for runs that are resumed. seeds: of the trainings; empty: that of `asked`,
-    which also draws the folds. whole: whether the photographs of test are folded too.
+    which also draws the folds. with_test: whether the photographs of test are folded too.
     Raises RunError if the folder has other folds, or runs with other settings.
     """
     cache, folder = open_cache(asked.cache), FoldsFolder(path)
     seeds = list(seeds) or [asked.seed]
-    mark = FoldsMark(cache.digest, count, asked.seed, whole, None if seeds == [asked.seed] else seeds)
+    mark = FoldsMark(cache.digest, count, asked.seed, with_test, None if seeds == [asked.seed] else seeds)
     shared = from_main(partial(_begin, folder, cache, mark))
     asked = from_main(partial(_as_begun, folder, count, seeds, asked, given))
-    columns = fold_splits(cache.manifest, count, asked.seed, with_test=whole, joined=joined_patients(shared))
+    columns = fold_splits(cache.manifest, count, asked.seed, with_test=with_test, joined=joined_patients(shared))
     for seed in seeds:
         for number, splits in enumerate(columns):
             run, cache_path = _run(folder, number, seed, seeds), folder.cache(number)

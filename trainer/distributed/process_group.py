@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.errors import RunError
-from pipeline.loading.plan import WHOLE, Shard
+from pipeline.loading.plan import UNSHARDED, Shard
 from pipeline.machine import usable_cores
 
 T = TypeVar("T")
@@ -164,7 +164,7 @@ def local_world_size() -> int:
 
 def shard() -> Shard:
     """This process's part of an epoch."""
-    return Shard(dist.get_rank(), world_size()) if world_size() > 1 else WHOLE
+    return Shard(dist.get_rank(), world_size()) if world_size() > 1 else UNSHARDED
 
 
 def is_main() -> bool:

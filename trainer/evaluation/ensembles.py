@@ -34,7 +34,7 @@ class Members:
     configs: Sequence[RunConfig]
     metadata: Sequence[Metadata]
     provenances: Sequence[Provenance | None]
-    """None for one whose weights do not say which photographs they have met."""
+    """None for one whose weights do not say which photographs they were trained on."""
     folds: FoldsFolder | None
     """The folder of `trainer folds` that they are in; None for runs on one cache."""
 
@@ -52,7 +52,7 @@ def find_members(paths: Sequence[Path]) -> Members:
     if len(runs) < FEWEST:
         raise RunError(f"{runs[0].path} is one run; an ensemble needs {FEWEST} or more")
     if folds and (missing := next((run for run in runs if not run.finished), None)):
-        raise RunError(f"{missing.path} is missing or unfinished; the same `trainer folds` command continues")
+        raise RunError(f"{missing.path} is missing or unfinished; run the same `trainer folds` command to continue")
     configs = [run.read_config() for run in runs]
     for run in runs:
         if not run.finished:
@@ -156,7 +156,7 @@ def last_trained(members: Members) -> str | None:
 
 
 def joint_provenance(members: Members) -> Provenance | None:
-    """The photographs of all members; None if one of them does not say which it has met."""
+    """The photographs of all members; None if one of them does not say which these are."""
     known = [each for each in members.provenances if each]
     return reduce(lambda one, other: one.after(other), known) if len(known) == len(members.provenances) else None
 
@@ -165,8 +165,8 @@ def out_of_fold(members: Members, cache: Cache) -> Outputs:
     """Outputs for the folded photographs, by the members that were not trained on them: the mean over seeds."""
     assert members.folds is not None
     table = pd.concat([run.read_predictions("test") for run in members.runs])
-    whole = bool(members.folds.read_mark().test)
-    folded = cache.manifest["id"].iloc[folded_rows(cache.manifest, with_test=whole)]
+    with_test = bool(members.folds.read_mark().test)
+    folded = cache.manifest["id"].iloc[folded_rows(cache.manifest, with_test=with_test)]
     times = table["id"].value_counts().reindex(folded).fillna(0)
     if (times != times.max()).any() or len(times) != table["id"].nunique():
         raise RunError(

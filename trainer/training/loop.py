@@ -48,7 +48,7 @@ def train_epoch(learner: Learner, progress: Progress, stopper: Stopper) -> Itera
     learner.set_training()
     loader, epoch, device = learner.batches["train"], progress.epoch, learner.weights.device
     batches = loader.epoch(epoch, start=len(progress.steps))
-    with stopper.together():
+    with stopper.collective():
         for batch in watch(batches, progress.steps, len(loader), learner.config, epoch, device):
             step = len(progress.steps)
             with stopper.step():
