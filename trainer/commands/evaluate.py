@@ -22,6 +22,7 @@ from trainer.evaluation.external import describe_set
 from trainer.evaluation.metrics import graded, only_grade
 from trainer.evaluation.operating_point import Wish, wished
 from trainer.evaluation.subgroups import Subgroups
+from trainer.network.decision import at_operating_point
 from trainer.network.device import choose_device
 from trainer.network.metadata import Metadata, temperature_of
 from trainer.network.model import load_model, read_provenance
@@ -148,7 +149,7 @@ def check_not_trained_on(path: Path, provenance: Provenance | None, target: Targ
 def with_operating_point(run: RunFolder, metadata: Metadata, wish: Wish | None) -> Metadata:
     """The metadata with the operating point for a wish; None: unchanged. Warns if there is no operating point."""
     if wish:
-        return replace(metadata, operating=wished(run, temperature_of(metadata.operating), wish))
+        return at_operating_point(metadata, wished(run, temperature_of(metadata.operating), wish))
     if metadata.operating is None:
         warn(f"{run.model} carries no operating point: probabilities are not calibrated; --sensitivity 0.9 chooses one")
     return metadata

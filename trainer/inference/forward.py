@@ -103,6 +103,21 @@ def run_pairs(config: FitConfig, model: Network, cache: Cache, split: str) -> Ou
 
 
 @torch.inference_mode()
+def pair_probabilities(
+    model: Network, images: Tensor, fellow_images: Tensor, metadata: Metadata
+) -> NDArray[np.float32]:
+    """(n, 5) calibrated probabilities of images of both eyes. fellow_images: uint8 (n, 3, s, s); a black one stands for
+    no fellow."""
+    model.eval()
+    with measuring_precision(images.device):
+        own, _ = eye_scores(model, images, tta=metadata.tta)
+        _, added = eye_scores(model, fellow_images, tta=metadata.tta)
+    paired = fellow_images.amax(dim=(1, 2, 3)) > 0
+    logits = joined_logits(model, own, added, paired).double().cpu().numpy()
+    return DecisionRule.of(metadata).probabilities(logits, paired.cpu().numpy())
+
+
+@torch.inference_mode()
 def probabilities(model: nn.Module, images: Tensor, metadata: Metadata) -> NDArray[np.float32]:
     """(n, 5) probabilities, calibrated if the weights carry a temperature.
 
