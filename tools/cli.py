@@ -142,12 +142,14 @@ def check(cache: Path | Url) -> None:
 @main.command()
 @click.argument("cache", type=path_or_url)
 @click.argument("out", type=OutputFile(SHEET))
-@click.option("--by", type=click.Choice(["grade", "split", "flag"]), default="grade", help="What makes a row.")
-@click.option("--each", type=click.IntRange(1, 200), default=12, help="Photographs a row.")
-@click.option("--augmented", is_flag=True, help="Training photographs instead, as the first epochs of fit show each.")
-@click.option("--zoom", type=Finite(1, 2), default=1.0, help="With --augmented: as fit's.")
-@click.option("--colour", type=Finite(0, 1), default=0.0, help="With --augmented: as fit's.")
-@click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, help="With --augmented: as fit's.")
+@click.option(
+    "--by", type=click.Choice(["grade", "split", "flag"]), default="grade", help="How to group the photographs."
+)
+@click.option("--each", type=click.IntRange(1, 200), default=12, help="Photographs in each group.")
+@click.option("--augmented", is_flag=True, help="Show training photographs, each as in the first epochs of fit.")
+@click.option("--zoom", type=Finite(1, 2), default=1.0, help="With --augmented: --zoom of fit.")
+@click.option("--colour", type=Finite(0, 1), default=0.0, help="With --augmented: --colour of fit.")
+@click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, help="With --augmented: --seed of fit.")
 def sheet(
     cache: Path | Url, out: Path, by: "Grouping", each: int, augmented: bool, zoom: float, colour: float, seed: int
 ) -> None:
@@ -223,8 +225,12 @@ def phantom(out: Path, eyes: int, seed: int, onto: Path | Url | None) -> None:
 @click.option(
     "--batch", type=click.IntRange(1, MOST_A_BATCH), help="Photographs a batch.  [default: 64 on a GPU, 8 on the CPU]"
 )
-@click.option("--workers", type=WORKERS, default=usable_cores, show_default="all cores", help="Loading.")
-@click.option("--seconds", type=Finite(0, min_open=True), default=1.5, help="For each row in each round.")
+@click.option(
+    "--workers", type=WORKERS, default=usable_cores, show_default="all cores", help="Threads or processes that load."
+)
+@click.option(
+    "--seconds", type=Finite(0, min_open=True), default=1.5, help="Seconds of measuring, for each row in each round."
+)
 @click.option("--json", "out", type=OutputFile(BENCH), help="Write the results to this file, too.")
 def bench(
     cache: Path | None,

@@ -286,7 +286,7 @@ def evaluate(
 @click.argument("out", type=ResumableOutput())
 @click.argument("runs", nargs=-1, required=True, type=FOLDER, metavar="RUN...")
 @click.option("--cache", type=path_or_url,
-              help="Where the runs' cache lies now, if it was moved. For folds: the cache that they were made from.  "
+              help="Where the runs' cache is now, if it was moved. For folds: the cache that they were made from.  "
                    "[default: the runs' own; for folds cache]")  # fmt: skip
 @local_cache_option
 @local_cache_gb_option
@@ -313,7 +313,7 @@ def ensemble(
     "--out",
     type=OutputFile(None, comparison_parts),
     default=Path("compare"),
-    help="Writes OUT.png, OUT.csv and OUT_pairs.csv; both tables have shares from 0 to 1.",
+    help="Writes OUT.png, OUT.csv and OUT_pairs.csv; both tables have fractions from 0 to 1.",
 )
 def compare(runs: tuple[Path, ...], out: Path) -> None:
     """Compare runs: curves, results, and which differences are real.
@@ -329,7 +329,7 @@ def compare(runs: tuple[Path, ...], out: Path) -> None:
 @main.command()
 @click.argument("run", type=FOLDER)
 @click.option("--split", type=click.Choice(["train", "val", "test"]), default="test", help="Which photographs.")
-@click.option("--cache", type=path_or_url, help="Where the cache that was measured lies now, if it was moved.")
+@click.option("--cache", type=path_or_url, help="Where the measured cache is now, if it was moved.")
 @click.option(
     "--out", type=OutputFile(PAGE), help="The page.  [default: RUN/report.html, of another split report_SPLIT.html]"
 )
@@ -361,8 +361,8 @@ def report(run: Path, split: str, cache: Path | Url | None, out: Path | None, ca
               help="For runs of --fellow-eye: a CSV table with the columns id, patient, eye and, if there are several, "
                    "visit.  [default: from names such as 17_left]")  # fmt: skip
 @click.option("--defer", type=Finite(0, 1), metavar="SHARE",
-              help="Leave the least certain photographs to a human: this share of validation is less certain. Blank, "
-                   "ungradable and unusual ones too. Adds the columns defer and defer_why.")  # fmt: skip
+              help="Mark the least certain photographs, so that a person grades them: about this share of them. Blank, "
+                   "ungradable and unusual ones are marked too. Adds the columns defer and defer_why.")  # fmt: skip
 def predict(
     run: Path,
     photographs: tuple[Path, ...],
@@ -421,8 +421,8 @@ def explain(
 @click.option("--host", type=Text(), metavar="ADDRESS",
               help="Open the page to the network; a token is then needed.  [default: this machine alone]")  # fmt: skip
 @click.option("--defer", type=Finite(0, 1), metavar="SHARE",
-              help="Leave the least certain photographs to a human: this share of validation is less certain.  "
-                   "[default: 0.1]")  # fmt: skip
+              help="Leave the least certain photographs to a person: about this share of them.  [default: 0.1]"
+              )  # fmt: skip
 @click.option("--device", type=click.Choice(DEVICES), default="auto", help="auto: the fastest there is.")
 def serve(run: Path, port: int | None, host: str | None, defer: float | None, device: str) -> None:
     """Grade photographs in the browser.
