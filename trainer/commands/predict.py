@@ -50,10 +50,10 @@ def predict(
             predictor.rule.least_confidence(defer)
     except ValueError as error:
         raise RunError(f"{run}: {error}") from error
-    photographs, refused, ours = gather(paths, predictor.metadata.recipe)
+    photographs, refused, own_folders = gather(paths, predictor.metadata.recipe)
     if eyes:
         photographs = EyesTable.read(eyes).named(photographs)
-    say_ours(ours)
+    say_own_folders(own_folders)
     found = len(photographs) + len(refused)
     streams = is_stream(out)
     rejects = None if streams else rejects_of(out)
@@ -100,9 +100,9 @@ def say_summary(tally: Tally, rule: DecisionRule, defers: bool) -> None:
         click.echo(f"flagged {flag}: {count}")
 
 
-def say_ours(ours: Sequence[Refusal]) -> None:
+def say_own_folders(own_folders: Sequence[Refusal]) -> None:
     """Prints the folders among the photographs that this program wrote, whose pictures are left out."""
-    for each in ours:
+    for each in own_folders:
         click.echo(f"left out: {each.source}, {each.reason} of this program", err=True)
 
 

@@ -95,7 +95,7 @@ class Gathered(NamedTuple):
 
     photographs: list[Photograph]  # sorted by id, each once
     refused: list[Refusal]  # files that are no photographs
-    ours: list[Refusal]  # folders that this program wrote, and what they are; their pictures are not graded
+    own_folders: list[Refusal]  # folders that this program wrote, and what they are; their pictures are not graded
 
 
 def gather(paths: Sequence[Path], recipe: Recipe) -> Gathered:
@@ -108,7 +108,7 @@ def gather(paths: Sequence[Path], recipe: Recipe) -> Gathered:
     """
     found: dict[str, tuple[str, Photograph]] = {}  # absolute path -> (short id, photograph with a longer one)
     refused: list[Refusal] = []
-    ours: list[Refusal] = []
+    own_folders: list[Refusal] = []
     idle: list[Path] = []
     for path in paths:
         before = len(found) + len(refused)
@@ -124,7 +124,7 @@ def gather(paths: Sequence[Path], recipe: Recipe) -> Gathered:
         elif os.path.isdir(path):  # pathlib's is_dir raises where a name is too long
             inside = walk(path)
             refused += [Refusal((path / refusal.source).as_posix(), refusal.reason) for refusal in inside.refused]
-            ours += [Refusal((path / each.source).as_posix(), each.reason) for each in inside.own_folders]
+            own_folders += [Refusal((path / each.source).as_posix(), each.reason) for each in inside.own_folders]
             for each in inside.photographs:
                 _add(found, plain_id(each.source), path / each.source)
             if len(found) + len(refused) == before and not inside.photographs:
@@ -138,7 +138,7 @@ def gather(paths: Sequence[Path], recipe: Recipe) -> Gathered:
             raise SourceError(f"{path}: no such file, folder or cache")
     if not found and not refused:
         why = f"looked for {' '.join(sorted(SUFFIXES))}, and for images by content"
-        why += "".join(f"; {each.source} is {each.reason} of this program" for each in ours)
+        why += "".join(f"; {each.source} is {each.reason} of this program" for each in own_folders)
         raise SourceError(f"{paths[0]}: no photographs below it ({why})")
     for path in idle:
         logger.warning(f"{path}: no photographs below it")
@@ -146,7 +146,7 @@ def gather(paths: Sequence[Path], recipe: Recipe) -> Gathered:
     named = [each._replace(id=short) if often[short] == 1 else each for short, each in found.values()]
     ids = unique_ids([(each.id, each.source) for each in named])
     photographs = [each._replace(id=id) for id, each in zip(ids, named, strict=True)]
-    return Gathered(sorted(photographs, key=lambda photograph: photograph.id), refused, ours)
+    return Gathered(sorted(photographs, key=lambda photograph: photograph.id), refused, own_folders)
 
 
 def cached_photographs(cache: Cache, rows: NDArray[np.int64]) -> list[Photograph]:
