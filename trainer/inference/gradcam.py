@@ -101,9 +101,8 @@ def heat_on_photograph(heat: NDArray[np.float32], square: Square, width: int, he
     # From a pixel of the photograph to one of the heat; OpenCV's pixel centres lie at whole numbers.
     shifts = [(0.5 - offset) / scale - 0.5 for offset in (square.left, square.top)]
     matrix = np.array([[1 / scale, 0, shifts[0]], [0, 1 / scale, shifts[1]]])
-    edged = cv2.copyMakeBorder(
-        heat, 1, 1, 1, 1, cv2.BORDER_REPLICATE
-    )  # without it the heat fades out half a cell inside the edge
+    # Without a border the heat would fade out half a cell inside the edge.
+    edged = cv2.copyMakeBorder(heat, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
     matrix[:, 2] += 1
     laid = cv2.warpAffine(edged, matrix, (width, height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
     columns, rows = np.arange(width) + 0.5 - square.left, np.arange(height) + 0.5 - square.top
