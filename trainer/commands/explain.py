@@ -7,7 +7,7 @@ import click
 
 from pipeline.errors import SourceError
 from pipeline.storage.artifacts import EXPLAINED, SHEET
-from trainer.commands.predict import say_ours, say_refused
+from trainer.commands.predict import say_own_folders, say_refused
 from trainer.console import warn
 from trainer.inference.gradcam import Style, cells_a_side
 from trainer.inference.inputs import gather
@@ -31,8 +31,8 @@ def explain(
     RunError for weights that cannot be used, SourceError if a path does not exist or no photograph could be read.
     """
     predictor = Predictor(run, device_name, workers)
-    photographs, refused, ours = gather(paths, predictor.metadata.recipe)
-    say_ours(ours)
+    photographs, refused, own_folders = gather(paths, predictor.metadata.recipe)
+    say_own_folders(own_folders)
     found = len(photographs) + len(refused)
     try:
         folder = ExplainedFolder(out, [each.id for each in photographs], predictor.metadata, style)

@@ -22,22 +22,22 @@ from trainer.network.model import Grader, Network
 
 LAYERS: Final = ("layer3", "layer4")
 TINT: Final = (86, 180, 233)
-"""Sky blue (Okabe and Ito's palette, safe for the colour-blind): the complement of a retina's orange."""
+"""Sky blue of Okabe and Ito's palette, which colour-blind people can distinguish. It is the complement of orange."""
 OPACITY: Final = 0.55
-"""Of the tint where the heat is 1: what it marks must stay visible beneath it."""
+"""Opacity of the tint where the heat is 1. The photograph must stay visible beneath it."""
 FEWEST: Final = 7
-"""Cells a side of the last feature map below which the map is too coarse to be trusted: those of 224 px, at which
-torchvision's ResNets were trained and Grad-CAM was published."""
+"""With fewer cells per side of the last feature map, the map is too coarse to be relied on. Images of 224 px have 7; at
+that size torchvision's ResNets were trained and Grad-CAM was published."""
 Style = Literal["heat", "outline"]
 
 
 def grad_cam(model: Network, images: Tensor, grades: Tensor) -> NDArray[np.float32]:
-    """How much each place speaks for a grade: (n, s, s), 0 to 1, each photograph's highest being 1.
+    """How much each pixel speaks for a grade: (n, s, s), 0 to 1. The highest value of each photograph is 1.
 
-    images: uint8 (n, 3, s, s), RGB, on the model's device; grades: int64 (n,), 0 to 4, the grade to explain in each.
-    The maps of the two layers, s / 16 and s / 32 cells a side, are interpolated in between (bilinear). A photograph
-    in which `layer4` has nothing that speaks for the grade is 0 throughout. Of an ensemble it is the mean of the
-    members' maps. The model is left in evaluation mode.
+    images: uint8 (n, 3, s, s), RGB, on the model's device. grades: int64 (n,), 0 to 4, the grade to explain in each.
+    The maps of the two layers have s / 16 and s / 32 cells per side and are enlarged by bilinear interpolation. If
+    `layer4` has no evidence for the grade, all values are 0. The map of an ensemble is the mean of its members' maps.
+    The model is left in evaluation mode.
     """
     model.eval()
     members = list(model.members) if isinstance(model, Ensemble) else [model]
@@ -47,7 +47,7 @@ def grad_cam(model: Network, images: Tensor, grades: Tensor) -> NDArray[np.float
 
 
 def _map_of(model: nn.Module, images: Tensor, grades: Tensor) -> Tensor:
-    """The map (n, s, s) of one network, each photograph's highest being 1."""
+    """The map (n, s, s) of one network. The highest value of each photograph is 1."""
     kept: dict[str, Tensor] = {}
 
     def keep(layer: str) -> Callable[..., Tensor]:
@@ -77,7 +77,7 @@ def _map_of(model: nn.Module, images: Tensor, grades: Tensor) -> Tensor:
 
 
 def _scaled(heat: Tensor, images: Tensor) -> Tensor:
-    """What speaks for the grade in maps (n, y, x), at the images' size, each photograph's highest being 1."""
+    """The positive part of maps (n, y, x), enlarged to the images' size. The highest value of each photograph is 1."""
     heat = interpolate(heat.relu()[:, None], images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
     return _highest_1(heat)
 
@@ -88,20 +88,21 @@ def _highest_1(heat: Tensor) -> Tensor:
 
 
 def cells_a_side(metadata: Metadata) -> int:
-    """Of the network's last feature map: 7 for images of 224 px, 4 for 128 px; four times as many with a small stem."""
+    """Cells per side of the last feature map: 7 at 224 px, 4 at 128 px, and four times that with a small stem."""
     return -(-metadata.size // (8 if metadata.stem == "small" else 32))
 
 
 def heat_on_photograph(heat: NDArray[np.float32], square: Square, width: int, height: int) -> NDArray[np.float32]:
-    """The heat (s, s) of a square of a photograph, laid where that lies: (height, width), 0 outside the square.
+    """The heat (s, s) of a square, placed on the full photograph: (height, width), 0 outside the square.
 
-    square: in pixels of the photograph; it may reach past the frame.
+    square: in pixels of the photograph; it may extend beyond the frame.
     """
     scale = square.side / len(heat)
     # From a pixel of the photograph to one of the heat; OpenCV's pixel centres lie at whole numbers.
     shifts = [(0.5 - offset) / scale - 0.5 for offset in (square.left, square.top)]
     matrix = np.array([[1 / scale, 0, shifts[0]], [0, 1 / scale, shifts[1]]])
-    edged = cv2.copyMakeBorder(heat, 1, 1, 1, 1, cv2.BORDER_REPLICATE)  # else it fades out half a cell within the edge
+    # Without a border the heat would fade out half a cell inside the edge.
+    edged = cv2.copyMakeBorder(heat, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
     matrix[:, 2] += 1
     laid = cv2.warpAffine(edged, matrix, (width, height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
     columns, rows = np.arange(width) + 0.5 - square.left, np.arange(height) + 0.5 - square.top
@@ -113,9 +114,9 @@ def heat_on_photograph(heat: NDArray[np.float32], square: Square, width: int, he
 def overlay(image: NDArray[np.uint8], heat: NDArray[np.float32], style: Style = "heat") -> NDArray[np.uint8]:
     """The photograph with the heat laid over it: (h, w, 3), RGB.
 
-    image: (h, w, 3), RGB; heat: (h, w), 0 to 1. "heat": one hue that covers the more the hotter, and a white line at
-    one half of the heat, so that it can be read in grey as well. "outline": that line alone, with a black one around
-    it, so that all within it is seen as it is.
+    image: (h, w, 3), RGB. heat: (h, w), 0 to 1. style: "heat" tints by the heat, with a white line where the heat is
+    one half, so that it can be read in grey too. "outline" draws only this line, with a black one around it, so that
+    the photograph inside is unchanged.
     """
     mixed = image.copy()
     if style == "heat":
@@ -124,7 +125,7 @@ def overlay(image: NDArray[np.uint8], heat: NDArray[np.float32], style: Style = 
     hot = (heat >= 0.5).astype(np.uint8)
     width = max(1, min(mixed.shape[:2]) // 256)
     kernel = np.ones((2 * width + 1, 2 * width + 1), np.uint8)
-    inner = cv2.erode(hot, kernel)  # the picture's own edge is no line
+    inner = cv2.erode(hot, kernel)  # no line along the edge of the picture
     if style == "outline":
         mixed[hot != cv2.dilate(hot, kernel)] = 0
     mixed[hot != inner] = 255

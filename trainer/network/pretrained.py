@@ -1,6 +1,7 @@
-"""Pretrained weights: torchvision's, from torch.hub's folder or the network, or a file's. Pickled code is never run."""
+"""Pretrained weights: torchvision's, from torch.hub's folder or downloaded, or of a file. No pickled code runs."""
 
 import hashlib
+import logging
 import re
 from http.client import HTTPException
 from pathlib import Path
@@ -12,18 +13,19 @@ import torchvision
 from torch import Tensor
 
 from pipeline.errors import RunError
-from pipeline.storage.atomic import write_whole
-from trainer.console import warn
+from pipeline.storage.atomic import write_atomically
 from trainer.network.metadata import read_metadata
 from trainer.network.model import Grader, load_state, read_weights
 from trainer.network.torch_files import read_torch
 
+logger = logging.getLogger(__name__)
+
 TIMEOUT: Final = 10.0
-"""Seconds without an answer after which a download is given up."""
+"""A download fails after so many seconds without data."""
 
 
 def pretrain(model: Grader, weights: str) -> str:
-    """Loads the weights asked for; returns "imagenet", "none", or the file. "auto" warns where it ends with "none"."""
+    """Loads the given weights. Returns "imagenet", "none", or the file. Warns if "auto" becomes "none"."""
     if weights == "none":
         return weights
     if weights not in ("auto", "imagenet"):
@@ -35,7 +37,7 @@ def pretrain(model: Grader, weights: str) -> str:
     except RunError as error:
         if weights == "imagenet":
             raise
-        warn(f"TRAINING FROM SCRATCH: {error.message}")
+        logger.warning(f"TRAINING FROM SCRATCH: {error.message}")
         return "none"
     load_weights(model, file)
     return "imagenet"
@@ -44,8 +46,8 @@ def pretrain(model: Grader, weights: str) -> str:
 def load_weights(model: Grader, path: Path) -> None:
     """Copies a file's weights into a model: torchvision's state dict, or a model.safetensors of ours.
 
-    A last layer for other classes, such as ImageNet's thousand, or for another loss, is left out. Raises RunError where
-    the file cannot be read, or names the first layer that does not fit.
+    A last layer for other classes, such as ImageNet's thousand, or for another loss, is left out. Raises RunError if
+    the file cannot be read, or with the first layer that does not fit.
     """
     if path.is_dir():
         raise RunError(f"{path} is a folder; give the file of weights, such as {path / 'model.safetensors'}")
@@ -75,13 +77,13 @@ def load_weights(model: Grader, path: Path) -> None:
 
 
 def imagenet_file(architecture: str) -> Path:
-    """torchvision's ImageNet weights for an architecture: a file at hand, or downloaded to where torch.hub keeps it.
+    """The file in torch.hub's folder with ImageNet weights for an architecture. If missing, it is downloaded there.
 
-    Raises RunError saying what to download and where to put it.
+    Raises RunError if that fails; the message says what to download and where to put it.
     """
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     weights = torchvision.models.get_model_weights(architecture)
-    urls: list[str] = [weights.DEFAULT.url, *(each.url for each in weights)]  # the best first, then what else there is
+    urls: list[str] = [weights.DEFAULT.url, *(each.url for each in weights)]  # the best first, then the others
     paths = [folder / url.rpartition("/")[2] for url in urls]
     for path in paths:
         if path.is_file():
@@ -104,7 +106,7 @@ def _download(url: str, path: Path) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     sha256 = hashlib.sha256()
-    with urlopen(url, timeout=TIMEOUT) as answer, write_whole(path) as file:
+    with urlopen(url, timeout=TIMEOUT) as answer, write_atomically(path) as file:
         while block := answer.read(1 << 20):
             sha256.update(block)
             file.write(block)
@@ -119,7 +121,7 @@ def _our_name(name: str) -> str:
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
     state = read_torch(path)
-    for wrapping in ("state_dict", "model"):  # how training scripts commonly wrap what torchvision saves bare
+    for wrapping in ("state_dict", "model"):  # many training scripts save the state dict inside a dict
         if isinstance(state, dict) and isinstance(state.get(wrapping), dict):
             state = state[wrapping]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):

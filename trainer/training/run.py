@@ -1,7 +1,7 @@
 """Trains a run to its end and measures its kept weights."""
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from trainer.network.device import to_device
 from trainer.network.metadata import FittedRule, Metadata, read_metadata
 from trainer.network.model import Grader, load_model, read_provenance, save_model
 from trainer.network.provenance import Provenance
-from trainer.run_folder import RunFolder
+from trainer.run_folder import EpochRow, RunFolder
 from trainer.training.checkpoint import Progress
 from trainer.training.learner import Learner
 from trainer.training.loop import RunWriter, fit
@@ -42,10 +42,10 @@ class Training:
     """The checkpoint that `model` and `progress` come from; None for a new run."""
 
 
-def train(training: Training, learner: Learner, stopper: Stopper) -> None:
+def train(training: Training, learner: Learner, stopper: Stopper, on_epoch: Callable[[EpochRow], None]) -> bool:
     """Trains the rest of a run. The weights carry image statistics of the training photographs and their provenance.
 
-    Raises the errors of `fit`.
+    Returns whether it stopped early. See `fit` for `on_epoch` and the errors.
     """
     config, cache, checkpoint = training.config, training.cache, training.checkpoint
     size = config.size or cache.recipe.size
@@ -68,7 +68,8 @@ def train(training: Training, learner: Learner, stopper: Stopper) -> None:
         earlier = earlier_provenance(config.weights) if is_main() else None
     provenance = functools.cache(lambda: Provenance.of_cache(cache).after(earlier))
     kept = {"earlier": earlier.as_tensors()} if earlier else {}
-    fit(learner, training.progress, stopper, RunWriter(training.run, metadata, provenance, kept), checkpoint)
+    writer = RunWriter(training.run, metadata, provenance, kept)
+    return fit(learner, training.progress, stopper, writer, on_epoch, checkpoint)
 
 
 def earlier_provenance(weights: str) -> Provenance | None:

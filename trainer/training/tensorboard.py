@@ -1,11 +1,13 @@
 """accuracy.csv as TensorBoard events, if the extra `tensorboard` is installed."""
 
+import logging
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any, Final
 
-from trainer.console import warn
 from trainer.run_folder import EpochRow, RunFolder
+
+logger = logging.getLogger(__name__)
 
 TAGS: Final = {
     "loss_train": "loss/train",
@@ -33,7 +35,7 @@ class Events:
             return
         folder = str(run.events)
         if folder != folder.encode("utf-8", "replace").decode():
-            warn(
+            logger.warning(
                 f"{run.events}: TensorBoard writes no folder whose name is not UTF-8; accuracy.csv has the same figures"
             )
             return
