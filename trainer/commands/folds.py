@@ -76,9 +76,7 @@ def _of_fold(asked: FitConfig, number: int) -> FitConfig:
         return asked
     first = FoldsFolder(Path(asked.fellow_eye))
     if not first.mark.exists():
-        raise RunError(
-            f"{asked.fellow_eye} was not made by `trainer folds`; `trainer fit --fellow-eye` takes it"
-        )
+        raise RunError(f"{asked.fellow_eye} was not made by `trainer folds`; `trainer fit --fellow-eye` takes it")
     run = _run(first, number, asked.seed, first.read_mark().seeds or [asked.seed])
     return replace(asked, fellow_eye=str(run.path), weights=str(run.model))
 
