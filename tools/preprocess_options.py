@@ -68,7 +68,7 @@ class PreprocessOptions:
         source = click.get_current_context().get_parameter_source("workers")
         if self.scheduler and source != ParameterSource.DEFAULT:
             raise UsageError(
-                "--workers is for this machine; with --scheduler the cluster has its own number of workers"
+                "--workers is for this machine; with --scheduler the cluster has workers of its own"
             )
 
     def recipe(self) -> "Recipe":
