@@ -68,7 +68,7 @@ def _run(folder: FoldsFolder, number: int, seed: int, seeds: Sequence[int]) -> R
 
 
 def _of_fold(asked: FitConfig, number: int) -> FitConfig:
-    """The settings of a fold's run: with --fellow-eye it goes on from the run of the same fold and seed.
+    """The settings of a fold's run: with --fellow-eye it starts from the run of the same fold and seed.
 
     Raises RunError if the folder of --fellow-eye has no such run.
     """
@@ -76,9 +76,7 @@ def _of_fold(asked: FitConfig, number: int) -> FitConfig:
         return asked
     first = FoldsFolder(Path(asked.fellow_eye))
     if not first.mark.exists():
-        raise RunError(
-            f"{asked.fellow_eye} was not made by `trainer folds`; `trainer fit --fellow-eye` goes on from it"
-        )
+        raise RunError(f"{asked.fellow_eye} was not made by `trainer folds`; `trainer fit --fellow-eye` takes it")
     run = _run(first, number, asked.seed, first.read_mark().seeds or [asked.seed])
     return replace(asked, fellow_eye=str(run.path), weights=str(run.model))
 
