@@ -192,23 +192,28 @@ def choose_decision(cache: Cache, outputs: Outputs, metadata: Metadata, grade_by
     """
     known = outputs.grades.numpy() != UNKNOWN
     if outputs.alone is None:
-        return replace(metadata, **vars(_fit_rule(cache, outputs, outputs.logits, known, grade_by)))
-    alone = _fit_rule(cache, outputs, outputs.alone, known, grade_by)
-    fellow = _fit_rule(cache, outputs, outputs.logits, known & outputs.paired, grade_by)
+        return replace(metadata, **vars(_fit_rule(cache, outputs, outputs.logits, known, grade_by, "validation")))
+    alone = _fit_rule(cache, outputs, outputs.alone, known, grade_by, "validation without the other eye")
+    what = "validation with the other eye"
+    fellow = _fit_rule(cache, outputs, outputs.logits, known & outputs.paired, grade_by, what)
+    if alone.operating and not fellow.operating:
+        logger.warning(f"no decision rule fits {what}: the rule for one eye decides there too")
     return replace(metadata, **vars(alone), fellow=fellow)
 
 
-def _fit_rule(cache: Cache, outputs: Outputs, of: Tensor, chosen: NDArray[np.bool_], grade_by: str) -> FittedRule:
-    """The rule for logits `of` (n, 5), fitted on those of the chosen photographs (n,)."""
+def _fit_rule(
+    cache: Cache, outputs: Outputs, of: Tensor, chosen: NDArray[np.bool_], grade_by: str, what: str
+) -> FittedRule:
+    """The rule for logits `of` (n, 5), fitted on those of the chosen photographs (n,). what: these, for warnings."""
     logits, grades = of.double().numpy()[chosen], outputs.grades.numpy()[chosen]
-    operating, ordinal_thresholds = choose_operating(logits, grades), None
+    operating, ordinal_thresholds = choose_operating(logits, grades, what), None
     if grade_by == "expected":
         manifest = cache.manifest
         patients = pd.factorize(patients_of(manifest, manifest["id"].iloc[outputs.rows[chosen]]))[0]
         ordinal_thresholds = fit_ordinal_thresholds(probabilities(logits, temperature_of(operating)), grades, patients)
         if ordinal_thresholds is None:
             logger.warning(
-                "validation has only one grade, so no limits between grades can be chosen: the likeliest is predicted"
+                f"{what} has only one grade, so no limits between grades can be chosen: the likeliest is predicted"
             )
     sure = None
     if operating is not None:

@@ -48,20 +48,20 @@ REFERRAL_SHARES: Final[dict[str, Masks]] = {
 """Masks of the four cells: neither, only referred, only referable, both."""
 
 
-def choose_operating(logits: Floats, grades: NDArray[np.int64]) -> Operating | None:
+def choose_operating(logits: Floats, grades: NDArray[np.int64], what: str = "validation") -> Operating | None:
     """Temperature and threshold from logits (n, 5) and grades (n,), all known, of validation. None, with a warning, if
-    they cannot be chosen."""
+    they cannot be chosen. what: the photographs, for warnings."""
     temperature = fit_temperature(logits, grades)
     if temperature is None:
         logger.warning(
-            "validation fits no temperature from 0.1 to 10 and cannot calibrate: probabilities stay as they are"
+            f"{what} fits no temperature from 0.1 to 10 and cannot calibrate: probabilities stay as they are"
         )
         temperature = 1.0
     scores, wish = p_referable(probabilities(logits, temperature)), Wish()
     try:
         threshold = choose_threshold(scores, grades >= REFERABLE, wish)
     except ValueError as error:
-        logger.warning(f"no operating point can be chosen on validation: {error}")
+        logger.warning(f"no operating point can be chosen on {what}: {error}")
         return None
     return Operating(temperature, threshold, wish.wanted, wish.level)
 

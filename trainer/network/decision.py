@@ -35,13 +35,15 @@ class DecisionRule:
 
     @classmethod
     def of(cls, metadata: Metadata) -> "DecisionRule":
-        """The decision rule in the metadata of weights."""
+        """The decision rule in the metadata of weights. If none could be fitted with the fellow eye, the rule for one
+        eye decides there too."""
 
-        def rule(part: Metadata | FittedRule, fellow: "DecisionRule | None") -> "DecisionRule":
+        def rule(part: Metadata | FittedRule) -> "DecisionRule":
             threshold = part.operating.threshold if part.operating else THRESHOLD
-            return cls(temperature_of(part.operating), part.ordinal_thresholds, threshold, part.confidence, fellow)
+            return cls(temperature_of(part.operating), part.ordinal_thresholds, threshold, part.confidence)
 
-        return rule(metadata, rule(metadata.fellow, None) if metadata.fellow else None)
+        alone, fellow = rule(metadata), metadata.fellow
+        return replace(alone, fellow=(rule(fellow) if fellow.operating else alone) if fellow else None)
 
     def probabilities(self, logits: Floats, paired: Paired = None) -> NDArray[np.float32]:
         """(n, 5) calibrated probabilities, each row summing to 1, from logits (n, 5).

@@ -142,6 +142,11 @@ def fellow_rule(metadata: Metadata) -> str:
     """The two decision rules of a network that takes the patient's other eye into account; "" for any other."""
     if not metadata.fellow:
         return ""
+    if metadata.operating and not metadata.fellow.operating:
+        return (
+            "No decision rule could be fitted with the other eye: the validation photographs that have one are all "
+            "referable, or none is. The rule for one eye decides for all photographs."
+        )
 
     def rule(words: str, fitted: FittedRule | Metadata) -> str:
         if not fitted.operating:

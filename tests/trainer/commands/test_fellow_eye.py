@@ -3,17 +3,23 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pandas as pd
 import pytest
+import torch
 from sklearn.metrics import accuracy_score, cohen_kappa_score
 
 from pipeline.cache.cache import open_cache
 from tests.trainer.conftest import FAST, invoke, train, write_both_eyes, write_tiny_cache
-from trainer.network.metadata import read_metadata
+from trainer.evaluation.evaluate import choose_decision
+from trainer.inference.forward import Outputs
+from trainer.network.decision import DecisionRule
+from trainer.network.metadata import FittedRule, read_metadata
+from trainer.reporting.narrative import fellow_rule
 
 P = [f"p{grade}" for grade in range(5)]
 CPU = ("--device", "cpu", "--loader", "torchvision")
@@ -71,6 +77,30 @@ def test_two_decision_rules_are_fitted(runs: Both) -> None:
     has = both["grade"] >= 2
     assert results["operating"]["sensitivity"] == pytest.approx((p >= own)[has].mean())
     assert results["operating"]["specificity"] == pytest.approx((p < own)[~has].mean())
+
+
+def test_the_rule_for_one_eye_decides_where_none_fits_both(runs: Both) -> None:
+    metadata = replace(read_metadata(runs.both / "model.safetensors"), fellow=FittedRule())
+    rule = DecisionRule.of(metadata)
+    assert metadata.operating is not None
+    assert rule.fellow == replace(rule, fellow=None)
+    assert rule.threshold == metadata.operating.threshold
+    p = np.linspace(0, 1, 11)
+    assert np.allclose(rule.referral_scores(p, np.full(11, True)), p, atol=2e-6)
+    assert "The rule for one eye decides for all photographs" in fellow_rule(metadata)
+
+
+def test_a_validation_whose_pairs_lack_a_class_says_so(runs: Both, caplog: pytest.LogCaptureFixture) -> None:
+    grades = torch.tensor([0, 1, 2, 3])
+    logits = 2 * torch.nn.functional.one_hot(torch.tensor([0, 1, 3, 2]), 5).float()
+    outputs = Outputs(np.arange(4), grades, logits, logits, fellows=np.array([1, 1, 0, 0]))
+    with open_cache(runs.cache) as cache:
+        chosen = choose_decision(cache, outputs, read_metadata(runs.one / "model.safetensors"), "likeliest")
+    assert chosen.operating is not None
+    assert chosen.fellow is not None
+    assert chosen.fellow.operating is None
+    assert "no operating point can be chosen on validation with the other eye" in caplog.text
+    assert "the rule for one eye decides there too" in caplog.text
 
 
 def test_the_ceiling_is_what_copying_the_other_eyes_grade_would_score(runs: Both) -> None:
