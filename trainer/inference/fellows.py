@@ -1,12 +1,12 @@
 """Which of the photographs to grade show the patient's other eye, for networks that take it into account."""
 
+import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -61,25 +61,35 @@ class EyesTable:
     def read(cls, path: Path) -> "EyesTable":
         """Reads a CSV table with the columns `id`, `patient`, `eye` and, if there are several visits, `visit`.
 
+        Cells are separated by commas, or by semicolons, as some spreadsheets write them.
+
         Raises SourceError with the file and the row if it cannot be read, lacks a column, names an eye in an unknown
         word, or an id twice.
         """
         try:
-            table = pd.read_csv(path, dtype=str, na_filter=False, encoding="utf-8-sig")
-        except (OSError, ValueError) as error:
+            lines = path.read_text("utf-8-sig").splitlines(keepends=True)
+            first = lines[0] if lines else ""
+            table = csv.reader(lines, delimiter=";" if ";" in first and "," not in first else ",")
+            rows = [(table.line_num, [cell.strip() for cell in cells]) for cells in table]
+        except (OSError, ValueError, csv.Error) as error:
             raise SourceError(f"{path}: it is no CSV table that can be read ({error})") from error
-        if missing := [name for name in COLUMNS if name not in table]:
+        header = [name.casefold() for name in rows[0][1]] if rows else []
+        if missing := [name for name in COLUMNS if name not in header]:
             raise SourceError(f"{path}: it has no column {missing[0]}; its columns must be {', '.join(COLUMNS)}")
-        visits = table[VISIT] if VISIT in table else pd.Series("", index=table.index)
         eyes: dict[str, Eye] = {}
-        for row, cells in enumerate(zip(*(table[name].str.strip() for name in COLUMNS), visits, strict=True), 2):
-            id, patient, word, visit = cells
+        for row, cells in rows[1:]:
+            if not any(cells):
+                continue  # spreadsheets write such lines
+            if len(cells) < len(header) or any(cells[len(header) :]):
+                raise SourceError(f"{path}:{row}: {len(cells)} cells, and the header has {len(header)}")
+            named = dict(zip(header, cells, strict=False))
+            id, patient, word = (named[name] for name in COLUMNS)
             side = EYE_WORDS.get(word.casefold(), "")
             if word and not side:
                 raise SourceError(f"{path}:{row}: {word!r} is no eye; write left or right, or OS or OD")
-            if id in eyes:
-                raise SourceError(f"{path}:{row}: {id} is there twice")
-            eyes[id] = Eye(f"{patient}\0{visit}" if patient else "", side if patient else "")
+            if not id or id in eyes:
+                raise SourceError(f"{path}:{row}: {f'{id} is there twice' if id else 'the id is empty'}")
+            eyes[id] = Eye(f"{patient}\0{named.get(VISIT, '')}", side) if patient else Eye()
         return cls(eyes)
 
     def named(self, photographs: Sequence[Photograph]) -> list[Photograph]:

@@ -172,6 +172,10 @@ def test_eyes_are_paired_by_name_or_by_a_table(runs: Both, trainer: Callable[...
         ("id,patient\nx,A\n", "no column eye"),
         ("id,patient,eye\nx,A,left\ny,A,up\n", "eyes.csv:3: 'up' is no eye"),
         ("id,patient,eye\nx,A,left\nx,A,right\n", "eyes.csv:3: x is there twice"),
+        ("id,patient,eye\n\n,A,left\n", "eyes.csv:3: the id is empty"),
+        ("id,patient,eye\nx,A,left,2019\n", "eyes.csv:2: 4 cells, and the header has 3"),
+        ("id,patient,eye\nx,A\n", "eyes.csv:2: 2 cells, and the header has 3"),
+        ("", "no column id"),
     ],
 )
 def test_a_table_of_eyes_with_a_fault_is_refused(
@@ -181,6 +185,23 @@ def test_a_table_of_eyes_with_a_fault_is_refused(
     Path("eyes.csv").write_text(table)
     result = trainer("predict", runs.both, "photographs", "--eyes", "eyes.csv", "--device", "cpu", exit=1)
     assert line in result.stderr  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "\ufeffid;patient;eye\r\n0_left;A;left\r\n0_right;A;right\r\n;;\r\n;;\r\n",  # of a spreadsheet
+        "ID, Patient, Eye\n0_left, A, left\n0_right, A, right\n",
+        "id,patient,eye\n0_left,A,left,\n0_right,A,right,\n",  # with a comma at the end
+        "id,patient,eye,visit\n0_left,A,left,1\n0_right,A,right,1 \n",
+    ],
+)
+def test_tables_of_eyes_are_read_as_people_write_them(runs: Both, table: str, trainer: Callable[..., object]) -> None:
+    write_photographs(runs.cache, Path("photographs"), "0_left", "0_right")
+    Path("eyes.csv").write_text(table, newline="")
+    result = trainer("predict", runs.both, "photographs", "--eyes", "eyes.csv", "--out", "out.csv", "--device", "cpu")
+    assert pd.read_csv("out.csv")["fellow"].to_list() == ["0_right", "0_left"]
+    assert "WARNING" not in result.stderr  # type: ignore[attr-defined]
 
 
 def test_an_eye_by_itself_is_explained(runs: Both, trainer: Callable[..., object]) -> None:
