@@ -52,7 +52,13 @@ def predict(
         raise RunError(f"{run}: {error}") from error
     photographs, refused, own_folders = gather(paths, predictor.metadata.recipe)
     if eyes:
-        photographs = EyesTable.read(eyes).named(photographs)
+        table = EyesTable.read(eyes)
+        if missing := [each.id for each in photographs if each.id not in table.eyes]:
+            warn(
+                f"{eyes} lists {len(photographs) - len(missing)} of {len(photographs)} photographs; those that it "
+                f"does not list are graded alone, such as {missing[0]}"
+            )
+        photographs = table.named(photographs)
     say_own_folders(own_folders)
     found = len(photographs) + len(refused)
     streams = is_stream(out)

@@ -204,6 +204,14 @@ def test_tables_of_eyes_are_read_as_people_write_them(runs: Both, table: str, tr
     assert "WARNING" not in result.stderr  # type: ignore[attr-defined]
 
 
+def test_photographs_that_a_table_of_eyes_does_not_list_are_named(runs: Both, trainer: Callable[..., object]) -> None:
+    write_photographs(runs.cache, Path("photographs"), "0_left", "0_right")
+    Path("eyes.csv").write_text("id,patient,eye\n0_left.jpg,A,left\n0_right,A,right\n")
+    result = trainer("predict", runs.both, "photographs", "--eyes", "eyes.csv", "--out", "out.csv", "--device", "cpu")
+    assert "eyes.csv lists 1 of 2 photographs" in result.stderr  # type: ignore[attr-defined]
+    assert "such as 0_left" in result.stderr  # type: ignore[attr-defined]
+
+
 def test_an_eye_by_itself_is_explained(runs: Both, trainer: Callable[..., object]) -> None:
     write_photographs(runs.cache, Path("photographs"), "1_right")
     result = trainer("explain", runs.both, "photographs", "--out", "explained", "--device", "cpu")
