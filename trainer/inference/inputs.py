@@ -150,7 +150,7 @@ def gather(paths: Sequence[Path], recipe: Recipe) -> Gathered:
 
 
 def cached_photographs(cache: Cache, rows: NDArray[np.int64]) -> list[Photograph]:
-    """Photographs of a cache, by rows (n,) of its manifest."""
+    """Photographs of a cache, by rows (n,) of its manifest. Photographs of two caches are of two patients."""
     table = cache.manifest[["id", "source", "width", "height", "radius", "flags", "eye"]]
     eyes = EyeTable.of(cache.manifest, read_attributes(cache))
     table = table.assign(eye=table["eye"].where(eyes.known, ""), visit=eyes.visits).iloc[rows]
@@ -159,7 +159,7 @@ def cached_photographs(cache: Cache, rows: NDArray[np.int64]) -> list[Photograph
         row: int, id: str, source: str, width: int, height: int, radius: float, flags: str, eye: str, visit: str
     ) -> Photograph:
         known = (int(width), int(height), None if isnan(radius) else float(radius), tuple(flags.split()))
-        return Photograph(id, source, partial(_read_cached, cache, row, *known), eye=Eye(visit, eye))
+        return Photograph(id, source, partial(_read_cached, cache, row, *known), eye=Eye(f"{cache.path}\0{visit}", eye))
 
     return [photograph(row, *cells) for row, cells in zip(rows.tolist(), table.itertuples(index=False), strict=True)]
 

@@ -212,6 +212,14 @@ def test_photographs_that_a_table_of_eyes_does_not_list_are_named(runs: Both, tr
     assert "such as 0_left" in result.stderr  # type: ignore[attr-defined]
 
 
+def test_patients_of_two_caches_are_two_patients(runs: Both, trainer: Callable[..., object]) -> None:
+    shutil.copytree(runs.cache, "again")
+    trainer("predict", runs.both, runs.cache, "again", "--out", "two.csv", "--device", "cpu")
+    two = pd.read_csv("two.csv")
+    assert len(two) == 2 * len(pd.read_csv(runs.cache / "manifest.csv"))
+    assert not two["fellow"].str.contains(";").any()
+
+
 def test_an_eye_by_itself_is_explained(runs: Both, trainer: Callable[..., object]) -> None:
     write_photographs(runs.cache, Path("photographs"), "1_right")
     result = trainer("explain", runs.both, "photographs", "--out", "explained", "--device", "cpu")
