@@ -15,7 +15,8 @@ from trainer.network.image_statistics import FLAG
 
 COLUMNS: Final = ("id", "source", "predicted", *PROBABILITIES, "referable", "p_referable", "flags")
 FELLOW: Final = "fellow"
-"""The last column of a network that takes the fellow eye into account: ids of its photographs that were used."""
+"""The last column of a network that takes the fellow eye into account: ids of its photographs that were used, with
+semicolons between them, because ids may have spaces."""
 DEFERRAL: Final = ("defer", "defer_why")
 """The columns after `referable` that `--defer` adds."""
 UNSURE: Final = "unsure"
@@ -61,7 +62,7 @@ def write_predictions(
     for predictions, refused in predictor.predictions(photographs, "predicting"):
         tally.refused += refused
         rows = (cells(each, share) for each in predictions)
-        fellows = ((defused(" ".join(each.fellows)),) if both else () for each in predictions)
+        fellows = ((defused(";".join(each.fellows)),) if both else () for each in predictions)
         file.write(csv_lines((*row, *more) for row, more in zip(rows, fellows, strict=True)))
         tally.grades.update(each.grade for each in predictions)
         tally.referable += sum(each.referable for each in predictions)

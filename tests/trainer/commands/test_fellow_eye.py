@@ -220,6 +220,15 @@ def test_patients_of_two_caches_are_two_patients(runs: Both, trainer: Callable[.
     assert not two["fellow"].str.contains(";").any()
 
 
+def test_several_fellows_are_listed_apart(runs: Both, trainer: Callable[..., object]) -> None:
+    write_photographs(runs.cache, Path("photographs"), "0_left", "0_right", "1_right")
+    for old, new in (("0_left", "A left"), ("0_right", "A right"), ("1_right", "A right 2")):
+        Path("photographs", f"{old}.jpg").rename(Path("photographs", f"{new}.jpg"))
+    trainer("predict", runs.both, "photographs", "--out", "out.csv", "--device", "cpu")
+    fellows = pd.read_csv("out.csv").set_index("id")["fellow"]
+    assert fellows.to_dict() == {"A left": "A right;A right 2", "A right": "A left", "A right 2": "A left"}
+
+
 def test_an_eye_by_itself_is_explained(runs: Both, trainer: Callable[..., object]) -> None:
     write_photographs(runs.cache, Path("photographs"), "1_right")
     result = trainer("explain", runs.both, "photographs", "--out", "explained", "--device", "cpu")
