@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from pipeline.errors import PhotoError, SourceError
 from pipeline.grades import N_GRADES
 from pipeline.photos.discovery import Refusal
-from trainer.inference.inputs import Photograph, ready_bytes, ready_file
+from trainer.inference.inputs import Photograph, eye_in_name, ready_bytes, ready_file
 from trainer.inference.predictor import Predictor
 from trainer.network.decision import DecisionRule, p_referable
 from trainer.network.metadata import Metadata
@@ -113,7 +113,7 @@ def load_model(
 def _photograph(number: int, image: Any) -> Photograph:
     if isinstance(image, str | os.PathLike):
         source = Path(image).as_posix()
-        return Photograph(Path(image).stem, source, partial(ready_file, source))
+        return Photograph(Path(image).stem, source, partial(ready_file, source), eye=eye_in_name(source))
     name = f"image {number}"
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:

@@ -229,6 +229,17 @@ def test_several_fellows_are_listed_apart(runs: Both, trainer: Callable[..., obj
     assert fellows.to_dict() == {"A left": "A right;A right 2", "A right": "A left", "A right 2": "A left"}
 
 
+def test_the_python_api_finds_the_other_eye_by_name(runs: Both, trainer: Callable[..., object]) -> None:
+    import trainer as package
+
+    write_photographs(runs.cache, Path("photographs"), "0_left", "0_right", "1_left")
+    trainer("predict", runs.both, "photographs", "--out", "out.csv", "--device", "cpu")
+    written = pd.read_csv("out.csv", na_filter=False)
+    assert written["fellow"].to_list() == ["0_right", "0_left", ""]
+    found = package.load_model(runs.both, device="cpu").predict(sorted(Path("photographs").iterdir()))
+    assert np.allclose(found.probabilities, written[P], atol=1e-6)
+
+
 def test_an_eye_by_itself_is_explained(runs: Both, trainer: Callable[..., object]) -> None:
     write_photographs(runs.cache, Path("photographs"), "1_right")
     result = trainer("explain", runs.both, "photographs", "--out", "explained", "--device", "cpu")
