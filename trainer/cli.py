@@ -143,6 +143,8 @@ def fit(context: click.Context, /, run: Path | None, resume: bool, find_lr: bool
     if find_lr and (resume or run):
         raise click.UsageError(f"--find-lr trains no run; leave out {'--resume' if resume else '--run'}")
     asked, given = _asked(context, settings)
+    if find_lr and asked.fellow_eye:
+        raise click.UsageError("--find-lr trains all layers, and --fellow-eye the last one alone; leave out --find-lr")
 
     from trainer.commands import fit as launch
     from trainer.distributed.process_group import from_main, joined, world_size
