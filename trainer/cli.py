@@ -121,6 +121,8 @@ def _asked(context: click.Context, settings: Mapping[str, Any]) -> tuple[FitConf
     }
     if context.meta.get(SETS_ALL) and context.get_parameter_source("recipe") is ParameterSource.COMMANDLINE:
         raise click.UsageError("a config.json sets all options, so --recipe sets nothing; leave one of them out")
+    if settings["fellow_eye"] and context.get_parameter_source("recipe") is ParameterSource.COMMANDLINE:
+        raise click.UsageError("--fellow-eye keeps its run's settings, and --recipe sets others; leave out --recipe")
     if context.meta.get(SETS_ALL) and settings["fellow_eye"] and not (context.default_map or {}).get("fellow_eye"):
         raise click.UsageError(
             "this config.json is of a run of one eye, and --fellow-eye keeps its run's settings; leave out --config"

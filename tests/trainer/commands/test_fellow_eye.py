@@ -354,6 +354,7 @@ def test_what_does_not_fit_is_refused(runs: Both, tmp_path: Path, trainer: Calla
     assert "nothing" in refused("--fellow-eye", "nothing", exit=2)
     assert "is not the cache that" in refused("--fellow-eye", runs.one, "--cache", write_tiny_cache(tmp_path / "other"))
     assert "takes the fellow eye too" in refused("--cache", runs.cache, "--weights", runs.both / "model.safetensors")
+    assert "leave out --recipe" in refused("--fellow-eye", runs.one, "--recipe", "best", exit=2)
     alone = trainer("fit", "--fellow-eye", runs.one, "--find-lr", exit=2).stderr  # type: ignore[attr-defined]
     assert "leave out --find-lr" in alone
     one = trainer("predict", runs.one, runs.cache, "--eyes", "eyes.csv", exit=1).stderr  # type: ignore[attr-defined]
