@@ -312,6 +312,12 @@ def test_an_interrupted_run_continues_to_the_same_bytes(runs: Both, trainer: Cal
     assert whole == resumed
 
 
+def test_the_learning_rate_is_that_of_the_optimizer(runs: Both, trainer: Callable[..., object]) -> None:
+    for run, options, rate in (("sgd", (), 0.01), ("adamw", ("--optimizer", "adamw"), 0.001)):
+        train("--fellow-eye", runs.one, "--run", run, "--head-epochs", 1, *options)
+        assert json.loads(Path(run, "config.json").read_text())["resolved"]["lr"] == rate
+
+
 def test_an_ensemble_takes_both_eyes_if_its_members_do(runs: Both, trainer: Callable[..., object]) -> None:
     other = train("--fellow-eye", runs.one, "--run", "other", "--head-epochs", 12, "--lr", 0.05, "--seed", 1)
     assert other.exit_code == 0
