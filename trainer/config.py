@@ -130,6 +130,7 @@ class FitConfig:
         of_run = not self.fellow_eye or self.weights.endswith(".safetensors")
         check(of_run, "weights", "left out with fellow_eye: they are the run's")
         check(not self.fellow_eye or self.epochs == 0, "epochs", "0 with fellow_eye, which trains the last layer alone")
+        check(not self.fellow_eye or self.head_epochs > 0, "head_epochs", "at least 1 with fellow_eye")
         head = self.head_epochs > 0 and self.weights != "none"
         check(head or self.epochs > 0, "epochs", "at least 1 where no pretrained weights get head epochs")
         check(self.batch >= 1, "batch", "at least 1")

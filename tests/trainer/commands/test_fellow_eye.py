@@ -353,6 +353,7 @@ def test_what_does_not_fit_is_refused(runs: Both, tmp_path: Path, trainer: Calla
     assert "model is resnet18 there" in refused("--fellow-eye", runs.one, "--model", "resnet34")
     assert "weights must be left out" in refused("--fellow-eye", runs.one, "--weights", "none", exit=2)
     assert "epochs must be 0" in refused("--fellow-eye", runs.one, "--epochs", 2, exit=2)
+    assert "head_epochs must be at least 1" in refused("--fellow-eye", runs.one, "--head-epochs", 0, exit=2)
     assert "takes the fellow eye already" in refused("--fellow-eye", runs.both, exit=2)
     config = ("--config", runs.one / "config.json")
     assert "leave out --config" in refused(*config, "--fellow-eye", runs.one, exit=2)
