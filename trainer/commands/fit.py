@@ -173,10 +173,13 @@ def resume(path: Path | None, given: Mapping[str, Any]) -> RunFolder:
 def another_run(run: RunFolder, recorded: RunConfig, other: Mapping[str, Any]) -> str:
     """The error message if a finished run is resumed with other settings, with the command for a new run."""
     options = [option for name, value in other.items() for option in as_options(name, value)]
-    way_on = shlex.join(["trainer", "fit", "--cache", recorded.cache, "--weights", str(run.model), *options])
+    if fellow := recorded.asked.fellow_eye:
+        start, of_what = ["--fellow-eye", fellow], "the run that it began with"
+    else:
+        start, of_what = ["--cache", recorded.cache, "--weights", str(run.model)], "its weights"
     return (
-        f"{run.path} is finished, so {shlex.join(options)} changes nothing; another run starts from its weights: "
-        f"`{way_on}`"
+        f"{run.path} is finished, so {shlex.join(options)} changes nothing; another run starts from {of_what}: "
+        f"`{shlex.join(['trainer', 'fit', *start, *options])}`"
     )
 
 

@@ -310,6 +310,8 @@ def test_an_interrupted_run_continues_to_the_same_bytes(runs: Both, trainer: Cal
     train("--run", "resumed", "--resume")
     whole, resumed = (Path(run, "model.safetensors").read_bytes() for run in ("whole", "resumed"))
     assert whole == resumed
+    advice = train("--run", "resumed", "--resume", "--lr", 0.5, exit=1).stderr
+    assert f"`trainer fit --fellow-eye {runs.one} --lr 0.5`" in advice
 
 
 def test_the_learning_rate_is_that_of_the_optimizer(runs: Both, trainer: Callable[..., object]) -> None:
