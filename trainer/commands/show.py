@@ -13,6 +13,7 @@ import click
 from pipeline.errors import RunError
 from trainer.config import RunConfig
 from trainer.console import print_table
+from trainer.network.decision import DecisionRule
 from trainer.network.image_statistics import QUANTILES
 from trainer.network.metadata import Metadata, read_header, read_metadata
 from trainer.run_folder import RunFolder, weights_file
@@ -84,6 +85,11 @@ def show(path: Path, as_json: bool) -> None:
             ("temperature", f"{operating.temperature:g}"),
             ("referable", f"from p_referable {operating.threshold:.4g} on, for a {chosen}"),
         ]
+        if with_fellow := DecisionRule.of(metadata).fellow:
+            decides = f"temperature {with_fellow.temperature:g}, referable from {with_fellow.threshold:.4g} on"
+            if with_fellow.ordinal_thresholds:
+                decides += f", cut at {', '.join(f'{threshold:g}' for threshold in with_fellow.ordinal_thresholds)}"
+            rows.append(("with other eye", decides))
     else:
         rows.append(("operating point", "none: the run is unfinished, or validation lacks a class"))
     if run:

@@ -285,6 +285,16 @@ def test_the_report_and_the_card_say_so(runs: Both, trainer: Callable[..., objec
         assert "Two decision rules were fitted on validation" in page
 
 
+def test_show_names_the_rule_for_photographs_with_their_other_eye(runs: Both, trainer: Callable[..., object]) -> None:
+    fellow = read_metadata(runs.both / "model.safetensors").fellow
+    assert fellow is not None
+    assert fellow.operating is not None
+    shown = trainer("show", runs.both).stdout  # type: ignore[attr-defined]
+    (line,) = [line for line in shown.splitlines() if line.startswith("with other eye")]
+    assert f"temperature {fellow.operating.temperature:g}, referable from {fellow.operating.threshold:.4g} on" in line
+    assert "other eye" not in trainer("show", runs.one).stdout  # type: ignore[attr-defined]
+
+
 def test_another_threshold_moves_both_rules(runs: Both, trainer: Callable[..., object]) -> None:
     run = shutil.copytree(runs.both, "both")
     before = runs.table(runs.both)["score"]
