@@ -50,6 +50,8 @@ def explain(
     click.echo(f"found {found} = {explained} explained + {len(refused)} rejected")
     if warning := coarseness(cells_a_side(predictor.metadata)):
         warn(warning)
+    if predictor.takes_fellow:
+        click.echo("each photograph by itself: the evidence in the patient's other eye is not shown")
     if folder.mute:
         click.echo(f"in {folder.mute} of them nothing speaks for the grade: no place is tinted")
     if explained > ON_SHEET:
