@@ -5,11 +5,11 @@ from pathlib import Path
 
 import click
 
-from pipeline.errors import SourceError
+from pipeline.errors import RunError, SourceError
 from pipeline.storage.artifacts import EXPLAINED, SHEET
 from trainer.commands.predict import say_ours, say_refused
 from trainer.console import warn
-from trainer.inference.gradcam import Style, cells_a_side
+from trainer.inference.gradcam import Style
 from trainer.inference.inputs import gather
 from trainer.inference.predictor import Predictor
 from trainer.reporting.explained import ON_SHEET, REJECTS, ExplainedFolder, coarseness
@@ -31,11 +31,16 @@ def explain(
     RunError for weights that cannot be used, SourceError if a path does not exist or no photograph could be read.
     """
     predictor = Predictor(run, device_name, workers)
-    photographs, refused, ours = gather(paths, predictor.metadata.recipe)
+    if not predictor.cells:
+        raise RunError(f"{run}: {predictor.metadata.title} has no feature maps that could explain a prediction")
+    recipe = predictor.metadata.recipe
+    photographs, refused, ours = gather(paths, recipe)
     say_ours(ours)
     found = len(photographs) + len(refused)
     try:
-        folder = ExplainedFolder(out, [each.id for each in photographs], predictor.metadata, style)
+        folder = ExplainedFolder(
+            out, [each.id for each in photographs], predictor.metadata.recipe, predictor.cells, style
+        )
         for batch in predictor.batches(photographs, "explaining"):
             refused += batch.refused
             for explanation in predictor.explain(batch, grade):
@@ -48,7 +53,7 @@ def explain(
     if not explained:
         raise SourceError(f"none of {found} photographs could be explained, see {out / REJECTS}")
     click.echo(f"found {found} = {explained} explained + {len(refused)} rejected")
-    if warning := coarseness(cells_a_side(predictor.metadata)):
+    if warning := coarseness(predictor.cells):
         warn(warning)
     if folder.mute:
         click.echo(f"in {folder.mute} of them nothing speaks for the grade: no place is tinted")

@@ -41,6 +41,7 @@ from trainer.training.setup import (
     training_grades,
 )
 from trainer.training.signals import Stopped, Stopper
+from trainer.training.trial import describe_plugs
 
 MAY_CHANGE: Final = frozenset({"cache", "checkpoint_minutes", "device", "workers"})
 """Settings that may be changed with --resume: they do not change what is computed. The cache's digest is checked."""
@@ -64,7 +65,7 @@ def start(asked: FitConfig, path: Path | None) -> RunFolder:
         run = from_main(lambda: create_run(path, name))
         with run.held() if is_main() else nullcontext():
             if is_main():
-                begin(run, describe(asked, config, cache))
+                begin(run, describe(asked, config, cache, describe_plugs(config, model.backbone)))
             carry_out(Training(config=config, cache=cache, run=run, model=model, loaders=loaders))
     return run
 

@@ -144,8 +144,17 @@ def describe_members(members: Members) -> Metadata:
         for each in members.metadata
     )
     stem = "small" if all(each.stem == "small" for each in members.metadata) else "imagenet"
+    plugs = {each.function: each for metadata in members.metadata for each in metadata.plugs if each.option == "model"}
     return Metadata(
-        first.model, first.size, first.recipe, epoch=0, link="softmax", stem=stem, tta=first.tta, members=listed
+        first.model,
+        first.size,
+        first.recipe,
+        epoch=0,
+        link="softmax",
+        stem=stem,
+        tta=first.tta,
+        members=listed,
+        plugs=tuple(plugs.values()),
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.errors import RunError
 from trainer.console import track, warn
 from trainer.inference.forward import probabilities
-from trainer.inference.gradcam import grad_cam
+from trainer.inference.gradcam import cells_a_side, grad_cam
 from trainer.inference.inputs import BATCH, Photograph, Rendered, render
 from trainer.network.decision import THRESHOLD, DecisionRule, p_referable
 from trainer.network.device import choose_device, to_device
@@ -69,6 +70,11 @@ class Predictor:
         self.rule: Final = DecisionRule.of(metadata)
         if metadata.operating is None:
             warn(f"{run} carries no operating point: probabilities are not calibrated, the threshold is {THRESHOLD}")
+
+    @cached_property
+    def cells(self) -> int:
+        """See `cells_a_side`."""
+        return cells_a_side(self.model, self.metadata.size)
 
     def batches(self, photographs: Sequence[Photograph], what: str) -> Iterator[Rendered]:
         """As `rendered`, with a progress bar on a terminal."""

@@ -13,6 +13,7 @@ from pipeline.photos.preparation import Recipe
 from pipeline.storage.artifacts import open_regular
 from trainer.config import STEMS, Link
 from trainer.network.image_statistics import TrainingStatistics
+from trainer.plugs import Plug
 
 MEAN: Final = (0.485, 0.456, 0.406)
 STD: Final = (0.229, 0.224, 0.225)
@@ -57,7 +58,7 @@ class Member:
     """One network of an ensemble."""
 
     model: str
-    """One of trainer.config.MODELS."""
+    """One of trainer.config.MODELS, or a function of the user's."""
     epoch: int
     """The epoch that its weights are from, counted from 1."""
     link: str
@@ -70,7 +71,7 @@ class Member:
 @dataclass(frozen=True)
 class Metadata:
     model: str
-    """One of trainer.config.MODELS; of an ensemble that of its first member."""
+    """One of trainer.config.MODELS, or a function of the user's; of an ensemble that of its first member."""
     size: int
     """Side of the images that it was trained on, pixels."""
     recipe: Recipe
@@ -97,6 +98,8 @@ class Metadata:
     """Image statistics of the training photographs; None in older files."""
     members: tuple[Member, ...] = ()
     """The networks of an ensemble, in the order of their weights; empty for one network."""
+    plugs: tuple[Plug, ...] = ()
+    """The functions of the user's that the training took; of an ensemble those of all members."""
 
     @property
     def title(self) -> str:
@@ -114,8 +117,9 @@ class Metadata:
     def as_dict(self) -> dict[str, Any]:
         """As plain JSON."""
         fields = {**asdict(self), "recipe": self.recipe.as_dict()}
-        if not self.members:
-            del fields["members"]  # a network by itself has the same bytes as in earlier versions
+        for name in ("members", "plugs"):
+            if not fields[name]:
+                del fields[name]  # a network by itself has the same bytes as in earlier versions
         return {_JSON_KEYS.get(name, name): value for name, value in fields.items()}
 
     @classmethod
@@ -132,6 +136,7 @@ class Metadata:
             if fields.get("statistics"):
                 fields["statistics"] = TrainingStatistics.from_dict(fields["statistics"])
             fields["members"] = tuple(Member(**each) for each in fields.get("members", ()))
+            fields["plugs"] = tuple(Plug(**each) for each in fields.get("plugs", ()))
             metadata = cls(**fields)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError("it does not say which model it is") from error

@@ -13,9 +13,10 @@ from pipeline.loading.batch import Batch, Loader
 from pipeline.loading.plan import Augment
 from trainer.config import FitConfig, Phase
 from trainer.distributed.loaders import batch_per_rank
-from trainer.distributed.process_group import averaged, shifted, total, world_size
+from trainer.distributed.process_group import averaged, shard, shifted, total, world_size
 from trainer.network.device import training_precision
 from trainer.network.model import Grader, compiled, load_state
+from trainer.training.augmentation import seed_torch
 from trainer.training.head_features import feature_loaders
 from trainer.training.losses import losses
 from trainer.training.mixup import mix
@@ -88,6 +89,7 @@ class Learner:
         empty; the figures are those of the whole batch.
         """
         images, grades, _ = batch
+        seed_torch(self.config.seed, epoch, step, shard().rank, 0)  # for dropout, which torchvision's ResNets have not
         whole = (
             len(images) if world_size() == 1 else min(self.config.batch, self._photographs - step * self.config.batch)
         )

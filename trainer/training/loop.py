@@ -25,6 +25,7 @@ from trainer.network.metadata import Metadata
 from trainer.network.model import save_model
 from trainer.network.provenance import Provenance
 from trainer.run_folder import EpochRow, RunFolder
+from trainer.training.augmentation import with_function
 from trainer.training.checkpoint import Progress, save_checkpoint
 from trainer.training.learner import Learner, augmentation
 from trainer.training.losses import losses
@@ -194,7 +195,7 @@ def open_loaders(config: FitConfig, cache: Cache) -> Iterator[dict[str, Loader]]
     """Loaders by split: "train" (shuffled, augmented), "val", and "test" with --track-test."""
 
     def open_train(size: int | None) -> Loader:
-        return open_sharded(
+        loader = open_sharded(
             replace(config, size=size, start_size=None),
             cache,
             "train",
@@ -204,6 +205,7 @@ def open_loaders(config: FitConfig, cache: Cache) -> Iterator[dict[str, Loader]]
             seed=config.seed,
             balanced=config.sampling == "balanced",
         )
+        return with_function(loader, config)
 
     with ExitStack() as stack:
         if config.start_size is None:

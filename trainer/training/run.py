@@ -22,6 +22,7 @@ from trainer.training.checkpoint import Progress
 from trainer.training.learner import Learner
 from trainer.training.loop import RunWriter, fit
 from trainer.training.signals import Stopper
+from trainer.training.trial import describe_plugs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +59,7 @@ def train(training: Training, learner: Learner, stopper: Stopper) -> None:
         stem=config.stem,
         tta=config.tta,
         statistics=statistics,
+        plugs=tuple(describe_plugs(config, training.model.backbone)),
     )
     cache.note_sources()
     if checkpoint:  # the file of the initial weights may have been deleted since

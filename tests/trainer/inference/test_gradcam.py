@@ -4,10 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.photos.preparation import Recipe
 from pipeline.photos.retina import Square
 from trainer.inference.gradcam import TINT, cells_a_side, grad_cam, heat_on_photograph, overlay
-from trainer.network.metadata import Metadata
 from trainer.network.model import Grader
 
 
@@ -121,8 +119,4 @@ def test_the_cells_are_those_of_the_last_feature_map(size: int, stem: str, cells
     model.backbone.get_submodule("layer4").register_forward_hook(lambda *each: kept.append(each[2].shape))
     with torch.no_grad():
         model(photographs(1, size))
-    assert (
-        cells_a_side(Metadata(model="resnet18", size=size, stem=stem, recipe=Recipe(256), epoch=1))
-        == cells
-        == kept[0][-1]
-    )
+    assert cells_a_side(model, size) == cells == kept[0][-1]
