@@ -7,6 +7,7 @@ import pandas as pd
 
 from pipeline.cache.attributes import read_attributes
 from pipeline.cache.cache import Cache
+from pipeline.cache.eyes import EyeTable
 from pipeline.cache.splits import patients_of
 from pipeline.errors import CacheError, RunError
 from pipeline.grades import UNKNOWN
@@ -14,7 +15,6 @@ from trainer.config import FitConfig
 from trainer.console import warn
 from trainer.evaluation.characteristics import kept_groups
 from trainer.evaluation.deferral import confidence_quantiles
-from trainer.evaluation.eyes import EyeTable
 from trainer.evaluation.metrics import graded, predictions_table
 from trainer.evaluation.operating_point import choose_operating
 from trainer.evaluation.ordinal_thresholds import fit_ordinal_thresholds

@@ -6,43 +6,15 @@ eye, and another photograph may miss it.
 """
 
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 import pandas as pd
 
+from pipeline.cache.eyes import EyeTable
 from pipeline.grades import UNKNOWN
 from trainer.evaluation.metrics import predictions_table
 from trainer.kinds import PROBABILITIES
 from trainer.network.decision import DecisionRule
-
-VISITS: Final = (
-    "visit", "visit id", "visit number", "visit no", "visit date", "exam date", "study date", "acquisition date",
-)  # fmt: skip
-"""Headers of kept columns that name the visit, in lower case with spaces. The first one that occurs is taken."""
-
-
-@dataclass(frozen=True, eq=False)
-class EyeTable:
-    """Which eye, at which visit, each photograph of a manifest shows."""
-
-    eyes: "pd.Series[str]"
-    """(rows,) The same name for all photographs of one patient, visit and eye. A photograph whose eye or patient is not
-    known is an eye of its own."""
-    known: "pd.Series[bool]"
-    """(rows,) Whether the eye is known."""
-    visit: str
-    """The column of attributes.csv that names the visit; "" if none was kept, and each eye counts as one visit."""
-
-    @classmethod
-    def of(cls, manifest: pd.DataFrame, attributes: pd.DataFrame) -> "EyeTable":
-        """`attributes`: see `pipeline.cache.attributes.read_attributes`."""
-        folded = {" ".join(name.replace("_", " ").casefold().split()): name for name in attributes.columns}
-        visit = next((folded[name] for name in VISITS if name in folded), "")
-        visits = attributes[visit].str.strip() if visit else pd.Series("", index=manifest.index)
-        known = (manifest["eye"] != "") & (manifest["patient"] != "")
-        names = manifest["patient"] + "\0" + visits + "\0" + manifest["eye"]
-        return cls(names.where(known, "\0" + manifest["id"]), known, visit)
 
 
 @dataclass(frozen=True)

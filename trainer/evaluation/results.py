@@ -9,12 +9,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.cache.baselines import no_image_baselines
+from pipeline.cache.eyes import EyeTable
 from pipeline.cache.splits import patients_of
 from pipeline.grades import UNKNOWN
 from trainer.evaluation.bootstrap import Figures, Floats, Limits, Resamples, interval, intervals
 from trainer.evaluation.calibration import Calibration, brier_by_photograph, expected_calibration_error, reliability
 from trainer.evaluation.deferral import Deferral, RiskCoverage
-from trainer.evaluation.eyes import EyeCounts, EyeTable, eye_rows, mean_eyes
+from trainer.evaluation.eyes import EyeCounts, eye_rows, mean_eyes
 from trainer.evaluation.metrics import Metrics, measure
 from trainer.evaluation.operating_point import OperatingCard, Referral
 from trainer.evaluation.referable import Referable, measure_referable

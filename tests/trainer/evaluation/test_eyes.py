@@ -3,7 +3,8 @@ import pandas as pd
 import pytest
 from sklearn.metrics import accuracy_score, cohen_kappa_score, roc_auc_score
 
-from trainer.evaluation.eyes import EyeTable, eye_rows, mean_eyes
+from pipeline.cache.eyes import EyeTable
+from trainer.evaluation.eyes import eye_rows, mean_eyes
 from trainer.evaluation.metrics import predictions_table
 from trainer.evaluation.results import Results, assess
 from trainer.network.decision import DecisionRule
