@@ -38,9 +38,7 @@ def explain(
     say_ours(ours)
     found = len(photographs) + len(refused)
     try:
-        folder = ExplainedFolder(
-            out, [each.id for each in photographs], predictor.metadata.recipe, predictor.cells, style
-        )
+        folder = ExplainedFolder(out, [each.id for each in photographs], recipe, predictor.cells, style)
         for batch in predictor.batches(photographs, "explaining"):
             refused += batch.refused
             for explanation in predictor.explain(batch, grade):

@@ -41,6 +41,7 @@ from trainer.training.setup import (
     training_grades,
 )
 from trainer.training.signals import Stopped, Stopper
+from trainer.training.tensorboard import Events, open_events
 from trainer.training.trial import describe_plugs
 
 MAY_CHANGE: Final = frozenset({"cache", "checkpoint_minutes", "device", "workers"})
@@ -188,8 +189,9 @@ def carry_out(training: Training) -> None:
             say_what_is_trained(training)
             learner = make_learner(config, cache, training.loaders, training.model)
             print_class_weights(training_grades(cache).tolist(), learner.weights.tolist())
-            train(training, learner, stopper)
-            finish(config, cache, run)
+            with open_events(run, training.progress.history, config) as events:
+                train(training, learner, stopper, events)
+                finish(config, cache, run, events)
     except Stopped as stopped:
         if is_main() and speaks():
             click.echo(f"stopped by {stopped.signal.name}; `trainer fit --run {run.path} --resume` goes on", err=True)
@@ -213,7 +215,7 @@ def say_what_is_trained(training: Training) -> None:
     say_shares(config)
 
 
-def finish(config: FitConfig, cache: Cache, run: RunFolder) -> None:
+def finish(config: FitConfig, cache: Cache, run: RunFolder, events: Events | None) -> None:
     """Measures the kept weights on val and, for the first time, on test; writes and prints the results."""
     measured = {}
     for evaluation in measure_kept(config, cache, run, measurable(cache, ("val", "test"))):
@@ -225,6 +227,8 @@ def finish(config: FitConfig, cache: Cache, run: RunFolder) -> None:
         return
     kept, epochs = read_metadata(run.model).epoch, len(run.read_accuracy())
     draw_history(run, kept, measured["val"])
+    if events:
+        events.add_results(run, kept, measured)
     click.echo(f"kept epoch {kept} of {epochs}, {choice(config)}")
     print_splits({split: evaluation.results for split, evaluation in measured.items()})
     run.note_date("trained", *(f"measured {split}" for split in measured))

@@ -74,11 +74,18 @@ def export_model(
     """
     make = {"onnx": make_onnx, "pt2": make_pt2}[format]
     classifier = Classifier(model, metadata).eval()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporters warn of their own insides
-        data, use = make(classifier, metadata.size, description)
     images, wanted, what = reference
-    difference = max(largest_difference(use, images[:1], wanted[:1]), largest_difference(use, images[1:], wanted[1:]))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the exporters warn of their own insides
+            data, use = make(classifier, metadata.size, description)
+        parts = ((images[:1], wanted[:1]), (images[1:], wanted[1:]))
+        difference = max(largest_difference(use, *part) for part in parts)
+    except RunError:
+        raise
+    except Exception as error:  # the exporters and onnxruntime raise dozens of kinds
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise RunError(f"{path} is not written: {metadata.title} cannot be exported ({reason})") from error
     checked = f"{what}, batches of 1 and {len(images) - 1}"
     if not difference <= TOLERANCE:
         raise RunError(

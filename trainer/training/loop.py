@@ -115,10 +115,12 @@ def fit(
     stopper: Stopper,
     writer: RunWriter,
     resumed: Mapping[str, Any] | None = None,
+    events: Events | None = None,
 ) -> None:
     """Trains from `progress` to the end. `writer` writes after each epoch, and a checkpoint when a signal stops it.
 
-    resumed: the checkpoint that the learner's model and `progress` come from; None for a new run.
+    resumed: the checkpoint that the learner's model and `progress` come from; None for a new run. events: of
+    TensorBoard, which get a row for each epoch.
     Raises RunError if a loss is not finite, Stopped after a signal, OSError if a file cannot be written.
     """
     config, began = learner.config, perf_counter() - progress.seconds
@@ -132,7 +134,6 @@ def fit(
         progress.seconds = perf_counter() - began
         writer.save(learner, progress)
 
-    events = Events(writer.run, progress.history) if is_main() else None
     try:
         for epoch in range(progress.epoch, config.total_epochs):
             if config.patience and progress.idle(config.head_epochs) >= config.patience:
@@ -177,9 +178,6 @@ def fit(
             f"photographs {', '.join(learner.cache.manifest['id'].iloc[rows.numpy()])}); "
             "start another run with a lower --lr"
         ) from error
-    finally:
-        if events:
-            events.close()
 
 
 def seconds_to_open(learner: Learner, phase: Phase) -> float:

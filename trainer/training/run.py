@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.cache.cache import Cache
 from pipeline.loading.batch import Loader
 from trainer.config import FitConfig
-from trainer.distributed.process_group import is_main, same_state
+from trainer.distributed.process_group import from_main, is_main, same_state
 from trainer.evaluation.evaluate import Evaluation, choose_decision, exposure_on, measure_outputs
 from trainer.inference.forward import run_split
 from trainer.inference.inputs import training_statistics
@@ -22,6 +22,7 @@ from trainer.training.checkpoint import Progress
 from trainer.training.learner import Learner
 from trainer.training.loop import RunWriter, fit
 from trainer.training.signals import Stopper
+from trainer.training.tensorboard import Events
 from trainer.training.trial import describe_plugs
 
 
@@ -42,8 +43,10 @@ class Training:
     """The checkpoint that `model` and `progress` come from; None for a new run."""
 
 
-def train(training: Training, learner: Learner, stopper: Stopper) -> None:
+def train(training: Training, learner: Learner, stopper: Stopper, events: Events | None) -> None:
     """Trains the rest of a run. The weights carry image statistics of the training photographs and their provenance.
+
+    events: of TensorBoard; None on other ranks than 0.
 
     Raises the errors of `fit`.
     """
@@ -68,7 +71,11 @@ def train(training: Training, learner: Learner, stopper: Stopper) -> None:
         earlier = earlier_provenance(config.weights) if is_main() else None
     provenance = functools.cache(lambda: Provenance.of_cache(cache).after(earlier))
     kept = {"earlier": earlier.as_tensors()} if earlier else {}
-    fit(learner, training.progress, stopper, RunWriter(training.run, metadata, provenance, kept), checkpoint)
+    if from_main(lambda: events is not None and events.are_written):
+        first, images = learner.first_images()
+        if events:
+            events.add_photographs(first, images)
+    fit(learner, training.progress, stopper, RunWriter(training.run, metadata, provenance, kept), checkpoint, events)
 
 
 def earlier_provenance(weights: str) -> Provenance | None:

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pipeline.cache.eyes import EyeTable
 from pipeline.cache.splits import patients_of
 from tests.trainer.recorded import METRICS, OF_SET, recorded
-from pipeline.cache.eyes import EyeTable
 from trainer.evaluation.metrics import predictions_table
 from trainer.evaluation.record import ICDR, MetricsRecord, OriginalSize, Scale, SetDescription
 from trainer.evaluation.refit import refit

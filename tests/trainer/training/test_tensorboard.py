@@ -20,7 +20,11 @@ def read(run: Path) -> dict[str, list[tuple[int, float]]]:
     """What TensorBoard shows: tag -> (step, value) in order."""
     loaded = EventAccumulator(str(run / "tensorboard"))
     loaded.Reload()
-    return {tag: [(event.step, event.value) for event in loaded.Scalars(tag)] for tag in loaded.Tags()["scalars"]}
+    return {
+        tag: [(event.step, event.value) for event in loaded.Scalars(tag)]
+        for tag in loaded.Tags()["scalars"]
+        if not tag.startswith("final/")
+    }
 
 
 def check_equal_to_table(run: Path) -> None:
