@@ -77,6 +77,7 @@ class FitConfig:
     model: str = "resnet18"  # or package.module:function, see docs/plugs.md
     stem: str = "imagenet"  # "small": for images below 64 pixels, from scratch; "auto": decides by the size
     weights: str = "auto"  # "auto", "imagenet", "none", or a file
+    fellow_eye: str | None = None  # the run whose network learns to use the patient's other eye too; None: one eye
     head_epochs: int = 3  # on a frozen backbone; only with pretrained weights
     views: int = 1  # augmented copies of each photograph in the head phase
     epochs: int = 20  # of fine-tuning all layers
@@ -142,6 +143,7 @@ class FitConfig:
         check(self.epochs >= 0, "epochs", "0 or more")
         head = self.head_epochs > 0 and self.weights != "none"
         check(head or self.epochs > 0, "epochs", "at least 1 where no pretrained weights get head epochs")
+        check(not self.fellow_eye or self.epochs == 0, "epochs", "0 with fellow_eye, which trains the last layer alone")
         check(self.batch >= 1, "batch", "at least 1")
         check(self.size is None or self.size >= SMALLEST, "size", f"at least {SMALLEST} pixels")
         start = self.start_size

@@ -22,6 +22,7 @@ from trainer.config import (
     FitConfig,
 )
 from trainer.config_file import ConfigFile
+from trainer.fellow_run import FellowRun
 from trainer.plugs import FORM, is_plug
 from trainer.presets import PRESETS
 
@@ -81,6 +82,9 @@ _OPTIONS: Final = (
           help="The first layers. small: full resolution, for images below 64 px. auto: by size."),
     _data("--weights", type=Text(), default=DEFAULT.weights, metavar="auto|imagenet|none|FILE",
           help="auto: ImageNet weights if they can be had. FILE: torchvision's .pth or a model.safetensors."),
+    _data("--fellow-eye", type=FellowRun(), is_eager=True, metavar="RUN",
+          help="Teach the network of a finished run to take the patient's other eye into account too. Its settings "
+               "are kept; the last layer alone is trained."),
     _data("--size", type=click.IntRange(SMALLEST, LARGEST),
           help="Side of the training images, pixels.  [default: as cached]"),
     _data("--start-size", type=PixelsOrFraction(0, min_open=True),

@@ -66,3 +66,6 @@ def comparison_parts(stem: Path) -> list[Part]:
 
 PROBABILITIES: Final = tuple(f"p{grade}" for grade in range(N_GRADES))
 """Columns of a table of predictions."""
+FELLOWS: Final = "fellows"
+SCORE: Final = "score"
+"""Two more of a network that takes the fellow eye into account; see trainer.evaluation.metrics."""

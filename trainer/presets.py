@@ -75,6 +75,9 @@ OPTIMIZER_DEFAULTS: Final[Mapping[str, Mapping[str, float]]] = MappingProxyType(
 )
 """Defaults of other options by optimizer. Presets and options override them."""
 
+FELLOW_DEFAULTS: Final[Mapping[str, Any]] = MappingProxyType({"epochs": 0, "head_epochs": 20, "views": 4, "lr": 0.01})
+"""Defaults with --fellow-eye, which trains the last layer alone, on stored features. Other settings are the run's."""
+
 PURPOSES: Final[Mapping[str, str]] = MappingProxyType(
     {
         "course": "to compare with student projects on EyePACS, which commonly train so",

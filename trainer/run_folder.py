@@ -284,17 +284,19 @@ class RunFolder:
         """
         import pandas as pd
 
-        from trainer.kinds import PROBABILITIES
+        from trainer.kinds import FELLOWS, PROBABILITIES, SCORE
 
         path, advice = self.predictions(split), f"`trainer evaluate {self.path} --split {split}` writes it"
         columns = ["id", "grade", "predicted", *PROBABILITIES]
         try:
             # Ids as text: an id may be "NA", "007" or "1e5".
             table = pd.read_csv(path, dtype=str, na_filter=False, encoding_errors="surrogateescape")
-            if list(table.columns) != columns:
+            of_fellow = {FELLOWS: "int64", SCORE: "float64"}
+            if list(table.columns) not in (columns, [*columns, *of_fellow]):
                 raise ValueError("other columns")
             table["grade"] = table["grade"].replace("", str(UNKNOWN))
-            table = table.astype({"grade": "int64", "predicted": "int64"} | dict.fromkeys(PROBABILITIES, "float32"))
+            types = {"grade": "int64", "predicted": "int64", **dict.fromkeys(PROBABILITIES, "float32"), **of_fellow}
+            table = table.astype({name: types[name] for name in table.columns if name in types})
         except FileNotFoundError as error:
             raise RunError(f"{path} is missing; {advice}") from error
         except (OSError, ValueError) as error:

@@ -10,7 +10,9 @@ from pipeline.loading.plan import NO_AUGMENT, WHOLE, Augment, Blocks, Schedule, 
 from pipeline.machine import usable_cores
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
     from pipeline.loading.batch import Loader
 
@@ -32,6 +34,7 @@ def open_loader(
     shard: tuple[int, int] = WHOLE,
     balanced: bool = False,
     shuffle_block: int | None = None,
+    rows: "NDArray[np.int64] | None" = None,
 ) -> "Loader":
     """A loader of a split's photographs. All loaders give the same batches.
 
@@ -48,6 +51,7 @@ def open_loader(
     balanced: whether each grade has the same number of positions in an epoch. Photographs of rare grades then repeat.
     shuffle_block: how many shards a shuffle mixes at a time (see `Blocks`), at least 1. Without a shuffle, rows are
         then sorted by shard. None: a shuffle mixes all shards. `Cache.shuffle_block` is the number for this machine.
+    rows: of the manifest, (n,), ascending, in place of those of the split. None: those of the split.
 
     Raises LoaderMissing if DALI is asked for and not installed, CacheError if the split is unknown or empty, UsageError
     (a ValueError too) for any other value that is not allowed, and what torch raises for a device it does not know.
@@ -55,7 +59,7 @@ def open_loader(
     check_loader(name, cache, size=size, device=device)
     if workers is not None and workers < 1:
         raise UsageError(f"workers must be at least 1, got {workers}")
-    rows = cache.rows(split)
+    rows = cache.rows(split) if rows is None else rows
     if not len(rows):
         raise CacheError(f"{cache.path}: no photograph is in the split {split!r}")
     if shuffle_block is not None and not shuffle:

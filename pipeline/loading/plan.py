@@ -145,17 +145,17 @@ def plan_epoch(
         rows = balanced(drawing_rows, labels[listed], seed, epoch)
     order = shuffled(words[:, 0], rows, blocks, seed, epoch) if shuffle else np.arange(len(rows))
     order = order[part.rank :: part.world_size]
-    uniform = _uniform(words[order, 1:])
+    draws = uniform(words[order, 1:])
     zoom, colours = np.ones(len(order)), None
     if augment.zoom > 1 or augment.colour > 0:
-        spread = 2 * _uniform(random_words(drawing_rows[order], seed, epoch, stream=2)) - 1
+        spread = 2 * uniform(random_words(drawing_rows[order], seed, epoch, stream=2)) - 1
         zoom = augment.zoom ** spread[:, 0]
         if augment.colour > 0:
             colours = colour_matrices(*(1 + augment.colour * spread[:, 1:].T))
     matrices = affine(
-        hflip=uniform[:, 0] < augment.hflip,
-        vflip=uniform[:, 1] < augment.vflip,
-        degrees=augment.degrees * (2 * uniform[:, 2] - 1),
+        hflip=draws[:, 0] < augment.hflip,
+        vflip=draws[:, 1] < augment.vflip,
+        degrees=augment.degrees * (2 * draws[:, 2] - 1),
         zoom=zoom,
         source_size=source_size,
         size=size,
@@ -345,7 +345,7 @@ def random_words(rows: NDArray[np.int64], seed: int, epoch: int, stream: int = 0
     return philox.random_raw(4 * blocks).reshape(blocks, 4)[rows]
 
 
-def _uniform(words: NDArray[np.uint64]) -> NDArray[np.float64]:
+def uniform(words: NDArray[np.uint64]) -> NDArray[np.float64]:
     """The top 53 bits of each word, as a double in [0, 1)."""
     return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
 

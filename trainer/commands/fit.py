@@ -31,10 +31,12 @@ from trainer.training.range_test import range_test
 from trainer.training.run import Training, earlier_provenance, measure_kept, train
 from trainer.training.setup import (
     begin,
+    check_fellow_run,
     check_processes,
     check_same,
     check_trainable,
     describe,
+    empty_model,
     make_learner,
     resolve,
     restore,
@@ -101,6 +103,8 @@ def prepare(asked: FitConfig) -> tuple[FitConfig, Cache, Grader]:
     if line := scale_line(cache.index.scale, cache.index.exact):
         warn(line)
     check_same(cache)
+    if asked.fellow_eye:
+        from_main(lambda: check_fellow_run(asked, cache))
     if asked.track_test:
         check_measurable(cache, "test")
     if is_main():
@@ -112,7 +116,7 @@ def prepare(asked: FitConfig) -> tuple[FitConfig, Cache, Grader]:
         config, model = resolve(asked, cache)
     config = from_main(lambda: config)
     if not is_main():
-        model = Grader(config.model, config.link, config.stem)
+        model = empty_model(config)
     same_state(model)
     return config, cache, model
 

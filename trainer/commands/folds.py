@@ -55,7 +55,7 @@ def folds(
             if from_main(partial(getattr, run, "started")):
                 fit.resume(run.path, {**given, "cache": str(cache_path), "seed": seed})
             else:
-                fit.start(replace(asked, cache=str(cache_path), seed=seed), run.path)
+                fit.start(_of_fold(replace(asked, cache=str(cache_path), seed=seed), number), run.path)
     if is_main():
         _measure(folder, cache, count, seeds)
 
@@ -63,6 +63,22 @@ def folds(
 def _run(folder: FoldsFolder, number: int, seed: int, seeds: Sequence[int]) -> RunFolder:
     """The run of a fold and a seed."""
     return folder.run(number, seed if len(seeds) > 1 else None)
+
+
+def _of_fold(asked: FitConfig, number: int) -> FitConfig:
+    """The settings of a fold's run: with --fellow-eye it goes on from the run of the same fold and seed.
+
+    Raises RunError if the folder of --fellow-eye has no such run.
+    """
+    if not asked.fellow_eye:
+        return asked
+    first = FoldsFolder(Path(asked.fellow_eye))
+    if not first.mark.exists():
+        raise RunError(
+            f"{asked.fellow_eye} was not made by `trainer folds`; `trainer fit --fellow-eye` goes on from it"
+        )
+    run = _run(first, number, asked.seed, first.read_mark().seeds or [asked.seed])
+    return replace(asked, fellow_eye=str(run.path), weights=str(run.model))
 
 
 def _as_begun(

@@ -4,7 +4,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import click
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.cache.cache import Cache
@@ -16,12 +18,22 @@ from trainer.config import FitConfig
 from trainer.distributed.process_group import from_all, local_world_size, shard, world_size
 
 
-def open_sharded(config: FitConfig, cache: Cache, split: str, batch: int, **settings: Any) -> Loader:
+def open_sharded(
+    config: FitConfig,
+    cache: Cache,
+    split: str,
+    batch: int,
+    *,
+    rows: NDArray[np.int64] | None = None,
+    **settings: Any,
+) -> Loader:
     """The loader of this process's part of every batch, by a resolved config.
 
     The parts of all processes in step k are the photographs that one process alone would have in step k.
-    batch: photographs of all processes together. settings: further arguments of `open_loader`.
+    batch: photographs of all processes together. rows: of the manifest, in place of those of the split. settings:
+    further arguments of `open_loader`.
     """
+    rows = cache.rows(split) if rows is None else rows
     loader = open_loader(
         config.loader,
         cache,
@@ -32,11 +44,12 @@ def open_sharded(config: FitConfig, cache: Cache, split: str, batch: int, **sett
         workers=config.workers or max(1, usable_cores() // local_world_size()),
         shard=shard(),
         shuffle_block=config.together,
+        rows=rows,
         **settings,
     )
     size = config.size or cache.recipe.size
     empty = torch.empty(0, 3, size, size, dtype=torch.uint8, device=config.device)
-    return every_step(loader, len(cache.rows(split)), batch, empty)
+    return every_step(loader, len(rows), batch, empty)
 
 
 def batch_per_rank(batch: int) -> int:

@@ -58,7 +58,7 @@ class RiskCoverage:
 
     def __init__(self, sample: Sample, threshold: float) -> None:
         self.sample = sample
-        scores = sample.p_referable
+        scores = sample.referral_scores
         self.has, self.referred = sample.grades >= REFERABLE, scores >= threshold
         self._order = np.argsort(-confidence(scores, threshold), kind="stable")
         self._wrong = (self.has != self.referred)[self._order].astype(np.float64)

@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+from torch import Tensor
 
 from pipeline.cache.attributes import read_attributes
 from pipeline.cache.cache import Cache
@@ -15,7 +18,7 @@ from trainer.config import FitConfig
 from trainer.console import warn
 from trainer.evaluation.characteristics import kept_groups
 from trainer.evaluation.deferral import confidence_quantiles
-from trainer.evaluation.metrics import graded, predictions_table
+from trainer.evaluation.metrics import graded, predictions_table, with_fellows
 from trainer.evaluation.operating_point import choose_operating
 from trainer.evaluation.ordinal_thresholds import fit_ordinal_thresholds
 from trainer.evaluation.record import MetricsRecord, Scale
@@ -25,7 +28,7 @@ from trainer.evaluation.weighted_metrics import Sample
 from trainer.inference.forward import Outputs, run_split
 from trainer.network.decision import DecisionRule, p_referable, probabilities
 from trainer.network.device import to_device
-from trainer.network.metadata import Metadata, temperature_of
+from trainer.network.metadata import FittedRule, Metadata, temperature_of
 from trainer.network.model import Network
 from trainer.network.provenance import Exposure, Provenance
 
@@ -129,10 +132,11 @@ def measure_outputs(
     0 to 1."""
     manifest, logits = cache.manifest, outputs.logits.double().numpy()
     rule, eyes = DecisionRule.of(metadata), EyeTable.of(manifest, read_attributes(cache))
-    calibrated = rule.probabilities(logits)
+    calibrated = rule.probabilities(logits, outputs.paired)
     predictions = predictions_table(
         manifest["id"].iloc[outputs.rows], outputs.grades.numpy(), calibrated, metadata.ordinal_thresholds
     )
+    predictions = with_fellows(predictions, rule, outputs.fellows)
     results = assess(
         manifest, split, predictions, probabilities(logits), metadata.operating, prevalence, eyes=eyes, rule=rule
     )
@@ -159,12 +163,26 @@ def exposure_on(provenance: Provenance | None, cache: Cache, split: str, *, own:
 
 def choose_decision(cache: Cache, outputs: Outputs, metadata: Metadata, grade_by: str) -> Metadata:
     """The metadata with the decision rule that is fitted on outputs for val: temperature, threshold, percentiles of the
-    confidence and, with grade_by "expected", ordinal thresholds."""
-    manifest, known = cache.manifest, outputs.grades.numpy() != UNKNOWN
-    logits, grades = outputs.logits.double().numpy()[known], outputs.grades.numpy()[known]
+    confidence and, with grade_by "expected", ordinal thresholds.
+
+    A network that takes the fellow eye gets two rules: one fitted without it, on all photographs, and one with it, on
+    those that have a fellow.
+    """
+    known = outputs.grades.numpy() != UNKNOWN
+    if outputs.alone is None:
+        return replace(metadata, **vars(_fit_rule(cache, outputs, outputs.logits, known, grade_by)))
+    alone = _fit_rule(cache, outputs, outputs.alone, known, grade_by)
+    fellow = _fit_rule(cache, outputs, outputs.logits, known & outputs.paired, grade_by)
+    return replace(metadata, **vars(alone), fellow=fellow)
+
+
+def _fit_rule(cache: Cache, outputs: Outputs, of: Tensor, chosen: NDArray[np.bool_], grade_by: str) -> FittedRule:
+    """The rule for logits `of` (n, 5), fitted on those of the chosen photographs (n,)."""
+    logits, grades = of.double().numpy()[chosen], outputs.grades.numpy()[chosen]
     operating, ordinal_thresholds = choose_operating(logits, grades), None
     if grade_by == "expected":
-        patients = pd.factorize(patients_of(manifest, manifest["id"].iloc[outputs.rows[known]]))[0]
+        manifest = cache.manifest
+        patients = pd.factorize(patients_of(manifest, manifest["id"].iloc[outputs.rows[chosen]]))[0]
         ordinal_thresholds = fit_ordinal_thresholds(probabilities(logits, temperature_of(operating)), grades, patients)
         if ordinal_thresholds is None:
             warn("validation has one grade alone and says nowhere to cut: the likeliest grade is predicted")
@@ -172,4 +190,4 @@ def choose_decision(cache: Cache, outputs: Outputs, metadata: Metadata, grade_by
     if operating is not None:
         scores = p_referable(probabilities(logits, operating.temperature))
         sure = confidence_quantiles(scores, operating.threshold)
-    return replace(metadata, operating=operating, ordinal_thresholds=ordinal_thresholds, confidence=sure)
+    return FittedRule(operating, ordinal_thresholds, sure)

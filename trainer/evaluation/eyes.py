@@ -12,8 +12,8 @@ import pandas as pd
 
 from pipeline.cache.eyes import EyeTable
 from pipeline.grades import UNKNOWN
-from trainer.evaluation.metrics import predictions_table
-from trainer.kinds import PROBABILITIES
+from trainer.evaluation.metrics import predictions_table, with_fellows
+from trainer.kinds import FELLOWS, PROBABILITIES
 from trainer.network.decision import DecisionRule
 
 
@@ -61,8 +61,10 @@ def mean_eyes(
     grades = predictions["grade"].groupby(names).agg(["max", "min", "size"])
     p = predictions[list(PROBABILITIES)].astype(np.float64).groupby(names).mean().to_numpy()
     ids, worst = pd.Series(grades.index), grades["max"].to_numpy()
+    means = predictions_table(ids, worst, p.astype(np.float32), rule.ordinal_thresholds)
+    fellows = predictions[FELLOWS].groupby(names).max().to_numpy() if FELLOWS in predictions else None
     return MeanEyes(
-        predictions_table(ids, worst, p.astype(np.float32), rule.ordinal_thresholds),
+        with_fellows(means, rule, fellows),
         patients.groupby(names).first().reset_index(drop=True),
         EyeCounts(
             several=int((grades["size"] > 1).sum()),

@@ -1,7 +1,9 @@
 """Metrics of pooled predictions.
 
 A table of predictions has a row for each photograph: id, grade (int64, 0-4, -1 if unknown), predicted (int64, by the
-decision rule) and p0..p4 (float32, summing to 1). A figure that is not defined, because photographs of a grade are
+decision rule) and p0..p4 (float32, summing to 1). That of a network that takes the fellow eye into account has two
+more: fellows (int64, photographs of the other eye that were used) and score (float64, see
+`DecisionRule.referral_scores`). A figure that is not defined, because photographs of a grade are
 missing, is None in Python and JSON and an empty cell in CSV, never NaN.
 """
 
@@ -15,8 +17,8 @@ from numpy.typing import NDArray
 from pipeline.grades import GRADES, N_GRADES, UNKNOWN
 from pipeline.metrics import Counts, confusion_counts
 from trainer.evaluation.weighted_metrics import Sample, ratio
-from trainer.kinds import PROBABILITIES
-from trainer.network.decision import Floats, OrdinalThresholds, p_referable, predicted_grades
+from trainer.kinds import FELLOWS, PROBABILITIES, SCORE
+from trainer.network.decision import DecisionRule, Floats, OrdinalThresholds, p_referable, predicted_grades
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,11 @@ def referable_scores(predictions: pd.DataFrame) -> Floats:
     return p_referable(predictions[list(PROBABILITIES)].to_numpy(np.float32))
 
 
+def referral_scores(predictions: pd.DataFrame) -> Floats:
+    """(n,) what is compared with the threshold for referral, 0 to 1: the column SCORE, else p2 + p3 + p4."""
+    return predictions[SCORE].to_numpy(np.float64) if SCORE in predictions else referable_scores(predictions)
+
+
 def predictions_table(
     ids: "pd.Series[str]",
     grades: NDArray[np.int64],
@@ -66,6 +73,16 @@ def predictions_table(
     columns = dict(zip(PROBABILITIES, probabilities.T, strict=True))
     predicted = predicted_grades(probabilities, ordinal_thresholds)
     return pd.DataFrame({"id": ids.to_numpy(), "grade": grades, "predicted": predicted, **columns})
+
+
+def with_fellows(predictions: pd.DataFrame, rule: DecisionRule, fellows: NDArray[np.int64] | None) -> pd.DataFrame:
+    """The table of a network that takes the fellow eye into account. fellows: (n,), the photographs of the other eye
+    that were used; None: the network takes one eye, and the table stays."""
+    if fellows is None:
+        return predictions
+    found, paired = predictions[list(PROBABILITIES)].to_numpy(np.float32), fellows > 0
+    scores = rule.referral_scores(p_referable(found), paired)
+    return predictions.assign(predicted=rule.grades(found, paired), **{FELLOWS: fellows, SCORE: scores})
 
 
 def graded(predictions: pd.DataFrame) -> pd.DataFrame:

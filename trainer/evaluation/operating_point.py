@@ -14,7 +14,7 @@ from pipeline.grades import REFERABLE
 from trainer.console import warn
 from trainer.evaluation.bootstrap import Figures, Floats, Interval, Resamples, intervals, single
 from trainer.evaluation.calibration import fit_temperature
-from trainer.evaluation.metrics import graded, plain_value, referable_scores
+from trainer.evaluation.metrics import graded, plain_value, referral_scores
 from trainer.evaluation.weighted_metrics import Masks, Sample, patients_behind, ratio, shares
 from trainer.network.decision import p_referable, probabilities
 from trainer.network.metadata import Operating
@@ -69,7 +69,7 @@ def wished(run: RunFolder, temperature: float, wish: Wish) -> Operating:
     """
     val = graded(run.read_predictions("val"))
     run.read_own_metrics("val")
-    scores = referable_scores(val)
+    scores = referral_scores(val)
     try:
         threshold = choose_threshold(scores, (val["grade"] >= REFERABLE).to_numpy(), wish)
     except ValueError as error:
@@ -223,7 +223,7 @@ class Referral:
         """prevalence: of another population, 0 to 1, for PPV and NPV there; None: none."""
         self.operating, self.prevalence, self.sample = operating, prevalence, sample
         has = sample.grades >= REFERABLE
-        self._tally = sample.tally(2 * has + (sample.p_referable >= operating.threshold), 4)
+        self._tally = sample.tally(2 * has + (sample.referral_scores >= operating.threshold), 4)
 
     def figures(self, weights: Floats) -> Figures:
         """(rounds,) each, from weights (patients, rounds)."""

@@ -247,7 +247,7 @@ def _mean_fold(own: Sequence[FoldFigures]) -> FoldFigures:
 
 
 def _referred(fold: Fold) -> NDArray[np.bool_]:
-    scores = Sample.of(fold.predictions).p_referable
+    scores = Sample.of(fold.predictions).referral_scores
     return np.asarray(scores >= (np.inf if fold.threshold is None else fold.threshold))
 
 

@@ -90,7 +90,7 @@ def refit(predictions: pd.DataFrame, patients: "pd.Series[str]", operating: Oper
     Raises ValueError if the photographs drawn, or the rest, have too few of a class.
     """
     sample = Sample.of(predictions, patients)
-    scores, truth = sample.p_referable, sample.grades >= REFERABLE
+    scores, truth = sample.referral_scores, sample.grades >= REFERABLE
     chosen = draw(sample.patients, truth, n, seed=0)
     check(truth[chosen], "the photographs drawn have")
     check(truth[~chosen], "the rest has")
@@ -154,7 +154,7 @@ def _over_draws(values: Floats) -> tuple[float, float, float]:
 
 def _shown(sample: Sample, wish: Wish, n: int) -> Iterator[tuple[float, float]]:
     """Sensitivity and specificity on the rest of each draw."""
-    scores, truth = sample.p_referable, sample.grades >= REFERABLE
+    scores, truth = sample.referral_scores, sample.grades >= REFERABLE
     for seed in range(DRAWS):
         chosen = draw(sample.patients, truth, n, seed)
         try:

@@ -21,7 +21,7 @@ from trainer.evaluation.operating_point import OperatingCard, Referral
 from trainer.evaluation.referable import Referable, measure_referable
 from trainer.evaluation.ungradable import Ungradable, measure_ungradable
 from trainer.evaluation.weighted_metrics import Sample, ratio
-from trainer.kinds import PROBABILITIES
+from trainer.kinds import PROBABILITIES, SCORE
 from trainer.network.decision import DecisionRule
 from trainer.network.metadata import Operating, temperature_of
 from trainer.records import optional, read
@@ -232,7 +232,8 @@ def worse_eyes(predictions: pd.DataFrame, patients: "pd.Series[str]") -> pd.Data
     worse[0] = 1.0
     groups = patients.to_numpy()
     at_least = worse.groupby(groups).max().to_numpy()
-    found = predictions[["grade", "predicted"]].groupby(groups).max()
+    largest = ["grade", "predicted", *([SCORE] if SCORE in predictions else [])]
+    found = predictions[largest].groupby(groups).max()
     columns = (at_least - np.pad(at_least[:, 1:], ((0, 0), (0, 1)))).astype(np.float32)
     return found.rename_axis("id").reset_index().assign(**dict(zip(PROBABILITIES, columns.T, strict=True)))
 

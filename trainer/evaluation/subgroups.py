@@ -144,7 +144,7 @@ class _Part:
     def __init__(self, sample: Sample, threshold: float | None) -> None:
         self.sample = sample
         self._has = sample.grades >= REFERABLE
-        referred = sample.predicted >= REFERABLE if threshold is None else sample.p_referable >= threshold
+        referred = sample.predicted >= REFERABLE if threshold is None else sample.referral_scores >= threshold
         self._referrals = sample.tally(2 * self._has + referred, 4)
         self._ranking = Ranking.of(self._has, sample.p_referable, sample.patients)
 
@@ -183,8 +183,7 @@ class _Cut:
         for name, side in (("group", inside), ("rest", ~inside)):
             if side.any():
                 members, codes = np.unique(sample.patients[side], return_inverse=True)
-                columns = (sample.grades[side], sample.predicted[side], sample.probabilities[side])
-                self._parts[name] = _Part(Sample(*columns, codes.astype(np.int64)), threshold)
+                self._parts[name] = _Part(sample.part(side, codes.astype(np.int64)), threshold)
                 self._members[name] = members
 
     @property

@@ -16,7 +16,7 @@ from pipeline.cache.manifest import UNGRADABLE, flagged
 from pipeline.cache.splits import patients_of
 from pipeline.grades import REFERABLE, UNKNOWN
 from trainer.evaluation.bootstrap import Figures, Floats, Interval, Resamples, intervals, single
-from trainer.evaluation.metrics import plain_value, referable_scores
+from trainer.evaluation.metrics import plain_value, referral_scores
 from trainer.evaluation.weighted_metrics import Masks, patients_behind, shares, tally
 from trainer.network.metadata import Operating
 
@@ -121,7 +121,7 @@ def measure_ungradable(
     if bad.empty:
         return Ungradable(0, 0, not_counted, None, None) if not_counted else None
     good = predictions[(predictions["grade"] != UNKNOWN) & ~predictions["id"].isin(bad["id"])]
-    scores = referable_scores(good)
+    scores = referral_scores(good)
     table = pd.DataFrame(
         {
             "patient": pd.factorize(np.concatenate([patients_of(manifest, good["id"]), owners]))[0],

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pipeline.grades import N_GRADES, REFERABLE, UNKNOWN
 from pipeline.metrics import quadratic_kappas
 from trainer.evaluation.bootstrap import Figures, Floats
-from trainer.kinds import PROBABILITIES
+from trainer.kinds import PROBABILITIES, SCORE
 from trainer.network.decision import p_referable
 
 Masks = tuple[NDArray[np.bool_], NDArray[np.bool_]]
@@ -72,6 +72,7 @@ class Sample:
     predicted: NDArray[np.int64]  # (n,) 0-4
     probabilities: NDArray[np.float32]  # (n, 5)
     patients: NDArray[np.int64]  # (n,) numbered from 0
+    scores: Floats | None = None  # (n,) for the referral, 0 to 1; None: p_referable
 
     @classmethod
     def of(cls, predictions: pd.DataFrame, patients: "pd.Series[str] | None" = None) -> "Sample":
@@ -90,7 +91,13 @@ class Sample:
             table["predicted"].to_numpy(np.int64),
             table[list(PROBABILITIES)].to_numpy(np.float32),
             codes.astype(np.int64),
+            table[SCORE].to_numpy(np.float64) if SCORE in table else None,
         )
+
+    def part(self, chosen: NDArray[np.bool_], patients: NDArray[np.int64]) -> "Sample":
+        """Some of the photographs. chosen: (n,). patients: of those chosen, numbered from 0."""
+        scores = None if self.scores is None else self.scores[chosen]
+        return Sample(self.grades[chosen], self.predicted[chosen], self.probabilities[chosen], patients, scores)
 
     @cached_property
     def n_patients(self) -> int:
@@ -105,6 +112,11 @@ class Sample:
     def p_referable(self) -> Floats:
         """(n,) p2 + p3 + p4."""
         return p_referable(self.probabilities)
+
+    @property
+    def referral_scores(self) -> Floats:
+        """(n,) what is compared with the threshold for referral, see `DecisionRule.referral_scores`."""
+        return self.p_referable if self.scores is None else self.scores
 
     def tally(self, cells: NDArray[np.int64], n_cells: int) -> Floats:
         """(patients, n_cells) numbers of each patient's photographs by cell. cells (n,): the cell of each

@@ -8,15 +8,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.cache.cache import Cache
+from pipeline.cache.eyes import fellow_eyes
 from pipeline.errors import RunError
 from pipeline.loading.batch import Loader
 from trainer.config import FitConfig
 from trainer.console import track
 from trainer.distributed.loaders import open_sharded
 from trainer.distributed.process_group import gather
-from trainer.network.decision import DecisionRule
+from trainer.network.decision import DecisionRule, Paired
 from trainer.network.device import measuring_precision
+from trainer.network.fellow import EyeScores, eye_scores, joined_logits, mean_over_fellows, takes_fellow
 from trainer.network.metadata import Metadata
+from trainer.network.model import Network
 from trainer.network.views import logits_of
 
 
@@ -26,6 +29,13 @@ class Outputs(NamedTuple):
     rows: NDArray[np.int64]  # (n,) in the cache's manifest
     grades: Tensor  # int64 (n,), on the CPU
     logits: Tensor  # float32 (n, 5), on the CPU
+    alone: Tensor | None = None  # float32 (n, 5), without the fellow eye; None: the network takes one eye
+    fellows: NDArray[np.int64] | None = None  # (n,) photographs of the fellow eye that are in `logits`
+
+    @property
+    def paired(self) -> Paired:
+        """(n,) whether the fellow eye is in the logits; None: the network takes one eye."""
+        return None if self.fellows is None else self.fellows > 0
 
 
 def run_model(model: nn.Module, loader: Loader, device: torch.device, what: str, *, tta: bool = False) -> Outputs:
@@ -50,13 +60,46 @@ def run_model(model: nn.Module, loader: Loader, device: torch.device, what: str,
     return outputs
 
 
-def run_split(config: FitConfig, model: nn.Module, cache: Cache, split: str) -> Outputs:
+def run_split(config: FitConfig, model: Network, cache: Cache, split: str) -> Outputs:
     """Outputs for one split, with the loader, the batch and the views of `config`, which is resolved.
 
     model: on `config.device`. Batches have twice as many photographs as in training, because gradients need no memory.
     """
+    if takes_fellow(model):
+        return run_pairs(config, model, cache, split)
     with open_sharded(config, cache, split, 2 * config.batch) as loader:
         return run_model(model, loader, torch.device(config.device), split, tta=config.tta)
+
+
+def run_pairs(config: FitConfig, model: Network, cache: Cache, split: str) -> Outputs:
+    """As `run_split`, for a network that takes the fellow eye into account. Each photograph passes through it once."""
+    rows, pairs = cache.rows(split), fellow_eyes(cache, split)
+    needed, device = np.union1d(rows, pairs.fellows), torch.device(config.device)
+    found: list[Tensor] = []
+    with (
+        torch.inference_mode(),
+        measuring_precision(device),
+        open_sharded(config, cache, split, 2 * config.batch, rows=needed) as loader,
+    ):
+        for batch in track(loader.epoch(0), len(loader), split):
+            scores = eye_scores(model, batch.images, tta=config.tta)
+            found.append(torch.cat([batch.rows[:, None], scores.flat().cpu().double()], dim=1))
+    table = gather(torch.cat(found))
+    table = table[table[:, 0].argsort()]
+    scores = EyeScores.from_flat(table[:, 1:].float(), model)
+    own = scores.own[np.searchsorted(needed, rows)]
+    added, fellows = mean_over_fellows(scores.fellow, needed, rows, pairs)
+    paired = torch.from_numpy(fellows > 0)
+    outputs = Outputs(
+        rows,
+        torch.from_numpy(cache.grades[rows]),
+        joined_logits(model, own, added, paired),
+        joined_logits(model, own, added, torch.zeros_like(paired)),
+        fellows,
+    )
+    if not outputs.logits.isfinite().all():
+        raise RunError(f"the model's output for {split} is not finite; a lower --lr may help")
+    return outputs
 
 
 @torch.inference_mode()

@@ -7,9 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.grades import N_GRADES, REFERABLE
-from trainer.network.metadata import Metadata, temperature_of
+from trainer.network.metadata import FittedRule, Metadata, temperature_of
 
 Floats = NDArray[np.float64]
+Paired = NDArray[np.bool_] | None
+"""(n,) whether the fellow eye of each photograph is taken into account; None: of none."""
 OrdinalThresholds = tuple[float, ...]
 """Four, ascending. An expected grade that is at least the n-th and below the next is grade n."""
 
@@ -28,17 +30,27 @@ class DecisionRule:
     """A photograph is referred if its probability of grade 2 or worse is at least this."""
     quantiles: tuple[float, ...] | None = None
     """Percentiles, 0 to 100, of the confidence of the validation photographs; None if the weights carry none."""
+    fellow: "DecisionRule | None" = None
+    """The rule for photographs whose fellow eye is taken into account; None for a network that takes one eye."""
 
     @classmethod
     def of(cls, metadata: Metadata) -> "DecisionRule":
         """The decision rule in the metadata of weights."""
-        operating = metadata.operating
-        threshold = operating.threshold if operating else THRESHOLD
-        return cls(temperature_of(operating), metadata.ordinal_thresholds, threshold, metadata.confidence)
 
-    def probabilities(self, logits: Floats) -> NDArray[np.float32]:
-        """(n, 5) calibrated probabilities, each row summing to 1, from logits (n, 5)."""
-        return probabilities(logits, self.temperature)
+        def rule(part: Metadata | FittedRule, fellow: "DecisionRule | None") -> "DecisionRule":
+            threshold = part.operating.threshold if part.operating else THRESHOLD
+            return cls(temperature_of(part.operating), part.ordinal_thresholds, threshold, part.confidence, fellow)
+
+        return rule(metadata, rule(metadata.fellow, None) if metadata.fellow else None)
+
+    def probabilities(self, logits: Floats, paired: Paired = None) -> NDArray[np.float32]:
+        """(n, 5) calibrated probabilities, each row summing to 1, from logits (n, 5).
+
+        paired: bool (n,), whether the fellow eye is in the logits; None: in none.
+        """
+        if not self.fellow or paired is None:
+            return probabilities(logits, self.temperature)
+        return probabilities(logits, np.where(paired, self.fellow.temperature, self.temperature)[:, None])
 
     def least_confidence(self, share: float) -> float:
         """The confidence below which this share of the validation photographs lies, 0 to 1.
@@ -49,19 +61,34 @@ class DecisionRule:
             raise ValueError("the weights do not say how sure they are: `trainer fit` of this version writes that")
         return float(np.interp(share, np.linspace(0, 1, len(self.quantiles)), self.quantiles))
 
-    def grades(self, probabilities: NDArray[np.float32]) -> NDArray[np.int64]:
-        """(n,) predicted grades from probabilities (n, 5)."""
-        return predicted_grades(probabilities, self.ordinal_thresholds)
+    def grades(self, probabilities: NDArray[np.float32], paired: Paired = None) -> NDArray[np.int64]:
+        """(n,) predicted grades from probabilities (n, 5). paired: as above."""
+        grades = predicted_grades(probabilities, self.ordinal_thresholds)
+        if self.fellow and paired is not None:
+            grades = np.where(paired, self.fellow.grades(probabilities), grades)
+        return grades
+
+    def referral_scores(self, p_referable: Floats, paired: Paired = None) -> Floats:
+        """(n,) p_referable (n,), 0 to 1, moved so that `threshold` decides for all photographs: those with a fellow
+        are moved by the difference of the two thresholds, in log-odds."""
+        if not self.fellow or paired is None:
+            return p_referable
+        moved = _log_odds(p_referable) - _log_odds(self.fellow.threshold) + _log_odds(self.threshold)
+        return np.where(paired, 1 / (1 + np.exp(-moved)), p_referable)
 
 
 def confidence(p_referable: Floats, threshold: float) -> Floats:
     """(n,) distance of p_referable (n,) from the threshold, in log-odds, at least 0."""
-    odds = [np.log(p / (1 - p)) for p in (np.clip(each, 1e-6, 1 - 1e-6) for each in (p_referable, threshold))]
-    return np.asarray(np.abs(odds[0] - odds[1]), np.float64)
+    return np.asarray(np.abs(_log_odds(p_referable) - _log_odds(threshold)), np.float64)
 
 
-def probabilities(logits: Floats, temperature: float = 1.0) -> NDArray[np.float32]:
-    """softmax(logits / temperature), (n, 5)."""
+def _log_odds(p: float | Floats) -> Floats:
+    clipped = np.clip(p, 1e-6, 1 - 1e-6)
+    return np.asarray(np.log(clipped / (1 - clipped)), np.float64)
+
+
+def probabilities(logits: Floats, temperature: float | Floats = 1.0) -> NDArray[np.float32]:
+    """softmax(logits / temperature), (n, 5). temperature: one, or (n, 1)."""
     scaled = logits / temperature
     powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
     softmax: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)

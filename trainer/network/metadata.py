@@ -54,6 +54,15 @@ def temperature_of(operating: Operating | None) -> float:
 
 
 @dataclass(frozen=True)
+class FittedRule:
+    """A decision rule that was fitted on validation; fields as in Metadata."""
+
+    operating: Operating | None = None
+    ordinal_thresholds: tuple[float, ...] | None = None
+    confidence: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
 class Member:
     """One network of an ensemble."""
 
@@ -66,6 +75,8 @@ class Member:
     """As in Metadata."""
     temperature: float
     """Its probabilities are softmax(logits / temperature)."""
+    fellow_temperature: float | None = None
+    """The same where the fellow eye is in its logits; None for a network that takes one eye."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +111,9 @@ class Metadata:
     """The networks of an ensemble, in the order of their weights; empty for one network."""
     plugs: tuple[Plug, ...] = ()
     """The functions of the user's that the training took; of an ensemble those of all members."""
+    fellow: FittedRule | None = None
+    """The decision rule for photographs whose fellow eye is taken into account; None for a network that takes one eye.
+    The rule in the other fields is for an eye without a fellow."""
 
     @property
     def title(self) -> str:
@@ -117,9 +131,12 @@ class Metadata:
     def as_dict(self) -> dict[str, Any]:
         """As plain JSON."""
         fields = {**asdict(self), "recipe": self.recipe.as_dict()}
-        for name in ("members", "plugs"):
-            if not fields[name]:
-                del fields[name]  # a network by itself has the same bytes as in earlier versions
+        for name in ("members", "fellow", "plugs"):
+            if not getattr(self, name):
+                del fields[name]  # a network of one eye, by itself, has the same bytes as in earlier versions
+        if not self.fellow:
+            for member in fields.get("members", ()):
+                del member["fellow_temperature"]
         return {_JSON_KEYS.get(name, name): value for name, value in fields.items()}
 
     @classmethod
@@ -137,6 +154,8 @@ class Metadata:
                 fields["statistics"] = TrainingStatistics.from_dict(fields["statistics"])
             fields["members"] = tuple(Member(**each) for each in fields.get("members", ()))
             fields["plugs"] = tuple(Plug(**each) for each in fields.get("plugs", ()))
+            if fields.get("fellow"):
+                fields["fellow"] = _fitted_rule(**fields["fellow"])
             metadata = cls(**fields)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError("it does not say which model it is") from error
@@ -148,6 +167,14 @@ class Metadata:
         if metadata.grades != GRADES:
             raise ValueError(f"it predicts other grades: {', '.join(map(str, metadata.grades))}")
         return metadata
+
+
+def _fitted_rule(operating: Any, ordinal_thresholds: Any, confidence: Any) -> FittedRule:
+    return FittedRule(
+        operating and Operating(**operating),
+        ordinal_thresholds and tuple(ordinal_thresholds),
+        confidence and tuple(confidence),
+    )
 
 
 def read_metadata(path: Path) -> Metadata:

@@ -49,20 +49,32 @@ class Head(nn.Linear):
     around s with a variance of 1/2, which the temperature makes wider or narrower. The likeliest grade is the nearest.
     """
 
-    def __init__(self, features: int, link: str) -> None:
-        self._link = LINKS[link]
-        super().__init__(features, self._link.scores)
+    fellow: nn.Linear | None
+    """What the features of the patient's other eye add to the scores; None in a network that takes one eye."""
 
-    def forward(self, features: Tensor) -> Tensor:
-        """(n, 5) logits from (n, d) features."""
-        return self._link.logits(super().forward(features))
+    def __init__(self, features: int, link: str, *, fellow: bool = False) -> None:
+        self.link = LINKS[link]
+        super().__init__(features, self.link.scores)
+        self.fellow = nn.Linear(features, self.link.scores) if fellow else None
+        if self.fellow:  # nothing is added before it is trained
+            nn.init.zeros_(self.fellow.weight)
+            nn.init.zeros_(self.fellow.bias)
+
+    def scores(self, features: Tensor) -> Tensor:
+        """(n, k) scores from (n, d) features."""
+        return super().forward(features)
+
+    def forward(self, features: Tensor, added: Tensor | None = None) -> Tensor:
+        """(n, 5) logits from (n, d) features. added: (n, k), what the other eye adds to the scores."""
+        scores = self.scores(features)
+        return self.link.logits(scores if added is None else scores + added)
 
 
 def _corn(scores: Tensor) -> Tensor:
     above, here = F.logsigmoid(scores.float()), F.logsigmoid(-scores.float())
-    certain = torch.zeros_like(above[:, :1])
-    at_least = torch.cat([certain, above.cumsum(dim=1)], dim=1)
-    return at_least + torch.cat([here, certain], dim=1)  # no grade is above the last one
+    certain = torch.zeros_like(above[..., :1])
+    at_least = torch.cat([certain, above.cumsum(dim=-1)], dim=-1)
+    return at_least + torch.cat([here, certain], dim=-1)  # no grade is above the last one
 
 
 def _distance(scores: Tensor) -> Tensor:
@@ -84,13 +96,16 @@ LINKS: Final = {
 class Grader(nn.Module):
     """The network: normalisation, the backbone (such as a ResNet without its last layer), and the head."""
 
-    def __init__(self, architecture: str, link: str = "softmax", stem: str = "imagenet") -> None:
+    def __init__(
+        self, architecture: str, link: str = "softmax", stem: str = "imagenet", *, fellow: bool = False
+    ) -> None:
         """Initialises the weights with torch's global random generator.
 
         architecture: one of trainer.config.MODELS, or a function of the user's (trainer.network.backbones). link: see
         Head. stem: the first layers of a ResNet. "imagenet" is a 7x7 convolution and a pooling, which reduce the side
         to a quarter. "small" is a 3x3 convolution, which keeps the side (He et al., CVPR 2016, section 4.2) and takes
         seven times as long (ResNet-18, 64 images of 56 px: a step of 4.6 s, not 0.64).
+        fellow: whether the last layer can take the patient's other eye into account.
         """
         super().__init__()
         backbone, features = find_backbone(architecture, stem)()
@@ -98,7 +113,7 @@ class Grader(nn.Module):
         self.architecture = architecture
         self.link = link
         self.normalise = Normalise()
-        self.head = Head(features, link)
+        self.head = Head(features, link, fellow=fellow)
         self.backbone = backbone
 
     def forward(self, images: Tensor) -> Tensor:
@@ -150,10 +165,12 @@ def load_model(path: Path) -> tuple[Network, Metadata]:
         check_backbone(each.model, metadata.plugs, str(path))
     model: Network
     if metadata.members:
-        members = [Grader(each.model, each.link, each.stem) for each in metadata.members]
-        model = Ensemble(members, [each.temperature for each in metadata.members])
+        paired = metadata.fellow is not None
+        members = [Grader(each.model, each.link, each.stem, fellow=paired) for each in metadata.members]
+        paired_temperatures = [each.fellow_temperature for each in metadata.members]
+        model = Ensemble(members, [each.temperature for each in metadata.members], paired_temperatures)
     else:
-        model = Grader(metadata.model, metadata.link, metadata.stem)
+        model = Grader(metadata.model, metadata.link, metadata.stem, fellow=metadata.fellow is not None)
     load_state(model, read_weights(path), str(path))
     return model.eval(), metadata
 

@@ -82,7 +82,10 @@ def load_weights(model: Grader, path: Path) -> None:
             )
         if metadata.stem != model.stem:
             raise RunError(f"{path} has another stem, choose it with --stem {metadata.stem}")
-        state = read_weights(path) | (new_head if metadata.link != model.link else {})
+        if metadata.fellow and not model.head.fellow:
+            raise RunError(f"{path} takes the fellow eye too; training continues from the run that it began with")
+        of_fellow = {name: tensor for name, tensor in new_head.items() if name.startswith("head.fellow.")}
+        state = of_fellow | read_weights(path) | (new_head if metadata.link != model.link else {})
     else:
         state = {_our_name(name): tensor for name, tensor in _read_torch(path).items()}
         if (weight := state.get("head.weight")) is None or weight.shape != model.head.weight.shape:

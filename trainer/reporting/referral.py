@@ -11,7 +11,7 @@ from pipeline.cache.splits import patients_of
 from pipeline.errors import RunError
 from pipeline.grades import GRADES, REFERABLE
 from trainer.evaluation.bootstrap import Floats
-from trainer.evaluation.metrics import graded, referable_scores
+from trainer.evaluation.metrics import graded, referral_scores
 from trainer.evaluation.operating_point import AtThreshold, TwoByTwo, least_ppv, threshold_table, two_by_two
 from trainer.evaluation.results import Results, worse_eyes
 from trainer.evaluation.ungradable import Decided
@@ -68,14 +68,14 @@ class Referral:
 def referral(measured: Measured) -> Referral:
     """The referral of the photographs measured, at the threshold of the operating card."""
     known, card = measured.predictions, measured.results.operating
-    scores, truth = referable_scores(known), (known["grade"] >= REFERABLE).to_numpy()
+    scores, truth = referral_scores(known), (known["grade"] >= REFERABLE).to_numpy()
     if card is None:
         return Referral()
     referred = scores >= card.threshold
     tables = [Table("photographs", two_by_two(referred, truth))]
     if measured.cache is not None and unknown_patients(measured) < len(known):
         worse = worse_eyes(known, patients_of(measured.cache.manifest, known["id"]))
-        table = two_by_two(referable_scores(worse) >= card.threshold, (worse["grade"] >= REFERABLE).to_numpy())
+        table = two_by_two(referral_scores(worse) >= card.threshold, (worse["grade"] >= REFERABLE).to_numpy())
         tables.insert(0, Table("patients, the worse eye decides", table))
     missed = tuple(
         Missed(f"{grade} {GRADES[grade]}", int(of_grade.sum()), int((of_grade & ~referred).sum()))
@@ -108,7 +108,7 @@ def missed_severe(measured: Measured) -> pd.DataFrame:
     known, card = measured.predictions, measured.results.operating
     if card is None:
         return known.iloc[:0].assign(sure=[])
-    scores = referable_scores(known)
+    scores = referral_scores(known)
     missed = np.flatnonzero((known["grade"].to_numpy() >= SEVERE) & (scores < card.threshold))
     chosen = known.iloc[missed[np.argsort(scores[missed], kind="stable")][:WORST]]
     return chosen.assign(sure=confidence(chosen))
@@ -123,4 +123,4 @@ def _thresholds(measured: Measured, scores: Floats, truth: NDArray[np.bool_]) ->
         run.read_own_metrics("val")
     except RunError:
         return []
-    return threshold_table(referable_scores(val), (val["grade"] >= REFERABLE).to_numpy(), scores, truth)
+    return threshold_table(referral_scores(val), (val["grade"] >= REFERABLE).to_numpy(), scores, truth)

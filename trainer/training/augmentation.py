@@ -14,8 +14,8 @@ from trainer.config import FitConfig
 from trainer.distributed.process_group import shard
 from trainer.plugs import failing, load_function
 
-STREAM = 4
-"""Of the random numbers; pipeline.loading.plan and trainer.training.mixup have those below."""
+STREAM = 5
+"""Of the random numbers; others of this key have those below."""
 
 
 class Draws:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -17,18 +18,25 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from pipeline.cache.cache import Cache
+from pipeline.cache.eyes import fellow_eyes
 from pipeline.errors import RunError
 from pipeline.loading.batch import Batch, Loader
-from pipeline.loading.plan import NO_AUGMENT, Augment, Blocks, Schedule
+from pipeline.loading.plan import NO_AUGMENT, Augment, Blocks, Schedule, random_words, uniform
 from pipeline.storage.atomic import write_whole
 from trainer.config import FitConfig
 from trainer.console import track, warn
 from trainer.distributed.loaders import batch_per_rank, every_step, open_sharded
 from trainer.distributed.process_group import from_main, is_main, shard, total_on_cpu
 from trainer.network.device import measuring_precision
+from trainer.network.fellow import mean_over_fellows
 from trainer.network.model import Grader, read_tensors
 from trainer.plugs import is_plug
 from trainer.training.augmentation import with_function
+
+DROPPED: Final = 0.5
+"""Fraction of the training photographs, in each epoch, whose fellow eye is left out."""
+DROPPING: Final = 4
+"""The stream of random words for that; see `random_words`."""
 
 
 class FeatureLoader(Loader):
@@ -54,6 +62,39 @@ class FeatureLoader(Loader):
         """Nothing to end."""
 
 
+class PairedFeatureLoader(Loader):
+    """As FeatureLoader, for both eyes of a patient: the images are float32 (n, 2 d + 1), see `PairedHead`.
+
+    drops: leave out fellows at random, drawn by seed, epoch and row, so that the network learns to grade one eye too.
+    """
+
+    def __init__(
+        self, own: Tensor, fellow: Tensor, paired: Tensor, grades: Tensor, schedule: Schedule, *, drops: bool
+    ) -> None:
+        """own, fellow: (views, rows of the schedule, d); paired: bool (rows,), whether there is a fellow. The others
+        as in FeatureLoader."""
+        self._own, self._fellow, self._paired, self._drops = own, fellow, paired, drops
+        self._grades, self._schedule = grades, schedule
+
+    def __len__(self) -> int:
+        return len(self._schedule)
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        views = len(self._own)
+        own, fellow = self._own[number % views], self._fellow[(number + number // views) % views]  # every combination
+        for plan in self._schedule.batches(number, start):
+            at = torch.from_numpy(np.searchsorted(self._schedule.rows, plan.rows)).to(own.device)
+            paired = self._paired[at]
+            if self._drops:
+                words = random_words(plan.rows, self._schedule.seed, number, stream=DROPPING)[:, 0]
+                paired = paired & torch.from_numpy(uniform(words) >= DROPPED).to(own.device)
+            features = torch.cat([own[at], fellow[at], paired[:, None].to(own)], dim=1)
+            yield Batch(features, self._grades[at], torch.from_numpy(plan.rows))
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
 def feature_loaders(
     config: FitConfig,
     cache: Cache,
@@ -70,8 +111,10 @@ def feature_loaders(
     for split in splits:
         train = split == "train"
         rows = cache.rows(split)
+        pairs = fellow_eyes(cache, split) if config.fellow_eye else None
+        needed = np.union1d(rows, pairs.fellows) if pairs else rows
         views = min(config.views, config.head_epochs) if train else 1
-        metadata = {
+        metadata: dict[str, Any] = {
             "weights": weights,
             "cache": cache.digest,
             "split": split,
@@ -79,15 +122,19 @@ def feature_loaders(
             "loader": config.loader,
             "views": [config.seed, views, asdict(augment)] if train else None,
         }
+        if len(needed) > len(rows):  # fellows that are in no split
+            metadata["rows"] = hashlib.sha256(needed.tobytes()).hexdigest()
         key = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode()).hexdigest()[:16]
         path = cache.home.with_name(f"{cache.home.name}.features") / f"{split}-{key}.safetensors"
         features = from_main(partial(_read, path)) if stored else None
         if features is None:
             varied = augment if train else NO_AUGMENT
-            with open_sharded(config, cache, split, 2 * config.batch, augment=varied, seed=config.seed) as photographs:
+            with open_sharded(
+                config, cache, split, 2 * config.batch, rows=needed, augment=varied, seed=config.seed
+            ) as photographs:
                 if train:
                     photographs = with_function(photographs, config, batch=2 * config.batch)
-                seen = [_view(backbone, photographs, rows, view, device, split) for view in range(views)]
+                seen = [_view(backbone, photographs, needed, view, device, split) for view in range(views)]
             features = torch.stack(seen)
             if is_main() and stored:
                 _write(path, features)
@@ -108,9 +155,21 @@ def feature_loaders(
             labels=labels,
             blocks=blocks,
         )
-        loader = FeatureLoader(features.to(device), grades, schedule)
-        found[split] = every_step(loader, len(rows), batch, features[0, :0].to(device))
+        own = (features[:, np.searchsorted(needed, rows)] if pairs else features).to(device)
+        loader: Loader
+        if pairs:
+            fellow, counts = mean_over_fellows(features, needed, rows, pairs)
+            paired = torch.from_numpy(counts > 0).to(device)
+            loader = PairedFeatureLoader(own, fellow.to(device), paired, grades, schedule, drops=train)
+        else:
+            loader = FeatureLoader(own, grades, schedule)
+        found[split] = every_step(loader, len(rows), batch, _empty(own, paired=pairs is not None))
     return found
+
+
+def _empty(own: Tensor, *, paired: bool) -> Tensor:
+    """Features of no photograph. own: (views, n, d)."""
+    return own.new_empty(0, (2 * own.shape[2] + 1) if paired else own.shape[2])
 
 
 @torch.inference_mode()

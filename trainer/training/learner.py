@@ -15,6 +15,7 @@ from trainer.config import FitConfig, Phase
 from trainer.distributed.loaders import batch_per_rank
 from trainer.distributed.process_group import averaged, gather, shard, shifted, total, world_size
 from trainer.network.device import training_precision
+from trainer.network.fellow import phase_head
 from trainer.network.model import Grader, compiled, load_state
 from trainer.training.augmentation import seed_torch
 from trainer.training.head_features import feature_loaders
@@ -61,7 +62,7 @@ class Learner:
     @property
     def judged_net(self) -> nn.Module:
         """The part of `judged` that takes the phase's batches."""
-        return self.judged.head if self.phase == "head" else self.judged
+        return phase_head(self.judged) if self.phase == "head" else self.judged
 
     def open(self, phase: Phase) -> None:
         """Begins a phase: sets what it trains, its loaders, and a new optimizer."""
@@ -69,7 +70,7 @@ class Learner:
         self.set_training()
         self.optimizer, self._scales = make_optimizer(self._model, self.config)
         self.batches = self._loaders
-        trained = averaged(self._model.head if phase == "head" else self._model)
+        trained = averaged(phase_head(self._model) if phase == "head" else self._model)
         self._net: Callable[[Tensor], Tensor] = trained
         if phase == "finetune" and self.config.compile:
             size = self.config.size or self.cache.recipe.size

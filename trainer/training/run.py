@@ -14,13 +14,14 @@ from trainer.evaluation.evaluate import Evaluation, choose_decision, exposure_on
 from trainer.inference.forward import run_split
 from trainer.inference.inputs import training_statistics
 from trainer.network.device import to_device
-from trainer.network.metadata import Metadata, read_metadata
+from trainer.network.metadata import FittedRule, Metadata, read_metadata
 from trainer.network.model import Grader, load_model, read_provenance, save_model
 from trainer.network.provenance import Provenance
 from trainer.run_folder import RunFolder
 from trainer.training.checkpoint import Progress
 from trainer.training.learner import Learner
 from trainer.training.loop import RunWriter, fit
+from trainer.training.setup import empty_model
 from trainer.training.signals import Stopper
 from trainer.training.tensorboard import Events
 from trainer.training.trial import describe_plugs
@@ -63,6 +64,7 @@ def train(training: Training, learner: Learner, stopper: Stopper, events: Events
         tta=config.tta,
         statistics=statistics,
         plugs=tuple(describe_plugs(config, training.model.backbone)),
+        fellow=FittedRule() if config.fellow_eye else None,
     )
     cache.note_sources()
     if checkpoint:  # the file of the initial weights may have been deleted since
@@ -90,7 +92,7 @@ def measure_kept(config: FitConfig, cache: Cache, run: RunFolder, splits: Iterab
     splits: measurable ones. The decision rule depends on the weights alone, so a run that is killed here and resumed
     chooses the same one.
     """
-    model = load_model(run.model)[0] if is_main() else Grader(config.model, config.link, config.stem)
+    model = load_model(run.model)[0] if is_main() else empty_model(config)
     same_state(model)
     to_device(model, config.device)
     provenance = read_provenance(run.model) if is_main() else None

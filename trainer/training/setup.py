@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,21 +13,23 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.cache.cache import Cache
+from pipeline.cache.eyes import fellow_eyes
 from pipeline.cache.manifest import flagged
 from pipeline.errors import CacheError, RunError
 from pipeline.grades import N_GRADES, UNKNOWN
 from pipeline.loading.batch import Loader
 from pipeline.loading.loaders import check_loader, choose_loader
 from pipeline.storage.url import Url
-from trainer.config import SMALL_BELOW, FitConfig, RunConfig
+from trainer.config import SMALL_BELOW, FitConfig, RunConfig, as_options
 from trainer.distributed.loaders import batch_per_rank
 from trainer.distributed.process_group import from_main, is_main, same_state, world_size
 from trainer.distributed.sync_batchnorm import synchronise
+from trainer.fellow_run import SAME, fellow_defaults
 from trainer.network.device import choose_device, choose_precision, to_device
 from trainer.network.model import Grader, load_state
 from trainer.network.pretrained import pretrain
 from trainer.plugs import Plug, is_plug
-from trainer.run_folder import RunFolder, write_json
+from trainer.run_folder import FoldsFolder, RunFolder, write_json
 from trainer.training.checkpoint import Progress, newest_checkpoint
 from trainer.training.learner import Learner
 from trainer.training.losses import class_weights
@@ -55,6 +58,28 @@ def check_same(cache: Cache) -> None:
     """Raises CacheError if this rank's cache differs from that of rank 0, which may be on another machine."""
     if from_main(lambda: cache.digest) != cache.digest:
         raise CacheError(f"{cache.path} on {platform.node()} is not as rank 0 has it; copy that one")
+
+
+def check_fellow_run(asked: FitConfig, cache: Cache) -> None:
+    """Raises RunError if the run of --fellow-eye does not fit the settings or the cache, or if eyes are not known."""
+    assert asked.fellow_eye is not None
+    if FoldsFolder(Path(asked.fellow_eye)).mark.exists():
+        raise RunError(f"{asked.fellow_eye} was made by `trainer folds`; `trainer folds --fellow-eye` goes on from it")
+    run = RunFolder(Path(asked.fellow_eye))
+    config, wanted = run.read_config(), fellow_defaults(run)
+    for name in SAME:
+        if getattr(asked, name) != wanted[name]:
+            raise RunError(
+                f"--fellow-eye {run.path}: {name} is {wanted[name]} there; leave out {as_options(name, '')[0]}"
+            )
+    if cache.digest != config.cache_digest:
+        raise RunError(f"{cache.path} is not the cache that {run.path} was trained on; give that one with --cache")
+    for split in ("train", "val"):
+        if not len(fellow_eyes(cache, split).rows):
+            raise RunError(
+                f"{cache.path}: no photograph of {split} has one of the patient's other eye. `tools preprocess` reads "
+                "the eye from names such as 17_left, or from --eye-column"
+            )
 
 
 def check_processes(config: FitConfig) -> None:
@@ -96,6 +121,9 @@ def resolve(asked: FitConfig, cache: Cache) -> tuple[FitConfig, Grader]:
 def make_model(asked: FitConfig, size: int) -> tuple[Grader, str]:
     """The initial model, and the name of its weights as `pretrain` returns it. Resolves "auto" of stem and weights."""
     torch.manual_seed(asked.seed)
+    if asked.fellow_eye:
+        model = empty_model(asked)
+        return model, pretrain(model, asked.weights)
     if asked.stem == "small":
         model = Grader(asked.model, asked.link, "small")
         return model, pretrain(model, "none" if asked.weights == "auto" else asked.weights)  # ImageNet's do not fit it
@@ -105,6 +133,11 @@ def make_model(asked: FitConfig, size: int) -> tuple[Grader, str]:
         torch.manual_seed(asked.seed)
         model = Grader(asked.model, asked.link, "small")
     return model, weights
+
+
+def empty_model(config: FitConfig) -> Grader:
+    """The network of a resolved config, with weights that are yet to be loaded."""
+    return Grader(config.model, config.link, config.stem, fellow=config.fellow_eye is not None)
 
 
 def describe(asked: FitConfig, config: FitConfig, cache: Cache, plugs: Sequence[Plug] = ()) -> RunConfig:
@@ -143,7 +176,7 @@ def restore(config: FitConfig, run: RunFolder) -> tuple[Grader, Progress, Mappin
     Without a checkpoint: the initial model, no progress, and None. With several ranks, rank 0 reads.
     """
     torch.manual_seed(config.seed)
-    model = Grader(config.model, config.link, config.stem)
+    model = empty_model(config)
     progress, checkpoint = from_main(lambda: newest_checkpoint(run)) or (Progress(), None)
     progress.steps = [row.to(config.device) for row in progress.steps]
     if checkpoint:

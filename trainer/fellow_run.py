@@ -1,0 +1,53 @@
+"""`--fellow-eye RUN`: the settings that a second stage, which takes the fellow eye into account, has from its run."""
+
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from pipeline.errors import RunError
+from trainer.presets import FELLOW_DEFAULTS
+from trainer.run_folder import FoldsFolder, RunFolder
+
+KEPT: Final = (
+    "batch", "class_weights", "colour", "grade_by", "label_smoothing", "loss", "model", "precision", "sampling", "seed",
+    "size", "stem", "tta", "zoom",
+)  # fmt: skip
+"""Settings that are the run's own, as resolved, where none are given."""
+SAME: Final = ("model", "stem", "loss", "size", "weights")
+"""Those that must be the run's own, because they make its network."""
+
+
+class FellowRun(click.ParamType[str]):
+    """A run, or a folder of `trainer folds`. Its settings become defaults of the command's options."""
+
+    name = "run"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        assert ctx is not None
+        path = Path(value)
+        folds = FoldsFolder(path)
+        try:
+            run = folds.runs()[0] if folds.mark.exists() else RunFolder(path)
+            found = fellow_defaults(run)
+        except RunError as error:
+            self.fail(error.message, param, ctx)
+        ctx.default_map = {**found, **(ctx.default_map or {})}
+        return str(path.resolve())
+
+
+def fellow_defaults(run: RunFolder) -> dict[str, Any]:
+    """The defaults of a training that goes on from a run with both eyes. Raises RunError if it is no finished run of
+    one network that takes one eye."""
+    config = run.read_config()
+    if config.members:
+        raise RunError(
+            f"{run.path} is an ensemble; give each of its runs to --fellow-eye, and make an ensemble of the new runs"
+        )
+    if config.resolved.fellow_eye:
+        raise RunError(f"{run.path} takes the fellow eye already; give the run that it began with")
+    if not run.finished:
+        raise RunError(f"{run.path} is unfinished; `trainer fit --run {run.path} --resume` continues it")
+    settings = {name: getattr(config.resolved, name) for name in KEPT}
+    own = {"cache": config.cache, "weights": str(run.model.resolve()), "loader": config.asked.loader}
+    return {**settings, **own, "device": config.asked.device, **FELLOW_DEFAULTS}
