@@ -81,11 +81,11 @@ def _checked(function: str, *, pretrained: bool = False) -> tuple[nn.Module, int
     if any(map(is_lazy, (*backbone.parameters(), *backbone.buffers()))):
         raise RunError(f"{function} gives layers without a shape; call it once with an image before it is given")
     state = backbone.state_dict()
-    places: dict[tuple[int, int], str] = {}
+    places: dict[int, str] = {}
     for name, tensor in state.items():
         if not isinstance(tensor, Tensor):
             raise RunError(f"{function} gives a layer whose state {name} is no tensor, and cannot be saved")
-        place = tensor.untyped_storage().data_ptr(), tensor.storage_offset()
+        place = tensor.data_ptr()
         if tensor.numel() and places.setdefault(place, name) != name:
             raise RunError(f"{function} gives two layers with one tensor, {places[place]} and {name}; copy it")
     return backbone, features

@@ -82,7 +82,7 @@ class Events:
         from torch.utils.tensorboard.summary import hparams
 
         metrics = dict.fromkeys((_final(name, split) for split in ("val", "test") for name in FINAL), 0.0)
-        experiment, start, _ = hparams(asdict(config), metrics)
+        experiment, start, _ = hparams(asdict(config), metrics)  # type: ignore[no-untyped-call]
         for summary in (experiment, start):
             self._writer.file_writer.add_summary(summary, walltime=self._clock)
 
@@ -107,7 +107,7 @@ class Events:
             image = Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=png)
             picture = Summary(value=[Summary.Value(tag=f"confusion/{split}", image=image)])
             self._writer.file_writer.add_summary(picture, kept, walltime=self._clock)
-        *_, end = hparams({}, {})
+        *_, end = hparams({}, {})  # type: ignore[no-untyped-call]
         self._writer.file_writer.add_summary(end, walltime=self._clock)
 
     def close(self) -> None:
