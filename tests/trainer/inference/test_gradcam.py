@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.errors import RunError
 from pipeline.photos.retina import Square
+from tests.trainer.plugged import MODULE
 from trainer.inference.gradcam import TINT, cells_a_side, grad_cam, heat_on_photograph, overlay
 from trainer.network.model import Grader
 
@@ -47,6 +49,41 @@ def test_a_frozen_backbone_is_explained_as_well() -> None:
     model.backbone.requires_grad_(False)
     assert np.array_equal(grad_cam(model.train(), images, grades), before)
     assert not model.training
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "cells"),
+    [
+        ("convnext", ("features.4.0", "features.5"), 4),
+        ("resnet10t", ("layer3", "layer4"), 2),
+        ("named", ("2", "5"), 16),
+    ],
+)
+def test_a_network_of_the_users_is_explained_by_its_last_two_sizes_or_by_the_layers_that_it_names(
+    name: str, layers: tuple[str, str], cells: int
+) -> None:
+    import captum.attr as captum
+
+    model, images, grades = grader(f"{MODULE}:{name}"), photographs(5, 64), torch.arange(5)
+    maps = []
+    for layer in layers:
+        module = model.backbone.get_submodule(layer)
+        found = captum.LayerGradCam(model, module).attribute(images, grades, relu_attributions=True)
+        found = captum.LayerAttribution.interpolate(found, (64, 64), "bilinear")[:, 0].detach()
+        maps.append(found / found.amax(dim=(1, 2), keepdim=True).clamp(min=1e-9))
+    reference = sum(maps) / 2 * (maps[-1].amax(dim=(1, 2), keepdim=True) > 0)
+    reference /= reference.amax(dim=(1, 2), keepdim=True).clamp(min=1e-9)
+    heat = grad_cam(model, images, grades)
+    assert heat.any()
+    np.testing.assert_allclose(heat, reference.numpy(), atol=1e-5)
+    assert cells_a_side(model, 64) == cells
+
+
+def test_a_network_without_feature_maps_is_not_explained() -> None:
+    model = grader(f"{MODULE}:flat")
+    assert cells_a_side(model, 64) == 0
+    with pytest.raises(RunError, match="plugged:flat has no feature maps that could explain a prediction"):
+        grad_cam(model, photographs(1, 64), torch.tensor([0]))
 
 
 def test_heat_lies_where_the_evidence_is() -> None:

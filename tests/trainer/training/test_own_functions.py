@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from click.testing import Result
+from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
@@ -246,6 +247,47 @@ def test_layer_decay_is_for_networks_with_a_resnets_stages() -> None:
     try_plugs(config, model)
     _, scales = make_optimizer(model, config)
     assert sorted(set(scales)) == [1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1]
+
+
+@pytest.fixture
+def two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("distributed.sync_batchnorm", "training.trial"):
+        monkeypatch.setattr(f"trainer.{module}.world_size", lambda: 2)
+
+
+class Unused(Given):
+    def __init__(self) -> None:
+        super().__init__(lambda x: x.mean((2, 3)))
+        self.left = nn.Linear(3, 3)
+
+
+@pytest.mark.usefixtures("two_processes")
+@pytest.mark.parametrize(
+    ("network", "said"),
+    [
+        (lambda: nn.Sequential(Given(lambda x: x), BatchNormAct2d(3), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+         "1 is a BatchNormAct2d whose statistics several processes cannot share"),
+        (lambda: nn.Sequential(Given(lambda x: x.mean((2, 3))), nn.BatchNorm1d(3)), "1 is a BatchNorm1d whose"),
+        (Unused, "its output does not depend on left.weight; several processes cannot train that"),
+        (lambda: Given(lambda x: x.mean((2, 3)).view(-1, 3) if len(x) else x.view(0, -1)),
+         r"nets:given of no photographs, as a process may get them at an epoch's end, fails \(test_own_functions.py"),
+    ],
+)  # fmt: skip
+def test_what_several_processes_cannot_train_is_refused(
+    network: Callable[[], nn.Module], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A subclass of BatchNorm does more than normalise, so ours, which has the statistics of all, cannot replace it."""
+    monkeypatch.setattr("trainer.network.backbones.load_function", lambda name: lambda: (network(), 3))
+    config = FitConfig(model="nets:given", device="cpu", precision="float32", size=32)
+    with pytest.raises(RunError, match=said):
+        try_plugs(config, Grader("nets:given"))
+
+
+@pytest.mark.usefixtures("two_processes")
+@pytest.mark.parametrize("name", ["small", "convnext", "resnet10t"])
+def test_what_several_processes_can_train_is_not(name: str) -> None:
+    config = FitConfig(model=f"{MODULE}:{name}", device="cpu", precision="float32", size=32)
+    try_plugs(config, Grader(f"{MODULE}:{name}"))
 
 
 def test_norms_of_one_dimension_have_no_weight_decay() -> None:
