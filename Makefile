@@ -5,7 +5,7 @@ BIN := .venv/bin
 # NVIDIA builds DALI for these; elsewhere the torchvision loader does its work.
 EXTRAS := $(shell case "$$(uname -sm)" in ("Linux x86_64"|"Linux aarch64") echo dali,dev;; (*) echo dev;; esac)
 
-.PHONY: demo test check pytest lowest clean
+.PHONY: demo test check docs pytest lowest clean
 MAKEFLAGS += --jobs=2
 
 .venv/installed: pyproject.toml
@@ -21,12 +21,15 @@ demo: .venv/installed ## synthetic eyes -> cache -> a short fit -> confusion mat
 	$(BIN)/trainer fit --cache demo/cache --run demo/run --weights none --size 96 --epochs 8 --lr 0.05
 	@echo "pictures: demo/sheet.png demo/run/accuracy.png demo/run/confusion_test.png"
 
-check: .venv/installed ## ruff and mypy
+check: docs ## ruff, the documentation site, mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: check pytest ## ruff, mypy, pytest: within 8 minutes on two free cores; mypy runs while pytest does
+docs: .venv/installed ## the documentation site, into build/site; a dead link, a missing anchor or an unlisted page fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+test: check pytest ## ruff, mypy, the site, pytest: within 8 minutes on two free cores; mypy runs while pytest does
 
 pytest: .venv/installed ## tests/conftest.py puts the longest files first
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder

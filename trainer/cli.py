@@ -375,6 +375,9 @@ def report(run: Path, split: str, cache: Path | Url | None, out: Path | None, ca
               help="Mean over the eight flips and turns, in eight times the time.  [default: as measured]")  # fmt: skip
 @click.option("--device", type=click.Choice(DEVICES), default="auto", help="auto: the fastest there is.")
 @click.option("--workers", type=WORKERS, help="Threads that read photographs.  [default: one a core]")
+@click.option("--eyes", type=Folder(path_type=Path), metavar="TABLE",
+              help="For runs of --fellow-eye: a CSV table with the columns id, patient, eye and, if there are several, "
+                   "visit.  [default: from names such as 17_left]")  # fmt: skip
 @click.option("--defer", type=Finite(0, 1), metavar="SHARE",
               help="Leave the least certain photographs to a human: this share of validation is less certain. Blank, "
                    "ungradable and unusual ones too. Adds the columns defer and defer_why.")  # fmt: skip
@@ -385,6 +388,7 @@ def predict(
     tta: bool | None,
     device: str,
     workers: int | None,
+    eyes: Path | None,
     defer: float | None,
 ) -> None:
     """Grade new photographs.
@@ -395,7 +399,7 @@ def predict(
     """
     from trainer.commands.predict import predict as grade
 
-    grade(run, photographs, out, tta=tta, device_name=device, workers=workers, defer=defer)
+    grade(run, photographs, out, tta=tta, device_name=device, workers=workers, defer=defer, eyes=eyes)
 
 
 @main.command()

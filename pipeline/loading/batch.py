@@ -16,9 +16,12 @@ R = TypeVar("R")
 class Batch(NamedTuple):
     """n photographs with their grades."""
 
-    images: Tensor  # uint8 (n, 3, size, size), RGB 0-255, on the loader's device, channels-last strides
-    grades: Tensor  # int64 (n,), 0-4, -1 if unknown, on the loader's device
-    rows: Tensor  # int64 (n,), row in the manifest, on the CPU
+    images: Tensor
+    """uint8 (n, 3, size, size), RGB 0-255, on the loader's device, channels-last strides"""
+    grades: Tensor
+    """int64 (n,), 0-4, -1 if unknown, on the loader's device"""
+    rows: Tensor
+    """int64 (n,), row in the manifest, on the CPU"""
 
 
 class Loader(Protocol):
@@ -63,7 +66,8 @@ def to_batch(images: Tensor, rows: NDArray[np.int64], grades: NDArray[np.int64])
 def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """(images - mean) / std, float32 (n, 3, size, size), channels-last.
 
-    images: uint8 (n, 3, size, size), as in a Batch. mean, std: (3,), in levels of 0 to 255, on the images' device.
+    images: uint8 (n, 3, size, size), as in a Batch.
+    mean, std: (3,), in levels of 0 to 255, on the images' device.
     """
     width = images.shape[-1]
     rows = images.permute(0, 2, 3, 1).flatten(2)

@@ -34,7 +34,10 @@ class CacheDataset(Dataset[tuple[Any, int]]):
         transform: Callable[[Image.Image], Any] | None = None,
         ungraded: bool = False,
     ) -> None:
-        """cache: an open cache, its folder or its URL. split: "train", "val", "test" or "all".
+        """
+        cache: an open cache, its folder or its URL.
+        split: "train", "val", "test" or "all".
+        transform: called with each photograph, a PIL image (RGB).
         ungraded: include photographs without a grade.
 
         Raises CacheError if the cache cannot be used or the split has no photographs.

@@ -45,6 +45,7 @@ class Augment:
 
 _LUMA: Final = (0.299, 0.587, 0.114)
 NO_AUGMENT: Final = Augment(hflip=0, vflip=0, degrees=0)
+"""Photographs as they are, for evaluation."""
 
 
 @dataclass(frozen=True, eq=False)

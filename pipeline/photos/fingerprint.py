@@ -37,7 +37,12 @@ def fingerprint(data: bytes | memoryview) -> NDArray[np.float32]:
 
     Raises PhotoError if the photograph cannot be decoded.
     """
-    grey = read_photo(data, cover=SIDE).image.mean(axis=2, dtype=np.float32)
+    return fingerprint_of_pixels(read_photo(data, cover=SIDE).image)
+
+
+def fingerprint_of_pixels(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The `fingerprint` of a picture (h, w, 3), RGB."""
+    grey = image.mean(axis=2, dtype=np.float32)
     small = cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
     structure = small - cv2.GaussianBlur(small, (0, 0), SIDE / 32)
     structure /= np.sqrt(cv2.GaussianBlur(structure * structure, (0, 0), SIDE / 16)) + 1.0

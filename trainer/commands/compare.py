@@ -12,6 +12,7 @@ from pipeline.errors import RunError
 from trainer.config import as_options
 from trainer.console import print_table, warn
 from trainer.evaluation.paired import Difference, pair
+from trainer.evaluation.record import FellowCopy
 from trainer.network.metadata import read_metadata
 from trainer.network.provenance import Exposure
 from trainer.records import optional
@@ -47,6 +48,9 @@ def compare(paths: Sequence[Path], out: Path) -> None:
     if pairs:
         click.echo("\ndifferences on the same test photographs, resampled by patients:")
         print_table(PAIR_SHOWN, map(pair_row, pairs))
+    for run in runs:
+        if line := fellow_line(run):
+            click.echo(line)
     click.echo(f"written: {' '.join(map(str, written))}")
 
 
@@ -124,6 +128,19 @@ def pair_row(pair: Difference) -> list[str]:
     counts = [f"{pair.photographs:,}", f"{pair.patients:,}"]
     values = [_cell(pair.value), _cell(pair.value_against)]
     return [f"{pair.run} - {pair.against}", pair.figure, *counts, *values, change, _cell(pair.p)]
+
+
+def fellow_line(run: Run) -> str:
+    """What copying the true grade of the other eye would score on test; "" if the network takes one eye."""
+    with suppress(RunError, ValueError):  # not measured, or damaged
+        copied = optional(FellowCopy, run.folder.read_json(run.folder.metrics("test")).get("fellow_copy"))
+        if copied:
+            return (
+                f"{run.name}: on {copied.photographs:,} test photographs whose other eye is graded, copying that grade "
+                f"would have accuracy {decimals(copied.accuracy)} and kappa {decimals(copied.kappa)}; the network, "
+                f"which never sees it, has {decimals(copied.network_accuracy)} and {decimals(copied.network_kappa)}"
+            )
+    return ""
 
 
 def _option(value: object) -> str:

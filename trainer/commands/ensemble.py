@@ -68,7 +68,7 @@ def ensemble(
     metadata = replace(metadata, statistics=training_statistics(cache, metadata.size, workers))
     to_device(model, device)
     outputs = {split: run_split(config, model, cache, split) for split in measurable(cache, splits)}
-    chosen_on = out_of_fold(members, cache) if members.folds else outputs.get("val")
+    chosen_on = out_of_fold(members, cache, config, model) if members.folds else outputs.get("val")
     if chosen_on is not None:
         metadata = choose_decision(cache, chosen_on, metadata, first.grade_by)
     provenance = joint_provenance(members)

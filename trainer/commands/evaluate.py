@@ -17,6 +17,7 @@ from trainer.evaluation.evaluate import Evaluation, Weights, check_measurable, e
 from trainer.evaluation.external import describe_set
 from trainer.evaluation.metrics import graded, only_grade
 from trainer.evaluation.operating_point import Wish, wished
+from trainer.network.decision import at_operating_point
 from trainer.network.device import choose_device
 from trainer.network.metadata import Metadata, temperature_of
 from trainer.network.model import load_model, read_provenance
@@ -133,7 +134,7 @@ def check_not_trained_on(path: Path, provenance: Provenance | None, target: Targ
 def with_operating_point(run: RunFolder, metadata: Metadata, wish: Wish | None) -> Metadata:
     """The metadata with the operating point for a wish; None: unchanged. Warns if there is no operating point."""
     if wish:
-        return replace(metadata, operating=wished(run, temperature_of(metadata.operating), wish))
+        return at_operating_point(metadata, wished(run, temperature_of(metadata.operating), wish))
     if metadata.operating is None:
         warn(f"{run.model} carries no operating point: probabilities are not calibrated; --sensitivity 0.9 chooses one")
     return metadata

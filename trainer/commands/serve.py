@@ -30,15 +30,15 @@ def serve(run: Path, *, host: str | None, port: int | None, defer: float | None,
             raise
         raise RunError(f"trainer serve needs {package}: pip install 'fundus-grading[serve]'") from error
     predictor = Predictor(run, device_name, workers=1)
+    share = LEFT_TO_A_PERSON if defer is None else defer
     try:
-        least = predictor.rule.least_confidence(LEFT_TO_A_PERSON if defer is None else defer)
+        predictor.rule.least_confidence(share)
     except ValueError as error:
         if defer is not None:
             raise RunError(f"{run}: {error}") from error
         warn(f"{error}; only blank and unusual photographs are left to a person")
-        least = 0.0
 
-    page = server.Page(predictor, run, least, host=host, port=port)
+    page = server.Page(predictor, run, share, host=host, port=port)
     if port is None and page.port != server.PORT:
         click.echo(f"port {server.PORT} is taken; this is {page.port}")
     if host is not None:

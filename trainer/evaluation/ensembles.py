@@ -1,7 +1,7 @@
 """Ensembles of runs: which runs can be combined, their weights as one network, and its decision rule."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
 from typing import Final
@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from pipeline.cache.cache import Cache, open_cache
 from pipeline.cache.folds import folded_rows
@@ -16,15 +17,19 @@ from pipeline.errors import CacheError, RunError
 from pipeline.storage.url import Url
 from pipeline.storage.url import place as url_or_path
 from trainer.config import FitConfig, RunConfig
-from trainer.inference.forward import Outputs
-from trainer.kinds import PROBABILITIES
+from trainer.evaluation.metrics import predictions_table
+from trainer.inference.forward import Outputs, run_split
+from trainer.kinds import FELLOWS, PROBABILITIES, SCORE
+from trainer.network.decision import DecisionRule
 from trainer.network.ensemble import Ensemble
-from trainer.network.metadata import Member, Metadata, read_metadata, temperature_of
-from trainer.network.model import load_model, read_provenance
+from trainer.network.metadata import FittedRule, Member, Metadata, read_metadata, temperature_of
+from trainer.network.model import Grader, load_model, read_provenance
 from trainer.network.provenance import Provenance
 from trainer.run_folder import FoldsFolder, RunFolder
 
 FEWEST: Final = 2
+ALONE: Final = tuple(f"alone_{name}" for name in PROBABILITIES)
+"""Columns of probabilities without the fellow eye."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ def find_members(paths: Sequence[Path]) -> Members:
             raise RunError(f"{run.path} is an ensemble itself; give its members")
         if members.paths.count(path) > 1:
             raise RunError(f"{run.path} is given twice")
-        if each.operating is None:
+        if each.operating is None or (each.fellow and each.fellow.operating is None):
             raise RunError(f"{run.path} has no operating point, so its probabilities are not calibrated; leave it out")
     return members
 
@@ -88,6 +93,7 @@ def check_alike(members: Members) -> None:
             },
             "the image size": (f"{first.size} px", f"{each.size} px"),
             "--tta": ("on" if first.tta else "off", "on" if each.tta else "off"),
+            "--fellow-eye": ("with" if first.fellow else "without", "with" if each.fellow else "without"),
             "--grade-by": (first_config.grade_by, config.resolved.grade_by),
         }
         for what, (ours, theirs) in alike.items():
@@ -133,16 +139,18 @@ def check_not_trained_on(members: Members, cache: Cache, split: str) -> None:
 
 def load_members(members: Members) -> Ensemble:
     temperatures = [temperature_of(each.operating) for each in members.metadata]
-    return Ensemble([load_model(run.model)[0] for run in members.runs], temperatures).eval()
+    paired = [_fellow_temperature(each) for each in members.metadata]
+    return Ensemble([load_model(run.model)[0] for run in members.runs], temperatures, paired).eval()
 
 
 def describe_members(members: Members) -> Metadata:
     """The metadata of the ensemble, without a decision rule."""
     first = members.metadata[0]
     listed = tuple(
-        Member(each.model, each.epoch, each.link, each.stem, temperature_of(each.operating))
+        Member(each.model, each.epoch, each.link, each.stem, temperature_of(each.operating), _fellow_temperature(each))
         for each in members.metadata
     )
+    fellow = FittedRule() if first.fellow else None
     stem = "small" if all(each.stem == "small" for each in members.metadata) else "imagenet"
     plugs = {each.function: each for metadata in members.metadata for each in metadata.plugs if each.option == "model"}
     return Metadata(
@@ -154,8 +162,14 @@ def describe_members(members: Members) -> Metadata:
         stem=stem,
         tta=first.tta,
         members=listed,
+        fellow=fellow,
         plugs=tuple(plugs.values()),
     )
+
+
+def _fellow_temperature(member: Metadata) -> float | None:
+    """The member's temperature for photographs with their fellow eye; None if it takes one eye."""
+    return temperature_of(member.fellow.operating) if member.fellow else None
 
 
 def last_trained(members: Members) -> str | None:
@@ -171,10 +185,15 @@ def joint_provenance(members: Members) -> Provenance | None:
     return reduce(lambda one, other: one.after(other), known) if len(known) == len(members.provenances) else None
 
 
-def out_of_fold(members: Members, cache: Cache) -> Outputs:
-    """Outputs for the folded photographs, by the members that were not trained on them: the mean over seeds."""
+def out_of_fold(members: Members, cache: Cache, config: FitConfig, model: Ensemble) -> Outputs:
+    """Outputs for the folded photographs, by the members that were not trained on them: the mean over seeds.
+
+    config, model: of the ensemble, on its device. They run over the photographs only if the members take the fellow
+    eye, because their predictions without it are in no file.
+    """
     assert members.folds is not None
-    table = pd.concat([run.read_predictions("test") for run in members.runs])
+    numbers = range(len(members.runs))
+    table = pd.concat([_out_of_fold_of(members, number, config, model) for number in numbers])
     whole = bool(members.folds.read_mark().test)
     folded = cache.manifest["id"].iloc[folded_rows(cache.manifest, with_test=whole)]
     times = table["id"].value_counts().reindex(folded).fillna(0)
@@ -183,8 +202,34 @@ def out_of_fold(members: Members, cache: Cache) -> Outputs:
             f"{members.folds.path}: predictions of {(times != times.max()).sum():,} folded photographs are missing; "
             "`trainer evaluate FOLD --split test` writes those of a fold"
         )
-    means = table.groupby("id", sort=False)[["grade", *PROBABILITIES]].mean()
-    p = means[list(PROBABILITIES)].to_numpy(np.float64)
-    logits = torch.from_numpy(np.log(np.maximum(p, np.finfo(np.float32).tiny)))
-    grades = torch.from_numpy(means["grade"].to_numpy(np.int64))
-    return Outputs(cache.rows_of(means.index.to_series()), grades, logits)
+    means = table.drop(columns=["predicted", SCORE], errors="ignore").groupby("id", sort=False).mean()
+
+    def logits(columns: Sequence[str]) -> Tensor:
+        p = means[list(columns)].to_numpy(np.float64)
+        return torch.from_numpy(np.log(np.maximum(p, np.finfo(np.float32).tiny)))
+
+    outputs = Outputs(
+        cache.rows_of(means.index.to_series()),
+        torch.from_numpy(means["grade"].to_numpy(np.int64)),
+        logits(PROBABILITIES),
+    )
+    if FELLOWS not in means:
+        return outputs
+    return outputs._replace(alone=logits(ALONE), fellows=means[FELLOWS].to_numpy(np.int64))
+
+
+def _out_of_fold_of(members: Members, number: int, config: FitConfig, model: Ensemble) -> pd.DataFrame:
+    """The predictions of a fold's run for its test part; with the columns ALONE if it takes the fellow eye."""
+    run, metadata = members.runs[number], members.metadata[number]
+    if not metadata.fellow:
+        return run.read_predictions("test")
+    cache, member = open_cache(url_or_path(members.configs[number].cache)), model.members[number]
+    assert isinstance(member, Grader)
+    outputs = run_split(replace(config, together=cache.shuffle_block), member, cache, "test")
+    assert outputs.alone is not None
+    rule = DecisionRule.of(metadata)
+    joined = rule.probabilities(outputs.logits.double().numpy(), outputs.paired)
+    alone = rule.probabilities(outputs.alone.double().numpy())
+    ids = cache.manifest["id"].iloc[outputs.rows]
+    table = predictions_table(ids, outputs.grades.numpy(), joined)
+    return table.assign(**dict(zip(ALONE, alone.T, strict=True)), **{FELLOWS: outputs.fellows})

@@ -14,6 +14,7 @@ from pipeline.cache.eyes import EyeTable
 from pipeline.cache.splits import patients_of
 from pipeline.errors import CacheError, RunError
 from pipeline.grades import UNKNOWN
+from pipeline.metrics import confusion_counts, quadratic_kappa
 from trainer.config import FitConfig
 from trainer.console import warn
 from trainer.evaluation.characteristics import kept_groups
@@ -21,7 +22,7 @@ from trainer.evaluation.deferral import confidence_quantiles
 from trainer.evaluation.metrics import graded, predictions_table, with_fellows
 from trainer.evaluation.operating_point import choose_operating
 from trainer.evaluation.ordinal_thresholds import fit_ordinal_thresholds
-from trainer.evaluation.record import MetricsRecord, Scale
+from trainer.evaluation.record import FellowCopy, MetricsRecord, Scale
 from trainer.evaluation.results import assess
 from trainer.evaluation.subgroups import measure_subgroups
 from trainer.evaluation.weighted_metrics import Sample
@@ -147,6 +148,25 @@ def measure_outputs(
         predictions=predictions,
         results=results,
         exposure=exposure,
+        fellow_copy=fellow_copy(predictions, outputs.fellow_grades),
+    )
+
+
+def fellow_copy(predictions: pd.DataFrame, fellow_grades: NDArray[np.int64] | None) -> FellowCopy | None:
+    """The figures of copying the fellows' true grades, (n,), -1 if unknown; None if no photograph has one."""
+    if fellow_grades is None:
+        return None
+    known = (predictions["grade"] != UNKNOWN).to_numpy() & (fellow_grades != UNKNOWN)
+    if not known.any():
+        return None
+    grades, predicted = (predictions[name].to_numpy()[known] for name in ("grade", "predicted"))
+    copied, own = (confusion_counts(grades, given) for given in (fellow_grades[known], predicted))
+    return FellowCopy(
+        photographs=int(known.sum()),
+        accuracy=float(np.trace(copied) / copied.sum()),
+        kappa=quadratic_kappa(copied),
+        network_accuracy=float(np.trace(own) / own.sum()),
+        network_kappa=quadratic_kappa(own),
     )
 
 

@@ -32,6 +32,20 @@ class OriginalSize:
     photographs: int
 
 
+@dataclass(frozen=True)
+class FellowCopy:
+    """The figures of copying the true grade of the patient's other eye: a ceiling for a network that takes that eye
+    into account, because no network sees the grade."""
+
+    photographs: int
+    """Graded photographs whose other eye is graded too. All figures are of these."""
+    accuracy: float
+    kappa: float
+    network_accuracy: float
+    """Of the network."""
+    network_kappa: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class SetDescription:
     """The part of the record that only an external set has. Earlier versions did not write fields that have a
@@ -78,6 +92,8 @@ class MetricsRecord:
     """None if the weights carry no provenance, and for the train split of the run's own cache."""
     description: SetDescription | None = None
     """Only for an external set."""
+    fellow_copy: FellowCopy | None = None
+    """Only for a network that takes the fellow eye into account."""
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -88,6 +104,7 @@ class MetricsRecord:
             **({} if self.scale.name == ICDR.name else {"scale": self.scale}),
             "subgroups": self.subgroups and asdict(self.subgroups),
             "exposure": self.exposure and self.exposure._asdict(),
+            **({"fellow_copy": asdict(self.fellow_copy)} if self.fellow_copy else {}),
         }
 
     @classmethod
@@ -106,4 +123,5 @@ class MetricsRecord:
             subgroups=optional(Subgroups, part("subgroups"), "subgroups"),
             exposure=optional(Exposure, part("exposure"), "exposure"),
             description=read(SetDescription, written) if "place" in written else None,
+            fellow_copy=optional(FellowCopy, part("fellow_copy"), "fellow_copy"),
         )

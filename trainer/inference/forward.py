@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.cache.cache import Cache
-from pipeline.cache.eyes import fellow_eyes
+from pipeline.cache.eyes import EyePairs, fellow_eyes
 from pipeline.errors import RunError
+from pipeline.grades import UNKNOWN
 from pipeline.loading.batch import Loader
 from trainer.config import FitConfig
 from trainer.console import track
@@ -31,6 +32,7 @@ class Outputs(NamedTuple):
     logits: Tensor  # float32 (n, 5), on the CPU
     alone: Tensor | None = None  # float32 (n, 5), without the fellow eye; None: the network takes one eye
     fellows: NDArray[np.int64] | None = None  # (n,) photographs of the fellow eye that are in `logits`
+    fellow_grades: NDArray[np.int64] | None = None  # (n,) their worst true grade, -1 if unknown; no network sees it
 
     @property
     def paired(self) -> Paired:
@@ -96,10 +98,33 @@ def run_pairs(config: FitConfig, model: Network, cache: Cache, split: str) -> Ou
         joined_logits(model, own, added, paired),
         joined_logits(model, own, added, torch.zeros_like(paired)),
         fellows,
+        worst_grades(cache, rows, pairs),
     )
     if not outputs.logits.isfinite().all():
         raise RunError(f"the model's output for {split} is not finite; a lower --lr may help")
     return outputs
+
+
+def worst_grades(cache: Cache, rows: NDArray[np.int64], pairs: EyePairs) -> NDArray[np.int64]:
+    """(n,) the worst grade of the fellows of each row (n,), ascending; -1 where none is known."""
+    worst = np.full(len(rows), UNKNOWN, np.int64)
+    np.maximum.at(worst, np.searchsorted(rows, pairs.rows), cache.grades[pairs.fellows])
+    return worst
+
+
+@torch.inference_mode()
+def pair_probabilities(
+    model: Network, images: Tensor, fellow_images: Tensor, metadata: Metadata
+) -> NDArray[np.float32]:
+    """(n, 5) calibrated probabilities of images of both eyes. fellow_images: uint8 (n, 3, s, s); a black one stands for
+    no fellow."""
+    model.eval()
+    with measuring_precision(images.device):
+        own, _ = eye_scores(model, images, tta=metadata.tta)
+        _, added = eye_scores(model, fellow_images, tta=metadata.tta)
+    paired = fellow_images.amax(dim=(1, 2, 3)) > 0
+    logits = joined_logits(model, own, added, paired).double().cpu().numpy()
+    return DecisionRule.of(metadata).probabilities(logits, paired.cpu().numpy())
 
 
 @torch.inference_mode()

@@ -29,13 +29,10 @@ SENTENCES: Final = {
 """By flag; see pipeline.photos.preparation.Prepared and trainer.network.image_statistics.TrainingStatistics.unlike."""
 
 
-def in_words(prediction: Prediction, threshold: float) -> list[str]:
-    """Lines: the grade and whether to refer, the five probabilities, and a sentence for each flag.
-
-    threshold: the least p_referable, 0 to 1, at which a photograph is referred.
-    """
-    grade, p = prediction.grade, prediction.p_referable
-    referred = "yes" if prediction.referable(threshold) else "no"
+def in_words(prediction: Prediction) -> list[str]:
+    """Lines: the grade and whether to refer, the five probabilities, and a sentence for each flag."""
+    grade, p, threshold = prediction.grade, prediction.p_referable, prediction.rule.threshold
+    referred = "yes" if prediction.referable else "no"
     digits = next((n for n in (2, 3, 4) if f"{p:.{n}f}" != f"{threshold:.{n}f}"), 6)  # equal figures would explain none
     listed = ", ".join(f"{name} {each:.2f}" for name, each in zip(GRADES, prediction.probabilities, strict=True))
     return [

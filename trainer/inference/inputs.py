@@ -15,7 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.cache.attributes import read_attributes
 from pipeline.cache.cache import Cache, open_cache
+from pipeline.cache.eyes import EyeTable
 from pipeline.errors import CacheError, PhotoError, SourceError
 from pipeline.loading.batch import prefetch
 from pipeline.loading.plan import NO_AUGMENT, plan_epoch
@@ -23,6 +25,7 @@ from pipeline.loading.torchvision_loader import Picture, Renderer, Rendering
 from pipeline.machine import usable_cores
 from pipeline.photos.contact_sheet import decode_small
 from pipeline.photos.discovery import Refusal, plain_id, read_regular, unique_ids, walk
+from pipeline.photos.eye_names import eye_name
 from pipeline.photos.photo import SUFFIXES, read_photo
 from pipeline.photos.preparation import Recipe, prepare
 from pipeline.photos.retina import Square
@@ -50,6 +53,15 @@ class Ready(NamedTuple):
     flags: Flags  # see pipeline.photos.preparation.Prepared
 
 
+class Eye(NamedTuple):
+    """Whose eye a photograph shows, and at which visit."""
+
+    visit: str = ""
+    """The same name for all photographs of one patient and visit."""
+    side: str = ""
+    """"left" or "right"; "" if the eye or the patient is not known."""
+
+
 class Photograph(NamedTuple):
     """A photograph to grade. It is not read yet."""
 
@@ -57,6 +69,7 @@ class Photograph(NamedTuple):
     source: str  # path of the file; for a cached photograph the path of the original
     read: Callable[[Recipe], Ready]  # raises PhotoError, CacheError or OSError
     path: Path | None = None  # of its file; None: it is in a cache or in memory
+    eye: Eye = Eye()
 
 
 class Original(NamedTuple):
@@ -136,18 +149,30 @@ def gather(paths: Sequence[Path], recipe: Recipe) -> Gathered:
 
 def cached_photographs(cache: Cache, rows: NDArray[np.int64]) -> list[Photograph]:
     """Photographs of a cache, by rows (n,) of its manifest."""
-    table = cache.manifest[["id", "source", "width", "height", "radius", "flags"]].iloc[rows]
+    table = cache.manifest[["id", "source", "width", "height", "radius", "flags", "eye"]]
+    eyes = EyeTable.of(cache.manifest, read_attributes(cache))
+    table = table.assign(eye=table["eye"].where(eyes.known, ""), visit=eyes.visits).iloc[rows]
 
-    def photograph(row: int, id: str, source: str, width: int, height: int, radius: float, flags: str) -> Photograph:
+    def photograph(
+        row: int, id: str, source: str, width: int, height: int, radius: float, flags: str, eye: str, visit: str
+    ) -> Photograph:
         known = (int(width), int(height), None if isnan(radius) else float(radius), tuple(flags.split()))
-        return Photograph(id, source, partial(_read_cached, cache, row, *known))
+        return Photograph(id, source, partial(_read_cached, cache, row, *known), eye=Eye(visit, eye))
 
     return [photograph(row, *cells) for row, cells in zip(rows.tolist(), table.itertuples(index=False), strict=True)]
 
 
 def uploaded(source: str, data: bytes) -> Photograph:
     """A photograph in memory. source: its name, a file name or a path with slashes; no file is opened."""
-    return Photograph(plain_id(source.rpartition("/")[2]), source, partial(ready_bytes, data))
+    return Photograph(plain_id(source.rpartition("/")[2]), source, partial(ready_bytes, data), eye=eye_in_name(source))
+
+
+def eye_in_name(source: str) -> Eye:
+    """The eye in a photograph's file name, such as 17_left.jpeg; see pipeline.photos.eye_names. Photographs of two
+    folders are of two patients."""
+    folder, _, name = source.rpartition("/")
+    patient, side = eye_name(name)
+    return Eye(f"{folder}/{patient}", side)
 
 
 def original(photograph: Photograph, recipe: Recipe) -> Original:
@@ -236,7 +261,7 @@ def _statistics(cache: Cache, rows: NDArray[np.int64], size: int, workers: int |
 
 def _add(found: dict[str, tuple[str, Photograph]], id: str, path: Path) -> None:
     source = path.as_posix()
-    photograph = Photograph(id, source, partial(ready_file, source), path)
+    photograph = Photograph(id, source, partial(ready_file, source), path, eye_in_name(source))
     found.setdefault(os.path.normpath(path.absolute()), (path.stem, photograph))
 
 

@@ -70,7 +70,8 @@ class LoadedModel:
 
         Each photograph is prepared as the training photographs were, and the weights' decision rule gives its grade. A
         picture in memory gives the same as a lossless file of it. A PIL image is turned upright by its EXIF
-        orientation. Transparent parts become black. Some thousand files at a time are fine.
+        orientation. Transparent parts become black. Some thousand files at a time are fine. A network that takes the
+        patient's other eye into account finds it among the photographs by their names, such as 17_left and 17_right.
 
         Raises SourceError for the first photograph that cannot be read, with its path or its number in the list; for an
         array of another shape or type it does so before anything is read. Raises RunError if the model's output is not
@@ -79,18 +80,17 @@ class LoadedModel:
         given = [images] if isinstance(images, str | os.PathLike | Image.Image | np.ndarray) else list(images)
         photographs = [_photograph(number, each) for number, each in enumerate(given)]
         found = []
-        for batch in self._predictor.rendered(photographs):
-            if batch.refused:
-                raise SourceError(_why(batch.refused[0]))
-            found += self._predictor.predict(batch)
+        for predictions, refused in self._predictor.predictions(photographs):
+            if refused:
+                raise SourceError(_why(refused[0]))
+            found += predictions
         probabilities = np.array([each.probabilities for each in found], np.float32).reshape(-1, N_GRADES)
-        referable = p_referable(probabilities)
         return Predictions(
             tuple(each.photograph.source for each in found),
             np.array([each.grade for each in found], np.int64),
             probabilities,
-            referable,
-            referable >= self.rule.threshold,
+            p_referable(probabilities),
+            np.array([each.referable for each in found], np.bool_),
             tuple(each.flags for each in found),
         )
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import FundusError, PhotoError
-from trainer.inference.forward import probabilities
+from trainer.inference.forward import pair_probabilities, probabilities
 from trainer.inference.inputs import gather, render
 from trainer.network.export import Reference
 from trainer.network.metadata import Metadata
@@ -28,7 +28,13 @@ def make_reference(run: Path, model: Network, metadata: Metadata) -> tuple[Refer
     except FundusError as error:
         noise = np.random.default_rng(0).integers(0, 256, (CHECKED, 3, metadata.size, metadata.size), np.uint8)
         images, what, why_noise = torch.from_numpy(noise), "images of noise", error.message
-    return Reference(images, probabilities(model, images, metadata), f"{CHECKED} {what}"), why_noise
+    reference = Reference(images, probabilities(model, images, metadata), f"{CHECKED} {what}")
+    if metadata.fellow:
+        fellows = images.roll(1, dims=0)  # any two photographs do; one has none
+        fellows[1] = 0
+        joined = pair_probabilities(model, images, fellows, metadata)
+        reference = reference._replace(fellow_images=fellows, with_fellows=joined)
+    return reference, why_noise
 
 
 def some_photographs(run: Path, metadata: Metadata) -> Tensor:

@@ -1,13 +1,13 @@
 """The decision rule: from logits to probabilities, the predicted grade and referral. Imports no torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.grades import N_GRADES, REFERABLE
-from trainer.network.metadata import FittedRule, Metadata, temperature_of
+from trainer.network.metadata import FittedRule, Metadata, Operating, temperature_of
 
 Floats = NDArray[np.float64]
 Paired = NDArray[np.bool_] | None
@@ -75,6 +75,19 @@ class DecisionRule:
             return p_referable
         moved = _log_odds(p_referable) - _log_odds(self.fellow.threshold) + _log_odds(self.threshold)
         return np.where(paired, 1 / (1 + np.exp(-moved)), p_referable)
+
+
+def at_operating_point(metadata: Metadata, operating: Operating) -> Metadata:
+    """The metadata with another threshold, which was chosen on referral scores. The threshold for photographs with a
+    fellow moves as far as that for others, in log-odds, so that their scores stay."""
+    fellow = metadata.fellow
+    if fellow and fellow.operating and metadata.operating:
+        by = _log_odds(operating.threshold) - _log_odds(metadata.operating.threshold)
+        threshold = float(1 / (1 + np.exp(-_log_odds(fellow.operating.threshold) - by)))
+        fellow = replace(
+            fellow, operating=replace(operating, temperature=fellow.operating.temperature, threshold=threshold)
+        )
+    return replace(metadata, operating=operating, fellow=fellow)
 
 
 def confidence(p_referable: Floats, threshold: float) -> Floats:

@@ -28,10 +28,11 @@ HEADER: Final = csv_lines([with_deferral(COLUMNS, *DEFERRAL)]).decode()
 class Lightbox:
     """Grades photographs one by one and keeps none. Not thread-safe."""
 
-    def __init__(self, predictor: Predictor, least: float) -> None:
-        """least: the confidence below which a photograph is left to a human (see DecisionRule.least_confidence)."""
+    def __init__(self, predictor: Predictor, share: float) -> None:
+        """share: a photograph is left to a human if it is less sure than all but this share of the validation
+        photographs."""
         self._predictor = predictor
-        self._least = least
+        self._share = share
 
     def grade(self, source: str, data: bytes) -> dict[str, Any]:
         """The prediction for a photograph, as plain JSON. source: its name, or its path with slashes.
@@ -40,9 +41,9 @@ class Lightbox:
         """
         batch = self._render(source, data)
         (prediction,) = self._predictor.predict(batch)
-        threshold, named = self._predictor.rule.threshold, eye_name(source)
-        kind, headline, why = decision(prediction, threshold, self._least)
-        _, *row = cells(prediction, threshold, self._least)
+        named = eye_name(source)
+        kind, headline, why = decision(prediction, self._share)
+        _, *row = cells(prediction, self._share)
         return {
             "patient": named.patient,
             "eye": named.eye,
@@ -52,8 +53,8 @@ class Lightbox:
             "grade_name": GRADES[prediction.grade],
             "probabilities": [float(p) for p in prediction.probabilities],
             "percents": [percent(float(p)) for p in prediction.probabilities],
-            "referable": prediction.referable(threshold),
-            "defer": bool(reasons(prediction, threshold, self._least)),
+            "referable": prediction.referable,
+            "defer": bool(reasons(prediction, self._share)),
             "kind": kind,
             "headline": headline,
             "why": why,

@@ -78,14 +78,14 @@ def listen(host: str | None, port: int | None) -> tuple[socket.socket, int]:
 class Page:
     """The page of some weights. It listens as soon as it is made and answers in `run`."""
 
-    def __init__(self, predictor: Predictor, run: Path, least: float, *, host: str | None, port: int | None) -> None:
-        """least: see `Lightbox`. host, port: see `listen`. With a host the page asks for a token.
+    def __init__(self, predictor: Predictor, run: Path, share: float, *, host: str | None, port: int | None) -> None:
+        """share: see `Lightbox`. host, port: see `listen`. With a host the page asks for a token.
 
         Raises OutputError if the address cannot be used, RunError if the run cannot be read.
         """
         facts = collect_facts(run, predictor.metadata)
         self._socket, self.port = listen(host, port)
-        guard = Guard(make_app(Lightbox(predictor, least), facts), host, self.port)
+        guard = Guard(make_app(Lightbox(predictor, share), facts), host, self.port)
         self.url: Final = address(host, self.port, guard.token)
         """The address to open, with the token if there is one."""
         self._server = uvicorn.Server(

@@ -6,17 +6,17 @@ from trainer.inference.predictor import Prediction
 from trainer.reporting.page import number
 
 
-def decision(prediction: Prediction, threshold: float, least: float) -> tuple[str, str, str]:
+def decision(prediction: Prediction, share: float) -> tuple[str, str, str]:
     """What to do with a photograph: (kind, headline, reason). The kind is "refer", "keep" or "human".
 
-    least: the confidence below which a photograph is left to a human (see DecisionRule.least_confidence).
+    share: a photograph is left to a human if it is less sure than all but this share of the validation photographs.
     """
-    p, referable = prediction.p_referable, prediction.referable(threshold)
+    p, referable, threshold = prediction.p_referable, prediction.referable, prediction.rule.threshold
     which = "at or above" if referable else "below"
     why = f"Grade 2 or worse has a probability of {percent(p)}, {which} the threshold of {percent(threshold)}."
     if referable != (prediction.grade >= REFERABLE):
         why += " The predicted grade alone would say otherwise."
-    if left := reasons(prediction, threshold, least):
+    if left := reasons(prediction, share):
         reason = "The network is unsure here." if left == (UNSURE,) else "No decision should rest on this picture."
         return "human", "For a person to decide", f"{reason} {why}"
     return ("refer", "Refer", why) if referable else ("keep", "Below the threshold: not referred", why)

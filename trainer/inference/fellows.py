@@ -1,0 +1,87 @@
+"""Which of the photographs to grade show the patient's other eye, for networks that take it into account."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.cache.manifest import UNGRADABLE
+from pipeline.errors import SourceError
+from pipeline.photos.eye_names import EYE_WORDS
+from pipeline.photos.fingerprint import COPY_CORRELATION, mirrored_correlation
+from trainer.inference.inputs import Eye, Photograph
+
+COLUMNS: Final = ("id", "patient", "eye")
+VISIT: Final = "visit"
+"""Columns of a table of eyes; the last one may be missing."""
+
+
+class Scored(NamedTuple):
+    """What a network reads in a photograph, by itself; see `EyeScores`."""
+
+    photograph: Photograph
+    flags: tuple[str, ...]
+    own: Tensor  # float32 (views, k)
+    fellow: Tensor  # float32 (k,)
+    fingerprint: NDArray[np.float32]  # see pipeline.photos.fingerprint
+
+
+def fellows_among(scored: Sequence[Scored]) -> list[list[int]]:
+    """For each photograph the positions of those of the patient's other eye at the same visit. Blank and ungradable
+    photographs are no fellows, and neither is a copy that is named as the other eye."""
+    by_visit: dict[str, list[int]] = {}
+    for number, each in enumerate(scored):
+        if each.photograph.eye.side and not {"blank", UNGRADABLE} & set(each.flags):
+            by_visit.setdefault(each.photograph.eye.visit, []).append(number)
+
+    def is_fellow(one: Scored, other: Scored) -> bool:
+        if not one.photograph.eye.side or one.photograph.eye.side == other.photograph.eye.side:
+            return False
+        return mirrored_correlation(one.fingerprint, other.fingerprint) <= COPY_CORRELATION
+
+    return [
+        [other for other in by_visit.get(each.photograph.eye.visit, []) if is_fellow(each, scored[other])]
+        for each in scored
+    ]
+
+
+@dataclass(frozen=True)
+class EyesTable:
+    """A table that says whose eye each photograph shows: `trainer predict --eyes`."""
+
+    eyes: dict[str, Eye]
+    """By id."""
+
+    @classmethod
+    def read(cls, path: Path) -> "EyesTable":
+        """Reads a CSV table with the columns `id`, `patient`, `eye` and, if there are several visits, `visit`.
+
+        Raises SourceError with the file and the row if it cannot be read, lacks a column, names an eye in an unknown
+        word, or an id twice.
+        """
+        try:
+            table = pd.read_csv(path, dtype=str, na_filter=False, encoding="utf-8-sig")
+        except (OSError, ValueError) as error:
+            raise SourceError(f"{path}: it is no CSV table that can be read ({error})") from error
+        if missing := [name for name in COLUMNS if name not in table]:
+            raise SourceError(f"{path}: it has no column {missing[0]}; its columns must be {', '.join(COLUMNS)}")
+        visits = table[VISIT] if VISIT in table else pd.Series("", index=table.index)
+        eyes: dict[str, Eye] = {}
+        for row, cells in enumerate(zip(*(table[name].str.strip() for name in COLUMNS), visits, strict=True), 2):
+            id, patient, word, visit = cells
+            side = EYE_WORDS.get(word.casefold(), "")
+            if word and not side:
+                raise SourceError(f"{path}:{row}: {word!r} is no eye; write left or right, or OS or OD")
+            if id in eyes:
+                raise SourceError(f"{path}:{row}: {id} is there twice")
+            eyes[id] = Eye(f"{patient}\0{visit}" if patient else "", side if patient else "")
+        return cls(eyes)
+
+    def named(self, photographs: Sequence[Photograph]) -> list[Photograph]:
+        """The photographs with the eyes of the table. One that it does not list has no known eye."""
+        return [each._replace(eye=self.eyes.get(each.id, Eye())) for each in photographs]
