@@ -1,6 +1,6 @@
 """Graded fundus photographs: their cache, and the loaders that feed a trainer from it.
 
-    errors grades limits metrics machine progress lazy   what all rooms share
+    errors grades limits metrics machine threads progress lazy   what all rooms share
     storage/   files here and behind URLs: whole or not there, and never over what others made
     photos/    from a photograph's bytes to the prepared square
     cache/     the prepared photographs: index, table, shards, splits

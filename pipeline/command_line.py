@@ -1,10 +1,11 @@
-"""What the command lines of `tools` and `trainer` share: kinds of options, and the class of all commands.
+"""What the command lines of `tools` and `trainer` share: types of options, and the class of all commands.
 
-No other file of `pipeline` imports click, and none imports this one: a library user meets neither.
+No other module of `pipeline` imports click, and none imports this one, so library users need neither.
 """
 
 import errno
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
@@ -22,7 +23,7 @@ from pipeline.storage.artifacts import Kind
 from pipeline.storage.atomic import LOCK, is_stream
 from pipeline.storage.local_cache import DEFAULT_GB, LOCAL_CACHE, LOCAL_CACHE_GB
 from pipeline.storage.outputs import Part, check_contents, check_file, check_folder, check_name, kept, reason_of
-from pipeline.storage.url import Url, place, scrubbed
+from pipeline.storage.url import Url, path_or_url, scrubbed
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -30,7 +31,7 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
 class Finite(click.FloatRange):
-    """Refuses "inf", and "nan" too, which lies outside no range."""
+    """A number in a range. Refuses "inf", and "nan", which no range excludes."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         number = super().convert(value, param, ctx)
@@ -40,7 +41,7 @@ class Finite(click.FloatRange):
 
 
 class Text(click.types.StringParamType):
-    """Refuses an empty word, which would pass for none at all."""
+    """A text. Refuses an empty one, which would look as if none was given."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value == "":
@@ -49,10 +50,10 @@ class Text(click.types.StringParamType):
 
 
 class Folder(click.Path):
-    """One that must be on this machine."""
+    """A path on this machine, no URL."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if isinstance(place(value), Url):
+        if isinstance(path_or_url(value), Url):
             self.fail(f"{scrubbed(value)} is a URL; this must be a path", param, ctx)
         if value == "":
             self.fail("an empty name", param, ctx)
@@ -65,14 +66,14 @@ WORKERS: Final = click.IntRange(1, MOST_THREADS)
 
 
 class OutputFile(Folder):
-    """A file, with what is written beside it. Without a kind the path is no file itself but begins others' names."""
+    """A file, and the files beside it. Without a kind, the path is only the beginning of the names of other files."""
 
     def __init__(self, kind: Kind | None, beside: Callable[[Path], list[Part]] = lambda path: []) -> None:
         super().__init__(path_type=Path)
         self._kind, self._beside = kind, beside
 
     def parts(self, path: Path) -> list[Part]:
-        """All files that are written where the command is told `path`."""
+        """All files that are written for this value of the option."""
         check_name(path)
         if self._kind is None and is_stream(path):
             raise OutputError(f"{path}: a device; several files are written, so name the beginning of their names")
@@ -81,51 +82,51 @@ class OutputFile(Folder):
         return [Part(path, self._kind), *([] if is_stream(path) else self._beside(path))]
 
     def check(self, path: Path, inputs: Sequence[Path]) -> list[Path]:
-        """The files to claim. Raises OutputError where one of them may not be written."""
+        """The files to claim. Raises OutputError if one of them must not be written."""
         return [check_file(*part, inputs) for part in self.parts(path)]
 
 
 class OutputFolder(Folder):
-    """A folder. In one that exists, `record` lists what may be replaced, as long as it is what the command made, which
-    `made` tells of a file; without a record the folder must be empty."""
+    """A folder. If it exists, the files that its file `record` lists may be replaced if `made` says that the command
+    wrote them. Without a record the folder must be empty."""
 
     def __init__(self, record: str | None = None, made: Callable[[Path], bool] = lambda path: False) -> None:
         super().__init__(path_type=Path)
         self._record, self._made = record, made
 
     def check(self, path: Path, inputs: Sequence[Path]) -> list[Path]:
-        """As OutputFile's."""
+        """See OutputFile."""
         real = check_folder(path, inputs)
         check_contents(path, real, self._record, self._made)
         return [real / (self._record or LOCK)]
 
 
-class OutputPlace(Folder):
-    """A cache or a run to make or to go on with, on this machine or, where `urls`, behind a URL too. What may lie in it
-    already is for its command to say, which also keeps others out of it."""
+class ResumableOutput(Folder):
+    """A cache or a run, which a command makes or continues. With `urls` it may be behind a URL too. The command itself
+    checks what is there already, and keeps other commands out."""
 
     def __init__(self, *, urls: bool = False) -> None:
         super().__init__(path_type=Path)
         self._urls = urls
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if self._urls and isinstance(url := place(value), Url):
+        if self._urls and isinstance(url := path_or_url(value), Url):
             return url
         return super().convert(value, param, ctx)
 
     def check(self, path: Path, inputs: Sequence[Path]) -> list[Path]:
-        """As OutputFile's; there is nothing to claim."""
+        """See OutputFile; there is nothing to claim."""
         check_folder(path, inputs)
         return []
 
 
-Output = OutputFile | OutputFolder | OutputPlace
+Output = OutputFile | OutputFolder | ResumableOutput
 
 # --- the machine's folder for caches at URLs
 
 
 def _into_environment(context: click.Context, parameter: click.Parameter, value: Any) -> None:
-    """For as long as the command runs: what it calls finds it there, and so do the processes that it starts."""
+    """Sets the option's environment variable while the command runs, for this process and those that it starts."""
     name = str(parameter.envvar)
     if value is not None:
         before = os.environ.get(name)
@@ -170,16 +171,16 @@ def section(title: str) -> Callable[..., Callable[[Decorated], Decorated]]:
 
 
 class Failure(click.ClickException):
-    """An error of ours as click prints it: one line on stderr, no traceback."""
+    """A FundusError as an error of click: one line on stderr, no traceback."""
 
     def __init__(self, error: FundusError) -> None:
         super().__init__(error.message)
-        self.exit_code = error.exit_code  # type: ignore[misc]  # the class's, says click, and reads it from the error
+        self.exit_code = error.exit_code  # type: ignore[misc]  # click declares it for the class, but reads the instance's
 
 
 @contextmanager
 def _errors_as_clicks(context: click.Context | None) -> Iterator[None]:
-    """Raises errors of ours as click's, which end a command with one line and their exit code."""
+    """Raises a FundusError as an error of click, which ends the command with one line and its exit code."""
     try:
         yield
     except UsageError as error:
@@ -189,13 +190,13 @@ def _errors_as_clicks(context: click.Context | None) -> Iterator[None]:
 
 
 class Guarded(click.Command):
-    """A command whose outputs are checked against all paths that it was given, and then are its own until it ends.
+    """A command whose outputs are checked against all paths that it was given, and claimed until it ends.
 
-    Its help has sections. Where it raises a FundusError, it ends with one line and the error's exit code.
+    Its help has sections. If it raises a FundusError, it ends with one line and the error's exit code.
     """
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Section by section; options of no section come last, below "Options"."""
+        """Lists the options by section. Those without a section are last, below "Options"."""
         sections: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
             if record := parameter.get_help_record(ctx):
@@ -205,7 +206,7 @@ class Guarded(click.Command):
                 formatter.write_dl(records)
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
-        with _errors_as_clicks(None):  # a URL that is none is a StoreError
+        with _errors_as_clicks(None):  # an invalid URL is a StoreError
             return super().make_context(*args, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -215,25 +216,32 @@ class Guarded(click.Command):
             inputs = [path for kind, path in paths if not isinstance(kind, Output)]
             outputs = [(kind, path) for kind, path in paths if isinstance(kind, Output)]
             files = [file for kind, path in outputs for file in kind.check(path, inputs)]
-            aside = any(is_stream(file) for file in files)  # a command's own words must not stand among its rows
+            aside = any(is_stream(file) for file in files)  # messages must not be among the rows
             if twice := [file for file in files if files.count(file) > 1 and not is_stream(file)]:
                 raise OutputError(f"{twice[0]}: two outputs of one name; give each its own")
             with kept(files), redirect_stdout(sys.stderr) if aside else nullcontext():
                 try:
                     return super().invoke(ctx)
                 except OSError as error:
-                    if error.errno == errno.EPIPE:  # click ends quietly where nobody reads on
+                    if error.errno == errno.EPIPE:  # click ends without a message if the reader has ended
                         raise
-                    # Of two names the second is the one that the user knows: the first is of a temporary file.
+                    # Of two names the second is the user's: the first is that of a temporary file.
                     name = error.filename2 or error.filename
                     where = f"{name}: " if name else ""
                     raise OutputError(f"{where}cannot be read or written ({reason_of(error)})") from error
 
 
 class GuardedGroup(click.Group):
-    """A program: all its commands are guarded."""
+    """A program: all its commands are guarded. Ctrl-C ends each with one line and the exit code that shells give it."""
 
     command_class = Guarded
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:  # click itself would print "Aborted!" and exit with 1
+            click.echo("stopped by SIGINT", err=True)
+            raise SystemExit(128 + signal.SIGINT) from None
 
 
 def _paths(value: Any) -> list[Path]:

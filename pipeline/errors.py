@@ -5,7 +5,7 @@
       PhotoError                    one photograph cannot be read; the message is the reason that rejects.csv keeps
       CacheError                    a cache folder is missing, incomplete, foreign or damaged
       OutputError                   a command may not write, or cannot write, where it was told to
-      StoreError                    a place behind a URL cannot be read or written, or needs a package
+      StoreError                    a file behind a URL cannot be read or written, or needs a package
       RunError                      a run folder, checkpoint or weight file cannot be used
       ClusterError                  a Dask cluster cannot do the work
       UsageError           exit 2   a value that is not allowed; a ValueError too

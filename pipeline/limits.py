@@ -1,9 +1,9 @@
-"""Bounds of what can be asked for: sides of photographs, threads, epochs, photographs a batch."""
+"""Limits of options: sides of photographs, threads, epochs, photographs in a batch."""
 
 from typing import Final
 
 SMALLEST: Final = 32
-"""Pixels, the least side of a square photograph. The last map of a ResNet, a 32nd of the side, has one place of it."""
+"""The smallest side of a square photograph, pixels. The last map of a ResNet, 1/32 of the side, is one cell then."""
 LARGEST: Final = 4096
 MOST_THREADS: Final = 1024
 MOST_EPOCHS: Final = 100_000

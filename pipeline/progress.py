@@ -1,36 +1,38 @@
-"""How far a long command is: a bar on a terminal; elsewhere, as in the log of a cluster's job, a line every 30 s."""
+"""The progress of long work, on stderr: a bar on a terminal; elsewhere, as in the log of a job, a line every 30 s."""
 
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from rich.console import Console
 from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.table import Table
 
+Item = TypeVar("Item")
+
 EVERY: Final = 30.0
-"""Seconds between two lines where there is no terminal: 120 lines for an hour's work."""
+"""Seconds between two lines without a terminal: 120 lines an hour."""
 
 
 class Update(Protocol):
     def __call__(self, done: int, total: int, more: Callable[[], str] | None = None, /) -> None:
-        """So many of so many are done. `more` gives what else there is to say; it is asked only where it is shown."""
+        """Shows that `done` of `total` are done. more: gives further text; it is called only if the text is shown."""
 
 
 class Pace:
-    """The mean rate since the first call: what an earlier command has done took no time of this one."""
+    """The mean rate since the first call. What an earlier command has done does not count."""
 
     def __init__(self, unit: str, each: float, clock: Callable[[], float] = time.monotonic) -> None:
-        """unit: of the rate, as "images". each: so many of them in each thing that is counted, such as a batch. clock:
+        """unit: of the rate, such as "images". each: their number in each item that is counted, such as a batch. clock:
         gives seconds."""
         self.clock, self._unit, self._each = clock, unit, each
         self._start: tuple[int, float] | None = None
 
     def say(self, done: int, total: int) -> tuple[str, str]:
-        """The rate and the time left, as "24.3 images/s" and "1:02 left"; "" while nothing is known."""
+        """The rate and the time left, such as "24.3 images/s" and "1:02 left"; "" as long as they are unknown."""
         now = self.clock()
         before, began = self._start = self._start or (done, now)
         if done <= before or now <= began:
@@ -40,7 +42,7 @@ class Pace:
 
 
 class Heartbeat:
-    """A line on stderr every 30 s, for whoever reads a file and sees no bar. Shorter work says nothing."""
+    """A line on stderr every 30 s, for output that goes to a file. Shorter work prints nothing."""
 
     def __init__(self, what: str, pace: Pace) -> None:
         self._what, self._pace = what, pace
@@ -56,7 +58,7 @@ class Heartbeat:
 
 
 class FittingProgress(Progress):
-    """A bar whose line fits the terminal. Of the columns, those in `optional` may be left out, the first one first."""
+    """A bar that fits the width of the terminal. Columns in `optional` are left out if needed, the first one first."""
 
     def __init__(
         self, columns: Sequence[ProgressColumn], optional: Sequence[ProgressColumn], console: Console, transient: bool
@@ -83,9 +85,9 @@ class FittingProgress(Progress):
 
 @contextmanager
 def progress_of(what: str, unit: str, *, each: float = 1, stays: bool = False) -> Iterator[Update]:
-    """Gives a function to call whenever some of the work is done; see `Pace` for the units.
+    """Yields a function to call whenever part of the work is done. unit, each: see `Pace`.
 
-    stays: whether the bar is left on the terminal at the end.
+    stays: whether the bar stays on the terminal at the end.
     """
     console, pace = Console(stderr=True), Pace(unit, each)
     if not console.is_terminal:
@@ -102,6 +104,15 @@ def progress_of(what: str, unit: str, *, each: float = 1, stays: bool = False) -
             bar.update(task, completed=done, total=total, rate=rate, left=left, more=more() if more else "")
 
         yield update
+
+
+def track(batches: Iterable[Item], total: int, what: str) -> Iterator[Item]:
+    """The batches, with their progress."""
+    with progress_of(what, "batches") as update:
+        update(0, total)
+        for done, batch in enumerate(batches, 1):
+            yield batch
+            update(done, total)
 
 
 def as_clock(seconds: float) -> str:

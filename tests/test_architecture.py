@@ -157,9 +157,28 @@ def test_only_the_store_imports_clients_of_stores_and_only_when_asked() -> None:
     assert not used(ROOT / "pipeline/storage/object_store.py", everywhere=False)
 
 
-def test_training_imports_no_figures_and_no_words_of_reports() -> None:
+def test_training_imports_no_drawings_and_no_words_of_reports() -> None:
     for path in (ROOT / "trainer/training").glob("*.py"):
         assert not {"matplotlib", "jinja2"} & {name.partition(".")[0] for name in imports(path, everywhere=True)}
+
+
+PRINTING = {"tools/cli.py", "trainer/cli.py", "trainer/console.py", "pipeline/progress.py", "pipeline/command_line.py"}
+"""The command lines, what they print with, and the progress of long work, which shows itself on stderr alone."""
+
+
+@pytest.mark.parametrize("path", MODULES, ids=short)
+def test_only_commands_print(path: Path) -> None:
+    """All other modules return lines and tables, call back, or log: their caller may have no terminal."""
+    if short(path) in PRINTING or place(path) == ("trainer", "commands"):
+        return
+    assert not any(name.startswith("trainer.console.") for name in imports(path, everywhere=True)), short(path)
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            called = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            assert called not in {"print", "pprint", "echo", "secho", "print_table"}, f"{short(path)}:{node.lineno}"
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "sys":
+            where = node.attr in {"stdout", "stderr"} and short(path) != "pipeline/machine.py"  # sets their encoding
+            assert not where, f"{short(path)}:{node.lineno}"
 
 
 def test_commands_compute_nothing() -> None:
@@ -181,7 +200,7 @@ def test_only_where_a_process_starts_is_it_told_how_many_threads_opencv_has_and_
 
     workers = {"tools/preprocessing/executors.py", "tools/preprocessing/dask_worker.py"}
     assert calling("setNumThreads") == workers
-    within_a_block = {"trainer/reporting/figures.py"}
+    within_a_block = {"trainer/reporting/drawings.py"}
     assert calling("filterwarnings") == {"pipeline/machine.py"} | within_a_block
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from pipeline.command_line import Folder, OutputFile, OutputFolder, OutputPlace
+from pipeline.command_line import Folder, OutputFile, OutputFolder, ResumableOutput
 from tests.conftest import write_tiny_eyes
 from tests.trainer.conftest import FAST, write_tiny_cache
 from tools.cli import main as tools
@@ -60,7 +60,7 @@ def bad_values(command: str, parameter: click.Parameter) -> list[str]:
             return NO_STEM if command == "trainer compare" else NO_FILE
         case OutputFolder():
             return [*NO_FOLDER, ".", "folder", "cache", "run"]
-        case OutputPlace():
+        case ResumableOutput():
             return [*NO_FOLDER, "folder", "run" if command == "tools preprocess" else "cache"]
         case click.IntRange() as kind:
             beyond = [kind.min - 1 if kind.min is not None else None, kind.max + 1 if kind.max is not None else None]

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 
 from pipeline.cache.cache import open_cache
 from pipeline.cache.index import CacheIndex
-from pipeline.command_line import OutputFile, OutputFolder, OutputPlace
+from pipeline.command_line import OutputFile, OutputFolder, ResumableOutput
 from pipeline.errors import FundusError
 from pipeline.machine import END_SIGNALS
 from pipeline.storage.artifacts import UNFINISHED
@@ -275,7 +275,7 @@ def test_parts_that_may_be_missing_are_named() -> None:
 
 
 def test_every_command_with_an_output_is_named() -> None:
-    kinds = OutputFile | OutputFolder | OutputPlace
+    kinds = OutputFile | OutputFolder | ResumableOutput
     named = {name for names in SECTIONS.values() for name in names}
     for program, group in (("tools", tools), ("trainer", trainer)):
         for name, command in group.commands.items():

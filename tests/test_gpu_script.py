@@ -277,7 +277,7 @@ def test_one_rank_learns_what_no_rank_does(stage: Any, noise: Any, device: str) 
     stage.device = torch.device(device)
     found = load("one_rank").compare(stage, noise, 64)
     assert found["network"] == "DistributedDataParallel"
-    assert found["layers"] == ["WholeBatchNorm" if device == "cpu" else "SyncBatchNorm"]
+    assert found["layers"] == ["SynchronisedBatchNorm" if device == "cpu" else "SyncBatchNorm"]
     assert found["backend"] == ("gloo" if device == "cpu" else "cpu:gloo,cuda:nccl")
     assert found["largest_difference"] < 1e-3
     assert found["objects_and_numbers_arrive"]

@@ -22,7 +22,7 @@ from pipeline.errors import LoaderMissing, OutputError, StoreError
 from pipeline.loading.loaders import open_loader
 from pipeline.storage import atomic
 from pipeline.storage.artifacts import belongs_to_run
-from pipeline.storage.url import Url, place
+from pipeline.storage.url import Url, path_or_url
 
 ROOT = Path(__file__).resolve().parents[1]
 LINUX = sys.platform == "linux"
@@ -173,13 +173,13 @@ def test_told_to_end_it_leaves_no_worker_and_no_half_written_file(tiny_eyes: Pat
 CLAIMS = """
 import sys, time
 from pathlib import Path
-from pipeline.storage.atomic import Busy, claimed, write_whole
+from pipeline.storage.atomic import Busy, claimed, write_atomically
 until, got = time.monotonic() + 3, 0
 while time.monotonic() < until:
     try:
         with claimed([Path(sys.argv[1])]):
             open(sys.argv[2], "x").close()
-            with write_whole(Path(sys.argv[1])) as file:
+            with write_atomically(Path(sys.argv[1])) as file:
                 file.write(b"%d" % time.monotonic_ns())
             Path(sys.argv[2]).unlink()
             got += 1
@@ -202,8 +202,8 @@ def test_two_that_claim_one_output_over_and_over_never_have_it_both(tmp_path: Pa
 WRITES = """
 import sys
 from pathlib import Path
-from pipeline.storage.atomic import sweep_dead, write_whole
-with write_whole(Path(sys.argv[1])) as file:
+from pipeline.storage.atomic import remove_stale, write_atomically
+with write_atomically(Path(sys.argv[1])) as file:
     file.write(b"x" * 100_000)
     print("ready", flush=True)
     sys.stdin.read()
@@ -223,7 +223,7 @@ def test_files_of_the_dead_are_swept_and_those_of_the_living_stay(tmp_path: Path
     killed.kill()
     killed.communicate()
     assert len(list(tmp_path.iterdir())) == 2
-    sweep = "import pathlib, pipeline.storage.atomic as files; files.sweep_dead(pathlib.Path('.'))"
+    sweep = "import pathlib, pipeline.storage.atomic as files; files.remove_stale(pathlib.Path('.'))"
     subprocess.run([sys.executable, "-c", sweep], cwd=tmp_path, env=environment("windows"), check=True)
     (left,) = tmp_path.iterdir()
     assert left.name.startswith("living.csv.")
@@ -236,13 +236,13 @@ def test_files_of_the_dead_are_swept_and_those_of_the_living_stay(tmp_path: Path
 
 @pytest.mark.parametrize("text", [r"C:\photos", "C:/photos", "C://photos", r"\\server\share\photos", r"D:photos", "c:"])
 def test_a_drive_letter_begins_no_url(text: str) -> None:
-    assert place(text) == Path(text)
+    assert path_or_url(text) == Path(text)
 
 
 def test_a_url_still_does() -> None:
-    assert isinstance(place("s3://eyes/cache"), Url)
+    assert isinstance(path_or_url("s3://eyes/cache"), Url)
     with pytest.raises(StoreError, match="of URLs only"):
-        place("file://C:/photos")
+        path_or_url("file://C:/photos")
 
 
 def test_names_of_files_below_a_folder_have_slashes() -> None:

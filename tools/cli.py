@@ -24,8 +24,8 @@ from pipeline.errors import FundusError, UsageError
 from pipeline.limits import LARGEST, MOST_A_BATCH, SMALLEST
 from pipeline.machine import END_SIGNALS, usable_cores
 from pipeline.storage.artifacts import Kind, picture_kind
-from pipeline.storage.atomic import write_whole
-from pipeline.storage.url import Url, place
+from pipeline.storage.atomic import write_atomically
+from pipeline.storage.url import Url, path_or_url
 from tools.preprocess_options import PreprocessOptions, given_reading_options, preprocess_options
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def _exit_at_sigterm() -> Iterator[None]:
 
 
 @main.command()
-@click.argument("src", type=place)
+@click.argument("src", type=path_or_url)
 @preprocess_options
 @_exit_at_sigterm()
 def preprocess(src: Path | Url, **given: Any) -> None:
@@ -123,7 +123,7 @@ def datasets(name: str | None) -> None:
 
 
 @main.command()
-@click.argument("cache", type=place)
+@click.argument("cache", type=path_or_url)
 def check(cache: Path | Url) -> None:
     """Verify every byte of CACHE.
 
@@ -140,14 +140,16 @@ def check(cache: Path | Url) -> None:
 
 
 @main.command()
-@click.argument("cache", type=place)
+@click.argument("cache", type=path_or_url)
 @click.argument("out", type=OutputFile(SHEET))
-@click.option("--by", type=click.Choice(["grade", "split", "flag"]), default="grade", help="What makes a row.")
-@click.option("--each", type=click.IntRange(1, 200), default=12, help="Photographs a row.")
-@click.option("--augmented", is_flag=True, help="Training photographs instead, as the first epochs of fit show each.")
-@click.option("--zoom", type=Finite(1, 2), default=1.0, help="With --augmented: as fit's.")
-@click.option("--colour", type=Finite(0, 1), default=0.0, help="With --augmented: as fit's.")
-@click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, help="With --augmented: as fit's.")
+@click.option(
+    "--by", type=click.Choice(["grade", "split", "flag"]), default="grade", help="How to group the photographs."
+)
+@click.option("--each", type=click.IntRange(1, 200), default=12, help="Photographs in each group.")
+@click.option("--augmented", is_flag=True, help="Show training photographs, each as in the first epochs of fit.")
+@click.option("--zoom", type=Finite(1, 2), default=1.0, help="With --augmented: --zoom of fit.")
+@click.option("--colour", type=Finite(0, 1), default=0.0, help="With --augmented: --colour of fit.")
+@click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, help="With --augmented: --seed of fit.")
 def sheet(
     cache: Path | Url, out: Path, by: "Grouping", each: int, augmented: bool, zoom: float, colour: float, seed: int
 ) -> None:
@@ -167,13 +169,13 @@ def sheet(
         else:
             drawing = sheet_of_cache(opened, by, each)
         drawn = encoded(drawing, "PNG", SHEET.what)
-    with write_whole(out) as file:
+    with write_atomically(out) as file:
         file.write(drawn)
     click.echo(f"{out}: {'what training sees' if augmented else 'photographs'} of {cache} by {by}")
 
 
 @main.command()
-@click.argument("target", type=place, metavar="CACHE|SRC")
+@click.argument("target", type=path_or_url, metavar="CACHE|SRC")
 def audit(target: Path | Url) -> None:
     """Look for leaks, duplicates and contradicting grades.
 
@@ -193,7 +195,7 @@ def audit(target: Path | Url) -> None:
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, help="Another seed draws other eyes.")
 @click.option(
     "--onto",
-    type=place,
+    type=path_or_url,
     metavar="CACHE",
     help="Paint lesions on its healthy photographs of train and val instead: equally many of each grade, in a folder "
     "per grade.",
@@ -223,8 +225,12 @@ def phantom(out: Path, eyes: int, seed: int, onto: Path | Url | None) -> None:
 @click.option(
     "--batch", type=click.IntRange(1, MOST_A_BATCH), help="Photographs a batch.  [default: 64 on a GPU, 8 on the CPU]"
 )
-@click.option("--workers", type=WORKERS, default=usable_cores, show_default="all cores", help="Loading.")
-@click.option("--seconds", type=Finite(0, min_open=True), default=1.5, help="For each row in each round.")
+@click.option(
+    "--workers", type=WORKERS, default=usable_cores, show_default="all cores", help="Threads or processes that load."
+)
+@click.option(
+    "--seconds", type=Finite(0, min_open=True), default=1.5, help="Seconds of measuring, for each row in each round."
+)
 @click.option("--json", "out", type=OutputFile(BENCH), help="Write the results to this file, too.")
 def bench(
     cache: Path | None,
@@ -249,6 +255,6 @@ def bench(
         report = measure(cache, BenchSettings(size, batch, workers, seconds), status.update)
     Console(width=None if Console().is_terminal else 120).print(report.table())
     if out:
-        with write_whole(out) as file:
+        with write_atomically(out) as file:
             file.write((json.dumps({"made_by": "tools bench", **report.as_dict()}, indent=1) + "\n").encode())
     click.echo(report.verdict())

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Final
 import click
 from click.core import ParameterSource
 
-from pipeline.command_line import WORKERS, Decorated, Finite, Folder, OutputPlace, Text, local_cache_option, section
+from pipeline.command_line import WORKERS, Decorated, Finite, Folder, ResumableOutput, Text, local_cache_option, section
 from pipeline.errors import UsageError
 from pipeline.limits import LARGEST, SMALLEST
 from pipeline.machine import usable_cores
-from pipeline.storage.url import Url, place
+from pipeline.storage.url import Url, path_or_url
 
 if TYPE_CHECKING:  # imported when a method runs: `--help` answers at once
     from pipeline.photos.preparation import Recipe
@@ -172,42 +172,43 @@ _work = section("Work")
 
 # fmt: off
 _OPTIONS: Final = (
-    _cache("--out", type=OutputPlace(urls=True), default=Path("cache"),
+    _cache("--out", type=ResumableOutput(urls=True), default=Path("cache"),
            help="The cache to make or to update, a folder or a URL."),
     _cache("--size", type=click.IntRange(SMALLEST, LARGEST), default=512, help="Side of the cached square, pixels."),
     _cache("--quality", type=click.IntRange(1, 100), default=95, help="JPEG quality of the cached photographs."),
     _cache("--enhance", type=click.Choice(["none", "graham", "clahe"]), default="none",
            help="Enhance the local contrast."),
-    _cache("--keep-blank", is_flag=True, help="Let near-black and featureless photographs take part."),
-    _table("--labels", type=place, help="The table of grades, where it is not in SRC or SRC has several."),
+    _cache("--keep-blank", is_flag=True, help="Put near-black and featureless photographs into the splits too."),
+    _table("--labels", type=path_or_url, help="The table of grades, if it is not in SRC or SRC has several."),
     _table("--id-column", type=Text(), help="Column that names the photograph."),
     _table("--grade-column", type=Text(), help="Column that has the grade."),
     _table("--patient-column", type=Text(), help="Column that names the patient."),
     _table("--eye-column", type=Text(), help="Column that names the eye: left or right, L or R, OS or OD."),
     _table("--split-column", type=Text(), help="Column that names the split: train, val or test."),
     _table("--gradable-column", type=Text(), metavar="C=VALUES",
-           help="Column that says which photographs can be graded, and the cells that mean so: quality=0,1."),
+           help="Column that says which photographs can be graded, and its values that mean yes: quality=0,1."),
     _table("--keep-column", type=Text(), multiple=True, metavar="C",
            help="Column to keep in attributes.csv. May be given several times."),
     _table("--scale", type=Text(), metavar="NAME|FILE",
            help="Scale of the grades: icdr, messidor, scottish, nhs, paraguay, or a TOML file.  [default: icdr]"),
     _table("--layout", type=Text(), metavar="tables|folders|FILE",
            help="Take grades from tables alone, from names of folders alone, or as a TOML file describes the set.  "
-                "[default: by the evidence]"),
-    _table("--follow-links", is_flag=True, help="Read what links lead to, also outside SRC."),
+                "[default: as the files show]"),
+    _table("--follow-links", is_flag=True, help="Follow links, also to files outside SRC."),
     _splits("--split", type=Text(), default="auto", metavar="auto|patient|train|test|FILE",
-            help="auto: train, val and test as the set has them, else as patient. patient: drawn by patient, "
-                 "70/10/20 %. train, test: all photographs there. FILE: a table with the columns image and split."),
+            help="auto: the splits of the data set; if it has none, as patient. patient: drawn by patient, "
+                 "70/10/20 %. train, test: all photographs in that split. FILE: a table with the columns image and "
+                 "split."),
     _splits("--split-seed", type=click.IntRange(-(2**63), 2**64 - 1), default=0,
             help="Seed of the drawing of patients."),
     _splits("--patient-pattern", type=Text(),
             help="Regular expression for names: its group `patient` (or its first) is the patient, `eye` the eye.  "
-                 "[default: the usual ways, such as 17_left]"),
+                 "[default: common names, such as 17_left]"),
     _splits("--id-key", type=Folder(path_type=Path), metavar="FILE",
             help="Key of the pseudonyms of patients in DICOM files; it is made if it does not exist. The same key "
                  "gives the same pseudonyms in other caches.  [default: one of the user's]"),
     _splits("--keep-ids", is_flag=True, help="Keep the patient ids of DICOM files as they are, without pseudonyms."),
-    _work("--workers", type=WORKERS, default=usable_cores, show_default="all cores", help="Processes."),
+    _work("--workers", type=WORKERS, default=usable_cores, show_default="all cores", help="Number of processes."),
     _work("--strict", is_flag=True, help="Stop at the first photograph or row that is refused."),
     _work("--max-rejects", type=Finite(0, 1), default=0.01,
           help="Stop when more than this fraction of the photographs (and more than 100) is refused."),

@@ -15,7 +15,7 @@ from pipeline.command_line import (
     GuardedGroup,
     OutputFile,
     OutputFolder,
-    OutputPlace,
+    ResumableOutput,
     Text,
     local_cache_gb_option,
     local_cache_option,
@@ -23,13 +23,13 @@ from pipeline.command_line import (
 )
 from pipeline.storage.artifacts import EXPLAINED
 from pipeline.storage.outputs import kept
-from pipeline.storage.url import Url, place
+from pipeline.storage.url import Url, path_or_url
 from trainer.config import (
     DEVICES,
     LOADERS,
     FitConfig,
 )
-from trainer.config_file import WHOLE
+from trainer.config_file import SETS_ALL
 from trainer.fit_options import SEED, fit_options
 from trainer.kinds import (
     CARD,
@@ -38,7 +38,7 @@ from trainer.kinds import (
     PREDICTIONS,
     PT2,
     RANGE_TEST,
-    beside_figure,
+    beside_drawing,
     beside_predictions,
     comparison_parts,
     is_explained_file,
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 FOLDER = Folder(path_type=Path)
 DEFAULT = FitConfig()
 RUN = section("Run")
-LR_FIGURE = OutputFile(RANGE_TEST, lambda path: beside_figure(path, RANGE_TEST))
+LR_DRAWING = OutputFile(RANGE_TEST, lambda path: beside_drawing(path, RANGE_TEST))
 
 
 class SetName(Text):
@@ -87,12 +87,16 @@ MOST_REFIT = 1_000_000
 FRACTION = Finite(0, 1, min_open=True)
 
 
-class SayingOnce(GuardedGroup):
-    """Prints an error once if torchrun started several processes, and puts it into torchrun's report."""
+class TrainerCommands(GuardedGroup):
+    """Prints what the library logs. Prints an error once if torchrun started several processes, and puts it into
+    torchrun's report."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        from trainer.console import log_on_terminal
+
         try:
-            return super().invoke(ctx)
+            with log_on_terminal():
+                return super().invoke(ctx)
         except click.ClickException as error:
             if os.environ.get("WORLD_SIZE", "1") != "1":
                 from trainer.distributed.process_group import report
@@ -102,7 +106,7 @@ class SayingOnce(GuardedGroup):
             raise
 
 
-@click.group(cls=SayingOnce, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.group(cls=TrainerCommands, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(package_name="fundus-grading")
 def main() -> None:
     """Train ResNets to grade diabetic retinopathy, and measure them."""
@@ -115,7 +119,7 @@ def _asked(context: click.Context, settings: Mapping[str, Any]) -> tuple[FitConf
         for name, value in settings.items()
         if context.get_parameter_source(name) is not ParameterSource.DEFAULT
     }
-    if context.meta.get(WHOLE) and context.get_parameter_source("recipe") is ParameterSource.COMMANDLINE:
+    if context.meta.get(SETS_ALL) and context.get_parameter_source("recipe") is ParameterSource.COMMANDLINE:
         raise click.UsageError("a config.json sets all options, so --recipe sets nothing; leave one of them out")
     chosen = {**PRESETS.get(settings["recipe"], {}), **given}
     try:
@@ -126,7 +130,7 @@ def _asked(context: click.Context, settings: Mapping[str, Any]) -> tuple[FitConf
 
 @main.command()
 @fit_options
-@RUN("--run", type=OutputPlace(), help="Folder of the run.  [default: runs/MODEL-WEIGHTS-SIZEpx-LOADER-DATA]")
+@RUN("--run", type=ResumableOutput(), help="Folder of the run.  [default: runs/MODEL-WEIGHTS-SIZEpx-LOADER-DATA]")
 @RUN("--resume", is_flag=True, help="Continue --run, or else the newest unfinished run, as it was started.")
 @RUN("--find-lr", is_flag=True, help="Propose a learning rate, draw why into lr.png, and train nothing.")
 @click.pass_context
@@ -145,15 +149,15 @@ def fit(context: click.Context, /, run: Path | None, resume: bool, find_lr: bool
         if find_lr and world_size() > 1:
             raise click.UsageError("--find-lr serves one process; its proposal holds for several, whose batch is one")
         if find_lr:
-            figure = Path("lr.png")
-            with kept(LR_FIGURE.check(figure, [])):
-                launch.find_lr(asked, figure)
+            drawing = Path("lr.png")
+            with kept(LR_DRAWING.check(drawing, [])):
+                launch.find_lr(asked, drawing)
             return
         if from_main(lambda: resume and (run is None or RunFolder(run).started)):
             finished = launch.resume(run, given)
         else:
             finished = launch.start(asked, run)
-        drawings = (finished.accuracy_figure, finished.confusion_figure("test"))
+        drawings = (finished.accuracy_drawing, finished.confusion_drawing("test"))
         drawn = ", ".join(each.name for each in drawings if each.exists())
         click.echo(f"results: {finished.path}/ ({drawn}, ...)")
 
@@ -166,7 +170,7 @@ def fit(context: click.Context, /, run: Path | None, resume: bool, find_lr: bool
           "[default: --seed]")  # fmt: skip
 @RUN("--split", type=click.Choice(["train-val", "all"]), default="train-val",
      help="all: fold the photographs of test too. train-val: do not use them.")  # fmt: skip
-@RUN("--run", type=OutputPlace(), default=Path("runs/folds"), help="Folder of the runs, one a fold and seed.")
+@RUN("--run", type=ResumableOutput(), default=Path("runs/folds"), help="Folder of the runs, one a fold and seed.")
 @click.pass_context
 def folds(
     context: click.Context, /, run: Path, count: int, seeds: tuple[int, ...], split: str, **settings: Any
@@ -183,14 +187,14 @@ def folds(
     from trainer.network.device import choose_device
 
     with joined(choose_device(asked.device)):
-        cross_validate(asked, given, count, run, seeds=seeds, whole=split == "all")
+        cross_validate(asked, given, count, run, seeds=seeds, with_test=split == "all")
 
 
 @main.command()
 @click.argument("run", type=FOLDER)
 @click.option("--split", type=click.Choice(["train", "val", "test", "all"]),
               help="Which photographs.  [default: test; of another cache than the run's own: all]")  # fmt: skip
-@click.option("--cache", "caches", type=place, multiple=True,
+@click.option("--cache", "caches", type=path_or_url, multiple=True,
               help="A cache to measure on: the run's own, if it was moved, or another one (an external set, whose "
                    "results go into RUN/external/NAME). May be given several times.")  # fmt: skip
 @click.option("--name", "names", type=SetName(), multiple=True,
@@ -251,13 +255,9 @@ def evaluate(
     if len(caches) > 1 and (as_json or by != "photograph"):
         raise click.UsageError(f"{'--json' if as_json else f'--by {by}'} is for one cache at a time")
 
-    from trainer.commands.evaluate import HowToMeasure
+    from trainer.commands.evaluate import HowToMeasure, print_measured
     from trainer.commands.evaluate import evaluate as measure
     from trainer.evaluation.operating_point import Wish
-    from trainer.reporting.external import print_sites
-    from trainer.reporting.subgroups import print_subgroups
-    from trainer.reporting.tables import print_by_grade, print_results, print_ungradable
-    from trainer.run_folder import RunFolder
 
     wish = None
     if sensitivity is not None:
@@ -278,33 +278,15 @@ def evaluate(
     if as_json:
         ((target, _),) = measured.evaluations
         click.echo(target.files.metrics.read_text("utf-8"), nl=False)
-        return
-    if len(measured.evaluations) == 1:
-        ((target, evaluation),) = measured.evaluations
-        results = evaluation.results
-        columns = {target.what: results}
-        more = {"eye": results.by_eye, "patient": results.by_patient}.get(by)
-        if more:
-            columns[f"{target.what}, by {by}"] = more
-        elif by != "photograph":
-            click.echo(f"no {by} has two graded photographs of {target.what}: by {by} is by photograph", err=True)
-        print_results(columns)
-        print_by_grade(results)
-    for target, evaluation in measured.evaluations:
-        print_ungradable(target.what, evaluation.results)
-        if evaluation.subgroups:
-            print_subgroups(evaluation.subgroups, target.what)
-    if measured.sites:
-        print_sites(measured.sites)
-        folders = [target.files.metrics.parent for target, _ in measured.evaluations if target.name]
-        click.echo(f"written: {' '.join(map(str, [*folders, RunFolder(run).forest_figure]))}")
+    else:
+        print_measured(measured, by)
 
 
 @main.command()
-@click.argument("out", type=OutputPlace())
+@click.argument("out", type=ResumableOutput())
 @click.argument("runs", nargs=-1, required=True, type=FOLDER, metavar="RUN...")
-@click.option("--cache", type=place,
-              help="Where the runs' cache lies now, if it was moved. For folds: the cache that they were made from.  "
+@click.option("--cache", type=path_or_url,
+              help="Where the runs' cache is now, if it was moved. For folds: the cache that they were made from.  "
                    "[default: the runs' own; for folds cache]")  # fmt: skip
 @local_cache_option
 @local_cache_gb_option
@@ -331,7 +313,7 @@ def ensemble(
     "--out",
     type=OutputFile(None, comparison_parts),
     default=Path("compare"),
-    help="Writes OUT.png, OUT.csv and OUT_pairs.csv; both tables have shares from 0 to 1.",
+    help="Writes OUT.png, OUT.csv and OUT_pairs.csv; both tables have fractions from 0 to 1.",
 )
 def compare(runs: tuple[Path, ...], out: Path) -> None:
     """Compare runs: curves, results, and which differences are real.
@@ -347,7 +329,7 @@ def compare(runs: tuple[Path, ...], out: Path) -> None:
 @main.command()
 @click.argument("run", type=FOLDER)
 @click.option("--split", type=click.Choice(["train", "val", "test"]), default="test", help="Which photographs.")
-@click.option("--cache", type=place, help="Where the cache that was measured lies now, if it was moved.")
+@click.option("--cache", type=path_or_url, help="Where the measured cache is now, if it was moved.")
 @click.option(
     "--out", type=OutputFile(PAGE), help="The page.  [default: RUN/report.html, of another split report_SPLIT.html]"
 )
@@ -379,8 +361,8 @@ def report(run: Path, split: str, cache: Path | Url | None, out: Path | None, ca
               help="For runs of --fellow-eye: a CSV table with the columns id, patient, eye and, if there are several, "
                    "visit.  [default: from names such as 17_left]")  # fmt: skip
 @click.option("--defer", type=Finite(0, 1), metavar="SHARE",
-              help="Leave the least certain photographs to a human: this share of validation is less certain. Blank, "
-                   "ungradable and unusual ones too. Adds the columns defer and defer_why.")  # fmt: skip
+              help="Mark the least certain photographs, so that a person grades them: about this share of them. Blank, "
+                   "ungradable and unusual ones are marked too. Adds the columns defer and defer_why.")  # fmt: skip
 def predict(
     run: Path,
     photographs: tuple[Path, ...],
@@ -439,8 +421,8 @@ def explain(
 @click.option("--host", type=Text(), metavar="ADDRESS",
               help="Open the page to the network; a token is then needed.  [default: this machine alone]")  # fmt: skip
 @click.option("--defer", type=Finite(0, 1), metavar="SHARE",
-              help="Leave the least certain photographs to a human: this share of validation is less certain.  "
-                   "[default: 0.1]")  # fmt: skip
+              help="Leave the least certain photographs to a person: about this share of them.  [default: 0.1]"
+              )  # fmt: skip
 @click.option("--device", type=click.Choice(DEVICES), default="auto", help="auto: the fastest there is.")
 def serve(run: Path, port: int | None, host: str | None, defer: float | None, device: str) -> None:
     """Grade photographs in the browser.

@@ -13,7 +13,7 @@ from trainer.config import FitConfig
 
 NOT_ASKED: Final = frozenset({"together"})
 """Settings that have no option."""
-WHOLE: Final = "trainer.config_file.whole"
+SETS_ALL: Final = "trainer.config_file.sets_all"
 """Key of click's `Context.meta`: whether the file sets all options, as a config.json does, so that no preset is
 left."""
 NAMES: Final = tuple(each.name for each in fields(FitConfig) if each.name not in NOT_ASKED)
@@ -47,7 +47,7 @@ class ConfigFile(click.ParamType[Path]):
                 reason = error.message if isinstance(error, click.BadParameter) else error
                 self.fail(f"{value}{line_of(text, name)}: {name}: {reason}", param, ctx)
         ctx.default_map = {**(ctx.default_map or {}), **found}
-        ctx.meta[WHOLE] = is_json
+        ctx.meta[SETS_ALL] = is_json
         return path
 
 
@@ -61,7 +61,9 @@ def read_settings(text: str, *, json_file: bool) -> dict[str, Any]:
         try:
             config = json.loads(text)
             asked = dict(config["asked"].items())
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except json.JSONDecodeError as error:
+            raise ValueError(f"it is no config.json of a run ({error})") from error
+        except (KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError("it is no config.json of a run") from error
         if config.get("members"):
             raise ValueError("it is the config.json of an ensemble; give that of one of its runs")
@@ -70,6 +72,8 @@ def read_settings(text: str, *, json_file: bool) -> dict[str, Any]:
         try:
             given = tomllib.loads(text)
         except (ValueError, RecursionError) as error:
+            if "overwrite" in str(error):  # tomllib gives the end of the second value as its place
+                check_once(text)
             raise ValueError(f"it is no TOML file ({error})") from error
     settings: dict[str, Any] = {}
     for key, value in given.items():
@@ -78,7 +82,7 @@ def read_settings(text: str, *, json_file: bool) -> dict[str, Any]:
             where = line_of(text, key).removeprefix(", ")
             raise ValueError(f"{key!r} ({where or 'a key'}) is no setting of a training; see `trainer fit --help`")
         if name in settings:
-            raise ValueError(f"{name} is set twice, with - and with _")
+            check_once(text)
         settings[name] = value
     return settings
 
@@ -95,9 +99,23 @@ def check_setting(value: Any, option: click.Option, context: click.Context) -> A
     return str(value)
 
 
+def check_once(text: str) -> None:
+    """Raises ValueError for a setting that a TOML file sets twice; "-" and "_" are the same."""
+    for name in NAMES:
+        first, *others = lines_of(text, name) or [0]
+        if others:
+            raise ValueError(f"{name} is set twice, in lines {first} and {others[0]}")
+
+
 def line_of(text: str, key: str) -> str:
-    """ ", line N" of a key in TOML or JSON; "" if it is not found."""
+    """ ", line N" of a key in TOML, or of one of the keys of "asked" in JSON; "" if it is not found."""
+    asked = lines_of(text, "asked") if text.lstrip().startswith("{") else []
+    numbers = [number for number in lines_of(text, key) if not asked or number > asked[0]]
+    return f", line {numbers[0]}" if numbers else ""
+
+
+def lines_of(text: str, key: str) -> list[int]:
+    """The lines that begin with a key, from 1; "-" and "_" are the same."""
     name = "[-_]".join(map(re.escape, re.split("[-_]", key)))
     pattern = re.compile(rf"""\s*(\[+\s*)?["']?{name}["']?\s*[\]=:.]""")
-    numbers = [number for number, line in enumerate(text.splitlines(), 1) if pattern.match(line)]
-    return f", line {numbers[0]}" if numbers else ""
+    return [number for number, line in enumerate(text.splitlines(), 1) if pattern.match(line)]

@@ -1,17 +1,15 @@
-"""Output of `trainer` on the terminal: warnings, tables and progress."""
+"""Output of the commands of `trainer` on the terminal: warnings and tables. Only commands import it."""
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeVar
+from contextlib import contextmanager
 
 import click
 from rich.console import Console
 from rich.table import Table
 
 from pipeline.grades import GRADES
-from pipeline.progress import progress_of
 from trainer.run_folder import EpochRow
-
-Item = TypeVar("Item")
 
 
 def warn(line: str) -> None:
@@ -19,13 +17,29 @@ def warn(line: str) -> None:
     click.secho(f"WARNING: {line}", fg="yellow", bold=True, err=True)
 
 
-def track(batches: Iterable[Item], total: int, description: str) -> Iterator[Item]:
-    """The batches, with a progress line on stderr (see pipeline.progress)."""
-    with progress_of(description, "batches") as update:
-        update(0, total)
-        for done, batch in enumerate(batches, 1):
-            yield batch
-            update(done, total)
+class LogOnTerminal(logging.Handler):
+    """Prints a warning of the library as `warn` does, and an error as click does."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = record.getMessage()
+        if record.levelno >= logging.ERROR:
+            click.echo(f"Error: {line}", err=True)
+        else:
+            warn(line)
+
+
+@contextmanager
+def log_on_terminal() -> Iterator[None]:
+    """Prints what the modules of `trainer` log during the block. They print nothing themselves: another program that
+    calls them has handlers of its own."""
+    logger, handler = logging.getLogger("trainer"), LogOnTerminal(logging.WARNING)
+    logger.addHandler(handler)
+    logger.propagate = False  # a handler of another library must not print it a second time
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = True
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -68,10 +68,10 @@ _machine = section("Machine and curves")
 # fmt: off
 _OPTIONS: Final = (
     _data("--config", type=ConfigFile(), is_eager=True, expose_value=False, metavar="FILE",
-          help="Settings from a TOML file (epochs = 30), or from the config.json of a run. Options that are given "
-               "override them."),
+          help="Settings from a TOML file (epochs = 30), or from the config.json of a run. Options on the command "
+               "line override them."),
     _data("--recipe", type=click.Choice(list(PRESETS)),
-          help="A preset: defaults of other options. Options that are given override it."),
+          help="A preset: it sets defaults of other options. Options on the command line override it."),
     _data("--cache", type=Text(), default=DEFAULT.cache,
           help="The cache to train on, a folder or a URL; `tools preprocess` makes it."),
     _data("--loader", type=click.Choice(LOADERS), default=DEFAULT.loader,
@@ -81,7 +81,8 @@ _OPTIONS: Final = (
     _data("--stem", type=click.Choice(STEMS), default=DEFAULT.stem,
           help="The first layers. small: full resolution, for images below 64 px. auto: by size."),
     _data("--weights", type=Text(), default=DEFAULT.weights, metavar="auto|imagenet|none|FILE",
-          help="auto: ImageNet weights if they can be had. FILE: torchvision's .pth or a model.safetensors."),
+          help="auto: ImageNet weights if they are on this machine or can be downloaded. FILE: torchvision's .pth or a "
+               "model.safetensors."),
     _data("--fellow-eye", type=FellowRun(), is_eager=True, metavar="RUN",
           help="Teach the network of a finished run to take the patient's other eye into account too. Its settings "
                "are kept; the last layer alone is trained."),
@@ -111,16 +112,17 @@ _OPTIONS: Final = (
     _length("--patience", type=click.IntRange(1, MOST_EPOCHS),
             help="Stop after this many epochs without a better kappa.  [default: never]"),
     _length("--keep", type=click.Choice(KEEPS), default=DEFAULT.keep,
-            help="Keep the epoch with the best kappa, or the last one. Take the last where validation has few "
-                 "photographs: they would choose by chance."),
+            help="Keep the epoch with the best kappa, or the last one. Use last if validation has few "
+                 "photographs: which epoch is best is then mostly chance."),
     _grades("--class-weights", type=click.Choice(CLASS_WEIGHTS), default=DEFAULT.class_weights,
             help="Rare grades count more in the loss: by their inverse number or their effective number."),
     _grades("--sampling", type=click.Choice(SAMPLINGS), default=DEFAULT.sampling,
-            help="balanced: each grade has as many photographs in an epoch; rare ones come several times."),
+            help="balanced: an epoch has the same number of photographs of each grade; rare ones come several times."),
     _grades("--loss", type=NamedOrFunction(list(LOSSES)), default=DEFAULT.loss,
             help="Cross entropy, focal, CORN (ordinal), squared error of the grade, or a function of yours."),
     _grades("--grade-by", type=click.Choice(GRADE_BY), default=DEFAULT.grade_by,
-            help="Predict the likeliest grade, or the expected one, divided where validation's kappa is best."),
+            help="likeliest: the grade with the highest probability. expected: the mean grade; the limits between "
+                 "grades are those with the best kappa on validation."),
     _augmentation("--zoom", type=float, default=DEFAULT.zoom,
                   help="Show training images up to this many times larger or smaller."),
     _augmentation("--colour", type=float, default=DEFAULT.colour,
@@ -139,10 +141,10 @@ _OPTIONS: Final = (
              help="Seed of the first weights, the order and the augmentation."),
     _machine("--device", type=click.Choice(DEVICES), default=DEFAULT.device, help="auto: the fastest there is."),
     _machine("--precision", type=click.Choice(PRECISIONS), default=DEFAULT.precision,
-             help="Precision of training steps. auto: bfloat16 where the processor has circuits for it."),
+             help="Precision of training steps. auto: bfloat16 if the processor computes it fast."),
     _machine("--workers", type=WORKERS, help="Threads of the loader.  [default: the loader's choice]"),
     _machine("--compile", is_flag=True,
-             help="Compile the network by torch.compile: minutes at first, then faster steps."),
+             help="Compile the network with torch.compile. This takes minutes; then the steps are faster."),
     _machine("--checkpoint-minutes", type=Finite(0), default=DEFAULT.checkpoint_minutes,
              help="Minutes between checkpoints; there is one after each epoch too."),
     _machine("--track-test", is_flag=True,

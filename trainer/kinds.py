@@ -53,8 +53,8 @@ def beside_predictions(path: Path) -> list[Part]:
     return [Part(rejects_of(path), REJECTS)]
 
 
-def beside_figure(path: Path, kind: Kind) -> list[Part]:
-    """The SVG beside a figure's PNG."""
+def beside_drawing(path: Path, kind: Kind) -> list[Part]:
+    """The SVG beside a drawing's PNG."""
     return [Part(path.with_suffix(".svg"), kind)]
 
 

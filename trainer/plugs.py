@@ -5,6 +5,7 @@ that names one does not count, and neither does the current folder. So weights f
 Each import is announced, and no function of Python's own library is taken.
 """
 
+import logging
 import re
 import sys
 import traceback
@@ -19,9 +20,9 @@ from pathlib import Path
 from sysconfig import get_path
 from typing import Any, Final
 
-import click
-
 from pipeline.errors import RunError
+
+logger = logging.getLogger(__name__)
 
 _NAME: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 _PACKAGE: Final = re.compile(r"[\w.-]+==[\w.+!-]+", re.ASCII)
@@ -98,7 +99,7 @@ def load_function(name: str) -> Callable[..., Any]:
     module, _, function = name.partition(":")
     if _top(name) in {*sys.stdlib_module_names, "__main__"}:
         raise RunError(f"{name} belongs to Python itself, and is never called for a file or an option")
-    click.echo(f"code from outside: {name} is imported", err=True)
+    logger.warning(f"code from outside: {name} is imported")
     with failing(name):
         try:
             found = getattr(import_module(module), function, None)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from pipeline.errors import RunError
 from pipeline.grades import N_GRADES, UNKNOWN
 from pipeline.storage.artifacts import EXTERNAL
-from pipeline.storage.atomic import TMP_SUFFIX, is_unfinished, locked_folder, sweep_dead, write_whole
+from pipeline.storage.atomic import TMP_SUFFIX, is_unfinished, locked_folder, remove_stale, write_atomically
 from pipeline.storage.url import Url
 from trainer.config import RunConfig
 from trainer.records import read
@@ -63,7 +63,7 @@ class ResultFiles(NamedTuple):
     predictions: Path
     confusion_counts: Path
     confusion: Path
-    confusion_figure: Path
+    confusion_drawing: Path
     metrics: Path
 
 
@@ -88,7 +88,7 @@ class RunFolder:
         return self.path / "accuracy.csv"
 
     @property
-    def accuracy_figure(self) -> Path:
+    def accuracy_drawing(self) -> Path:
         return self.path / "accuracy.png"
 
     @property
@@ -134,7 +134,7 @@ class RunFolder:
     def confusion_counts(self, split: str) -> Path:
         return self.path / f"confusion_{split}_counts.csv"
 
-    def confusion_figure(self, split: str) -> Path:
+    def confusion_drawing(self, split: str) -> Path:
         return self.path / f"confusion_{split}.png"
 
     def results(self, split: str) -> ResultFiles:
@@ -142,7 +142,7 @@ class RunFolder:
             self.predictions(split),
             self.confusion_counts(split),
             self.confusion(split),
-            self.confusion_figure(split),
+            self.confusion_drawing(split),
             self.metrics(split),
         )
 
@@ -152,7 +152,7 @@ class RunFolder:
         return self.path / EXTERNAL
 
     @property
-    def forest_figure(self) -> Path:
+    def forest_drawing(self) -> Path:
         return self.external / FOREST
 
     def external_results(self, name: str) -> ResultFiles:
@@ -166,7 +166,7 @@ class RunFolder:
         names = sorted(os.listdir(self.external))
         return [name for name in names if self.external_results(name).metrics.is_file()]
 
-    def report_figure(self, name: str, split: str) -> Path:
+    def report_drawing(self, name: str, split: str) -> Path:
         """A drawing of `trainer report`, as PNG. The SVG is beside it, as for all drawings."""
         return self.path / f"{name}_{split}.png"
 
@@ -184,7 +184,7 @@ class RunFolder:
                 raise RunError(f"{self.path} is being trained by another process; wait until it ends") from error
             except OSError as error:
                 raise RunError(f"{self.path}: cannot be locked ({error.strerror}); choose another --run") from error
-            sweep_dead(self.path)
+            remove_stale(self.path)
             yield
 
     def check_plain_files(self, *files: Path) -> None:
@@ -205,10 +205,10 @@ class RunFolder:
         for each in (self.external, folder):
             if os.path.islink(each) or (os.path.lexists(each) and not os.path.isdir(each)):
                 raise RunError(f"{each}: no folder of the run; take it away")
-        self.check_plain_files(*files, self.forest_figure)
+        self.check_plain_files(*files, self.forest_drawing)
         if not os.path.isdir(folder):
             return files
-        mine = {each.name for each in (*files, files.confusion_figure.with_suffix(".svg"))}
+        mine = {each.name for each in (*files, files.confusion_drawing.with_suffix(".svg"))}
         if strangers := sorted(each for each in os.listdir(folder) if each not in mine and not is_unfinished(each)):
             raise RunError(f"{folder} holds {strangers[0]!r}, which this command did not make; choose another --name")
         if files.metrics.exists():
@@ -504,7 +504,7 @@ def unfit_name(name: str) -> str:
     if name in ("", ".", "..") or "/" in name or os.sep in name:
         return f"{name!r} is no plain folder name"
     if name in (FOREST, Path(FOREST).with_suffix(".svg").name):
-        return f"{name!r} is the name of a figure"
+        return f"{name!r} is the name of a drawing"
     return f"{name[:20]!r}... is too long a name" if len(os.fsencode(name)) > LONGEST_NAME else ""
 
 
@@ -535,11 +535,11 @@ def _is_day(text: object) -> bool:
 
 
 def write_json(path: Path, fields: Mapping[str, Any]) -> None:
-    with write_whole(path) as file:
+    with write_atomically(path) as file:
         file.write((json.dumps(fields, indent=1, allow_nan=False) + "\n").encode())
 
 
 def write_csv(path: Path, table: "pd.DataFrame", *, index: bool = False) -> None:
     """Writes a table as UTF-8. Unknown values are empty cells."""
-    with write_whole(path) as file:
+    with write_atomically(path) as file:
         table.to_csv(file, index=index, lineterminator="\n", encoding="utf-8", errors="surrogateescape")

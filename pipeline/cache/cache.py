@@ -29,7 +29,7 @@ from pipeline.errors import CacheError
 from pipeline.photos.preparation import Recipe
 from pipeline.storage.artifacts import SHARDS
 from pipeline.storage.paths import sha256_of
-from pipeline.storage.url import Url, place
+from pipeline.storage.url import Url, path_or_url
 
 ALONE: Final = 6
 """So many photographs of a shard take as long one by one (50 ms each) as the whole shard (30 MB at 100 MB/s)."""
@@ -105,15 +105,15 @@ class Cache:
         Raises CacheError, with the photograph's id, if the bytes do not have the CRC-32 of the manifest; StoreError if
         they cannot be downloaded.
         """
-        jpeg = self._whole(row)
+        jpeg = self._read_verified(row)
         if jpeg is None and self.store.discard(int(self._where[row, 0])):  # the disk's fault: a download is verified
-            jpeg = self._whole(row)
+            jpeg = self._read_verified(row)
         if jpeg is None:
             id, where = self.manifest["id"].iloc[row], f"{SHARDS}/{shard_name(self._where[row, 0])}"
             raise CacheError(f"{self.path}: {id} in {where} is damaged; `tools preprocess` repairs it")
         return jpeg
 
-    def _whole(self, row: int) -> memoryview | None:
+    def _read_verified(self, row: int) -> memoryview | None:
         shard, offset, nbytes, crc32 = self._where[row].tolist()
         jpeg = memoryview(self.map_shard(shard))[offset : offset + nbytes]
         return jpeg if len(jpeg) == nbytes and zlib.crc32(jpeg) == crc32 else None
@@ -216,7 +216,7 @@ def open_cache(path: Path | Url | str) -> Cache:
     Raises CacheError if the folder is no cache, is incomplete, or has another manifest than cache.json says; StoreError
     if a URL cannot be read.
     """
-    path = place(path)
+    path = path_or_url(path)
     index = CacheIndex.read(path)
     if isinstance(path, Url):
         return _reopen(path, index, read_manifest(path / MANIFEST, checked_bytes(path / MANIFEST, index.manifest)))

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +18,7 @@ from pipeline.photos.fingerprint import (
     fingerprint_or_zeros,
     mirrored_correlation,
 )
+from pipeline.threads import thread_pool
 
 
 class SharedPhoto(NamedTuple):
@@ -46,7 +46,7 @@ def shared_photos(cache: Cache, rows: NDArray[np.int64]) -> list[SharedPhoto]:
     rows, patients = rows[not_blank], patients[not_blank]
     found = {pair: 1.0 for pair in _same_bytes(cache, rows) if patients[pair[0]] != patients[pair[1]]}
     if len(rows) <= MAX_COMPARED:
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        with thread_pool(min(8, os.cpu_count() or 1)) as pool:
             vectors = list(pool.map(lambda row: coarse(fingerprint_or_zeros(cache.read(row))), rows.tolist()))
         for i, j in candidates(np.reshape(vectors, (len(rows), -1))):
             if patients[i] != patients[j] and (i, j) not in found:

@@ -21,7 +21,7 @@ from pipeline.cache.splits import SPLIT_FRACTIONS, draw_splits, patients_of
 from pipeline.errors import CacheError
 from pipeline.grades import UNKNOWN
 from pipeline.storage.artifacts import INDEX, SHARDS
-from pipeline.storage.atomic import write_whole
+from pipeline.storage.atomic import write_atomically
 from pipeline.storage.paths import sha256_of
 
 NOBODY_JOINED: Final[Mapping[str, str]] = MappingProxyType({})
@@ -93,7 +93,7 @@ def write_fold(cache: Cache, folder: Path, splits: "pd.Series[str]", name: str) 
         _link([f"{SHARDS}/{shard_name(number)}" for number in range(len(index.shards))], source, folder)
         for kept in (REJECTS, *([ATTRIBUTES] if index.attributes else [])):
             shutil.copyfile(source / kept, folder / kept)
-        with write_whole(folder / MANIFEST) as file:
+        with write_atomically(folder / MANIFEST) as file:
             file.write(manifest)
         index.write(folder)
     except OSError as error:

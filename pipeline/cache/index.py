@@ -9,7 +9,7 @@ from typing import Any, Final
 from pipeline.errors import CacheError
 from pipeline.photos.preparation import EARLIER_VERSION, VERSION, Recipe
 from pipeline.storage.artifacts import INDEX, UNFINISHED
-from pipeline.storage.atomic import write_whole
+from pipeline.storage.atomic import write_atomically
 from pipeline.storage.paths import exists, read_file
 from pipeline.storage.url import Url
 
@@ -120,7 +120,7 @@ class CacheIndex:
         return index
 
     def write(self, folder: Path, name: str = INDEX) -> None:
-        with write_whole(folder / name) as file:
+        with write_atomically(folder / name) as file:
             file.write(self.to_json())
 
 

@@ -21,7 +21,7 @@ from typing import IO, Any, Final, NamedTuple, cast
 from urllib.parse import quote_from_bytes, unquote
 
 from pipeline.grades import UNKNOWN, parse_grade
-from pipeline.storage.atomic import write_whole
+from pipeline.storage.atomic import write_atomically
 
 SAMPLES_A_SHARD: Final = 256
 
@@ -97,7 +97,7 @@ def write_shard(
     Returns the written entries, and the sha256 and the size in bytes of the shard.
     """
     index: list[WrittenEntry] = []
-    with write_whole(path, mtime_ns) as file:
+    with write_atomically(path, mtime_ns) as file:
         hashed = _Hashing(file)
         with tarfile.open(fileobj=cast(IO[bytes], hashed), mode="w", format=tarfile.GNU_FORMAT) as tar:
             for id, jpeg, meta, grade in entries:

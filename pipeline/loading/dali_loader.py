@@ -1,7 +1,7 @@
 """Renders a plan with NVIDIA DALI, on the CPU or on one GPU.
 
-DALI only decodes and warps here: what comes when, and how it is turned, is the plan's. JPEGs are fed batch by batch, so
-that it is known what is under way; one pipeline, built once, serves all epochs.
+DALI only decodes and warps: the plan decides the order and the geometry. JPEGs are fed batch by batch, so the loader
+always knows which batches are in the pipeline. One pipeline, built once, is used for all epochs.
 """
 
 import ctypes
@@ -26,7 +26,7 @@ Jpegs = list[NDArray[np.uint8]]
 
 
 class _Job(NamedTuple):
-    """A batch under way: being read, then decoded and warped."""
+    """A batch that is being read, then decoded and warped."""
 
     plan: EpochPlan
     jpegs: Future[Jpegs]
@@ -42,10 +42,10 @@ class DaliLoader(Loader):
         self._workers = workers
         self._grades = cache.grades
         self._halvings = halvings(schedule.source_size, schedule.size)
-        self._fed: deque[Jpegs] = deque()  # DALI reads them in place until their batch is out
-        self._turn = object()  # the epoch that the fed batches belong to
+        self._fed: deque[Jpegs] = deque()  # DALI reads them in place until their batch has come out
+        self._current = object()  # stands for the epoch that the fed batches belong to
         self._pipe = self._build()
-        # Checksums and page faults take their time (3 ms for 64 photographs), which is not the training thread's.
+        # Checksums and page faults take 3 ms for 64 photographs, so they are not left to the training thread.
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="loader")
 
     def __len__(self) -> int:
@@ -54,13 +54,13 @@ class DaliLoader(Loader):
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         batches = self._schedule.batches(number, start)
         self._cache.prefetch(plan.rows for plan in batches)
-        # Fed one ahead DALI never waits (two are no faster: 0.98 times), and an abandoned epoch leaves one batch to
-        # wait out, so that the next epoch's first comes after two in all.
+        # With one batch fed ahead DALI never waits; two are no faster (0.98 times). An epoch that is left half-way then
+        # leaves only one batch in the pipeline, and the first batch of the next epoch waits for that one.
         jobs = prefetch(self._feed, prefetch(self._read, batches), 1)
         self._drain()
-        self._turn = turn = object()
+        self._current = this = object()
         for done in range(len(batches)):
-            if self._turn is not turn:  # another epoch was begun meanwhile, and drained the pipeline
+            if self._current is not this:  # another epoch has begun and emptied the pipeline
                 yield from self.epoch(number, start + done)
                 return
             yield self._finish(next(jobs))
@@ -73,7 +73,7 @@ class DaliLoader(Loader):
         return _Job(plan, self._reader.submit(read))
 
     def _feed(self, job: _Job) -> _Job:
-        if job.jpegs.exception() is None:  # what could not be read is raised when its turn comes
+        if job.jpegs.exception() is None:  # else `_finish` raises the error
             self._start(job.jpegs.result(), job.plan)
         return job
 
@@ -93,29 +93,29 @@ class DaliLoader(Loader):
             images = self._outputs()
         except RuntimeError as error:
             self._rebuild()
-            culprit = self._culprit(job.plan, jpegs)
-            if culprit is None:
+            row = self._first_damaged(job.plan, jpegs)
+            if row is None:
                 raise
-            id = self._cache.manifest["id"].iloc[culprit]
+            id = self._cache.manifest["id"].iloc[row]
             raise CacheError(f"{self._cache.path}: {id} does not decode as a JPEG") from error
         return to_batch(images, job.plan.rows, self._grades)
 
     def _outputs(self) -> Tensor:
-        """uint8 (n, 3, size, size), the oldest batch under way. Not copied: DALI takes other memory for the next."""
+        """uint8 (n, 3, size, size), the oldest batch in the pipeline. It is not copied: DALI has other memory."""
         (images,) = self._pipe.outputs()
         self._fed.popleft()
         return from_dlpack(images.as_tensor()).permute(0, 3, 1, 2)
 
     def _drain(self) -> None:
-        """Empties the pipeline of what an epoch left behind."""
+        """Empties the pipeline of batches that are no longer wanted."""
         try:
             while self._fed:
                 self._outputs()
-        except RuntimeError:  # a photograph that nobody waits for does not decode
+        except RuntimeError:  # a photograph of an unwanted batch is damaged
             self._rebuild()
 
-    def _culprit(self, plan: EpochPlan, jpegs: Jpegs) -> int | None:
-        """The first row whose JPEG fails alone: DALI's message tells it only sometimes."""
+    def _first_damaged(self, plan: EpochPlan, jpegs: Jpegs) -> int | None:
+        """The first row whose JPEG cannot be decoded by itself; None if all can. DALI's message seldom names it."""
         for number, jpeg in enumerate(jpegs):
             try:
                 self._start([jpeg], plan.part(slice(number, number + 1)))
@@ -126,7 +126,7 @@ class DaliLoader(Loader):
         return None
 
     def _rebuild(self) -> None:
-        """A pipeline that raised is of no more use."""
+        """Replaces the pipeline: after an error it cannot be used again."""
         self._fed.clear()
         self._pipe = self._build()
 
@@ -138,7 +138,7 @@ class DaliLoader(Loader):
             batch_size=self._schedule.batch_size,
             num_threads=self._workers,
             device_id=index if on_gpu else None,
-            prefetch_queue_depth=1,  # what the first schedule_run() takes; later ones queue up as they are called
+            prefetch_queue_depth=1,  # batches of the first schedule_run(); later calls add one each
         )
         with pipe:
             jpegs = fn.external_source(name="jpegs", dtype=types.UINT8, ndim=1, no_copy=True)
@@ -168,6 +168,6 @@ class DaliLoader(Loader):
 
 
 def _give_back_memory() -> None:
-    """Returns freed pages to the system: the C library keeps those between buffers that are in use, and batches of
-    32 photographs of 512 px made a process of 1.1 GB grow by 250 MB within 60 epochs."""
-    ctypes.CDLL(None).malloc_trim(0)  # DALI is made for glibc only
+    """Returns freed pages to the system. The C library keeps pages between used buffers: with batches of 32 photographs
+    of 512 px a process of 1.1 GB grew by 250 MB within 60 epochs."""
+    ctypes.CDLL(None).malloc_trim(0)  # DALI needs glibc anyway

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from pipeline.cache.cache import Cache
 from pipeline.errors import CacheError, LoaderMissing, UsageError
-from pipeline.loading.plan import NO_AUGMENT, WHOLE, Augment, Blocks, Schedule, Shard
+from pipeline.loading.plan import NO_AUGMENT, UNSHARDED, Augment, Blocks, Schedule, Shard
 from pipeline.machine import usable_cores
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def open_loader(
     seed: int = 0,
     device: "str | torch.device" = "cpu",
     workers: int | None = None,
-    shard: tuple[int, int] = WHOLE,
+    shard: tuple[int, int] = UNSHARDED,
     balanced: bool = False,
     shuffle_block: int | None = None,
     rows: "NDArray[np.int64] | None" = None,

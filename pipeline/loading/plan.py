@@ -104,7 +104,7 @@ class Shard(NamedTuple):
             raise ValueError(f"shard is (rank, world) with 0 <= rank < world, got {tuple(self)}")
 
 
-WHOLE: Final = Shard()
+UNSHARDED: Final = Shard()
 
 
 def plan_epoch(
@@ -116,7 +116,7 @@ def plan_epoch(
     shuffle: bool,
     seed: int,
     epoch: int,
-    shard: tuple[int, int] = WHOLE,
+    shard: tuple[int, int] = UNSHARDED,
     labels: NDArray[np.int64] | None = None,
     blocks: Blocks | None = None,
 ) -> EpochPlan:
@@ -294,7 +294,7 @@ class Schedule:
     batch_size: int
     shuffle: bool = False
     seed: int = 0
-    shard: Shard = WHOLE
+    shard: Shard = UNSHARDED
     labels: NDArray[np.int64] | None = field(default=None, repr=False)
     blocks: Blocks | None = None
 

@@ -1,11 +1,11 @@
 """Renders a plan without DALI: a pool of threads decodes and, on the CPU, warps; a GPU warps whole batches.
 
 Threads, not processes: decoding and warping release the GIL, and no picture is pickled or sent through shared memory.
-Of the ways to equal pixels, one thread at 512 px, OpenCV's decoder takes 1.5 ms and Pillow's 1.8 (both are
-libjpeg-turbo; torchvision's own is deprecated), and OpenCV's warp 1.8 ms with three channels and 0.9 ms with four.
-How many threads OpenCV has is left to the process: commands give it none of its own, and on two cores at 512 px two
-more change nothing (462 images/s, 461 without).
-Needs OpenCV 5: before it, the warp rounds coordinates to 1/32 pixel, 4 grey levels away from DALI and torch.
+These give equal pixels, in one thread at 512 px: OpenCV's decoder in 1.5 ms and Pillow's in 1.8 ms (both are
+libjpeg-turbo; torchvision's own is deprecated); OpenCV's warp in 1.8 ms with three channels and 0.9 ms with four.
+The process sets the number of OpenCV's own threads. Commands give it none: on two cores at 512 px two more change
+nothing (462 images/s, 461 without).
+Needs OpenCV 5: older versions round coordinates to 1/32 pixel, which differs from DALI and torch by 4 grey levels.
 """
 
 import threading
@@ -31,13 +31,13 @@ Picture = NDArray[np.uint8]
 
 
 def decode_jpeg(jpeg: bytes | memoryview) -> Picture | None:
-    """(size, size, 3), RGB, of a cached JPEG; None for what is no JPEG."""
+    """(size, size, 3), RGB, of a cached JPEG; None if it is no JPEG."""
     picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     return None if picture is None else picture.astype(np.uint8, copy=False)
 
 
 class Rendering(NamedTuple):
-    """A batch under way: each task fills its photograph's place in `pixels`."""
+    """A batch that is being made: each task fills its photograph's part of `pixels`."""
 
     pixels: Tensor  # uint8 (n, side, side, 3)
     matrices: NDArray[np.float32]  # (n, 2, 3) from output pixels to the reduced picture, not to the cached one
@@ -61,7 +61,7 @@ class Renderer(AbstractContextManager["Renderer"]):
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="loader")
 
     def decode(self, jpeg: bytes | memoryview) -> Picture | None:
-        """(reduced, reduced, 3), RGB; None for what is no JPEG. Called in the pool's threads."""
+        """(reduced, reduced, 3), RGB; None if it is no JPEG. Called in the pool's threads."""
         picture = decode_jpeg(jpeg)
         if picture is not None and self._halvings:
             halved = cv2.resize(picture, (self.reduced, self.reduced), interpolation=cv2.INTER_AREA)
@@ -69,8 +69,8 @@ class Renderer(AbstractContextManager["Renderer"]):
         return picture
 
     def begin(self, pictures: Sequence[Callable[[], Picture]], plan: EpochPlan, over: threading.Event) -> Rendering:
-        """Sets the threads to work on a plan's pictures. Each gives one as `decode` does; none is asked once `over` is
-        set.
+        """Starts the threads on a plan's pictures. pictures: each returns one, as `decode` does. Once `over` is set, no
+        more are called.
         """
         on_cpu = self._device.type == "cpu"
         side = self._size if on_cpu else self.reduced
@@ -78,13 +78,13 @@ class Renderer(AbstractContextManager["Renderer"]):
         if self._device.type == "cuda":
             pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
         else:
-            # numpy asks the kernel for huge pages; torch does not, and first touching its memory cost 0.5 ms a picture.
+            # numpy asks the kernel for huge pages. torch does not: first writes to its memory cost 0.5 ms a picture.
             pixels = torch.from_numpy(np.empty(shape, np.uint8))
         to_reduced = plan.matrices / np.float32(2**self._halvings)
 
         def render(number: int, picture: Callable[[], Picture], place: Picture) -> None:
             if over.is_set():
-                return  # the epoch was left: nobody waits for this
+                return  # the epoch was left half-way: the batch is not wanted
             if on_cpu:
                 warp(picture(), to_reduced[number], place, self._scratch)
                 if plan.colours is not None:
@@ -96,7 +96,7 @@ class Renderer(AbstractContextManager["Renderer"]):
         return Rendering(pixels, to_reduced, plan.colours, [self._pool.submit(render, *place) for place in places])
 
     def finish(self, rendering: Rendering) -> Tensor:
-        """uint8 (n, 3, size, size) on the device. Raises what a picture raised, the first one's first."""
+        """uint8 (n, 3, size, size) on the device. Raises the error of the first picture that failed."""
         for task in rendering.tasks:
             task.result()
         images = rendering.pixels.to(self._device, non_blocking=True).permute(0, 3, 1, 2)
@@ -147,7 +147,7 @@ class TorchvisionLoader(Loader):
 
 
 def decoded(decode: Callable[[memoryview], Picture | None], cache: Cache, row: int) -> Picture:
-    """A photograph of a cache. decode: `decode_jpeg`, or a renderer's own. Raises CacheError where it is damaged."""
+    """A photograph of a cache. decode: `decode_jpeg`, or a renderer's own. Raises CacheError if it is damaged."""
     picture = decode(cache.read(row))
     if picture is None:
         raise CacheError(f"{cache.path}: {cache.manifest['id'].iloc[row]} does not decode as a JPEG")
@@ -155,7 +155,7 @@ def decoded(decode: Callable[[memoryview], Picture | None], cache: Cache, row: i
 
 
 class Scratch(threading.local):
-    """Each thread's two pictures with four channels: allocated anew for every warp, they cost what they save."""
+    """Two pictures with four channels for each thread. To allocate them for every warp would cost what they save."""
 
     def __init__(self, source_size: int, size: int) -> None:
         self.source = np.empty((source_size, source_size, 4), np.uint8)
@@ -187,7 +187,7 @@ def warp_batch(images: Tensor, matrices: Tensor, size: int) -> Tensor:
 
 
 def recolour_batch(images: Tensor, colours: Tensor) -> Tensor:
-    """uint8 (n, 3, s, s) by float32 (n, 3, 4), on their device, within one grey level of what OpenCV and DALI make."""
+    """uint8 (n, 3, s, s) by float32 (n, 3, 4), on their device, within one grey level of OpenCV's and DALI's result."""
     red, green, blue, one = colours[:, :, :, None, None].unbind(2)  # each (n, 3, 1, 1)
     pixels = images.float()
     mixed = red * pixels[:, :1] + green * pixels[:, 1:2] + blue * pixels[:, 2:] + one

@@ -12,25 +12,24 @@ from typing import IO, Final
 
 INDEX: Final = "cache.json"
 UNFINISHED: Final = "unfinished.json"
-"""Stands in for cache.json, with what it said before, while the cache is being written."""
+"""Takes the place of cache.json while the cache is written, with the same content."""
 SHARDS: Final = "shards"
 RUN_CONFIG: Final = "config.json"
 EXTERNAL: Final = "external"
-"""Folder of a run for what it was measured on besides its own cache."""
+"""The folder of a run for external sets."""
 EXPLAINED: Final = "explained.csv"
-"""The record of a folder that `trainer explain` has made: a row for each file, after this header."""
+"""The record of a folder of `trainer explain`: EXPLAINED_COLUMNS, then a row for each file."""
 SHEET: Final = "contact_sheet.png"
-"""Its contact sheet."""
+"""The contact sheet in that folder."""
 EXPLAINED_COLUMNS: Final = ("file", "id", "source", "predicted", "explained", "probability")
 MAKER: Final = "fundus-grading"
-"""Stands in the head of each picture that is drawn here, so that nobody grades it as a photograph."""
+"""In the metadata of each picture that this program draws, so that no command grades it as a photograph."""
 SYNTHETIC: Final = f"{MAKER} phantom, no photograph of an eye"
-"""Stands in the head of each eye that `tools phantom` draws or paints lesions on. Such pictures are read like
-photographs, so whoever prepares them is told. It must not begin like `picture_mark`, which keeps pictures from being
-read at all."""
+"""In the metadata of each eye that `tools phantom` draws or paints lesions on. Such pictures are prepared like
+photographs, with a warning. It must not begin like `picture_mark`: pictures with that mark are refused."""
 _HEAD: Final = 4096  # bytes
 _CONFIG: Final = 1 << 20
-"""Bytes of a config.json that are read: ours have 2,000, and an endless one must not hang a command."""
+"""Bytes of a config.json that are read. Those of runs have 2,000; a file without end must not hang a command."""
 _OF_A_RUN: Final = re.compile(
     r"config\.json|summary\.json|dates\.json|model\.safetensors|last\.pt|previous\.pt|tensorboard"
     r"|accuracy\.(csv|png|svg)"
@@ -41,19 +40,19 @@ _OF_A_RUN: Final = re.compile(
 
 @dataclass(frozen=True)
 class Kind:
-    """Files that one command writes, and how one of them is known."""
+    """A kind of file that a command writes, and how such a file is recognised."""
 
     what: str
-    """With its article, as in "a table of predictions"."""
+    """Its name with an article, such as "a table of predictions"."""
     begins: bytes = b""
-    """Its first bytes."""
+    """The first bytes of the file."""
     holds: bytes = b""
-    """And bytes anywhere in it."""
+    """Bytes that it has anywhere."""
     suffix: str = ""
-    """That its name must have; "" where any will do."""
+    """The suffix that its name must have; "": any."""
 
     def made(self, path: Path) -> bool:
-        """Whether a file is one of them; an empty file may become one. Raises OSError where it cannot be read."""
+        """Whether a file is of this kind. An empty file counts as one. Raises OSError if it cannot be read."""
         with open_regular(path) as file:
             if os.fstat(file.fileno()).st_size == 0:
                 return True
@@ -68,28 +67,28 @@ class Kind:
 
 
 def picture_kind(what: str, suffix: str = "") -> Kind:
-    """Of PNG, JPEG and SVG files that carry `picture_mark(what)`."""
+    """The kind of PNG, JPEG and SVG files with `picture_mark(what)` in their metadata."""
     return Kind(what, holds=picture_mark(what).encode(), suffix=suffix)
 
 
 def picture_mark(what: str) -> str:
-    """What a picture's metadata says of its making, such as "fundus-grading: a contact sheet"."""
+    """The text that a picture's metadata has, such as "fundus-grading: a contact sheet"."""
     return f"{MAKER}: {what}"
 
 
 def is_drawn_here(data: bytes | memoryview) -> bool:
-    """Whether a picture's first bytes say that it was drawn here."""
+    """Whether the first bytes of a picture have the mark of this program."""
     return f"{MAKER}: ".encode() in bytes(data[:_HEAD])
 
 
 def is_synthetic(data: bytes | memoryview) -> bool:
-    """Whether a picture's first bytes say that `tools phantom` drew or painted it. The mark is looked for as bytes, so
-    a JPEG comment, a PNG text chunk and an EXIF field all carry it."""
+    """Whether the first bytes of a picture say that `tools phantom` drew or painted it. The mark is searched as bytes,
+    so it may be in a JPEG comment, a PNG text chunk or an EXIF field."""
     return SYNTHETIC.encode() in bytes(data[:_HEAD])
 
 
 def is_cache(names: set[str]) -> bool:
-    """Whether a folder that holds these is a cache of ours, finished or not."""
+    """Whether a folder with these names in it is a cache of this program, finished or not."""
     return SHARDS in names and not names.isdisjoint({INDEX, UNFINISHED})
 
 
@@ -104,7 +103,7 @@ def is_run(folder: Path) -> bool:
 
 
 def is_explained(folder: Path) -> bool:
-    """Whether a folder holds what `trainer explain` drew: its record alone may have been copied to photographs."""
+    """Whether `trainer explain` made a folder. The record alone is no proof: it may have been copied."""
     return is_record(folder / EXPLAINED) and is_drawn(folder / SHEET)
 
 
@@ -119,7 +118,7 @@ def is_record(path: Path) -> bool:
 
 
 def is_drawn(path: Path) -> bool:
-    """Whether a file is a picture that was drawn here."""
+    """Whether a file is a picture that this program drew."""
     try:
         with open_regular(path) as file:
             return is_drawn_here(file.read(_HEAD))
@@ -128,10 +127,10 @@ def is_drawn(path: Path) -> bool:
 
 
 def open_regular(path: Path) -> IO[bytes]:
-    """A regular file opened to be read. Raises OSError for anything else, and never waits for a writer."""
-    # O_NONBLOCK: a FIFO that took the file's place since it was listed must not hang the run.
+    """Opens a regular file for reading. Raises OSError for anything else. Never waits, for example for a FIFO."""
+    # O_NONBLOCK: a FIFO that has replaced the file since it was listed must not hang the run.
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    file = open(descriptor, "rb")  # noqa: SIM115  # the caller's
+    file = open(descriptor, "rb")  # noqa: SIM115  # the caller closes it
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         file.close()
         raise OSError(errno.EINVAL, "not a regular file", str(path))
@@ -139,8 +138,8 @@ def open_regular(path: Path) -> IO[bytes]:
 
 
 def what_is(folder: Path, names: Iterable[str]) -> str:
-    """What a folder that holds these names is to this program: "a cache", "a run", "pictures of `trainer explain`"; ""
-    for any other folder."""
+    """What a folder with these names in it is: "a cache", "a run" or "pictures of `trainer explain`"; "" for any other
+    folder."""
     there = set(names)
     if is_cache(there):
         return "a cache"
@@ -152,7 +151,7 @@ def what_is(folder: Path, names: Iterable[str]) -> str:
 
 
 def cache_around(path: Path) -> Path | None:
-    """The cache that a path lies in, if any. `path` must be absolute and without links."""
+    """The cache that a path is in; None if it is in none. `path` must be absolute, with links resolved."""
     for folder in path.parents:
         marks = (folder / INDEX, folder / UNFINISHED)
         if any(map(os.path.exists, marks)) and os.path.isdir(folder / SHARDS):
@@ -161,12 +160,12 @@ def cache_around(path: Path) -> Path | None:
 
 
 def belongs_to_run(path: Path) -> bool:
-    """Whether a path is, or would be, a file that a run writes itself; reports and what users put there are none."""
+    """Whether a path is one of a file that a run writes itself. Reports and files of users do not count."""
     external = any(folder.name == EXTERNAL and is_run(folder.parent) for folder in list(path.parents)[:2])
-    own = _OF_A_RUN.fullmatch(path.name.lower()) is not None  # a disk may not tell case
+    own = _OF_A_RUN.fullmatch(path.name.lower()) is not None  # some file systems ignore case
     return external or (own and is_run(path.parent))
 
 
 def is_report_of_run(path: Path) -> bool:
-    """Whether a path is where a run's own report lies."""
+    """Whether a path is that of a run's own report."""
     return re.fullmatch(r"report(_\w+)?\.html", path.name.lower()) is not None and is_run(path.parent)

@@ -16,13 +16,13 @@ from typing import IO, Final
 from pipeline.storage.locks import IN_USE, POSIX_FILES, let_go, lock, remove, replace
 
 TMP_SUFFIX: Final = ".tmp"
-"""What a half-written file is called; whoever finds one without its owner may delete it."""
+"""Suffix of an unfinished file. If the process that wrote it has ended, any process may delete it."""
 TRIES: Final = 8
-"""To claim an output, up to 50 ms apart."""
+"""Attempts to claim an output, up to 50 ms apart."""
 READER: Final = 10.0
-"""Seconds to wait for somebody who reads a FIFO that is written to."""
+"""Seconds to wait until another process reads a FIFO that is written to."""
 LOCK: Final = "lock"
-"""Is claimed in a folder that is kept as a whole; a file of this name is never made."""
+"""The name that is claimed to lock a folder. A file of this name is never made."""
 _LONGEST: Final = 200
 """Bytes of a name that its temporary name repeats: file systems allow 255, and the rest of it takes 30."""
 _UNIQUE: Final = re.compile(rf"(?P<start>.+)\.[0-9a-f]{{16}}-[0-9a-f]{{8}}\{TMP_SUFFIX}", re.DOTALL)
@@ -33,22 +33,22 @@ class Busy(OSError):
 
 
 @contextmanager
-def write_whole(path: Path, mtime_ns: int | None = None) -> Iterator[IO[bytes]]:
-    """A file opened beside `path`, synced to the disk and renamed over it when the block ends well.
+def write_atomically(path: Path, mtime_ns: int | None = None) -> Iterator[IO[bytes]]:
+    """A file to write beside `path`. If the block ends without an exception, it is synced to the disk and renamed to
+    `path`.
 
-    Killed at any moment, `path` holds the old bytes or the new ones, never a part. An exception in the block removes
-    the unfinished file. Of several processes that write one path each has a file of its own, and the last rename wins
-    whole. `mtime_ns` sets the modification time, in nanoseconds. A file that holds these very bytes already is left as
-    it is.
+    If the process is killed, `path` has the old bytes or the new ones, never a part. An exception in the block removes
+    the unfinished file. If several processes write one path, each has a file of its own, and the last rename counts.
+    mtime_ns: the modification time to set, in nanoseconds. If `path` has the same bytes already, it is not changed.
 
-    A link is followed: what it points to is written, and the link stays. A FIFO or a device is written to, as
-    `is_stream` tells them. Raises OSError where that cannot be.
+    A link is followed: its target is written, and the link stays. A FIFO or a device is written to directly; see
+    `is_stream`. Raises OSError if the file cannot be written.
     """
     if is_stream(path):
         with _open_stream(path) as stream:
             yield stream
         return
-    path = Path(os.path.realpath(path))  # a new name beside a link would take its place
+    path = Path(os.path.realpath(path))  # a rename over the link would replace it
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
     with _own_file(path) as file:
@@ -67,11 +67,11 @@ def write_whole(path: Path, mtime_ns: int | None = None) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def claimed(paths: Iterable[Path]) -> Iterator[None]:
-    """Keeps outputs for this process while the block lasts, so that a second command is told and no work is lost.
+    """Claims outputs for this process for the duration of the block, so that a second command stops before it works.
 
-    Missing folders above them are made; those that are still empty go again when the block fails. What writers that
-    were killed have left beside them is removed. Raises Busy where another process has claimed or writes one of them,
-    another OSError where a file cannot be made there. FIFOs and devices cannot be claimed.
+    Missing parent folders are made. If the block fails, those that are still empty are removed. Unfinished files of
+    processes that were killed are removed. Raises Busy if another process has claimed or writes one of the outputs, and
+    another OSError if a file cannot be made there. FIFOs and devices cannot be claimed.
     """
     with ExitStack() as stack:
         for path in paths:
@@ -83,10 +83,10 @@ def claimed(paths: Iterable[Path]) -> Iterator[None]:
 
 
 def _claim(path: Path, stack: ExitStack) -> None:
-    """Holds an own file beside `path` with `stack`, where nobody else has one.
+    """Keeps a locked file beside `path` open in `stack`, unless another process has one. Raises Busy then.
 
-    Each looks for others after its own file is there and locked, so of two at least one sees the other and steps back.
-    Where both do, they try again after different times.
+    A process looks for other files after its own is made and locked. So of two processes at least one sees the other's
+    file and gives up its own. If both do, they try again after different times.
     """
     for _ in range(TRIES):
         with ExitStack() as mine:
@@ -94,8 +94,8 @@ def _claim(path: Path, stack: ExitStack) -> None:
             others = [
                 other for other in _unfinished(path.parent, _start_of(path)) if other.name != Path(file.name).name
             ]
-            # The oldest first: a claim is older than what is written under it, so no file of the living is tried.
-            if all(map(_removed_if_dead, sorted(others))) and _is_there(file):
+            # The oldest first: a claim is older than the files that its owner writes, which are then not tried.
+            if all(map(_removed_if_stale, sorted(others))) and _is_there(file):
                 stack.push(mine.pop_all())
                 return
         time.sleep(secrets.randbelow(50) / 1000)
@@ -103,7 +103,7 @@ def _claim(path: Path, stack: ExitStack) -> None:
 
 
 def _is_there(file: IO[bytes]) -> bool:
-    """Whether the file still has its name: before it was locked, another may have taken it for a dead one's."""
+    """Whether the file still has its name. Before it was locked, another process may have removed it as stale."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), os.stat(file.name))
     except FileNotFoundError:
@@ -111,7 +111,7 @@ def _is_there(file: IO[bytes]) -> bool:
 
 
 def is_stream(path: Path) -> bool:
-    """Whether a path is a FIFO, a device or a socket, or a name that the system has for an open file, as /dev/stdout.
+    """Whether a path is a FIFO, a device or a socket, or the system's name for an open file, such as /dev/stdout.
 
     These are written to and never replaced.
     """
@@ -123,7 +123,7 @@ def is_stream(path: Path) -> bool:
 
 
 def _open_descriptor(path: Path) -> int | None:
-    """The descriptor of this process that a path stands for, as /dev/stdout and /dev/fd/3 do."""
+    """The descriptor of this process that a path such as /dev/stdout or /dev/fd/3 stands for; None for any other."""
     for _ in range(40):  # as many links as Linux follows
         try:
             where = f"{os.path.realpath(path.parent)}/{path.name}"
@@ -137,7 +137,7 @@ def _open_descriptor(path: Path) -> int | None:
 
 def _open_stream(path: Path) -> IO[bytes]:
     if (descriptor := _open_descriptor(path)) is not None:
-        # The open file itself: opened anew, a file that the shell appends to would be written over from its beginning.
+        # A copy of the descriptor: a file to which the shell appends would be overwritten if it were opened again.
         return open(os.dup(descriptor), "wb")
     until = time.monotonic() + READER
     while True:
@@ -148,7 +148,7 @@ def _open_stream(path: Path) -> IO[bytes]:
                 raise
             if time.monotonic() > until:
                 raise OSError(errno.ENXIO, "nobody reads from it", str(path)) from error
-            time.sleep(0.05)  # a FIFO whose reader has not come yet
+            time.sleep(0.05)  # nobody has opened the FIFO for reading yet
         else:
             if hasattr(os, "O_NONBLOCK"):
                 os.set_blocking(descriptor, True)
@@ -157,13 +157,13 @@ def _open_stream(path: Path) -> IO[bytes]:
 
 @contextmanager
 def _own_file(path: Path) -> Iterator[IO[bytes]]:
-    """A new file beside `path` that this process alone has, locked as long as it is open, and then removed if it was
-    not renamed."""
+    """A new file beside `path` with a unique name. It is locked as long as it is open, and at the end removed unless it
+    was renamed."""
     unique = f"{time.time_ns():016x}-{secrets.token_hex(4)}"
     unfinished = path.with_name(f"{_start_of(path)}.{unique}{TMP_SUFFIX}")
     try:
         with open(unfinished, "xb") as file:
-            with suppress(OSError):  # a file system without locks
+            with suppress(OSError):  # this file system has no locks
                 lock(file.fileno())
             yield file
     finally:
@@ -171,31 +171,31 @@ def _own_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _start_of(path: Path) -> str:
-    """What the temporary names for a path begin with."""
+    """The beginning of the temporary names for a path."""
     name = os.fsencode(path.name)
     return path.name if len(name) <= _LONGEST else hashlib.sha256(name).hexdigest()
 
 
 def _unfinished(folder: Path, start: str | None = None) -> list[Path]:
-    """The temporary files of `_own_file` in a folder: all, or those whose names begin so. No other file has such a
-    name, so nobody's `notes.csv.old.tmp` is among them."""
+    """The files of `_own_file` in a folder: all, or those whose names begin with `start`. Files of other programs, such
+    as `notes.csv.old.tmp`, have no such names."""
     names = ((_UNIQUE.fullmatch(name), name) for name in os.listdir(folder))
     return [folder / name for match, name in names if match and start in (None, match["start"])]
 
 
 def is_unfinished(name: str) -> bool:
-    """Whether a file's name is one of those that half-written files of ours have."""
+    """Whether a name is one of `_own_file`."""
     return _UNIQUE.fullmatch(name) is not None
 
 
-def sweep_dead(folder: Path) -> None:
-    """Removes what writers that were killed have left in a folder."""
+def remove_stale(folder: Path) -> None:
+    """Removes the unfinished files of processes that were killed from a folder."""
     for path in _unfinished(folder):
-        _removed_if_dead(path)
+        _removed_if_stale(path)
 
 
-def _removed_if_dead(unfinished: Path) -> bool:
-    """Removes a half-written file whose owner has died, for locks die with their owners; whether it is gone."""
+def _removed_if_stale(unfinished: Path) -> bool:
+    """Removes an unfinished file if its process has ended, which also ends its lock. Returns whether it is removed."""
     try:
         with open(unfinished, "rb") as file:
             lock(file.fileno())
@@ -204,31 +204,31 @@ def _removed_if_dead(unfinished: Path) -> bool:
     except FileNotFoundError:
         return True
     except OSError as error:
-        return not isinstance(error, IN_USE)  # without locks nobody can tell: the last rename wins
+        return not isinstance(error, IN_USE)  # without locks it is not known: the last rename counts
     return True
 
 
 @contextmanager
 def made_folder(path: Path) -> Iterator[None]:
-    """A folder, with those above it. Those that were made for it and are still empty go again when the block fails."""
+    """Makes a folder and its parents. If the block fails, those that it made and that are still empty are removed."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
     try:
         yield
     except BaseException:
         for folder in missing:
-            with suppress(OSError):  # it holds something by now
+            with suppress(OSError):  # no longer empty
                 folder.rmdir()
         raise
 
 
 @contextmanager
 def locked_folder(path: Path) -> Iterator[None]:
-    """Keeps a folder for one writer while the block lasts.
+    """Locks a folder for one writer, for the duration of the block.
 
-    The lock is the kernel's and dies with its owner. Raises BlockingIOError while another process holds it, another
-    OSError where the file system knows no locks. On Windows, where no folder can be locked, a half-written file in it
-    that is claimed is its lock.
+    The kernel holds the lock, and releases it when the process ends. Raises BlockingIOError if another process has it,
+    and another OSError if the file system has no locks. Windows cannot lock a folder: there the file LOCK in it is
+    claimed.
     """
     if POSIX_FILES:
         descriptor = lock_folder(path)
@@ -246,7 +246,7 @@ def locked_folder(path: Path) -> Iterator[None]:
 
 
 def lock_folder(path: Path) -> int:
-    """On POSIX: locks a folder for one writer; returns the descriptor that holds the lock until it is closed."""
+    """On POSIX: locks a folder for one writer. Returns the descriptor; closing it releases the lock."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         lock(descriptor)
@@ -257,7 +257,7 @@ def lock_folder(path: Path) -> int:
 
 
 def sync_folder(path: Path) -> None:
-    """Makes renames and removals inside a folder survive a power cut; on Windows that is the file system's matter."""
+    """Makes renames and removals in a folder survive a power cut. On Windows the file system does this."""
     if not POSIX_FILES:
         return
     descriptor = os.open(path, os.O_RDONLY)

@@ -8,19 +8,19 @@ _LIVE: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
 
 
 def to_csv(rows: Iterable[Sequence[object]], columns: Sequence[str]) -> bytes:
-    """A table with its header, in the way of `csv_lines`."""
+    """A table with its header, as `csv_lines` writes it."""
     return csv_lines([columns]) + csv_lines(rows)
 
 
 def csv_lines(rows: Iterable[Sequence[object]]) -> bytes:
-    """CSV as everything here writes it: UTF-8, "\\n", quotes only where needed; bytes of odd file names survive."""
+    """Rows as CSV: UTF-8, lines end with "\\n", quotes only if needed. Bytes of file names that are not UTF-8 stay."""
     lines = _Lines()
     csv.writer(lines, lineterminator="\r\n").writerows(rows)
     return utf8("".join(lines))
 
 
 class _Lines(list[str]):
-    """Written to line by line, for csv quotes only the line ends that its own line ends in; readers want all quoted."""
+    """Collects lines. They are written with "\\r\\n", because csv then quotes cells with either character."""
 
     def write(self, line: str) -> None:
         self.append(f"{line[:-2]}\n")
@@ -33,9 +33,9 @@ def utf8(text: str) -> bytes:
 def defused(text: str) -> str:
     """A text for a table that people open in a spreadsheet, where a cell such as =1+1 would be computed.
 
-    One that begins with = + - @, a tab or a line's end has an apostrophe put before it, as spreadsheets mark text; so
-    has one that begins with an apostrophe. Hence two texts never become one, and whoever takes one leading apostrophe
-    away has the text again. Tables that commands read back (manifests, predictions of a split) hold texts as they are.
+    A text that begins with = + - @, a tab, a line end or an apostrophe gets an apostrophe before it, by which
+    spreadsheets mark text. Without one leading apostrophe it is the original text again, so different texts stay
+    different. Tables that commands read again (manifests, predictions of a split) have texts unchanged.
 
     >>> defused("=1+1"), defused("'=1+1"), defused("17_left")
     ("'=1+1", "''=1+1", '17_left')

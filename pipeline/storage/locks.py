@@ -1,22 +1,21 @@
-"""Locks of open files, and what else POSIX and Windows do with files in two ways. No other file knows of the two.
+"""Locks of open files, and everything else that differs between POSIX and Windows. No other module knows it.
 
-A lock is needed on a file that is open anyway: a half-written one, by whose lock others tell a living owner from a dead
-one. It must go with the process that holds it, however that ends. The package `filelock` locks by the same two calls as
-here, but only files of its own, which it empties when it opens them; it locks no file that is open, and no folder. So
-the calls are made here.
+The lock of an unfinished file tells other processes that its owner is still running. The lock must end with its
+process, however that ends. The package `filelock` makes the same two calls as this module, but it locks only files of
+its own, which it empties when it opens them. It locks no file that is open already, and no folder.
 
 * **POSIX** (Linux, macOS): `flock`, on files and folders.
-* **Windows**: `msvcrt.locking`. It locks bytes, which nobody else may read meanwhile, so one far behind the data is
-  locked, 2 GB from the beginning, the last that it can name. A folder cannot be opened there: `locked_folder` of
-  `pipeline.storage.atomic` lets a file in it stand for its lock.
-* **Elsewhere** there are no locks, as on some file systems.
+* **Windows**: `msvcrt.locking`. It locks bytes, and other processes cannot read a locked byte. So one far behind the
+  data is locked, 2 GB from the beginning, the last that is possible. A folder cannot be opened there, so
+  `locked_folder` of `pipeline.storage.atomic` locks a file in it.
+* **Other systems**, and some file systems, have no locks.
 
-On Windows an open file can be neither renamed nor removed. `let_go` closes it before; what others have open is tried
-again for a second, for virus scanners open what has just been written. Between `let_go` and the renaming, some 0.1 ms,
-the file has no lock, and a sweep of its folder may take it for a dead one's: that write then fails, in one line, and
-nothing is damaged. Nor is there a time of change, which no program can set: see `changed_ns`.
+On Windows an open file can be neither renamed nor removed. `let_go` closes it before. A file that another process has
+open is tried again for a second, because virus scanners open new files. Between `let_go` and the rename, about 0.1 ms,
+the file has no lock, and another process may remove it as stale. The write then fails with an error of one line, and
+nothing is damaged. Windows has no change time that programs cannot set: see `changed_ns`.
 
-None of this has ever run on Windows. `tests/test_other_systems.py` runs it on Linux, with a stand-in for msvcrt and for
+None of this has ever run on Windows. `tests/test_other_systems.py` runs it on Linux, with a fake msvcrt and a fake of
 the rule on open files.
 """
 
@@ -37,17 +36,18 @@ else:
 """Whether an open file can be renamed and removed, and a folder opened, locked and synced."""
 
 IN_USE: Final = (BlockingIOError,) if POSIX_FILES else (BlockingIOError, PermissionError)
-"""What it raises to lock or to remove a file that another process has."""
+"""Raised if a file is to be locked or removed that another process has locked or open."""
 PATIENCE: Final = 1.0
-"""Seconds for which a file that somebody has open is tried again, on Windows."""
+"""On Windows: seconds for which a file that another process has open is tried again."""
 _BYTE: Final = 2**31 - 2
-"""Where the byte is that is locked on Windows."""
+"""Offset of the byte that is locked on Windows."""
 
 
 def lock(descriptor: int, wait: bool = False) -> None:
-    """Locks an open file, on POSIX a folder too, until it is closed or its process ends. `wait`: on POSIX only.
+    """Locks an open file, on POSIX also a folder, until it is closed or its process ends. wait: for the lock, on POSIX
+    only.
 
-    Raises BlockingIOError while another has it, another OSError where there are no locks.
+    Raises BlockingIOError if another process has the lock, another OSError if there are no locks.
     """
     if POSIX_FILES:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -56,7 +56,7 @@ def lock(descriptor: int, wait: bool = False) -> None:
 
 
 def unlock(descriptor: int) -> None:
-    """On POSIX. Closing is not enough where there is a map of the file, which has a descriptor of its own."""
+    """On POSIX: releases a lock. Closing is not enough if the file is mapped: the map has its own descriptor."""
     fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
@@ -76,23 +76,23 @@ def _lock_byte(descriptor: int) -> None:
 
 
 def let_go(file: IO[bytes]) -> None:
-    """Closes a file that is about to be renamed or removed, where it must be closed for that, and loses its lock."""
+    """On Windows: closes a file that is to be renamed or removed next. It loses its lock."""
     if not POSIX_FILES:
         file.close()
 
 
 def replace(old: str | Path, new: str | Path) -> None:
-    """os.replace, with patience."""
+    """os.replace; on Windows it is tried again for a second."""
     _patiently(lambda: os.replace(old, new))
 
 
 def remove(path: Path) -> None:
-    """Removes a file that may be gone already, with patience."""
+    """Removes a file, if it is there; on Windows this is tried again for a second."""
     _patiently(lambda: path.unlink(missing_ok=True))
 
 
 def remove_unused(path: Path) -> None:
-    """Removes a file that may be gone already; on Windows not one that is open: whoever has it open removes it."""
+    """Removes a file, if it is there. On Windows an open one stays: the process that has it open removes it."""
     try:
         path.unlink(missing_ok=True)
     except PermissionError:
@@ -100,9 +100,9 @@ def remove_unused(path: Path) -> None:
             raise
 
 
-def changed_ns(about: os.stat_result) -> int:
-    """When a file was changed last: on Windows, where st_ctime is the time of its making, when it was written to."""
-    return about.st_ctime_ns if POSIX_FILES else about.st_mtime_ns
+def changed_ns(status: os.stat_result) -> int:
+    """When a file was last changed, in ns. On Windows, where st_ctime is its creation: when it was last written."""
+    return status.st_ctime_ns if POSIX_FILES else status.st_mtime_ns
 
 
 def _patiently(call: Callable[[], None]) -> None:

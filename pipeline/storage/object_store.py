@@ -1,14 +1,13 @@
-"""Places behind URLs: s3://, gs:// and https://, read and written by fsspec, which nothing on disk imports.
+"""Files behind URLs: s3://, gs:// and https://, read and written with fsspec. Only this module imports it.
 
-Clients retry different things (fsspec's for https nothing, s3fs bodies and some codes, botocore connections and 5xx),
-so s3fs and botocore are told to leave it, and everything is tried again here, by one rule: trouble of half a minute is
-sat out. gcsfs cannot be told and keeps its own six attempts besides.
+The clients retry different things: fsspec's client for https nothing, s3fs bodies and some codes, botocore connections
+and 5xx. So retries of s3fs and botocore are switched off, and this module retries everything by one rule, for half a
+minute. The six attempts of gcsfs cannot be switched off.
 """
 
 import random
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -20,43 +19,44 @@ from urllib.parse import unquote
 
 from pipeline.errors import StoreError
 from pipeline.storage.url import EXTRAS, Url, scrubbed
+from pipeline.threads import thread_pool
 
 T = TypeVar("T")
 
 WAITS: Final = (0.25, 0.5, 1, 2, 4, 8, 15)
-"""Seconds between attempts, each times a random 0.5 to 1.5, so that a thousand machines do not come back at once."""
-WHOLE: Final = (0, 0)
+"""Seconds between attempts. Each is multiplied by a random 0.5 to 1.5, so that many machines do not retry at once."""
+ALL: Final = (0, 0)
 THREADS: Final = 16
-"""Of requests whose cost is waiting: a HEAD, a few bytes."""
+"""For requests that mostly wait: a HEAD, or a few bytes."""
 
 
 class Stored(NamedTuple):
-    """A file behind a URL, as a listing tells of it."""
+    """A file behind a URL, as it is listed."""
 
     name: str  # below the URL that was listed, with slashes
     nbytes: int
-    mtime_ns: int  # the server's; now, where it does not say
+    mtime_ns: int  # as the server says; the present if it does not
     version: str  # changes when the content does
 
 
-def read(url: Url, part: tuple[int, int] = WHOLE) -> bytes:
-    """The bytes of a file, or its part from one offset to another.
+def read(url: Url, part: tuple[int, int] = ALL) -> bytes:
+    """The bytes of a file, or of a part from one offset to another.
 
-    Raises FileNotFoundError where there is none, StoreError for anything else that lasts.
+    Raises FileNotFoundError if there is no such file, StoreError for any other error that lasts.
     """
 
     def attempt() -> bytes:
-        start, end = (None, None) if part == WHOLE else part
+        start, end = (None, None) if part == ALL else part
         data: bytes = _client(url.scheme).cat_file(url.text, start=start, end=end)
-        if start is not None and end is not None and len(data) > end - start:  # a web server may give all the same
+        if start is not None and end is not None and len(data) > end - start:  # some web servers send everything
             data = data[start:end]
         return data
 
-    return _persistently(url, "read", attempt)
+    return _with_retries(url, "read", attempt)
 
 
 def send(source: Path | bytes, url: Url) -> None:
-    """Puts a file there, whole or not at all: S3 and GCS show an object when its last byte has come."""
+    """Writes a file, completely or not at all: S3 and GCS show an object after its last byte has arrived."""
     if url.on_web:
         raise StoreError(f"{url}: https:// can only be read; write to s3:// or gs://")
     client = _client(url.scheme)
@@ -74,7 +74,7 @@ def send(source: Path | bytes, url: Url) -> None:
             raise
 
     try:
-        _persistently(url, "written", attempt)
+        _with_retries(url, "written", attempt)
     except FileNotFoundError as error:
         raise StoreError(f"{url}: cannot be written (there is no such bucket)") from error
     finally:
@@ -83,10 +83,10 @@ def send(source: Path | bytes, url: Url) -> None:
 
 
 def _abort_uploads(client: Any, url: Url) -> None:
-    """s3fs aborts an upload in parts that failed, but asks once: where that request is lost, S3 keeps the parts."""
+    """Aborts failed uploads in parts. s3fs does so, but only once; if that request is lost, S3 keeps the parts."""
     bucket, key, _ = client.split_path(url.text)
     for _ in range(3):
-        with suppress(Exception):  # the caller has worse to tell
+        with suppress(Exception):  # the caller raises the error that matters
             found = client.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=key)
             for upload in found.get("Uploads", []):
                 if upload["Key"] == key:
@@ -95,9 +95,9 @@ def _abort_uploads(client: Any, url: Url) -> None:
 
 
 def remove(url: Url) -> None:
-    """Nothing where nothing is."""
+    """Removes a file, if it is there."""
     with suppress(FileNotFoundError):
-        _persistently(url, "removed", lambda: _client(url.scheme).rm_file(url.text))
+        _with_retries(url, "removed", lambda: _client(url.scheme).rm_file(url.text))
 
 
 def exists(url: Url) -> bool:
@@ -109,10 +109,10 @@ def exists(url: Url) -> bool:
 
 
 def files_below(url: Url) -> list[Stored]:
-    """Every file below a URL, by name; none where there is no such folder."""
+    """Every file below a URL, sorted by name; none if there is no such folder."""
     client = _client(url.scheme)
     try:
-        found: dict[str, dict[str, Any]] = _persistently(
+        found: dict[str, dict[str, Any]] = _with_retries(
             url, "listed", lambda: client.find(url.text.partition("?")[0] if url.on_web else url.text, detail=True)
         )
     except FileNotFoundError:
@@ -120,17 +120,17 @@ def files_below(url: Url) -> list[Stored]:
     names = [name for name, info in found.items() if info["type"] == "file" and not name.endswith("/")]
     root = client._strip_protocol(url.text).partition("?")[0].rstrip("/") + "/"
     below = [name.removeprefix(root) for name in names if name.startswith(root)]
-    if url.on_web:  # a page of links says nothing of sizes and times: a HEAD each
+    if url.on_web:  # a page of links has no sizes and times: one HEAD a file
         below = sorted({unquote(name.partition("?")[0].partition("#")[0]) for name in below} - {""})
-        with ThreadPoolExecutor(THREADS) as pool:
-            infos = pool.map(lambda name: _persistently(url, "read", lambda: client.info((url / name).text)), below)
+        with thread_pool(THREADS) as pool:
+            infos = pool.map(lambda name: _with_retries(url, "read", lambda: client.info((url / name).text)), below)
             return [_stored(name, info) for name, info in zip(below, infos, strict=True)]
     return sorted(_stored(name, found[root + name]) for name in below)
 
 
-def about(url: Url) -> Stored:
-    """What a listing would tell of a file."""
-    return _stored(url.name, _persistently(url, "read", lambda: _client(url.scheme).info(url.text)))
+def stat(url: Url) -> Stored:
+    """The size, time and version of one file."""
+    return _stored(url.name, _with_retries(url, "read", lambda: _client(url.scheme).info(url.text)))
 
 
 def _stored(name: str, info: dict[str, Any]) -> Stored:
@@ -142,18 +142,19 @@ def _stored(name: str, info: dict[str, Any]) -> Stored:
     return Stored(name, int(info.get("size") or 0), mtime_ns, f"{tag} {info.get('size')}")
 
 
-def _persistently(url: Url, done: str, attempt: Callable[[], T]) -> T:
-    """What the attempt returns, made again after each of WAITS where it fails of what may pass.
+def _with_retries(url: Url, done: str, attempt: Callable[[], T]) -> T:
+    """The result of `attempt`. After an error that may pass it is called again, after each of WAITS.
 
-    Raises FileNotFoundError at once; at once or in the end StoreError.
+    done: what is attempted, as in "read". Raises FileNotFoundError at once, and StoreError at once for an error that is
+    final, else after the last attempt.
     """
     began = time.monotonic()
     for number, wait in enumerate((*WAITS, None), 1):
         try:
             return attempt()
-        except (TypeError, AttributeError, MemoryError):  # ours, or the client's, to mend
+        except (TypeError, AttributeError, MemoryError):  # a bug, ours or the client's
             raise
-        except Exception as error:  # clients raise what they, botocore, aiohttp and asyncio please
+        except Exception as error:  # clients raise errors of their own and of botocore, aiohttp and asyncio
             if isinstance(error, FileNotFoundError) and _status(error) in (None, 404):
                 raise FileNotFoundError(ENOENT, "no such file", str(url)) from error
             if isinstance(error, StoreError):
@@ -164,19 +165,21 @@ def _persistently(url: Url, done: str, attempt: Callable[[], T]) -> T:
                 raise StoreError(f"{url}: cannot be {done} ({reason})") from error
             if wait is None:
                 tried = f"tried {number} times in {time.monotonic() - began:.0f} s"
-                raise StoreError(f"{url}: cannot be {done} ({reason}); {tried}, the same command goes on") from error
+                raise StoreError(
+                    f"{url}: cannot be {done} ({reason}); {tried}; run the same command to continue"
+                ) from error
             time.sleep(wait * random.uniform(0.5, 1.5))
     raise AssertionError("the last attempt returns or raises")
 
 
 def _is_final(error: Exception) -> bool:
-    """Whether trying again is no use: no right, no credentials, no such thing as was asked for."""
+    """Whether another attempt would fail too: no permission, no credentials, no such file."""
     known = isinstance(error, PermissionError) or type(error).__name__ in ("NoCredentialsError", "InvalidURL")
     return known or _status(error) in (401, 403, 404, 405, 410)
 
 
 def _status(error: BaseException) -> int | None:
-    """HTTP's, where the error or its cause tells: fsspec makes "not found" of whatever a HEAD fails of."""
+    """The HTTP status of an error or its cause; None if unknown. fsspec reports any failed HEAD as "not found"."""
     status = getattr(error, "status", None)
     if isinstance(status, int) or error.__cause__ is None:
         return status if isinstance(status, int) else None
@@ -185,7 +188,7 @@ def _status(error: BaseException) -> int | None:
 
 @cache
 def _client(scheme: str) -> Any:
-    """fsspec's file system for a scheme. Credentials and endpoint are its own business: environment, files, roles."""
+    """fsspec's file system for a scheme. It finds credentials and endpoint itself: environment, files, roles."""
     import fsspec
 
     options: dict[str, Any] = {"use_listings_cache": False}

@@ -1,14 +1,14 @@
-"""Where commands may write. It is decided here, for every command, before anything is read or computed.
+"""The rules by which commands may write files. They are checked before a command reads or computes anything.
 
-* What a command reads is never written: no output is an input, and no output folder contains one.
-* A file that exists is replaced only by a newer one of its kind: predictions by predictions. So are, in a folder, the
-  files that the folder's own record lists. Whatever else lies there stays, and the command stops.
-* The files of a run or cache are written by the commands that make it, and by no other.
-* A link is followed: the rules hold for what it points to, that is written, and the link stays.
-* FIFOs and devices, /dev/stdout among them, are written to and never replaced.
-* While a command works, its outputs are its own: a second command with the same output is told so.
+* A command never writes its inputs: no output is an input, and no output folder contains one.
+* An existing file is replaced only by a file of the same kind: predictions by predictions. In a folder, the files that
+  its own record lists are replaced too. If anything else is there, it stays, and the command stops.
+* The files of a run or a cache are written only by the commands that make runs and caches.
+* A link is followed: the rules hold for its target, which is written, and the link stays.
+* FIFOs and devices, such as /dev/stdout, are written to and never replaced.
+* While a command runs, a second command with the same output stops with an error.
 
-An option that names an output has a type of pipeline.command_line, whose class of all commands asks here.
+The types of pipeline.command_line for options that name outputs call this module.
 """
 
 import csv
@@ -41,7 +41,7 @@ class Part(NamedTuple):
 
 @contextmanager
 def kept(files: Sequence[Path]) -> Iterator[None]:
-    """Keeps files for this command. Raises OutputError where another has them or they cannot be made."""
+    """Claims files for this command. Raises OutputError if another command has them, or if they cannot be made."""
     with ExitStack() as stack:
         try:
             stack.enter_context(claimed(files))
@@ -54,7 +54,7 @@ def kept(files: Sequence[Path]) -> Iterator[None]:
 
 
 def recorded(record: Path) -> list[str]:
-    """The names in a record's first column; none where it is missing or no table of ours. A name is never a path."""
+    """The names in the first column of a record; none if it is missing or no such table. Paths are left out."""
     try:
         with open(record, encoding="utf-8", errors="surrogateescape", newline="") as file:
             names = [row[0] for row in csv.reader(file) if row][1:]
@@ -64,8 +64,10 @@ def recorded(record: Path) -> list[str]:
 
 
 def check_file(path: Path, kind: Kind, inputs: Sequence[Path]) -> Path:
-    """The file that will be written, without links. inputs: what the command reads. Raises OutputError where it may not
-    be written."""
+    """The file that will be written, with links resolved. inputs: the paths that the command reads.
+
+    Raises OutputError if the file must not be written.
+    """
     if is_stream(path):
         return path
     real = _real(path)
@@ -91,8 +93,11 @@ def check_file(path: Path, kind: Kind, inputs: Sequence[Path]) -> Path:
 
 
 def check_folder(path: Path, inputs: Sequence[Path]) -> Path:
-    """The folder that will be written into, without links, whatever lies in it. inputs: what the command reads. Raises
-    OutputError where it may not be."""
+    """The folder that will be written into, with links resolved; see `check_contents` for its files. inputs: the paths
+    that the command reads.
+
+    Raises OutputError if the folder must not be written into.
+    """
     real = _real(path)
     if os.path.lexists(real) and not os.path.isdir(real):
         raise OutputError(f"{path}: is no folder; name another")
@@ -100,17 +105,17 @@ def check_folder(path: Path, inputs: Sequence[Path]) -> Path:
         where = Path(os.path.realpath(source))
         if where == real or _same(where, real):
             raise OutputError(f"{path}: what the command reads; name another folder")
-        if any(folder == real or _same(folder, real) for folder in where.parents):  # by another case of letters too
+        if any(folder == real or _same(folder, real) for folder in where.parents):  # also in other upper and lower case
             raise OutputError(f"{path}: contains {source}, which the command reads; name another folder")
     _check_around(path, real)
     return real
 
 
 def check_contents(path: Path, real: Path, record: str | None, made: Callable[[Path], bool]) -> None:
-    """Raises OutputError where a folder holds what may not be replaced: anything but what its `record` lists and
-    `made` tells that the command made; anything at all where it has no record.
+    """Raises OutputError if a folder has files that must not be replaced.
 
-    path: the folder as the user called it; real: without links.
+    Only those may be replaced that the file `record` lists and that the command wrote, as `made` says. Without a record
+    the folder must be empty. path: the folder as the user named it. real: with links resolved.
     """
     if not os.path.isdir(real):
         return
@@ -124,7 +129,7 @@ def check_contents(path: Path, real: Path, record: str | None, made: Callable[[P
 def _check_around(path: Path, real: Path) -> None:
     if cache := cache_around(real):
         raise OutputError(
-            f"{path}: lies in the cache {cache}, which holds nothing but its own files; name another place"
+            f"{path}: lies in the cache {cache}, which holds nothing but its own files; name another folder"
         )
     above = next(folder for folder in real.parents if os.path.lexists(folder))
     if not os.path.isdir(above):
@@ -141,7 +146,7 @@ def check_name(path: Path) -> None:
 
 
 def _real(path: Path) -> Path:
-    """Without links. Raises OutputError for a path that cannot be."""
+    """The path with links resolved. Raises OutputError for an impossible path."""
     try:
         real = Path(os.path.realpath(path))
         with suppress(FileNotFoundError):

@@ -8,7 +8,7 @@ from pipeline.storage.url import Url
 
 
 def read_file(path: Path | Url) -> bytes:
-    """Raises FileNotFoundError, another OSError, or StoreError."""
+    """The bytes of a file. Raises FileNotFoundError, another OSError, or StoreError."""
     if isinstance(path, Path):
         return path.read_bytes()
     from pipeline.storage import object_store
@@ -25,7 +25,7 @@ def exists(path: Path | Url) -> bool:
 
 
 def names_below(path: Path | Url) -> set[str]:
-    """Of files, with slashes."""
+    """The paths of all files below a folder, with slashes."""
     if isinstance(path, Path):
         return {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
     from pipeline.storage import object_store
@@ -34,7 +34,7 @@ def names_below(path: Path | Url) -> set[str]:
 
 
 def sha256_of(path: Path | Url) -> str | None:
-    """Of a file's bytes, 64 hex digits; None where it cannot be read."""
+    """The SHA-256 of a file, 64 hex digits; None if it cannot be read."""
     try:
         if isinstance(path, Url):
             return hashlib.sha256(read_file(path)).hexdigest()

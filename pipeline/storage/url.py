@@ -1,4 +1,4 @@
-"""Paths and URLs as people give them. A URL is printed without what may be secret in it."""
+"""Paths and URLs as users give them. URLs are printed without secrets."""
 
 import hashlib
 import os
@@ -11,12 +11,12 @@ from urllib.parse import quote, unquote, urlsplit
 from pipeline.errors import StoreError
 
 EXTRAS: Final = {"s3": "s3", "gs": "gcs", "https": "http", "http": "http"}
-"""What can be read, and the extra of ours that brings the client."""
+"""Scheme -> the extra of this package that installs its client."""
 
 
 @dataclass(frozen=True, repr=False)
 class Url:
-    """A folder or file behind a URL. Printed, it is without what may be secret; only the client sees `text`."""
+    """A folder or file behind a URL. Its str() has no secrets; only the client gets `text`."""
 
     text: str
 
@@ -37,7 +37,7 @@ class Url:
 
     @property
     def on_web(self) -> bool:
-        """Whether it can only be read."""
+        """Whether it is of http or https, and so can only be read."""
         return self.scheme in ("http", "https")
 
     @property
@@ -61,19 +61,19 @@ class Url:
 
     @property
     def slug(self) -> str:
-        """A folder's name for what belongs to it: legible, and unlike that of any other URL."""
+        """A folder name for its files on this machine: readable, and different for each URL."""
         digest = hashlib.sha256(f"{self.scheme}://{self.path}".encode("utf-8", "surrogateescape")).hexdigest()
         return f"{re.sub(r'[^A-Za-z0-9]+', '-', self.path)[-40:].strip('-')}-{digest[:12]}"
 
 
-def place(text: str | Path | Url) -> Path | Url:
-    """A path, or a URL where the text begins with its scheme. Raises StoreError for a scheme that is not known, and for
-    no text at all."""
+def path_or_url(text: str | Path | Url) -> Path | Url:
+    """A URL if the text begins with a scheme, else a path. Raises StoreError for an unknown scheme and for an empty
+    text."""
     if not isinstance(text, str):
         return text
     if not text:
         raise StoreError("an empty name where a folder, a file or a URL is wanted")
-    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", text)  # of one letter it is a drive: C://photos
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", text)  # one letter is a drive: C://photos
     if scheme is None:
         return Path(text)
     if scheme[1].lower() not in EXTRAS:

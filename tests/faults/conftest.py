@@ -22,11 +22,11 @@ Tree = dict[str, bytes]
 
 
 class Run:
-    """`python -m tools ...` in a session of its own, so that what it leaves behind can be seen."""
+    """A command in a session of its own, so that what it leaves behind can be seen."""
 
-    def __init__(self, arguments: tuple[object, ...]) -> None:
+    def __init__(self, program: str, arguments: tuple[object, ...]) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tools", *map(str, arguments)],
+            [sys.executable, "-m", program, *map(str, arguments)],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -74,11 +74,11 @@ class Run:
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., Run]]:
-    """start("preprocess", ...) -> the command running; killed when the test ends."""
+    """start("preprocess", ..., program="tools") -> the command running; killed when the test ends."""
     runs: list[Run] = []
 
-    def begin(*arguments: object) -> Run:
-        runs.append(Run(arguments))
+    def begin(*arguments: object, program: str = "tools") -> Run:
+        runs.append(Run(program, arguments))
         return runs[-1]
 
     yield begin

@@ -188,7 +188,7 @@ def test_ctrl_c_ends_the_run_and_frees_the_workers(
         time.sleep(0.05)
     run.process.send_signal(signal.SIGINT)
     code, _, err = run.end()
-    assert (code, err.splitlines()) == (1, ["", "Aborted!"])
+    assert (code, err.splitlines()) == (130, ["stopped by SIGINT"])
     assert not (tmp_path / "c/cache.json").exists()
     until = time.monotonic() + 30
     while list((tmp_path / "c").rglob("*.tmp")):

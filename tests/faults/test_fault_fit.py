@@ -188,7 +188,9 @@ def test_told_to_stop_it_leaves_a_checkpoint_and_says_how_to_go_on(folder: Path,
     time.sleep(0.5)
     process.send_signal(number)
     _, err = end(process, code)
-    assert err.splitlines() == [f"stopped by {signal.Signals(number).name}; `trainer fit --run run --resume` goes on"]
+    assert err.splitlines() == [
+        f"stopped by {signal.Signals(number).name}; `trainer fit --run run --resume` continues it"
+    ]
     fit(folder, "--run", "run", "--resume")
     assert_same(folder / "run", folder / "undisturbed")
 
@@ -212,7 +214,7 @@ def test_two_fits_into_one_run_exclude_each_other(folder: Path) -> None:
     assert "exists and is never overwritten" in err
     first.send_signal(signal.SIGINT)
     _, err = end(first, 130, within=60)  # at once, with most of a thousand epochs before it
-    assert err == "stopped by SIGINT; `trainer fit --run run --resume` goes on\n"
+    assert err == "stopped by SIGINT; `trainer fit --run run --resume` continues it\n"
 
 
 def test_a_full_disk_ends_in_one_line_and_the_last_checkpoint_is_whole(killed: Path) -> None:
@@ -223,7 +225,7 @@ def test_a_full_disk_ends_in_one_line_and_the_last_checkpoint_is_whole(killed: P
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert len(err.splitlines()) == 1
-    assert "run: cannot be written (File too large); `trainer fit --run run --resume` goes on" in err
+    assert "run: cannot be written (File too large); `trainer fit --run run --resume` continues it" in err
     assert not list((killed / "run").glob("*.tmp"))
     fit(killed, "--run", "run", "--resume")
     assert_same(killed / "run", killed / "undisturbed")

@@ -124,7 +124,7 @@ def test_a_loader_that_meets_damage_stops_with_the_photographs_name(
 def test_sides_that_have_a_history_survive_damage_as_far_as_the_manifest_tells(
     eyes: Path, tmp_path: Path, tools: Tools, tree: Trees
 ) -> None:
-    """Photographs were added once, so the sides are not those that would be drawn for all at once."""
+    """Photographs were added once, so the splits are not those that would be drawn for all at once."""
     out, later = tmp_path / "c", sorted(eyes.glob("1*.jpeg"))
     for path in later:
         path.rename(tmp_path / path.name)

@@ -72,7 +72,9 @@ def test_the_parent_killed_takes_its_workers_along(
 
 
 @pytest.mark.parametrize("moment", [0, 0.05, 0.3, 1])  # seconds after the first worker was started
-@pytest.mark.parametrize(("number", "code", "said"), [(signal.SIGINT, 1, ["", "Aborted!"]), (signal.SIGTERM, 143, [])])
+@pytest.mark.parametrize(
+    ("number", "code", "said"), [(signal.SIGINT, 130, ["stopped by SIGINT"]), (signal.SIGTERM, 143, [])]
+)
 def test_told_to_end_all_end_at_once_and_quietly(
     disturbed: Callable[[], Any],
     goes_on: Callable[[], None],

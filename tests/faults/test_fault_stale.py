@@ -20,14 +20,14 @@ Trees = Callable[[Path], dict[str, bytes]]
 SIZE = ("--size", 64, "--workers", 1)
 
 
-def sides(out: Path) -> dict[str, str]:
+def splits_in(out: Path) -> dict[str, str]:
     with open_cache(out) as cache:
         return dict(zip(cache.manifest["patient"], cache.manifest["split"], strict=True))
 
 
 @pytest.fixture
 def grown(eyes: Path, tmp_path: Path, tools: Tools) -> Path:
-    """A cache whose sides have a history: most photographs were added later."""
+    """A cache whose splits have a history: most photographs were added later."""
     away = sorted(eyes.glob("1*.jpeg"))
     for path in away:
         path.rename(tmp_path / path.name)
@@ -41,7 +41,7 @@ def grown(eyes: Path, tmp_path: Path, tools: Tools) -> Path:
 def test_a_cache_of_the_earlier_version_is_used_as_it_is_until_preprocess_makes_it_anew(
     eyes: Path, grown: Path, tmp_path: Path, tools: Tools, tree: Trees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, first = sides(grown), tree(grown)
+    before, first = splits_in(grown), tree(grown)
     with monkeypatch.context() as patch:
         patch.setattr("pipeline.photos.preparation.Recipe", partial(Recipe, version=EARLIER_VERSION["none"]))
         assert "24 encoded" in tools("preprocess", eyes, "--out", grown, *SIZE).output
@@ -50,14 +50,14 @@ def test_a_cache_of_the_earlier_version_is_used_as_it_is_until_preprocess_makes_
     assert tools("check", grown).exit_code == 0
     assert tools("sheet", grown, tmp_path / "sheet.png").exit_code == 0
     assert "24 encoded" in tools("preprocess", eyes, "--out", grown, *SIZE).output
-    assert sides(grown) == before
+    assert splits_in(grown) == before
     assert tree(grown) == first
 
 
 def test_a_cache_whose_version_cannot_be_prepared_here_is_refused_and_moves_no_patient(
     eyes: Path, grown: Path, tmp_path: Path, tools: Tools
 ) -> None:
-    before = sides(grown)
+    before = splits_in(grown)
     fields = json.loads((grown / "cache.json").read_text())
     del fields["seal"]
     fields["recipe"]["version"] = VERSION + 1
@@ -67,7 +67,7 @@ def test_a_cache_whose_version_cannot_be_prepared_here_is_refused_and_moves_no_p
         assert result.exit_code == 1
         assert f"{grown} was made by another version of this program; run `tools preprocess` again" in result.output
     assert tools("preprocess", eyes, "--out", grown, *SIZE).exit_code == 0
-    assert sides(grown) == before
+    assert splits_in(grown) == before
     assert tools("check", grown).exit_code == 0
 
 
@@ -75,7 +75,7 @@ def test_killed_between_two_versions_it_still_moves_no_patient(
     eyes: Path, grown: Path, tools: Tools, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.photos.preparation.Recipe", partial(Recipe, version=EARLIER_VERSION["none"]))
-    before = sides(grown)
+    before = splits_in(grown)
     with monkeypatch.context() as patch:
         patch.setattr(
             "tools.preprocessing.build_shards.prepare",
@@ -84,15 +84,15 @@ def test_killed_between_two_versions_it_still_moves_no_patient(
         assert tools("preprocess", eyes, "--out", grown, *SIZE).exit_code == 1
     assert (grown / "unfinished.json").exists()
     assert tools("preprocess", eyes, "--out", grown, *SIZE).exit_code == 0
-    assert sides(grown) == before
+    assert splits_in(grown) == before
 
 
 def test_another_format_is_called_so(grown: Path, eyes: Path, tools: Tools, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = sides(grown)
+    before = splits_in(grown)
     monkeypatch.setattr("pipeline.cache.index.FORMAT", 2)
     assert "made by another version of this program" in tools("check", grown).output
     assert tools("preprocess", eyes, "--out", grown, *SIZE).exit_code == 0
-    assert sides(grown) == before
+    assert splits_in(grown) == before
     assert json.loads((grown / "cache.json").read_text())["format"] == 2
 
 

@@ -75,7 +75,7 @@ def test_killed_at_any_moment_it_is_no_cache_and_the_same_command_goes_on(
         assert not put(s3, ".tar")  # what had arrived was not sent again
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 1), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_told_to_end_while_it_sends_it_ends_at_once(
     number: int,
     code: int,

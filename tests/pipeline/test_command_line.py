@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from pipeline.command_line import GuardedGroup, local_cache_gb_option, local_cache_option
 from pipeline.errors import FundusError, LoaderMissing, StoreError, UsageError
-from pipeline.storage.url import place
+from pipeline.storage.url import path_or_url
 
 KINDS = [FundusError, *FundusError.__subclasses__()]
 
@@ -27,7 +27,7 @@ def fail(kind: int) -> None:
 
 
 @program.command()
-@click.argument("where", type=place)
+@click.argument("where", type=path_or_url)
 def go(where: object) -> None:
     pass
 

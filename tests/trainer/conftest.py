@@ -33,13 +33,13 @@ def _below_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 NOT_RENDERED: Final = ("fit", "folds", "evaluate", "report")
-"""Commands whose figures `invoke` builds and does not render: that takes half the time of evaluate and of report."""
+"""Commands whose drawings `invoke` builds and does not render: that takes half the time of evaluate and of report."""
 EMPTY: Final = {"png": b"not rendered", "svg": b'<svg width="1" height="1" viewBox="0 0 1 1"></svg>'}
 
 
 @contextmanager
-def empty_figures() -> Iterator[None]:
-    """Figures are built, and their files show nothing."""
+def empty_drawings() -> Iterator[None]:
+    """Drawings are built, and their files show nothing."""
 
     def savefig(figure: Figure, file: IO[bytes], **settings: Any) -> None:
         file.write(EMPTY[settings["format"]])
@@ -52,9 +52,9 @@ def empty_figures() -> Iterator[None]:
 def invoke(*arguments: object, exit: int = 0, rendered: bool = False) -> Result:
     """Runs `trainer`, which must end with that exit code and no traceback.
 
-    rendered: whether all figures are drawn as users get them, also those of NOT_RENDERED.
+    rendered: whether all drawings are made as users get them, also those of NOT_RENDERED.
     """
-    with nullcontext() if rendered or arguments[0] not in NOT_RENDERED else empty_figures():
+    with nullcontext() if rendered or arguments[0] not in NOT_RENDERED else empty_drawings():
         result = CliRunner().invoke(main, [str(argument) for argument in arguments])
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception

@@ -63,10 +63,10 @@ def test_functions_of_python_itself_are_never_called(name: str) -> None:
         load_function(name)
 
 
-def test_an_import_is_announced(module: Module, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_import_is_announced(module: Module, caplog: pytest.LogCaptureFixture) -> None:
     name = module("plugs_said", "def f(): return 7")
     assert load_function(f"{name}:f")() == 7
-    assert capsys.readouterr().err == f"code from outside: {name}:f is imported\n"
+    assert caplog.messages == [f"code from outside: {name}:f is imported"]
 
 
 def test_the_current_folder_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ KEEPS_UP: Final = 0.95
 """A loader is no bottleneck if the network, fed by it, reaches this fraction of its own rate."""
 PLENTY: Final = 10
 """A loader is no bottleneck either if it is this many times as fast as the step: rates of fed steps vary by 5 %."""
-SPARE: Final = 1.5
+RESERVE: Final = 1.5
 """The recommended number of workers loads this many times as fast as the step trains."""
 NOISE: Final = 0.2
 """If the rounds of a row differ by more than this fraction of its median, other programs were running."""
@@ -112,7 +112,7 @@ class Report:
             f"images/s instead of {_rounded(rate[uint8('torchvision')])}"
         )
         if fraction >= KEEPS_UP or loaded >= PLENTY * alone:
-            enough = min(workers, math.ceil(SPARE * workers * alone / loaded))
+            enough = min(workers, math.ceil(RESERVE * workers * alone / loaded))
             return (
                 f"The network is the bottleneck: {trains}; take --loader {loader} --workers {enough} and keep the "
                 f"cache at {cache_size} px ({small}, which the network could not use)."

@@ -7,7 +7,6 @@ unchanged copies of healthy eyes. Preprocessing flags such photographs, and repo
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -22,8 +21,9 @@ from pipeline.photos.contact_sheet import decode_small
 from pipeline.photos.discovery import split_suffix
 from pipeline.photos.jpeg import with_comment
 from pipeline.storage.artifacts import SYNTHETIC
-from pipeline.storage.atomic import TMP_SUFFIX, write_whole
+from pipeline.storage.atomic import TMP_SUFFIX, write_atomically
 from pipeline.storage.csv_files import to_csv
+from pipeline.threads import thread_pool
 from tools.phantoms.eye import Camera, Colour, Picture, draw_eye
 from tools.phantoms.lesions import paint_lesions
 
@@ -75,7 +75,7 @@ def write_phantoms(out: Path, eyes: int, seed: int = 0) -> PhantomSummary:
 
     _at_once(write, chosen)
     rows = [(f"{patient.number}_{eye}", patient.grades[eye]) for patient, eye in chosen]
-    with write_whole(out / "trainLabels.csv") as file:  # last: an interrupted set has no table
+    with write_atomically(out / "trainLabels.csv") as file:  # last: an interrupted set has no table
         file.write(to_csv(rows, ("image", "level")))
     return PhantomSummary(len(rows), chosen[-1][0].number, _by_grade([grade for _, grade in rows]))
 
@@ -150,7 +150,7 @@ def _write_jpeg(path: Path, picture: Picture, quality: int) -> None:
 
 
 def _at_once(write: Callable[..., None], chosen: Sequence[tuple[Any, ...]]) -> None:
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenCV releases the interpreter's lock
+    with thread_pool(os.cpu_count()) as pool:  # OpenCV releases the interpreter's lock
         for _ in pool.map(write, *zip(*chosen, strict=True)):
             pass
 

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -20,6 +19,7 @@ from pipeline.photos.fingerprint import (
     mirrored_correlation,
 )
 from pipeline.storage.artifacts import SHARDS
+from pipeline.threads import thread_pool
 
 BLOCK: Final = 1024
 """Test photographs that are compared at a time."""
@@ -40,7 +40,7 @@ def copies_across_splits(cache: Path, rows: Sequence[Row]) -> list[Copy]:
     rest = [row for row in rows if row.split in ("train", "val") and "blank" not in row.flags.split()]
     if not test or not rest:
         return []
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with thread_pool(min(8, os.cpu_count() or 1)) as pool:
         prints = np.stack(list(pool.map(lambda row: coarse(_fingerprint(cache, row)), rest)))
         tested = list(pool.map(lambda row: _fingerprint(cache, row), test))
         copies = []

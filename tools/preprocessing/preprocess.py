@@ -27,7 +27,7 @@ from pipeline.photos.discovery import Refusal
 from pipeline.photos.fingerprint import MAX_COMPARED
 from pipeline.photos.preparation import Recipe
 from pipeline.storage.artifacts import INDEX, SHARDS
-from pipeline.storage.atomic import write_whole
+from pipeline.storage.atomic import write_atomically
 from pipeline.storage.url import Url
 from tools.preprocessing.build_shards import CLOCK_SLACK_NS, Built, Group, publish_shards
 from tools.preprocessing.copies import Copy, copies_across_splits
@@ -381,7 +381,7 @@ def _finish(out: Path, index: CacheIndex, files: dict[str, bytes], previous: Exi
     if not up_to_date:
         previous.mark_incomplete(index.recipe, index.split, index.split_seed)
     for name in changed:
-        with write_whole(out / name, began_ns) as file:
+        with write_atomically(out / name, began_ns) as file:
             file.write(files[name])
     if not up_to_date:
         index.write(out)

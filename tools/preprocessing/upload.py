@@ -24,7 +24,7 @@ from pipeline.cache.shards import is_shard_name, shard_name
 from pipeline.errors import CacheError, StoreError
 from pipeline.storage import object_store
 from pipeline.storage.artifacts import INDEX, SHARDS, UNFINISHED
-from pipeline.storage.atomic import locked_folder, write_whole
+from pipeline.storage.atomic import locked_folder, write_atomically
 from pipeline.storage.local_cache import home_of
 from pipeline.storage.paths import sha256_of
 from pipeline.storage.url import Url
@@ -89,7 +89,7 @@ class Upload:
             if sha256_of(self.folder / name) != self._known.get(name, ""):
                 self._background.start(partial(self._fetch_one, name))
         self._background.join()
-        with write_whole(self.folder / UNFINISHED) as file:
+        with write_atomically(self.folder / UNFINISHED) as file:
             file.write(self._index or object_store.read(self.url / UNFINISHED))
 
     def _fetch_one(self, name: str) -> None:
@@ -97,7 +97,7 @@ class Upload:
         if hashlib.sha256(data).hexdigest() != self._known.get(name):
             self._known.pop(name, None)
         # Older than any photograph, so each photograph is read: another machine's clock says nothing here.
-        with write_whole(self.folder / name, mtime_ns=0) as file:
+        with write_atomically(self.folder / name, mtime_ns=0) as file:
             file.write(data)
 
     def send_shard(self, shard: int) -> None:
@@ -130,7 +130,7 @@ class Upload:
     def _send_one(self, name: str, digest: str) -> None:
         path = self.folder / name
         object_store.send(path, self.url / name)
-        stored = object_store.about(self.url / name)
+        stored = object_store.stat(self.url / name)
         nbytes = path.stat().st_size
         if stored.nbytes != nbytes:
             raise StoreError(

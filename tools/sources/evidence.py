@@ -53,7 +53,9 @@ class Evidence:
     def __init__(self, root: Path | Url, folder: Path, inventory: Inventory, options: SourceOptions) -> None:
         self.root, self.folder, self.inventory, self.options = root, folder, inventory, options
         self.scale = options.scale or (options.layout.scale_of() if isinstance(options.layout, KnownSet) else None)
-        self.notes: list[str] = [f"left out: {each.source}, {each.reason} of this program" for each in inventory.ours]
+        self.notes: list[str] = [
+            f"left out: {each.source}, {each.reason} of this program" for each in inventory.own_folders
+        ]
         if inventory.left_out:
             self.notes.append(
                 f"left out: {inventory.left_out} files that are hidden, half downloaded or of another program"

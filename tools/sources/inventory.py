@@ -29,7 +29,7 @@ class Inventory:
     tables: list[RawTable] = field(default_factory=list)
     refused: list[Refusal] = field(default_factory=list)  # photographs
     unread: list[Refusal] = field(default_factory=list)  # other files, each with advice
-    ours: list[Refusal] = field(default_factory=list)  # caches and runs of this program
+    own_folders: list[Refusal] = field(default_factory=list)  # caches and runs of this program
     left_out: int = 0  # files that are hidden, half downloaded or of another program
     names: dict[str, str] = field(default_factory=dict)  # source -> the photograph's name inside a Parquet file
     medmnist: list[str] = field(default_factory=list)  # MedMNIST files
@@ -45,7 +45,10 @@ def take_inventory(
     Raises SourceError if a table is broken.
     """
     inventory = Inventory(
-        list(walked.photographs), refused=list(walked.refused), ours=list(walked.own_folders), left_out=walked.left_out
+        list(walked.photographs),
+        refused=list(walked.refused),
+        own_folders=list(walked.own_folders),
+        left_out=walked.left_out,
     )
     on_disk: Counter[tuple[str, int]] = Counter()
     if any(_suffix(file) == ".zip" for file in walked.other_files):  # a pass over all photographs, only for archives

@@ -6,7 +6,6 @@ they are small, and the code that reads them needs files.
 
 from collections import defaultdict
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +18,7 @@ from pipeline.storage import object_store
 from pipeline.storage.artifacts import is_cache
 from pipeline.storage.object_store import Stored
 from pipeline.storage.url import Url
+from pipeline.threads import thread_pool
 from tools.sources.tables import SUFFIXES as TABLES
 
 
@@ -50,7 +50,7 @@ def walk_url(url: Url) -> tuple[Walked, list[str]]:
             photographs.append(_file(stored))
         else:
             unknown.append(stored)
-    with ThreadPoolExecutor(object_store.THREADS) as pool:
+    with thread_pool(object_store.THREADS) as pool:
         heads = pool.map(
             lambda stored: object_store.read(url / stored.name, part=(0, HEAD_BYTES)) if stored.nbytes else b"", unknown
         )

@@ -1,4 +1,4 @@
-"""`trainer compare`: a figure and a table of several runs, and their differences from the first one."""
+"""`trainer compare`: a drawing and a table of several runs, and their differences from the first one."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress

@@ -8,8 +8,9 @@ import click
 
 from pipeline.loading.loaders import choose_loader
 from pipeline.storage.url import Url
-from trainer.commands.evaluate import say_defects
+from trainer.commands.evaluate import say_defects, say_synthetic
 from trainer.commands.fit import measurable
+from trainer.commands.results import print_splits
 from trainer.console import warn
 from trainer.evaluation.ensembles import (
     check_alike,
@@ -29,10 +30,9 @@ from trainer.inference.forward import run_split
 from trainer.inference.inputs import training_statistics
 from trainer.network.device import choose_device, to_device
 from trainer.network.model import save_model
+from trainer.reporting.drawings import short_name
 from trainer.reporting.evaluation_files import write_evaluation, write_summary
-from trainer.reporting.figures import short_name
 from trainer.reporting.narrative import APPROXIMATE_RULE
-from trainer.reporting.tables import print_splits
 from trainer.run_folder import RunFolder, check_free, new_folder
 from trainer.training.setup import begin, describe
 
@@ -91,7 +91,9 @@ def ensemble(
         if trained := last_trained(members):
             run.note_date("trained", day=trained)
         write_summary(run, None, measured)
-    say_results(measured)
+    if measured:
+        say_results(measured)
+        say_synthetic(described, cache, [*measured][-1])
     click.echo(f"results: {out}/")
     return RunFolder(out)
 
@@ -100,5 +102,4 @@ def say_results(measured: Mapping[str, Evaluation]) -> None:
     """Prints the results by split, and what is wrong with them."""
     for evaluation in measured.values():
         say_defects(evaluation, own=True)
-    if measured:
-        print_splits({split: evaluation.results for split, evaluation in measured.items()})
+    print_splits({split: evaluation.results for split, evaluation in measured.items()})

@@ -1,15 +1,19 @@
 """`trainer evaluate`: measures the weights of a run on a split or on other caches, and warns of defects."""
 
+import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+import click
+
 from pipeline.cache.cache import Cache, open_cache
 from pipeline.errors import CacheError, RunError
 from pipeline.storage.outputs import kept
-from pipeline.storage.url import Url
-from pipeline.storage.url import place as url_or_path
+from pipeline.storage.url import Url, path_or_url
+from trainer.commands.results import print_by_grade, print_results, print_sites, print_subgroups, print_ungradable
 from trainer.config import RunConfig
 from trainer.console import warn
 from trainer.evaluation.characteristics import kept_groups
@@ -17,16 +21,19 @@ from trainer.evaluation.evaluate import Evaluation, Weights, check_measurable, e
 from trainer.evaluation.external import describe_set
 from trainer.evaluation.metrics import graded, only_grade
 from trainer.evaluation.operating_point import Wish, wished
+from trainer.evaluation.subgroups import Subgroups
 from trainer.network.decision import at_operating_point
 from trainer.network.device import choose_device
 from trainer.network.metadata import Metadata, temperature_of
 from trainer.network.model import load_model, read_provenance
 from trainer.network.provenance import Provenance
+from trainer.records import optional
+from trainer.reporting.disclosure import synthetic_line, synthetic_photographs
+from trainer.reporting.drawings import short_name
 from trainer.reporting.evaluation_files import write_evaluation
 from trainer.reporting.external import Site, read_sites
-from trainer.reporting.figures import short_name
 from trainer.reporting.forest import draw_forest
-from trainer.reporting.narrative import UNKNOWN_PAST, exposure_line, scale_line
+from trainer.reporting.narrative import UNKNOWN_PAST, exposure_line, scale_line, synthetic_set_line
 from trainer.run_folder import ResultFiles, RunFolder, set_name, unfit_name
 
 
@@ -53,6 +60,8 @@ class Measured(NamedTuple):
     evaluations: list[tuple[Target, Evaluation]]
     sites: list[Site]
     """The run's own test part, then all its external sets; empty if this command measured no external set."""
+    forest: Path
+    """The forest plot of the sites."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,15 +114,21 @@ def evaluate(
     measured, sites, weights = [], [], Weights(model, metadata, read_provenance(run.model))
     for target in targets if metadata.members else []:
         check_not_trained_on(path, weights.provenance, target)
-    with kept([target.files.metrics for target in targets] + [run.forest_figure] * bool(external)):
+    for target in targets:
+        say_dropped(run, target, how.subgroups)
+    with kept([target.files.metrics for target in targets] + [run.forest_drawing] * bool(external)):
         for target in targets:
             evaluation = measure_target(run, config, target, weights, how)
             say_defects(evaluation, own=not target.name, name=target.name)
+            if evaluation.description is None:
+                say_synthetic(config, target.cache, target.split)
+            elif line := synthetic_set_line(evaluation, evaluation.description):
+                warn(f"{target.name}: {line}")
             measured.append((target, evaluation))
         if external:
             sites = read_sites(run)
-            draw_forest(run.forest_figure, sites, title=short_name(run.title))
-    return Measured(measured, sites)
+            draw_forest(run.forest_drawing, sites, title=short_name(run.title))
+    return Measured(measured, sites, run.forest_drawing)
 
 
 def check_size(cache: Cache, metadata: Metadata) -> None:
@@ -185,7 +200,7 @@ def find_targets(
     Raises RunError or CacheError if a cache cannot be measured, or its results must not be written there.
     """
     targets: list[Target] = []
-    for path, name in zip(caches or [url_or_path(config.cache)], names or [""] * max(1, len(caches)), strict=True):
+    for path, name in zip(caches or [path_or_url(config.cache)], names or [""] * max(1, len(caches)), strict=True):
         cache = open_measured(run, path, recorded=not caches)
         if cache.digest == config.cache_digest:
             if name or split == "all":
@@ -219,30 +234,71 @@ def open_measured(run: RunFolder, path: Path | Url, *, recorded: bool) -> Cache:
         raise CacheError(f"{error.message}. If it was moved: `trainer evaluate {run.path} --cache FOLDER`") from error
 
 
+def say_dropped(run: RunFolder, target: Target, columns: Sequence[str]) -> None:
+    """Warns of subgroups that were measured before and are not to be measured now. columns: those of now."""
+    earlier = None
+    if target.files.metrics.exists():
+        with suppress(RunError, ValueError):  # damaged: it is replaced
+            earlier = optional(Subgroups, run.read_json(target.files.metrics).get("subgroups"))
+    dropped = [column.name for column in earlier.columns if column.name not in columns] if earlier else []
+    if dropped:
+        options = shlex.join(word for name in dropped for word in ("--subgroup", name))
+        warn(f"the earlier results of {target.what} by {', '.join(dropped)} are replaced; `{options}` keeps them")
+
+
+def say_synthetic(config: RunConfig, cache: Cache, split: str) -> None:
+    """Warns of synthetic photographs in the run's own cache, also if only the training photographs are synthetic."""
+    if line := synthetic_line(synthetic_photographs(config, cache), split):
+        warn(line)
+
+
+def print_measured(measured: Measured, by: str) -> None:
+    """Prints the results. by: "eye" and "patient" add a column to those of a single split."""
+    if len(measured.evaluations) == 1:
+        ((target, evaluation),) = measured.evaluations
+        results = evaluation.results
+        columns = {target.what: results}
+        more = {"eye": results.by_eye, "patient": results.by_patient}.get(by)
+        if more:
+            columns[f"{target.what}, by {by}"] = more
+        elif by != "photograph":
+            click.echo(f"no {by} has two graded photographs of {target.what}: by {by} is by photograph", err=True)
+        print_results(columns)
+        print_by_grade(results)
+    for target, evaluation in measured.evaluations:
+        print_ungradable(target.what, evaluation.results)
+        if evaluation.subgroups:
+            print_subgroups(evaluation.subgroups, target.what)
+    if measured.sites:
+        print_sites(measured.sites)
+        folders = [target.files.metrics.parent for target, _ in measured.evaluations if target.name]
+        click.echo(f"written: {' '.join(map(str, [*folders, measured.forest]))}")
+
+
 def say_defects(evaluation: Evaluation, *, own: bool, name: str = "") -> None:
     """Warns of photographs that the weights were trained on or chosen by, of photographs without a grade, and of a
     network that gives all photographs one grade.
 
     own: whether the weights were trained on this cache. name: of the external set; "" for the run's own cache.
     """
-    before = f"{name}: " if name else ""
+    prefix = f"{name}: " if name else ""
     part = "" if evaluation.split == "all" else f" of {evaluation.split}"
     split, predictions, exposure = evaluation.split, evaluation.predictions, evaluation.exposure
     metrics, no_image = evaluation.results.metrics, evaluation.results.no_image
     warned_of = no_image.leaked if own and no_image else 0  # fit has warned of these
     if exposure and max(exposure.trained_on, exposure.chosen_by) > warned_of:
-        warn(before + exposure_line(split, exposure))
+        warn(prefix + exposure_line(split, exposure))
     if line := scale_line(*evaluation.scale):
-        warn(before + line)
+        warn(prefix + line)
     if exposure is None and not own:
-        warn(before + UNKNOWN_PAST)
+        warn(prefix + UNKNOWN_PAST)
     left_out = len(predictions) - metrics.photographs
     if left_out:
-        warn(f"{before}{left_out} of {len(predictions)} photographs{part} have no grade; the metrics leave them out")
+        warn(f"{prefix}{left_out} of {len(predictions)} photographs{part} have no grade; the metrics leave them out")
     grade = only_grade(graded(predictions))
     if grade is not None and metrics.photographs > 1:
         line = (
-            f"{before}the model gives grade {grade} to every photograph{part}: accuracy {100 * metrics.accuracy:.1f} %"
+            f"{prefix}the model gives grade {grade} to every photograph{part}: accuracy {100 * metrics.accuracy:.1f} %"
         )
         if own and no_image:
             line += f", where giving all of them grade {no_image.majority_grade}, the commonest of train, "

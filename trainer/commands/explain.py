@@ -7,7 +7,7 @@ import click
 
 from pipeline.errors import RunError, SourceError
 from pipeline.storage.artifacts import EXPLAINED, SHEET
-from trainer.commands.predict import say_ours, say_refused
+from trainer.commands.predict import say_own_folders, say_refused
 from trainer.console import warn
 from trainer.inference.gradcam import Style
 from trainer.inference.inputs import gather
@@ -34,8 +34,8 @@ def explain(
     if not predictor.cells:
         raise RunError(f"{run}: {predictor.metadata.title} has no feature maps that could explain a prediction")
     recipe = predictor.metadata.recipe
-    photographs, refused, ours = gather(paths, recipe)
-    say_ours(ours)
+    photographs, refused, own_folders = gather(paths, recipe)
+    say_own_folders(own_folders)
     found = len(photographs) + len(refused)
     try:
         folder = ExplainedFolder(out, [each.id for each in photographs], recipe, predictor.cells, style)

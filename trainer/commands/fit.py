@@ -11,21 +11,21 @@ import click
 
 from pipeline.cache.cache import Cache, open_cache
 from pipeline.errors import CacheError, RunError
-from pipeline.storage.url import place
-from trainer.commands.evaluate import say_defects
+from pipeline.storage.url import path_or_url
+from trainer.commands.evaluate import say_defects, say_synthetic
+from trainer.commands.results import print_splits
 from trainer.config import FitConfig, RunConfig, as_options
-from trainer.console import print_class_weights, warn
-from trainer.distributed.loaders import say_shares
+from trainer.console import epoch_line, print_class_weights, warn
+from trainer.distributed.loaders import ranks_line
 from trainer.distributed.process_group import from_main, is_main, restarted, same_state, speaks
 from trainer.evaluation.evaluate import check_measurable
 from trainer.network.device import choose_device
 from trainer.network.metadata import read_metadata
 from trainer.network.model import Grader
+from trainer.reporting.drawings import draw_rates, short_name
 from trainer.reporting.evaluation_files import draw_history, write_evaluation, write_summary
-from trainer.reporting.figures import draw_rates, short_name
 from trainer.reporting.narrative import choice, exposure_line, leak_lines, scale_line
-from trainer.reporting.tables import print_splits
-from trainer.run_folder import RunFolder, check_free, create_run, default_name, newest_unfinished, unfinished
+from trainer.run_folder import EpochRow, RunFolder, check_free, create_run, default_name, newest_unfinished, unfinished
 from trainer.training.loop import open_loaders
 from trainer.training.range_test import range_test
 from trainer.training.run import Training, earlier_provenance, measure_kept, train
@@ -43,7 +43,7 @@ from trainer.training.setup import (
     training_grades,
 )
 from trainer.training.signals import Stopped, Stopper
-from trainer.training.tensorboard import Events, open_events
+from trainer.training.tensorboard import Events, add_photographs, open_events
 from trainer.training.trial import describe_plugs
 
 MAY_CHANGE: Final = frozenset({"cache", "checkpoint_minutes", "device", "workers"})
@@ -64,7 +64,7 @@ def start(asked: FitConfig, path: Path | None) -> RunFolder:
     if is_main():
         warn_of_earlier(config.weights, cache)
     with open_loaders(config, cache) as loaders:
-        name = default_name(config.model, config.weights, config.size, config.loader, place(asked.cache))
+        name = default_name(config.model, config.weights, config.size, config.loader, path_or_url(asked.cache))
         run = from_main(lambda: create_run(path, name))
         with run.held() if is_main() else nullcontext():
             if is_main():
@@ -80,17 +80,17 @@ def begun_run(asked: FitConfig, path: Path | None) -> RunFolder | None:
     return next((run for run in unfinished() if run.read_config().asked == asked), None)
 
 
-def find_lr(asked: FitConfig, figure: Path) -> None:
-    """Draws the loss against the learning rate into `figure` and proposes a rate. It writes nothing else."""
+def find_lr(asked: FitConfig, drawing: Path) -> None:
+    """Draws the loss against the learning rate into `drawing` and proposes a rate. It writes nothing else."""
     config, cache, model = prepare(replace(asked, start_size=None))  # the rate must suit the largest images
     with open_loaders(config, cache) as loaders:
         result = range_test(make_learner(config, cache, loaders, model))
     proposed = f"proposed: --lr {result.proposal:.2g}"
     try:
-        draw_rates(figure, *result)
+        draw_rates(drawing, *result)
     except OSError as error:
-        raise RunError(f"{figure}: cannot be written ({error.strerror}); {proposed}") from error
-    click.echo(f"drawn: {figure}")
+        raise RunError(f"{drawing}: cannot be written ({error.strerror}); {proposed}") from error
+    click.echo(f"drawn: {drawing}")
     click.echo(proposed)
 
 
@@ -177,7 +177,7 @@ def another_run(run: RunFolder, recorded: RunConfig, other: Mapping[str, Any]) -
     options = [option for name, value in other.items() for option in as_options(name, value)]
     way_on = shlex.join(["trainer", "fit", "--cache", recorded.cache, "--weights", str(run.model), *options])
     return (
-        f"{run.path} is finished, so {shlex.join(options)} changes nothing; another run goes on from its weights: "
+        f"{run.path} is finished, so {shlex.join(options)} changes nothing; another run starts from its weights: "
         f"`{way_on}`"
     )
 
@@ -194,15 +194,24 @@ def carry_out(training: Training) -> None:
             learner = make_learner(config, cache, training.loaders, training.model)
             print_class_weights(training_grades(cache).tolist(), learner.weights.tolist())
             with open_events(run, training.progress.history, config) as events:
-                train(training, learner, stopper, events)
+                add_photographs(events, learner)
+
+                def on_epoch(row: EpochRow) -> None:
+                    if events:
+                        events.add(row)
+                    click.echo(epoch_line(row, config.total_epochs))
+
+                if train(training, learner, stopper, on_epoch):
+                    click.echo(f"stopped: no epoch of the last {config.patience} was better on validation")
                 finish(config, cache, run, events)
     except Stopped as stopped:
         if is_main() and speaks():
-            click.echo(f"stopped by {stopped.signal.name}; `trainer fit --run {run.path} --resume` goes on", err=True)
+            advice = f"`trainer fit --run {run.path} --resume` continues it"
+            click.echo(f"stopped by {stopped.signal.name}; {advice}", err=True)
         raise SystemExit(128 + stopped.signal) from None
     except OSError as error:
         raise RunError(
-            f"{run.path}: cannot be written ({error.strerror}); `trainer fit --run {run.path} --resume` goes on"
+            f"{run.path}: cannot be written ({error.strerror}); `trainer fit --run {run.path} --resume` continues it"
         ) from error
 
 
@@ -216,7 +225,8 @@ def say_what_is_trained(training: Training) -> None:
         f"cache {cache.path}: {splits} photographs at {config.size} px; "
         f"loader {config.loader}, device {config.device}, {config.precision}"
     )
-    say_shares(config)
+    if ranks := ranks_line(config):
+        click.echo(ranks)
 
 
 def finish(config: FitConfig, cache: Cache, run: RunFolder, events: Events | None) -> None:
@@ -230,10 +240,11 @@ def finish(config: FitConfig, cache: Cache, run: RunFolder, events: Events | Non
     if not is_main():
         return
     kept, epochs = read_metadata(run.model).epoch, len(run.read_accuracy())
-    draw_history(run, kept, measured["val"])
+    draw_history(run, kept)
     if events:
         events.add_results(run, kept, measured)
     click.echo(f"kept epoch {kept} of {epochs}, {choice(config)}")
+    say_synthetic(run.read_config(), cache, [*measured][-1])
     print_splits({split: evaluation.results for split, evaluation in measured.items()})
     run.note_date("trained", *(f"measured {split}" for split in measured))
     write_summary(run, kept, measured)

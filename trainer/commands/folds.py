@@ -20,11 +20,13 @@ from trainer.evaluation.out_of_fold import CrossValidation, OutOfFold
 from trainer.evaluation.second_look import second_look
 from trainer.reporting.folds import (
     begin_folds,
+    by_chance_line,
+    joined_line,
+    not_compared_line,
+    out_of_fold_lines,
     read_fold,
     read_shared_photos,
-    say_out_of_fold,
-    say_second_look,
-    say_shared_photos,
+    second_look_line,
     write_out_of_fold,
     write_second_look,
 )
@@ -32,20 +34,20 @@ from trainer.run_folder import FoldsFolder, FoldsMark, RunFolder
 
 
 def folds(
-    asked: FitConfig, given: Mapping[str, Any], count: int, path: Path, *, seeds: Sequence[int], whole: bool
+    asked: FitConfig, given: Mapping[str, Any], count: int, path: Path, *, seeds: Sequence[int], with_test: bool
 ) -> None:
     """Trains the runs below `path` that are missing, `count` for each seed, and measures all together.
 
     given: the settings of this command, for runs that are resumed. seeds: of the trainings; empty: that of `asked`,
-    which also draws the folds. whole: whether the photographs of test are folded too.
+    which also draws the folds. with_test: whether the photographs of test are folded too.
     Raises RunError if the folder has other folds, or runs with other settings.
     """
     cache, folder = open_cache(asked.cache), FoldsFolder(path)
     seeds = list(seeds) or [asked.seed]
-    mark = FoldsMark(cache.digest, count, asked.seed, whole, None if seeds == [asked.seed] else seeds)
+    mark = FoldsMark(cache.digest, count, asked.seed, with_test, None if seeds == [asked.seed] else seeds)
     shared = from_main(partial(_begin, folder, cache, mark))
     asked = from_main(partial(_as_begun, folder, count, seeds, asked, given))
-    columns = fold_splits(cache.manifest, count, asked.seed, with_test=whole, joined=joined_patients(shared))
+    columns = fold_splits(cache.manifest, count, asked.seed, with_test=with_test, joined=joined_patients(shared))
     for seed in seeds:
         for number, splits in enumerate(columns):
             run, cache_path = _run(folder, number, seed, seeds), folder.cache(number)
@@ -122,7 +124,10 @@ def _begin(folder: FoldsFolder, cache: Cache, mark: FoldsMark) -> list[SharedPho
         begin_folds(folder, mark, shared)
     except OSError as error:
         raise RunError(f"{folder.path}: cannot be written ({error.strerror}); choose another --run") from error
-    say_shared_photos(folder, joined, len(rows))
+    if line := joined_line(folder, joined):
+        click.echo(line)
+    if line := not_compared_line(len(rows)):
+        warn(line)
     return shared
 
 
@@ -137,6 +142,9 @@ def _measure(folder: FoldsFolder, cache: Cache, count: int, seeds: Sequence[int]
     results = validation.measure()
     write_out_of_fold(folder, validation, results)
     write_second_look(folder, doubted, cache)
-    say_out_of_fold(results)
-    say_second_look(results, doubted)
+    for line in out_of_fold_lines(results):
+        click.echo(line)
+    if line := by_chance_line(results):
+        warn(line)
+    click.echo(second_look_line(doubted))
     click.echo(f"results: {folder.path}/ (predictions_oof.csv, metrics_oof.json, confusion_oof.png, second_look.csv)")

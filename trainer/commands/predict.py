@@ -9,7 +9,7 @@ import click
 from pipeline.errors import RunError, SourceError
 from pipeline.grades import GRADES
 from pipeline.photos.discovery import Refusal
-from pipeline.storage.atomic import is_stream, write_whole
+from pipeline.storage.atomic import is_stream, write_atomically
 from trainer.console import print_table, warn
 from trainer.inference.fellows import EyesTable
 from trainer.inference.in_words import in_words
@@ -50,21 +50,21 @@ def predict(
             predictor.rule.least_confidence(defer)
     except ValueError as error:
         raise RunError(f"{run}: {error}") from error
-    photographs, refused, ours = gather(paths, predictor.metadata.recipe)
+    photographs, refused, own_folders = gather(paths, predictor.metadata.recipe)
     if eyes:
         photographs = EyesTable.read(eyes).named(photographs)
-    say_ours(ours)
+    say_own_folders(own_folders)
     found = len(photographs) + len(refused)
     streams = is_stream(out)
     rejects = None if streams else rejects_of(out)
     try:
         if not streams:
             out.parent.mkdir(parents=True, exist_ok=True)
-        with write_whole(out) as file:
+        with write_atomically(out) as file:
             tally = write_predictions(file, predictor, photographs, defer)
             refused += tally.refused
             if rejects:
-                with write_whole(rejects) as rejected:
+                with write_atomically(rejects) as rejected:
                     rejected.write(refusals_csv(refused))
             say_refused(refused, rejects)
             if not tally.grades:
@@ -100,9 +100,9 @@ def say_summary(tally: Tally, rule: DecisionRule, defers: bool) -> None:
         click.echo(f"flagged {flag}: {count}")
 
 
-def say_ours(ours: Sequence[Refusal]) -> None:
+def say_own_folders(own_folders: Sequence[Refusal]) -> None:
     """Prints the folders among the photographs that this program wrote, whose pictures are left out."""
-    for each in ours:
+    for each in own_folders:
         click.echo(f"left out: {each.source}, {each.reason} of this program", err=True)
 
 

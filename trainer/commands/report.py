@@ -7,7 +7,7 @@ import click
 
 from pipeline.command_line import OutputFile
 from pipeline.errors import RunError
-from pipeline.storage.atomic import is_stream, write_whole
+from pipeline.storage.atomic import is_stream, write_atomically
 from pipeline.storage.outputs import kept
 from pipeline.storage.url import Url
 from trainer.kinds import PAGE
@@ -26,8 +26,8 @@ def report(path: Path, split: str, cache_path: Path | Url | None, out: Path | No
     measured = read_measured(RunFolder(path), split, cache_path)
     run = measured.run
     page = out or run.report(split)
-    drawings = [run.accuracy_figure, *(run.report_figure(name, split) for name in DRAWINGS)]
-    run.check_plain_files(*drawings, *[run.forest_figure] * bool(measured.sites))
+    drawings = [run.accuracy_drawing, *(run.report_drawing(name, split) for name in DRAWINGS)]
+    run.check_plain_files(*drawings, *[run.forest_drawing] * bool(measured.sites))
     if card and os.path.realpath(card) == os.path.realpath(page):
         raise RunError(f"{card}: the page and the model card need a file each")
     try:
@@ -41,12 +41,12 @@ def report(path: Path, split: str, cache_path: Path | Url | None, out: Path | No
     except OSError as error:
         where = error.filename or "the report"
         raise RunError(
-            f"{where}: cannot be written ({error.strerror}); the figures go into the run folder, the page to --out"
+            f"{where}: cannot be written ({error.strerror}); the drawings go into the run folder, the page to --out"
         ) from error
 
 
 def write(path: Path, data: bytes) -> None:
     if not is_stream(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    with write_whole(path) as file:
+    with write_atomically(path) as file:
         file.write(data)

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from typing import Any
 
-import click
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -93,14 +92,14 @@ class EveryStep(Loader):
         self._loader.close()
 
 
-def say_shares(config: FitConfig) -> None:
-    """Prints one line with the device and threads of every rank; nothing if there is only one."""
+def ranks_line(config: FitConfig) -> str:
+    """The device and threads of every rank; "" if there is only one. All ranks call it."""
     if world_size() == 1:
-        return
+        return ""
     device = torch.cuda.get_device_name() if config.device == "cuda" else config.device
     threads = torch.get_num_threads()
     users: dict[str, list[str]] = {}
     for rank, uses in enumerate(from_all(f"{device}, {threads} thread{'s' * (threads > 1)}")):
         users.setdefault(uses, []).append(str(rank))
     ranks = "; ".join(f"rank{'s' * (len(those) > 1)} {', '.join(those)}: {uses}" for uses, those in users.items())
-    click.echo(f"{world_size()} processes, {batch_per_rank(config.batch)} photographs of a batch each; {ranks}")
+    return f"{world_size()} processes, {batch_per_rank(config.batch)} photographs of a batch each; {ranks}"

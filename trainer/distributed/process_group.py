@@ -6,6 +6,7 @@ rank 0 prints and writes.
 """
 
 import json
+import logging
 import os
 import signal
 import socket
@@ -16,17 +17,18 @@ from datetime import timedelta
 from typing import Any, Final, TypeVar
 from uuid import uuid4
 
-import click
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.errors import RunError
-from pipeline.loading.plan import WHOLE, Shard
+from pipeline.loading.plan import UNSHARDED, Shard
 from pipeline.machine import usable_cores
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 TIMEOUT: Final = timedelta(minutes=10)
 """How long a rank waits for the others. A rank that dies is noticed at once; this limit is for one that hangs. It is
@@ -116,7 +118,7 @@ def _leave(line: str) -> None:
     """Ends this process after GRACE seconds, so that torchrun first finds the rank that is the cause."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if speaks():
-        click.echo(f"Error: {line}", err=True)
+        logger.error(line)
     time.sleep(GRACE)
     raise SystemExit(1)
 
@@ -162,7 +164,7 @@ def local_world_size() -> int:
 
 def shard() -> Shard:
     """This process's part of an epoch."""
-    return Shard(dist.get_rank(), world_size()) if world_size() > 1 else WHOLE
+    return Shard(dist.get_rank(), world_size()) if world_size() > 1 else UNSHARDED
 
 
 def is_main() -> bool:

@@ -43,7 +43,7 @@ def synchronise(model: nn.Module, device: torch.device) -> None:
         return
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.__class__ = WholeBatchNorm  # parameters and names stay; torch's lazy modules do the same
+            module.__class__ = SynchronisedBatchNorm  # parameters and names stay; torch's lazy modules do the same
 
 
 @cache
@@ -55,7 +55,7 @@ def _group() -> dist.ProcessGroup:
     return group
 
 
-class WholeBatchNorm(nn.BatchNorm2d):
+class SynchronisedBatchNorm(nn.BatchNorm2d):
     """nn.BatchNorm2d that trains with the statistics of all ranks' batches. A rank's batch may be empty."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ class WholeBatchNorm(nn.BatchNorm2d):
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         assert self.momentum is not None
-        mean, var, values = whole_statistics(input, self.running_mean)
+        mean, var, values = batch_statistics(input, self.running_mean)
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
@@ -77,7 +77,7 @@ class WholeBatchNorm(nn.BatchNorm2d):
 
 
 @torch.no_grad()
-def whole_statistics(input: Tensor, running: Tensor) -> tuple[Tensor, Tensor, float]:
+def batch_statistics(input: Tensor, running: Tensor) -> tuple[Tensor, Tensor, float]:
     """Mean (c,) and biased variance (c,) over all ranks' inputs (n_rank, c, h, w), and the number of values of each.
 
     Their dtype is that of `running`, the running mean. The ranks' statistics are combined in double precision, by the

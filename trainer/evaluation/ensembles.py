@@ -14,8 +14,7 @@ from torch import Tensor
 from pipeline.cache.cache import Cache, open_cache
 from pipeline.cache.folds import folded_rows
 from pipeline.errors import CacheError, RunError
-from pipeline.storage.url import Url
-from pipeline.storage.url import place as url_or_path
+from pipeline.storage.url import Url, path_or_url
 from trainer.config import FitConfig, RunConfig
 from trainer.evaluation.metrics import predictions_table
 from trainer.inference.forward import Outputs, run_split
@@ -40,7 +39,7 @@ class Members:
     configs: Sequence[RunConfig]
     metadata: Sequence[Metadata]
     provenances: Sequence[Provenance | None]
-    """None for one whose weights do not say which photographs they have met."""
+    """None for one whose weights do not say which photographs they were trained on."""
     folds: FoldsFolder | None
     """The folder of `trainer folds` that they are in; None for runs on one cache."""
 
@@ -58,7 +57,7 @@ def find_members(paths: Sequence[Path]) -> Members:
     if len(runs) < FEWEST:
         raise RunError(f"{runs[0].path} is one run; an ensemble needs {FEWEST} or more")
     if folds and (missing := next((run for run in runs if not run.finished), None)):
-        raise RunError(f"{missing.path} is missing or unfinished; the same `trainer folds` command continues")
+        raise RunError(f"{missing.path} is missing or unfinished; run the same `trainer folds` command to continue")
     configs = [run.read_config() for run in runs]
     for run in runs:
         if not run.finished:
@@ -111,12 +110,12 @@ def check_alike(members: Members) -> None:
 def open_their_cache(members: Members, path: Path | Url | None) -> Cache:
     """The members' cache, or the one that their folds were made from. Raises CacheError where it is another."""
     if members.folds:
-        digest, place = members.folds.read_mark().cache, path or url_or_path(FitConfig().cache)
+        digest, where = members.folds.read_mark().cache, path or path_or_url(FitConfig().cache)
         what = "the cache that the folds were made from; name that one with --cache"
     else:
-        digest, place = members.configs[0].cache_digest, path or url_or_path(members.configs[0].cache)
+        digest, where = members.configs[0].cache_digest, path or path_or_url(members.configs[0].cache)
         what = "the cache that the runs were trained on; if that was moved, name it with --cache"
-    cache = open_cache(place)
+    cache = open_cache(where)
     if cache.digest != digest:
         raise CacheError(f"{cache.path} is not {what}")
     return cache
@@ -180,7 +179,7 @@ def last_trained(members: Members) -> str | None:
 
 
 def joint_provenance(members: Members) -> Provenance | None:
-    """The photographs of all members; None if one of them does not say which it has met."""
+    """The photographs of all members; None if one of them does not say which these are."""
     known = [each for each in members.provenances if each]
     return reduce(lambda one, other: one.after(other), known) if len(known) == len(members.provenances) else None
 
@@ -194,8 +193,8 @@ def out_of_fold(members: Members, cache: Cache, config: FitConfig, model: Ensemb
     assert members.folds is not None
     numbers = range(len(members.runs))
     table = pd.concat([_out_of_fold_of(members, number, config, model) for number in numbers])
-    whole = bool(members.folds.read_mark().test)
-    folded = cache.manifest["id"].iloc[folded_rows(cache.manifest, with_test=whole)]
+    with_test = bool(members.folds.read_mark().test)
+    folded = cache.manifest["id"].iloc[folded_rows(cache.manifest, with_test=with_test)]
     times = table["id"].value_counts().reindex(folded).fillna(0)
     if (times != times.max()).any() or len(times) != table["id"].nunique():
         raise RunError(
@@ -223,7 +222,7 @@ def _out_of_fold_of(members: Members, number: int, config: FitConfig, model: Ens
     run, metadata = members.runs[number], members.metadata[number]
     if not metadata.fellow:
         return run.read_predictions("test")
-    cache, member = open_cache(url_or_path(members.configs[number].cache)), model.members[number]
+    cache, member = open_cache(path_or_url(members.configs[number].cache)), model.members[number]
     assert isinstance(member, Grader)
     outputs = run_split(replace(config, together=cache.shuffle_block), member, cache, "test")
     assert outputs.alone is not None

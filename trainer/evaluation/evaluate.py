@@ -1,5 +1,6 @@
 """Evaluation of weights on a split: predictions, results, and the decision rule from validation."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -16,7 +17,6 @@ from pipeline.errors import CacheError, RunError
 from pipeline.grades import UNKNOWN
 from pipeline.metrics import confusion_counts, quadratic_kappa
 from trainer.config import FitConfig
-from trainer.console import warn
 from trainer.evaluation.characteristics import kept_groups
 from trainer.evaluation.deferral import confidence_quantiles
 from trainer.evaluation.metrics import graded, predictions_table, with_fellows
@@ -32,6 +32,8 @@ from trainer.network.device import to_device
 from trainer.network.metadata import FittedRule, Metadata, temperature_of
 from trainer.network.model import Network
 from trainer.network.provenance import Exposure, Provenance
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -205,7 +207,7 @@ def _fit_rule(cache: Cache, outputs: Outputs, of: Tensor, chosen: NDArray[np.boo
         patients = pd.factorize(patients_of(manifest, manifest["id"].iloc[outputs.rows[chosen]]))[0]
         ordinal_thresholds = fit_ordinal_thresholds(probabilities(logits, temperature_of(operating)), grades, patients)
         if ordinal_thresholds is None:
-            warn("validation has one grade alone and says nowhere to cut: the likeliest grade is predicted")
+            logger.warning("validation has one grade alone and says nowhere to cut: the likeliest grade is predicted")
     sure = None
     if operating is not None:
         scores = p_referable(probabilities(logits, operating.temperature))

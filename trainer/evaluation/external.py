@@ -1,5 +1,6 @@
 """External validation: the description of a cache that the weights were not trained on."""
 
+import logging
 from typing import Final
 
 import numpy as np
@@ -9,13 +10,14 @@ from pipeline.cache.cache import Cache
 from pipeline.cache.manifest import UNGRADABLE, flagged
 from pipeline.cache.splits import patients_of
 from pipeline.grades import REFERABLE
-from trainer.console import warn
 from trainer.evaluation.evaluate import Evaluation
 from trainer.evaluation.metrics import graded
 from trainer.evaluation.record import OriginalSize, SetDescription
 from trainer.evaluation.refit import refit
 from trainer.inference.inputs import drift_in
 from trainer.network.metadata import Metadata
+
+logger = logging.getLogger(__name__)
 
 SIZES_LISTED: Final = 4
 """Sizes of originals, the commonest; the others are counted together."""
@@ -46,7 +48,7 @@ def describe_set(
             patients = patients_of(cache.manifest, known["id"])
             refitted = refit(known, patients, metadata.operating, n_refit)
         except ValueError as error:
-            warn(f"{name}: no threshold is chosen anew on {n_refit} photographs: {error}")
+            logger.warning(f"{name}: no threshold is chosen anew on {n_refit} photographs: {error}")
     return SetDescription(
         name=name,
         place=place,

@@ -3,6 +3,7 @@
 The threshold is chosen on validation and then fixed. It is never changed to suit the photographs that are measured.
 """
 
+import logging
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
@@ -11,7 +12,6 @@ from numpy.typing import NDArray
 
 from pipeline.errors import RunError
 from pipeline.grades import REFERABLE
-from trainer.console import warn
 from trainer.evaluation.bootstrap import Figures, Floats, Interval, Resamples, intervals, single
 from trainer.evaluation.calibration import fit_temperature
 from trainer.evaluation.metrics import graded, plain_value, referral_scores
@@ -19,6 +19,8 @@ from trainer.evaluation.weighted_metrics import Masks, Sample, patients_behind, 
 from trainer.network.decision import p_referable, probabilities
 from trainer.network.metadata import Operating
 from trainer.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
 
 Wanted = Literal["sensitivity", "specificity"]
 
@@ -51,13 +53,15 @@ def choose_operating(logits: Floats, grades: NDArray[np.int64]) -> Operating | N
     they cannot be chosen."""
     temperature = fit_temperature(logits, grades)
     if temperature is None:
-        warn("validation fits no temperature from 0.1 to 10 and cannot calibrate: probabilities stay as they are")
+        logger.warning(
+            "validation fits no temperature from 0.1 to 10 and cannot calibrate: probabilities stay as they are"
+        )
         temperature = 1.0
     scores, wish = p_referable(probabilities(logits, temperature)), Wish()
     try:
         threshold = choose_threshold(scores, grades >= REFERABLE, wish)
     except ValueError as error:
-        warn(f"no operating point can be chosen on validation: {error}")
+        logger.warning(f"no operating point can be chosen on validation: {error}")
         return None
     return Operating(temperature, threshold, wish.wanted, wish.level)
 

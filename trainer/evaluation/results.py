@@ -224,8 +224,7 @@ def worse_eyes(predictions: pd.DataFrame, patients: "pd.Series[str]") -> pd.Data
 
     For every g, the probability of grade g or worse is the larger one of the eyes; p0..p4 are the differences, which
     sum to 1. So a patient is referred if one of the eyes is, at any threshold. This is the lowest probability that the
-    eyes
-    allow: if they were taken as independent, two doubtful eyes would refer a patient.
+    eyes allow: if they were taken as independent, two doubtful eyes would refer a patient.
     """
     p = predictions[list(PROBABILITIES)].to_numpy(np.float64)
     worse = pd.DataFrame(p[:, ::-1].cumsum(axis=1)[:, ::-1])

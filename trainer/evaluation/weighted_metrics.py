@@ -1,9 +1,8 @@
 """Metrics for many weightings of the patients at once: the sample itself and its bootstrap resamples.
 
 The figures of the sample are those of equal weights, so figures and intervals are computed by the same code.
-scikit-learn
-takes one weighting at a time: 2,000 resamples of 7,026 photographs take it 40 s for the six AUCs alone, and 1 s here
-for everything.
+scikit-learn takes one weighting at a time: 2,000 resamples of 7,026 photographs take it 40 s for the six AUCs alone,
+and 1 s here for everything.
 """
 
 from collections.abc import Mapping

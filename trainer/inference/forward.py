@@ -12,8 +12,8 @@ from pipeline.cache.eyes import EyePairs, fellow_eyes
 from pipeline.errors import RunError
 from pipeline.grades import UNKNOWN
 from pipeline.loading.batch import Loader
+from pipeline.progress import track
 from trainer.config import FitConfig
-from trainer.console import track
 from trainer.distributed.loaders import open_sharded
 from trainer.distributed.process_group import gather
 from trainer.network.decision import DecisionRule, Paired

@@ -24,22 +24,22 @@ from trainer.network.ensemble import Ensemble
 from trainer.network.model import Grader, Network
 
 TINT: Final = (86, 180, 233)
-"""Sky blue (Okabe and Ito's palette, safe for the colour-blind): the complement of a retina's orange."""
+"""Sky blue of Okabe and Ito's palette, which colour-blind people can distinguish. It is the complement of orange."""
 OPACITY: Final = 0.55
-"""Of the tint where the heat is 1: what it marks must stay visible beneath it."""
+"""Opacity of the tint where the heat is 1. The photograph must stay visible beneath it."""
 FEWEST: Final = 7
-"""Cells a side of the last feature map below which the map is too coarse to be trusted: those of 224 px, at which
-torchvision's ResNets were trained and Grad-CAM was published."""
+"""With fewer cells per side of the last feature map, the map is too coarse to be relied on. Images of 224 px have 7; at
+that size torchvision's ResNets were trained and Grad-CAM was published."""
 Style = Literal["heat", "outline"]
 
 
 def grad_cam(model: Network, images: Tensor, grades: Tensor) -> NDArray[np.float32]:
-    """How much each place speaks for a grade: (n, s, s), 0 to 1, each photograph's highest being 1.
+    """How much each pixel speaks for a grade: (n, s, s), 0 to 1. The highest value of each photograph is 1.
 
-    images: uint8 (n, 3, s, s), RGB, on the model's device; grades: int64 (n,), 0 to 4, the grade to explain in each.
-    The maps of the two layers, of a ResNet s / 16 and s / 32 cells a side, are interpolated in between (bilinear). A
-    photograph in which the last layer has nothing that speaks for the grade is 0 throughout. Of an ensemble it is the
-    mean of the members' maps. The model is left in evaluation mode. Raises RunError if a network has no feature maps.
+    images: uint8 (n, 3, s, s), RGB, on the model's device. grades: int64 (n,), 0 to 4, the grade to explain in each.
+    The maps of the two layers (of a ResNet s / 16 and s / 32 cells per side) are enlarged by bilinear interpolation. If
+    the last layer has no evidence for the grade, all values are 0. The map of an ensemble is the mean of its members'
+    maps. The model is left in evaluation mode. Raises RunError for a network without feature maps.
     """
     model.eval()
     maps = [_map_of(member, images, grades) for member in _members(model)]
@@ -54,7 +54,7 @@ def _members(model: Network) -> list[Grader]:
 
 
 def _map_of(model: Grader, images: Tensor, grades: Tensor) -> Tensor:
-    """The map (n, s, s) of one network, each photograph's highest being 1."""
+    """The map (n, s, s) of one network. The highest value of each photograph is 1."""
     with torch.no_grad():
         normalised = model.normalise(images)
     with torch.enable_grad(), _outputs(model) as outputs:
@@ -108,7 +108,7 @@ def feature_maps(model: Grader, outputs: list[Tensor]) -> list[Tensor]:
 
 
 def _scaled(heat: Tensor, images: Tensor) -> Tensor:
-    """What speaks for the grade in maps (n, y, x), at the images' size, each photograph's highest being 1."""
+    """The positive part of maps (n, y, x), enlarged to the images' size. The highest value of each photograph is 1."""
     heat = interpolate(heat.relu()[:, None], images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
     return _highest_1(heat)
 
@@ -120,8 +120,8 @@ def _highest_1(heat: Tensor) -> Tensor:
 
 @torch.no_grad()
 def cells_a_side(model: Network, size: int) -> int:
-    """Of the last feature map for images of `size` pixels, of an ensemble the fewest of a member's: of a ResNet 7 for
-    224 px, 4 for 128 px, four times as many with a small stem. 0 if the network has no feature maps."""
+    """Cells per side of the last feature map for images of `size` pixels. A ResNet has 7 at 224 px, 4 at 128 px, and four
+    times that with a small stem. The fewest of an ensemble's members; 0 if a network has no feature maps."""
     model.eval()
     fewest = []
     for member in _members(model):
@@ -134,15 +134,16 @@ def cells_a_side(model: Network, size: int) -> int:
 
 
 def heat_on_photograph(heat: NDArray[np.float32], square: Square, width: int, height: int) -> NDArray[np.float32]:
-    """The heat (s, s) of a square of a photograph, laid where that lies: (height, width), 0 outside the square.
+    """The heat (s, s) of a square, placed on the full photograph: (height, width), 0 outside the square.
 
-    square: in pixels of the photograph; it may reach past the frame.
+    square: in pixels of the photograph; it may extend beyond the frame.
     """
     scale = square.side / len(heat)
     # From a pixel of the photograph to one of the heat; OpenCV's pixel centres lie at whole numbers.
     shifts = [(0.5 - offset) / scale - 0.5 for offset in (square.left, square.top)]
     matrix = np.array([[1 / scale, 0, shifts[0]], [0, 1 / scale, shifts[1]]])
-    edged = cv2.copyMakeBorder(heat, 1, 1, 1, 1, cv2.BORDER_REPLICATE)  # else it fades out half a cell within the edge
+    # Without a border the heat would fade out half a cell inside the edge.
+    edged = cv2.copyMakeBorder(heat, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
     matrix[:, 2] += 1
     laid = cv2.warpAffine(edged, matrix, (width, height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
     columns, rows = np.arange(width) + 0.5 - square.left, np.arange(height) + 0.5 - square.top
@@ -154,9 +155,9 @@ def heat_on_photograph(heat: NDArray[np.float32], square: Square, width: int, he
 def overlay(image: NDArray[np.uint8], heat: NDArray[np.float32], style: Style = "heat") -> NDArray[np.uint8]:
     """The photograph with the heat laid over it: (h, w, 3), RGB.
 
-    image: (h, w, 3), RGB; heat: (h, w), 0 to 1. "heat": one hue that covers the more the hotter, and a white line at
-    one half of the heat, so that it can be read in grey as well. "outline": that line alone, with a black one around
-    it, so that all within it is seen as it is.
+    image: (h, w, 3), RGB. heat: (h, w), 0 to 1. style: "heat" tints by the heat, with a white line where the heat is
+    one half, so that it can be read in grey too. "outline" draws only this line, with a black one around it, so that
+    the photograph inside is unchanged.
     """
     mixed = image.copy()
     if style == "heat":
@@ -165,7 +166,7 @@ def overlay(image: NDArray[np.uint8], heat: NDArray[np.float32], style: Style = 
     hot = (heat >= 0.5).astype(np.uint8)
     width = max(1, min(mixed.shape[:2]) // 256)
     kernel = np.ones((2 * width + 1, 2 * width + 1), np.uint8)
-    inner = cv2.erode(hot, kernel)  # the picture's own edge is no line
+    inner = cv2.erode(hot, kernel)  # no line along the edge of the picture
     if style == "outline":
         mixed[hot != cv2.dilate(hot, kernel)] = 0
     mixed[hot != inner] = 255

@@ -1,10 +1,10 @@
 """New photographs: finds them, names them, and prepares them exactly as the training photographs were prepared."""
 
+import logging
 import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from math import isnan
 from pathlib import Path
@@ -30,9 +30,11 @@ from pipeline.photos.photo import SUFFIXES, read_photo
 from pipeline.photos.preparation import Recipe, prepare
 from pipeline.photos.retina import Square
 from pipeline.storage.artifacts import INDEX, UNFINISHED, is_explained, is_run
-from trainer.console import warn
+from pipeline.threads import thread_pool
 from trainer.network.image_statistics import Drift, ImageStatistics, TrainingStatistics, image_statistics
 from trainer.network.metadata import Metadata
+
+logger = logging.getLogger(__name__)
 
 BATCH: Final = 64
 """Photographs per batch, as in `trainer evaluate` by default. Libraries choose other kernels for small batches, so the
@@ -93,7 +95,7 @@ class Gathered(NamedTuple):
 
     photographs: list[Photograph]  # sorted by id, each once
     refused: list[Refusal]  # files that are no photographs
-    ours: list[Refusal]  # folders that this program wrote, and what they are; their pictures are not graded
+    own_folders: list[Refusal]  # folders that this program wrote, and what they are; their pictures are not graded
 
 
 def gather(paths: Sequence[Path], recipe: Recipe) -> Gathered:
@@ -106,7 +108,7 @@ def gather(paths: Sequence[Path], recipe: Recipe) -> Gathered:
     """
     found: dict[str, tuple[str, Photograph]] = {}  # absolute path -> (short id, photograph with a longer one)
     refused: list[Refusal] = []
-    ours: list[Refusal] = []
+    own_folders: list[Refusal] = []
     idle: list[Path] = []
     for path in paths:
         before = len(found) + len(refused)
@@ -122,7 +124,7 @@ def gather(paths: Sequence[Path], recipe: Recipe) -> Gathered:
         elif os.path.isdir(path):  # pathlib's is_dir raises where a name is too long
             inside = walk(path)
             refused += [Refusal((path / refusal.source).as_posix(), refusal.reason) for refusal in inside.refused]
-            ours += [Refusal((path / each.source).as_posix(), each.reason) for each in inside.own_folders]
+            own_folders += [Refusal((path / each.source).as_posix(), each.reason) for each in inside.own_folders]
             for each in inside.photographs:
                 _add(found, plain_id(each.source), path / each.source)
             if len(found) + len(refused) == before and not inside.photographs:
@@ -136,15 +138,15 @@ def gather(paths: Sequence[Path], recipe: Recipe) -> Gathered:
             raise SourceError(f"{path}: no such file, folder or cache")
     if not found and not refused:
         why = f"looked for {' '.join(sorted(SUFFIXES))}, and for images by content"
-        why += "".join(f"; {each.source} is {each.reason} of this program" for each in ours)
+        why += "".join(f"; {each.source} is {each.reason} of this program" for each in own_folders)
         raise SourceError(f"{paths[0]}: no photographs below it ({why})")
     for path in idle:
-        warn(f"{path}: no photographs below it")
+        logger.warning(f"{path}: no photographs below it")
     often = Counter(short for short, _ in found.values())
     named = [each._replace(id=short) if often[short] == 1 else each for short, each in found.values()]
     ids = unique_ids([(each.id, each.source) for each in named])
     photographs = [each._replace(id=id) for id, each in zip(ids, named, strict=True)]
-    return Gathered(sorted(photographs, key=lambda photograph: photograph.id), refused, ours)
+    return Gathered(sorted(photographs, key=lambda photograph: photograph.id), refused, own_folders)
 
 
 def cached_photographs(cache: Cache, rows: NDArray[np.int64]) -> list[Photograph]:
@@ -249,7 +251,7 @@ def drift_in(cache: Cache, rows: NDArray[np.int64], metadata: Metadata, workers:
 def _statistics(cache: Cache, rows: NDArray[np.int64], size: int, workers: int | None) -> list[ImageStatistics]:
     geometry = cache.manifest[["width", "height", "radius"]].to_numpy(np.float64)
     workers, read = workers or usable_cores(), cache.reader(rows)
-    with Renderer(cache.recipe.size, size, device="cpu", workers=1) as renderer, ThreadPoolExecutor(workers) as pool:
+    with Renderer(cache.recipe.size, size, device="cpu", workers=1) as renderer, thread_pool(workers) as pool:
 
         def measure(row: int) -> ImageStatistics:
             width, height, radius = geometry[row].tolist()

@@ -1,5 +1,6 @@
 """A run's weights, ready to be used on photographs."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from pipeline.errors import RunError
 from pipeline.photos.discovery import Refusal
 from pipeline.photos.fingerprint import fingerprint_of_pixels
-from trainer.console import track, warn
+from pipeline.progress import track
 from trainer.inference.fellows import Scored, fellows_among
 from trainer.inference.forward import probabilities
 from trainer.inference.gradcam import cells_a_side, grad_cam
@@ -23,6 +24,8 @@ from trainer.network.device import choose_device, measuring_precision, to_device
 from trainer.network.fellow import eye_scores, joined_logits, takes_fellow
 from trainer.network.model import load_model
 from trainer.run_folder import weights_file
+
+logger = logging.getLogger(__name__)
 
 
 class Prediction(NamedTuple):
@@ -92,7 +95,9 @@ class Predictor:
         to_device(self.model, self.device)
         self.rule: Final = DecisionRule.of(metadata)
         if metadata.operating is None:
-            warn(f"{run} carries no operating point: probabilities are not calibrated, the threshold is {THRESHOLD}")
+            logger.warning(
+                f"{run} carries no operating point: probabilities are not calibrated, the threshold is {THRESHOLD}"
+            )
 
     @cached_property
     def cells(self) -> int:

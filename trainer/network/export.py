@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.errors import RunError
-from pipeline.storage.atomic import write_whole
+from pipeline.storage.atomic import write_atomically
 from trainer.network.decision import DecisionRule
 from trainer.network.fellow import eye_scores, joined_logits
 from trainer.network.metadata import Metadata
@@ -139,7 +139,7 @@ def export_model(
         )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with write_whole(path) as file:
+        with write_atomically(path) as file:
             file.write(data)
     except OSError as error:
         raise RunError(f"{path}: cannot be written ({error.strerror})") from error

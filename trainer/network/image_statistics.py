@@ -1,6 +1,6 @@
-"""Image statistics of the training photographs. A photograph that is unlike them is flagged, not graded silently.
+"""Image statistics of the training photographs. A photograph that is unlike them gets a flag beside its grade.
 
-They are measured on the cached pixels, from which the network's are made, and on the original's size. Imports no torch.
+They are measured on the cached pixels and on the size of the original. Imports no torch.
 """
 
 import math
@@ -15,17 +15,17 @@ from numpy.typing import NDArray
 
 QUANTILES: Final = (0.01, 0.5, 0.99)
 RARE: Final = 0.05
-"""Where fewer training photographs than this lack a disc, one without is unlike them."""
+"""A photograph without a disc is unlike training if less than this share of the training photographs have none."""
 KIND: Final = {
     "size": "size", "radius": "radius", "red": "colour", "blue": "colour", "chroma": "colour",
     "brightness": "brightness", "sharpness": "sharpness",
 }  # fmt: skip
-"""What is measured -> the flag it raises, as unlike_training:<flag>."""
+"""Measure -> its flag, as in unlike_training:<flag>."""
 FLAG: Final = "unlike_training:"
 SLACK: Final = {
     "size": 0.25, "radius": 0.15, "red": 0.015, "blue": 0.015, "chroma": 0.015, "brightness": 0.25, "sharpness": 0.25,
 }  # fmt: skip
-"""How far beyond the quantiles is never unlike: training photographs may all come from one camera."""
+"""A measure may be this far beyond the quantiles: perhaps all training photographs are of one camera."""
 
 
 class ImageStatistics(NamedTuple):
@@ -41,14 +41,14 @@ class ImageStatistics(NamedTuple):
 
 
 class Drift(NamedTuple):
-    """How many of some photographs look unlike those of training."""
+    """Numbers of photographs that look unlike the training photographs."""
 
     photographs: int
-    """How many were measured."""
+    """Photographs measured."""
     unlike: int
-    """Those with any flag."""
+    """Photographs with a flag."""
     flags: dict[str, int]
-    """By what is unlike, as "colour"; a photograph may have several."""
+    """Photographs by flag, such as "colour"; a photograph may have several."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class TrainingStatistics:
 
     @classmethod
     def summarise(cls, images: Iterable[ImageStatistics]) -> "TrainingStatistics":
-        """Of at least one photograph. Rounded to 4 digits, so that it is the same on every machine."""
+        """The statistics of at least one photograph, rounded to 4 digits, so that they are equal on all machines."""
         table = np.array([[np.nan if value is None else value for value in each] for each in images])
         quantiles = {
             name: tuple(round(float(value), 4) for value in np.quantile(column[~np.isnan(column)], QUANTILES))
@@ -76,7 +76,7 @@ class TrainingStatistics:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "TrainingStatistics":
-        """What `as_dict` described. Raises TypeError, KeyError or ValueError for anything else."""
+        """The inverse of `as_dict`. Raises TypeError, KeyError or ValueError for anything else."""
         quantiles = {
             name: (float(low), float(mid), float(high)) for name, (low, mid, high) in fields["quantiles"].items()
         }
@@ -90,7 +90,7 @@ class TrainingStatistics:
     def unlike(self, image: ImageStatistics) -> tuple[str, ...]:
         """Flags, sorted: "unlike_training:<what>" for each of size, radius, colour, brightness, sharpness and no_disc.
 
-        A measure is unlike training's where it lies beyond the 1 % or 99 % quantile by more than its `SLACK`.
+        A flag is raised if a measure is beyond the 1 % or 99 % quantile by more than its `SLACK`.
         """
         kinds = set()
         for name, value in image._asdict().items():

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from pipeline.errors import RunError
 from pipeline.grades import N_GRADES
 from pipeline.loading.batch import normalise
-from pipeline.storage.atomic import write_whole
+from pipeline.storage.atomic import write_atomically
 from trainer.network.backbones import check_backbone, find_backbone
 from trainer.network.ensemble import Ensemble
 from trainer.network.metadata import MEAN, STD, Metadata, read_metadata
 from trainer.network.provenance import Provenance
 
-MET: Final = "photographs."
-"""Prefix of tensors that are no weights: the provenance, which lists the photographs that the weights have met."""
+PREFIX: Final = "photographs."
+"""Prefix of the tensors of the provenance, which are no weights."""
 
 
 class Normalise(nn.Module):
@@ -153,8 +153,8 @@ def save_model(path: Path, model: Network, metadata: Metadata, provenance: Prove
     # contiguous: channels-last strides cannot be saved as they are.
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     if provenance:
-        tensors |= {f"{MET}{name}": tensor for name, tensor in provenance.as_tensors().items()}
-    with write_whole(path) as file:
+        tensors |= {f"{PREFIX}{name}": tensor for name, tensor in provenance.as_tensors().items()}
+    with write_atomically(path) as file:
         file.write(save(tensors, metadata=metadata.as_header()))
 
 
@@ -177,13 +177,15 @@ def load_model(path: Path) -> tuple[Network, Metadata]:
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The weights in a model's file, by layer. Raises RunError if it cannot be read."""
-    return {name: tensor for name, tensor in read_tensors(path).items() if not name.startswith(MET)}
+    return {name: tensor for name, tensor in read_tensors(path).items() if not name.startswith(PREFIX)}
 
 
 def read_provenance(path: Path) -> Provenance | None:
     """The provenance in a model's file; None in files of earlier versions. Raises RunError if it cannot be read."""
     tensors = read_tensors(path)
-    return Provenance.from_tensors({name.removeprefix(MET): tensors[name] for name in tensors if name.startswith(MET)})
+    return Provenance.from_tensors(
+        {name.removeprefix(PREFIX): tensors[name] for name in tensors if name.startswith(PREFIX)}
+    )
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

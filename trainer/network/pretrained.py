@@ -1,6 +1,7 @@
-"""Pretrained weights: torchvision's, from torch.hub's folder or the network, or a file's. Pickled code is never run."""
+"""Pretrained weights: torchvision's, from torch.hub's folder or downloaded, or of a file. No pickled code runs."""
 
 import hashlib
+import logging
 import re
 from http.client import HTTPException
 from pathlib import Path
@@ -12,25 +13,25 @@ import torchvision
 from torch import Tensor
 
 from pipeline.errors import RunError
-from pipeline.storage.atomic import write_whole
-from trainer.console import warn
+from pipeline.storage.atomic import write_atomically
 from trainer.network.backbones import find_backbone, has_own_weights
 from trainer.network.metadata import read_metadata
 from trainer.network.model import Grader, load_state, read_weights
 from trainer.network.torch_files import read_torch
 from trainer.plugs import failing, is_plug
 
+logger = logging.getLogger(__name__)
+
 PRETRAINED: Final = "pretrained"
 """The name of the weights that a function of the user's brings."""
 TIMEOUT: Final = 10.0
-"""Seconds without an answer after which a download is given up."""
+"""A download fails after so many seconds without data."""
 
 
 def pretrain(model: Grader, weights: str) -> str:
-    """Loads the weights asked for; returns "imagenet", "pretrained", "none", or the file.
+    """Loads the given weights. Returns "imagenet", "pretrained", "none", or the file. Warns if "auto" becomes "none".
 
-    "auto" takes ImageNet's and warns where it ends with "none". With a function of the user's it takes the weights that
-    the function brings, which are called "pretrained", if there are any.
+    "pretrained": those that a function of the user's brings. With such a function "auto" takes them if there are any.
     """
     if weights == "none":
         return weights
@@ -45,7 +46,7 @@ def pretrain(model: Grader, weights: str) -> str:
     except RunError as error:
         if weights == "imagenet":
             raise
-        warn(f"TRAINING FROM SCRATCH: {error.message}")
+        logger.warning(f"TRAINING FROM SCRATCH: {error.message}")
         return "none"
     load_weights(model, file)
     return "imagenet"
@@ -66,8 +67,8 @@ def _of_function(model: Grader, weights: str) -> str:
 def load_weights(model: Grader, path: Path) -> None:
     """Copies a file's weights into a model: torchvision's state dict, or a model.safetensors of ours.
 
-    A last layer for other classes, such as ImageNet's thousand, or for another loss, is left out. Raises RunError where
-    the file cannot be read, or names the first layer that does not fit.
+    A last layer for other classes, such as ImageNet's thousand, or for another loss, is left out. Raises RunError if
+    the file cannot be read, or with the first layer that does not fit.
     """
     if path.is_dir():
         raise RunError(f"{path} is a folder; give the file of weights, such as {path / 'model.safetensors'}")
@@ -97,13 +98,13 @@ def load_weights(model: Grader, path: Path) -> None:
 
 
 def imagenet_file(architecture: str) -> Path:
-    """torchvision's ImageNet weights for an architecture: a file at hand, or downloaded to where torch.hub keeps it.
+    """The file in torch.hub's folder with ImageNet weights for an architecture. If missing, it is downloaded there.
 
-    Raises RunError saying what to download and where to put it.
+    Raises RunError if that fails; the message says what to download and where to put it.
     """
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     weights = torchvision.models.get_model_weights(architecture)
-    urls: list[str] = [weights.DEFAULT.url, *(each.url for each in weights)]  # the best first, then what else there is
+    urls: list[str] = [weights.DEFAULT.url, *(each.url for each in weights)]  # the best first, then the others
     paths = [folder / url.rpartition("/")[2] for url in urls]
     for path in paths:
         if path.is_file():
@@ -126,7 +127,7 @@ def _download(url: str, path: Path) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     sha256 = hashlib.sha256()
-    with urlopen(url, timeout=TIMEOUT) as answer, write_whole(path) as file:
+    with urlopen(url, timeout=TIMEOUT) as answer, write_atomically(path) as file:
         while block := answer.read(1 << 20):
             sha256.update(block)
             file.write(block)
@@ -141,7 +142,7 @@ def _our_name(name: str) -> str:
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
     state = read_torch(path)
-    for wrapping in ("state_dict", "model"):  # how training scripts commonly wrap what torchvision saves bare
+    for wrapping in ("state_dict", "model"):  # many training scripts save the state dict inside a dict
         if isinstance(state, dict) and isinstance(state.get(wrapping), dict):
             state = state[wrapping]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):

@@ -96,9 +96,9 @@ class Provenance:
         measured = cache.rows(split)
         measured = measured[grades[measured] != UNKNOWN]
         (rows,) = np.nonzero(np.isin(patients, patients[measured]))
-        met = pd.DataFrame({"digest": self.digests, "patient": self.patients, "role": self.roles})
-        met["worst"] = met.groupby("patient")["role"].transform("min")
-        known = met.groupby("digest")[["role", "worst"]].min()
+        own = pd.DataFrame({"digest": self.digests, "patient": self.patients, "role": self.roles})
+        own["worst"] = own.groupby("patient")["role"].transform("min")
+        known = own.groupby("digest")[["role", "worst"]].min()
         mine = known.reindex(cache.source_digests(rows)).fillna(OTHER).set_axis(rows)
         by_patient = mine["worst"].groupby(patients[rows]).min()
         worst = by_patient.reindex(patients[measured]).to_numpy()

@@ -14,7 +14,7 @@ from trainer.evaluation.paired import Difference
 from trainer.evaluation.results import NoImage
 from trainer.kinds import comparison_parts
 from trainer.records import read
-from trainer.reporting.figures import draw_comparison
+from trainer.reporting.drawings import draw_comparison
 from trainer.run_folder import RunFolder, write_csv
 
 ALWAYS: Final = ("model", "weights", "size", "loader", "seed", "keep")

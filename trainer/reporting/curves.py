@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from trainer.evaluation.bootstrap import Floats, exact_interval
 from trainer.evaluation.calibration import Bin
 from trainer.evaluation.referable import Band
-from trainer.reporting.figures import BLUE, DIM, INK, ORANGE, new_figure, unit_axes
+from trainer.reporting.drawings import BLUE, DIM, INK, ORANGE, new_drawing, unit_axes
 
 
 class Point(NamedTuple):
@@ -43,7 +43,7 @@ def draw_roc(
     from sklearn.metrics import roc_curve
 
     false_positive, sensitivity, _ = roc_curve(truth, score)
-    with new_figure(path, 7.6, 7.6) as figure:
+    with new_drawing(path, 7.6, 7.6) as figure:
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color=DIM, linestyle=":", linewidth=1.6, label="chance")
         draw_band(axes, band)
@@ -74,7 +74,7 @@ def draw_precision_recall(
 
     precision, recall, _ = precision_recall_curve(truth, score)
     prevalence = float(truth.mean())
-    with new_figure(path, 7.6, 7.6) as figure:
+    with new_drawing(path, 7.6, 7.6) as figure:
         axes = figure.subplots()
         label = f"referring everybody: PPV {100 * prevalence:.0f} %"
         axes.axhline(prevalence, color=DIM, linestyle=":", linewidth=1.6, label=label)
@@ -104,7 +104,7 @@ def draw_risk_coverage(path: Path, coverage: Floats, risk: Floats, *, title: str
     """
     wrong = risk[-1]
     ideal = np.maximum(0, coverage - (1 - wrong)) / coverage
-    with new_figure(path, 7.6, 7.6) as figure:
+    with new_drawing(path, 7.6, 7.6) as figure:
         axes = figure.subplots()
         axes.axhline(wrong, color=DIM, linestyle=":", linewidth=1.6, label="random order")
         axes.plot(coverage, ideal, color=DIM, linestyle="--", linewidth=1.6, label="best order")
@@ -122,7 +122,7 @@ def draw_reliability(path: Path, bins: Sequence[Bin], ece: float, *, title: str)
     Each share has the exact 95 % interval of independent photographs, so that a bin of three photographs does not look
     like a finding.
     """
-    with new_figure(path, 7.6, 8) as figure:
+    with new_drawing(path, 7.6, 8) as figure:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         filled = [bin for bin in bins if bin.photographs]
         confidence = [bin.confidence for bin in filled]

@@ -6,7 +6,7 @@ from typing import Final
 from pipeline.cache.cache import Cache
 from pipeline.cache.manifest import flagged
 from pipeline.cache.splits import known_patients
-from pipeline.storage.url import place
+from pipeline.storage.url import path_or_url
 from trainer.config import RunConfig
 from trainer.reporting.external import Site
 from trainer.reporting.measured import Measured
@@ -98,7 +98,7 @@ def data_set(config: RunConfig, cache: Cache | None) -> str:
     known = config.data_set or (cache.index.data_set if cache else "")
     if known:
         return known
-    return f"{set_name(place(config.cache))} (the name of its folder; no known set was recognised)"
+    return f"{set_name(path_or_url(config.cache))} (the name of its folder; no known set was recognised)"
 
 
 def dates(measured: Measured) -> dict[str, str]:

@@ -6,7 +6,9 @@ from dataclasses import asdict
 from pipeline.grades import UNKNOWN
 from trainer.evaluation.evaluate import Evaluation
 from trainer.evaluation.metrics import confusion, confusion_table, row_shares
-from trainer.reporting.figures import draw_accuracy, draw_confusion, short_name
+from trainer.evaluation.results import NoImage
+from trainer.records import optional
+from trainer.reporting.drawings import draw_accuracy, draw_confusion, short_name
 from trainer.run_folder import ResultFiles, RunFolder, write_csv, write_json
 
 
@@ -21,18 +23,21 @@ def write_evaluation(files: ResultFiles, evaluation: Evaluation, title: str) -> 
     write_csv(files.predictions, written.assign(grade=written["grade"].mask(written["grade"] == UNKNOWN)))
     write_csv(files.confusion_counts, confusion_table(counts), index=True)
     write_csv(files.confusion, confusion_table(row_shares(counts)), index=True)
-    draw_confusion(files.confusion_figure, counts, title=title)
+    draw_confusion(files.confusion_drawing, counts, title=title)
     write_json(files.metrics, evaluation.as_dict())
 
 
-def draw_history(run: RunFolder, kept: int, val: Evaluation) -> None:
-    """Draws a run's accuracy by epoch, and the accuracy on val of the commonest grade of train.
+def draw_history(run: RunFolder, kept: int) -> None:
+    """Draws a run's accuracy by epoch, from accuracy.csv, and the accuracy on val of the commonest grade of train, from
+    metrics_val.json.
 
     kept: the epoch of the weights, from 1.
     """
-    no_image = val.results.no_image
+    no_image = None
+    if run.metrics("val").exists():
+        no_image = optional(NoImage, run.read_json(run.metrics("val")).get("no_image"))
     majority = 100 * no_image.majority.accuracy if no_image else None
-    draw_accuracy(run.accuracy_figure, run.read_accuracy(), title=short_name(run.title), kept=kept, majority=majority)
+    draw_accuracy(run.accuracy_drawing, run.read_accuracy(), title=short_name(run.title), kept=kept, majority=majority)
 
 
 def write_summary(run: RunFolder, kept: int | None, measured: Mapping[str, Evaluation]) -> None:

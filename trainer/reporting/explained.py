@@ -18,7 +18,7 @@ from pipeline.photos.discovery import Refusal
 from pipeline.photos.preparation import Recipe
 from pipeline.photos.retina import Square
 from pipeline.storage.artifacts import EXPLAINED, EXPLAINED_COLUMNS, SHEET
-from pipeline.storage.atomic import write_whole
+from pipeline.storage.atomic import write_atomically
 from pipeline.storage.csv_files import to_csv
 from pipeline.storage.outputs import recorded
 from trainer.inference.gradcam import FEWEST, Style, heat_on_photograph, overlay
@@ -73,7 +73,7 @@ class ExplainedFolder:
         photo, heated = covered(explanation, self._recipe, self._style)
         below = legend(2 * photo.shape[1], grade, self._style, self._cells, mute=not heat.any())
         drawn = np.vstack([np.hstack([photo, heated]), below])
-        with write_whole(self.path / name) as file:
+        with write_atomically(self.path / name) as file:
             file.write(encoded(Image.fromarray(drawn), "JPEG", "what a network looked at"))
         self._rows.append((name, photograph.id, photograph.source, predicted, grade, probability))
         self.mute += not heat.any()
@@ -92,7 +92,7 @@ class ExplainedFolder:
         for name in self._stale - {str(row[0]) for row in self._rows}:
             if is_explained_file(self.path / name):  # the record may be wrong
                 (self.path / name).unlink(missing_ok=True)
-        with write_whole(self.path / REJECTS) as file:
+        with write_atomically(self.path / REJECTS) as file:
             file.write(refusals_csv(refused))
         if not self.by_grade:
             (self.path / SHEET).unlink(missing_ok=True)  # of an earlier command
@@ -100,12 +100,12 @@ class ExplainedFolder:
             return
         counts = sorted(self.by_grade.items())
         groups = {f"{what} {grade} {GRADES[grade]}: {count}": self._tiles[grade] for grade, count in counts}
-        with write_whole(self.path / SHEET) as file:
+        with write_atomically(self.path / SHEET) as file:
             file.write(encoded(draw_sheet(groups), "PNG", "a sheet of explained photographs"))
         self._write_record(self._rows)
 
     def _write_record(self, rows: Sequence[Sequence[object]]) -> None:
-        with write_whole(self.path / EXPLAINED) as file:
+        with write_atomically(self.path / EXPLAINED) as file:
             file.write(to_csv(sorted(rows, key=lambda row: str(row[0])), EXPLAINED_COLUMNS))
 
 

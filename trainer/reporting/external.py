@@ -1,22 +1,22 @@
 """External sets beside the run's own test part, for the table, the forest plot, the page and the card."""
 
+import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-import click
-
 from pipeline.errors import RunError
 from pipeline.grades import REFERABLE
-from trainer.console import print_table, warn
 from trainer.evaluation.bootstrap import Interval, single
 from trainer.evaluation.record import ICDR, MetricsRecord, SetDescription
 from trainer.evaluation.refit import Refit
 from trainer.evaluation.results import Results
 from trainer.reporting.narrative import external_lines, refit_line
-from trainer.reporting.tables import decimals, percent, with_interval
+from trainer.reporting.tables import Table, decimals, percent, with_interval
 from trainer.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
 
 Figure = tuple[float | None, Interval | None]
 """A value, None if it is not defined, and its 95 % interval, None if it is not known."""
@@ -134,9 +134,9 @@ def read_sites(run: RunFolder) -> list[Site]:
             if record.description is None:
                 raise ValueError("of no external set")
         except RunError as error:
-            warn(error.message)
+            logger.warning(error.message)
         except ValueError:
-            warn(f"{file} is damaged; left out")
+            logger.warning(f"{file} is damaged; left out")
         else:
             sites.append(Site(name, record))
     if sites:
@@ -145,8 +145,8 @@ def read_sites(run: RunFolder) -> list[Site]:
     return sites
 
 
-def print_sites(sites: Sequence[Site]) -> None:
-    """Prints a table with a column for each set and a row for each figure, then the refits of the threshold."""
+def sites_table(sites: Sequence[Site]) -> Table:
+    """A column for each set and a row for each figure."""
     rows = [
         ("photographs", *(f"{each.results.metrics.photographs:,}" for each in sites)),
         ("patients", *(f"{each.results.patients:,}" for each in sites)),
@@ -161,18 +161,11 @@ def print_sites(sites: Sequence[Site]) -> None:
     ]
     if any(each.scale != "ICDR" for each in sites):
         rows.append(("scale of the grades", *(each.scale for each in sites)))
-    print_table(["95 % intervals by patients", *(each.name for each in sites)], rows)
-    for table in refit_tables(sites):
-        rows = []
-        for title, threshold, sensitivity, specificity in table.rows:
-            shown = (with_interval(value, limits, percent) for value, limits in (sensitivity, specificity))
-            rows.append((title, "" if threshold is None else decimals(threshold), *shown))
-        print_table([f"{table.name}: threshold chosen anew", "value", "sensitivity", "specificity"], rows)
-        click.echo(table.line)
+    return Table(["95 % intervals by patients", *(each.name for each in sites)], rows)
 
 
 class RefitTable(NamedTuple):
-    """The refit of the threshold on an external set, as a table."""
+    """The refit of the threshold on an external set: the numbers of a table, and a sentence."""
 
     name: str
     wanted: str
@@ -189,6 +182,15 @@ def refit_tables(sites: Sequence[Site]) -> list[RefitTable]:
         for site in sites
         if (refit := site.refit)
     ]
+
+
+def shown_refit(refit: RefitTable) -> Table:
+    """A row for each threshold."""
+    rows = []
+    for title, threshold, sensitivity, specificity in refit.rows:
+        shown = (with_interval(value, limits, percent) for value, limits in (sensitivity, specificity))
+        rows.append((title, "" if threshold is None else decimals(threshold), *shown))
+    return Table([f"{refit.name}: threshold chosen anew", "value", "sensitivity", "specificity"], rows)
 
 
 def refit_rows(refit: Refit) -> list[tuple[str, float | None, Figure, Figure]]:

@@ -166,8 +166,8 @@ def in_no_split(manifest: pd.DataFrame) -> Box:
 
 def site_line(site: Site) -> str:
     """The photographs of an external set in words: those measured and, if recorded, those without a grade."""
-    n, about = site.results.metrics.photographs, site.description
-    ungraded, known = (about.ungraded, about.data_set) if about else (0, "")
+    n, description = site.results.metrics.photographs, site.description
+    ungraded, known = (description.ungraded, description.data_set) if description else (0, "")
     what = f"External set {site.name}" + (f" ({known})" if known else "")
     measured = f"{n:,} measured ({counted(site.results.patients, 'patient')})"
     if not ungraded:

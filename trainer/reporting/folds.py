@@ -1,9 +1,8 @@
-"""The files and messages of cross-validation: out-of-fold predictions and results, and grades worth a second look."""
+"""The files and sentences of cross-validation: out-of-fold predictions and results, and grades worth a second look."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-import click
 import numpy as np
 import pandas as pd
 from PIL import ImageOps
@@ -15,14 +14,13 @@ from pipeline.errors import RunError
 from pipeline.grades import UNKNOWN
 from pipeline.photos.contact_sheet import SIDE, Tile, decode_small, draw_sheet, encoded
 from pipeline.photos.fingerprint import MAX_COMPARED
-from pipeline.storage.atomic import write_whole
-from trainer.console import warn
+from pipeline.storage.atomic import write_atomically
 from trainer.evaluation.bootstrap import single
 from trainer.evaluation.metrics import confusion, confusion_table, row_shares
 from trainer.evaluation.out_of_fold import CrossValidation, Fold, OutOfFoldResults
 from trainer.kinds import PROBABILITIES
 from trainer.network.metadata import read_metadata
-from trainer.reporting.figures import draw_confusion, short_name
+from trainer.reporting.drawings import draw_confusion, short_name
 from trainer.reporting.tables import decimals, with_interval
 from trainer.run_folder import FoldsFolder, FoldsMark, RunFolder, write_csv, write_json
 
@@ -60,21 +58,24 @@ def read_shared_photos(folder: FoldsFolder) -> list[SharedPhoto]:
     return [SharedPhoto(*row) for row in rows.itertuples(index=False, name=None)]
 
 
-def say_shared_photos(folder: FoldsFolder, joined: Mapping[str, str], photographs: int) -> None:
-    """Prints how many patients were joined. Warns if there were too many photographs to compare all of them.
+def joined_line(folder: FoldsFolder, joined: Mapping[str, str]) -> str:
+    """How many patients were joined; "" if none were. joined: patient -> name of the group."""
+    if not joined:
+        return ""
+    return (
+        f"{len(joined):,} patients have a photograph that looks the same as another patient's; they were joined "
+        f"into {len(set(joined.values())):,}, so that no copy is in another fold ({folder.shared_photos})"
+    )
 
-    joined: patient -> name of the group. photographs: their number in the folds.
-    """
-    if joined:
-        click.echo(
-            f"{len(joined):,} patients have a photograph that looks the same as another patient's; they were joined "
-            f"into {len(set(joined.values())):,}, so that no copy is in another fold ({folder.shared_photos})"
-        )
-    if photographs > MAX_COMPARED:
-        warn(
-            f"photographs that look the same were not looked for across patients: {photographs:,} are too many; those "
-            "with the same bytes were"
-        )
+
+def not_compared_line(photographs: int) -> str:
+    """A warning if there were too many photographs to compare all of them; else "". photographs: in the folds."""
+    if photographs <= MAX_COMPARED:
+        return ""
+    return (
+        f"photographs that look the same were not looked for across patients: {photographs:,} are too many; those "
+        "with the same bytes were"
+    )
 
 
 def read_fold(run: RunFolder, cache: Cache) -> Fold:
@@ -105,7 +106,7 @@ def write_out_of_fold(folder: FoldsFolder, validation: CrossValidation, results:
     write_csv(files.confusion, confusion_table(row_shares(counts)), index=True)
     seeds = f", {len(validation.each)} seeds" if len(validation.each) > 1 else ""
     draw_confusion(
-        files.confusion_figure, counts, title=f"{short_name(RunFolder(folder.path).title)}, out of fold{seeds}"
+        files.confusion_drawing, counts, title=f"{short_name(RunFolder(folder.path).title)}, out of fold{seeds}"
     )
     write_json(files.metrics, results.as_dict())
 
@@ -126,38 +127,43 @@ def write_second_look(folder: FoldsFolder, doubted: pd.DataFrame, cache: Cache) 
         rank, id, grade, likeliest, p = cells
         tiles.append(Tile(picture, f"{rank}: {id}", f"given {grade}, seen {likeliest} ({p:.2f})"))
     heading = f"Grades worth a second look: {len(tiles)} of {len(doubted):,}, the most contradicted first"
-    with write_whole(folder.second_look_sheet) as file:
+    with write_atomically(folder.second_look_sheet) as file:
         file.write(encoded(draw_sheet({heading: tiles}), "PNG", "a sheet of grades worth a second look"))
 
 
-def say_out_of_fold(results: OutOfFoldResults) -> None:
-    """Prints the out-of-fold results."""
+def out_of_fold_lines(results: OutOfFoldResults) -> list[str]:
+    """The out-of-fold results."""
     seeds = results.seeds
-    click.echo(
+    lines = [
         f"{results.photographs:,} photographs of {results.patients:,} patients, each graded by "
         + (f"{len(seeds)} networks that saw neither" if seeds else "a network that saw neither")
         + (f"; means over seeds {', '.join(map(str, seeds))}" if seeds else "")
-    )
+    ]
     for name, title in SHOWN:
         value = results.figures.get(name)
         if name in results.figures and not isinstance(value, tuple):
-            click.echo(f"  {title}: {with_interval(value, single(results.intervals.get(name)), decimals)}")
+            lines.append(f"  {title}: {with_interval(value, single(results.intervals.get(name)), decimals)}")
     for over, spread in (("folds", results.spread), ("seeds", results.spread_over_seeds)):
         if over == "folds" or seeds:
             known = ", ".join(f"{name} {value:.3f}" for name, value in spread.items() if value is not None)
-            click.echo(f"  standard deviation over {over}: {known or 'not defined'}")
-    click.echo("  intervals: patients drawn within folds; the variation of training is not in them")
+            lines.append(f"  standard deviation over {over}: {known or 'not defined'}")
+    return [*lines, "  intervals: patients drawn within folds; the variation of training is not in them"]
 
 
-def say_second_look(results: OutOfFoldResults, doubted: pd.DataFrame) -> None:
-    """Prints how many grades are listed. Warns if the networks are not shown to grade better than chance."""
+def by_chance_line(results: OutOfFoldResults) -> str:
+    """A warning if the networks are not shown to grade better than chance; else ""."""
     limits = single(results.intervals["kappa"])
-    if limits is None or limits[0] <= 0:
-        warn(
-            f"kappa is {results.figures['kappa']:.3f}: it is not shown that these networks grade better than chance, "
-            "so second_look.csv says little"
-        )
-    click.echo(
+    if limits and limits[0] > 0:
+        return ""
+    return (
+        f"kappa is {results.figures['kappa']:.3f}: it is not shown that these networks grade better than chance, "
+        "so second_look.csv says little"
+    )
+
+
+def second_look_line(doubted: pd.DataFrame) -> str:
+    """How many grades are listed. doubted: a table of `second_look`."""
+    return (
         f"grades worth a second look: {len(doubted):,} photographs that the networks would give another grade "
         "(second_look.csv, the most contradicted first)"
     )

@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from trainer.reporting.drawings import BLUE, DIM, INK, ORANGE, PAPER, new_drawing
 from trainer.reporting.external import FOREST, Column, Site
-from trainer.reporting.figures import BLUE, DIM, INK, ORANGE, PAPER, new_figure
 
 LETTERS: Final = 24
 """Most letters of a set's name; a longer one is cut."""
@@ -18,7 +18,7 @@ SMALL: Final = 13  # points
 
 def draw_forest(path: Path, sites: Sequence[Site], *, title: str) -> None:
     """Draws a row for each set and a panel for each figure. A dashed line marks the run's own test part."""
-    with new_figure(path, 14, max(4.2, 2.4 + 0.62 * len(sites))) as figure:
+    with new_drawing(path, 14, max(4.2, 2.4 + 0.62 * len(sites))) as figure:
         panels = figure.subplots(1, len(FOREST), sharey=True, gridspec_kw={"wspace": 0.08})
         for axes, column in zip(panels, FOREST, strict=True):
             _draw(axes, column, sites)

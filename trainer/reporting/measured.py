@@ -1,5 +1,6 @@
 """Reads and checks the results of a run for a report."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,6 @@ from pipeline.cache.cache import Cache, open_cache
 from pipeline.errors import CacheError, RunError
 from pipeline.storage.url import Url
 from trainer.config import RunConfig
-from trainer.console import warn
 from trainer.evaluation.metrics import graded
 from trainer.evaluation.record import MetricsRecord
 from trainer.evaluation.referable import Referable
@@ -20,6 +20,8 @@ from trainer.network.metadata import Metadata
 from trainer.network.model import Network, load_model
 from trainer.reporting.external import Site, read_sites
 from trainer.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
 
 REPORTED: Final = frozenset({"deferral", "calibration", "referable", "patient", "no_image", "cache"})
 """Keys of metrics_*.json that a report needs and earlier versions did not write."""
@@ -115,6 +117,6 @@ def measured_cache(run: RunFolder, config: RunConfig, path: Path | Url | None) -
     except CacheError as error:
         if path:
             raise
-        warn(f"no photographs, subgroups and splits: {error.message}; {advice}")
+        logger.warning(f"no photographs, subgroups and splits: {error.message}; {advice}")
         return None, f"Left out, for the cache is not at hand ({error.message})."
     return cache, ""

@@ -151,8 +151,7 @@ def leak_lines(cache: Cache) -> list[str]:
         if known.copies:
             lines.append(
                 f"{known.copies} of {known.tested} {split} photographs look like a photograph of train or val, so "
-                f"{split} "
-                "flatters: see `tools audit`"
+                f"{split} flatters: see `tools audit`"
             )
     patients, splits = cache.manifest["patient"], cache.manifest["split"]
     tested = patients[(splits == "test") & (patients != "")]
@@ -183,12 +182,18 @@ def external_lines(record: MetricsRecord, description: SetDescription) -> list[s
         lines.append(
             "The photographs were prepared in another way than those of training: measure a cache of the same recipe."
         )
-    if n := description.synthetic:
-        photographs = record.results.metrics.photographs
-        lines.append(f"SYNTHETIC: {n:,} of {photographs:,} {DRAWN} The figures say nothing of real eyes.")
+    lines.append(synthetic_set_line(record, description))
     if n := description.ungradable:
         lines.append(f"{n:,} of the graded photographs are flagged ungradable; they are measured too.")
     return [line for line in lines if line]
+
+
+def synthetic_set_line(record: MetricsRecord, description: SetDescription) -> str:
+    """A warning of synthetic photographs in an external set; "" if there are none."""
+    if not description.synthetic:
+        return ""
+    counts = f"{description.synthetic:,} of {record.results.metrics.photographs:,}"
+    return f"SYNTHETIC: {counts} {DRAWN} The figures say nothing of real eyes."
 
 
 def refit_line(refit: Refit) -> str:
@@ -257,8 +262,7 @@ def scale_line(scale: str, exact: bool) -> str:
         return f"The grades were given on the scale {scale}, whose steps are read as those of ICDR."
     return (
         f"The grades were given on the scale {scale}, whose steps are not those of ICDR: figures of five grades say "
-        "little, "
-        "and are not to be compared or pooled with those of other sets. Referable retinopathy is measured."
+        "little, and are not to be compared or pooled with those of other sets. Referable retinopathy is measured."
     )
 
 
@@ -340,10 +344,10 @@ def commands(
     elsewhere = []
     for each in external:
         words = ["trainer", "evaluate", path]
-        if about := each.description:
-            words += ["--cache", about.place, "--name", about.name]
+        if known := each.description:
+            words += ["--cache", known.place, "--name", known.name]
             words += ["--split", each.split] if each.split != "all" else []
-            words += ["--refit", about.refit.sizes[-1].photographs] if about.refit else []
+            words += ["--refit", known.refit.sizes[-1].photographs] if known.refit else []
         elsewhere.append([*words, *_card_options(each.results.operating), *_subgroup_options(each.subgroups)])
     report: list[object] = ["trainer", "report", path, "--split", split]
     return [shlex.join(map(str, words)) for words in (preprocess, fit, evaluate, *elsewhere, report)]

@@ -8,7 +8,7 @@ from typing import Final
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from trainer.reporting.figures import BLUE, DIM, FAINT, INK, ORANGE, PAPER
+from trainer.reporting.drawings import BLUE, DIM, FAINT, INK, ORANGE, PAPER
 
 HERE: Final = Path(__file__).parent
 VARIABLES: Final = {

@@ -10,7 +10,7 @@ from trainer.evaluation.bootstrap import Interval
 from trainer.evaluation.referable import Band, NetBenefit, Referable, ReferableBin
 from trainer.evaluation.referable_calibration import FEWEST
 from trainer.reporting.page import number
-from trainer.reporting.referable_figures import draw_decision_curve, draw_referable_calibration
+from trainer.reporting.referable_drawings import draw_decision_curve, draw_referable_calibration
 from trainer.run_folder import RunFolder
 
 LISTED: Final = {
@@ -106,11 +106,11 @@ def counts_line(referable: Referable, *, patients_known: bool) -> str:
 def draw_referable(run: RunFolder, split: str, referable: Referable, *, counts: str, title: str) -> dict[Path, str]:
     """Draws reliability and net benefit into the run folder; returns path -> description. counts: of `counts_line`."""
     calibration, benefit = referable.calibration, referable.net_benefit
-    path = run.report_figure("referable_calibration", split)
+    path = run.report_drawing("referable_calibration", split)
     draw_referable_calibration(path, calibration, counts=counts, title=f"{title}: calibration")
     drawn = {path: "Reliability curve of p(referable) with 95 % intervals; the table of bins holds its numbers"}
     if benefit:
-        path = run.report_figure("decision_curve", split)
+        path = run.report_drawing("decision_curve", split)
         draw_decision_curve(path, benefit, title=f"{title}: net benefit")
         drawn[path] = "Decision curve: net benefit of the network with its 95 % band, of referring all and of none"
         drawn[path] += "; the table holds numbers"

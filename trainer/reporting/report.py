@@ -13,12 +13,10 @@ from trainer.evaluation.characteristics import characteristics
 from trainer.evaluation.deferral import RiskCoverage
 from trainer.evaluation.external import camera_sizes
 from trainer.evaluation.metrics import confusion, referable_scores
-from trainer.evaluation.results import NoImage
 from trainer.evaluation.subgroups import measure_subgroups
 from trainer.evaluation.weighted_metrics import Sample
 from trainer.inference.gradcam import cells_a_side
 from trainer.kinds import sealed
-from trainer.records import optional
 from trainer.reporting.curves import Point, draw_precision_recall, draw_reliability, draw_risk_coverage, draw_roc
 from trainer.reporting.disclosure import (
     GRADERS,
@@ -31,9 +29,10 @@ from trainer.reporting.disclosure import (
     unknown_patients,
     warnings,
 )
+from trainer.reporting.drawings import draw_confusion, short_name
+from trainer.reporting.evaluation_files import draw_history
 from trainer.reporting.explained import coarseness
 from trainer.reporting.external import refit_tables
-from trainer.reporting.figures import draw_accuracy, draw_confusion, short_name
 from trainer.reporting.flow import SHARED, flow_of, patients_shown
 from trainer.reporting.forest import draw_forest
 from trainer.reporting.gallery import pictures, surest_right, worst_mistakes
@@ -211,19 +210,23 @@ def shown_photographs(measured: Measured) -> dict[str, object]:
 
 
 def draw(measured: Measured) -> dict[str, str]:
-    """Draws into the run folder. Returns name -> SVG for the page; "" for one that cannot be drawn."""
+    """Draws into the run folder. Returns name -> SVG for the page; "" for one that cannot be drawn.
+
+    Accuracy and confusion are drawn again, by the functions and from the files of `fit` and `evaluate`. Their SVGs in
+    the folder are not used: they may be of an earlier version with other colours, or anyone's, and a page runs the
+    scripts of an SVG that it contains.
+    """
     run, split, results, known = measured.run, measured.split, measured.results, measured.predictions
     name = short_name(measured.name)
     title = f"{name}, {split}"
     alts = {}
 
     if measured.history is not None:
-        majority, kept = majority_of_val(run), measured.metadata.epoch
-        draw_accuracy(run.accuracy_figure, measured.history, title=name, kept=kept, majority=majority)
-        alts[run.accuracy_figure] = "Accuracy and kappa by epoch; accuracy.csv holds the numbers"
+        draw_history(run, measured.metadata.epoch)
+        alts[run.accuracy_drawing] = "Accuracy and kappa by epoch; accuracy.csv holds the numbers"
     counts = confusion(known)
-    draw_confusion(run.confusion_figure(split), counts, title=title)
-    alts[run.confusion_figure(split)] = "Confusion matrix; the table below holds its numbers"
+    draw_confusion(run.confusion_drawing(split), counts, title=title)
+    alts[run.confusion_drawing(split)] = "Confusion matrix; the table below holds its numbers"
 
     truth = (known["grade"] >= REFERABLE).to_numpy()
     score = referable_scores(known)
@@ -234,7 +237,7 @@ def draw(measured: Measured) -> dict[str, str]:
     auc, referable = results.metrics.referable_auc, measured.referable
     of = counts_line(referable, patients_known=unknown_patients(measured) < len(known))
     if auc is not None and referable.roc and referable.precision_recall:
-        roc, curve = run.report_figure("roc", split), run.report_figure("precision_recall", split)
+        roc, curve = run.report_drawing("roc", split), run.report_drawing("precision_recall", split)
         draw_roc(roc, truth, score, auc, point, band=referable.roc, counts=of, title=f"{title}: referable")
         draw_precision_recall(
             curve, truth, score, point, band=referable.precision_recall, counts=of, title=f"{title}: referable"
@@ -247,17 +250,17 @@ def draw(measured: Measured) -> dict[str, str]:
         alts[curve] = f"Precision-recall curve of referable retinopathy; {truth.mean():.0%} are referable; {band}"
     alts |= draw_referable(run, split, referable, counts=of, title=title)
     if card:
-        deferral = run.report_figure("risk_coverage", split)
+        deferral = run.report_drawing("risk_coverage", split)
         coverage, risk = RiskCoverage(Sample.of(known), card.threshold).curve()
         draw_risk_coverage(deferral, coverage, risk, title=f"{title}: deferral")
         alts[deferral] = "Risk-coverage curve of the referral; the table holds numbers"
     if results.calibration:
-        reliability = run.report_figure("reliability", split)
+        reliability = run.report_drawing("reliability", split)
         draw_reliability(reliability, results.calibration.bins, results.calibration.ece, title=title)
         alts[reliability] = "Reliability diagram; the table of bins holds its numbers"
     if measured.sites:
-        draw_forest(run.forest_figure, measured.sites, title=name)
-        alts[run.forest_figure] = "Forest plot of the sets; the table holds its numbers"
+        draw_forest(run.forest_drawing, measured.sites, title=name)
+        alts[run.forest_drawing] = "Forest plot of the sets; the table holds its numbers"
     drawn = dict.fromkeys((*DRAWINGS, "forest"), "")
     return drawn | {
         path.stem.removesuffix(f"_{split}"): inline_svg(path.with_suffix(".svg"), alt) for path, alt in alts.items()
@@ -268,15 +271,6 @@ def members(measured: Measured) -> list[str]:
     """The networks of an ensemble in words; empty for one network."""
     pairs = zip(measured.config.members, measured.metadata.members, strict=True)
     return [f"{RunFolder(Path(path)).title}: {member.model}, epoch {member.epoch}" for path, member in pairs]
-
-
-def majority_of_val(run: RunFolder) -> float | None:
-    """Accuracy on validation, in percent, if every photograph is given the commonest grade of train; None if
-    unknown."""
-    if not run.metrics("val").exists():
-        return None
-    no_image = optional(NoImage, run.read_json(run.metrics("val")).get("no_image"))
-    return 100 * no_image.majority.accuracy if no_image else None
 
 
 class SplitRow(NamedTuple):

@@ -3,11 +3,8 @@
 from collections.abc import Sequence
 from typing import Final
 
-import click
-
-from trainer.console import print_table
-from trainer.evaluation.subgroups import LEAST, LEVEL, Comparison, Group, Subgroups
-from trainer.reporting.tables import decimals, percent, with_interval
+from trainer.evaluation.subgroups import LEAST, LEVEL, Column, Comparison, Group, Subgroups
+from trainer.reporting.tables import Table, decimals, percent, with_interval
 
 TITLES: Final = {
     "sensitivity": "sensitivity",
@@ -22,24 +19,20 @@ TOO_SMALL: Final = (
 )
 
 
-def print_subgroups(subgroups: Subgroups, what: str) -> None:
-    """Prints a table for each column: the figures of each group, their differences from the rest, and p-values.
+def subgroup_table(column: Column, what: str) -> Table:
+    """The figures of each group, their differences from the rest, and p-values.
 
     what: the split, or the name of the external set.
     """
-    for column in subgroups.columns:
-        rows: list[Sequence[str]] = []
-        for group in column.groups:
-            counts = [f"{n:,}" for n in (group.photographs, group.patients, group.referable_patients)]
-            rows.append((group.name, *counts, *(_figure(group, name) for name in TITLES)))
-            if against := group.against_rest:
-                parts = [against_parts(against[name], name) for name in TITLES]
-                rows.append(("  minus the rest", "", "", "", *(" ".join(part[:-1]) for part in parts)))
-                rows.append(("  corrected p", "", "", "", *(part[-1].removeprefix("p ") for part in parts)))
-        headers = ["photographs", "patients", "referable patients", *TITLES.values()]
-        print_table([f"{what}, by {column.name}", *headers], rows)
-    for line in subgroup_lines(subgroups):
-        click.echo(line)
+    rows: list[Sequence[str]] = []
+    for group in column.groups:
+        counts = [f"{n:,}" for n in (group.photographs, group.patients, group.referable_patients)]
+        rows.append((group.name, *counts, *(_figure(group, name) for name in TITLES)))
+        if against := group.against_rest:
+            parts = [against_parts(against[name], name) for name in TITLES]
+            rows.append(("  minus the rest", "", "", "", *(" ".join(part[:-1]) for part in parts)))
+            rows.append(("  corrected p", "", "", "", *(part[-1].removeprefix("p ") for part in parts)))
+    return Table([f"{what}, by {column.name}", "photographs", "patients", "referable patients", *TITLES.values()], rows)
 
 
 def against_parts(comparison: Comparison, figure: str) -> list[str]:

@@ -1,19 +1,23 @@
-"""Tables of results for the terminal. Each figure has its 95 % interval."""
+"""Tables of results as text. Each figure has its 95 % interval."""
 
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
-from typing import Final, Protocol
-
-import click
+from typing import Final, NamedTuple, Protocol
 
 from pipeline.grades import GRADES
-from trainer.console import print_table
 from trainer.evaluation.bootstrap import Interval, listed, single
 from trainer.evaluation.operating_point import Elsewhere
 from trainer.evaluation.results import Results
 from trainer.evaluation.ungradable import Decided, Ungradable
 
 Show = Callable[[float], str]
+
+
+class Table(NamedTuple):
+    """A table as text: the titles of the columns, and the cells of each row."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
 
 
 class Part(Protocol):
@@ -24,8 +28,8 @@ class Part(Protocol):
         """95 % intervals by the name of the figure; a figure without one may be missing."""
 
 
-def print_results(measured: Mapping[str, Results]) -> None:
-    """Prints a column for each split and a row for each figure. Below accuracy and kappa: the baselines that use no
+def results_table(measured: Mapping[str, Results]) -> Table:
+    """A column for each split and a row for each figure. Below accuracy and kappa: the baselines that use no
     photograph."""
     rows: list[Sequence[str]] = []
     operating, calibration = attrgetter("operating"), attrgetter("calibration")
@@ -75,11 +79,11 @@ def print_results(measured: Mapping[str, Results]) -> None:
     for name, title in (("ece", "expected error"), ("brier", "Brier score")):
         part(f"  {title}", calibration, name, decimals)
         part("    at temperature 1", calibration, f"{name}_before", decimals)
-    print_table(["95 % intervals by patients", *measured], rows)
+    return Table(["95 % intervals by patients", *measured], rows)
 
 
-def print_by_grade(results: Results) -> None:
-    """Prints a row for each grade: the figures of that grade against all others."""
+def grades_table(results: Results) -> Table:
+    """A row for each grade: the figures of that grade against all others."""
     shown = {"sensitivity": percent, "specificity": percent, "precision": percent, "auc": decimals}
     rows = []
     for grade, title in enumerate(GRADES):
@@ -88,7 +92,7 @@ def print_by_grade(results: Results) -> None:
             for name, show in ((f"{figure}_by_grade", show) for figure, show in shown.items())
         ]
         rows.append((title, f"{results.metrics.grades[grade]:,}", *cells))
-    print_table(["grade", "photographs", "sensitivity", "specificity", "precision", "AUC"], rows)
+    return Table(["grade", "photographs", "sensitivity", "specificity", "precision", "AUC"], rows)
 
 
 UNGRADABLE_FRACTIONS: Final = ("sensitivity", "specificity", "referred")
@@ -101,32 +105,20 @@ UNGRADABLE_COUNTS: Final = {
 }
 
 
-def print_splits(measured: Mapping[str, Results]) -> None:
-    """Prints the results by split, and below them the referral with and without ungradable photographs."""
-    print_results(measured)
-    for split, results in measured.items():
-        print_ungradable(split, results)
-
-
-def print_ungradable(what: str, results: Results) -> None:
-    """Prints the referral with ungradable photographs left out and with them referred, if there are any.
+def ungradable_results(what: str, measured: Ungradable) -> Table:
+    """The referral with ungradable photographs left out and with them referred; no rows without graded photographs.
 
     what: the split, or the name of the external set.
     """
-    if results.ungradable is None:
-        return
     rows = [
         (
             title,
             *(with_interval(getattr(decided, name), decided.intervals[name], percent) for name in UNGRADABLE_FRACTIONS),
             *(f"{getattr(decided, name):,}" for name in UNGRADABLE_COUNTS),
         )
-        for title, decided in ungradable_rows(results.ungradable)
+        for title, decided in ungradable_rows(measured)
     ]
-    if rows:
-        print_table([what, *UNGRADABLE_FRACTIONS, *UNGRADABLE_COUNTS.values()], rows)
-    for line in ungradable_lines(results.ungradable):
-        click.echo(line)
+    return Table([what, *UNGRADABLE_FRACTIONS, *UNGRADABLE_COUNTS.values()], rows)
 
 
 def ungradable_rows(measured: Ungradable) -> list[tuple[str, Decided]]:

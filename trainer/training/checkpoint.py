@@ -1,5 +1,6 @@
 """Checkpoints: the state of a training, which last.pt stores for --resume."""
 
+import logging
 from contextlib import suppress
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -10,12 +11,13 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import RunError
-from pipeline.storage.atomic import write_whole
+from pipeline.storage.atomic import write_atomically
 from pipeline.storage.locks import replace
-from trainer.console import warn
 from trainer.network.torch_files import read_torch
 from trainer.records import read
 from trainer.run_folder import EpochRow, RunFolder
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -70,7 +72,7 @@ def save_checkpoint(run: RunFolder, progress: Progress, learner: dict[str, Any])
     torch.save(state, packed)
     if run.checkpoint.exists():
         replace(run.checkpoint, run.previous)
-    with write_whole(run.checkpoint) as file:
+    with write_atomically(run.checkpoint) as file:
         file.write(packed.getbuffer())
 
 
@@ -86,7 +88,7 @@ def newest_checkpoint(run: RunFolder) -> tuple[Progress, dict[str, Any]] | None:
         except RunError as error:
             if path == paths[-1]:
                 raise
-            warn(f"{error.message}; going on from the one before, {paths[-1].name}")
+            logger.warning(f"{error.message}; going on from the one before, {paths[-1].name}")
     return None
 
 

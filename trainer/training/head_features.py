@@ -6,6 +6,7 @@ names depend on everything that the features depend on. The folder may be delete
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
@@ -22,9 +23,9 @@ from pipeline.cache.eyes import fellow_eyes
 from pipeline.errors import RunError
 from pipeline.loading.batch import Batch, Loader
 from pipeline.loading.plan import NO_AUGMENT, Augment, Blocks, Schedule, random_words, uniform
-from pipeline.storage.atomic import write_whole
+from pipeline.progress import track
+from pipeline.storage.atomic import write_atomically
 from trainer.config import FitConfig
-from trainer.console import track, warn
 from trainer.distributed.loaders import batch_per_rank, every_step, open_sharded
 from trainer.distributed.process_group import from_main, is_main, shard, total_on_cpu
 from trainer.network.device import measuring_precision
@@ -32,6 +33,8 @@ from trainer.network.fellow import mean_over_fellows
 from trainer.network.model import Grader, read_tensors
 from trainer.plugs import is_plug
 from trainer.training.augmentation import with_function
+
+logger = logging.getLogger(__name__)
 
 DROPPED: Final = 0.5
 """Fraction of the training photographs, in each epoch, whose fellow eye is left out."""
@@ -202,14 +205,16 @@ def _read(path: Path) -> Tensor | None:
     try:
         return read_tensors(path)["features"]
     except (RunError, KeyError) as error:
-        warn(f"{error}; the features are computed again")
+        logger.warning(f"{error}; the features are computed again")
         return None
 
 
 def _write(path: Path, features: Tensor) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with write_whole(path) as file:
+        with write_atomically(path) as file:
             file.write(save({"features": features}))
     except OSError as error:  # the cache's folder may be read-only
-        warn(f"{path.parent}: features cannot be stored ({error.strerror}); another run will compute them again")
+        logger.warning(
+            f"{path.parent}: features cannot be stored ({error.strerror}); another run will compute them again"
+        )

@@ -91,12 +91,12 @@ class Learner:
         """
         images, grades, _ = batch
         seed_torch(self.config.seed, epoch, step, shard().rank, 0)  # for dropout, which torchvision's ResNets have not
-        whole = (
+        batch_size = (
             len(images) if world_size() == 1 else min(self.config.batch, self._photographs - step * self.config.batch)
         )
         for group, scale in zip(self.optimizer.param_groups, self._scales, strict=True):
             group["lr"] = lr * scale
-        if whole == 1:  # one photograph has no variance for BatchNorm, so its running statistics are used
+        if batch_size == 1:  # one photograph has no variance for BatchNorm, so its running statistics are used
             self._model.backbone.eval()
         config = self.config
         images, share = self._mixed(images, self.phase, epoch, step)
@@ -111,7 +111,7 @@ class Learner:
         self.optimizer.zero_grad()
         # DistributedDataParallel takes the mean over ranks, whose parts may differ in size; wanted is that over
         # photographs.
-        (loss / whole * world_size()).backward()  # type: ignore[no-untyped-call]
+        (loss / batch_size * world_size()).backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_([each for group in self.optimizer.param_groups for each in group["params"]], CLIP_NORM)
         self.optimizer.step()
         if self._average:

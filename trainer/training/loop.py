@@ -1,5 +1,6 @@
 """The training loop: epochs, checkpoints, and the files that are written after each epoch."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -7,7 +8,6 @@ from functools import partial
 from time import perf_counter
 from typing import Any, Final
 
-import click
 import torch
 from torch import Tensor
 
@@ -17,7 +17,6 @@ from pipeline.grades import UNKNOWN
 from pipeline.loading.batch import Loader
 from pipeline.metrics import confusion_counts, quadratic_kappa
 from trainer.config import FitConfig, Phase
-from trainer.console import epoch_line, warn
 from trainer.distributed.loaders import open_sharded
 from trainer.distributed.process_group import gather, highest, is_main
 from trainer.inference.forward import Outputs, run_model
@@ -34,7 +33,8 @@ from trainer.training.progressive_resizing import GrowingLoader, training_size
 from trainer.training.schedule import scheduled_lr
 from trainer.training.signals import Stopped, Stopper
 from trainer.training.stuck import STUCK_EPOCHS, advice, sees_nothing
-from trainer.training.tensorboard import Events
+
+logger = logging.getLogger(__name__)
 
 CHECK_EVERY: Final = 100
 """Steps between checks of the losses. Each check makes the CPU wait for the GPU."""
@@ -48,7 +48,7 @@ def train_epoch(learner: Learner, progress: Progress, stopper: Stopper) -> Itera
     learner.set_training()
     loader, epoch, device = learner.batches["train"], progress.epoch, learner.weights.device
     batches = loader.epoch(epoch, start=len(progress.steps))
-    with stopper.together():
+    with stopper.collective():
         for batch in watch(batches, progress.steps, len(loader), learner.config, epoch, device):
             step = len(progress.steps)
             with stopper.step():
@@ -114,13 +114,14 @@ def fit(
     progress: Progress,
     stopper: Stopper,
     writer: RunWriter,
+    on_epoch: Callable[[EpochRow], None],
     resumed: Mapping[str, Any] | None = None,
-    events: Events | None = None,
-) -> None:
+) -> bool:
     """Trains from `progress` to the end. `writer` writes after each epoch, and a checkpoint when a signal stops it.
+    Returns whether it stopped early, by --patience.
 
-    resumed: the checkpoint that the learner's model and `progress` come from; None for a new run. events: of
-    TensorBoard, which get a row for each epoch.
+    on_epoch: is given the row of accuracy.csv after each epoch. resumed: the checkpoint that the learner's model and
+    `progress` come from; None for a new run.
     Raises RunError if a loss is not finite, Stopped after a signal, OSError if a file cannot be written.
     """
     config, began = learner.config, perf_counter() - progress.seconds
@@ -137,8 +138,7 @@ def fit(
     try:
         for epoch in range(progress.epoch, config.total_epochs):
             if config.patience and progress.idle(config.head_epochs) >= config.patience:
-                click.echo(f"stopped: no epoch of the last {config.patience} was better on validation")
-                break
+                return True
             if learner.phase != config.phase(epoch):
                 with stopper.step():
                     opened = seconds_to_open(learner, config.phase(epoch))
@@ -160,11 +160,10 @@ def fit(
                 progress = Progress(epoch + 1, [], [*progress.history, row], stuck=stuck)
                 save()
                 writer.publish(learner, progress)
-                if events:
-                    events.add(row)
-            click.echo(epoch_line(row, config.total_epochs))
+            on_epoch(row)
             if stuck == STUCK_EPOCHS and is_main():
-                warn(advice(config))
+                logger.warning(advice(config))
+        return False
     except Stopped:
         with suppress(NotFinite):  # the earlier checkpoint stays
             save()

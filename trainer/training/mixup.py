@@ -12,8 +12,8 @@ class Mix(NamedTuple):
     share: float  # lambda, 0 to 1: how much of each mixed image is the photograph itself; the rest is the one before it
 
 
-def mix(images: Tensor, before: Tensor, mixup: float, cutmix: float, seed: int, epoch: int, step: int) -> Mix:
-    """Mixes images uint8 (n, 3, s, s) with `before`, the same batch shifted by one photograph.
+def mix(images: Tensor, previous: Tensor, mixup: float, cutmix: float, seed: int, epoch: int, step: int) -> Mix:
+    """Mixes images uint8 (n, 3, s, s) with `previous`, the same batch shifted by one photograph.
 
     mixup: both parameters of the Beta distribution from which the batch's share is drawn. Each image becomes
     share * itself + (1 - share) * the one before it (Zhang et al., ICLR 2018). 0: never.
@@ -30,11 +30,11 @@ def mix(images: Tensor, before: Tensor, mixup: float, cutmix: float, seed: int, 
     alpha = mixup if with_mixup else cutmix
     share = float(random.beta(alpha, alpha)) if alpha else 1.0
     if with_mixup:
-        return Mix(torch.lerp(before.float(), images.float(), share), share)
+        return Mix(torch.lerp(previous.float(), images.float(), share), share)
     side = images.shape[-1]
     half = int(side * (1 - share) ** 0.5 / 2)
     x, y = int(centre_x * side), int(centre_y * side)
     left, right, top, bottom = max(x - half, 0), min(x + half, side), max(y - half, 0), min(y + half, side)
     mixed = images.clone()  # the loader's batch must stay as it is
-    mixed[:, :, top:bottom, left:right] = before[:, :, top:bottom, left:right]
+    mixed[:, :, top:bottom, left:right] = previous[:, :, top:bottom, left:right]
     return Mix(mixed, 1 - (right - left) * (bottom - top) / side**2)

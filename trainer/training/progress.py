@@ -47,8 +47,7 @@ class LastLoss:
 def watch(
     batches: Iterable[Item], steps: Sequence[Tensor], total: int, config: FitConfig, epoch: int, device: torch.device
 ) -> Iterator[Item]:
-    """The batches, with a line on stderr while they last: alive on a terminal, every 30 s elsewhere. Each epoch ends in
-    a line of its own (trainer.console.epoch_line).
+    """The batches, with a line on stderr while they last: a bar on a terminal, else a line every 30 s.
 
     `steps` grows by one a batch: float32 (3,), summed loss, photographs graded right, photographs; `total` is how many
     the epoch, counted from 0, will have had.

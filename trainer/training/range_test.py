@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import RunError
 from pipeline.loading.batch import Batch
-from trainer.console import track
+from pipeline.progress import track
 from trainer.training.learner import Learner
 
 RATES: Final[NDArray[np.float64]] = np.geomspace(1e-5, 10, 121)

@@ -1,7 +1,7 @@
 """Trains a run to its end and measures its kept weights."""
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.cache.cache import Cache
 from pipeline.loading.batch import Loader
 from trainer.config import FitConfig
-from trainer.distributed.process_group import from_main, is_main, same_state
+from trainer.distributed.process_group import is_main, same_state
 from trainer.evaluation.evaluate import Evaluation, choose_decision, exposure_on, measure_outputs
 from trainer.inference.forward import run_split
 from trainer.inference.inputs import training_statistics
@@ -17,13 +17,12 @@ from trainer.network.device import to_device
 from trainer.network.metadata import FittedRule, Metadata, read_metadata
 from trainer.network.model import Grader, load_model, read_provenance, save_model
 from trainer.network.provenance import Provenance
-from trainer.run_folder import RunFolder
+from trainer.run_folder import EpochRow, RunFolder
 from trainer.training.checkpoint import Progress
 from trainer.training.learner import Learner
 from trainer.training.loop import RunWriter, fit
 from trainer.training.setup import empty_model
 from trainer.training.signals import Stopper
-from trainer.training.tensorboard import Events
 from trainer.training.trial import describe_plugs
 
 
@@ -44,12 +43,10 @@ class Training:
     """The checkpoint that `model` and `progress` come from; None for a new run."""
 
 
-def train(training: Training, learner: Learner, stopper: Stopper, events: Events | None) -> None:
+def train(training: Training, learner: Learner, stopper: Stopper, on_epoch: Callable[[EpochRow], None]) -> bool:
     """Trains the rest of a run. The weights carry image statistics of the training photographs and their provenance.
 
-    events: of TensorBoard; None on other ranks than 0.
-
-    Raises the errors of `fit`.
+    Returns whether it stopped early. See `fit` for `on_epoch` and the errors.
     """
     config, cache, checkpoint = training.config, training.cache, training.checkpoint
     size = config.size or cache.recipe.size
@@ -73,11 +70,8 @@ def train(training: Training, learner: Learner, stopper: Stopper, events: Events
         earlier = earlier_provenance(config.weights) if is_main() else None
     provenance = functools.cache(lambda: Provenance.of_cache(cache).after(earlier))
     kept = {"earlier": earlier.as_tensors()} if earlier else {}
-    if from_main(lambda: events is not None and events.are_written):
-        first, images = learner.first_images()
-        if events:
-            events.add_photographs(first, images)
-    fit(learner, training.progress, stopper, RunWriter(training.run, metadata, provenance, kept), checkpoint, events)
+    writer = RunWriter(training.run, metadata, provenance, kept)
+    return fit(learner, training.progress, stopper, writer, on_epoch, checkpoint)
 
 
 def earlier_provenance(weights: str) -> Provenance | None:

@@ -23,7 +23,7 @@ class Stopper:
     """
 
     def __init__(self) -> None:
-        self._stepping = self._together = self._stopped = False
+        self._stepping = self._collective = self._stopped = False
         self._came = 0
 
     @contextmanager
@@ -34,16 +34,16 @@ class Stopper:
             yield
         finally:
             self._stepping = False
-        self._stop(highest(self._came) if self._together else self._came)
+        self._stop(highest(self._came) if self._collective else self._came)
 
     @contextmanager
-    def together(self) -> Iterator[None]:
-        """A block of steps that all ranks do together. If one rank gets a signal, all stop after the same step."""
-        self._together = world_size() > 1
+    def collective(self) -> Iterator[None]:
+        """A block of steps that all ranks do. If one rank gets a signal, all stop after the same step."""
+        self._collective = world_size() > 1
         try:
             yield
         finally:
-            self._together = False
+            self._collective = False
         self._stop(self._came)
 
     def _stop(self, number: int) -> None:
@@ -52,7 +52,7 @@ class Stopper:
             raise Stopped(number)
 
     def _heard(self, number: int, _: object) -> None:
-        if self._stepping or self._together:
+        if self._stepping or self._collective:
             self._came = self._came or number
         else:
             self._stop(number)

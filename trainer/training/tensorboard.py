@@ -1,5 +1,6 @@
 """A run as TensorBoard events: accuracy.csv, settings, photographs, results; with the extra `tensorboard`."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -11,10 +12,12 @@ import torch
 from torch import Tensor
 
 from trainer.config import FitConfig
-from trainer.console import warn
-from trainer.distributed.process_group import is_main
+from trainer.distributed.process_group import from_main, is_main
 from trainer.evaluation.evaluate import Evaluation
 from trainer.run_folder import EpochRow, RunFolder
+from trainer.training.learner import Learner
+
+logger = logging.getLogger(__name__)
 
 TAGS: Final = {
     "loss_train": "loss/train",
@@ -48,7 +51,7 @@ class Events:
             return
         folder = str(run.events)
         if folder != folder.encode("utf-8", "replace").decode():
-            warn(
+            logger.warning(
                 f"{run.events}: TensorBoard writes no folder whose name is not UTF-8; accuracy.csv has the same figures"
             )
             return
@@ -87,7 +90,7 @@ class Events:
             self._writer.file_writer.add_summary(summary, walltime=self._clock)
 
     def add_photographs(self, epoch: int, images: Tensor) -> None:
-        """Training photographs in rows, as the network sees them. images: uint8 (n, 3, s, s), RGB. epoch: from 1."""
+        """Training photographs in rows. images: uint8 (n, 3, s, s), RGB. epoch: from 1."""
         if self._writer is not None:
             self._writer.add_image("photographs/train", tiled(images[:PHOTOGRAPHS]), epoch, walltime=self._clock)
 
@@ -102,7 +105,7 @@ class Events:
             for name in FINAL:
                 if (value := getattr(evaluation.results.metrics, name)) is not None:
                     self._writer.add_scalar(_final(name, split), value, kept, walltime=self._clock)
-            png = run.confusion_figure(split).read_bytes()
+            png = run.confusion_drawing(split).read_bytes()
             width, height = (int.from_bytes(png[place : place + 4], "big") for place in (16, 20))  # as every PNG has it
             image = Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=png)
             picture = Summary(value=[Summary.Value(tag=f"confusion/{split}", image=image)])
@@ -127,6 +130,14 @@ def open_events(run: RunFolder, history: Sequence[EpochRow], config: FitConfig) 
         yield events
     finally:
         events.close()
+
+
+def add_photographs(events: Events | None, learner: Learner) -> None:
+    """Adds training photographs as the network sees them. All ranks call it, for mixup takes the photographs of all."""
+    if from_main(lambda: events is not None and events.are_written):
+        epoch, images = learner.first_images()
+        if events:
+            events.add_photographs(epoch, images)
 
 
 def tiled(images: Tensor) -> Tensor:

@@ -224,7 +224,7 @@ def test_it_gives_up_in_one_line_and_keeps_nothing_damaged(
         message = said.value.message
         assert message.startswith(f"{there}/shards/000")
         assert "cannot be read (" in message
-        assert re.search(r"; tried 3 times in \d s, the same command goes on$", message)
+        assert re.search(r"; tried 3 times in \d s; run the same command to continue$", message)
         assert "\n" not in message
         assert SECRET not in message
         end = time.monotonic() + 60

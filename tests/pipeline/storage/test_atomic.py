@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.storage.atomic import Busy, claimed, is_stream, sweep_dead, write_whole
+from pipeline.storage.atomic import Busy, claimed, is_stream, remove_stale, write_atomically
 
 
 def written(path: Path, data: bytes) -> None:
-    with write_whole(path) as file:
+    with write_atomically(path) as file:
         file.write(data)
 
 
@@ -46,7 +46,7 @@ with claimed([Path(sys.argv[1])]):
 
 def test_an_exception_leaves_the_old_bytes_and_nothing_else(tmp_path: Path) -> None:
     written(tmp_path / "a", b"old")
-    with pytest.raises(ZeroDivisionError), write_whole(tmp_path / "a") as file:
+    with pytest.raises(ZeroDivisionError), write_atomically(tmp_path / "a") as file:
         file.write(b"new" * (1 // 0))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"old"}
 
@@ -97,7 +97,7 @@ def test_a_device_is_written_to_and_stays(tmp_path: Path) -> None:
 
 def test_stdout_is_a_stream_even_where_it_goes_to_a_file(tmp_path: Path) -> None:
     code = "import pathlib, pipeline.storage.atomic as files\n"
-    code += "with files.write_whole(pathlib.Path('/dev/stdout')) as file: file.write(b'x')"
+    code += "with files.write_atomically(pathlib.Path('/dev/stdout')) as file: file.write(b'x')"
     with open(tmp_path / "out", "wb") as out:
         inode = os.fstat(out.fileno()).st_ino
         subprocess.run([sys.executable, "-c", code], stdout=out, check=True)
@@ -110,7 +110,8 @@ def test_what_a_shell_appends_to_keeps_its_beginning(tmp_path: Path) -> None:
     (tmp_path / "all").write_text("old\n")
     for path in ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"):
         code = (
-            f"import pathlib, pipeline.storage.atomic as files\nwith files.write_whole(pathlib.Path('{path}')) as file:"
+            "import pathlib, pipeline.storage.atomic as files\n"
+            f"with files.write_atomically(pathlib.Path('{path}')) as file:"
         )
         with open(tmp_path / "all", "ab") as out:
             subprocess.run([sys.executable, "-c", f"{code} file.write(b'new\\n')"], stdout=out, check=True)
@@ -184,7 +185,7 @@ def test_what_a_killed_command_has_left_goes_and_nobody_elses(tmp_path: Path) ->
     with claimed([tmp_path / "a.csv"]):
         assert not left.exists()
     assert sorted(tmp_path.iterdir()) == sorted(theirs)
-    sweep_dead(tmp_path)
+    remove_stale(tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted(theirs[:2])
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.command_line import Folder
 from pipeline.errors import StoreError
-from pipeline.storage.url import Url, place, scrubbed
+from pipeline.storage.url import Url, path_or_url, scrubbed
 
 
 @pytest.mark.parametrize(
@@ -22,13 +22,13 @@ from pipeline.storage.url import Url, place, scrubbed
     ],
 )
 def test_a_url_begins_with_its_scheme_and_all_else_is_a_path(text: str, wanted: Path | Url) -> None:
-    assert place(text) == wanted
-    assert place(wanted) == wanted
+    assert path_or_url(text) == wanted
+    assert path_or_url(wanted) == wanted
 
 
 def test_an_unknown_scheme_is_named_with_the_known_ones() -> None:
     with pytest.raises(StoreError, match=r"ftp://host/x: of URLs only s3://, gs://, https://, http:// are known"):
-        place("ftp://host/x")
+        path_or_url("ftp://host/x")
 
 
 @pytest.mark.parametrize(

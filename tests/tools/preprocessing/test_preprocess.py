@@ -1,4 +1,4 @@
-"""A finished cache is a pure function of photographs, labels, recipe and sides, however it came about."""
+"""A finished cache is a pure function of photographs, labels, recipe and splits, however it came about."""
 
 import json
 import os

@@ -207,7 +207,7 @@ def test_it_gives_up_in_one_line_and_the_same_command_goes_on(
     assert result.exit_code == 1
     last = result.output.splitlines()[-1]
     assert last.startswith(f"Error: {there}/shards/0001.tar: cannot be written (")
-    assert re.search(r"; tried 3 times in \d s, the same command goes on$", last)
+    assert re.search(r"; tried 3 times in \d s; run the same command to continue$", last)
     assert SECRET not in result.output
     s3.clear()
     with pytest.raises(CacheError, match="is incomplete"):

@@ -188,7 +188,7 @@ def test_a_network_that_is_gone_never_becomes_a_refused_photograph(
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 1
     assert "2_left.jpeg: cannot be read (" in result.stderr
-    assert "the same command goes on" in result.stderr
+    assert "run the same command to continue" in result.stderr
     s3.clear()
     assert "found 9 = 8 cached + 0 rejected + 1 ignored" in done(*arguments)
 

@@ -11,10 +11,11 @@ from click.testing import Result
 from PIL import Image
 
 from pipeline.metrics import confusion_counts
+from tests.conftest import write_cache
 from tests.trainer.conftest import Trained, invoke
 from trainer.network.metadata import read_metadata
 from trainer.network.model import load_model, save_model
-from trainer.reporting.figures import draw_accuracy, draw_confusion
+from trainer.reporting.drawings import draw_accuracy, draw_confusion
 from trainer.run_folder import ACCURACY_COLUMNS
 
 Fit = Callable[..., Result]
@@ -28,6 +29,23 @@ def test_evaluate_says_again_what_fit_found(trained: Trained) -> None:
         file.unlink()
     invoke("evaluate", run, rendered=True)
     assert {file.name: file.read_bytes() for file in run.glob("*_test*")} == before
+
+
+def test_drawn_eyes_are_said_to_be_drawn_once_a_command(fit: Fit, tmp_path: Path) -> None:
+    grades = {f"{split}{n}_left": n for split in ("train", "val", "test") for n in range(5)}
+    pictures = {id: np.full((32, 32, 3), 50 * grade, np.uint8) for id, grade in grades.items()}
+    splits = {id: id[:-6] for id in grades}
+    for name, drawn in (("drawn", splits), ("real", {})):
+        flags = dict.fromkeys(drawn, "synthetic")
+        write_cache(tmp_path / name, pictures, grades, splits, flags=flags)
+    which = "5 of 5 train, 5 of 5 val, 5 of 5 test photographs are no photographs of eyes"
+    line = f"WARNING: SYNTHETIC: {which}: `tools phantom` drew them, or painted lesions on them."
+    for said in (fit("drawn", "--run", "run", "--epochs", 1), invoke("evaluate", "run", "--json")):
+        assert said.stderr.count("SYNTHETIC") == 1
+        assert f"{line} The figures say nothing of real eyes.\n" in said.stderr
+    assert "SYNTHETIC" not in fit("real", "--run", "real_run", "--epochs", 1).stderr
+    said = invoke("evaluate", "real_run", "--cache", "drawn").stderr
+    assert "WARNING: drawn: SYNTHETIC: 15 of 15 photographs are no photographs of eyes" in said
 
 
 def test_a_run_measured_over_eight_views_is_evaluated_so_unless_told_otherwise(

@@ -76,6 +76,7 @@ def test_the_terminal_the_page_and_the_card_show_eyes_and_groups(clinic: Path, r
     page = html.unescape(text_of(clinic / "run" / "report.html"))
     card = (clinic / "run" / "CARD.md").read_text()
     assert "test, by site" in printed
+    assert "earlier results" not in printed
     for text in (printed, page, card):
         assert "Worst group: site = South. " in text
         assert "p values are corrected by Holm's method over all" in text
@@ -87,6 +88,14 @@ def test_the_terminal_the_page_and_the_card_show_eyes_and_groups(clinic: Path, r
     assert "| by eye, mean of its photographs |" in card
     assert "too few for figures" in page
     assert "| site = Hill | " in card
+
+
+def test_subgroups_that_are_not_measured_again_are_said_to_go(run: Path, trainer: Trainer) -> None:
+    said = trainer("evaluate", run, "--subgroup", "age", "--loader", "torchvision").stderr
+    assert "WARNING: the earlier results of test by site are replaced; `--subgroup site` keeps them\n" in said
+    assert [column["name"] for column in metrics_of(run)["subgroups"]["columns"]] == ["age"]
+    (run / "metrics_test.json").write_text("damaged")
+    assert "earlier results" not in trainer("evaluate", run, "--loader", "torchvision").stderr
 
 
 def test_without_the_cache_the_page_shows_the_groups_and_with_metrics_of_an_earlier_version_none(

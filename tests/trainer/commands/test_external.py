@@ -15,8 +15,7 @@ from sklearn.metrics import cohen_kappa_score, confusion_matrix, recall_score, r
 
 from pipeline.cache.cache import open_cache
 from pipeline.cache.index import CacheIndex
-from pipeline.storage.url import Url
-from pipeline.storage.url import place as url_or_path
+from pipeline.storage.url import Url, path_or_url
 from tests.conftest import write_cache
 from tests.report_tables import rows_of, shown
 from tests.trainer.conftest import FAST, Trained, invoke, write_tiny_cache
@@ -325,7 +324,7 @@ def test_a_set_behind_a_url_is_measured_as_the_one_on_this_disk(
     ],
 )
 def test_a_set_is_called_as_its_folder_or_as_the_one_above_cache(place: str, name: str) -> None:
-    assert set_name(url_or_path(place)) == name
+    assert set_name(path_or_url(place)) == name
 
 
 def test_the_commonest_sizes_come_first_and_the_others_together() -> None:

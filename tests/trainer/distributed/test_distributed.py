@@ -141,7 +141,7 @@ def test_any_number_of_processes_goes_on_with_any_others_run_and_sigterm_leaves_
     before = (folder / "run/last.pt").stat().st_mtime_ns
     two.send_signal(signal.SIGTERM)
     _, err = two.communicate(timeout=600)
-    assert err.count("stopped by SIGTERM; `trainer fit --run run --resume` goes on") == 1
+    assert err.count("stopped by SIGTERM; `trainer fit --run run --resume` continues it") == 1
     assert (folder / "run/last.pt").stat().st_mtime_ns > before
     assert "resuming after" in invoke("fit", "--run", "run", "--resume").output
     assert_same_curves(folder / "run", folder / "alone")

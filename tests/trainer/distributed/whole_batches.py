@@ -31,7 +31,7 @@ from trainer.distributed.process_group import (
     shifted,
     total,
 )
-from trainer.distributed.sync_batchnorm import WholeBatchNorm, synchronise
+from trainer.distributed.sync_batchnorm import SynchronisedBatchNorm, synchronise
 from trainer.inference.forward import run_model
 from trainer.network.model import Grader
 from trainer.network.views import mean_logits
@@ -48,7 +48,7 @@ def check_batchnorm(photographs: int) -> None:
     nn.init.normal_(theirs.bias)
     ours = deepcopy(theirs)
     synchronise(ours, torch.device("cpu"))
-    assert isinstance(ours, WholeBatchNorm)
+    assert isinstance(ours, SynchronisedBatchNorm)
     for _ in range(2):
         batch = torch.randn(photographs, 5, 6, 7).mul(3).add(20).to(memory_format=torch.channels_last)
         towards = torch.randn(photographs, 5, 6, 7)

@@ -128,28 +128,28 @@ def test_where_all_or_none_are_referred_one_value_is_not_defined(
     assert (card.at_prevalence.ppv, card.at_prevalence.npv) == (ppv, npv)
 
 
-def test_validation_without_both_sides_makes_no_operating_point_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+def test_validation_without_both_sides_makes_no_operating_point_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
     logits = np.random.default_rng(0).normal(size=(20, 5))
     assert choose_operating(logits, np.zeros(20, np.int64)) is None
-    assert "none of its photographs show referable retinopathy" in capsys.readouterr().err
+    assert "none of its photographs show referable retinopathy" in caplog.text
     assert choose_operating(logits, np.full(20, 3)) is None
-    assert "all of its photographs show referable retinopathy" in capsys.readouterr().err
+    assert "all of its photographs show referable retinopathy" in caplog.text
 
 
-def test_validation_graded_all_rightly_leaves_probabilities_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+def test_validation_graded_all_rightly_leaves_probabilities_as_they_are(caplog: pytest.LogCaptureFixture) -> None:
     grades = np.arange(5)
     found = choose_operating(8 * np.eye(5)[grades], grades)
     assert found is not None
     assert found.temperature == 1
-    assert "cannot calibrate" in capsys.readouterr().err
+    assert "cannot calibrate" in caplog.text
 
 
-def test_validation_graded_worse_than_by_chance_cannot_calibrate_either(capsys: pytest.CaptureFixture[str]) -> None:
+def test_validation_graded_worse_than_by_chance_cannot_calibrate_either(caplog: pytest.LogCaptureFixture) -> None:
     grades = np.arange(5)
     found = choose_operating(-3 * np.eye(5)[grades], grades)
     assert found is not None
     assert found.temperature == 1
-    assert "fits no temperature from 0.1 to 10 and cannot calibrate" in capsys.readouterr().err
+    assert "fits no temperature from 0.1 to 10 and cannot calibrate" in caplog.text
 
 
 @pytest.mark.parametrize(

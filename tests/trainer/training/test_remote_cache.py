@@ -68,7 +68,7 @@ def test_a_network_that_goes_while_training_ends_it_in_one_line(
     s3.trouble = lambda method, path: "drop" if path.endswith(".tar") else None
     last = fit(there.text, "--run", "run", exit=1).output.splitlines()[-1]
     assert last.startswith(f"Error: {there}/shards/0000.tar: cannot be read (")
-    assert last.endswith(" s, the same command goes on")
+    assert last.endswith(" s; run the same command to continue")
 
 
 def test_how_a_shuffle_keeps_to_few_shards_is_settled_at_the_start(

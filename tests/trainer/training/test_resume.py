@@ -167,7 +167,7 @@ def test_a_finished_run_has_nothing_to_resume(trained: Trained, trainer: Trainer
     assert "run is finished" in trainer("fit", "--run", trained.run, "--resume").output
     assert (trained.run / "summary.json").stat() == before
     stderr = trainer("fit", "--run", trained.run, "--resume", "--epochs", 8, "--tta", exit=1).stderr
-    assert "run is finished, so --epochs 8 --tta changes nothing; another run goes on from its weights: " in stderr
+    assert "run is finished, so --epochs 8 --tta changes nothing; another run starts from its weights: " in stderr
     way_on = f"--cache {trained.cache} --weights {trained.run}/model.safetensors --epochs 8 --tta`"
     assert f"`trainer fit {way_on}" in stderr
 

@@ -77,8 +77,8 @@ def test_tensorboard_shows_the_settings_and_the_results(
             assert event.step == summary["kept_epoch"]
             assert f"final/{name}_{split}" in columns
         (picture,) = loaded.Images(f"confusion/{split}")
-        assert picture.encoded_image_string == run.confusion_figure(split).read_bytes()
-        with Image.open(run.confusion_figure(split)) as drawn:
+        assert picture.encoded_image_string == run.confusion_drawing(split).read_bytes()
+        with Image.open(run.confusion_drawing(split)) as drawn:
             assert (picture.width, picture.height) == drawn.size
     assert "_hparams_/session_end_info" in loaded.summary_metadata
 

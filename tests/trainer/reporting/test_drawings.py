@@ -18,10 +18,10 @@ from tests.trainer.recorded import CARD, OF_SET, recorded
 from trainer.evaluation.calibration import Bin
 from trainer.evaluation.referable import Band, BinaryCalibration, NetBenefit, ReferableBin
 from trainer.reporting.curves import Point, draw_precision_recall, draw_reliability, draw_roc
+from trainer.reporting.drawings import STYLE, draw_accuracy, draw_comparison, draw_confusion, short_name
 from trainer.reporting.external import Site
-from trainer.reporting.figures import STYLE, draw_accuracy, draw_comparison, draw_confusion, short_name
 from trainer.reporting.forest import draw_forest
-from trainer.reporting.referable_figures import draw_decision_curve, draw_referable_calibration
+from trainer.reporting.referable_drawings import draw_decision_curve, draw_referable_calibration
 from trainer.run_folder import ACCURACY_COLUMNS
 
 RANDOM = np.random.default_rng(0)
@@ -186,7 +186,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The figures drawn so far; `draw_without_rendering` gives extents at their own resolution."""
     figures: list[Figure] = []
     monkeypatch.setattr(
-        "trainer.reporting.figures.Figure", lambda **settings: figures.append(Figure(**settings)) or figures[-1]
+        "trainer.reporting.drawings.Figure", lambda **settings: figures.append(Figure(**settings)) or figures[-1]
     )
     return figures
 

@@ -7,7 +7,7 @@ from matplotlib.ticker import PercentFormatter
 
 from trainer.evaluation.referable import Band, BinaryCalibration, NetBenefit
 from trainer.reporting.curves import draw_band
-from trainer.reporting.figures import BLUE, DIM, INK, new_figure, unit_axes
+from trainer.reporting.drawings import BLUE, DIM, INK, new_drawing, unit_axes
 from trainer.reporting.tables import decimals, percent
 
 
@@ -21,7 +21,7 @@ def draw_referable_calibration(path: Path, calibration: BinaryCalibration, *, co
     known = [(bin.mean, *bin.interval) for bin in bins if bin.interval]
     coefficients = {"slope": calibration.slope, "intercept": calibration.intercept}
     label = ", ".join(f"{name} {decimals(value)}" for name, value in coefficients.items() if value is not None)
-    with new_figure(path, 7.6, 7.6) as figure:
+    with new_drawing(path, 7.6, 7.6) as figure:
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color=DIM, linestyle=":", linewidth=1.6, label="perfect calibration")
         if known:
@@ -38,7 +38,7 @@ def draw_decision_curve(path: Path, benefit: NetBenefit, *, title: str) -> None:
     thresholds, own = benefit.thresholds, benefit.net_benefit
     limits = benefit.intervals["net_benefit"]
     top = max([*own, *benefit.refer_all, *(high for _, high in filter(None, limits)), 0.01])
-    with new_figure(path, 7.6, 7.6) as figure:
+    with new_drawing(path, 7.6, 7.6) as figure:
         axes = figure.subplots()
         axes.axhline(0, color=DIM, linestyle=":", linewidth=1.6, label="referring nobody")
         axes.plot(thresholds, benefit.refer_all, color=INK, linestyle="--", linewidth=1.6, label="referring everybody")

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from pipeline.grades import GRADES, N_GRADES
 from pipeline.metrics import Counts, quadratic_kappa
 from pipeline.storage.artifacts import picture_mark
-from pipeline.storage.atomic import write_whole
+from pipeline.storage.atomic import write_atomically
 from trainer.evaluation.metrics import row_shares
 from trainer.kinds import COMPARISON, RANGE_TEST
 
@@ -45,7 +45,7 @@ LINES: Final[dict[str, dict[str, Any]]] = {
 """With markers: a run of one epoch has no line."""
 NAMES: Final = {"train": "train (augmented)", "val": "validation", "test": "test"}
 STYLE: Final[dict[str, Any]] = {
-    "font.size": 15,  # 14 on a slide of 13.3 x 7.5 inches that is filled by a figure 8 inches high
+    "font.size": 15,  # 14 on a slide of 13.3 x 7.5 inches that is filled by a drawing 8 inches high
     "axes.titlesize": 16,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
@@ -80,8 +80,8 @@ NAME_LETTERS: Final = 32
 
 
 @contextmanager
-def new_figure(path: Path, width: float, height: float, what: str = "a figure of a run") -> Iterator[Figure]:
-    """A new figure, width and height in inches. When the block ends it is written to `path` as PNG, and beside it as
+def new_drawing(path: Path, width: float, height: float, what: str = "a figure of a run") -> Iterator[Figure]:
+    """A new drawing, width and height in inches. When the block ends it is written to `path` as PNG, and beside it as
     SVG.
 
     what: a description that both files have in their metadata. A user's matplotlibrc changes nothing.
@@ -94,9 +94,9 @@ def new_figure(path: Path, width: float, height: float, what: str = "a figure of
         for text in figure.findobj(Text):  # a run's name may hold any bytes; those that cannot be drawn become "?"
             shown = (letter if letter.isprintable() or letter == "\n" else "?" for letter in text.get_text())
             text.set_text("".join(shown))
-        with write_whole(path) as png:
+        with write_atomically(path) as png:
             figure.savefig(png, format="png", metadata={"Software": picture_mark(what)})
-        with write_whole(path.with_suffix(".svg")) as svg:
+        with write_atomically(path.with_suffix(".svg")) as svg:
             figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": picture_mark(what)})
 
 
@@ -126,7 +126,7 @@ def draw_accuracy(path: Path, table: pd.DataFrame, *, title: str, kept: int, maj
     table: accuracy.csv. kept: the epoch of the weights, from 1. majority: accuracy on val of the commonest grade of
     train, percent; None if unknown.
     """
-    with new_figure(path, 9, 8) as figure:
+    with new_drawing(path, 9, 8) as figure:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
         epochs, point = table["epoch"], {"markersize": 5}
         upper.plot(epochs, table["acc_train"], "o-", color=BLUE, label="train (augmented)", **point)
@@ -153,7 +153,7 @@ def draw_confusion(path: Path, counts: Counts, *, title: str) -> None:
     colour and percentage, and its number of photographs."""
     fractions = row_shares(counts)
     n = int(counts.sum())
-    with new_figure(path, 9.4, 8) as figure:
+    with new_drawing(path, 9.4, 8) as figure:
         axes = figure.subplots()
         axes.grid(visible=False)
         image = axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
@@ -194,7 +194,7 @@ def draw_comparison(path: Path, runs: Mapping[str, tuple[str, bool, pd.DataFrame
     columns = min(3, len(models))
     rows = -(-len(models) // columns)
     height = 1 + (6.6 + 0.33 * max(models.values())) * rows
-    with new_figure(path, 3 + 6 * columns, height, COMPARISON.what) as figure:
+    with new_drawing(path, 3 + 6 * columns, height, COMPARISON.what) as figure:
         panels = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=(3, 2) * rows)
         uppers, lowers = panels[::2].flatten(), panels[1::2].flatten()
         for kind in (uppers, lowers):
@@ -258,7 +258,7 @@ def draw_rates(
     proposal: float,
 ) -> None:
     """Draws the losses (n,), measured and smoothed, against the learning rates (n,), and marks the proposed rate."""
-    with new_figure(path, 13, 8, RANGE_TEST.what) as figure:
+    with new_drawing(path, 13, 8, RANGE_TEST.what) as figure:
         axes = figure.subplots()
         axes.semilogx(rates, losses, color=DIM, linewidth=1, label="a batch each")
         axes.semilogx(rates, smoothed, color=BLUE, label="smoothed")
