@@ -120,8 +120,8 @@ def _highest_1(heat: Tensor) -> Tensor:
 
 @torch.no_grad()
 def cells_a_side(model: Network, size: int) -> int:
-    """Cells per side of the last feature map for images of `size` pixels. A ResNet has 7 at 224 px, 4 at 128 px, and four
-    times that with a small stem. The fewest of an ensemble's members; 0 if a network has no feature maps."""
+    """Cells per side of the last feature map for images of `size` pixels, the fewest of an ensemble's members. A ResNet
+    has 7 at 224 px, 4 at 128 px, four times that with a small stem. 0 if a network has no feature maps."""
     model.eval()
     fewest = []
     for member in _members(model):
