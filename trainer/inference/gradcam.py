@@ -58,14 +58,17 @@ def _map_of(model: Grader, images: Tensor, grades: Tensor) -> Tensor:
     with torch.no_grad():
         normalised = model.normalise(images)
     with torch.enable_grad(), _outputs(model) as outputs:
-        logits = model.head(model.backbone(normalised.requires_grad_()))  # of the images, for layers may be frozen
-        layers = feature_maps(model, outputs)
-        if not layers:
-            raise RunError(f"{model.architecture} has no feature maps that could explain a prediction")
-        gradients = torch.autograd.grad(logits.gather(1, grades.to(images.device)[:, None]).sum(), layers)
+        # Of the images, for layers may be frozen; of a copy, for a network may change them in place.
+        logits = model.head(model.backbone(normalised.requires_grad_().clone()))
+        layers = [each for each in feature_maps(model, outputs) if each.requires_grad]
+        score = logits.gather(1, grades.to(images.device)[:, None]).sum()
+        gradients = torch.autograd.grad(score, layers, allow_unused=True) if layers else ()
+    pairs = [(layer, each) for layer, each in zip(layers, gradients, strict=True) if each is not None]
+    if not pairs:
+        raise RunError(f"{model.architecture} has no feature maps that could explain a prediction")
     maps = [
         _scaled(torch.einsum("nk,nkyx->nyx", gradient.float().mean(dim=(2, 3)), layer.detach().float()), images)
-        for layer, gradient in zip(layers, gradients, strict=True)
+        for layer, gradient in pairs
     ]
     speaks = maps[-1].amax(dim=(1, 2), keepdim=True) > 0
     return _highest_1(torch.where(speaks, torch.stack(maps).mean(dim=0), 0))

@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 from functools import partial
+from itertools import product
 from typing import Final
 
 import numpy as np
@@ -13,7 +14,8 @@ from pipeline.grades import N_GRADES
 from trainer.config import FitConfig
 from trainer.distributed.process_group import world_size
 from trainer.distributed.sync_batchnorm import check_synchronisable
-from trainer.network.device import to_device, training_precision
+from trainer.network.backbones import find_backbone
+from trainer.network.device import measuring_precision, to_device, training_precision
 from trainer.network.model import Grader
 from trainer.plugs import Plug, describe_plug, failing, is_plug
 from trainer.training.augmentation import Draws, augmented
@@ -43,17 +45,27 @@ def try_network(config: FitConfig, model: Grader) -> None:
     if config.layer_decay < 1 and not any(key.startswith(STAGES) for key in model.backbone.state_dict()):
         stages = ", ".join(each.rstrip(".") for each in reversed(STAGES))
         raise RunError(f"--layer-decay is for stages named {stages}, and {name} has none; leave it out")
+    again, _ = find_backbone(name, model.stem)()
+    shapes = [{key: each.shape for key, each in one.state_dict().items()} for one in (again, model.backbone)]
+    if again is model.backbone or shapes[0] != shapes[1]:
+        raise RunError(
+            f"{name} gives {'the same' if again is model.backbone else 'another'} network when it is called "
+            "again; it must make one of the same kind in each call"
+        )
     with failing(name):
         copy = deepcopy(model)
         to_device(copy, device)
-        copy.train()
     for size in _sizes(config):
         check = partial(_check_features, name, model.head.in_features)
         with failing(name):
+            noise = _noise(PHOTOGRAPHS, size, device)
             with training_precision(device, config.precision):
-                features = copy.backbone(copy.normalise(_noise(PHOTOGRAPHS, size, device)))
-            check(PHOTOGRAPHS, features)
-            copy.head(features.float()).sum().backward()
+                features = copy.train().backbone(copy.normalise(noise))
+                check(PHOTOGRAPHS, features)
+                logits = copy.head(features)
+            logits.float().sum().backward()
+            with torch.no_grad(), measuring_precision(device):
+                copy.eval()(noise)
     unused = [key for key, each in copy.backbone.named_parameters() if each.grad is None]
     if world_size() > 1:
         if unused:
@@ -73,8 +85,7 @@ def _check_features(name: str, width: int, photographs: int, features: object) -
 
 
 def try_loss(config: FitConfig) -> None:
-    device = torch.device(config.device)
-    for photographs in (2 * N_GRADES, 1):
+    for device, photographs in product(dict.fromkeys((config.device, "cpu")), (2 * N_GRADES, 1)):  # validation: CPU
         logits = torch.linspace(-2, 2, N_GRADES * photographs, device=device).view(photographs, N_GRADES)
         logits.requires_grad_()
         grades = torch.arange(photographs, device=device) % N_GRADES

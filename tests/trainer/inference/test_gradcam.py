@@ -79,6 +79,28 @@ def test_a_network_of_the_users_is_explained_by_its_last_two_sizes_or_by_the_lay
     assert cells_a_side(model, 64) == cells
 
 
+class Branched(torch.nn.Module):
+    """Changes its images in place, and its last maps are not what it decides by."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = torch.nn.Conv2d(3, 4, 3, 2, 1), torch.nn.Conv2d(4, 4, 3, 2, 1)
+        self.aside = torch.nn.Conv2d(4, 4, 3, 4, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        decided = self.second(self.first(images.mul_(2)))
+        self.aside(decided)
+        return decided.mean((2, 3))
+
+
+def test_maps_that_decide_nothing_explain_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.network.backbones.load_function", lambda name: lambda: (Branched(), 4))
+    model = grader("nets:branched")
+    model.head.weight.data.abs_()
+    heat = grad_cam(model, photographs(1, 64), torch.tensor([2]))
+    assert len(np.unique(heat[0])) > 16 * 16, "of the map with 16 x 16 cells, not of that with 4 x 4"
+
+
 def test_a_network_without_feature_maps_is_not_explained() -> None:
     model = grader(f"{MODULE}:flat")
     assert cells_a_side(model, 64) == 0

@@ -170,6 +170,7 @@ class Given(nn.Module):
         (lambda x: x.mean((2, 3))[:1], r"gives a float32 \(1, 3\)"),
         (lambda x: x.mean((2, 3))[:, :2], r"gives a float32 \(2, 2\)"),
         (lambda x: x.mean((2, 3)).long(), r"gives a int64 \(2, 3\)"),
+        (lambda x: x.mean((2, 3)).double(), "nets:given fails.*RuntimeError: mat1 and mat2 must have the same dtype"),
         (lambda x: [x], "gives list"),
         (lambda x: x.view(2, -1).mean((2, 3)), r"nets:given fails \(test_own_functions.py, line \d+\): "),
     ],
@@ -183,6 +184,19 @@ def test_a_network_with_another_shape_is_refused(
         try_plugs(config, Grader("nets:given"))
 
 
+def test_a_function_that_gives_one_network_twice_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights that are loaded into it would change the network that is trained, or another member of an ensemble."""
+    config = FitConfig(model="nets:given", device="cpu", precision="float32", size=32)
+    network = Given(lambda x: x.mean((2, 3)))
+    monkeypatch.setattr("trainer.network.backbones.load_function", lambda name: lambda: (network, 3))
+    with pytest.raises(RunError, match="nets:given gives the same network when it is called again"):
+        try_plugs(config, Grader("nets:given"))
+    widths = iter((4, 5, 6))
+    monkeypatch.setattr("trainer.network.backbones.load_function", lambda name: lambda: (nn.Linear(3, next(widths)), 3))
+    with pytest.raises(RunError, match="nets:given gives another network when it is called again"):
+        try_plugs(config, Grader("nets:given"))
+
+
 def test_a_trial_changes_nothing_and_covers_the_images_that_grow() -> None:
     sizes = []
     model = Grader(f"{MODULE}:small")
@@ -190,7 +204,7 @@ def test_a_trial_changes_nothing_and_covers_the_images_that_grow() -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     config = FitConfig(model=f"{MODULE}:small", device="cpu", precision="float32", size=48, start_size=32)
     try_plugs(config, model)
-    assert sizes == [32, 48]
+    assert sizes == [32, 32, 48, 48]  # in training and in evaluation
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(each.grad is None for each in model.parameters())
 
