@@ -141,9 +141,11 @@ class FitConfig:
         check(self.head_epochs >= 0, "head_epochs", "0 or more")
         check(self.views >= 1, "views", "at least 1")
         check(self.epochs >= 0, "epochs", "0 or more")
+        of_run = not self.fellow_eye or self.weights.endswith(".safetensors")
+        check(of_run, "weights", "left out with fellow_eye: they are the run's")
+        check(not self.fellow_eye or self.epochs == 0, "epochs", "0 with fellow_eye, which trains the last layer alone")
         head = self.head_epochs > 0 and self.weights != "none"
         check(head or self.epochs > 0, "epochs", "at least 1 where no pretrained weights get head epochs")
-        check(not self.fellow_eye or self.epochs == 0, "epochs", "0 with fellow_eye, which trains the last layer alone")
         check(self.batch >= 1, "batch", "at least 1")
         check(self.size is None or self.size >= SMALLEST, "size", f"at least {SMALLEST} pixels")
         start = self.start_size

@@ -75,7 +75,10 @@ OPTIMIZER_DEFAULTS: Final[Mapping[str, Mapping[str, float]]] = MappingProxyType(
 )
 """Defaults of other options by optimizer. Presets and options override them."""
 
-FELLOW_DEFAULTS: Final[Mapping[str, Any]] = MappingProxyType({"epochs": 0, "head_epochs": 20, "views": 4, "lr": 0.01})
+FELLOW_DEFAULTS: Final[Mapping[str, Any]] = MappingProxyType(
+    # Without the average, accuracy on validation jumps from 13 to 53 % between epochs (eyepacs, ResNet-18 at 64 px).
+    {"epochs": 0, "head_epochs": 20, "views": 4, "lr": 0.01, "ema": 0.99}
+)
 """Defaults with --fellow-eye, which trains the last layer alone, on stored features. Other settings are the run's."""
 
 PURPOSES: Final[Mapping[str, str]] = MappingProxyType(

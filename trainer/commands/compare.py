@@ -17,7 +17,7 @@ from trainer.network.metadata import read_metadata
 from trainer.network.provenance import Exposure
 from trainer.records import optional
 from trainer.reporting.comparison import Run, differing, read_summary, write_comparison
-from trainer.reporting.narrative import exposure_line
+from trainer.reporting.narrative import copied_line, exposure_line
 from trainer.reporting.tables import decimals, with_interval
 from trainer.run_folder import RunFolder
 
@@ -133,13 +133,9 @@ def pair_row(pair: Difference) -> list[str]:
 def fellow_line(run: Run) -> str:
     """What copying the true grade of the other eye would score on test; "" if the network takes one eye."""
     with suppress(RunError, ValueError):  # not measured, or damaged
-        copied = optional(FellowCopy, run.folder.read_json(run.folder.metrics("test")).get("fellow_copy"))
-        if copied:
-            return (
-                f"{run.name}: on {copied.photographs:,} test photographs whose other eye is graded, copying that grade "
-                f"would have accuracy {decimals(copied.accuracy)} and kappa {decimals(copied.kappa)}; the network, "
-                f"which never sees it, has {decimals(copied.network_accuracy)} and {decimals(copied.network_kappa)}"
-            )
+        written = run.folder.read_json(run.folder.metrics("test")).get("fellow_copy")
+        if copied := optional(FellowCopy, written):
+            return copied_line(copied, f"{run.name}, test")
     return ""
 
 

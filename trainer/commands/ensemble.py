@@ -8,7 +8,7 @@ import click
 
 from pipeline.loading.loaders import choose_loader
 from pipeline.storage.url import Url
-from trainer.commands.evaluate import say_defects, say_synthetic
+from trainer.commands.evaluate import say_defects, say_fellows, say_synthetic
 from trainer.commands.fit import measurable
 from trainer.commands.results import print_splits
 from trainer.console import warn
@@ -103,3 +103,5 @@ def say_results(measured: Mapping[str, Evaluation]) -> None:
     for evaluation in measured.values():
         say_defects(evaluation, own=True)
     print_splits({split: evaluation.results for split, evaluation in measured.items()})
+    for split, evaluation in measured.items():
+        say_fellows(evaluation, split)

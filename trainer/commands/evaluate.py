@@ -33,7 +33,7 @@ from trainer.reporting.drawings import short_name
 from trainer.reporting.evaluation_files import write_evaluation
 from trainer.reporting.external import Site, read_sites
 from trainer.reporting.forest import draw_forest
-from trainer.reporting.narrative import UNKNOWN_PAST, exposure_line, scale_line, synthetic_set_line
+from trainer.reporting.narrative import UNKNOWN_PAST, exposure_line, fellow_lines, scale_line, synthetic_set_line
 from trainer.run_folder import ResultFiles, RunFolder, set_name, unfit_name
 
 
@@ -267,12 +267,19 @@ def print_measured(measured: Measured, by: str) -> None:
         print_by_grade(results)
     for target, evaluation in measured.evaluations:
         print_ungradable(target.what, evaluation.results)
+        say_fellows(evaluation, target.what)
         if evaluation.subgroups:
             print_subgroups(evaluation.subgroups, target.what)
     if measured.sites:
         print_sites(measured.sites)
         folders = [target.files.metrics.parent for target, _ in measured.evaluations if target.name]
         click.echo(f"written: {' '.join(map(str, [*folders, measured.forest]))}")
+
+
+def say_fellows(evaluation: Evaluation, what: str) -> None:
+    """Prints in how many photographs the patient's other eye was taken into account. what: the split or the set."""
+    for line in fellow_lines(evaluation, graded(evaluation.predictions), what):
+        click.echo(line)
 
 
 def say_defects(evaluation: Evaluation, *, own: bool, name: str = "") -> None:

@@ -53,6 +53,8 @@ def explain(
     click.echo(f"found {found} = {explained} explained + {len(refused)} rejected")
     if warning := coarseness(predictor.cells):
         warn(warning)
+    if predictor.takes_fellow:
+        click.echo("each photograph by itself: the evidence in the patient's other eye is not shown")
     if folder.mute:
         click.echo(f"in {folder.mute} of them nothing speaks for the grade: no place is tinted")
     if explained > ON_SHEET:

@@ -12,7 +12,7 @@ import click
 from pipeline.cache.cache import Cache, open_cache
 from pipeline.errors import CacheError, RunError
 from pipeline.storage.url import path_or_url
-from trainer.commands.evaluate import say_defects, say_synthetic
+from trainer.commands.evaluate import say_defects, say_fellows, say_synthetic
 from trainer.commands.results import print_splits
 from trainer.config import FitConfig, RunConfig, as_options
 from trainer.console import epoch_line, print_class_weights, warn
@@ -62,7 +62,7 @@ def start(asked: FitConfig, path: Path | None) -> RunFolder:
         from_main(lambda: check_free(path, "--run"))
     config, cache, model = prepare(asked)
     if is_main():
-        warn_of_earlier(config.weights, cache)
+        warn_of_earlier(config, cache)
     with open_loaders(config, cache) as loaders:
         name = default_name(config.model, config.weights, config.size, config.loader, path_or_url(asked.cache))
         run = from_main(lambda: create_run(path, name))
@@ -246,6 +246,8 @@ def finish(config: FitConfig, cache: Cache, run: RunFolder, events: Events | Non
     click.echo(f"kept epoch {kept} of {epochs}, {choice(config)}")
     say_synthetic(run.read_config(), cache, [*measured][-1])
     print_splits({split: evaluation.results for split, evaluation in measured.items()})
+    for evaluation in measured.values():
+        say_fellows(evaluation, evaluation.split)
     run.note_date("trained", *(f"measured {split}" for split in measured))
     write_summary(run, kept, measured)
     run.previous.unlink(missing_ok=True)  # 90 of the 225 MB of a ResNet-18's run; no longer needed
@@ -262,8 +264,10 @@ def measurable(cache: Cache, splits: Sequence[str]) -> Iterator[str]:
             yield split
 
 
-def warn_of_earlier(weights: str, cache: Cache) -> None:
-    """Warns if the initial weights were trained on, or chosen by, photographs of val or test."""
+def warn_of_earlier(config: FitConfig, cache: Cache) -> None:
+    """Warns if the initial weights were trained on, or chosen by, photographs of val or test. Those of --fellow-eye are
+    of the same training, so the same val may choose both."""
+    weights = config.weights
     if not weights.endswith(".safetensors"):
         return
     earlier = earlier_provenance(weights)
@@ -273,6 +277,6 @@ def warn_of_earlier(weights: str, cache: Cache) -> None:
             "among them"
         )
         return
-    for split in ("val", "test"):
+    for split in ("test",) if config.fellow_eye else ("val", "test"):
         if line := exposure_line(split, earlier.exposure(cache, split)):
             warn(f"--weights: {line}")

@@ -18,10 +18,11 @@ from trainer.evaluation.bootstrap import single
 from trainer.evaluation.eyes import EyeCounts
 from trainer.evaluation.metrics import only_grade
 from trainer.evaluation.operating_point import OperatingCard, Wish
-from trainer.evaluation.record import MetricsRecord, SetDescription
+from trainer.evaluation.record import FellowCopy, MetricsRecord, SetDescription
 from trainer.evaluation.refit import NEAR, Refit
 from trainer.evaluation.subgroups import Subgroups
-from trainer.network.metadata import Metadata
+from trainer.kinds import FELLOWS
+from trainer.network.metadata import FittedRule, Metadata
 from trainer.network.provenance import Exposure
 from trainer.presets import PRESETS
 from trainer.reporting.tables import percent
@@ -112,6 +113,49 @@ def reading(thresholds: tuple[float, ...] | None) -> str:
         return "The predicted grade is the likeliest one."
     cuts = ", ".join(f"{cut:.2f}" for cut in thresholds)
     return f"The predicted grade is the expected one (the mean of the probabilities), cut at {cuts}: from validation."
+
+
+def fellow_lines(evaluation: MetricsRecord, predictions: pd.DataFrame, what: str) -> list[str]:
+    """In how many photographs the patient's other eye was taken into account, and the ceiling beside it; empty for a
+    network that takes one eye.
+
+    predictions: of the graded photographs. what: the split or the external set.
+    """
+    if FELLOWS not in predictions:
+        return []
+    n, paired = len(predictions), int((predictions[FELLOWS] > 0).sum())
+    line = f"{what}: the patient's other eye was taken into account in {paired:,} of {n:,} photographs"
+    lines = [f"{line}; {n - paired:,} were graded alone." if paired < n else f"{line}."]
+    if evaluation.fellow_copy:
+        lines.append(copied_line(evaluation.fellow_copy, what))
+    return lines
+
+
+def copied_line(copied: FellowCopy, what: str) -> str:
+    """The ceiling for a network that takes the patient's other eye into account. what: the split or the run."""
+    return (
+        f"{what}: on {copied.photographs:,} photographs whose other eye is graded, copying that grade would have an "
+        f"accuracy of {percent(copied.accuracy)} and a kappa of {copied.kappa:.3f}; the network, which never sees it, "
+        f"has {percent(copied.network_accuracy)} and {copied.network_kappa:.3f}."
+    )
+
+
+def fellow_rule(metadata: Metadata) -> str:
+    """The two decision rules of a network that takes the patient's other eye into account; "" for any other."""
+    if not metadata.fellow:
+        return ""
+
+    def rule(words: str, fitted: FittedRule | Metadata) -> str:
+        if not fitted.operating:
+            return f"{words} none could be fitted"
+        text = f"{words} the temperature is {fitted.operating.temperature:.3f}, the threshold for referral "
+        text += f"{fitted.operating.threshold:.3f}"
+        if fitted.ordinal_thresholds:
+            text += f", and grades are cut at {', '.join(f'{cut:.2f}' for cut in fitted.ordinal_thresholds)}"
+        return text
+
+    rules = (rule("With the other eye", metadata.fellow), rule("alone", metadata))
+    return f"Two decision rules were fitted on validation. {'; '.join(rules)}. Figures here use the rule that fits."
 
 
 def scaling(temperature: float) -> str:

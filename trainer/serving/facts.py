@@ -116,8 +116,12 @@ def _referral(metadata: Metadata) -> str:
         return "The weights carry no threshold: 50 % is taken, and the probabilities are not calibrated."
     if operating.threshold > 1:
         return "The threshold lies above 100 %, so no photograph is referred."
+    if metadata.fellow:
+        alone = " The network could take the patient's other eye into account; this page grades each photograph alone."
+    else:
+        alone = ""
     chosen = f"a {operating.wanted} of {percent(operating.level)} on the validation photographs"
-    return f"Refer from a probability of {percent(operating.threshold)} on, the threshold that gave {chosen}."
+    return f"Refer from a probability of {percent(operating.threshold)} on, the threshold that gave {chosen}.{alone}"
 
 
 def _measured(run: RunFolder, metadata: Metadata) -> Measured:

@@ -1,0 +1,292 @@
+"""Networks that take the patient's other eye into account: `trainer fit --fellow-eye` and what takes its runs."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pandas as pd
+import pytest
+from sklearn.metrics import accuracy_score, cohen_kappa_score
+
+from pipeline.cache.cache import open_cache
+from tests.conftest import write_cache
+from tests.trainer.conftest import FAST, invoke, train, write_tiny_cache
+from trainer.network.metadata import read_metadata
+
+P = [f"p{grade}" for grade in range(5)]
+CPU = ("--device", "cpu", "--loader", "torchvision")
+
+
+def write_eyes(folder: Path) -> Path:
+    """Both eyes of patients of grades 0 and 4. The right eye is red in grade 4; the left one tells nothing. In each
+    split one more patient has a right eye alone, and in test one more has an ungraded left one."""
+    random = np.random.default_rng(0)
+    pictures, grades, splits = {}, {}, {}
+    number = 0
+    for split, patients in (("train", 32), ("val", 12), ("test", 12)):
+        for n in range(patients + 2):
+            for eye in ("left", "right"):
+                if n == patients and eye == "left":
+                    continue
+                id, grade = f"{number}_{eye}", 4 * (n % 2)
+                pictures[id] = random.integers(0, 60, (32, 32, 3), np.uint8)
+                pictures[id][..., 0] += np.uint8(120 * (grade == 4 and eye == "right"))
+                ungraded = n > patients and eye == "left"
+                splits[id] = "" if ungraded else split
+                if not ungraded:
+                    grades[id] = grade
+            number += 1
+    return write_cache(folder, pictures, grades, splits)
+
+
+class Both:
+    """A run of one eye, and one that goes on from it with both."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.cache = write_eyes(folder / "cache")
+        self.one, self.both = folder / "one", folder / "both"
+        options = ("--cache", self.cache, *FAST, "--epochs", 4, "--lr", 0.02)
+        invoke("fit", *options, "--run", self.one)
+        self.output = train("--fellow-eye", self.one, "--run", self.both, "--head-epochs", 12, "--lr", 0.05).output
+
+    def table(self, run: Path, split: str = "test") -> pd.DataFrame:
+        return pd.read_csv(run / f"predictions_{split}.csv", dtype={"id": str}).set_index("id")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, _one_thread: None) -> Both:
+    return Both(tmp_path_factory.mktemp("both"))
+
+
+def test_an_eye_that_tells_nothing_gets_its_grade_from_the_other(runs: Both) -> None:
+    one, both = runs.table(runs.one), runs.table(runs.both)
+    left = both.index[both.index.str.endswith("left")]
+    assert accuracy_score(one.loc[left, "grade"], one.loc[left, "predicted"]) <= 0.75
+    assert accuracy_score(both.loc[left, "grade"], both.loc[left, "predicted"]) == 1
+
+
+def test_one_eye_alone_gets_a_grade_too(runs: Both) -> None:
+    both = runs.table(runs.both)
+    alone = both[both["fellows"] == 0]
+    assert len(alone) == 1
+    assert alone["predicted"].equals(alone["grade"])
+    assert np.allclose(alone["score"], alone[["p2", "p3", "p4"]].sum(axis=1), atol=1e-6)
+    assert (both["fellows"].drop(alone.index) == 1).all()  # the ungraded left eye is one of them
+
+
+def test_two_decision_rules_are_fitted(runs: Both) -> None:
+    metadata = read_metadata(runs.both / "model.safetensors")
+    assert metadata.operating is not None
+    assert metadata.fellow is not None
+    assert metadata.fellow.operating is not None
+    assert metadata.fellow.operating != metadata.operating
+    both = runs.table(runs.both)
+    paired = both["fellows"] > 0
+    p = both[["p2", "p3", "p4"]].sum(axis=1)
+    # One threshold decides on scores, two on probabilities: they decide alike.
+    own = np.where(paired, metadata.fellow.operating.threshold, metadata.operating.threshold)
+    assert ((both["score"] >= metadata.operating.threshold) == (p >= own)).all()
+    results = json.loads((runs.both / "metrics_test.json").read_text())
+    has = both["grade"] >= 2
+    assert results["operating"]["sensitivity"] == pytest.approx((p >= own)[has].mean())
+    assert results["operating"]["specificity"] == pytest.approx((p < own)[~has].mean())
+
+
+def test_the_ceiling_is_what_copying_the_other_eyes_grade_would_score(runs: Both) -> None:
+    both = runs.table(runs.both)
+    copied = {
+        id: both["grade"].get(f"{id.split('_')[0]}_{'left' if id.endswith('right') else 'right'}") for id in both.index
+    }
+    known = [id for id, grade in copied.items() if grade is not None]
+    truth = both["grade"][known]
+    found = json.loads((runs.both / "metrics_test.json").read_text())["fellow_copy"]
+    assert found["photographs"] == len(known) == 24
+    assert found["accuracy"] == pytest.approx(accuracy_score(truth, [copied[id] for id in known]))
+    assert found["kappa"] == pytest.approx(cohen_kappa_score(truth, [copied[id] for id in known], weights="quadratic"))
+    assert found["network_accuracy"] == pytest.approx(accuracy_score(truth, both["predicted"][known]))
+    assert "copying that grade would have an accuracy of 100.0 % and a kappa of 1.000" in runs.output
+    assert "LEAK" not in runs.output  # the same validation chooses both stages
+
+
+def test_the_backbone_and_the_run_of_one_eye_stay(runs: Both) -> None:
+    from safetensors.torch import load_file
+
+    one, both = (load_file(run / "model.safetensors") for run in (runs.one, runs.both))
+    backbone = [name for name in one if name.startswith("backbone.")]
+    assert all(one[name].equal(both[name]) for name in backbone)
+    assert {name for name in both if name not in one} == {"head.fellow.weight", "head.fellow.bias"}
+    assert read_metadata(runs.one / "model.safetensors").fellow is None
+
+
+def test_predict_gives_what_evaluate_measured_from_a_cache_and_from_files(
+    runs: Both, tmp_path: Path, trainer: Callable[..., object]
+) -> None:
+    trainer("predict", runs.both, runs.cache, "--out", "cached.csv", "--device", "cpu")
+    predicted = pd.read_csv("cached.csv", dtype={"id": str}).set_index("id")
+    measured = runs.table(runs.both)
+    assert np.array_equal(predicted.loc[measured.index, P], measured[P])
+    assert (predicted.loc[measured.index, "predicted"] == measured["predicted"]).all()
+    assert (predicted["fellow"].loc[measured.index].notna() == (measured["fellows"] > 0)).all()
+    assert predicted["fellow"]["0_left"] == "0_right"
+
+
+def write_photographs(cache: Path, folder: Path, *ids: str) -> None:
+    folder.mkdir()
+    with open_cache(cache) as opened:
+        for id in ids:
+            (folder / f"{id}.jpg").write_bytes(opened.read(int(opened.manifest.index[opened.manifest["id"] == id][0])))
+
+
+def test_eyes_are_paired_by_name_or_by_a_table(runs: Both, trainer: Callable[..., object]) -> None:
+    write_photographs(runs.cache, Path("named"), "0_left", "0_right", "1_left")
+    trainer("predict", runs.both, "named", "--out", "named.csv", "--device", "cpu")
+    named = pd.read_csv("named.csv", na_filter=False).set_index("id")
+    assert named["fellow"].to_dict() == {"0_left": "0_right", "0_right": "0_left", "1_left": ""}
+    Path("named").rename("coded")
+    for old, new in (("0_left", "x17"), ("0_right", "x18"), ("1_left", "x19")):
+        Path("coded", f"{old}.jpg").rename(Path("coded", f"{new}.jpg"))
+    Path("eyes.csv").write_text("id,patient,eye\nx17,A,OS\nx18,A,OD\n")
+    trainer("predict", runs.both, "coded", "--eyes", "eyes.csv", "--out", "coded.csv", "--device", "cpu")
+    coded = pd.read_csv("coded.csv", na_filter=False).set_index("id")
+    assert coded["fellow"].to_dict() == {"x17": "x18", "x18": "x17", "x19": ""}
+    assert np.array_equal(coded[P], named[P])
+    Path("visits.csv").write_text("id,patient,eye,visit\nx17,A,left,1\nx18,A,right,2\n")
+    trainer("predict", runs.both, "coded", "--eyes", "visits.csv", "--out", "visits.csv_out.csv", "--device", "cpu")
+    assert (pd.read_csv("visits.csv_out.csv", na_filter=False)["fellow"] == "").all()
+
+
+@pytest.mark.parametrize(
+    ("table", "line"),
+    [
+        ("id,patient\nx,A\n", "no column eye"),
+        ("id,patient,eye\nx,A,left\ny,A,up\n", "eyes.csv:3: 'up' is no eye"),
+        ("id,patient,eye\nx,A,left\nx,A,right\n", "eyes.csv:3: x is there twice"),
+    ],
+)
+def test_a_table_of_eyes_with_a_fault_is_refused(
+    runs: Both, table: str, line: str, trainer: Callable[..., object]
+) -> None:
+    write_photographs(runs.cache, Path("photographs"), "0_left")
+    Path("eyes.csv").write_text(table)
+    result = trainer("predict", runs.both, "photographs", "--eyes", "eyes.csv", "--device", "cpu", exit=1)
+    assert line in result.stderr  # type: ignore[attr-defined]
+
+
+def test_an_eye_by_itself_is_explained(runs: Both, trainer: Callable[..., object]) -> None:
+    write_photographs(runs.cache, Path("photographs"), "1_right")
+    result = trainer("explain", runs.both, "photographs", "--out", "explained", "--device", "cpu")
+    assert "each photograph by itself" in result.stdout  # type: ignore[attr-defined]
+    trainer("predict", runs.both, "photographs", "--out", "alone.csv", "--device", "cpu")
+    explained, alone = pd.read_csv("explained/explained.csv"), pd.read_csv("alone.csv")
+    assert explained["predicted"].dropna().to_list() == alone["predicted"].to_list()
+
+
+def test_an_exported_network_may_be_given_the_other_eye(runs: Both, trainer: Callable[..., object]) -> None:
+    result = trainer("export", runs.both, "--onnx", "both.onnx", "--pt2", "both.pt2")
+    assert result.stdout.count("alone and with other eyes") == 2  # type: ignore[attr-defined]
+    measured = runs.table(runs.both)
+    with open_cache(runs.cache) as cache:
+        from pipeline.photos.contact_sheet import decode_small
+
+        def pixels(id: str) -> np.ndarray:
+            row = int(cache.manifest.index[cache.manifest["id"] == id][0])
+            return np.asarray(decode_small(cache.read(row), 32)).transpose(2, 0, 1)
+
+        ids = [id for id in measured.index if measured["fellows"][id] and id.endswith("left")]
+        left, right = (np.stack([pixels(f"{id.split('_')[0]}_{eye}") for id in ids]) for eye in ("left", "right"))
+    session = onnxruntime.InferenceSession("both.onnx")
+    joined = session.run(None, {"images": left, "fellow_images": right})[0]
+    assert np.abs(joined - measured.loc[ids, P].to_numpy()).max() < 1e-4
+    alone = session.run(None, {"images": left})[0]
+    black = session.run(None, {"images": left, "fellow_images": np.zeros_like(left)})[0]
+    assert np.abs(alone - black).max() < 1e-6
+    assert np.abs(alone - joined).max() > 0.1
+
+
+def test_compare_shows_what_the_other_eye_adds_and_the_ceiling(runs: Both, trainer: Callable[..., object]) -> None:
+    printed = trainer("compare", runs.one, runs.both).stdout  # type: ignore[attr-defined]
+    assert "both - one" in printed
+    assert "both, test: on 24 photographs whose other eye is graded" in printed
+
+
+def test_the_report_and_the_card_say_so(runs: Both, trainer: Callable[..., object]) -> None:
+    run = shutil.copytree(runs.both, "both")
+    trainer("report", run, "--card", "CARD.md")
+    for page in (Path(run, "report.html").read_text(), Path("CARD.md").read_text()):
+        assert "other eye was taken into account in 25 of 26 photographs; 1 were graded alone" in page
+        assert "Two decision rules were fitted on validation" in page
+
+
+def test_another_threshold_moves_both_rules(runs: Both, trainer: Callable[..., object]) -> None:
+    run = shutil.copytree(runs.both, "both")
+    before = runs.table(runs.both)["score"]
+    trainer("evaluate", run, "--specificity", 0.6, *CPU)
+    assert np.allclose(runs.table(Path(run))["score"], before, atol=1e-6)
+
+
+def test_an_interrupted_run_continues_to_the_same_bytes(runs: Both, trainer: Callable[..., object]) -> None:
+    options = ("--fellow-eye", runs.one, "--head-epochs", 3)
+    train(*options, "--run", "whole")
+    with pytest.MonkeyPatch.context() as patch:
+        from trainer.training.loop import RunWriter
+
+        publish = RunWriter.publish
+
+        def stop(self: RunWriter, learner: object, progress: object) -> None:
+            publish(self, learner, progress)  # type: ignore[arg-type]
+            if len(progress.history) == 2:  # type: ignore[attr-defined]
+                raise KeyboardInterrupt
+
+        patch.setattr(RunWriter, "publish", stop)
+        train(*options, "--run", "resumed", exit=130)
+    train("--run", "resumed", "--resume")
+    whole, resumed = (Path(run, "model.safetensors").read_bytes() for run in ("whole", "resumed"))
+    assert whole == resumed
+
+
+def test_an_ensemble_takes_both_eyes_if_its_members_do(runs: Both, trainer: Callable[..., object]) -> None:
+    other = train("--fellow-eye", runs.one, "--run", "other", "--head-epochs", 12, "--lr", 0.05, "--seed", 1)
+    assert other.exit_code == 0
+    trainer("ensemble", "all", runs.both, "other", *CPU)
+    table = runs.table(Path("all"))
+    assert (table["predicted"] == table["grade"])[table["fellows"] > 0].sum() >= 24  # of 25
+    trainer("predict", "all", runs.cache, "--out", "all.csv", "--device", "cpu")
+    predicted = pd.read_csv("all.csv", dtype={"id": str}).set_index("id")
+    assert np.array_equal(predicted.loc[table.index, P], table[P])
+    result = trainer("ensemble", "mixed", runs.both, runs.one, *CPU, exit=1)
+    assert "--fellow-eye differs" in result.stderr  # type: ignore[attr-defined]
+
+
+def test_folds_go_on_from_folds_and_make_an_ensemble(runs: Both, trainer: Callable[..., object]) -> None:
+    folded = ("--cache", runs.cache, "--folds", 2)
+    trainer("folds", *folded, *FAST, "--epochs", 3, "--lr", 0.02, "--run", "folds")
+    result = trainer("folds", *folded, "--fellow-eye", "folds", "--run", "both", "--head-epochs", 8, "--lr", 0.05)
+    for fold in range(2):
+        asked = json.loads(Path("both", f"fold{fold}", "config.json").read_text())["asked"]
+        assert Path(asked["fellow_eye"]) == Path("folds", f"fold{fold}").resolve()
+    assert result.exit_code == 0  # type: ignore[attr-defined]
+    trainer("ensemble", "all", "both", "--cache", runs.cache, *CPU)
+    metadata = read_metadata(Path("all", "model.safetensors"))
+    assert metadata.fellow is not None
+    assert metadata.fellow.operating is not None
+    assert (runs.table(Path("all"))["fellows"] > 0).sum() == 25
+
+
+def test_what_does_not_fit_is_refused(runs: Both, tmp_path: Path, trainer: Callable[..., object]) -> None:
+    def refused(*options: object, exit: int = 1) -> str:
+        return train(*options, "--run", "refused", exit=exit).stderr
+
+    assert "model is resnet18 there" in refused("--fellow-eye", runs.one, "--model", "resnet34")
+    assert "weights must be left out" in refused("--fellow-eye", runs.one, "--weights", "none", exit=2)
+    assert "epochs must be 0" in refused("--fellow-eye", runs.one, "--epochs", 2, exit=2)
+    assert "takes the fellow eye already" in refused("--fellow-eye", runs.both, exit=2)
+    assert "nothing" in refused("--fellow-eye", "nothing", exit=2)
+    assert "is not the cache that" in refused("--fellow-eye", runs.one, "--cache", write_tiny_cache(tmp_path / "other"))
+    assert "takes the fellow eye too" in refused("--cache", runs.cache, "--weights", runs.both / "model.safetensors")
+    one = trainer("predict", runs.one, runs.cache, "--eyes", "eyes.csv", exit=1).stderr  # type: ignore[attr-defined]
+    assert "takes one eye" in one
+    assert not Path("refused").exists()
