@@ -193,7 +193,7 @@ def carry_out(training: Training) -> None:
             say_what_is_trained(training)
             learner = make_learner(config, cache, training.loaders, training.model)
             print_class_weights(training_grades(cache).tolist(), learner.weights.tolist())
-            with open_events(run, training.progress.history, config) as events:
+            with open_events(run, training.progress.history) as events:
                 add_photographs(events, learner)
 
                 def on_epoch(row: EpochRow) -> None:

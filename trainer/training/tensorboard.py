@@ -119,14 +119,14 @@ class Events:
 
 
 @contextmanager
-def open_events(run: RunFolder, history: Sequence[EpochRow], config: FitConfig) -> Iterator[Events | None]:
+def open_events(run: RunFolder, history: Sequence[EpochRow]) -> Iterator[Events | None]:
     """The events of a run, with its settings; closed when the block ends. None on other ranks than 0."""
     if not is_main():
         yield None
         return
     events = Events(run, history)
     try:
-        events.add_settings(config)
+        events.add_settings(run.read_config().resolved)  # as it is written: a URL there has lost its secrets
         yield events
     finally:
         events.close()
