@@ -265,7 +265,7 @@ def test_an_input_is_known_by_another_case_of_letters(tmp_path: Path, monkeypatc
     (tmp_path / "PHOTOS").mkdir()
     monkeypatch.setattr(os.path, "samefile", lambda one, other: str(one).lower() == str(other).lower())
     folder = OutputFolder()
-    for read, words in ((tmp_path / "photos", "what the command reads"), (tmp_path / "photos/eyes", "contains")):
+    for read, words in ((tmp_path / "photos", "the command reads it"), (tmp_path / "photos/eyes", "contains")):
         with pytest.raises(OutputError, match=words):
             folder.check(tmp_path / "PHOTOS", [read])
 

@@ -147,7 +147,9 @@ def fit(context: click.Context, /, run: Path | None, resume: bool, find_lr: bool
 
     with joined(choose_device(asked.device)):
         if find_lr and world_size() > 1:
-            raise click.UsageError("--find-lr serves one process; its proposal holds for several, whose batch is one")
+            raise click.UsageError(
+                "--find-lr needs one process; its proposal holds for several too, because the batch is the same"
+            )
         if find_lr:
             drawing = Path("lr.png")
             with kept(LR_DRAWING.check(drawing, [])):

@@ -37,7 +37,7 @@ class FellowRun(click.ParamType[str]):
 
 
 def fellow_defaults(run: RunFolder) -> dict[str, Any]:
-    """The defaults of a training that goes on from a run with both eyes. Raises RunError if it is no finished run of
+    """The defaults of a training with both eyes that starts from a run. Raises RunError if it is no finished run of
     one network that takes one eye."""
     config = run.read_config()
     if config.members:

@@ -87,7 +87,7 @@ PURPOSES: Final[Mapping[str, str]] = MappingProxyType(
         "fast": "for a first look, minutes on two cores where photographs are few or small",
         "best": "for small images of one source, as in RetinaMNIST, trained from scratch",
         "painted": "to learn from scratch what a lesion is, on a cache of what `tools phantom --onto` has painted",
-        "few": "to go on from there, with --weights FILE, to a few hundred graded photographs",
+        "few": "to continue from there, with --weights FILE, on a few hundred graded photographs",
     }
 )
 """What each preset is for."""

@@ -82,7 +82,7 @@ def check_file(path: Path, kind: Kind, inputs: Sequence[Path]) -> Path:
         raise OutputError(f"{path}: a file of the run {real.parent}; name another file")
     if os.path.lexists(real):
         if any(_same(real, source) for source in inputs):
-            raise OutputError(f"{path}: what the command reads; name another file to write")
+            raise OutputError(f"{path}: the command reads it; name another file to write")
         try:
             made = kind.made(real)
         except OSError as error:
@@ -104,7 +104,7 @@ def check_folder(path: Path, inputs: Sequence[Path]) -> Path:
     for source in inputs:
         where = Path(os.path.realpath(source))
         if where == real or _same(where, real):
-            raise OutputError(f"{path}: what the command reads; name another folder")
+            raise OutputError(f"{path}: the command reads it; name another folder")
         if any(folder == real or _same(folder, real) for folder in where.parents):  # also in other upper and lower case
             raise OutputError(f"{path}: contains {source}, which the command reads; name another folder")
     _check_around(path, real)

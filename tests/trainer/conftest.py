@@ -110,6 +110,28 @@ def write_tiny_cache(
     return write_cache(folder, pictures, grades, splits)
 
 
+def write_both_eyes(folder: Path) -> Path:
+    """Both eyes of patients of grades 0 and 4. The right eye is red in grade 4; the left one tells nothing. In each
+    split one more patient has a right eye alone, and in test one more has an ungraded left one."""
+    random = np.random.default_rng(0)
+    pictures, grades, splits = {}, {}, {}
+    number = 0
+    for split, patients in (("train", 32), ("val", 12), ("test", 12)):
+        for n in range(patients + 2):
+            for eye in ("left", "right"):
+                if n == patients and eye == "left":
+                    continue
+                id, grade = f"{number}_{eye}", 4 * (n % 2)
+                pictures[id] = random.integers(0, 60, (32, 32, 3), np.uint8)
+                pictures[id][..., 0] += np.uint8(120 * (grade == 4 and eye == "right"))
+                ungraded = n > patients and eye == "left"
+                splits[id] = "" if ungraded else split
+                if not ungraded:
+                    grades[id] = grade
+            number += 1
+    return write_cache(folder, pictures, grades, splits)
+
+
 @pytest.fixture
 def tiny_cache(tmp_path: Path) -> Callable[..., Path]:
     """tiny_cache(train=[grade, ...], val=[...], test=[...], leaky=False, name="cache"); see `write_tiny_cache`."""

@@ -111,7 +111,7 @@ def prepare(asked: FitConfig) -> tuple[FitConfig, Cache, Grader]:
         if asked.class_weights != "none" and asked.sampling == "balanced":
             warn(
                 f"--sampling balanced shows all grades equally often, and --class-weights {asked.class_weights} lets "
-                "rare ones count more besides: most want one of them"
+                "rare ones count more in addition: usually one of the two is enough"
             )
         config, model = resolve(asked, cache)
     config = from_main(lambda: config)

@@ -43,6 +43,8 @@ def folds(
     Raises RunError if the folder has other folds, or runs with other settings.
     """
     cache, folder = open_cache(asked.cache), FoldsFolder(path)
+    if asked.fellow_eye:  # each fold has its own run and weights
+        given = {name: value for name, value in given.items() if name not in ("fellow_eye", "weights")}
     seeds = list(seeds) or [asked.seed]
     mark = FoldsMark(cache.digest, count, asked.seed, with_test, None if seeds == [asked.seed] else seeds)
     shared = from_main(partial(_begin, folder, cache, mark))
@@ -68,7 +70,7 @@ def _run(folder: FoldsFolder, number: int, seed: int, seeds: Sequence[int]) -> R
 
 
 def _of_fold(asked: FitConfig, number: int) -> FitConfig:
-    """The settings of a fold's run: with --fellow-eye it goes on from the run of the same fold and seed.
+    """The settings of a fold's run: with --fellow-eye it starts from the run of the same fold and seed.
 
     Raises RunError if the folder of --fellow-eye has no such run.
     """
@@ -76,9 +78,7 @@ def _of_fold(asked: FitConfig, number: int) -> FitConfig:
         return asked
     first = FoldsFolder(Path(asked.fellow_eye))
     if not first.mark.exists():
-        raise RunError(
-            f"{asked.fellow_eye} was not made by `trainer folds`; `trainer fit --fellow-eye` goes on from it"
-        )
+        raise RunError(f"{asked.fellow_eye} was not made by `trainer folds`; `trainer fit --fellow-eye` takes it")
     run = _run(first, number, asked.seed, first.read_mark().seeds or [asked.seed])
     return replace(asked, fellow_eye=str(run.path), weights=str(run.model))
 
@@ -102,7 +102,9 @@ def _as_begun(
             raise RunError(
                 f"{folder.path} was begun with {name} {was}, not {value}; leave it out, or choose another --run"
             )
-    return replace(config, seed=asked.seed, **anew)  # the seed that draws the folds
+    if (config.fellow_eye and str(Path(config.fellow_eye).parent)) != asked.fellow_eye:
+        raise RunError(f"{folder.path} was begun with another --fellow-eye; choose another --run")
+    return replace(config, seed=asked.seed, fellow_eye=asked.fellow_eye, **anew)  # the seed draws the folds
 
 
 def _begin(folder: FoldsFolder, cache: Cache, mark: FoldsMark) -> list[SharedPhoto]:

@@ -53,7 +53,7 @@ def joined(device: str) -> Iterator[None]:
         return
     here, backend = local_world_size(), "gloo"
     if device == "mps":
-        raise RunError("--device mps serves one process; --device cpu serves several")
+        raise RunError("--device mps works for one process only; --device cpu works for several")
     if device == "cuda":
         there = torch.cuda.device_count()
         if here > there:
@@ -95,7 +95,7 @@ def _attempt(store: Any, rank: int, ranks: int) -> str:
     missing = set(range(1, ranks))
     while missing:
         if time.monotonic() > until:
-            raise RunError(f"rank {min(missing)} has not come within {TIMEOUT}; see what torchrun says of it")
+            raise RunError(f"rank {min(missing)} has not connected within {TIMEOUT}; see torchrun's report")
         for other in tuple(missing):
             if store.check([f"word of {other}"]):
                 store.set(f"answer to {store.get(f'word of {other}').decode()}", name)

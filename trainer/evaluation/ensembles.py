@@ -52,7 +52,7 @@ def find_members(paths: Sequence[Path]) -> Members:
     """The runs at these paths. Raises RunError where they are too few, unfinished, or twice the same."""
     folds = next((FoldsFolder(path) for path in paths if FoldsFolder(path).mark.exists()), None)
     if folds and len(paths) > 1:
-        raise RunError(f"{folds.path} was made by `trainer folds`: give it alone, and all its runs are members")
+        raise RunError(f"{folds.path} was made by `trainer folds`: give only this folder; all its runs are members")
     runs = folds.runs() if folds else [RunFolder(path) for path in paths]
     if len(runs) < FEWEST:
         raise RunError(f"{runs[0].path} is one run; an ensemble needs {FEWEST} or more")

@@ -207,7 +207,9 @@ def _fit_rule(cache: Cache, outputs: Outputs, of: Tensor, chosen: NDArray[np.boo
         patients = pd.factorize(patients_of(manifest, manifest["id"].iloc[outputs.rows[chosen]]))[0]
         ordinal_thresholds = fit_ordinal_thresholds(probabilities(logits, temperature_of(operating)), grades, patients)
         if ordinal_thresholds is None:
-            logger.warning("validation has one grade alone and says nowhere to cut: the likeliest grade is predicted")
+            logger.warning(
+                "validation has only one grade, so no limits between grades can be chosen: the likeliest is predicted"
+            )
     sure = None
     if operating is not None:
         scores = p_referable(probabilities(logits, operating.temperature))

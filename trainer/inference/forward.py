@@ -77,6 +77,7 @@ def run_pairs(config: FitConfig, model: Network, cache: Cache, split: str) -> Ou
     """As `run_split`, for a network that takes the fellow eye into account. Each photograph passes through it once."""
     rows, pairs = cache.rows(split), fellow_eyes(cache, split)
     needed, device = np.union1d(rows, pairs.fellows), torch.device(config.device)
+    model.eval()
     found: list[Tensor] = []
     with (
         torch.inference_mode(),

@@ -64,7 +64,7 @@ def check_fellow_run(asked: FitConfig, cache: Cache) -> None:
     """Raises RunError if the run of --fellow-eye does not fit the settings or the cache, or if eyes are not known."""
     assert asked.fellow_eye is not None
     if FoldsFolder(Path(asked.fellow_eye)).mark.exists():
-        raise RunError(f"{asked.fellow_eye} was made by `trainer folds`; `trainer folds --fellow-eye` goes on from it")
+        raise RunError(f"{asked.fellow_eye} was made by `trainer folds`; `trainer folds --fellow-eye` takes it")
     run = RunFolder(Path(asked.fellow_eye))
     config, wanted = run.read_config(), fellow_defaults(run)
     for name in SAME:

@@ -252,7 +252,7 @@ def test_so_it_is_on_the_web(
             assert_same(cache, local)
         monkeypatch.setattr(object_store, "WAITS", (0.01, 0.01))
         weather.trouble = lambda method, path: trouble
-        with pytest.raises(StoreError, match=r"cache\.json: cannot be read \(.*; tried 3 times in \d s, the same"):
+        with pytest.raises(StoreError, match=r"cache\.json: cannot be read \(.*; tried 3 times in \d s; run the same"):
             open_cache(f"{weather.url}/cache")
     finally:
         weather.shutdown()

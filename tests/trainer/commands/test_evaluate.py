@@ -109,7 +109,7 @@ def test_the_expected_grade_cut_as_validation_says_is_what_every_command_predict
 
 def test_where_validation_has_one_grade_the_likeliest_is_predicted(fit: Fit, tiny_cache: Cache, tmp_path: Path) -> None:
     result = fit(tiny_cache(val=[0, 0, 0]), "--run", "run", "--epochs", 1, "--grade-by", "expected")
-    assert "validation has one grade alone and says nowhere to cut" in result.stderr
+    assert "validation has only one grade, so no limits between grades can be chosen" in result.stderr
     assert read_metadata(tmp_path / "run" / "model.safetensors").ordinal_thresholds is None
 
 

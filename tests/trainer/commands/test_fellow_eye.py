@@ -12,34 +12,11 @@ import pytest
 from sklearn.metrics import accuracy_score, cohen_kappa_score
 
 from pipeline.cache.cache import open_cache
-from tests.conftest import write_cache
-from tests.trainer.conftest import FAST, invoke, train, write_tiny_cache
+from tests.trainer.conftest import FAST, invoke, train, write_both_eyes, write_tiny_cache
 from trainer.network.metadata import read_metadata
 
 P = [f"p{grade}" for grade in range(5)]
 CPU = ("--device", "cpu", "--loader", "torchvision")
-
-
-def write_eyes(folder: Path) -> Path:
-    """Both eyes of patients of grades 0 and 4. The right eye is red in grade 4; the left one tells nothing. In each
-    split one more patient has a right eye alone, and in test one more has an ungraded left one."""
-    random = np.random.default_rng(0)
-    pictures, grades, splits = {}, {}, {}
-    number = 0
-    for split, patients in (("train", 32), ("val", 12), ("test", 12)):
-        for n in range(patients + 2):
-            for eye in ("left", "right"):
-                if n == patients and eye == "left":
-                    continue
-                id, grade = f"{number}_{eye}", 4 * (n % 2)
-                pictures[id] = random.integers(0, 60, (32, 32, 3), np.uint8)
-                pictures[id][..., 0] += np.uint8(120 * (grade == 4 and eye == "right"))
-                ungraded = n > patients and eye == "left"
-                splits[id] = "" if ungraded else split
-                if not ungraded:
-                    grades[id] = grade
-            number += 1
-    return write_cache(folder, pictures, grades, splits)
 
 
 class Both:
@@ -47,7 +24,7 @@ class Both:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.cache = write_eyes(folder / "cache")
+        self.cache = write_both_eyes(folder / "cache")
         self.one, self.both = folder / "one", folder / "both"
         options = ("--cache", self.cache, *FAST, "--epochs", 4, "--lr", 0.02)
         invoke("fit", *options, "--run", self.one)
@@ -269,6 +246,11 @@ def test_folds_go_on_from_folds_and_make_an_ensemble(runs: Both, trainer: Callab
         asked = json.loads(Path("both", f"fold{fold}", "config.json").read_text())["asked"]
         assert Path(asked["fellow_eye"]) == Path("folds", f"fold{fold}").resolve()
     assert result.exit_code == 0  # type: ignore[attr-defined]
+    both = ("--fellow-eye", "folds", "--run", "both", "--head-epochs", 8, "--lr", 0.05)
+    shutil.rmtree("both/fold1")
+    trainer("folds", *folded, *both)  # the same command continues
+    assert Path("both", "fold1", "summary.json").exists()
+    trainer("folds", *folded, *FAST, "--run", "both", exit=1)
     trainer("ensemble", "all", "both", "--cache", runs.cache, *CPU)
     metadata = read_metadata(Path("all", "model.safetensors"))
     assert metadata.fellow is not None

@@ -79,7 +79,7 @@ def test_the_first_photograph_is_no_place_for_a_table(photos: Path, trained: Tra
     line = refused("predict", trained.run, "--out", "photos/a.png", "photos/b.png", "photos/c.png", *CPU)
     assert "photos/a.png: exists and is not a table of predictions" in line
     line = refused("predict", trained.run, "photos/a.png", "--out", "photos/a.png", *CPU)
-    assert "photos/a.png: what the command reads" in line
+    assert "photos/a.png: the command reads it" in line
     assert tree(photos) == before
 
 
@@ -99,7 +99,7 @@ def test_the_files_of_a_run_are_its_own(command: str, option: str, name: str, ph
     before = tree(run)
     more = ["photos", *CPU] if command == "predict" else []
     line = refused(command, "run", *more, option, f"run/{name}")
-    assert re.search(f"run/{name}: (a file of the run|what the command reads)", line), line
+    assert re.search(f"run/{name}: (a file of the run|the command reads it)", line), line
     assert tree(run) == before
 
 

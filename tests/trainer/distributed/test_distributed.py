@@ -16,7 +16,7 @@ import torch
 import torchvision
 
 from pipeline.cache.cache import open_cache
-from tests.trainer.conftest import invoke, write_tiny_cache
+from tests.trainer.conftest import FAST, invoke, write_both_eyes, write_tiny_cache
 from tests.trainer.distributed.whole_batches import learn
 from tests.trainer.plugged import MODULE
 
@@ -119,6 +119,17 @@ def test_three_processes_learn_what_one_does_and_speak_with_one_voice(folder: Pa
     said = "3 processes, 2 photographs of a batch each; ranks 0, 1, 2: cpu, 1 thread"
     for once in (said, "epoch 2/2 finetune", "kept epoch ", "results: run/"):
         assert out.count(once) == 1
+
+
+def test_two_processes_learn_the_other_eye_as_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_both_eyes(tmp_path / "cache")
+    invoke("fit", *FAST, "--epochs", 1, "--run", "one")
+    options = ("--fellow-eye", "one", "--head-epochs", "3", "--batch", "6")
+    invoke("fit", *options, "--run", "alone")
+    end(start(tmp_path, fit(2, *options, "--run", "run")))
+    ours, theirs = (pd.read_csv(f"{run}/predictions_test.csv", dtype={"id": str}) for run in ("run", "alone"))
+    pd.testing.assert_frame_equal(ours, theirs, atol=1e-4)
 
 
 @pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])

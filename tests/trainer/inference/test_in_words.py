@@ -10,6 +10,7 @@ from pipeline.photos import preparation
 from trainer.inference.in_words import SENTENCES, in_words
 from trainer.inference.inputs import Photograph, Ready
 from trainer.inference.predictor import Prediction
+from trainer.network.decision import DecisionRule
 from trainer.network.image_statistics import FLAG, KIND
 
 
@@ -19,7 +20,8 @@ def unread(_: object) -> Ready:
 
 def words(p: list[float], threshold: float, *flags: str) -> list[str]:
     photograph = Photograph("17_left", "eyes/17_left.jpeg", unread)
-    return in_words(Prediction(photograph, int(np.argmax(p)), np.array(p, np.float32), flags), threshold)
+    rule = DecisionRule(threshold=threshold)
+    return in_words(Prediction(photograph, int(np.argmax(p)), np.array(p, np.float32), flags, rule))
 
 
 def test_grade_probabilities_and_referral_are_said_in_words() -> None:
