@@ -16,11 +16,13 @@ from torch import nn
 from pipeline.errors import RunError
 from tests.trainer.conftest import FAST, invoke, write_tiny_cache
 from tests.trainer.plugged import MODULE
+from trainer.fellow_run import fellow_defaults
 from trainer.inference.forward import probabilities
 from trainer.network.export import Reference, describe, export_model
 from trainer.network.metadata import read_metadata
 from trainer.network.model import Grader, load_model
 from trainer.plugs import load_function
+from trainer.run_folder import RunFolder
 
 FUNCTIONS = ("--loss", f"{MODULE}:each", "--augment", f"{MODULE}:brighter")
 
@@ -42,7 +44,7 @@ def folder(home: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(home, tmp_path / "home"))
 
 
-@pytest.mark.parametrize("name", ["convnext", "resnet10t"])
+@pytest.mark.parametrize("name", ["convnext", pytest.param("resnet10t", marks=pytest.mark.slow)])
 def test_exported_it_gives_pytorchs_probabilities(name: str, home: Path) -> None:
     invoke("export", home / name, "--onnx", "x.onnx", "--pt2", "x.pt2")
     model, metadata = load_model(home / name / "model.safetensors")
@@ -103,6 +105,11 @@ def test_every_command_takes_its_run(folder: Path) -> None:
     assert [each.function for each in plugs] == [f"{MODULE}:convnext", f"{MODULE}:resnet10t"]
     assert json.loads((folder / "both/config.json").read_text())["plugs"][1]["needs"].keys() == {"tests", "timm"}
     invoke("predict", folder / "both", photo, "--device", "cpu")
+
+
+def test_a_training_with_both_eyes_keeps_its_functions(home: Path) -> None:
+    kept = fellow_defaults(RunFolder(home / "convnext"))
+    assert [kept[name] for name in ("model", "loss", "augment")] == [f"{MODULE}:convnext", *FUNCTIONS[1::2]]
 
 
 def test_a_network_without_feature_maps_is_reported_and_not_explained(folder: Path) -> None:
