@@ -11,8 +11,8 @@ from trainer.presets import FELLOW_DEFAULTS
 from trainer.run_folder import FoldsFolder, RunFolder
 
 KEPT: Final = (
-    "batch", "class_weights", "colour", "grade_by", "label_smoothing", "loss", "model", "precision", "sampling", "seed",
-    "size", "stem", "tta", "zoom",
+    "augment", "batch", "class_weights", "colour", "grade_by", "label_smoothing", "loss", "model", "precision",
+    "sampling", "seed", "size", "stem", "tta", "zoom",
 )  # fmt: skip
 """Settings that are the run's own, as resolved, where none are given."""
 SAME: Final = ("model", "stem", "loss", "size", "weights")
