@@ -34,6 +34,7 @@ from trainer.evaluation.refit import Refit
 from trainer.evaluation.subgroups import Comparison
 from trainer.network.export import EXTRA_FILE, describe
 from trainer.network.metadata import read_header, read_metadata
+from trainer.plugs import Plug
 from trainer.reporting.folds import read_fold, write_out_of_fold
 from trainer.run_folder import FoldsFolder, RunFolder
 
@@ -268,6 +269,8 @@ def test_parts_that_may_be_missing_are_named() -> None:
     """Of records that outputs of these few photographs may leave out."""
     assert not missing([field.name for field in fields(Refit)], "external/NAME/metrics.json")
     assert not missing([field.name for field in fields(Comparison)], "subgroups")
+    assert not missing(["plugs", *(field.name for field in fields(Plug))], "config.json")
+    assert not missing(["plugs"], "model.safetensors")
     assert not missing(["scale"], "metrics_SPLIT.json")
 
 

@@ -67,9 +67,7 @@ class PreprocessOptions:
             raise UsageError("--keep-ids keeps the ids of patients as they are; --id-key is for pseudonyms")
         source = click.get_current_context().get_parameter_source("workers")
         if self.scheduler and source != ParameterSource.DEFAULT:
-            raise UsageError(
-                "--workers is for this machine; with --scheduler the cluster has workers of its own"
-            )
+            raise UsageError("--workers is for this machine; with --scheduler the cluster has workers of its own")
 
     def recipe(self) -> "Recipe":
         """How a photograph is prepared."""

@@ -1,6 +1,6 @@
 """Trains ResNets on a cache and measures them: the `trainer` command.
 
-cli config presets run_folder kinds console   options, settings, files, the terminal
+cli config presets plugs run_folder kinds console   options, settings, functions of users, files, the terminal
 distributed/   several processes that train one network
 network/       the network, its weights and their metadata, the decision rule, export
 inference/     from photographs to logits and predictions; Grad-CAM

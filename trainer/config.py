@@ -5,6 +5,7 @@ from math import isfinite
 from typing import Any, Final, Literal, NamedTuple
 
 from pipeline.limits import SMALLEST
+from trainer.plugs import FORM, Plug, is_plug
 from trainer.presets import PRESETS
 
 MODELS: Final = (
@@ -53,6 +54,13 @@ LOSSES: Final = {
     "corn": Loss("CORN, which knows the grades' order", "corn", True),
     "mse": Loss("squared error of the grade", "distance", False),
 }
+
+
+def loss_named(name: str) -> Loss:
+    """The properties of a loss: one of LOSSES, or a function of the user's, which takes logits for a softmax."""
+    return LOSSES.get(name) or Loss(f"the function {name}", "softmax", False)
+
+
 Phase = Literal["head", "finetune"]
 
 
@@ -66,7 +74,7 @@ class FitConfig:
     recipe: str | None = None  # the preset that the other settings started from
     cache: str = "cache"
     loader: str = "auto"
-    model: str = "resnet18"
+    model: str = "resnet18"  # or package.module:function, see docs/plugs.md
     stem: str = "imagenet"  # "small": for images below 64 pixels, from scratch; "auto": decides by the size
     weights: str = "auto"  # "auto", "imagenet", "none", or a file
     fellow_eye: str | None = None  # the run whose network learns to use the patient's other eye too; None: one eye
@@ -84,7 +92,8 @@ class FitConfig:
     weight_decay: float = 5e-4
     class_weights: str = "none"
     sampling: str = "natural"  # "balanced": an epoch has equally many photographs of each grade
-    loss: str = "ce"
+    loss: str = "ce"  # or package.module:function, as model
+    augment: str | None = None  # package.module:function that changes training images further
     label_smoothing: float = 0  # fraction of each label that is spread over all grades
     zoom: float = 1  # images are up to this many times larger or smaller; 1: unchanged
     colour: float = 0  # fraction by which brightness, contrast and saturation vary
@@ -113,13 +122,18 @@ class FitConfig:
         check(self.stem in STEMS, "stem", f"one of {', '.join(STEMS)}")
         check(self.stem != "small" or self.weights != "imagenet", "stem", "imagenet with ImageNet's weights")
         check(self.schedule in SCHEDULES, "schedule", f"one of {', '.join(SCHEDULES)}")
-        check(self.model in MODELS, "model", f"one of {', '.join(MODELS)}")
+        own = is_plug(self.model)
+        check(self.model in MODELS or own, "model", f"one of {', '.join(MODELS)}, or {FORM}")
+        check(not own or self.stem != "small", "stem", "imagenet or auto with a network of your own")
+        check(not own or self.weights != "imagenet", "weights", "auto, none or a file with a network of your own")
+        check(self.augment is None or is_plug(self.augment), "augment", FORM)
         check(self.optimizer in OPTIMIZERS, "optimizer", f"one of {', '.join(OPTIMIZERS)}")
         check(self.class_weights in CLASS_WEIGHTS, "class_weights", f"one of {', '.join(CLASS_WEIGHTS)}")
         check(self.sampling in SAMPLINGS, "sampling", f"one of {', '.join(SAMPLINGS)}")
-        check(self.loss in LOSSES, "loss", f"one of {', '.join(LOSSES)}")
+        check(self.loss in LOSSES or is_plug(self.loss), "loss", f"one of {', '.join(LOSSES)}, or {FORM}")
         check(0 <= self.label_smoothing < 1, "label_smoothing", "at least 0 and less than 1")
-        check(LOSSES[self.loss].smooths or self.label_smoothing == 0, "label_smoothing", f"0 with the loss {self.loss}")
+        smooths = loss_named(self.loss).smooths
+        check(smooths or self.label_smoothing == 0, "label_smoothing", f"0 with the loss {self.loss}")
         check(self.grade_by in GRADE_BY, "grade_by", f"one of {', '.join(GRADE_BY)}")
         check(self.loader in LOADERS, "loader", f"one of {', '.join(LOADERS)}")
         check(self.device in DEVICES, "device", f"one of {', '.join(DEVICES)}")
@@ -163,7 +177,7 @@ class FitConfig:
     @property
     def link(self) -> Link:
         """The kind of last layer that the loss needs."""
-        return LOSSES[self.loss].link
+        return loss_named(self.loss).link
 
     def phase(self, epoch: int) -> Phase:
         """The phase of an epoch, which counts from 0 over both phases."""
@@ -204,10 +218,12 @@ class RunConfig:
     """Absolute paths of an ensemble's runs; empty for a run."""
     folds: str = ""
     """Absolute path of the folder of `trainer folds` that an ensemble's runs are in; "" for any other."""
+    plugs: list[Plug] = field(default_factory=list)
+    """The functions of the user's that the settings name, and what they need."""
 
     def as_dict(self) -> dict[str, Any]:
         fields = asdict(self)
-        for name in ("members", "folds"):
+        for name in ("members", "folds", "plugs"):
             if not fields[name]:
                 del fields[name]  # a run by itself has the same config.json as in earlier versions
         return fields
@@ -217,6 +233,7 @@ class RunConfig:
         """The inverse of `as_dict`. Raises ValueError for fields that are not those of a config.json."""
         try:
             settings = {name: FitConfig(**fields[name]) for name in ("asked", "resolved")}
-            return cls(**(fields | settings))
+            plugs = [Plug(**each) for each in fields.get("plugs", [])]
+            return cls(**(fields | settings | {"plugs": plugs}))
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a run's settings: {error}") from error

@@ -23,6 +23,7 @@ from trainer.config import (
 )
 from trainer.config_file import ConfigFile
 from trainer.fellow_run import FellowRun
+from trainer.plugs import FORM, is_plug
 from trainer.presets import PRESETS
 
 DEFAULT: Final = FitConfig()
@@ -35,6 +36,27 @@ class PixelsOrFraction(Finite):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         number = super().convert(value, param, ctx)
         return int(number) if number % 1 == 0 else number
+
+
+class Function(click.ParamType[str]):
+    """A function of the user's."""
+
+    name = FORM
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not is_plug(value):
+            self.fail(f"{value[:40]!r} is not of the form {FORM}.", param, ctx)
+        return str(value)
+
+
+class NamedOrFunction(click.Choice[str]):
+    """One of some names, or a function of the user's."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return Function().convert(value, param, ctx) if ":" in value else super().convert(value, param, ctx)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        return f"[{'|'.join(self.choices)}|{FORM}]"
 
 
 _data = section("Data and network")
@@ -54,7 +76,8 @@ _OPTIONS: Final = (
           help="The cache to train on, a folder or a URL; `tools preprocess` makes it."),
     _data("--loader", type=click.Choice(LOADERS), default=DEFAULT.loader,
           help="auto: dali if it is installed and there is a CUDA GPU."),
-    _data("--model", type=click.Choice(MODELS), default=DEFAULT.model, help="A network of torchvision."),
+    _data("--model", type=NamedOrFunction(MODELS), default=DEFAULT.model,
+          help="A network of torchvision, or a function of yours that gives one: docs/plugs.md."),
     _data("--stem", type=click.Choice(STEMS), default=DEFAULT.stem,
           help="The first layers. small: full resolution, for images below 64 px. auto: by size."),
     _data("--weights", type=Text(), default=DEFAULT.weights, metavar="auto|imagenet|none|FILE",
@@ -95,8 +118,8 @@ _OPTIONS: Final = (
             help="Rare grades count more in the loss: by their inverse number or their effective number."),
     _grades("--sampling", type=click.Choice(SAMPLINGS), default=DEFAULT.sampling,
             help="balanced: an epoch has the same number of photographs of each grade; rare ones come several times."),
-    _grades("--loss", type=click.Choice(list(LOSSES)), default=DEFAULT.loss,
-            help="Cross entropy, focal, CORN (ordinal), or squared error of the grade."),
+    _grades("--loss", type=NamedOrFunction(list(LOSSES)), default=DEFAULT.loss,
+            help="Cross entropy, focal, CORN (ordinal), squared error of the grade, or a function of yours."),
     _grades("--grade-by", type=click.Choice(GRADE_BY), default=DEFAULT.grade_by,
             help="likeliest: the grade with the highest probability. expected: the mean grade; the limits between "
                  "grades are those with the best kappa on validation."),
@@ -104,6 +127,8 @@ _OPTIONS: Final = (
                   help="Show training images up to this many times larger or smaller."),
     _augmentation("--colour", type=float, default=DEFAULT.colour,
                   help="Vary brightness, contrast and saturation by up to this fraction."),
+    _augmentation("--augment", type=Function(),
+                  help="A function of yours that changes each batch of training images further: docs/plugs.md."),
     _augmentation("--mixup", type=float, default=DEFAULT.mixup, metavar="ALPHA",
                   help="Mix two photographs by Beta(ALPHA, ALPHA) while all layers are trained."),
     _augmentation("--cutmix", type=float, default=DEFAULT.cutmix, metavar="ALPHA",

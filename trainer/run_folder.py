@@ -463,7 +463,7 @@ def default_name(model: str, weights: str, size: int | None, loader: str, cache:
     """
     file = Path(weights)
     start = RunFolder(file.parent).title.replace("/", "-") if file.name == "model.safetensors" else file.stem
-    name = f"{model}-{start[:40]}-{size}px-{loader}-{set_name(cache)[:40]}"
+    name = f"{model.replace(':', '.')}-{start[:40]}-{size}px-{loader}-{set_name(cache)[:40]}"
     while len(os.fsencode(name)) > LONGEST_NAME - len("-10000"):
         name = name[:-1]
     return name.rstrip("-")

@@ -76,7 +76,7 @@ def ensemble(
         split: measure_outputs(cache, split, found, metadata, exposure_on(provenance, cache, split, own=True))
         for split, found in outputs.items()
     }
-    described = describe(first, config, cache)
+    described = describe(first, config, cache, metadata.plugs)
     folds = str(members.folds.path.resolve()) if members.folds else ""
     click.echo(f"{metadata.title}: the mean of the members' calibrated probabilities, calibrated once more")
     if members.folds:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import click
 
-from pipeline.errors import SourceError
+from pipeline.errors import RunError, SourceError
 from pipeline.storage.artifacts import EXPLAINED, SHEET
 from trainer.commands.predict import say_own_folders, say_refused
 from trainer.console import warn
-from trainer.inference.gradcam import Style, cells_a_side
+from trainer.inference.gradcam import Style
 from trainer.inference.inputs import gather
 from trainer.inference.predictor import Predictor
 from trainer.reporting.explained import ON_SHEET, REJECTS, ExplainedFolder, coarseness
@@ -31,11 +31,14 @@ def explain(
     RunError for weights that cannot be used, SourceError if a path does not exist or no photograph could be read.
     """
     predictor = Predictor(run, device_name, workers)
-    photographs, refused, own_folders = gather(paths, predictor.metadata.recipe)
+    if not predictor.cells:
+        raise RunError(f"{run}: {predictor.metadata.title} has no feature maps that could explain a prediction")
+    recipe = predictor.metadata.recipe
+    photographs, refused, own_folders = gather(paths, recipe)
     say_own_folders(own_folders)
     found = len(photographs) + len(refused)
     try:
-        folder = ExplainedFolder(out, [each.id for each in photographs], predictor.metadata, style)
+        folder = ExplainedFolder(out, [each.id for each in photographs], recipe, predictor.cells, style)
         for batch in predictor.batches(photographs, "explaining"):
             refused += batch.refused
             for explanation in predictor.explain(batch, grade):
@@ -48,7 +51,7 @@ def explain(
     if not explained:
         raise SourceError(f"none of {found} photographs could be explained, see {out / REJECTS}")
     click.echo(f"found {found} = {explained} explained + {len(refused)} rejected")
-    if warning := coarseness(cells_a_side(predictor.metadata)):
+    if warning := coarseness(predictor.cells):
         warn(warning)
     if predictor.takes_fellow:
         click.echo("each photograph by itself: the evidence in the patient's other eye is not shown")

@@ -25,7 +25,7 @@ from trainer.network.model import Grader
 from trainer.reporting.drawings import draw_rates, short_name
 from trainer.reporting.evaluation_files import draw_history, write_evaluation, write_summary
 from trainer.reporting.narrative import choice, exposure_line, leak_lines, scale_line
-from trainer.run_folder import RunFolder, check_free, create_run, default_name, newest_unfinished, unfinished
+from trainer.run_folder import EpochRow, RunFolder, check_free, create_run, default_name, newest_unfinished, unfinished
 from trainer.training.loop import open_loaders
 from trainer.training.range_test import range_test
 from trainer.training.run import Training, earlier_provenance, measure_kept, train
@@ -43,6 +43,8 @@ from trainer.training.setup import (
     training_grades,
 )
 from trainer.training.signals import Stopped, Stopper
+from trainer.training.tensorboard import Events, add_photographs, open_events
+from trainer.training.trial import describe_plugs
 
 MAY_CHANGE: Final = frozenset({"cache", "checkpoint_minutes", "device", "workers"})
 """Settings that may be changed with --resume: they do not change what is computed. The cache's digest is checked."""
@@ -66,7 +68,7 @@ def start(asked: FitConfig, path: Path | None) -> RunFolder:
         run = from_main(lambda: create_run(path, name))
         with run.held() if is_main() else nullcontext():
             if is_main():
-                begin(run, describe(asked, config, cache))
+                begin(run, describe(asked, config, cache, describe_plugs(config, model.backbone)))
             carry_out(Training(config=config, cache=cache, run=run, model=model, loaders=loaders))
     return run
 
@@ -194,12 +196,17 @@ def carry_out(training: Training) -> None:
             say_what_is_trained(training)
             learner = make_learner(config, cache, training.loaders, training.model)
             print_class_weights(training_grades(cache).tolist(), learner.weights.tolist())
-            stopped_early = train(
-                training, learner, stopper, lambda row: click.echo(epoch_line(row, config.total_epochs))
-            )
-            if stopped_early:
-                click.echo(f"stopped: no epoch of the last {config.patience} was better on validation")
-            finish(config, cache, run)
+            with open_events(run, training.progress.history) as events:
+                add_photographs(events, learner)
+
+                def on_epoch(row: EpochRow) -> None:
+                    if events:
+                        events.add(row)
+                    click.echo(epoch_line(row, config.total_epochs))
+
+                if train(training, learner, stopper, on_epoch):
+                    click.echo(f"stopped: no epoch of the last {config.patience} was better on validation")
+                finish(config, cache, run, events)
     except Stopped as stopped:
         if is_main() and speaks():
             advice = f"`trainer fit --run {run.path} --resume` continues it"
@@ -225,7 +232,7 @@ def say_what_is_trained(training: Training) -> None:
         click.echo(ranks)
 
 
-def finish(config: FitConfig, cache: Cache, run: RunFolder) -> None:
+def finish(config: FitConfig, cache: Cache, run: RunFolder, events: Events | None) -> None:
     """Measures the kept weights on val and, for the first time, on test; writes and prints the results."""
     measured = {}
     for evaluation in measure_kept(config, cache, run, measurable(cache, ("val", "test"))):
@@ -237,6 +244,8 @@ def finish(config: FitConfig, cache: Cache, run: RunFolder) -> None:
         return
     kept, epochs = read_metadata(run.model).epoch, len(run.read_accuracy())
     draw_history(run, kept)
+    if events:
+        events.add_results(run, kept, measured)
     click.echo(f"kept epoch {kept} of {epochs}, {choice(config)}")
     say_synthetic(run.read_config(), cache, [*measured][-1])
     print_splits({split: evaluation.results for split, evaluation in measured.items()})

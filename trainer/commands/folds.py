@@ -43,6 +43,8 @@ def folds(
     Raises RunError if the folder has other folds, or runs with other settings.
     """
     cache, folder = open_cache(asked.cache), FoldsFolder(path)
+    if asked.fellow_eye:  # each fold has its own run and weights
+        given = {name: value for name, value in given.items() if name not in ("fellow_eye", "weights")}
     seeds = list(seeds) or [asked.seed]
     mark = FoldsMark(cache.digest, count, asked.seed, with_test, None if seeds == [asked.seed] else seeds)
     shared = from_main(partial(_begin, folder, cache, mark))
@@ -100,7 +102,9 @@ def _as_begun(
             raise RunError(
                 f"{folder.path} was begun with {name} {was}, not {value}; leave it out, or choose another --run"
             )
-    return replace(config, seed=asked.seed, **anew)  # the seed that draws the folds
+    if (config.fellow_eye and str(Path(config.fellow_eye).parent)) != asked.fellow_eye:
+        raise RunError(f"{folder.path} was begun with another --fellow-eye; choose another --run")
+    return replace(config, seed=asked.seed, fellow_eye=asked.fellow_eye, **anew)  # the seed draws the folds
 
 
 def _begin(folder: FoldsFolder, cache: Cache, mark: FoldsMark) -> list[SharedPhoto]:

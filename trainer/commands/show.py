@@ -74,6 +74,7 @@ def show(path: Path, as_json: bool) -> None:
         ("trained at", f"{metadata.size} px, epoch {', '.join(map(str, facts.epochs))}"),
         ("recipe", ", ".join(f"{name} {value}" for name, value in metadata.recipe.as_dict().items())),
     ]
+    rows += [("code", f"--{each.option} {each.words}") for each in metadata.plugs]
     if metadata.tta:
         rows.append(("views", "8: measured and used as the mean over flips and right angles"))
     if metadata.ordinal_thresholds:

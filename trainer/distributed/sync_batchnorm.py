@@ -13,7 +13,22 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.errors import RunError
 from trainer.distributed.process_group import TIMEOUT, world_size
+
+
+def check_synchronisable(model: nn.Module) -> None:
+    """Raises RunError where several processes train a network with BatchNorm layers that `synchronise` cannot change.
+    Subclasses do more than normalise: timm's BatchNormAct2d has the activation in it."""
+    if world_size() == 1:
+        return
+    for name, module in model.named_modules():
+        plain = type(module) is nn.BatchNorm2d and module.affine and module.track_running_stats and module.momentum
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not plain:
+            raise RunError(
+                f"{name} is a {type(module).__name__} whose statistics several processes cannot share; train with one "
+                "process, or use layers without statistics of the batch (LayerNorm, GroupNorm)"
+            )
 
 
 def synchronise(model: nn.Module, device: torch.device) -> None:

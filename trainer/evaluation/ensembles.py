@@ -151,6 +151,7 @@ def describe_members(members: Members) -> Metadata:
     )
     fellow = FittedRule() if first.fellow else None
     stem = "small" if all(each.stem == "small" for each in members.metadata) else "imagenet"
+    plugs = {each.function: each for metadata in members.metadata for each in metadata.plugs if each.option == "model"}
     return Metadata(
         first.model,
         first.size,
@@ -161,6 +162,7 @@ def describe_members(members: Members) -> Metadata:
         tta=first.tta,
         members=listed,
         fellow=fellow,
+        plugs=tuple(plugs.values()),
     )
 
 

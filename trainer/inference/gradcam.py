@@ -3,24 +3,26 @@
 Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization", ICCV 2017. The map
 is the mean of those of `layer4`, which was published, and of `layer3`, which is twice as fine. On drawn eyes, whose
 lesions are known, the mean has more on lesions than that of `layer4` in each of three networks (docs/experiments.md).
+A network of the user's may name its layers; else they are those with the last two feature maps of different sizes.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final, Literal
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import interpolate
 
+from pipeline.errors import RunError
 from pipeline.photos.retina import Square
+from trainer.network.backbones import GRADCAM_LAYERS
 from trainer.network.ensemble import Ensemble
-from trainer.network.metadata import Metadata
 from trainer.network.model import Grader, Network
 
-LAYERS: Final = ("layer3", "layer4")
 TINT: Final = (86, 180, 233)
 """Sky blue of Okabe and Ito's palette, which colour-blind people can distinguish. It is the complement of orange."""
 OPACITY: Final = 0.55
@@ -35,45 +37,77 @@ def grad_cam(model: Network, images: Tensor, grades: Tensor) -> NDArray[np.float
     """How much each pixel speaks for a grade: (n, s, s), 0 to 1. The highest value of each photograph is 1.
 
     images: uint8 (n, 3, s, s), RGB, on the model's device. grades: int64 (n,), 0 to 4, the grade to explain in each.
-    The maps of the two layers have s / 16 and s / 32 cells per side and are enlarged by bilinear interpolation. If
-    `layer4` has no evidence for the grade, all values are 0. The map of an ensemble is the mean of its members' maps.
-    The model is left in evaluation mode.
+    The maps of the two layers (of a ResNet s / 16 and s / 32 cells per side) are enlarged by bilinear interpolation. If
+    the last layer has no evidence for the grade, all values are 0. The map of an ensemble is the mean of its members'
+    maps. The model is left in evaluation mode. Raises RunError for a network without feature maps.
     """
     model.eval()
-    members = list(model.members) if isinstance(model, Ensemble) else [model]
-    maps = [_map_of(member, images, grades) for member in members]
+    maps = [_map_of(member, images, grades) for member in _members(model)]
     mean: NDArray[np.float32] = _highest_1(torch.stack(maps).mean(dim=0)).cpu().numpy()
     return mean
 
 
-def _map_of(model: nn.Module, images: Tensor, grades: Tensor) -> Tensor:
+def _members(model: Network) -> list[Grader]:
+    members = list(model.members) if isinstance(model, Ensemble) else [model]
+    assert all(isinstance(each, Grader) for each in members)
+    return members  # type: ignore[return-value]
+
+
+def _map_of(model: Grader, images: Tensor, grades: Tensor) -> Tensor:
     """The map (n, s, s) of one network. The highest value of each photograph is 1."""
-    kept: dict[str, Tensor] = {}
-
-    def keep(layer: str) -> Callable[..., Tensor]:
-        def hook(_module: Any, _inputs: Any, output: Tensor) -> Tensor:
-            kept[layer] = output if output.requires_grad else output.requires_grad_()  # frozen layers have none
-            return kept[layer]
-
-        return hook
-
-    assert isinstance(model, Grader)
-    hooks = [model.backbone.get_submodule(layer).register_forward_hook(keep(layer)) for layer in LAYERS]
-    try:
-        with torch.no_grad():
-            normalised = model.normalise(images)
-        with torch.enable_grad():
-            logits = model.head(model.backbone(normalised)).gather(1, grades.to(images.device)[:, None])
-            gradients = torch.autograd.grad(logits.sum(), [kept[layer] for layer in LAYERS])
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with torch.no_grad():
+        normalised = model.normalise(images)
+    with torch.enable_grad(), _outputs(model) as outputs:
+        # Of the images, for layers may be frozen; of a copy, for a network may change them in place.
+        logits = model.head(model.backbone(normalised.requires_grad_().clone()))
+        layers = [each for each in feature_maps(model, outputs) if each.requires_grad]
+        score = logits.gather(1, grades.to(images.device)[:, None]).sum()
+        gradients = torch.autograd.grad(score, layers, allow_unused=True) if layers else ()
+    pairs = [(layer, each) for layer, each in zip(layers, gradients, strict=True) if each is not None]
+    if not pairs:
+        raise RunError(f"{model.architecture} has no feature maps that could explain a prediction")
     maps = [
-        _scaled(torch.einsum("nk,nkyx->nyx", gradient.float().mean(dim=(2, 3)), kept[layer].detach().float()), images)
-        for layer, gradient in zip(LAYERS, gradients, strict=True)
+        _scaled(torch.einsum("nk,nkyx->nyx", gradient.float().mean(dim=(2, 3)), layer.detach().float()), images)
+        for layer, gradient in pairs
     ]
     speaks = maps[-1].amax(dim=(1, 2), keepdim=True) > 0
     return _highest_1(torch.where(speaks, torch.stack(maps).mean(dim=0), 0))
+
+
+@contextmanager
+def _outputs(model: Grader) -> Iterator[list[Tensor]]:
+    """In the block, collects the outputs of the layers that the backbone names, or of all its layers."""
+    found: list[Tensor] = []
+
+    def keep(_module: Any, _inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            found.append(output)
+
+    named = getattr(model.backbone, GRADCAM_LAYERS, ())
+    try:
+        layers = [model.backbone.get_submodule(name) for name in named] or list(model.backbone.modules())
+    except AttributeError as error:
+        raise RunError(f"{model.architecture} names the layers {', '.join(named)}, and has no such: {error}") from error
+    hooks = [layer.register_forward_hook(keep) for layer in layers]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def feature_maps(model: Grader, outputs: list[Tensor]) -> list[Tensor]:
+    """Of the layers' outputs, those that the backbone names; else the last one of each of the last two sizes, (n, d, h,
+    h) with h above 1: the mean over all places has h = 1. Empty if there is none."""
+    maps = [each for each in outputs if each.ndim == 4 and each.shape[2] == each.shape[3]]
+    if getattr(model.backbone, GRADCAM_LAYERS, ()):
+        return maps
+    last: dict[int, Tensor] = {}
+    for each in maps:
+        last.pop(each.shape[-1], None)
+        if each.shape[-1] > 1:
+            last[each.shape[-1]] = each
+    return list(last.values())[-2:]
 
 
 def _scaled(heat: Tensor, images: Tensor) -> Tensor:
@@ -87,9 +121,19 @@ def _highest_1(heat: Tensor) -> Tensor:
     return torch.where(highest > 0, heat / highest, heat)
 
 
-def cells_a_side(metadata: Metadata) -> int:
-    """Cells per side of the last feature map: 7 at 224 px, 4 at 128 px, and four times that with a small stem."""
-    return -(-metadata.size // (8 if metadata.stem == "small" else 32))
+@torch.no_grad()
+def cells_a_side(model: Network, size: int) -> int:
+    """Cells per side of the last feature map for images of `size` pixels, the fewest of an ensemble's members. A ResNet
+    has 7 at 224 px, 4 at 128 px, four times that with a small stem. 0 if a network has no feature maps."""
+    model.eval()
+    fewest = []
+    for member in _members(model):
+        black = torch.zeros(1, 3, size, size, dtype=torch.uint8, device=member.head.weight.device)
+        with _outputs(member) as outputs:
+            member.backbone(member.normalise(black))
+        maps = feature_maps(member, outputs)
+        fewest.append(maps[-1].shape[-1] if maps else 0)
+    return min(fewest)
 
 
 def heat_on_photograph(heat: NDArray[np.float32], square: Square, width: int, height: int) -> NDArray[np.float32]:

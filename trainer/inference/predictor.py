@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -16,7 +17,7 @@ from pipeline.photos.fingerprint import fingerprint_of_pixels
 from pipeline.progress import track
 from trainer.inference.fellows import Scored, fellows_among
 from trainer.inference.forward import probabilities
-from trainer.inference.gradcam import grad_cam
+from trainer.inference.gradcam import cells_a_side, grad_cam
 from trainer.inference.inputs import BATCH, Photograph, Rendered, render
 from trainer.network.decision import THRESHOLD, DecisionRule, confidence, p_referable
 from trainer.network.device import choose_device, measuring_precision, to_device
@@ -97,6 +98,11 @@ class Predictor:
             logger.warning(
                 f"{run} carries no operating point: probabilities are not calibrated, the threshold is {THRESHOLD}"
             )
+
+    @cached_property
+    def cells(self) -> int:
+        """See `cells_a_side`."""
+        return cells_a_side(self.model, self.metadata.size)
 
     @property
     def takes_fellow(self) -> bool:

@@ -112,17 +112,25 @@ def export_model(
     """
     make = {"onnx": make_onnx, "pt2": make_pt2}[format]
     classifier = (PairClassifier if metadata.fellow else Classifier)(model, metadata).eval()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporters warn of their own insides
-        data, use = make(classifier, metadata.size, description)
     images, wanted, what, fellows, with_fellows = reference
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the exporters warn of their own insides
+            data, use = make(classifier, metadata.size, description)
+        differences = [largest_difference(use(data_of(images[part])), wanted[part]) for part in PARTS]
+        if fellows is not None and with_fellows is not None:
+            differences += [
+                largest_difference(use(data_of(images[part]), data_of(fellows[part])), with_fellows[part])
+                for part in PARTS
+            ]
+    except RunError:
+        raise
+    except Exception as error:  # the exporters and onnxruntime raise dozens of kinds
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise RunError(f"{path} is not written: {metadata.title} cannot be exported ({reason})") from error
     checked = f"{what}, batches of 1 and {len(images) - 1}"
-    differences = [largest_difference(use(data_of(images[part])), wanted[part]) for part in PARTS]
-    if fellows is not None and with_fellows is not None:
+    if fellows is not None:
         checked += ", alone and with other eyes"
-        differences += [
-            largest_difference(use(data_of(images[part]), data_of(fellows[part])), with_fellows[part]) for part in PARTS
-        ]
     difference = max(differences)
     if not difference <= TOLERANCE:
         raise RunError(

@@ -13,6 +13,7 @@ from pipeline.photos.preparation import Recipe
 from pipeline.storage.artifacts import open_regular
 from trainer.config import STEMS, Link
 from trainer.network.image_statistics import TrainingStatistics
+from trainer.plugs import Plug
 
 MEAN: Final = (0.485, 0.456, 0.406)
 STD: Final = (0.229, 0.224, 0.225)
@@ -66,7 +67,7 @@ class Member:
     """One network of an ensemble."""
 
     model: str
-    """One of trainer.config.MODELS."""
+    """One of trainer.config.MODELS, or a function of the user's."""
     epoch: int
     """The epoch that its weights are from, counted from 1."""
     link: str
@@ -81,7 +82,7 @@ class Member:
 @dataclass(frozen=True)
 class Metadata:
     model: str
-    """One of trainer.config.MODELS; of an ensemble that of its first member."""
+    """One of trainer.config.MODELS, or a function of the user's; of an ensemble that of its first member."""
     size: int
     """Side of the images that it was trained on, pixels."""
     recipe: Recipe
@@ -108,6 +109,8 @@ class Metadata:
     """Image statistics of the training photographs; None in older files."""
     members: tuple[Member, ...] = ()
     """The networks of an ensemble, in the order of their weights; empty for one network."""
+    plugs: tuple[Plug, ...] = ()
+    """The functions of the user's that the training took; of an ensemble those of all members."""
     fellow: FittedRule | None = None
     """The decision rule for photographs whose fellow eye is taken into account; None for a network that takes one eye.
     The rule in the other fields is for an eye without a fellow."""
@@ -128,7 +131,7 @@ class Metadata:
     def as_dict(self) -> dict[str, Any]:
         """As plain JSON."""
         fields = {**asdict(self), "recipe": self.recipe.as_dict()}
-        for name in ("members", "fellow"):
+        for name in ("members", "fellow", "plugs"):
             if not getattr(self, name):
                 del fields[name]  # a network of one eye, by itself, has the same bytes as in earlier versions
         if not self.fellow:
@@ -150,6 +153,7 @@ class Metadata:
             if fields.get("statistics"):
                 fields["statistics"] = TrainingStatistics.from_dict(fields["statistics"])
             fields["members"] = tuple(Member(**each) for each in fields.get("members", ()))
+            fields["plugs"] = tuple(Plug(**each) for each in fields.get("plugs", ()))
             if fields.get("fellow"):
                 fields["fellow"] = _fitted_rule(**fields["fellow"])
             metadata = cls(**fields)

@@ -1,4 +1,4 @@
-"""The network: a torchvision ResNet from images to the logits of five grades. Its file of weights."""
+"""The network: a backbone and a head, from images to the logits of five grades. Its file of weights."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -6,7 +6,6 @@ from typing import Final, NamedTuple
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from pipeline.errors import RunError
 from pipeline.grades import N_GRADES
 from pipeline.loading.batch import normalise
 from pipeline.storage.atomic import write_atomically
+from trainer.network.backbones import check_backbone, find_backbone
 from trainer.network.ensemble import Ensemble
 from trainer.network.metadata import MEAN, STD, Metadata, read_metadata
 from trainer.network.provenance import Provenance
@@ -94,31 +94,27 @@ LINKS: Final = {
 
 
 class Grader(nn.Module):
-    """The network: normalisation, a ResNet without its last layer (the backbone), and the head."""
+    """The network: normalisation, the backbone (such as a ResNet without its last layer), and the head."""
 
     def __init__(
         self, architecture: str, link: str = "softmax", stem: str = "imagenet", *, fellow: bool = False
     ) -> None:
         """Initialises the weights with torch's global random generator.
 
-        architecture: one of trainer.config.MODELS. link: see Head. stem: the first layers. "imagenet" is a 7x7
-        convolution and a pooling, which reduce the side to a quarter. "small" is a 3x3 convolution, which keeps the
-        side (He et al., CVPR 2016, section 4.2) and takes seven times as long (ResNet-18, 64 images of 56 px: a step of
-        4.6 s, not 0.64). fellow: whether the last layer can take the patient's other eye into account.
+        architecture: one of trainer.config.MODELS, or a function of the user's (trainer.network.backbones). link: see
+        Head. stem: the first layers of a ResNet. "imagenet" is a 7x7 convolution and a pooling, which reduce the side
+        to a quarter. "small" is a 3x3 convolution, which keeps the side (He et al., CVPR 2016, section 4.2) and takes
+        seven times as long (ResNet-18, 64 images of 56 px: a step of 4.6 s, not 0.64).
+        fellow: whether the last layer can take the patient's other eye into account.
         """
         super().__init__()
-        resnet = torchvision.models.get_model(architecture, weights=None)
-        if stem == "small":
-            resnet.conv1 = nn.Conv2d(3, resnet.conv1.out_channels, 3, padding=1, bias=False)
-            nn.init.kaiming_normal_(resnet.conv1.weight, mode="fan_out", nonlinearity="relu")  # as torchvision's own
-            resnet.maxpool = nn.Identity()
+        backbone, features = find_backbone(architecture, stem)()
         self.stem = stem
         self.architecture = architecture
         self.link = link
         self.normalise = Normalise()
-        self.head = Head(resnet.fc.in_features, link, fellow=fellow)
-        resnet.fc = nn.Identity()
-        self.backbone: nn.Module = resnet
+        self.head = Head(features, link, fellow=fellow)
+        self.backbone = backbone
 
     def forward(self, images: Tensor) -> Tensor:
         """(n, 5) logits from images uint8 (n, 3, s, s), RGB."""
@@ -165,6 +161,8 @@ def save_model(path: Path, model: Network, metadata: Metadata, provenance: Prove
 def load_model(path: Path) -> tuple[Network, Metadata]:
     """Reads a model that `save_model` wrote: on the CPU, in evaluation mode. Raises RunError for any other file."""
     metadata = read_metadata(path)
+    for each in metadata.members or (metadata,):
+        check_backbone(each.model, metadata.plugs, str(path))
     model: Network
     if metadata.members:
         paired = metadata.fellow is not None

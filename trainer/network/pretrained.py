@@ -14,20 +14,29 @@ from torch import Tensor
 
 from pipeline.errors import RunError
 from pipeline.storage.atomic import write_atomically
+from trainer.network.backbones import find_backbone, has_own_weights
 from trainer.network.metadata import read_metadata
 from trainer.network.model import Grader, load_state, read_weights
 from trainer.network.torch_files import read_torch
+from trainer.plugs import failing, is_plug
 
 logger = logging.getLogger(__name__)
 
+PRETRAINED: Final = "pretrained"
+"""The name of the weights that a function of the user's brings."""
 TIMEOUT: Final = 10.0
 """A download fails after so many seconds without data."""
 
 
 def pretrain(model: Grader, weights: str) -> str:
-    """Loads the given weights. Returns "imagenet", "none", or the file. Warns if "auto" becomes "none"."""
+    """Loads the given weights. Returns "imagenet", "pretrained", "none", or the file. Warns if "auto" becomes "none".
+
+    "pretrained": those that a function of the user's brings. With such a function "auto" takes them if there are any.
+    """
     if weights == "none":
         return weights
+    if is_plug(model.architecture) and weights in ("auto", PRETRAINED):
+        return _of_function(model, weights)
     if weights not in ("auto", "imagenet"):
         file = Path(weights).resolve()
         load_weights(model, file)
@@ -41,6 +50,18 @@ def pretrain(model: Grader, weights: str) -> str:
         return "none"
     load_weights(model, file)
     return "imagenet"
+
+
+def _of_function(model: Grader, weights: str) -> str:
+    """Takes the weights that the function of the backbone brings. Raises RunError if it must and there are none."""
+    if not has_own_weights(model.architecture):
+        if weights == PRETRAINED:
+            raise RunError(f"{model.architecture} takes no argument `pretrained`, so it brings no weights")
+        return "none"
+    backbone, _ = find_backbone(model.architecture, model.stem)(pretrained=True)
+    with failing(model.architecture):
+        model.backbone.load_state_dict(backbone.state_dict())
+    return PRETRAINED
 
 
 def load_weights(model: Grader, path: Path) -> None:

@@ -21,12 +21,11 @@ from pipeline.storage.artifacts import EXPLAINED, EXPLAINED_COLUMNS, SHEET
 from pipeline.storage.atomic import write_atomically
 from pipeline.storage.csv_files import to_csv
 from pipeline.storage.outputs import recorded
-from trainer.inference.gradcam import FEWEST, Style, cells_a_side, heat_on_photograph, overlay
+from trainer.inference.gradcam import FEWEST, Style, heat_on_photograph, overlay
 from trainer.inference.inputs import original
 from trainer.inference.predictions import refusals_csv
 from trainer.inference.predictor import Explanation
 from trainer.kinds import is_explained_file
-from trainer.network.metadata import Metadata
 
 SHOWN_SIDE: Final = 512
 """Least length of a picture's shorter side, pixels. Smaller photographs are enlarged."""
@@ -50,10 +49,11 @@ class ExplainedFolder:
     Every method raises OSError if a file cannot be written.
     """
 
-    def __init__(self, path: Path, ids: Iterable[str], metadata: Metadata, style: Style = "heat") -> None:
-        """Makes the folder. ids: of all photographs that may be explained. metadata: of the weights."""
+    def __init__(self, path: Path, ids: Iterable[str], recipe: Recipe, cells: int, style: Style = "heat") -> None:
+        """Makes the folder. ids: of all photographs that may be explained. recipe: of the weights. cells: a side of the
+        last feature map."""
         self.path = path
-        self._metadata, self._style = metadata, style
+        self._recipe, self._cells, self._style = recipe, cells, style
         self.by_grade = Counter[int]()
         """Number of photographs by the grade that was explained."""
         self.mute = 0
@@ -70,8 +70,8 @@ class ExplainedFolder:
         """Writes the picture of a photograph. Raises the errors of `original`."""
         (photograph, predicted, *_), grade, _, heat = explanation
         name, probability = picture_name(photograph.id), explanation.probability
-        photo, heated = covered(explanation, self._metadata.recipe, self._style)
-        below = legend(2 * photo.shape[1], grade, self._style, cells_a_side(self._metadata), mute=not heat.any())
+        photo, heated = covered(explanation, self._recipe, self._style)
+        below = legend(2 * photo.shape[1], grade, self._style, self._cells, mute=not heat.any())
         drawn = np.vstack([np.hstack([photo, heated]), below])
         with write_atomically(self.path / name) as file:
             file.write(encoded(Image.fromarray(drawn), "JPEG", "what a network looked at"))

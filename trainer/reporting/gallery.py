@@ -38,7 +38,7 @@ class Picture(NamedTuple):
     photo: str
     """JPEG as a data: URI."""
     heat: str
-    """The same with Grad-CAM of the predicted grade over it."""
+    """The same with Grad-CAM of the predicted grade over it; "" if the network has no feature maps."""
 
 
 def worst_mistakes(predictions: pd.DataFrame) -> pd.DataFrame:
@@ -64,11 +64,13 @@ def confidence(predictions: pd.DataFrame) -> "pd.Series[float]":
     return pd.Series(p[np.arange(len(p)), predictions["predicted"].to_numpy()], predictions.index)
 
 
-def pictures(cache: Cache, model: Network, metadata: Metadata, chosen: pd.DataFrame) -> list[Picture]:
+def pictures(
+    cache: Cache, model: Network, metadata: Metadata, chosen: pd.DataFrame, *, explained: bool = True
+) -> list[Picture]:
     """Pictures of the chosen photographs, in that order.
 
     model: on the CPU; it sees the photographs as in evaluation. chosen: rows of predictions with a column `sure`, at
-    most one batch. Raises CacheError if a photograph is damaged.
+    most one batch. explained: whether the network has feature maps. Raises CacheError if a photograph is damaged.
     """
     if chosen.empty:
         return []
@@ -78,13 +80,17 @@ def pictures(cache: Cache, model: Network, metadata: Metadata, chosen: pd.DataFr
     (batch,) = render(cached_photographs(cache, rows), as_cached, device=torch.device("cpu"), workers=1)
     if batch.refused:
         raise CacheError(batch.refused[0].reason)
-    heats = grad_cam(model, batch.images, torch.tensor(chosen["predicted"].tolist()))
+    heats = (
+        grad_cam(model, batch.images, torch.tensor(chosen["predicted"].tolist())) if explained else [None] * len(rows)
+    )
     made = []
     columns = [chosen[name].tolist() for name in ("id", "grade", "predicted", "sure")]
     for row, heat, id, grade, predicted, sure in zip(rows.tolist(), heats, *columns, strict=True):
         photo = thumbnail(cache, row)
-        covered = overlay(photo, cv2.resize(heat, photo.shape[1::-1], interpolation=cv2.INTER_LINEAR))
-        made.append(Picture(id, grade, predicted, sure, data_uri(photo), data_uri(covered)))
+        covered = ""
+        if heat is not None:
+            covered = data_uri(overlay(photo, cv2.resize(heat, photo.shape[1::-1], interpolation=cv2.INTER_LINEAR)))
+        made.append(Picture(id, grade, predicted, sure, data_uri(photo), covered))
     return made
 
 

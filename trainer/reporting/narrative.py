@@ -13,7 +13,7 @@ from pipeline.cache.cache import Cache
 from pipeline.cache.splits import Leak
 from pipeline.grades import GRADES, N_GRADES, REFERABLE
 from pipeline.photos.preparation import Recipe
-from trainer.config import LOSSES, FitConfig, RunConfig, as_options
+from trainer.config import FitConfig, RunConfig, as_options, loss_named
 from trainer.evaluation.bootstrap import single
 from trainer.evaluation.eyes import EyeCounts
 from trainer.evaluation.metrics import only_grade
@@ -79,6 +79,8 @@ def variation(config: FitConfig) -> str:
         words.append(f"up to {config.zoom:g} times larger and smaller")
     if config.colour:
         words.append(f"brightness, contrast and saturation varied by up to {config.colour:.0%}")
+    if config.augment:
+        words.append(f"changed by the function {config.augment}")
     if config.mixup:
         words.append(f"mixed in pairs (mixup {config.mixup:g})")
     if config.cutmix:
@@ -88,7 +90,7 @@ def variation(config: FitConfig) -> str:
 
 def objective(config: FitConfig) -> str:
     """The loss in words, and the weights of the photographs in it."""
-    words = [LOSSES[config.loss].title]
+    words = [loss_named(config.loss).title]
     if config.label_smoothing:
         words.append(f"labels smoothed by {config.label_smoothing:g}")
     weighted = config.class_weights != "none"
@@ -417,5 +419,9 @@ def _subgroup_options(subgroups: Subgroups | None) -> list[object]:
 
 def starting_point(weights: str) -> str:
     """The weights that training began with, in words. weights: as resolved in config.json."""
-    known = {"none": "trained from scratch", "imagenet": "pretrained on ImageNet"}
+    known = {
+        "none": "trained from scratch",
+        "imagenet": "pretrained on ImageNet",
+        "pretrained": "pretrained, by its own function",
+    }
     return known.get(weights, f"pretrained from {Path(weights).name}")

@@ -118,6 +118,7 @@ def describe(measured: Measured) -> dict[str, object]:
     scale = scale_line(*record.scale)
     leak, unknown = leak_statement(measured.split, record, known), unknown_patients(measured)
     synthetic = synthetic_line(synthetic_photographs(config, measured.cache), measured.split)
+    cells = cells_a_side(measured.model, measured.metadata.size)
     return {
         "name": measured.name,
         "split": measured.split,
@@ -190,8 +191,8 @@ def describe(measured: Measured) -> dict[str, object]:
         "sites": sites,
         "ungradables": [table for site in external if (table := ungradable_table(site.results, site.name))],
         "refits": refit_tables(sites),
-        "cells": cells_a_side(measured.metadata),
-        "coarseness": coarseness(cells_a_side(measured.metadata)),
+        "cells": cells,
+        "coarseness": coarseness(cells) if cells else "",
     }
 
 
@@ -204,8 +205,12 @@ def shown_photographs(measured: Measured) -> dict[str, object]:
     labels, card = characteristics(measured.cache, known["id"]), measured.results.operating
     groups = measure_subgroups(sample, labels, card.threshold if card else None)
     chosen = {"worst": worst_mistakes(known), "sure": surest_right(known), "missed": missed_severe(measured)}
+    explained = cells_a_side(measured.model, measured.metadata.size) > 0
     return {
-        **{name: pictures(measured.cache, measured.model, measured.metadata, rows) for name, rows in chosen.items()},
+        **{
+            name: pictures(measured.cache, measured.model, measured.metadata, rows, explained=explained)
+            for name, rows in chosen.items()
+        },
         "characteristics": groups,
     }
 

@@ -14,7 +14,6 @@ from pipeline.photos.contact_sheet import encoded
 from pipeline.photos.discovery import plain_id
 from pipeline.photos.eye_names import eye_name
 from pipeline.storage.csv_files import csv_lines, defused
-from trainer.inference.gradcam import cells_a_side
 from trainer.inference.in_words import SENTENCES
 from trainer.inference.inputs import Rendered, render, uploaded
 from trainer.inference.predictions import COLUMNS, DEFERRAL, cells, reasons, with_deferral
@@ -66,13 +65,12 @@ class Lightbox:
     def explain(self, source: str, data: bytes) -> dict[str, Any]:
         """Grad-CAM of the predicted grade, as plain JSON. Raises as `grade` does."""
         (explanation,) = self._predictor.explain(self._render(source, data))
-        metadata = self._predictor.metadata
-        _, heated = covered(explanation, metadata.recipe)
+        _, heated = covered(explanation, self._predictor.metadata.recipe)
         grade = f"grade {explanation.grade} ({GRADES[explanation.grade]})"
         words = f"Tinted: where the evidence for {grade} lies, coarsely. It shows no lesions, and no reasons."
         if not explanation.heat.any():
             words = f"Nothing in the picture speaks for {grade}: no place is tinted."
-        return {"heat": _data_url(heated), "words": f"{words} {coarseness(cells_a_side(metadata))}".strip()}
+        return {"heat": _data_url(heated), "words": f"{words} {coarseness(self._predictor.cells)}".strip()}
 
     def _render(self, source: str, data: bytes) -> Rendered:
         photograph, metadata = uploaded(source, data), self._predictor.metadata

@@ -31,6 +31,8 @@ from trainer.distributed.process_group import from_main, is_main, shard, total_o
 from trainer.network.device import measuring_precision
 from trainer.network.fellow import mean_over_fellows
 from trainer.network.model import Grader, read_tensors
+from trainer.plugs import is_plug
+from trainer.training.augmentation import with_function
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +109,7 @@ def feature_loaders(
     """Loaders of features by split; "train" has `config.views` augmented views, the others one."""
     backbone = nn.Sequential(model.normalise, model.backbone).eval()
     weights = _digest(model.state_dict())
+    stored = not is_plug(config.model) and not config.augment  # code may change, and its name does not
     found: dict[str, Loader] = {}
     for split in splits:
         train = split == "train"
@@ -126,15 +129,17 @@ def feature_loaders(
             metadata["rows"] = hashlib.sha256(needed.tobytes()).hexdigest()
         key = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode()).hexdigest()[:16]
         path = cache.home.with_name(f"{cache.home.name}.features") / f"{split}-{key}.safetensors"
-        features = from_main(partial(_read, path))
+        features = from_main(partial(_read, path)) if stored else None
         if features is None:
             varied = augment if train else NO_AUGMENT
             with open_sharded(
                 config, cache, split, 2 * config.batch, rows=needed, augment=varied, seed=config.seed
             ) as photographs:
+                if train:
+                    photographs = with_function(photographs, config, batch=2 * config.batch)
                 seen = [_view(backbone, photographs, needed, view, device, split) for view in range(views)]
             features = torch.stack(seen)
-            if is_main():
+            if is_main() and stored:
                 _write(path, features)
         grades = torch.from_numpy(cache.grades[rows]).to(device)
         batch = config.batch if train else 2 * config.batch

@@ -13,13 +13,14 @@ from pipeline.loading.batch import Batch, Loader
 from pipeline.loading.plan import Augment
 from trainer.config import FitConfig, Phase
 from trainer.distributed.loaders import batch_per_rank
-from trainer.distributed.process_group import averaged, shifted, total, world_size
+from trainer.distributed.process_group import averaged, gather, shard, shifted, total, world_size
 from trainer.network.device import training_precision
 from trainer.network.fellow import phase_head
 from trainer.network.model import Grader, compiled, load_state
+from trainer.training.augmentation import seed_torch
 from trainer.training.head_features import feature_loaders
 from trainer.training.losses import losses
-from trainer.training.mixup import mix
+from trainer.training.mixup import Mix, mix
 from trainer.training.schedule import averaging_decay
 
 CLIP_NORM: Final = 1.0
@@ -89,6 +90,7 @@ class Learner:
         empty; the figures are those of the whole batch.
         """
         images, grades, _ = batch
+        seed_torch(self.config.seed, epoch, step, shard().rank, 0)  # for dropout, which torchvision's ResNets have not
         batch_size = (
             len(images) if world_size() == 1 else min(self.config.batch, self._photographs - step * self.config.batch)
         )
@@ -96,9 +98,8 @@ class Learner:
             group["lr"] = lr * scale
         if batch_size == 1:  # one photograph has no variance for BatchNorm, so its running statistics are used
             self._model.backbone.eval()
-        config, share = self.config, 1.0
-        if self.phase == "finetune" and (config.mixup or config.cutmix):
-            images, share = mix(images, shifted(images), config.mixup, config.cutmix, config.seed, epoch, step)
+        config = self.config
+        images, share = self._mixed(images, self.phase, epoch, step)
         # The head alone is little work, so its features stay in float32.
         precision = config.precision if self.phase == "finetune" else "float32"
         with training_precision(self.weights.device, precision):
@@ -117,6 +118,21 @@ class Learner:
             decay = averaging_decay(config, epoch, step, len(self.batches["train"]))
             average(self._average, self._model, decay)
         return total(torch.stack([loss.detach(), right, torch.full_like(loss, len(images))]))
+
+    def _mixed(self, images: Tensor, phase: Phase, epoch: int, step: int) -> Mix:
+        """The images of a step after mixup and CutMix, which the head phase does without."""
+        config = self.config
+        if phase == "head" or not (config.mixup or config.cutmix):
+            return Mix(images, 1.0)
+        return mix(images, shifted(images), config.mixup, config.cutmix, config.seed, epoch, step)
+
+    def first_images(self) -> tuple[int, Tensor]:
+        """The first epoch in which all layers are trained, or else the last one, counted from 1; and its first batch as
+        the network sees it, of all ranks: uint8 (n, 3, s, s), on the CPU."""
+        epoch = min(self.config.head_epochs, self.config.total_epochs - 1)
+        batches = iter(self._loaders["train"].epoch(epoch))
+        images = self._mixed(next(batches).images, self.config.phase(epoch), epoch, 0).images
+        return epoch + 1, gather(images.float().round().to(torch.uint8), total).cpu()
 
     def _score(self, logits: Tensor, grades: Tensor) -> tuple[Tensor, Tensor]:
         """Summed loss and number of photographs graded right, both float32."""

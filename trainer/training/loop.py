@@ -24,6 +24,7 @@ from trainer.network.metadata import Metadata
 from trainer.network.model import save_model
 from trainer.network.provenance import Provenance
 from trainer.run_folder import EpochRow, RunFolder
+from trainer.training.augmentation import with_function
 from trainer.training.checkpoint import Progress, save_checkpoint
 from trainer.training.learner import Learner, augmentation
 from trainer.training.losses import losses
@@ -32,7 +33,6 @@ from trainer.training.progressive_resizing import GrowingLoader, training_size
 from trainer.training.schedule import scheduled_lr
 from trainer.training.signals import Stopped, Stopper
 from trainer.training.stuck import STUCK_EPOCHS, advice, sees_nothing
-from trainer.training.tensorboard import Events
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +135,6 @@ def fit(
         progress.seconds = perf_counter() - began
         writer.save(learner, progress)
 
-    events = Events(writer.run, progress.history) if is_main() else None
     try:
         for epoch in range(progress.epoch, config.total_epochs):
             if config.patience and progress.idle(config.head_epochs) >= config.patience:
@@ -161,8 +160,6 @@ def fit(
                 progress = Progress(epoch + 1, [], [*progress.history, row], stuck=stuck)
                 save()
                 writer.publish(learner, progress)
-                if events:
-                    events.add(row)
             on_epoch(row)
             if stuck == STUCK_EPOCHS and is_main():
                 logger.warning(advice(config))
@@ -180,9 +177,6 @@ def fit(
             f"photographs {', '.join(learner.cache.manifest['id'].iloc[rows.numpy()])}); "
             "start another run with a lower --lr"
         ) from error
-    finally:
-        if events:
-            events.close()
 
 
 def seconds_to_open(learner: Learner, phase: Phase) -> float:
@@ -198,7 +192,7 @@ def open_loaders(config: FitConfig, cache: Cache) -> Iterator[dict[str, Loader]]
     """Loaders by split: "train" (shuffled, augmented), "val", and "test" with --track-test."""
 
     def open_train(size: int | None) -> Loader:
-        return open_sharded(
+        loader = open_sharded(
             replace(config, size=size, start_size=None),
             cache,
             "train",
@@ -208,6 +202,7 @@ def open_loaders(config: FitConfig, cache: Cache) -> Iterator[dict[str, Loader]]
             seed=config.seed,
             balanced=config.sampling == "balanced",
         )
+        return with_function(loader, config)
 
     with ExitStack() as stack:
         if config.start_size is None:

@@ -23,6 +23,7 @@ from trainer.training.learner import Learner
 from trainer.training.loop import RunWriter, fit
 from trainer.training.setup import empty_model
 from trainer.training.signals import Stopper
+from trainer.training.trial import describe_plugs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +60,7 @@ def train(training: Training, learner: Learner, stopper: Stopper, on_epoch: Call
         stem=config.stem,
         tta=config.tta,
         statistics=statistics,
+        plugs=tuple(describe_plugs(config, training.model.backbone)),
         fellow=FittedRule() if config.fellow_eye else None,
     )
     cache.note_sources()

@@ -1,7 +1,7 @@
 """Sets up a training: resolves the settings for the cache, and makes or restores the model."""
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
@@ -28,11 +28,13 @@ from trainer.fellow_run import SAME, fellow_defaults
 from trainer.network.device import choose_device, choose_precision, to_device
 from trainer.network.model import Grader, load_state
 from trainer.network.pretrained import pretrain
+from trainer.plugs import Plug, is_plug
 from trainer.run_folder import FoldsFolder, RunFolder, write_json
 from trainer.training.checkpoint import Progress, newest_checkpoint
 from trainer.training.learner import Learner
 from trainer.training.losses import class_weights
 from trainer.training.progressive_resizing import start_pixels
+from trainer.training.trial import try_plugs
 
 
 def check_trainable(cache: Cache) -> None:
@@ -112,6 +114,7 @@ def resolve(asked: FitConfig, cache: Cache) -> tuple[FitConfig, Grader]:
         config = replace(config, stem=model.stem, weights=weights, head_epochs=head_epochs)
     except ValueError as error:  # --start-size above the cache's size; or --weights auto --epochs 0 without weights
         raise RunError(str(error)) from error
+    try_plugs(config, model)
     return config, model
 
 
@@ -126,7 +129,7 @@ def make_model(asked: FitConfig, size: int) -> tuple[Grader, str]:
         return model, pretrain(model, "none" if asked.weights == "auto" else asked.weights)  # ImageNet's do not fit it
     model = Grader(asked.model, asked.link)
     weights = pretrain(model, asked.weights)
-    if asked.stem == "auto" and weights == "none" and size < SMALL_BELOW:
+    if asked.stem == "auto" and weights == "none" and size < SMALL_BELOW and not is_plug(asked.model):
         torch.manual_seed(asked.seed)
         model = Grader(asked.model, asked.link, "small")
     return model, weights
@@ -137,7 +140,7 @@ def empty_model(config: FitConfig) -> Grader:
     return Grader(config.model, config.link, config.stem, fellow=config.fellow_eye is not None)
 
 
-def describe(asked: FitConfig, config: FitConfig, cache: Cache) -> RunConfig:
+def describe(asked: FitConfig, config: FitConfig, cache: Cache, plugs: Sequence[Plug] = ()) -> RunConfig:
     """The contents of config.json. config: `asked`, resolved."""
     packages = ("fundus-grading", "torch", "torchvision", "numpy", "pillow", "opencv-python-headless")
     if isinstance(cache.path, Url):  # without its secrets, if it has any
@@ -153,6 +156,7 @@ def describe(asked: FitConfig, config: FitConfig, cache: Cache) -> RunConfig:
         versions={"python": platform.python_version(), **{name: version(name) for name in packages}},
         data_set=cache.index.data_set,
         synthetic={split: int(drawn[cache.rows(split)].sum()) for split in ("train", "val", "test")},
+        plugs=list(plugs),
     )
 
 
@@ -180,6 +184,8 @@ def restore(config: FitConfig, run: RunFolder) -> tuple[Grader, Progress, Mappin
     elif is_main():
         pretrain(model, config.weights)
     same_state(model)
+    if is_main():
+        try_plugs(config, model)
     return model, progress, checkpoint
 
 

@@ -1,11 +1,21 @@
-"""accuracy.csv as TensorBoard events, if the extra `tensorboard` is installed."""
+"""A run as TensorBoard events: accuracy.csv, settings, photographs, results; with the extra `tensorboard`."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from importlib.util import find_spec
+from math import ceil, sqrt
 from typing import Any, Final
 
+import torch
+from torch import Tensor
+
+from trainer.config import FitConfig
+from trainer.distributed.process_group import from_main, is_main
+from trainer.evaluation.evaluate import Evaluation
 from trainer.run_folder import EpochRow, RunFolder
+from trainer.training.learner import Learner
 
 logger = logging.getLogger(__name__)
 
@@ -22,8 +32,14 @@ TAGS: Final = {
 """Column of accuracy.csv -> its tag in TensorBoard. Tags with the same prefix share a panel."""
 
 
+FINAL: Final = ("accuracy", "balanced_accuracy", "kappa", "auc", "sensitivity", "specificity", "referable_auc")
+"""Metrics of the kept weights, 0 to 1; kappa -1 to 1. Their tags are final/NAME_SPLIT."""
+PHOTOGRAPHS: Final = 16
+"""On the picture of training photographs, at most."""
+
+
 class Events:
-    """Writes the epochs of a run below runs/NAME/tensorboard/, one step per epoch. Without the extra it writes nothing.
+    """Writes the events of a run into one file below runs/NAME/tensorboard/. Without the extra it writes nothing.
 
     TensorBoard cannot write below a name that is not UTF-8; then it writes nothing and warns. Events of an earlier
     process are replaced by `history`, so they are always the rows of accuracy.csv, also after a kill and a resume.
@@ -48,8 +64,12 @@ class Events:
         for row in history:
             self.add(row)
 
+    @property
+    def are_written(self) -> bool:
+        return self._writer is not None
+
     def add(self, row: EpochRow) -> None:
-        """A row of accuracy.csv."""
+        """A row of accuracy.csv, one step per epoch."""
         if self._writer is None:
             return
         self._clock += row.seconds
@@ -58,6 +78,77 @@ class Events:
                 self._writer.add_scalar(tag, value, row.epoch, walltime=self._clock)
         self._writer.flush()
 
+    def add_settings(self, config: FitConfig) -> None:
+        """The resolved settings, as hyper-parameters; those that are None are left out."""
+        if self._writer is None:
+            return
+        from torch.utils.tensorboard.summary import hparams
+
+        metrics = dict.fromkeys((_final(name, split) for split in ("val", "test") for name in FINAL), 0.0)
+        experiment, start, _ = hparams(asdict(config), metrics)  # type: ignore[no-untyped-call]
+        for summary in (experiment, start):
+            self._writer.file_writer.add_summary(summary, walltime=self._clock)
+
+    def add_photographs(self, epoch: int, images: Tensor) -> None:
+        """Training photographs in rows. images: uint8 (n, 3, s, s), RGB. epoch: from 1."""
+        if self._writer is not None:
+            self._writer.add_image("photographs/train", tiled(images[:PHOTOGRAPHS]), epoch, walltime=self._clock)
+
+    def add_results(self, run: RunFolder, kept: int, measured: Mapping[str, Evaluation]) -> None:
+        """The metrics of the kept weights by split, and the drawn confusion matrices. kept: their epoch, from 1."""
+        if self._writer is None:
+            return
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from torch.utils.tensorboard.summary import hparams
+
+        for split, evaluation in measured.items():
+            for name in FINAL:
+                if (value := getattr(evaluation.results.metrics, name)) is not None:
+                    self._writer.add_scalar(_final(name, split), value, kept, walltime=self._clock)
+            png = run.confusion_drawing(split).read_bytes()
+            width, height = (int.from_bytes(png[place : place + 4], "big") for place in (16, 20))  # as every PNG has it
+            image = Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=png)
+            picture = Summary(value=[Summary.Value(tag=f"confusion/{split}", image=image)])
+            self._writer.file_writer.add_summary(picture, kept, walltime=self._clock)
+        *_, end = hparams({}, {})  # type: ignore[no-untyped-call]
+        self._writer.file_writer.add_summary(end, walltime=self._clock)
+
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
+
+
+@contextmanager
+def open_events(run: RunFolder, history: Sequence[EpochRow]) -> Iterator[Events | None]:
+    """The events of a run, with its settings; closed when the block ends. None on other ranks than 0."""
+    if not is_main():
+        yield None
+        return
+    events = Events(run, history)
+    try:
+        events.add_settings(run.read_config().resolved)  # as it is written: a URL there has lost its secrets
+        yield events
+    finally:
+        events.close()
+
+
+def add_photographs(events: Events | None, learner: Learner) -> None:
+    """Adds training photographs as the network sees them. All ranks call it, for mixup takes the photographs of all."""
+    if from_main(lambda: events is not None and events.are_written):
+        epoch, images = learner.first_images()
+        if events:
+            events.add_photographs(epoch, images)
+
+
+def tiled(images: Tensor) -> Tensor:
+    """uint8 (3, h, w): the images (n, 3, s, s) in rows, as a square of them if n is one; black where there is none."""
+    n, channels, size, _ = images.shape
+    columns = ceil(sqrt(n))
+    rows = ceil(n / columns)
+    cells = torch.zeros(rows * columns, channels, size, size, dtype=torch.uint8)
+    cells[:n] = images
+    return cells.view(rows, columns, channels, size, size).permute(2, 0, 3, 1, 4).reshape(channels, rows * size, -1)
+
+
+def _final(name: str, split: str) -> str:
+    return f"final/{name}_{split}"

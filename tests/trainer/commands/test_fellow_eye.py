@@ -351,6 +351,11 @@ def test_folds_go_on_from_folds_and_make_an_ensemble(runs: Both, trainer: Callab
         asked = json.loads(Path("both", f"fold{fold}", "config.json").read_text())["asked"]
         assert Path(asked["fellow_eye"]) == Path("folds", f"fold{fold}").resolve()
     assert result.exit_code == 0  # type: ignore[attr-defined]
+    both = ("--fellow-eye", "folds", "--run", "both", "--head-epochs", 8, "--lr", 0.05)
+    shutil.rmtree("both/fold1")
+    trainer("folds", *folded, *both)  # the same command continues
+    assert Path("both", "fold1", "summary.json").exists()
+    trainer("folds", *folded, *FAST, "--run", "both", exit=1)
     trainer("ensemble", "all", "both", "--cache", runs.cache, *CPU)
     metadata = read_metadata(Path("all", "model.safetensors"))
     assert metadata.fellow is not None

@@ -18,6 +18,7 @@ import torchvision
 from pipeline.cache.cache import open_cache
 from tests.trainer.conftest import FAST, invoke, write_both_eyes, write_tiny_cache
 from tests.trainer.distributed.whole_batches import learn
+from tests.trainer.plugged import MODULE
 
 ROOT = Path(__file__).resolve().parents[3]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -29,6 +30,7 @@ OPTIONS = [
     *("--mixup", ".2", "--cutmix", "1", "--ema", ".9", "--track-test", "--tta"),
 ]
 """26 photographs in batches of 6: of the last batch's 2, a third rank has none."""
+OWN = {"model": "plain", "loss": "mean", "augment": "brighter"}
 OFTEN = ["--checkpoint-minutes", "0"]
 """A checkpoint after each step."""
 
@@ -175,6 +177,28 @@ def test_a_killed_rank_ends_all_with_its_rank_and_reason_unless_torchrun_may_sta
     assert not Path(f"/proc/{other}").exists()
     invoke("fit", "--resume")
     assert_same_curves(run, folder / "alone")
+
+
+def test_functions_of_the_users_are_trained_by_two_processes_as_by_one(folder: Path) -> None:
+    """A network with BatchNorm, a loss that is a mean, and an augmentation that draws."""
+    functions = [f"--{option}={MODULE}:{name}" for option, name in OWN.items()]
+    options = [
+        *OPTIONS[: OPTIONS.index("--weights")],
+        *functions,
+        "--weights",
+        "none",
+        "--epochs",
+        "2",
+        "--mixup",
+        ".2",
+    ]
+    said = invoke("fit", *options, "--run", "one").stderr
+    out, err = end(start(folder, fit(2, *options, "--run", "two")))
+    assert "2 processes, 3 photographs of a batch each" in out
+    for name in OWN.values():
+        assert said.count(f"code from outside: {MODULE}:{name} is imported") <= 1
+        assert err.count(f"code from outside: {MODULE}:{name} is imported") == 1
+    assert_same_curves(folder / "two", folder / "one")
 
 
 @pytest.mark.parametrize(

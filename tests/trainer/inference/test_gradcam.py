@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.photos.preparation import Recipe
+from pipeline.errors import RunError
 from pipeline.photos.retina import Square
+from tests.trainer.plugged import MODULE
 from trainer.inference.gradcam import TINT, cells_a_side, grad_cam, heat_on_photograph, overlay
-from trainer.network.metadata import Metadata
 from trainer.network.model import Grader
 
 
@@ -49,6 +49,63 @@ def test_a_frozen_backbone_is_explained_as_well() -> None:
     model.backbone.requires_grad_(False)
     assert np.array_equal(grad_cam(model.train(), images, grades), before)
     assert not model.training
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "cells"),
+    [
+        ("convnext", ("features.4.0", "features.5"), 4),
+        ("resnet10t", ("layer3", "layer4"), 2),
+        ("named", ("2", "5"), 16),
+    ],
+)
+def test_a_network_of_the_users_is_explained_by_its_last_two_sizes_or_by_the_layers_that_it_names(
+    name: str, layers: tuple[str, str], cells: int
+) -> None:
+    import captum.attr as captum
+
+    model, images, grades = grader(f"{MODULE}:{name}"), photographs(5, 64), torch.arange(5)
+    maps = []
+    for layer in layers:
+        module = model.backbone.get_submodule(layer)
+        found = captum.LayerGradCam(model, module).attribute(images, grades, relu_attributions=True)
+        found = captum.LayerAttribution.interpolate(found, (64, 64), "bilinear")[:, 0].detach()
+        maps.append(found / found.amax(dim=(1, 2), keepdim=True).clamp(min=1e-9))
+    reference = sum(maps) / 2 * (maps[-1].amax(dim=(1, 2), keepdim=True) > 0)
+    reference /= reference.amax(dim=(1, 2), keepdim=True).clamp(min=1e-9)
+    heat = grad_cam(model, images, grades)
+    assert heat.any()
+    np.testing.assert_allclose(heat, reference.numpy(), atol=1e-5)
+    assert cells_a_side(model, 64) == cells
+
+
+class Branched(torch.nn.Module):
+    """Changes its images in place, and its last maps are not what it decides by."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = torch.nn.Conv2d(3, 4, 3, 2, 1), torch.nn.Conv2d(4, 4, 3, 2, 1)
+        self.aside = torch.nn.Conv2d(4, 4, 3, 4, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        decided = self.second(self.first(images.mul_(2)))
+        self.aside(decided)
+        return decided.mean((2, 3))
+
+
+def test_maps_that_decide_nothing_explain_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.network.backbones.load_function", lambda name: lambda: (Branched(), 4))
+    model = grader("nets:branched")
+    model.head.weight.data.abs_()
+    heat = grad_cam(model, photographs(1, 64), torch.tensor([2]))
+    assert len(np.unique(heat[0])) > 16 * 16, "of the map with 16 x 16 cells, not of that with 4 x 4"
+
+
+def test_a_network_without_feature_maps_is_not_explained() -> None:
+    model = grader(f"{MODULE}:flat")
+    assert cells_a_side(model, 64) == 0
+    with pytest.raises(RunError, match="plugged:flat has no feature maps that could explain a prediction"):
+        grad_cam(model, photographs(1, 64), torch.tensor([0]))
 
 
 def test_heat_lies_where_the_evidence_is() -> None:
@@ -121,8 +178,4 @@ def test_the_cells_are_those_of_the_last_feature_map(size: int, stem: str, cells
     model.backbone.get_submodule("layer4").register_forward_hook(lambda *each: kept.append(each[2].shape))
     with torch.no_grad():
         model(photographs(1, size))
-    assert (
-        cells_a_side(Metadata(model="resnet18", size=size, stem=stem, recipe=Recipe(256), epoch=1))
-        == cells
-        == kept[0][-1]
-    )
+    assert cells_a_side(model, size) == cells == kept[0][-1]
