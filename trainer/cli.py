@@ -368,8 +368,9 @@ def report(run: Path, split: str, cache: Path | Url | None, out: Path | None, ca
 @click.option("--device", type=click.Choice(DEVICES), default="auto", help="auto: the fastest there is.")
 @click.option("--workers", type=WORKERS, help="Threads that read photographs.  [default: one a core]")
 @click.option("--eyes", type=Folder(path_type=Path), metavar="TABLE",
-              help="For runs of --fellow-eye: a CSV table of whose eye each photograph shows, with the columns id, patient, "
-                   "eye and, for several visits, visit.  [default: from names such as 17_left]")  # fmt: skip
+              help="For runs of --fellow-eye: a CSV table of whose eye each photograph shows, with the columns "
+                   "id, patient, eye and, for several visits, visit.  "
+                   "[default: from names such as 17_left]")  # fmt: skip
 @click.option("--defer", type=Finite(0, 1), metavar="SHARE",
               help="Mark the least certain photographs, so that a person grades them: about this share of them. Blank, "
                    "ungradable and unusual ones are marked too. Adds the columns defer and defer_why.")  # fmt: skip

@@ -84,8 +84,8 @@ _OPTIONS: Final = (
           help="auto: ImageNet weights if they are on this machine or can be downloaded. FILE: torchvision's .pth or a "
                "model.safetensors."),
     _data("--fellow-eye", type=FellowRun(), is_eager=True, metavar="RUN",
-          help="Teach the network of a finished run to use the photograph of the patient's other eye too. Only the last "
-               "layer is trained, most settings are kept. `trainer folds` takes a folder of folds."),
+          help="Teach the network of a finished run to use the photograph of the patient's other eye too. Only its "
+               "last layer is trained, most settings are kept. `trainer folds` takes a folder of folds."),
     _data("--size", type=click.IntRange(SMALLEST, LARGEST),
           help="Side of the training images, pixels.  [default: as cached]"),
     _data("--start-size", type=PixelsOrFraction(0, min_open=True),
