@@ -88,6 +88,7 @@ def bad_values(command: str, parameter: click.Parameter) -> list[str]:
         "augment": ["", "nonsense", "a:b:c", "no_such_module:f", "os:abort", LONG],
         "weights": ["", "missing", "folder", "file", "file/x", LONG],
         "config": ["", "missing", "folder", "file", "file/x", "photo.png", LONG],
+        "fellow_eye": ["", "missing", "folder", "file", "file/x", "cache", LONG],
         "name": ["", "missing", LONG],
         "names": ["", ".", "..", "a/b", "/", "forest.png", LONG],
         "subgroups": ["", "missing", LONG],

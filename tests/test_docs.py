@@ -25,8 +25,9 @@ NO_OPTIONS_OF_OURS = {"benchmarks.md", "experiments.md", "licences.md"}
 
 @pytest.mark.parametrize("line", sorted({line for page in PAGES.values() for line in COMMAND.findall(page)}))
 def test_a_shown_command_can_be_parsed(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The files of --config are there, the TOML file as docs/training.md shows it."""
+    """The files of --config are there, the TOML file as docs/training.md shows it; runs of --fellow-eye are not."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("trainer.fellow_run.fellow_defaults", lambda run: {})
     toml = PAGES["training.md"].split("## Settings in a file")[1].split("\n\n")[3]
     Path("settings.toml").write_text(textwrap.dedent(toml))
     Path("runs/NAME").mkdir(parents=True)

@@ -1,5 +1,6 @@
 """`--fellow-eye RUN`: the settings that a second stage, which takes the fellow eye into account, has from its run."""
 
+import os
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,7 +29,8 @@ class FellowRun(click.ParamType[str]):
         path = Path(value)
         folds = FoldsFolder(path)
         try:
-            run = folds.runs()[0] if folds.mark.exists() else RunFolder(path)
+            # Path.exists raises OSError if a name is too long.
+            run = folds.runs()[0] if os.path.exists(folds.mark) else RunFolder(path)
             found = fellow_defaults(run)
         except RunError as error:
             self.fail(error.message, param, ctx)
