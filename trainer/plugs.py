@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from importlib.metadata import PackageNotFoundError, entry_points, packages_distributions, version
 from importlib.util import find_spec
 from pathlib import Path
 from sysconfig import get_path
@@ -90,16 +90,25 @@ def _package(module: str) -> str:
 
 
 @cache
+def program_starts() -> frozenset[str]:
+    """The names of the functions that start installed programs, such as `main`."""
+    return frozenset(each.attr for each in entry_points(group="console_scripts"))
+
+
+@cache
 def load_function(name: str) -> Callable[..., Any]:
     """Imports a function, `package.module:function`, and says so in a line.
 
-    Raises RunError if Python does not find it, if its module fails, and for functions of Python's own library: weights
-    from a stranger may name `os:abort`.
+    Raises RunError if Python does not find it, and if its module fails. Weights from a stranger may name any function
+    that is installed. Refused are those that do harm without an argument: Python's own, such as `os:abort`, and those
+    that start a program, such as `pytest:main`, which runs the files of the current folder.
     """
     module, _, function = name.partition(":")
     if _top(name) in {*sys.stdlib_module_names, "__main__"}:
         raise RunError(f"{name} belongs to Python itself, and is never called for a file or an option")
-    logger.warning(f"code from outside: {name} is imported")
+    if function in program_starts() or "main" in function.split("_"):
+        raise RunError(f"{name} has the name by which installed programs are started, and is never called; rename it")
+    logger.warning(f"importing code from outside: {name}")
     with failing(name):
         try:
             found = getattr(import_module(module), function, None)

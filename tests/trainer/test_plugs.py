@@ -63,10 +63,17 @@ def test_functions_of_python_itself_are_never_called(name: str) -> None:
         load_function(name)
 
 
+@pytest.mark.parametrize("name", ["pytest:main", "_pytest.config:console_main", "trainer.__main__:run", "pip:main"])
+def test_programs_are_never_started(name: str) -> None:
+    """pytest imports conftest.py of the current folder, which may be a stranger's."""
+    with pytest.raises(RunError, match=f"{name} has the name by which installed programs are started"):
+        load_function(name)
+
+
 def test_an_import_is_announced(module: Module, caplog: pytest.LogCaptureFixture) -> None:
     name = module("plugs_said", "def f(): return 7")
     assert load_function(f"{name}:f")() == 7
-    assert caplog.messages == [f"code from outside: {name}:f is imported"]
+    assert caplog.messages == [f"importing code from outside: {name}:f"]
 
 
 def test_the_current_folder_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -196,8 +196,8 @@ def test_functions_of_the_users_are_trained_by_two_processes_as_by_one(folder: P
     out, err = end(start(folder, fit(2, *options, "--run", "two")))
     assert "2 processes, 3 photographs of a batch each" in out
     for name in OWN.values():
-        assert said.count(f"code from outside: {MODULE}:{name} is imported") <= 1
-        assert err.count(f"code from outside: {MODULE}:{name} is imported") == 1
+        assert said.count(f"importing code from outside: {MODULE}:{name}") <= 1
+        assert err.count(f"importing code from outside: {MODULE}:{name}") == 1
     assert_same_curves(folder / "two", folder / "one")
 
 
