@@ -3,6 +3,7 @@
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -53,6 +54,7 @@ class EyePairs(NamedTuple):
     fellows: NDArray[np.int64]  # (p,) rows of photographs of the other eye
 
 
+@lru_cache(maxsize=4)  # a training asks for each split several times, and each answer decodes all photographs
 def fellow_eyes(cache: Cache, split: str) -> EyePairs:
     """The photographs of a split, each with all photographs of the patient's other eye at the same visit.
 
