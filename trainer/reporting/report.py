@@ -118,25 +118,14 @@ def describe(measured: Measured) -> dict[str, object]:
     scale = scale_line(*record.scale)
     leak, unknown = leak_statement(measured.split, record, known), unknown_patients(measured)
     synthetic = synthetic_line(synthetic_photographs(config, measured.cache), measured.split)
-    cells = cells_a_side(measured.model, measured.metadata.size)
     return {
+        **describe_training(measured),
         "name": measured.name,
         "split": measured.split,
         "split_name": NAMES[measured.split],
         "grades": GRADES,
         "sections": [each for each in SECTIONS if {"external": sites, "deferral": operating}.get(each[0], True)],
         "headline": HEADLINE,
-        "config": config,
-        "metadata": measured.metadata,
-        "start": starting_point(config.resolved.weights),
-        "variation": variation(config.resolved),
-        "fitted_on": "out-of-fold probabilities" if config.folds else "validation",
-        "optimizer": OPTIMIZERS[config.resolved.optimizer],
-        "objective": objective(config.resolved),
-        "choice": choice(config.resolved),
-        "members": members(measured),
-        "epochs": 0 if measured.history is None else len(measured.history),
-        "seconds": 0.0 if measured.history is None else float(measured.history["seconds"].sum()),
         "metrics": metrics,
         "ci": results.intervals,
         "operating": operating,
@@ -191,6 +180,24 @@ def describe(measured: Measured) -> dict[str, object]:
         "sites": sites,
         "ungradables": [table for site in external if (table := ungradable_table(site.results, site.name))],
         "refits": refit_tables(sites),
+    }
+
+
+def describe_training(measured: Measured) -> dict[str, object]:
+    """Those of them that are about the network and its training."""
+    config, cells = measured.config, cells_a_side(measured.model, measured.metadata.size)
+    return {
+        "config": config,
+        "metadata": measured.metadata,
+        "start": starting_point(config.resolved.weights),
+        "variation": variation(config.resolved),
+        "fitted_on": "out-of-fold probabilities" if config.folds else "validation",
+        "optimizer": OPTIMIZERS[config.resolved.optimizer],
+        "objective": objective(config.resolved),
+        "choice": choice(config.resolved),
+        "members": members(measured),
+        "epochs": 0 if measured.history is None else len(measured.history),
+        "seconds": 0.0 if measured.history is None else float(measured.history["seconds"].sum()),
         "cells": cells,
         "coarseness": coarseness(cells) if cells else "",
     }
