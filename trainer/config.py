@@ -143,7 +143,11 @@ class FitConfig:
         check(self.epochs >= 0, "epochs", "0 or more")
         of_run = not self.fellow_eye or self.weights.endswith(".safetensors")
         check(of_run, "weights", "left out with fellow_eye: they are the run's")
-        check(not self.fellow_eye or self.epochs == 0, "epochs", "0 with fellow_eye, which trains the last layer alone")
+        check(
+            not self.fellow_eye or self.epochs == 0,
+            "epochs",
+            "0 with fellow_eye, which trains the last layer alone, in head_epochs",
+        )
         check(not self.fellow_eye or self.head_epochs > 0, "head_epochs", "at least 1 with fellow_eye")
         head = self.head_epochs > 0 and self.weights != "none"
         check(head or self.epochs > 0, "epochs", "at least 1 where no pretrained weights get head epochs")

@@ -34,6 +34,13 @@ def with_weights(*, pretrained: bool) -> tuple[nn.Module, int]:
     return network, features
 
 
+def out_of_reach(*, pretrained: bool) -> tuple[nn.Module, int]:
+    """Its weights would have to be downloaded, and cannot be."""
+    if pretrained:
+        raise OSError("Name or service not known")
+    return plain()
+
+
 def named() -> tuple[nn.Module, int]:
     """Names the layers that explain it."""
     network, features = small()

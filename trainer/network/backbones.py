@@ -77,7 +77,7 @@ def _checked(function: str, *, pretrained: bool = False) -> tuple[nn.Module, int
             said = (
                 ", ".join(type(each).__name__ for each in given) if isinstance(given, tuple) else type(given).__name__
             )
-            raise RunError(f"{function} gives {said}; it must give a torch.nn.Module and its number of features")
+            raise RunError(f"{function} gives {said}; it must give two: a torch.nn.Module and its number of features")
     if any(map(is_lazy, (*backbone.parameters(), *backbone.buffers()))):
         raise RunError(f"{function} gives layers without a shape; call it once with an image before it is given")
     state = backbone.state_dict()

@@ -31,7 +31,8 @@ TIMEOUT: Final = 10.0
 def pretrain(model: Grader, weights: str) -> str:
     """Loads the given weights. Returns "imagenet", "pretrained", "none", or the file. Warns if "auto" becomes "none".
 
-    "pretrained": those that a function of the user's brings. With such a function "auto" takes them if there are any.
+    "pretrained": those that a function of the user's brings. With such a function "auto" takes them if there are any
+    and they can be loaded.
     """
     if weights == "none":
         return weights
@@ -58,7 +59,13 @@ def _of_function(model: Grader, weights: str) -> str:
         if weights == PRETRAINED:
             raise RunError(f"{model.architecture} takes no argument `pretrained`, so it brings no weights")
         return "none"
-    backbone, _ = find_backbone(model.architecture, model.stem)(pretrained=True)
+    try:
+        backbone, _ = find_backbone(model.architecture, model.stem)(pretrained=True)
+    except RunError as error:  # a network that cannot be reached, mostly
+        if weights == PRETRAINED:
+            raise
+        logger.warning(f"TRAINING FROM SCRATCH: {error.message}")
+        return "none"
     with failing(model.architecture):
         model.backbone.load_state_dict(backbone.state_dict())
     return PRETRAINED

@@ -90,6 +90,10 @@ def try_loss(config: FitConfig) -> None:
         logits.requires_grad_()
         grades = torch.arange(photographs, device=device) % N_GRADES
         found = call_loss(config.loss, logits, grades)
+        if not found.requires_grad:
+            raise RunError(
+                f"{config.loss} gives a loss without a gradient: it does not depend on the logits, or rounds"
+            )
         with failing(config.loss):
             found.sum().backward()  # type: ignore[no-untyped-call]
         if found.ndim == 0 and config.class_weights != "none":

@@ -74,7 +74,7 @@ class Remembering(nn.Linear):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (nn.Linear(3, 3), "nets:given gives Linear; it must give a torch.nn.Module and its number of features"),
+        (nn.Linear(3, 3), "nets:given gives Linear; it must give two: a torch.nn.Module and its number of features"),
         ((nn.Linear(3, 3), 2, 3), "gives Linear, int, int; it must give"),
         ((3, nn.Linear(3, 3)), "gives int, Linear; it must give"),
         ((nn.Linear(3, 3), 2.0), "gives Linear, float; it must give"),

@@ -146,6 +146,15 @@ def test_weights_that_the_function_brings_begin_with_the_head_and_are_recorded(
     assert not (tmp_path / "cache.features").exists()
 
 
+def test_weights_that_cannot_be_loaded_leave_a_training_from_scratch(
+    trainer: Fit, tiny_cache: Cache, tmp_path: Path
+) -> None:
+    options = ("--model", f"{MODULE}:out_of_reach", "--batch", 8, "--device", "cpu", "--epochs", 1)
+    result = trainer("fit", "--cache", tiny_cache(), *options, "--run", "run")
+    assert "WARNING: TRAINING FROM SCRATCH: tests.trainer.plugged:out_of_reach fails" in result.stderr
+    assert json.loads((tmp_path / "run/config.json").read_text())["resolved"]["weights"] == "none"
+
+
 # --- what is refused before anything is written
 
 
@@ -217,9 +226,10 @@ def test_a_trial_changes_nothing_and_covers_the_images_that_grow() -> None:
             "gives float for 10 photographs; it must give 10 losses, or one number",
         ),
         (lambda logits, grades: logits, r"gives a tensor \(10, 5\) for 10"),
+        (lambda logits, grades: logits.argmax(1) - grades * 1.0, "gives a loss without a gradient"),
         (lambda logits, grades: F.cross_entropy(logits, grades)[None], r"gives a tensor \(1,\) for 10"),
         (lambda logits, grades: grades, r"gives a tensor \(10,\) for 10"),
-        (lambda logits, grades: logits.detach().sum(), "RuntimeError: element 0 of tensors does not require grad"),
+        (lambda logits, grades: logits.detach().sum(), "gives a loss without a gradient"),
         (lambda logits, grades: (logits - 1e9).log().sum(), "the loss or its gradient is not finite"),
         (lambda logits: logits.sum(), "nets:loss fails.*TypeError: .*takes 1 positional argument but 2 were given"),
     ],
