@@ -14,7 +14,7 @@ from pipeline.cache.attributes import read_attributes
 from pipeline.cache.cache import Cache
 from pipeline.cache.manifest import UNGRADABLE, flagged
 from pipeline.grades import UNKNOWN
-from pipeline.photos.fingerprint import COPY_CORRELATION, fingerprint_or_zeros, mirrored_correlation
+from pipeline.photos.fingerprint import are_copies, fingerprint_or_zeros
 
 VISITS: Final = (
     "visit", "visit id", "visit number", "visit no", "visit date", "exam date", "study date", "acquisition date",
@@ -87,7 +87,7 @@ def _without_copies(cache: Cache, pairs: EyePairs) -> EyePairs:
     checksums = cache.manifest["crc32"].to_numpy()
     different = np.array(
         [
-            checksums[one] != checksums[other] and mirrored_correlation(prints[one], prints[other]) <= COPY_CORRELATION
+            checksums[one] != checksums[other] and not are_copies(prints[one], prints[other])
             for one, other in zip(*pairs, strict=True)
         ],
         bool,

@@ -88,6 +88,11 @@ def mirrored_correlation(one: NDArray[np.float32], other: NDArray[np.float32]) -
     return max(float(mirrored(one, mirror) @ other) for mirror in range(4))
 
 
+def are_copies(one: NDArray[np.float32], other: NDArray[np.float32]) -> bool:
+    """Whether two fingerprints (SIDE * SIDE,) are of one photograph, mirrored or not."""
+    return mirrored_correlation(one, other) > COPY_CORRELATION
+
+
 def candidates(vectors: NDArray[np.float32]) -> Iterator[tuple[int, int]]:
     """Yields (i, j), i < j, for coarse fingerprints (n, COARSE_SIDE * COARSE_SIDE) that may be copies, mirrored or not.
 

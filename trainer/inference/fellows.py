@@ -13,7 +13,7 @@ from torch import Tensor
 from pipeline.cache.manifest import UNGRADABLE
 from pipeline.errors import SourceError
 from pipeline.photos.eye_names import EYE_WORDS
-from pipeline.photos.fingerprint import COPY_CORRELATION, mirrored_correlation
+from pipeline.photos.fingerprint import are_copies
 from trainer.inference.inputs import Eye, Photograph
 
 COLUMNS: Final = ("id", "patient", "eye")
@@ -42,7 +42,7 @@ def fellows_among(scored: Sequence[Scored]) -> list[list[int]]:
     def is_fellow(one: Scored, other: Scored) -> bool:
         if not one.photograph.eye.side or one.photograph.eye.side == other.photograph.eye.side:
             return False
-        return mirrored_correlation(one.fingerprint, other.fingerprint) <= COPY_CORRELATION
+        return not are_copies(one.fingerprint, other.fingerprint)
 
     return [
         [other for other in by_visit.get(each.photograph.eye.visit, []) if is_fellow(each, scored[other])]

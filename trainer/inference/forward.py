@@ -56,7 +56,11 @@ def run_model(model: nn.Module, loader: Loader, device: torch.device, what: str,
     of_this_rank = (torch.cat(part).cpu() for part in (rows, grades, logits))
     all_rows, all_grades, all_logits = (gather(part) for part in of_this_rank)
     order = all_rows.argsort()  # photographs of a cache at a URL may come shard by shard
-    outputs = Outputs(all_rows[order].numpy(), all_grades[order], all_logits[order])
+    return _finite(Outputs(all_rows[order].numpy(), all_grades[order], all_logits[order]), what)
+
+
+def _finite(outputs: Outputs, what: str) -> Outputs:
+    """The outputs. Raises RunError if a logit is not finite."""
     if not outputs.logits.isfinite().all():
         raise RunError(f"the model's output for {what} is not finite; a lower --lr may help")
     return outputs
@@ -101,9 +105,7 @@ def run_pairs(config: FitConfig, model: Network, cache: Cache, split: str) -> Ou
         fellows,
         worst_grades(cache, rows, pairs),
     )
-    if not outputs.logits.isfinite().all():
-        raise RunError(f"the model's output for {split} is not finite; a lower --lr may help")
-    return outputs
+    return _finite(outputs, split)
 
 
 def worst_grades(cache: Cache, rows: NDArray[np.int64], pairs: EyePairs) -> NDArray[np.int64]:

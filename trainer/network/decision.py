@@ -76,7 +76,7 @@ class DecisionRule:
         if not self.fellow or paired is None:
             return p_referable
         moved = _log_odds(p_referable) - _log_odds(self.fellow.threshold) + _log_odds(self.threshold)
-        return np.where(paired, 1 / (1 + np.exp(-moved)), p_referable)
+        return np.where(paired, _logistic(moved), p_referable)
 
 
 def at_operating_point(metadata: Metadata, operating: Operating) -> Metadata:
@@ -85,7 +85,7 @@ def at_operating_point(metadata: Metadata, operating: Operating) -> Metadata:
     fellow = metadata.fellow
     if fellow and fellow.operating and metadata.operating:
         by = _log_odds(operating.threshold) - _log_odds(metadata.operating.threshold)
-        threshold = float(1 / (1 + np.exp(-_log_odds(fellow.operating.threshold) - by)))
+        threshold = float(_logistic(_log_odds(fellow.operating.threshold) + by))
         fellow = replace(
             fellow, operating=replace(operating, temperature=fellow.operating.temperature, threshold=threshold)
         )
@@ -100,6 +100,10 @@ def confidence(p_referable: Floats, threshold: float) -> Floats:
 def _log_odds(p: float | Floats) -> Floats:
     clipped = np.clip(p, 1e-6, 1 - 1e-6)
     return np.asarray(np.log(clipped / (1 - clipped)), np.float64)
+
+
+def _logistic(log_odds: Floats) -> Floats:
+    return np.asarray(1 / (1 + np.exp(-log_odds)), np.float64)
 
 
 def probabilities(logits: Floats, temperature: float | Floats = 1.0) -> NDArray[np.float32]:

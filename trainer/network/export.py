@@ -156,7 +156,7 @@ def make_onnx(classifier: Classifier | PairClassifier, size: int, description: M
     except ImportError as error:
         raise RunError(f"--onnx needs {error.name}: pip install 'fundus-grading[onnx]'") from error
 
-    names = {"images": "batch", **({FELLOW_INPUT: "fellows"} if isinstance(classifier, PairClassifier) else {})}
+    names = _inputs(classifier)
     program = torch.onnx.export(
         classifier,
         tuple(_example(size) for _ in names),
@@ -186,7 +186,7 @@ def make_onnx(classifier: Classifier | PairClassifier, size: int, description: M
 
 def make_pt2(classifier: Classifier | PairClassifier, size: int, description: Mapping[str, str]) -> tuple[bytes, Use]:
     """The bytes of a .pt2, and a function that runs it after torch.export.load."""
-    names = {"images": "batch", **({FELLOW_INPUT: "fellows"} if isinstance(classifier, PairClassifier) else {})}
+    names = _inputs(classifier)
     shapes = {name: {0: torch.export.Dim(axis, min=1)} for name, axis in names.items()}
     program = torch.export.export(classifier, tuple(_example(size) for _ in names), dynamic_shapes=shapes)
     file = io.BytesIO()
@@ -200,6 +200,11 @@ def make_pt2(classifier: Classifier | PairClassifier, size: int, description: Ma
         return np.asarray(loaded(*given).detach().numpy(), np.float32)
 
     return data, use
+
+
+def _inputs(classifier: Classifier | PairClassifier) -> dict[str, str]:
+    """Name of each input -> name of its first dimension, whose size may vary."""
+    return {"images": "batch", **({FELLOW_INPUT: "fellows"} if isinstance(classifier, PairClassifier) else {})}
 
 
 def data_of(images: Tensor) -> NDArray[np.uint8]:

@@ -56,16 +56,19 @@ class FeatureLoader(Loader):
         return len(self._schedule)
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        view = self._features[number % len(self._features)]
         for plan in self._schedule.batches(number, start):
-            at = torch.from_numpy(np.searchsorted(self._schedule.rows, plan.rows)).to(view.device)
-            yield Batch(view[at], self._grades[at], torch.from_numpy(plan.rows))
+            at = torch.from_numpy(np.searchsorted(self._schedule.rows, plan.rows)).to(self._features.device)
+            yield Batch(self._of(number, at, plan.rows), self._grades[at], torch.from_numpy(plan.rows))
+
+    def _of(self, epoch: int, at: Tensor, rows: np.ndarray) -> Tensor:
+        """The features of photographs in an epoch. at: int64 (n,), their places among the rows of the schedule."""
+        return self._features[epoch % len(self._features)][at]
 
     def close(self) -> None:
         """Nothing to end."""
 
 
-class PairedFeatureLoader(Loader):
+class PairedFeatureLoader(FeatureLoader):
     """As FeatureLoader, for both eyes of a patient: the images are float32 (n, 2 d + 1), see `PairedHead`.
 
     drops: leave out fellows at random, drawn by seed, epoch and row, so that the network learns to grade one eye too.
@@ -76,26 +79,16 @@ class PairedFeatureLoader(Loader):
     ) -> None:
         """own, fellow: (views, rows of the schedule, d); paired: bool (rows,), whether there is a fellow. The others
         as in FeatureLoader."""
-        self._own, self._fellow, self._paired, self._drops = own, fellow, paired, drops
-        self._grades, self._schedule = grades, schedule
+        super().__init__(own, grades, schedule)
+        self._fellow, self._paired, self._drops = fellow, paired, drops
 
-    def __len__(self) -> int:
-        return len(self._schedule)
-
-    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        views = len(self._own)
-        own, fellow = self._own[number % views], self._fellow[(number + number // views) % views]  # every combination
-        for plan in self._schedule.batches(number, start):
-            at = torch.from_numpy(np.searchsorted(self._schedule.rows, plan.rows)).to(own.device)
-            paired = self._paired[at]
-            if self._drops:
-                words = random_words(plan.rows, self._schedule.seed, number, stream=DROPPING)[:, 0]
-                paired = paired & torch.from_numpy(uniform(words) >= DROPPED).to(own.device)
-            features = torch.cat([own[at], fellow[at], paired[:, None].to(own)], dim=1)
-            yield Batch(features, self._grades[at], torch.from_numpy(plan.rows))
-
-    def close(self) -> None:
-        """Nothing to end."""
+    def _of(self, epoch: int, at: Tensor, rows: np.ndarray) -> Tensor:
+        own, paired, views = super()._of(epoch, at, rows), self._paired[at], len(self._fellow)
+        if self._drops:
+            words = random_words(rows, self._schedule.seed, epoch, stream=DROPPING)[:, 0]
+            paired = paired & torch.from_numpy(uniform(words) >= DROPPED).to(own.device)
+        fellow = self._fellow[(epoch + epoch // views) % views]  # in time every combination of two views
+        return torch.cat([own, fellow[at], paired[:, None].to(own)], dim=1)
 
 
 def feature_loaders(
