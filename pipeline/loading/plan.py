@@ -6,10 +6,26 @@ row of the table.
 """
 
 from dataclasses import KW_ONLY, dataclass, field
+from enum import IntEnum
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+class Stream(IntEnum):
+    """The streams of random words that share the key (seed, epoch): the last number of Philox's counter.
+
+    Draws from one do not change those from another. Numbers stay as they are, so that a seed keeps its meaning.
+    """
+
+    ORDER = 0  # also flips and rotation
+    BALANCE = 1
+    ZOOM = 2  # also colour
+    SHARDS = 3
+    MIX = 3  # the first step's words are those of SHARDS too, which does no harm
+    FELLOW = 4
+    FUNCTION = 5  # of the user's
 
 
 @dataclass(frozen=True)
@@ -149,7 +165,7 @@ def plan_epoch(
     draws = uniform(words[order, 1:])
     zoom, colours = np.ones(len(order)), None
     if augment.zoom > 1 or augment.colour > 0:
-        spread = 2 * uniform(random_words(drawing_rows[order], seed, epoch, stream=2)) - 1
+        spread = 2 * uniform(random_words(drawing_rows[order], seed, epoch, Stream.ZOOM)) - 1
         zoom = augment.zoom ** spread[:, 0]
         if augment.colour > 0:
             colours = colour_matrices(*(1 + augment.colour * spread[:, 1:].T))
@@ -184,7 +200,7 @@ def shuffled(
     shards = np.flatnonzero(np.bincount(blocks.shards))
     lanes = min(blocks.lanes, len(shards))
     lane_of = np.arange(len(shards)) % lanes
-    by_turn = np.lexsort((random_words(shards, seed, epoch, stream=3)[:, 0], lane_of))
+    by_turn = np.lexsort((random_words(shards, seed, epoch, Stream.SHARDS)[:, 0], lane_of))
     turn = np.empty(len(shards), np.int64)
     turn[by_turn] = np.arange(len(shards)) - np.searchsorted(lane_of[by_turn], lane_of[by_turn])
     block_of = turn // max(1, blocks.shuffle_block // lanes)
@@ -206,7 +222,7 @@ def balanced(rows: NDArray[np.int64], labels: NDArray[np.int64], seed: int, epoc
     >>> np.bincount(balanced(np.arange(9), np.array([0, 0, 0, 0, 0, 0, 1, 1, 2]), 0, 0)[3:6], minlength=9).tolist()
     [0, 0, 0, 0, 0, 0, 2, 1, 0]
     """
-    turns = np.argsort(random_words(rows, seed, epoch, stream=1)[:, 0], kind="stable")
+    turns = np.argsort(random_words(rows, seed, epoch, Stream.BALANCE)[:, 0], kind="stable")
     classes = np.unique(labels)
     per_class, extra = divmod(len(rows), len(classes))
     members = [rows[turns[labels[turns] == each]] for each in classes]
@@ -332,10 +348,8 @@ class Schedule:
         return [plan.part(slice(first, first + self.batch_size)) for first in firsts]
 
 
-def random_words(rows: NDArray[np.int64], seed: int, epoch: int, stream: int = 0) -> NDArray[np.uint64]:
+def random_words(rows: NDArray[np.int64], seed: int, epoch: int, stream: Stream = Stream.ORDER) -> NDArray[np.uint64]:
     """(n, 4) random 64-bit words. Row r always gets block r of the Philox stream with the key (seed, epoch).
-
-    Each `stream` has its own part of the counter, so draws from one do not change those from another.
 
     Raw words are used because numpy guarantees them in all versions, but not the results of its distributions.
     """

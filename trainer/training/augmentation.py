@@ -9,13 +9,10 @@ from torch import Tensor
 
 from pipeline.errors import RunError
 from pipeline.loading.batch import Batch, Loader
-from pipeline.loading.plan import Shard
+from pipeline.loading.plan import Shard, Stream
 from trainer.config import FitConfig
 from trainer.distributed.process_group import shard
 from trainer.plugs import failing, load_function
-
-STREAM = 5
-"""Of the random numbers; others of this key have those below."""
 
 
 class Draws:
@@ -27,7 +24,7 @@ class Draws:
 
     def __init__(self, seed: int, epoch: int, positions: range, device: torch.device) -> None:
         key = np.array([seed, epoch], np.uint64)
-        self._streams = [np.random.Philox(key=key, counter=[0, 0, each, STREAM]) for each in positions]
+        self._streams = [np.random.Philox(key=key, counter=[0, 0, each, Stream.FUNCTION]) for each in positions]
         self._device = device
 
     def __call__(self, *shape: int) -> Tensor:

@@ -22,7 +22,7 @@ from pipeline.cache.cache import Cache
 from pipeline.cache.eyes import fellow_eyes
 from pipeline.errors import RunError
 from pipeline.loading.batch import Batch, Loader
-from pipeline.loading.plan import NO_AUGMENT, Augment, Blocks, Schedule, random_words, uniform
+from pipeline.loading.plan import NO_AUGMENT, Augment, Blocks, Schedule, Stream, random_words, uniform
 from pipeline.progress import track
 from pipeline.storage.atomic import write_atomically
 from trainer.config import FitConfig
@@ -38,8 +38,6 @@ logger = logging.getLogger(__name__)
 
 DROPPED: Final = 0.5
 """Fraction of the training photographs, in each epoch, whose fellow eye is left out."""
-DROPPING: Final = 4
-"""The stream of random words for that; see `random_words`."""
 
 
 class FeatureLoader(Loader):
@@ -85,7 +83,7 @@ class PairedFeatureLoader(FeatureLoader):
     def _of(self, epoch: int, at: Tensor, rows: np.ndarray) -> Tensor:
         own, paired, views = super()._of(epoch, at, rows), self._paired[at], len(self._fellow)
         if self._drops:
-            words = random_words(rows, self._schedule.seed, epoch, stream=DROPPING)[:, 0]
+            words = random_words(rows, self._schedule.seed, epoch, Stream.FELLOW)[:, 0]
             paired = paired & torch.from_numpy(uniform(words) >= DROPPED).to(own.device)
         fellow = self._fellow[(epoch + epoch // views) % views]  # in time every combination of two views
         return torch.cat([own, fellow[at], paired[:, None].to(own)], dim=1)

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.loading.plan import Stream
+
 
 class Mix(NamedTuple):
     images: Tensor  # (n, 3, s, s), levels 0-255: float32 after mixup, else uint8
@@ -22,9 +24,8 @@ def mix(images: Tensor, previous: Tensor, mixup: float, cutmix: float, seed: int
     If both are above 0, one of them is drawn for each batch. The draws are a function of (seed, epoch, step), so a
     resumed run draws the same.
     """
-    # pipeline.loading.plan uses streams of this key too. Only the first step's words are the same as those that order
-    # the shards, which does no harm.
-    random = np.random.Generator(np.random.Philox(key=np.array([seed, epoch], np.uint64), counter=[0, 0, step, 3]))
+    key, counter = np.array([seed, epoch], np.uint64), [0, 0, step, Stream.MIX]
+    random = np.random.Generator(np.random.Philox(key=key, counter=counter))
     first, centre_x, centre_y = random.random(3)
     with_mixup = mixup > 0 and (cutmix == 0 or first < 0.5)
     alpha = mixup if with_mixup else cutmix
