@@ -22,7 +22,7 @@ MODELS: Final = (
 )
 """torchvision's ResNets. They are listed here because `--help` must not import torchvision, which takes seconds."""
 CLASS_WEIGHTS: Final = ("none", "inverse", "effective")
-SAMPLINGS: Final = ("natural", "balanced")
+SAMPLINGS: Final = ("natural", "balanced", "fading")
 GRADE_BY: Final = ("likeliest", "expected")
 KEEPS: Final = ("best", "last")
 OPTIMIZERS: Final = {"sgd": "SGD", "adamw": "AdamW"}
@@ -91,7 +91,7 @@ class FitConfig:
     momentum: float = 0.9  # of SGD; beta1 of AdamW
     weight_decay: float = 5e-4
     class_weights: str = "none"
-    sampling: str = "natural"  # "balanced": an epoch has equally many photographs of each grade
+    sampling: str = "natural"  # "balanced": as many photographs of each grade an epoch; "fading": less so each epoch
     loss: str = "ce"  # or package.module:function, as model
     augment: str | None = None  # package.module:function that changes training images further
     label_smoothing: float = 0  # fraction of each label that is spread over all grades
@@ -177,6 +177,16 @@ class FitConfig:
     @property
     def total_epochs(self) -> int:
         return self.head_epochs + self.epochs
+
+    @property
+    def balanced(self) -> bool:
+        """Whether the first epoch has equally many photographs of each grade."""
+        return self.sampling != "natural"
+
+    @property
+    def fading(self) -> int | None:
+        """The number of epochs in which balanced sampling becomes natural; None: it does not."""
+        return max(2, self.total_epochs) if self.sampling == "fading" else None
 
     @property
     def link(self) -> Link:

@@ -33,6 +33,7 @@ def open_loader(
     workers: int | None = None,
     shard: tuple[int, int] = UNSHARDED,
     balanced: bool = False,
+    fading: int | None = None,
     shuffle_block: int | None = None,
     rows: "NDArray[np.int64] | None" = None,
 ) -> "Loader":
@@ -49,6 +50,7 @@ def open_loader(
     workers: number of threads, at least 1. None: one for each core that this process may use.
     shard: (rank, world), this process's part of an epoch (see `plan_epoch`).
     balanced: whether each grade has the same number of positions in an epoch. Photographs of rare grades then repeat.
+    fading: if balanced, the number of epochs in which that changes to natural numbers (see `plan_epoch`). None: never.
     shuffle_block: how many shards a shuffle mixes at a time (see `Blocks`), at least 1. Without a shuffle, rows are
         then sorted by shard. None: a shuffle mixes all shards. `Cache.shuffle_block` is the number for this machine.
     rows: of the manifest, (n,), ascending, in place of those of the split. None: those of the split.
@@ -79,6 +81,7 @@ def open_loader(
             seed=seed,
             shard=Shard(*shard),
             labels=labels,
+            fading=fading,
             blocks=blocks,
         )
     except ValueError as error:

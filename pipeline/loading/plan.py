@@ -134,6 +134,7 @@ def plan_epoch(
     epoch: int,
     shard: tuple[int, int] = UNSHARDED,
     labels: NDArray[np.int64] | None = None,
+    fading: int | None = None,
     blocks: Blocks | None = None,
 ) -> EpochPlan:
     """Plans an epoch.
@@ -146,6 +147,8 @@ def plan_epoch(
     labels: int64 (n,), the classes of the rows. With them each class gets the same number of the n positions (see
         `balanced`). A row that comes several times is augmented differently each time: it takes the random numbers of
         the row that it replaces.
+    fading: with labels, the number of epochs, 2 or more, in which the classes go from equal shares to those that they
+        have among the rows, in equal steps. Later epochs have the latter. None: all epochs have equal shares.
     blocks: shuffle within blocks of shards. None: any row may come at any position.
 
     Raises ValueError for a seed or an epoch outside 0 to 2**64 - 1, a shard with rank outside 0 to world - 1, or a size
@@ -159,7 +162,7 @@ def plan_epoch(
     if labels is not None:
         listed = np.argsort(rows, kind="stable")  # so that the draws do not depend on the order of `rows`
         words, drawing_rows = words[listed], rows[listed]
-        rows = balanced(drawing_rows, labels[listed], seed, epoch)
+        rows = balanced(drawing_rows, labels[listed], seed, epoch, fading)
     order = shuffled(words[:, 0], rows, blocks, seed, epoch) if shuffle else np.arange(len(rows))
     order = order[part.rank :: part.world_size]
     draws = uniform(words[order, 1:])
@@ -213,8 +216,12 @@ def shuffled(
     return order[np.argsort(position * lanes + lane, kind="stable")]
 
 
-def balanced(rows: NDArray[np.int64], labels: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.int64]:
+def balanced(
+    rows: NDArray[np.int64], labels: NDArray[np.int64], seed: int, epoch: int, fading: int | None = None
+) -> NDArray[np.int64]:
     """(n,) rows, class by class, drawn so that all classes come equally often. Their numbers differ by at most 1.
+
+    fading: the number of epochs in which these numbers change to those that the classes have among the rows.
 
     Within a class the rows come in an order that is drawn in each epoch, and none comes twice before all have come
     once. So all rows of a rare class come several times, and a common class has other rows in each epoch.
@@ -223,10 +230,15 @@ def balanced(rows: NDArray[np.int64], labels: NDArray[np.int64], seed: int, epoc
     [0, 0, 0, 0, 0, 0, 2, 1, 0]
     """
     turns = np.argsort(random_words(rows, seed, epoch, Stream.BALANCE)[:, 0], kind="stable")
-    classes = np.unique(labels)
-    per_class, extra = divmod(len(rows), len(classes))
+    classes, natural = np.unique(labels, return_counts=True)
+    last = 1 if fading is None else fading - 1
+    passed = 0 if fading is None else min(epoch, last)
+    shares = (last - passed) * len(rows) + passed * len(classes) * natural
+    numbers, rest = np.divmod(shares, len(classes) * last)
+    # What is left goes to the classes that lost most by rounding, the first ones if equal.
+    numbers[np.argsort(-rest, kind="stable")[: len(rows) - numbers.sum()]] += 1
     members = [rows[turns[labels[turns] == each]] for each in classes]
-    return np.concatenate([np.resize(each, per_class + (index < extra)) for index, each in enumerate(members)])
+    return np.concatenate([np.resize(each, number) for each, number in zip(members, numbers, strict=True)])
 
 
 def affine(
@@ -312,6 +324,7 @@ class Schedule:
     seed: int = 0
     shard: Shard = UNSHARDED
     labels: NDArray[np.int64] | None = field(default=None, repr=False)
+    fading: int | None = None
     blocks: Blocks | None = None
 
     def __post_init__(self) -> None:
@@ -342,6 +355,7 @@ class Schedule:
             epoch=epoch,
             shard=self.shard,
             labels=self.labels,
+            fading=self.fading,
             blocks=self.blocks,
         )
         firsts = range(start * self.batch_size, len(plan.rows), self.batch_size)

@@ -108,10 +108,10 @@ def prepare(asked: FitConfig) -> tuple[FitConfig, Cache, Grader]:
     if asked.track_test:
         check_measurable(cache, "test")
     if is_main():
-        if asked.class_weights != "none" and asked.sampling == "balanced":
+        if asked.class_weights != "none" and asked.balanced:
             warn(
-                f"--sampling balanced shows all grades equally often, and --class-weights {asked.class_weights} lets "
-                "rare ones count more in addition: usually one of the two is enough"
+                f"--sampling {asked.sampling} shows rare grades more often, and --class-weights {asked.class_weights} "
+                "lets them count more in addition: usually one of the two is enough"
             )
         config, model = resolve(asked, cache)
     config = from_main(lambda: config)

@@ -95,8 +95,10 @@ def objective(config: FitConfig) -> str:
         words.append(f"labels smoothed by {config.label_smoothing:g}")
     weighted = config.class_weights != "none"
     words.append(f"class weights {config.class_weights}" if weighted else "all photographs count alike")
-    if config.sampling == "balanced":
+    if config.balanced:
         words.append("as many of each grade an epoch, rare ones several times")
+    if config.fading:
+        words[-1] += ", and from epoch to epoch less so, until all come once"
     return ", ".join(words)
 
 

@@ -135,7 +135,7 @@ def feature_loaders(
         grades = torch.from_numpy(cache.grades[rows]).to(device)
         batch = config.batch if train else 2 * config.batch
         size = cache.recipe.size
-        labels = cache.grades[rows] if train and config.sampling == "balanced" else None
+        labels = cache.grades[rows] if train and config.balanced else None
         blocks = Blocks.in_lanes(cache.shards, config.together) if config.together else None
         schedule = Schedule(
             rows,
@@ -147,6 +147,7 @@ def feature_loaders(
             seed=config.seed,
             shard=shard(),
             labels=labels,
+            fading=config.fading,
             blocks=blocks,
         )
         own = (features[:, np.searchsorted(needed, rows)] if pairs else features).to(device)

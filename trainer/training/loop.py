@@ -200,7 +200,8 @@ def open_loaders(config: FitConfig, cache: Cache) -> Iterator[dict[str, Loader]]
             augment=augmentation(config),
             shuffle=True,
             seed=config.seed,
-            balanced=config.sampling == "balanced",
+            balanced=config.balanced,
+            fading=config.fading,
         )
         return with_function(loader, config)
 

@@ -33,7 +33,7 @@ def sees_nothing(outputs: Outputs) -> bool:
 
 def advice(config: FitConfig) -> str:
     """The warning about a stuck training, with the option that is most likely to help."""
-    if config.sampling != "balanced":
+    if not config.balanced:
         option = "--sampling balanced shows rare grades more often"
     elif config.weights == "none":
         option = "pretrained weights (--weights) or lesions that are painted first (docs/training.md) may help"

@@ -176,6 +176,26 @@ def test_a_balanced_epoch_keeps_its_length_and_shares_it_out_evenly() -> None:
     assert seen == set(ROWS.tolist())
 
 
+@pytest.mark.parametrize(
+    ("epoch", "numbers"),
+    [
+        (0, [5, 4, 4]),
+        (1, [6, 4, 3]),  # a third of the way from 13/3, 13/3, 13/3 to 9, 3, 1: 5.89, 3.89, 3.22
+        (2, [8, 3, 2]),  # 7.44, 3.44, 2.11: the first of the two that lost most by rounding
+        (3, [9, 3, 1]),
+        (7, [9, 3, 1]),
+    ],
+)
+def test_fading_goes_from_equal_numbers_to_those_of_the_table(epoch: int, numbers: list[int]) -> None:
+    grade = dict(zip(ROWS.tolist(), GRADES.tolist(), strict=True))
+    rows = plan(labels=GRADES, epoch=epoch, fading=4).rows
+    assert np.bincount([grade[row] for row in rows.tolist()])[[0, 2, 4]].tolist() == numbers
+    if epoch >= 3:
+        assert sorted(rows) == sorted(ROWS)
+    if epoch == 0:
+        assert rows.tolist() == plan(labels=GRADES, epoch=0).rows.tolist()
+
+
 def test_a_photograph_that_comes_again_is_turned_differently() -> None:
     rows, matrices, _ = plan(labels=GRADES)
     assert len({(row, matrix.tobytes()) for row, matrix in zip(rows.tolist(), matrices, strict=True)}) == len(ROWS)

@@ -145,6 +145,7 @@ def test_a_reader_learns_how_the_network_was_trained() -> None:
     assert "CORN" in objective(best)
     assert "labels smoothed by 0.1" in objective(best)
     assert "as many of each grade" in objective(best)
+    assert objective(FitConfig(sampling="fading")).endswith("from epoch to epoch less so, until all come once")
     assert "class weights effective" in objective(FitConfig(class_weights="effective"))
     assert variation(FitConfig(mixup=0.2, cutmix=1)).endswith("(mixup 0.2), rectangles pasted from others (cutmix 1)")
 
