@@ -74,7 +74,8 @@ def read_settings(text: str, *, json_file: bool) -> dict[str, Any]:
         except (ValueError, RecursionError) as error:
             if "overwrite" in str(error):  # tomllib gives the end of the second value as its place
                 check_once(text)
-            raise ValueError(f"it is no TOML file ({error})") from error
+            quotes = "; words need quotes" if "Invalid value" in str(error) else ""
+            raise ValueError(f"it is no TOML file ({error}{quotes})") from error
     settings: dict[str, Any] = {}
     for key, value in given.items():
         name = key.replace("-", "_")

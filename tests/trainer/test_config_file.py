@@ -63,6 +63,7 @@ def test_a_config_json_gives_what_the_run_was_asked_for(tmp_path: Path) -> None:
             "it is no config.json of a run (Expecting ',' delimiter: line 3 column 1",
         ),
         ("epochs = [3\n", "it is no TOML file"),
+        ("epochs = 3\noptimizer = adamw\n", "(Invalid value (at line 2, column 13); words need quotes)"),
         ("loss = 'wrong'\n", "line 1: loss: 'wrong' is not one of"),
     ],
 )
