@@ -1,14 +1,14 @@
 """What a start from painted lesions gives, by the number of graded photographs: a table and a drawing.
 
-    python benchmarks/transfer.py CACHE OUT [--numbers 300,1000,2100] [--seeds 3]
+    python benchmarks/transfer.py CACHE ENHANCED OUT [--numbers 300,1000,2100] [--seeds 3]
 
-CACHE is a graded one, as `tools preprocess` makes it. For each number, that many photographs of train are kept, all of
-a patient together; the smaller sets are parts of the larger ones. Validation and test stay whole. Two arms are trained
-on each set, once a seed:
+CACHE is a graded one, as `tools preprocess` makes it, and ENHANCED is the same with `--enhance graham`. For each
+number, that many photographs of train are kept, all of a patient together; the smaller sets are parts of the larger
+ones. Validation and test stay whole. Two arms are trained on each set of ENHANCED, once a seed:
 
 * nothing: from scratch;
-* painted: `tools phantom --onto` paints lesions on the healthy photographs of this set and of validation. A network
-  learns these first, with --lesions, once a set. Training then starts from its weights.
+* painted: `tools phantom --onto` paints lesions on the healthy photographs of this set and of validation, those of
+  CACHE. A network learns these first, with --lesions, once a set. Training then starts from its weights.
 
 All runs show about as many photographs, PASSES, so that all take as long: the smaller the set, the more epochs. The
 epoch is chosen on validation. The settings of each arm are to be chosen beforehand, on validation; each run measures test once. Runs that OUT already
@@ -32,6 +32,7 @@ from levers import means, train
 from pipeline.cache.cache import Cache, open_cache
 from pipeline.cache.folds import write_fold
 from pipeline.command_line import Guarded
+from pipeline.photos.preparation import Recipe
 from trainer.evaluation.bootstrap import interval
 from trainer.reporting.drawings import BLUE, ORANGE, new_drawing
 
@@ -62,10 +63,8 @@ def tools(*arguments: object) -> None:
         raise click.ClickException(f"tools {arguments[0]}: {done.stderr.strip()}")
 
 
-def paint(cache: Path, folder: Path, eyes: int) -> Path:
-    """A cache of painted lesions on a thinned cache, prepared as that is."""
-    with open_cache(cache) as opened:
-        recipe = opened.recipe
+def paint(cache: Path, recipe: Recipe, folder: Path, eyes: int) -> Path:
+    """A cache of painted lesions on a thinned cache, prepared by `recipe`."""
     painted = folder / "cache"
     if not (painted / "cache.json").exists():
         tools("phantom", folder / "eyes", "--eyes", eyes, "--onto", cache)
@@ -76,6 +75,7 @@ def paint(cache: Path, folder: Path, eyes: int) -> Path:
 
 @click.command(cls=Guarded)
 @click.argument("source", type=click.Path(exists=True, path_type=Path), metavar="CACHE")
+@click.argument("enhanced", type=click.Path(exists=True, path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--numbers", default="300,1000,2100", help="Photographs of train.")
 @click.option("--seeds", default=3)
@@ -83,13 +83,18 @@ def paint(cache: Path, folder: Path, eyes: int) -> Path:
 @click.option("--lesions", default=LESIONS, show_default=True, help="Options of trainer fit, on painted lesions.")
 @click.option("--nothing", default=NOTHING, show_default=True, help="From scratch.")
 @click.option("--after", default=AFTER, show_default=True, help="After painted lesions.")
-def main(source: Path, out: Path, numbers: str, seeds: int, eyes: int, lesions: str, nothing: str, after: str) -> None:
+def main(
+    source: Path, enhanced: Path, out: Path, numbers: str, seeds: int, eyes: int, lesions: str, nothing: str, after: str
+) -> None:
     sets = [int(number) for number in numbers.split(",")]
     with open_cache(source) as cache:
+        natural = {number: thinned(cache, out / f"natural-{number}", number) for number in sets}
+    with open_cache(enhanced) as cache:
+        recipe = cache.recipe
         caches = {number: thinned(cache, out / f"{number}", number) for number in sets}
 
     def learn_lesions(number: int) -> None:
-        painted = paint(caches[number], out / f"painted{number}", eyes)
+        painted = paint(natural[number], recipe, out / f"painted{number}", eyes)
         train(str(painted), out / f"lesions-{number}", shlex.split(lesions))
 
     def learn_grades(number: int, arm: str, seed: int) -> None:
