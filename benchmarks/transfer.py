@@ -11,9 +11,10 @@ ones. Validation and test stay whole. Two arms are trained on each set of ENHANC
   CACHE. A network learns these first, with --lesions, once a set. Training then starts from its weights.
 
 All runs show about as many photographs, PASSES, so that all take as long: the smaller the set, the more epochs. The
-epoch is chosen on validation. The settings of each arm are to be chosen beforehand, on validation; each run measures test once. Runs that OUT already
-holds are not trained again, so the same command continues. Two run at a time, a thread each. Writes OUT/transfer.csv,
-OUT/transfer.png and OUT/transfer.svg, with the 95 % intervals of the seeds' mean, by a bootstrap over patients.
+epoch is chosen on validation. The settings of each arm are to be chosen beforehand, on validation; each run measures
+test once. Runs that OUT already holds are not trained again, so the same command continues. Two run at a time, a thread
+each. Writes OUT/transfer.csv, OUT/transfer.png and OUT/transfer.svg, with the 95 % intervals of the seeds' mean, by a
+bootstrap over patients.
 """
 
 import hashlib
