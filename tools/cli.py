@@ -79,7 +79,7 @@ def preprocess(src: Path | Url, **given: Any) -> None:
     if pseudonyms.used:
         click.echo(f"  note: patients by pseudonyms under the key in {pseudonyms.path}, which must stay private")
     outcome = _write_cache(listing, options)
-    _print(outcome_lines(listing, outcome, out))
+    _print(outcome_lines(listing, outcome, out, options.size))
     for note in outcome.notes:
         click.secho(note, fg="red")
 

@@ -35,8 +35,8 @@ def listing_lines(listing: Listing) -> Iterator[str]:
     yield from _refusal_lines("photographs ignored", listing.ignored)
 
 
-def outcome_lines(listing: Listing, outcome: Outcome, out: Path | Url) -> Iterator[str]:
-    """What a run did."""
+def outcome_lines(listing: Listing, outcome: Outcome, out: Path | Url, size: int) -> Iterator[str]:
+    """What a run did. size: of the cached photographs, pixels."""
     rejected = [Refusal(source, reason.removeprefix(NOT_USED)) for source, reason in outcome.refused]
     yield from _refusal_lines("photographs rejected", rejected)
     cached, refused, ignored = len(outcome.rows), len(outcome.refused), len(listing.ignored)
@@ -48,6 +48,7 @@ def outcome_lines(listing: Listing, outcome: Outcome, out: Path | Url) -> Iterat
         left_out = flag == "blank" and (table.loc[table["flags"].str.contains("blank"), "split"] == "").all()
         note = ", left out of every split (--keep-blank keeps them)" if left_out else ""
         yield f"flagged {flag}: {count}{note}"
+    yield from _enlarged_lines(table, size)
     yield from leak_lines(table, outcome.copies)
     for copy in outcome.shown[:SHOWN]:
         yield f"  {copy.test} = {copy.other}, correlation {copy.correlation:.3f}"
@@ -59,6 +60,16 @@ def outcome_lines(listing: Listing, outcome: Outcome, out: Path | Url) -> Iterat
         yield f"{out}: up to date, nothing written ({outcome.seconds:.1f} s)"
     if refused or listing.rows:
         yield f"done with skips (photographs: {refused}, rows: {len(listing.rows)}), see {out / 'rejects.csv'}"
+
+
+def _enlarged_lines(table: pd.DataFrame, size: int) -> Iterator[str]:
+    """That most photographs are smaller than the cached ones, if they are."""
+    enlarged = int((table[["width", "height"]].max(axis=1) < size).sum())
+    if 2 * enlarged > len(table):
+        yield (
+            f"enlarged: {enlarged:,} of {len(table):,} photographs are smaller than {size} x {size} pixels; a smaller "
+            "--size keeps as much and takes less space and time"
+        )
 
 
 def grades_by_split(table: pd.DataFrame) -> str:

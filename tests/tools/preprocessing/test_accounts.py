@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from PIL import ImageEnhance
+from PIL import Image, ImageEnhance
 
 from pipeline.cache.cache import open_cache
 from pipeline.cache.folder import verify_files
@@ -223,3 +223,14 @@ def test_where_copies_are_not_looked_for_it_is_said(
     assert "copies across splits were not searched for: 20 photographs are too many" in done(
         eyes, "--out", tmp_path / "c"
     )
+
+
+def test_photographs_smaller_than_the_cached_ones_are_counted(eyes: Path, tmp_path: Path) -> None:
+    with Image.open(next(eyes.rglob("*.jpg"))) as photo:
+        width, height = photo.size
+    sides = max(width, height)
+    enlarged = f"enlarged: 20 of 20 photographs are smaller than {sides + 1} x {sides + 1} pixels; a smaller --size"
+    for size, said in ((sides, False), (sides + 1, True)):
+        arguments = ["preprocess", str(eyes), "--out", str(tmp_path / str(size)), "--size", str(size)]
+        result = CliRunner().invoke(main, arguments, catch_exceptions=False)
+        assert (enlarged in result.output, "enlarged" in result.output) == (said, said)
