@@ -5,7 +5,10 @@ BIN := .venv/bin
 # NVIDIA builds DALI for these; elsewhere the torchvision loader does its work.
 EXTRAS := $(shell case "$$(uname -sm)" in ("Linux x86_64"|"Linux aarch64") echo dali,dev;; (*) echo dev;; esac)
 
-.PHONY: demo test check docs pytest lowest clean
+DATA ?= data
+OUT ?= scratch
+
+.PHONY: demo scratch test check docs pytest lowest clean
 MAKEFLAGS += --jobs=2
 
 .venv/installed: pyproject.toml
@@ -20,6 +23,27 @@ demo: .venv/installed ## synthetic eyes -> cache -> a short fit -> confusion mat
 	$(BIN)/tools sheet demo/cache demo/sheet.png
 	$(BIN)/trainer fit --cache demo/cache --run demo/run --weights none --size 96 --epochs 8 --lr 0.05
 	@echo "pictures: demo/sheet.png demo/run/accuracy.png demo/run/confusion_test.png"
+
+# The file of each rule is the last one that its commands write. A training that was stopped goes on.
+fit = $(BIN)/trainer fit --run $(1) $(if $(wildcard $(1)/config.json),--resume,$(2))
+
+scratch: $(OUT)/run/summary.json ## DATA's photographs -> a run in OUT, without pretrained weights: painted lesions first
+
+$(OUT)/run/summary.json: $(OUT)/painted/run/summary.json $(OUT)/graham/cache.json
+	$(call fit,$(OUT)/run,--recipe few --cache $(OUT)/graham --weights $(OUT)/painted/run/model.safetensors)
+
+$(OUT)/painted/run/summary.json: $(OUT)/painted/cache/cache.json
+	$(call fit,$(OUT)/painted/run,--recipe painted --cache $(OUT)/painted/cache)
+
+$(OUT)/painted/cache/cache.json: $(OUT)/cache/cache.json
+	$(BIN)/tools phantom $(OUT)/painted/eyes --onto $(OUT)/cache --eyes 1300
+	$(BIN)/tools preprocess $(OUT)/painted/eyes --enhance graham --out $(OUT)/painted/cache
+
+$(OUT)/cache/cache.json: | .venv/installed
+	$(BIN)/tools preprocess $(DATA) --out $(OUT)/cache
+
+$(OUT)/graham/cache.json: | .venv/installed
+	$(BIN)/tools preprocess $(DATA) --enhance graham --out $(OUT)/graham
 
 check: docs ## ruff, the documentation site, mypy
 	$(BIN)/ruff check .
