@@ -1,9 +1,7 @@
 """The eyes of a cache: which eye, at which visit, each photograph shows, and photographs of the patient's other eye."""
 
-import os
 from collections import defaultdict
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -14,9 +12,10 @@ from numpy.typing import NDArray
 
 from pipeline.cache.attributes import read_attributes
 from pipeline.cache.cache import Cache
+from pipeline.cache.copies import fingerprints
 from pipeline.cache.manifest import UNGRADABLE, flagged
 from pipeline.grades import UNKNOWN
-from pipeline.photos.fingerprint import are_copies, fingerprint_or_zeros
+from pipeline.photos.fingerprint import are_copies
 
 VISITS: Final = (
     "visit", "visit id", "visit number", "visit no", "visit date", "exam date", "study date", "acquisition date",
@@ -109,8 +108,7 @@ def fellow_eyes(cache: Cache, split: str) -> EyePairs:
 def _without_copies(cache: Cache, pairs: EyePairs) -> EyePairs:
     """The pairs that do not show one photograph twice."""
     rows = np.unique(np.concatenate(pairs))
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        prints = dict(zip(rows, pool.map(lambda row: fingerprint_or_zeros(cache.read(int(row))), rows), strict=True))
+    prints = dict(zip(rows, fingerprints(cache, rows), strict=True))
     checksums = cache.manifest["crc32"].to_numpy()
     different = np.array(
         [
