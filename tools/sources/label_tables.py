@@ -82,9 +82,7 @@ class LabelTable:
 
     @cached_property
     def _only_grade(self) -> bool:
-        at = self.columns
-        more = (at.patient, at.eye, at.split, at.gradable, *at.keep)
-        return at.grade is not None and all(each is None for each in more)
+        return self.columns.grade is not None and not self.columns.others
 
     def label(self, cells: list[str]) -> Label:
         """What a row says of its photograph."""
@@ -232,9 +230,7 @@ def read_label_table(
     return UnreadTable(raw.source, why, may_grade)
 
 
-def _may_have_grades(
-    raw: RawTable, is_photograph: Callable[[str], bool], understood: Sequence[int | None] = ()
-) -> bool:
+def _may_have_grades(raw: RawTable, is_photograph: Callable[[str], bool], understood: Sequence[int] = ()) -> bool:
     """Whether a table names photographs and has a column that may be grades, whatever its header.
 
     Such a column has three to ten different cells, all like steps of a scale. The columns `understood` do not count.
@@ -340,7 +336,7 @@ def _checked(
             return UnreadTable(table.source, why, True)
     elif not at.has_grade:
         raw = RawTable(table.source, [(0, list(header)), *rows])
-        table.may_grade = _may_have_grades(raw, is_photograph, (at.patient, at.eye, at.split, at.gradable, *at.keep))
+        table.may_grade = _may_have_grades(raw, is_photograph, at.others)
     if at.gradable is not None:
         cells_of = (cells[at.gradable] for _, cells in rows)
         table.gradable = gradable_cells(header[at.gradable], cells_of, options, table.source)
@@ -424,8 +420,7 @@ def _grade_headers(header: Sequence[str], columns: Columns) -> str:
     if columns.grade is not None:
         return header[columns.grade]
     if not columns.has_grade:
-        others = (columns.patient, columns.eye, columns.split, columns.gradable, *columns.keep)
-        return ", ".join(header[at] for at in others if at is not None)
+        return ", ".join(header[at] for at in columns.others)
     return ", ".join(header[at] for at in (*(columns.of_eye or {}).values(), *(columns.one_hot or ())))
 
 
