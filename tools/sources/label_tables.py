@@ -8,7 +8,6 @@ from typing import Final, NamedTuple
 
 from pipeline.errors import SourceError
 from pipeline.grades import UNKNOWN
-from pipeline.photos.discovery import split_suffix
 from pipeline.photos.eye_names import EYE_WORDS
 from tools.sources.columns import (
     PHOTOGRAPH,
@@ -24,7 +23,7 @@ from tools.sources.columns import (
     split_in_name,
     split_word,
 )
-from tools.sources.known_sets import KnownSet, known_set_of
+from tools.sources.known_sets import KnownSet, known_set_of, stem_of
 from tools.sources.scales import BLANK, ENOUGH_ROWS, ICDR, UNGRADABLE, Scale, parse_words, why_other_scale
 from tools.sources.tables import HEADER_ROWS, ROWS_CHECKED, RawTable
 
@@ -271,15 +270,13 @@ def _check_photographs(
             if len(cells) <= max(at, columns.photograph):
                 continue
             one, other = cells[columns.photograph], cells[at]
-            if one and other and is_photograph(one) and is_photograph(other) and _stem_of(one) != _stem_of(other):
+            if not (one and other and is_photograph(one) and is_photograph(other)):
+                continue
+            if stem_of(one).casefold() != stem_of(other).casefold():
                 raise SourceError(
                     f"{raw.source}:{line}: columns {header[columns.photograph]} ({one}) and {name} ({other}) may "
                     "both name the photograph; choose with --id-column"
                 )
-
-
-def _stem_of(name: str) -> str:
-    return split_suffix(re.split(r"[/\\]", name)[-1])[0].casefold()
 
 
 def _of_ungraded_set(source: str, known: KnownSet, options: ColumnOptions) -> UnreadTable:

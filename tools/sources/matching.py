@@ -8,7 +8,8 @@ from typing import Final
 from unicodedata import normalize
 
 from pipeline.photos.discovery import Found, Refusal, split_suffix, unique_ids
-from pipeline.photos.photo import SUFFIXES
+from pipeline.photos.eye_names import last_part
+from pipeline.photos.formats import SUFFIXES
 from tools.sources.columns import split_in_name
 from tools.sources.label_tables import NO_COLUMN, Label, LabelTable
 from tools.sources.listing import ListedSample
@@ -106,7 +107,7 @@ class Names:
                 raise ValueError("leads out of the folder of photographs: refused")
             folders = below
         last = nfc(last)
-        stem = _stem(last)
+        stem = last_part(last)
         folded = [nfc(folder) for folder in folders]
         for candidates in self._candidates(last):
             fitting = _in_folders(candidates, folded, base) if folded else candidates
@@ -162,11 +163,6 @@ class Names:
             if chosen:
                 return chosen
         return fitting
-
-
-def _stem(name: str) -> str:
-    without, suffix = split_suffix(name)
-    return without if suffix.lower() in SUFFIXES else name
 
 
 def _resolved(base: list[str], folders: list[str]) -> list[str] | None:
