@@ -11,10 +11,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from pipeline.errors import PhotoError
 from pipeline.photos.dicom import open_dicom
-from pipeline.photos.formats import MAX_PIXELS as MAX_PIXELS
-from pipeline.photos.formats import NAMES, Values, open_picture, values_of
-from pipeline.photos.formats import SUFFIXES as SUFFIXES
-from pipeline.photos.formats import sniff as sniff
+from pipeline.photos.formats import MAX_PIXELS, NAMES, Values, open_picture, sniff, values_of
 from pipeline.photos.jpeg import is_lossless
 from pipeline.storage.artifacts import is_drawn_here, is_synthetic
 

@@ -26,7 +26,8 @@ from pipeline.machine import usable_cores
 from pipeline.photos.contact_sheet import decode_small
 from pipeline.photos.discovery import Refusal, plain_id, read_regular, unique_ids, walk
 from pipeline.photos.eye_names import eye_name
-from pipeline.photos.photo import SUFFIXES, read_photo
+from pipeline.photos.formats import SUFFIXES
+from pipeline.photos.photo import read_photo
 from pipeline.photos.preparation import Recipe, prepare
 from pipeline.photos.retina import Square
 from pipeline.storage.artifacts import INDEX, UNFINISHED, is_explained, is_run
