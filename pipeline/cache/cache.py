@@ -26,6 +26,7 @@ from pipeline.cache.shard_store import ShardStore, open_shards
 from pipeline.cache.shards import scan_sources, shard_name
 from pipeline.cache.splits import SPLITS, Leak, leak_of
 from pipeline.errors import CacheError
+from pipeline.grades import UNKNOWN
 from pipeline.photos.preparation import Recipe
 from pipeline.storage.artifacts import SHARDS
 from pipeline.storage.paths import sha256_of
@@ -89,6 +90,12 @@ class Cache:
         if split not in SPLITS:
             raise CacheError(f"split {split!r}: choose one of {', '.join(SPLITS)} or all")
         return np.flatnonzero(self.manifest["split"] == split)
+
+    def graded_rows(self, split: str) -> NDArray[np.int64]:
+        """Those of the rows of a split, as `rows` has them, whose photographs have a grade."""
+        rows = self.rows(split)
+        graded: NDArray[np.int64] = rows[self.grades[rows] != UNKNOWN]
+        return graded
 
     def leak(self, split: str = "test") -> Leak:
         """What is known of the photographs of a split whose patients are in train too."""

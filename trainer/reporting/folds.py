@@ -11,7 +11,6 @@ from pipeline.cache.cache import Cache
 from pipeline.cache.copies import SharedPhoto
 from pipeline.cache.splits import patients_of
 from pipeline.errors import RunError
-from pipeline.grades import UNKNOWN
 from pipeline.photos.contact_sheet import SIDE, Tile, decode_small, draw_sheet, encoded
 from pipeline.photos.fingerprint import MAX_COMPARED
 from pipeline.storage.atomic import write_atomically
@@ -81,8 +80,7 @@ def not_compared_line(photographs: int) -> str:
 def read_fold(run: RunFolder, cache: Cache) -> Fold:
     """The test part of a finished run, in the order of the cache's rows. Raises RunError if predictions are missing."""
     table = run.read_predictions("test").set_index("id", drop=False)
-    test = cache.manifest.iloc[cache.rows("test")]
-    known = test["id"][test["grade"] != UNKNOWN].reset_index(drop=True)
+    known = cache.manifest["id"].iloc[cache.graded_rows("test")].reset_index(drop=True)
     if not known.isin(table.index).all():
         advice = f"`trainer evaluate {run.path} --split test` writes it"
         raise RunError(f"{run.predictions('test')} lacks photographs of the fold; {advice}")
