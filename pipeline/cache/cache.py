@@ -23,12 +23,11 @@ from numpy.typing import NDArray
 from pipeline.cache.index import MANIFEST, CacheIndex
 from pipeline.cache.manifest import read_manifest
 from pipeline.cache.shard_store import ShardStore, open_shards
-from pipeline.cache.shards import scan_sources, shard_name
+from pipeline.cache.shards import scan_sources, shard_path
 from pipeline.cache.splits import SPLITS, Leak, leak_of
 from pipeline.errors import CacheError
 from pipeline.grades import UNKNOWN
 from pipeline.photos.preparation import Recipe
-from pipeline.storage.artifacts import SHARDS
 from pipeline.storage.paths import sha256_of
 from pipeline.storage.url import Url, path_or_url
 
@@ -116,7 +115,7 @@ class Cache:
         if jpeg is None and self.store.discard(int(self._where[row, 0])):  # the disk's fault: a download is verified
             jpeg = self._read_verified(row)
         if jpeg is None:
-            id, where = self.manifest["id"].iloc[row], f"{SHARDS}/{shard_name(self._where[row, 0])}"
+            id, where = self.manifest["id"].iloc[row], shard_path(self._where[row, 0])
             raise CacheError(f"{self.path}: {id} in {where} is damaged; `tools preprocess` repairs it")
         return jpeg
 
@@ -167,7 +166,7 @@ class Cache:
         try:
             mapped = self.store.map(shard)
         except (OSError, ValueError) as error:
-            raise CacheError(f"{self.path / SHARDS / shard_name(shard)}: cannot be read ({error})") from error
+            raise CacheError(f"{self.path / shard_path(shard)}: cannot be read ({error})") from error
         if self._noting and shard not in self._sources:
             self._sources[shard] = scan_sources(mapped)
         return mapped
