@@ -5,7 +5,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from pipeline.cache.cache import Cache
 from pipeline.cache.splits import SPLITS
@@ -13,7 +13,7 @@ from pipeline.errors import CacheError
 from pipeline.grades import GRADES, UNKNOWN
 from pipeline.loading.plan import Augment, plan_epoch
 from pipeline.machine import usable_cores
-from pipeline.photos.contact_sheet import SIDE, Tile, decode_small, draw_sheet
+from pipeline.photos.contact_sheet import Tile, draw_sheet, thumbnail
 
 Grouping = Literal["grade", "split", "flag"]
 
@@ -94,6 +94,5 @@ def pick_rows(manifest: pd.DataFrame, by: Grouping, per_group: int) -> dict[str,
 
 def _tile(cache: Cache, row: int, by: Grouping) -> Tile:
     sample = cache.manifest.iloc[row]
-    picture = np.asarray(ImageOps.contain(decode_small(cache.read(row), SIDE), (SIDE, SIDE)))
     grade = f"grade {sample['grade']} " if by != "grade" and sample["grade"] != UNKNOWN else ""
-    return Tile(picture, sample["id"], grade + sample["flags"])
+    return Tile(thumbnail(cache.read(row)), sample["id"], grade + sample["flags"])

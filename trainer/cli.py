@@ -24,11 +24,7 @@ from pipeline.command_line import (
 from pipeline.storage.artifacts import EXPLAINED
 from pipeline.storage.outputs import kept
 from pipeline.storage.url import Url, path_or_url
-from trainer.config import (
-    DEVICES,
-    LOADERS,
-    FitConfig,
-)
+from trainer.config import DEVICES, LOADERS, FitConfig
 from trainer.config_file import SETS_ALL
 from trainer.fit_options import SEED, fit_options
 from trainer.kinds import (
@@ -50,7 +46,6 @@ if TYPE_CHECKING:
     from trainer.inference.gradcam import Style
 
 FOLDER = Folder(path_type=Path)
-DEFAULT = FitConfig()
 RUN = section("Run")
 LR_DRAWING = OutputFile(RANGE_TEST, lambda path: beside_drawing(path, RANGE_TEST))
 

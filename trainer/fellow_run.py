@@ -49,7 +49,7 @@ def fellow_defaults(run: RunFolder) -> dict[str, Any]:
     if config.resolved.fellow_eye:
         raise RunError(f"{run.path} takes the fellow eye already; give the run that it began with")
     if not run.finished:
-        raise RunError(f"{run.path} is unfinished; `trainer fit --run {run.path} --resume` continues it")
+        raise RunError(f"{run.path} is unfinished; {run.resume_command} continues it")
     settings = {name: getattr(config.resolved, name) for name in KEPT}
     own = {"cache": config.cache, "weights": str(run.model.resolve()), "loader": config.asked.loader}
     return {**settings, **own, "device": config.asked.device, **FELLOW_DEFAULTS}

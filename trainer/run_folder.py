@@ -326,9 +326,14 @@ class RunFolder:
         write_csv(self.accuracy, pd.DataFrame(history, columns=list(ACCURACY_COLUMNS)))
 
     @property
+    def resume_command(self) -> str:
+        """The command that continues the run, for messages."""
+        return f"`trainer fit --run {self.path} --resume`"
+
+    @property
     def advice(self) -> str:
         """The end of error messages about missing or damaged files."""
-        return f"`trainer fit --run {self.path} --resume` continues an unfinished run"
+        return f"{self.resume_command} continues an unfinished run"
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 from pipeline.cache.index import MANIFEST, CacheIndex
 from pipeline.cache.manifest import read_manifest
 from pipeline.cache.shard_store import ShardStore, open_shards
-from pipeline.cache.shards import scan_sources, shard_name
+from pipeline.cache.shards import scan_sources, shard_path
 from pipeline.cache.splits import SPLITS, Leak, leak_of
 from pipeline.errors import CacheError
+from pipeline.grades import UNKNOWN
 from pipeline.photos.preparation import Recipe
-from pipeline.storage.artifacts import SHARDS
 from pipeline.storage.paths import sha256_of
 from pipeline.storage.url import Url, path_or_url
 
@@ -90,6 +90,12 @@ class Cache:
             raise CacheError(f"split {split!r}: choose one of {', '.join(SPLITS)} or all")
         return np.flatnonzero(self.manifest["split"] == split)
 
+    def graded_rows(self, split: str) -> NDArray[np.int64]:
+        """Those of the rows of a split, as `rows` has them, whose photographs have a grade."""
+        rows = self.rows(split)
+        graded: NDArray[np.int64] = rows[self.grades[rows] != UNKNOWN]
+        return graded
+
     def leak(self, split: str = "test") -> Leak:
         """What is known of the photographs of a split whose patients are in train too."""
         return leak_of(self.manifest, split, self.index.copies)
@@ -109,7 +115,7 @@ class Cache:
         if jpeg is None and self.store.discard(int(self._where[row, 0])):  # the disk's fault: a download is verified
             jpeg = self._read_verified(row)
         if jpeg is None:
-            id, where = self.manifest["id"].iloc[row], f"{SHARDS}/{shard_name(self._where[row, 0])}"
+            id, where = self.manifest["id"].iloc[row], shard_path(self._where[row, 0])
             raise CacheError(f"{self.path}: {id} in {where} is damaged; `tools preprocess` repairs it")
         return jpeg
 
@@ -160,7 +166,7 @@ class Cache:
         try:
             mapped = self.store.map(shard)
         except (OSError, ValueError) as error:
-            raise CacheError(f"{self.path / SHARDS / shard_name(shard)}: cannot be read ({error})") from error
+            raise CacheError(f"{self.path / shard_path(shard)}: cannot be read ({error})") from error
         if self._noting and shard not in self._sources:
             self._sources[shard] = scan_sources(mapped)
         return mapped

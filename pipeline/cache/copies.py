@@ -1,7 +1,7 @@
 """Finds one patient under two names: both have a copy of the same photograph. Folds must keep them together."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -46,8 +46,7 @@ def shared_photos(cache: Cache, rows: NDArray[np.int64]) -> list[SharedPhoto]:
     rows, patients = rows[not_blank], patients[not_blank]
     found = {pair: 1.0 for pair in _same_bytes(cache, rows) if patients[pair[0]] != patients[pair[1]]}
     if len(rows) <= MAX_COMPARED:
-        with thread_pool(min(8, os.cpu_count() or 1)) as pool:
-            vectors = list(pool.map(lambda row: coarse(fingerprint_or_zeros(cache.read(row))), rows.tolist()))
+        vectors = [coarse(each) for each in fingerprints(cache, rows)]
         for i, j in candidates(np.reshape(vectors, (len(rows), -1))):
             if patients[i] != patients[j] and (i, j) not in found:
                 correlation = mirrored_correlation(
@@ -57,6 +56,15 @@ def shared_photos(cache: Cache, rows: NDArray[np.int64]) -> list[SharedPhoto]:
                     found[i, j] = correlation
     ids = cache.manifest["id"].iloc[rows].to_numpy()
     return [SharedPhoto(ids[i], ids[j], patients[i], patients[j], found[i, j]) for i, j in sorted(found)]
+
+
+def fingerprints(cache: Cache, rows: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
+    """Yields the fingerprint of each of the rows (n,) of the manifest; zeros for one that cannot be decoded.
+
+    Raises CacheError if a photograph in the cache is damaged.
+    """
+    with thread_pool(min(8, os.cpu_count() or 1)) as pool:
+        yield from pool.map(lambda row: fingerprint_or_zeros(cache.read(row)), rows.tolist())
 
 
 def joined_patients(shared: Iterable[SharedPhoto]) -> dict[str, str]:

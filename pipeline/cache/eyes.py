@@ -1,7 +1,7 @@
 """The eyes of a cache: which eye, at which visit, each photograph shows, and photographs of the patient's other eye."""
 
-import os
-from concurrent.futures import ThreadPoolExecutor
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from pipeline.cache.attributes import read_attributes
 from pipeline.cache.cache import Cache
+from pipeline.cache.copies import fingerprints
 from pipeline.cache.manifest import UNGRADABLE, flagged
 from pipeline.grades import UNKNOWN
-from pipeline.photos.fingerprint import are_copies, fingerprint_or_zeros
+from pipeline.photos.fingerprint import are_copies
 
 VISITS: Final = (
     "visit", "visit id", "visit number", "visit no", "visit date", "exam date", "study date", "acquisition date",
@@ -29,8 +30,8 @@ class EyeTable:
     eyes: "pd.Series[str]"
     """(rows,) The same name for all photographs of one patient, visit and eye. A photograph whose eye or patient is not
     known is an eye of its own."""
-    known: "pd.Series[bool]"
-    """(rows,) Whether the eye is known."""
+    sides: "pd.Series[str]"
+    """(rows,) "left" or "right"; "" if the eye or the patient is not known."""
     visits: "pd.Series[str]"
     """(rows,) The same name for all photographs of one patient and visit."""
     visit: str
@@ -42,16 +43,45 @@ class EyeTable:
         folded = {" ".join(name.replace("_", " ").casefold().split()): name for name in attributes.columns}
         visit = next((folded[name] for name in VISITS if name in folded), "")
         visits = manifest["patient"] + "\0" + (attributes[visit].str.strip() if visit else "")
-        known = (manifest["eye"] != "") & (manifest["patient"] != "")
-        names = visits + "\0" + manifest["eye"]
-        return cls(names.where(known, "\0" + manifest["id"]), known, visits, visit)
+        sides = manifest["eye"].where(manifest["patient"] != "", "")
+        eyes = (visits + "\0" + sides).where(sides != "", "\0" + manifest["id"])
+        return cls(eyes, sides, visits, visit)
+
+    @property
+    def known(self) -> "pd.Series[bool]":
+        """(rows,) whether the eye is known."""
+        return self.sides != ""
 
 
 class EyePairs(NamedTuple):
     """Pairs of photographs of one patient and visit: one of each eye. A photograph may be in several."""
 
-    rows: NDArray[np.int64]  # (p,) rows of the manifest, all in the split
-    fellows: NDArray[np.int64]  # (p,) rows of photographs of the other eye
+    rows: NDArray[np.int64]  # (p,) numbers of photographs, from 0; of a cache its rows
+    fellows: NDArray[np.int64]  # (p,) those of photographs of the other eye
+
+    def part(self, chosen: NDArray[np.bool_]) -> "EyePairs":
+        """Some of the pairs. chosen: (p,)."""
+        return EyePairs(self.rows[chosen], self.fellows[chosen])
+
+
+def pair_eyes(visits: Iterable[str], sides: Iterable[str], usable: Iterable[bool]) -> EyePairs:
+    """Each of n photographs with all photographs of the patient's other eye at the same visit, in ascending order.
+
+    visits (n,): the same name for all photographs of one patient and visit. sides (n,): "left" or "right"; "" if not
+    known. usable (n,): whether a photograph may be a fellow.
+    """
+    photographs = list(zip(visits, sides, usable, strict=True))
+    fellows = defaultdict[str, list[tuple[int, str]]](list)  # by visit: number, side
+    for number, (visit, side, may_be) in enumerate(photographs):
+        if side and may_be:
+            fellows[visit].append((number, side))
+    pairs = [
+        (number, other)
+        for number, (visit, side, _) in enumerate(photographs)
+        for other, its_side in fellows[visit]
+        if side and side != its_side
+    ]
+    return EyePairs(*np.array(pairs, np.int64).reshape(-1, 2).T)
 
 
 @lru_cache(maxsize=4)  # a training asks for each split several times, and each answer decodes all photographs
@@ -66,24 +96,19 @@ def fellow_eyes(cache: Cache, split: str) -> EyePairs:
     """
     manifest = cache.manifest
     table = EyeTable.of(manifest, read_attributes(cache))
-    usable = table.known & ~flagged(manifest, "blank") & ~flagged(manifest, UNGRADABLE)
+    usable = ~flagged(manifest, "blank") & ~flagged(manifest, UNGRADABLE)
     if split != "all":
         elsewhere = manifest["patient"][~manifest["split"].isin([split, ""])]
         outside = (manifest["split"] == "") & (manifest["grade"] == UNKNOWN) & ~manifest["patient"].isin(elsewhere)
         usable &= (manifest["split"] == split) | outside
-    eyes = pd.DataFrame({"visit": table.visits, "eye": manifest["eye"], "row": np.arange(len(manifest))})
-    own = eyes.iloc[cache.rows(split)]
-    pairs = own[table.known.iloc[own.index]].merge(eyes[usable], on="visit", suffixes=("", "_fellow"))
-    pairs = pairs[pairs["eye"] != pairs["eye_fellow"]].sort_values(["row", "row_fellow"])
-    found = EyePairs(pairs["row"].to_numpy(np.int64), pairs["row_fellow"].to_numpy(np.int64))
-    return _without_copies(cache, found)
+    pairs = pair_eyes(table.visits, table.sides, usable)
+    return _without_copies(cache, pairs.part(np.isin(pairs.rows, cache.rows(split))))
 
 
 def _without_copies(cache: Cache, pairs: EyePairs) -> EyePairs:
     """The pairs that do not show one photograph twice."""
     rows = np.unique(np.concatenate(pairs))
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        prints = dict(zip(rows, pool.map(lambda row: fingerprint_or_zeros(cache.read(int(row))), rows), strict=True))
+    prints = dict(zip(rows, fingerprints(cache, rows), strict=True))
     checksums = cache.manifest["crc32"].to_numpy()
     different = np.array(
         [
@@ -92,4 +117,4 @@ def _without_copies(cache: Cache, pairs: EyePairs) -> EyePairs:
         ],
         bool,
     )
-    return EyePairs(pairs.rows[different], pairs.fellows[different])
+    return pairs.part(different)

@@ -26,8 +26,7 @@ _WORKER_FILE: Final = re.compile(
 
 def verify_files(path: Path | Url, index: CacheIndex) -> list[str]:
     """Compares a cache's files with its index, reading every byte. One line per problem, none if all is well."""
-    wanted = index.tables
-    wanted |= {f"{SHARDS}/{shard_name(number)}": record.sha256 for number, record in enumerate(index.shards)}
+    wanted = {**index.tables, **index.shard_digests}
     problems = []
     for name, digest in wanted.items():
         found = sha256_of(path / name)

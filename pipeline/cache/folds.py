@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from pipeline.cache.cache import Cache, open_cache
 from pipeline.cache.index import ATTRIBUTES, MANIFEST, REJECTS, CacheIndex
 from pipeline.cache.manifest import Row, manifest_csv
-from pipeline.cache.shards import shard_name
 from pipeline.cache.splits import SPLIT_FRACTIONS, draw_splits, patients_of
 from pipeline.errors import CacheError
 from pipeline.grades import UNKNOWN
@@ -90,7 +89,7 @@ def write_fold(cache: Cache, folder: Path, splits: "pd.Series[str]", name: str) 
             return folder
         (folder / SHARDS).mkdir(parents=True, exist_ok=True)
         (folder / INDEX).unlink(missing_ok=True)
-        _link([f"{SHARDS}/{shard_name(number)}" for number in range(len(index.shards))], source, folder)
+        _link(index.shard_digests, source, folder)
         for kept in (REJECTS, *([ATTRIBUTES] if index.attributes else [])):
             shutil.copyfile(source / kept, folder / kept)
         with write_atomically(folder / MANIFEST) as file:
@@ -109,7 +108,7 @@ def has_other_splits(folder: Path, splits: "pd.Series[str]") -> bool:
         return False
 
 
-def _link(names: Sequence[str], source: Path, folder: Path) -> None:
+def _link(names: Iterable[str], source: Path, folder: Path) -> None:
     """Makes hard links, which need no disk space and survive a move of the cache. Copies if links are not possible."""
     for name in names:
         (folder / name).unlink(missing_ok=True)

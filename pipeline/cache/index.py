@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from pipeline.cache.shards import shard_path
 from pipeline.errors import CacheError
 from pipeline.photos.preparation import EARLIER_VERSION, VERSION, Recipe
 from pipeline.storage.artifacts import INDEX, UNFINISHED
@@ -62,6 +63,11 @@ class CacheIndex:
         """Name of each table in the folder -> its sha256."""
         more = {ATTRIBUTES: self.attributes} if self.attributes else {}
         return {MANIFEST: self.manifest, REJECTS: self.rejects, **more}
+
+    @property
+    def shard_digests(self) -> dict[str, str]:
+        """Path of each shard below the folder -> its sha256."""
+        return {shard_path(number): record.sha256 for number, record in enumerate(self.shards)}
 
     @property
     def source_digest(self) -> str:

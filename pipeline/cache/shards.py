@@ -21,6 +21,7 @@ from typing import IO, Any, Final, NamedTuple, cast
 from urllib.parse import quote_from_bytes, unquote
 
 from pipeline.grades import UNKNOWN, parse_grade
+from pipeline.storage.artifacts import SHARDS
 from pipeline.storage.atomic import write_atomically
 
 SAMPLES_A_SHARD: Final = 256
@@ -82,6 +83,11 @@ def shard_of(id: str, count: int) -> int:
 
 def shard_name(shard: int) -> str:
     return f"{shard:04d}.tar"
+
+
+def shard_path(shard: int) -> str:
+    """The path of a shard below its cache, with slashes."""
+    return f"{SHARDS}/{shard_name(shard)}"
 
 
 def is_shard_name(name: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import pandas as pd
 
-from pipeline.photos.photo import SUFFIXES
+from pipeline.photos.eye_names import last_part
 from pipeline.storage.csv_files import utf8
 
 SPLITS: Final = ("train", "val", "test")
@@ -27,9 +27,7 @@ def parse_patient(id: str, pattern: re.Pattern[str]) -> tuple[str, str]:
     >>> parse_patient("train/17_left", re.compile(r"^(?P<patient>.+)_(?P<eye>left|right)$"))
     ('17', 'left')
     """
-    name = id.rpartition("/")[2]
-    stem, dot, suffix = name.rpartition(".")
-    match = pattern.search(stem if f"{dot}{suffix}".lower() in SUFFIXES else name) or pattern.search(id)
+    match = pattern.search(last_part(id)) or pattern.search(id)
     if match is None:
         return id, ""
     groups, eye = match.groupdict(), pattern.groupindex.get("eye")

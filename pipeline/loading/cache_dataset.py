@@ -13,7 +13,6 @@ from torch.utils.data import Dataset
 
 from pipeline.cache.cache import Cache, open_cache
 from pipeline.errors import CacheError
-from pipeline.grades import UNKNOWN
 from pipeline.loading.torchvision_loader import decode_jpeg, decoded
 
 
@@ -45,8 +44,7 @@ class CacheDataset(Dataset[tuple[Any, int]]):
         self._cache = cache if isinstance(cache, Cache) else open_cache(cache)
         self._process = os.getpid()
         self.transform = transform
-        rows = self._cache.rows(split)
-        self.rows: NDArray[np.int64] = rows if ungraded else rows[self._cache.grades[rows] != UNKNOWN]
+        self.rows: NDArray[np.int64] = self._cache.rows(split) if ungraded else self._cache.graded_rows(split)
         """(n,) rows of the manifest."""
         if not len(self.rows):
             kind = "" if ungraded else "graded "

@@ -36,6 +36,11 @@ def decode_small(jpeg: bytes | memoryview, side: int) -> Image.Image:
         return photo.convert("RGB")
 
 
+def thumbnail(jpeg: bytes | memoryview) -> NDArray[np.uint8]:
+    """A cached JPEG in RGB, fitted into SIDE x SIDE pixels."""
+    return np.asarray(ImageOps.contain(decode_small(jpeg, SIDE), (SIDE, SIDE)))
+
+
 def encoded(picture: Image.Image, kind: str, what: str) -> bytes:
     """The bytes of a picture that this program drew.
 
@@ -72,8 +77,8 @@ def draw_sheet(groups: Mapping[str, Sequence[Tile]]) -> Image.Image:
         for k, tile in enumerate(tiles):
             x = _GAP + k % COLUMNS * (SIDE + _GAP)
             y = top + k // COLUMNS * _pitch(tiles)
-            thumbnail = ImageOps.contain(Image.fromarray(tile.picture), (SIDE, SIDE))
-            sheet.paste(thumbnail, (x + (SIDE - thumbnail.width) // 2, y + (SIDE - thumbnail.height) // 2))
+            fitted = ImageOps.contain(Image.fromarray(tile.picture), (SIDE, SIDE))
+            sheet.paste(fitted, (x + (SIDE - fitted.width) // 2, y + (SIDE - fitted.height) // 2))
             for line, (text, colour) in enumerate(((tile.caption, _BRIGHT), (tile.note, _DIM))):
                 draw.text((x, y + SIDE + 2 + line * _LINE), _fit(text, small, SIDE), colour, small)
         top += lines[heading] * _pitch(tiles)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL.JpegImagePlugin import JpegImageFile
 
 from pipeline.errors import PhotoError
-from pipeline.photos.formats import MAX_PIXELS, Values
+from pipeline.photos.formats import J2K, MAX_PIXELS, Values, scaled_to_8_bits
 from pipeline.photos.jpeg import Frame, frame_of, with_colour_model
 
 SUFFIXES: Final = (".dcm", ".dicom")
@@ -53,7 +53,6 @@ _NOT_PHOTOGRAPHS: Final = {
 }
 """SOP classes without a photograph: DICOMDIR, and optical coherence tomography."""
 GREY_FRAMES: Final = "several grey frames, as of an angiogram, no colour photograph"
-_J2K: Final = b"\xff\x4f\xff\x51"
 
 
 class Tags(NamedTuple):
@@ -167,10 +166,7 @@ class Dicom:
         values = values if values.ndim == 3 else values[..., None]
         if elements.text(_PHOTOMETRIC) == "PALETTE COLOR":
             return self._palette_colours(values)
-        if bits in (8, 16):
-            return values
-        table = np.round(np.arange(1 << bits) * (255 / ((1 << bits) - 1))).astype(np.uint8)
-        return np.asarray(table[values], dtype=np.uint8)
+        return values if bits in (8, 16) else scaled_to_8_bits(values, bits)
 
     def in_colour(self, values: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The 8-bit pixels of `values` as RGB (h, w, 3) or grey (h, w, 1)."""
@@ -219,8 +215,8 @@ class Dicom:
     def _jpeg_2000(self) -> tuple[Values, int]:
         from openjpeg.utils import decode
 
-        boxed = self._frame(_J2K, b"\0\0\0\x0cjP  ")
-        stream = boxed[boxed.find(_J2K) :].rstrip(b"\0\xff")  # padded to an even length
+        boxed = self._frame(J2K, b"\0\0\0\x0cjP  ")
+        stream = boxed[boxed.find(J2K) :].rstrip(b"\0\xff")  # padded to an even length
         if not stream.endswith(b"\xff\xd9"):  # OpenJPEG would decode a truncated file without an error
             raise PhotoError("cut off: its end marker is missing")
         right, down, left, top = struct.unpack_from(">4L", stream, 8)

@@ -4,7 +4,7 @@ import re
 import sys
 from collections.abc import Callable
 from io import BytesIO
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,8 @@ MAX_PIXELS: Final = 120_000_000
 HEAD_BYTES: Final = 132
 """Bytes at the beginning of a file that `sniff` needs. 16 are enough for all formats but DICOM, whose mark is last."""
 
-_J2K: Final = b"\xff\x4f\xff\x51"
+J2K: Final = b"\xff\x4f\xff\x51"
+"""The first bytes of a JPEG 2000 codestream."""
 _JXL: Final = b"\xff\x0a"
 _JXL_BOX: Final = b"\0\0\0\x0cJXL \r\n\x87\n"
 _HEIC_BRANDS: Final = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
@@ -57,7 +58,7 @@ def sniff(head: bytes | memoryview) -> str | None:
         return "BMP"
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
         return "WebP"
-    if head.startswith((_J2K, b"\0\0\0\x0cjP  \r\n\x87\n")):
+    if head.startswith((J2K, b"\0\0\0\x0cjP  \r\n\x87\n")):
         return "JPEG 2000"
     if head.startswith((_JXL, _JXL_BOX)):
         return "JPEG XL"
@@ -108,6 +109,12 @@ def values_of(kind: str, data: bytes | memoryview, picture: ImageFile.ImageFile)
     return np.asarray(upper << 8 | lower, dtype=np.uint16)
 
 
+def scaled_to_8_bits(values: NDArray[Any], bits: int) -> NDArray[np.uint8]:
+    """Values of so many bits, scaled to 8 bits."""
+    table = np.round(np.arange(1 << bits) * (255 / ((1 << bits) - 1))).astype(np.uint8)
+    return np.asarray(table[values], dtype=np.uint8)
+
+
 def _swapped(arguments: Arguments) -> Arguments:
     """The arguments of Pillow's decoder with the byte order of 16-bit colour reversed. None if they are not for it."""
     rawmode, *rest = arguments if isinstance(arguments, tuple) else (arguments,)
@@ -134,7 +141,7 @@ def _jpeg_2000(file: BytesIO) -> ImageFile.ImageFile:
     """Opens a JPEG 2000 file. OpenJPEG decodes truncated files without an error and uses the size in the codestream, so
     the end marker and the size are checked here."""
     data = file.getvalue()
-    start = data.find(_J2K)
+    start = data.find(J2K)
     boxed = int.from_bytes(data[start - 8 : start - 4], "big") if data[start - 4 : start] == b"jp2c" else 0
     stream = data[start : start - 8 + boxed if boxed else None]
     if start < 0 or not stream.rstrip(b"\0").endswith(b"\xff\xd9"):

@@ -11,10 +11,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from pipeline.errors import PhotoError
 from pipeline.photos.dicom import open_dicom
-from pipeline.photos.formats import MAX_PIXELS as MAX_PIXELS
-from pipeline.photos.formats import NAMES, Values, open_picture, values_of
-from pipeline.photos.formats import SUFFIXES as SUFFIXES
-from pipeline.photos.formats import sniff as sniff
+from pipeline.photos.formats import MAX_PIXELS, NAMES, Values, open_picture, scaled_to_8_bits, sniff, values_of
 from pipeline.photos.jpeg import is_lossless
 from pipeline.storage.artifacts import is_drawn_here, is_synthetic
 
@@ -205,8 +202,7 @@ def _in_8_bits(values: NDArray[Any], bits_in_use: bool) -> NDArray[np.uint8]:
     bits = next((bits for bits in _DEPTHS if highest < 1 << bits), 16)
     if not bits_in_use or highest == 0 or (bits < 16 and not (values % 257).any()):
         bits = 16
-    table = np.round(np.arange(1 << bits) * (255 / ((1 << bits) - 1))).astype(np.uint8)
-    return np.asarray(table[values], dtype=np.uint8)
+    return scaled_to_8_bits(values, bits)
 
 
 def _why_no_photo(head: bytes) -> str:

@@ -25,7 +25,6 @@ T = TypeVar("T")
 
 WAITS: Final = (0.25, 0.5, 1, 2, 4, 8, 15)
 """Seconds between attempts. Each is multiplied by a random 0.5 to 1.5, so that many machines do not retry at once."""
-ALL: Final = (0, 0)
 THREADS: Final = 16
 """For requests that mostly wait: a HEAD, or a few bytes."""
 
@@ -39,17 +38,17 @@ class Stored(NamedTuple):
     version: str  # changes when the content does
 
 
-def read(url: Url, part: tuple[int, int] = ALL) -> bytes:
-    """The bytes of a file, or of a part from one offset to another.
+def read(url: Url, part: tuple[int, int] | None = None) -> bytes:
+    """The bytes of a file. part: the offsets between which it is read; None: all of it.
 
     Raises FileNotFoundError if there is no such file, StoreError for any other error that lasts.
     """
 
     def attempt() -> bytes:
-        start, end = (None, None) if part == ALL else part
+        start, end = part or (None, None)
         data: bytes = _client(url.scheme).cat_file(url.text, start=start, end=end)
-        if start is not None and end is not None and len(data) > end - start:  # some web servers send everything
-            data = data[start:end]
+        if part and len(data) > part[1] - part[0]:  # some web servers send everything
+            data = data[slice(*part)]
         return data
 
     return _with_retries(url, "read", attempt)

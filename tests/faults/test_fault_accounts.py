@@ -11,7 +11,7 @@ import pytest
 from click.testing import Result
 
 from pipeline.cache.cache import open_cache
-from pipeline.photos.photo import SUFFIXES
+from pipeline.photos.formats import SUFFIXES
 
 Tools = Callable[..., Result]
 CASES = Path(__file__).resolve().parents[2].parent / "shared" / "cases"

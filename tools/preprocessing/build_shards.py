@@ -162,7 +162,7 @@ def _make(group: Group, sample: ListedSample, old: _CachedEntry | None, signals:
             data = read_source(group.root, file.source)
         except OSError as error:
             return _Result(Refusal(file.source, f"cannot be read ({error.strerror or error})"))
-        digest = _sha256(data)
+        digest = hashlib.sha256(data).hexdigest()
         if old is not None and old.meta["source_sha256"] == digest:
             meta = {**old.meta, "source": file.source}
             return _Result(_entry(group, sample, old.jpeg, meta), read=True)
@@ -191,7 +191,3 @@ def _unchanged(group: Group, sample: ListedSample, old: _CachedEntry) -> bool:
         and file.ctime_ns < old.shard_mtime_ns
         and old.meta["source_bytes"] == file.nbytes
     )
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.cache.manifest import Row
-from pipeline.cache.shards import shard_name
+from pipeline.cache.shards import shard_path
 from pipeline.photos.fingerprint import (
     CANDIDATE_CORRELATION,
     COPY_CORRELATION,
@@ -18,7 +18,6 @@ from pipeline.photos.fingerprint import (
     mirrored,
     mirrored_correlation,
 )
-from pipeline.storage.artifacts import SHARDS
 from pipeline.threads import thread_pool
 
 BLOCK: Final = 1024
@@ -62,6 +61,6 @@ def copies_across_splits(cache: Path, rows: Sequence[Row]) -> list[Copy]:
 
 
 def _fingerprint(cache: Path, row: Row) -> NDArray[np.float32]:
-    with open(cache / SHARDS / shard_name(row.shard), "rb") as file:
+    with open(cache / shard_path(row.shard), "rb") as file:
         file.seek(row.offset)
         return fingerprint_or_zeros(file.read(row.nbytes))

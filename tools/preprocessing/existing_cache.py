@@ -14,7 +14,7 @@ import pandas as pd
 from pipeline.cache.index import MANIFEST, REJECTS, CacheIndex, ShardRecord
 from pipeline.cache.manifest import COLUMNS, Row, read_manifest
 from pipeline.cache.rejects import IGNORED, NOT_USED
-from pipeline.cache.shards import shard_name
+from pipeline.cache.shards import shard_path
 from pipeline.cache.splits import SPLITS
 from pipeline.errors import CacheError, SourceError
 from pipeline.grades import UNKNOWN
@@ -160,7 +160,7 @@ class ExistingCache:
             held[row.shard] += 1
         unchanged = {}
         for shard, samples in wanted.items():
-            path = self.folder / SHARDS / shard_name(shard)
+            path = self.folder / shard_path(shard)
             try:
                 stat = path.stat()
             except OSError:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.cache.index import ATTRIBUTES, MANIFEST, REJECTS, CacheIndex
-from pipeline.cache.shards import is_shard_name, shard_name
+from pipeline.cache.shards import is_shard_name, shard_path
 from pipeline.errors import CacheError, StoreError
 from pipeline.storage import object_store
 from pipeline.storage.artifacts import INDEX, SHARDS, UNFINISHED
@@ -62,7 +62,7 @@ class Upload:
                 self._index = None
             else:
                 known = _digests(index)
-                sizes = {_shard(number): record.nbytes for number, record in enumerate(index.shards)}
+                sizes = {shard_path(number): record.nbytes for number, record in enumerate(index.shards)}
                 known = {
                     name: digest
                     for name, digest in known.items()
@@ -102,7 +102,7 @@ class Upload:
 
     def send_shard(self, shard: int) -> None:
         """Sends a finished shard, unless the URL has it."""
-        name = _shard(shard)
+        name = shard_path(shard)
         digest = sha256_of(self.folder / name)
         assert digest is not None, "a finished shard can be read"
         self._send(name, digest)
@@ -182,17 +182,12 @@ def upload_to(url: Url) -> Iterator[Upload]:
 
 def _digests(index: CacheIndex) -> dict[str, str]:
     """name -> sha256 of the files of a cache, shards first, without cache.json."""
-    shards = {_shard(number): record.sha256 for number, record in enumerate(index.shards)}
-    return {**shards, **index.tables}
+    return {**index.shard_digests, **index.tables}
 
 
 def _is_ours(name: str) -> bool:
     folder, _, shard = name.rpartition("/")
     return name in (INDEX, UNFINISHED, MANIFEST, REJECTS, ATTRIBUTES) or (folder == SHARDS and is_shard_name(shard))
-
-
-def _shard(number: int) -> str:
-    return f"{SHARDS}/{shard_name(number)}"
 
 
 class Background:

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import SourceError
 from pipeline.photos.discovery import Found, Refusal, path_left_out, read_regular, split_suffix
-from pipeline.photos.formats import HEAD_BYTES
-from pipeline.photos.photo import SUFFIXES, sniff
+from pipeline.photos.formats import HEAD_BYTES, SUFFIXES, sniff
 from pipeline.storage.paths import read_file
 from pipeline.storage.url import Url
 from tools.sources import tables

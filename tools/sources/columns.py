@@ -66,15 +66,19 @@ class Columns(NamedTuple):
     @property
     def has_information(self) -> bool:
         """Whether there is any column besides the photograph's."""
-        more = (self.patient, self.eye, self.split, self.gradable, *self.keep)
-        return self.has_grade or any(at is not None for at in more)
+        return self.has_grade or bool(self.others)
+
+    @property
+    def others(self) -> list[int]:
+        """The columns that are read besides those of the photograph and of grades."""
+        at = (self.patient, self.eye, self.split, self.gradable, *self.keep)
+        return [each for each in at if each is not None]
 
     @property
     def last(self) -> int:
         """The last column that is read."""
-        at = [self.photograph, self.grade, self.patient, self.eye, self.split, self.gradable]
-        more: list[int | None] = [*(self.of_eye or {}).values(), *(self.one_hot or ()), *self.keep]
-        return max(each for each in [*at, *more] if each is not None)
+        grades = [] if self.grade is None else [self.grade]
+        return max([self.photograph, *grades, *(self.of_eye or {}).values(), *(self.one_hot or ()), *self.others])
 
 
 @dataclass(frozen=True)

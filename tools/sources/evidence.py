@@ -217,8 +217,7 @@ class Evidence:
         if folders.only_digits and not complete and not insisted and (rival := self._rival()):
             raise SourceError(
                 f"{self.root}: folders {', '.join(folders.names)} may be grades, but {rival}; --layout folders takes "
-                "the "
-                "folders for grades, --layout tables does not"
+                "the folders for grades, --layout tables does not"
             )
         if folders.doubt and not complete and not insisted:
             raise SourceError(f"{self.root}: {folders.doubt}")

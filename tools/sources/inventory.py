@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.errors import SourceError
-from pipeline.photos.discovery import Found, Refusal, Walked, split_suffix
-from pipeline.storage.artifacts import open_regular
+from pipeline.photos.discovery import Found, Refusal, Walked, read_regular, split_suffix
 from tools.sources import archives, tables
 from tools.sources.tables import NoTable, RawTable, read_raw, suffix_of
 
@@ -145,8 +144,7 @@ def named_tables(labels: Path) -> list[RawTable]:
 def read_file_bytes(path: Path) -> bytes:
     """The bytes of a regular file. Raises SourceError if it cannot be read."""
     try:
-        with open_regular(path) as file:
-            return file.read()
+        return read_regular(path)
     except OSError as error:
         raise SourceError(f"{path}: cannot be read ({error.strerror})") from error
 

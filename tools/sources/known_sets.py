@@ -86,7 +86,7 @@ class KnownSet:
             return True
         names = self.photographs.fullmatch
         columns = zip(*(cells for _, cells in rows), strict=False)
-        return any(all(names(_stem(cell)) for cell in column) for column in columns)
+        return any(all(names(stem_of(cell)) for cell in column) for column in columns)
 
     def column_options(self, options: ColumnOptions) -> ColumnOptions:
         """The column options of the user; what they leave open is filled from the description."""
@@ -236,6 +236,6 @@ def _fits(table: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(table.casefold(), pattern.casefold()) for pattern in patterns)
 
 
-def _stem(cell: str) -> str:
-    """The name of a photograph without folders and suffix."""
+def stem_of(cell: str) -> str:
+    """The name of a photograph in a cell, without folders and suffix."""
     return split_suffix(re.split(r"[/\\]", cell)[-1])[0]

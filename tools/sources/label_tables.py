@@ -8,7 +8,6 @@ from typing import Final, NamedTuple
 
 from pipeline.errors import SourceError
 from pipeline.grades import UNKNOWN
-from pipeline.photos.discovery import split_suffix
 from pipeline.photos.eye_names import EYE_WORDS
 from tools.sources.columns import (
     PHOTOGRAPH,
@@ -24,7 +23,7 @@ from tools.sources.columns import (
     split_in_name,
     split_word,
 )
-from tools.sources.known_sets import KnownSet, known_set_of
+from tools.sources.known_sets import KnownSet, known_set_of, stem_of
 from tools.sources.scales import BLANK, ENOUGH_ROWS, ICDR, UNGRADABLE, Scale, parse_words, why_other_scale
 from tools.sources.tables import HEADER_ROWS, ROWS_CHECKED, RawTable
 
@@ -82,9 +81,7 @@ class LabelTable:
 
     @cached_property
     def _only_grade(self) -> bool:
-        at = self.columns
-        more = (at.patient, at.eye, at.split, at.gradable, *at.keep)
-        return at.grade is not None and all(each is None for each in more)
+        return self.columns.grade is not None and not self.columns.others
 
     def label(self, cells: list[str]) -> Label:
         """What a row says of its photograph."""
@@ -232,9 +229,7 @@ def read_label_table(
     return UnreadTable(raw.source, why, may_grade)
 
 
-def _may_have_grades(
-    raw: RawTable, is_photograph: Callable[[str], bool], understood: Sequence[int | None] = ()
-) -> bool:
+def _may_have_grades(raw: RawTable, is_photograph: Callable[[str], bool], understood: Sequence[int] = ()) -> bool:
     """Whether a table names photographs and has a column that may be grades, whatever its header.
 
     Such a column has three to ten different cells, all like steps of a scale. The columns `understood` do not count.
@@ -275,15 +270,13 @@ def _check_photographs(
             if len(cells) <= max(at, columns.photograph):
                 continue
             one, other = cells[columns.photograph], cells[at]
-            if one and other and is_photograph(one) and is_photograph(other) and _stem_of(one) != _stem_of(other):
+            if not (one and other and is_photograph(one) and is_photograph(other)):
+                continue
+            if stem_of(one).casefold() != stem_of(other).casefold():
                 raise SourceError(
                     f"{raw.source}:{line}: columns {header[columns.photograph]} ({one}) and {name} ({other}) may "
                     "both name the photograph; choose with --id-column"
                 )
-
-
-def _stem_of(name: str) -> str:
-    return split_suffix(re.split(r"[/\\]", name)[-1])[0].casefold()
 
 
 def _of_ungraded_set(source: str, known: KnownSet, options: ColumnOptions) -> UnreadTable:
@@ -340,7 +333,7 @@ def _checked(
             return UnreadTable(table.source, why, True)
     elif not at.has_grade:
         raw = RawTable(table.source, [(0, list(header)), *rows])
-        table.may_grade = _may_have_grades(raw, is_photograph, (at.patient, at.eye, at.split, at.gradable, *at.keep))
+        table.may_grade = _may_have_grades(raw, is_photograph, at.others)
     if at.gradable is not None:
         cells_of = (cells[at.gradable] for _, cells in rows)
         table.gradable = gradable_cells(header[at.gradable], cells_of, options, table.source)
@@ -424,8 +417,7 @@ def _grade_headers(header: Sequence[str], columns: Columns) -> str:
     if columns.grade is not None:
         return header[columns.grade]
     if not columns.has_grade:
-        others = (columns.patient, columns.eye, columns.split, columns.gradable, *columns.keep)
-        return ", ".join(header[at] for at in others if at is not None)
+        return ", ".join(header[at] for at in columns.others)
     return ", ".join(header[at] for at in (*(columns.of_eye or {}).values(), *(columns.one_hot or ())))
 
 

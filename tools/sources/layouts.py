@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline.errors import SourceError
 from pipeline.photos.discovery import walk
-from pipeline.photos.photo import SUFFIXES
+from pipeline.photos.formats import SUFFIXES
 from pipeline.storage.url import Url
 from tools.sources.course import COURSE_TABLES
 from tools.sources.evidence import Evidence, SourceOptions

@@ -32,9 +32,7 @@ class Listing:
     refused: list[Refusal] = field(default_factory=list)  # photographs
     rows: list[Refusal] = field(default_factory=list)  # rows of tables without a photograph
     ignored: list[Refusal] = field(default_factory=list)  # photographs that are not used
-    unread: list[Refusal] = field(
-        default_factory=list
-    )  # files that are no photographs and are not read, each with advice
+    unread: list[Refusal] = field(default_factory=list)  # other files that are not read, each with advice
     notes: list[str] = field(default_factory=list)
     row_notes: list[str] = field(default_factory=list)  # on single rows
     warnings: list[str] = field(default_factory=list)

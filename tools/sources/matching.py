@@ -8,15 +8,16 @@ from typing import Final
 from unicodedata import normalize
 
 from pipeline.photos.discovery import Found, Refusal, split_suffix, unique_ids
-from pipeline.photos.photo import SUFFIXES
+from pipeline.photos.eye_names import last_part
+from pipeline.photos.formats import SUFFIXES
 from tools.sources.columns import split_in_name
 from tools.sources.label_tables import NO_COLUMN, Label, LabelTable
 from tools.sources.listing import ListedSample
 from tools.sources.scales import BLANK, UNGRADABLE
 
+CONTRADICTION: Final = -4
+"""In place of a grade: the rows of the photograph contradict each other."""
 Claim = tuple[LabelTable, int, list[str], str]  # table, line, cells, the id that the name gives
-
-
 _ARCHIVE: Final = re.compile(r"\.(zip|parquet|npz)#", re.IGNORECASE)
 
 
@@ -106,7 +107,7 @@ class Names:
                 raise ValueError("leads out of the folder of photographs: refused")
             folders = below
         last = nfc(last)
-        stem = _stem(last)
+        stem = last_part(last)
         folded = [nfc(folder) for folder in folders]
         for candidates in self._candidates(last):
             fitting = _in_folders(candidates, folded, base) if folded else candidates
@@ -162,11 +163,6 @@ class Names:
             if chosen:
                 return chosen
         return fitting
-
-
-def _stem(name: str) -> str:
-    without, suffix = split_suffix(name)
-    return without if suffix.lower() in SUFFIXES else name
 
 
 def _resolved(base: list[str], folders: list[str]) -> list[str] | None:
@@ -279,10 +275,6 @@ def match_tables(names: Names, tables: Sequence[LabelTable], of_folder: Callable
     return matched
 
 
-CONTRADICTION: Final = -4
-"""In place of a grade: the rows of the photograph contradict each other."""
-
-
 def _agreed(claimed: list[Claim], matched: Matched) -> Label:
     """The label of a photograph with several rows, which must agree. An empty cell agrees with every other."""
     labels = [table.label(cells) for table, _, cells, _ in claimed]
@@ -304,16 +296,9 @@ def _agreed(claimed: list[Claim], matched: Matched) -> Label:
     if len({tuple(label[:5]) for label in labels}) == 1 and len({table.source for table, *_ in claimed}) == 1:
         matched.notes.append(f"{wheres}: the same row {len(claimed)} times, used once")
     kept = next((label.kept for label in labels if any(label.kept)), labels[0].kept)
-    patient, eye = (next((value for label in labels if (value := each(label))), "") for each in (_patient, _eye))
+    patient = next((label.patient for label in labels if label.patient), "")
+    eye = next((label.eye for label in labels if label.eye), "")
     return graded[0]._replace(patient=patient, eye=eye, split=next(iter(splits), ""), kept=kept)
-
-
-def _patient(label: Label) -> str:
-    return label.patient
-
-
-def _eye(label: Label) -> str:
-    return label.eye
 
 
 def _cell_text(name: str, label: Label, claim: Claim) -> str:

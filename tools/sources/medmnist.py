@@ -18,9 +18,9 @@ def list_medmnist(path: Path) -> Listing:
     known = known_set_of(path.name, [])
     if known is None and "mnist" in path.name.casefold():
         raise SourceError(f"{path}: of MedMNIST's files only retinamnist.npz has grades of diabetic retinopathy")
-    arrays = archives.medmnist_arrays(str(path), path.stat().st_mtime_ns)
-    listing = Listing(path.parent, f"a MedMNIST file, {path.name}")
     stat = path.stat()
+    arrays = archives.medmnist_arrays(str(path), stat.st_mtime_ns)
+    listing = Listing(path.parent, f"a MedMNIST file, {path.name}")
     for split in SPLITS:
         images, labels = arrays.get(f"{split}_images"), arrays.get(f"{split}_labels")
         if images is None or labels is None or len(images) != len(labels) or images.dtype != np.uint8:

@@ -131,9 +131,8 @@ def _matched(samples: Sequence[ListedSample], matches: Sequence[re.Match[str] | 
     named = []
     for sample, match, patient in zip(samples, matches, patients, strict=True):
         if match is not None:
-            id, file, grade, split, _, eye, ungradable, kept = sample
-            eye = eye or (EYE_WORDS[match["eye"].casefold()] if "eye" in match.re.groupindex else "")
-            sample = ListedSample(id, file, grade, split, patient, eye, ungradable, kept)
+            eye = EYE_WORDS[match["eye"].casefold()] if "eye" in match.re.groupindex else ""
+            sample = sample._replace(patient=patient, eye=sample.eye or eye)
         named.append(sample)
     first = next(at for at, match in enumerate(matches) if match is not None)
     notes = [f"patients by {method}: {samples[first].id} shows patient {named[first].patient or 'of its folder'}"]

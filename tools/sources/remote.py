@@ -12,8 +12,7 @@ from tempfile import TemporaryDirectory
 
 from pipeline.errors import SourceError
 from pipeline.photos.discovery import Found, Refusal, Walked, is_left_out, path_left_out, split_suffix
-from pipeline.photos.formats import HEAD_BYTES
-from pipeline.photos.photo import SUFFIXES, sniff
+from pipeline.photos.formats import HEAD_BYTES, SUFFIXES, sniff
 from pipeline.storage import object_store
 from pipeline.storage.artifacts import is_cache
 from pipeline.storage.object_store import Stored

@@ -21,9 +21,8 @@ ROWS_CHECKED: Final = 200
 class RawTable(NamedTuple):
     """The cells of a file as text, without spaces around them and without blank rows."""
 
-    source: (
-        str  # path below SRC, "FILE.zip#MEMBER" inside an archive, "FILE.xlsx[SHEET]" if a workbook has several sheets
-    )
+    source: str
+    """Its path below SRC, "FILE.zip#MEMBER" inside an archive, "FILE.xlsx[SHEET]" if a workbook has several sheets."""
     rows: list[tuple[int, list[str]]]  # (line, cells); the header among them, if there is one
     broken: str = ""  # where and why reading stopped, "" if it did not
 

@@ -70,7 +70,7 @@ def read_runs(paths: Sequence[Path]) -> Iterable[Run]:
             say_exposure(run, str(path))
             if summary is None:
                 epochs = 0 if accuracy is None else len(accuracy)
-                warn(f"{path} is unfinished ({epochs} epochs); `trainer fit --run {path} --resume` continues it")
+                warn(f"{path} is unfinished ({epochs} epochs); {run.resume_command} continues it")
             shown = name if names.count(name) == 1 else str(path)
             yield Run(shown, run, title, config.resolved, accuracy, summary)
 

@@ -209,12 +209,11 @@ def carry_out(training: Training) -> None:
                 finish(config, cache, run, events)
     except Stopped as stopped:
         if is_main() and speaks():
-            advice = f"`trainer fit --run {run.path} --resume` continues it"
-            click.echo(f"stopped by {stopped.signal.name}; {advice}", err=True)
+            click.echo(f"stopped by {stopped.signal.name}; {run.resume_command} continues it", err=True)
         raise SystemExit(128 + stopped.signal) from None
     except OSError as error:
         raise RunError(
-            f"{run.path}: cannot be written ({error.strerror}); `trainer fit --run {run.path} --resume` continues it"
+            f"{run.path}: cannot be written ({error.strerror}); {run.resume_command} continues it"
         ) from error
 
 

@@ -19,7 +19,8 @@ Limits = Interval | list[Interval | None] | None
 
 ROUNDS: Final = 2000
 LEVEL: Final = 0.95
-_TAIL: Final = (1 - LEVEL) / 2
+TAIL: Final = (1 - LEVEL) / 2
+"""The fraction of the resamples beyond each end of an interval."""
 _BLOCK: Final = 128
 """Rounds at once. With 128, 7,026 photographs need 60 MB, and more are no faster."""
 
@@ -68,7 +69,7 @@ def interval(value: float, resampled: Floats, patients: int | None = None) -> In
     known = resampled[~np.isnan(resampled)]
     if np.isnan(value) or not len(known):
         return None
-    low, high = np.quantile(known, (_TAIL, 1 - _TAIL)).tolist()
+    low, high = np.quantile(known, (TAIL, 1 - TAIL)).tolist()
     if low < high:
         return low, high
     return exact_interval(round(patients * value), patients) if patients and value in (0, 1) else None

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from pipeline.cache.attributes import read_attributes
 from pipeline.cache.cache import Cache
 from pipeline.errors import CacheError
-from pipeline.grades import UNKNOWN
 from pipeline.photos.contact_sheet import decode_small
 from trainer.evaluation.bootstrap import Floats
 from trainer.network.image_statistics import image_statistics
@@ -39,8 +38,7 @@ def kept_groups(cache: Cache, split: str, columns: Sequence[str]) -> "dict[str, 
     Raises CacheError for a column that was not kept, naming those that were, and for one with too many groups.
     """
     attributes = read_attributes(cache) if columns else pd.DataFrame()
-    rows = cache.rows(split)
-    rows = rows[cache.grades[rows] != UNKNOWN]
+    rows = cache.graded_rows(split)
     ids, found = pd.Index(cache.manifest["id"].to_numpy()[rows]), {}
     for name in dict.fromkeys(columns):
         if name not in attributes.columns:

@@ -61,7 +61,7 @@ def find_members(paths: Sequence[Path]) -> Members:
     configs = [run.read_config() for run in runs]
     for run in runs:
         if not run.finished:
-            raise RunError(f"{run.path} is unfinished; `trainer fit --run {run.path} --resume` continues it")
+            raise RunError(f"{run.path} is unfinished; {run.resume_command} continues it")
     metadata = [read_metadata(run.model) for run in runs]
     members = Members(runs, configs, metadata, [read_provenance(run.model) for run in runs], folds)
     for run, each, path in zip(runs, metadata, members.paths, strict=True):

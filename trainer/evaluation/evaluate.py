@@ -57,9 +57,8 @@ class Weights:
 
 def check_measurable(cache: Cache, split: str) -> None:
     """Raises CacheError if a split has no graded photograph."""
-    rows = cache.rows(split)
-    if not (cache.manifest["grade"].to_numpy()[rows] != UNKNOWN).any():
-        what = "its photographs have no grades" if len(rows) else "it has no photographs"
+    if not len(cache.graded_rows(split)):
+        what = "its photographs have no grades" if len(cache.rows(split)) else "it has no photographs"
         raise CacheError(f"{cache.path}: {'it' if split == 'all' else split} cannot be measured, {what}")
 
 

@@ -1,19 +1,17 @@
 """Figures of p(referable) that STARD 2015 and TRIPOD+AI ask for: curves with bands, calibration, net benefit."""
 
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 
 from pipeline.grades import REFERABLE
-from trainer.evaluation.bootstrap import LEVEL, Figures, Floats, Interval, Limits, Resamples, intervals, listed, single
+from trainer.evaluation.bootstrap import TAIL, Figures, Floats, Interval, Limits, Resamples, intervals, listed, single
 from trainer.evaluation.decision_curve import THRESHOLDS, DecisionCurve
 from trainer.evaluation.metrics import plain_value
-from trainer.evaluation.referable_calibration import CLIP, Lacking, ReferableCalibration
+from trainer.evaluation.referable_calibration import Lacking, ReferableCalibration
 from trainer.evaluation.referable_curves import RATES, RECALLS, ReferableCurves
 from trainer.evaluation.weighted_metrics import Sample, patients_behind
-
-_TAIL: Final = (1 - LEVEL) / 2
+from trainer.network.decision import CLIP
 
 
 @dataclass(frozen=True)
@@ -113,7 +111,7 @@ def measure_referable(sample: Sample, resamples: Resamples, prevalence: float | 
     limits = intervals(values, resampled, patients_behind(calibration.tally, calibration.bin_shares))
     for name in ("slope", "intercept"):
         # Rounds without one have an infinite slope. Leaving them out would make the interval too narrow.
-        if np.isnan(resampled[name]).mean() > _TAIL:
+        if np.isnan(resampled[name]).mean() > TAIL:
             limits[name] = None
     parts = _parts(values, limits, prevalence) if both else (None, None, None)
     roc, precision_recall, benefit = parts

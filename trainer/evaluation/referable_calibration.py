@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from pipeline.grades import REFERABLE
 from trainer.evaluation.bootstrap import Figures, Floats
 from trainer.evaluation.weighted_metrics import Masks, Sample, ratio, shares
+from trainer.network.decision import log_odds
 
-CLIP: Final = 1e-6
-"""p is clipped to CLIP and 1 - CLIP before its log-odds are taken, because those of 0 and 1 are infinite."""
 FEWEST: Final = 10
 """Slope and intercept need this many patients with a referable photograph, and with another one. With fewer, a single
 patient decides them."""
@@ -52,8 +51,7 @@ class ReferableCalibration:
         cells[order] = 2 * self.bins + self.has
         self.tally = sample.tally(cells, 2 * self.n_bins)
         """(patients, 2 n_bins): for each bin the numbers of photographs that are not referable and that are."""
-        held = np.clip(p, CLIP, 1 - CLIP)
-        self._odds: Floats = np.log(held / (1 - held))
+        self._odds = log_odds(p)
         self.lacks = self._lacking()
         """Why there is no slope; with "few" there is no intercept either. None if there are both."""
         if self.lacks != "few":

@@ -209,7 +209,7 @@ class _Cut:
         )
         return group, rest
 
-    def p_values(self, differences: Mapping[str, float], seed: int = 0) -> dict[str, float | None]:
+    def p_values(self, differences: Mapping[str, float]) -> dict[str, float | None]:
         """The p-value of each of COMPARED: how often permutations give a difference as large, in either direction.
 
         differences: those between the group and the rest. Drawing ends when each of them has been reached AS_LARGE
@@ -221,7 +221,7 @@ class _Cut:
         part = _Part(replace(self._sample, patients=units.astype(np.int64)), self._threshold)
         strata = [np.flatnonzero(whole & (part.referable == has)) for has in (False, True)]
         both = np.flatnonzero(~whole).reshape(-1, 2)  # the two units of a patient are neighbours
-        random, as_large = np.random.default_rng(seed), {name: np.empty(0, bool) for name in COMPARED}
+        random, as_large = np.random.default_rng(0), {name: np.empty(0, bool) for name in COMPARED}
         for start in range(0, PERMUTATIONS, _BLOCK):
             weights = np.repeat(inside[:, None].astype(np.float64), min(_BLOCK, PERMUTATIONS - start), axis=1)
             for stratum in strata:

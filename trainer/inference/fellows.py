@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.cache.eyes import pair_eyes
 from pipeline.cache.manifest import UNGRADABLE
 from pipeline.errors import SourceError
 from pipeline.photos.eye_names import EYE_WORDS
@@ -34,20 +35,14 @@ class Scored(NamedTuple):
 def fellows_among(scored: Sequence[Scored]) -> list[list[int]]:
     """For each photograph the positions of those of the patient's other eye at the same visit. Blank and ungradable
     photographs are no fellows, and neither is a copy that is named as the other eye."""
-    by_visit: dict[str, list[int]] = {}
-    for number, each in enumerate(scored):
-        if each.photograph.eye.side and not {"blank", UNGRADABLE} & set(each.flags):
-            by_visit.setdefault(each.photograph.eye.visit, []).append(number)
-
-    def is_fellow(one: Scored, other: Scored) -> bool:
-        if not one.photograph.eye.side or one.photograph.eye.side == other.photograph.eye.side:
-            return False
-        return not are_copies(one.fingerprint, other.fingerprint)
-
-    return [
-        [other for other in by_visit.get(each.photograph.eye.visit, []) if is_fellow(each, scored[other])]
-        for each in scored
-    ]
+    eyes = [each.photograph.eye for each in scored]
+    usable = (not {"blank", UNGRADABLE} & set(each.flags) for each in scored)
+    pairs = pair_eyes((eye.visit for eye in eyes), (eye.side for eye in eyes), usable)
+    fellows: list[list[int]] = [[] for _ in scored]
+    for one, other in zip(pairs.rows.tolist(), pairs.fellows.tolist(), strict=True):
+        if not are_copies(scored[one].fingerprint, scored[other].fingerprint):
+            fellows[one].append(other)
+    return fellows
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,7 @@ from torch.nn.functional import interpolate
 from pipeline.errors import RunError
 from pipeline.photos.retina import Square
 from trainer.network.backbones import GRADCAM_LAYERS
-from trainer.network.ensemble import Ensemble
-from trainer.network.model import Grader, Network
+from trainer.network.model import Grader, Network, graders
 
 TINT: Final = (86, 180, 233)
 """Sky blue of Okabe and Ito's palette, which colour-blind people can distinguish. It is the complement of orange."""
@@ -42,15 +41,9 @@ def grad_cam(model: Network, images: Tensor, grades: Tensor) -> NDArray[np.float
     maps. The model is left in evaluation mode. Raises RunError for a network without feature maps.
     """
     model.eval()
-    maps = [_map_of(member, images, grades) for member in _members(model)]
+    maps = [_map_of(member, images, grades) for member in graders(model)]
     mean: NDArray[np.float32] = _highest_1(torch.stack(maps).mean(dim=0)).cpu().numpy()
     return mean
-
-
-def _members(model: Network) -> list[Grader]:
-    members = list(model.members) if isinstance(model, Ensemble) else [model]
-    assert all(isinstance(each, Grader) for each in members)
-    return members  # type: ignore[return-value]
 
 
 def _map_of(model: Grader, images: Tensor, grades: Tensor) -> Tensor:
@@ -127,7 +120,7 @@ def cells_a_side(model: Network, size: int) -> int:
     has 7 at 224 px, 4 at 128 px, four times that with a small stem. 0 if a network has no feature maps."""
     model.eval()
     fewest = []
-    for member in _members(model):
+    for member in graders(model):
         black = torch.zeros(1, 3, size, size, dtype=torch.uint8, device=member.head.weight.device)
         with _outputs(member) as outputs:
             member.backbone(member.normalise(black))

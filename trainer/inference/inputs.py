@@ -26,7 +26,8 @@ from pipeline.machine import usable_cores
 from pipeline.photos.contact_sheet import decode_small
 from pipeline.photos.discovery import Refusal, plain_id, read_regular, unique_ids, walk
 from pipeline.photos.eye_names import eye_name
-from pipeline.photos.photo import SUFFIXES, read_photo
+from pipeline.photos.formats import SUFFIXES
+from pipeline.photos.photo import read_photo
 from pipeline.photos.preparation import Recipe, prepare
 from pipeline.photos.retina import Square
 from pipeline.storage.artifacts import INDEX, UNFINISHED, is_explained, is_run
@@ -151,15 +152,16 @@ def gather(paths: Sequence[Path], recipe: Recipe) -> Gathered:
 
 def cached_photographs(cache: Cache, rows: NDArray[np.int64]) -> list[Photograph]:
     """Photographs of a cache, by rows (n,) of its manifest. Photographs of two caches are of two patients."""
-    table = cache.manifest[["id", "source", "width", "height", "radius", "flags", "eye"]]
+    table = cache.manifest[["id", "source", "width", "height", "radius", "flags"]]
     eyes = EyeTable.of(cache.manifest, read_attributes(cache))
-    table = table.assign(eye=table["eye"].where(eyes.known, ""), visit=eyes.visits).iloc[rows]
+    table = table.assign(visit=eyes.visits, side=eyes.sides).iloc[rows]
 
     def photograph(
-        row: int, id: str, source: str, width: int, height: int, radius: float, flags: str, eye: str, visit: str
+        row: int, id: str, source: str, width: int, height: int, radius: float, flags: str, visit: str, side: str
     ) -> Photograph:
         known = (int(width), int(height), None if isnan(radius) else float(radius), tuple(flags.split()))
-        return Photograph(id, source, partial(_read_cached, cache, row, *known), eye=Eye(f"{cache.path}\0{visit}", eye))
+        eye = Eye(f"{cache.path}\0{visit}", side)
+        return Photograph(id, source, partial(_read_cached, cache, row, *known), eye=eye)
 
     return [photograph(row, *cells) for row, cells in zip(rows.tolist(), table.itertuples(index=False), strict=True)]
 

@@ -14,7 +14,6 @@ from PIL import Image, ImageOps
 
 from pipeline.errors import PhotoError, SourceError
 from pipeline.grades import N_GRADES
-from pipeline.photos.discovery import Refusal
 from trainer.inference.inputs import Photograph, eye_in_name, ready_bytes, ready_file
 from trainer.inference.predictor import Predictor
 from trainer.network.decision import DecisionRule, p_referable
@@ -82,7 +81,7 @@ class LoadedModel:
         found = []
         for predictions, refused in self._predictor.predictions(photographs):
             if refused:
-                raise SourceError(_why(refused[0]))
+                raise SourceError(f"{refused[0].source}: {refused[0].reason}")
             found += predictions
         probabilities = np.array([each.probabilities for each in found], np.float32).reshape(-1, N_GRADES)
         return Predictions(
@@ -134,7 +133,3 @@ def _png(image: Image.Image) -> bytes:
     picture = upright if upright.mode in _LOSSLESS else upright.convert("RGB")
     picture.save(file, "PNG", compress_level=0)
     return file.getvalue()
-
-
-def _why(refusal: Refusal) -> str:
-    return f"{refusal.source}: {refusal.reason}"

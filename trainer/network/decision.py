@@ -15,6 +15,8 @@ Paired = NDArray[np.bool_] | None
 OrdinalThresholds = tuple[float, ...]
 """Four, ascending. An expected grade that is at least the n-th and below the next is grade n."""
 
+CLIP: Final = 1e-6
+"""p is clipped to CLIP and 1 - CLIP before its log-odds are taken, because those of 0 and 1 are infinite."""
 THRESHOLD: Final = 0.5
 """Threshold on p_referable if the weights carry no operating point."""
 
@@ -75,7 +77,7 @@ class DecisionRule:
         are moved by the difference of the two thresholds, in log-odds."""
         if not self.fellow or paired is None:
             return p_referable
-        moved = _log_odds(p_referable) - _log_odds(self.fellow.threshold) + _log_odds(self.threshold)
+        moved = log_odds(p_referable) - log_odds(self.fellow.threshold) + log_odds(self.threshold)
         return np.where(paired, _logistic(moved), p_referable)
 
 
@@ -84,8 +86,8 @@ def at_operating_point(metadata: Metadata, operating: Operating) -> Metadata:
     fellow moves as far as that for others, in log-odds, so that their scores stay."""
     fellow = metadata.fellow
     if fellow and fellow.operating and metadata.operating:
-        by = _log_odds(operating.threshold) - _log_odds(metadata.operating.threshold)
-        threshold = float(_logistic(_log_odds(fellow.operating.threshold) + by))
+        by = log_odds(operating.threshold) - log_odds(metadata.operating.threshold)
+        threshold = float(_logistic(log_odds(fellow.operating.threshold) + by))
         fellow = replace(
             fellow, operating=replace(operating, temperature=fellow.operating.temperature, threshold=threshold)
         )
@@ -94,11 +96,12 @@ def at_operating_point(metadata: Metadata, operating: Operating) -> Metadata:
 
 def confidence(p_referable: Floats, threshold: float) -> Floats:
     """(n,) distance of p_referable (n,) from the threshold, in log-odds, at least 0."""
-    return np.asarray(np.abs(_log_odds(p_referable) - _log_odds(threshold)), np.float64)
+    return np.asarray(np.abs(log_odds(p_referable) - log_odds(threshold)), np.float64)
 
 
-def _log_odds(p: float | Floats) -> Floats:
-    clipped = np.clip(p, 1e-6, 1 - 1e-6)
+def log_odds(p: float | Floats) -> Floats:
+    """log(p / (1 - p)), of p that is clipped by CLIP."""
+    clipped = np.clip(p, CLIP, 1 - CLIP)
     return np.asarray(np.log(clipped / (1 - clipped)), np.float64)
 
 

@@ -50,9 +50,7 @@ class Reference(NamedTuple):
     images: Tensor  # uint8 (n, 3, s, s), RGB, on the CPU; n is at least 2
     probabilities: NDArray[np.float32]  # (n, 5)
     what: str  # the kind of images, in words
-    fellow_images: Tensor | None = (
-        None  # uint8 (n, 3, s, s), a black one for no fellow; None: the network takes one eye
-    )
+    fellow_images: Tensor | None = None  # as `images`, a black one for no fellow; None: the network takes one eye
     with_fellows: NDArray[np.float32] | None = None  # (n, 5) with those
 
 

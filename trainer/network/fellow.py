@@ -4,7 +4,6 @@ The last layer adds what it reads in the fellow eye's features to the scores of 
 added where there is no fellow, so one eye alone gets a grade too. The same layer serves left and right eyes.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from pipeline.cache.eyes import EyePairs
 from trainer.network.ensemble import Ensemble, mean_of_softmax
-from trainer.network.model import Grader, Head, Network
+from trainer.network.model import Grader, Head, Network, graders
 from trainer.network.views import symmetries
 
 
@@ -62,12 +61,6 @@ def phase_head(model: Grader) -> nn.Module:
 def takes_fellow(model: Network) -> bool:
     """Whether the network takes the fellow eye into account."""
     return all(each.head.fellow is not None for each in graders(model))
-
-
-def graders(model: Network) -> Sequence[Grader]:
-    """The networks of an ensemble, or the one network."""
-    members = model.members if isinstance(model, Ensemble) else [model]
-    return [each for each in members if isinstance(each, Grader)]
 
 
 def eye_scores(model: Network, images: Tensor, *, tta: bool) -> EyeScores:

@@ -125,6 +125,12 @@ class Grader(nn.Module):
 Network = Grader | Ensemble
 
 
+def graders(model: Network) -> list[Grader]:
+    """The networks of an ensemble, or the one network."""
+    members = model.members if isinstance(model, Ensemble) else [model]
+    return [each for each in members if isinstance(each, Grader)]
+
+
 def compiled(model: nn.Module, batch: int, size: int) -> Callable[[Tensor], Tensor]:
     """The model's forward and backward pass, compiled for batches of `batch` images of `size` x `size` pixels.
 

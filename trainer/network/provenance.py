@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from pipeline.cache.cache import Cache
 from pipeline.cache.splits import patients_of
-from pipeline.grades import UNKNOWN
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,9 +91,7 @@ class Provenance:
 
     def exposure(self, cache: Cache, split: str) -> Exposure:
         """How much of a cache's split the weights know. A patient is recognised by any photograph in the cache."""
-        grades, patients = cache.grades, _patients(cache)
-        measured = cache.rows(split)
-        measured = measured[grades[measured] != UNKNOWN]
+        measured, patients = cache.graded_rows(split), _patients(cache)
         (rows,) = np.nonzero(np.isin(patients, patients[measured]))
         own = pd.DataFrame({"digest": self.digests, "patient": self.patients, "role": self.roles})
         own["worst"] = own.groupby("patient")["role"].transform("min")

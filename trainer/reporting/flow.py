@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 import pandas as pd
 
-from pipeline.cache.manifest import flagged
+from pipeline.cache.manifest import UNGRADABLE, flagged
 from pipeline.cache.rejects import read_rejects
 from pipeline.cache.splits import SPLITS, known_patients, patients_of
 from pipeline.grades import REFERABLE, UNKNOWN
@@ -151,7 +151,7 @@ def flow_of(measured: Measured) -> Flow:
 def in_no_split(manifest: pd.DataFrame) -> Box:
     """The cached photographs in no split, with the reasons. Each is counted once, by the first reason that holds."""
     outside = manifest[manifest["split"] == ""]
-    blank, ungradable = (flagged(outside, flag) for flag in ("blank", "ungradable"))
+    blank, ungradable = (flagged(outside, flag) for flag in ("blank", UNGRADABLE))
     ungraded = outside["grade"] == UNKNOWN
     reasons = {
         "blank": blank,
@@ -160,8 +160,7 @@ def in_no_split(manifest: pd.DataFrame) -> Box:
         "graded, and in no split": ~blank & ~ungradable & ~ungraded,
     }
     parts = tuple(Part(title, int(rows.sum())) for title, rows in reasons.items() if rows.any())
-    box = _box("in no split", manifest, outside)
-    return Box(box.title, box.photographs, box.patients, parts)
+    return replace(_box("in no split", manifest, outside), parts=parts)
 
 
 def site_line(site: Site) -> str:

@@ -3,16 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-import numpy as np
 import pandas as pd
-from PIL import ImageOps
 
 from pipeline.cache.cache import Cache
 from pipeline.cache.copies import SharedPhoto
 from pipeline.cache.splits import patients_of
 from pipeline.errors import RunError
-from pipeline.grades import UNKNOWN
-from pipeline.photos.contact_sheet import SIDE, Tile, decode_small, draw_sheet, encoded
+from pipeline.photos.contact_sheet import Tile, draw_sheet, encoded, thumbnail
 from pipeline.photos.fingerprint import MAX_COMPARED
 from pipeline.storage.atomic import write_atomically
 from trainer.evaluation.bootstrap import single
@@ -81,8 +78,7 @@ def not_compared_line(photographs: int) -> str:
 def read_fold(run: RunFolder, cache: Cache) -> Fold:
     """The test part of a finished run, in the order of the cache's rows. Raises RunError if predictions are missing."""
     table = run.read_predictions("test").set_index("id", drop=False)
-    test = cache.manifest.iloc[cache.rows("test")]
-    known = test["id"][test["grade"] != UNKNOWN].reset_index(drop=True)
+    known = cache.manifest["id"].iloc[cache.graded_rows("test")].reset_index(drop=True)
     if not known.isin(table.index).all():
         advice = f"`trainer evaluate {run.path} --split test` writes it"
         raise RunError(f"{run.predictions('test')} lacks photographs of the fold; {advice}")
@@ -123,9 +119,9 @@ def write_second_look(folder: FoldsFolder, doubted: pd.DataFrame, cache: Cache) 
     shown = doubted.head(ON_SHEET)
     tiles = []
     for row, *cells in zip(cache.rows_of(shown["id"]).tolist(), *(shown[name] for name in ON_TILE), strict=True):
-        picture = np.asarray(ImageOps.contain(decode_small(cache.read(row), SIDE), (SIDE, SIDE)))
         rank, id, grade, likeliest, p = cells
-        tiles.append(Tile(picture, f"{rank}: {id}", f"given {grade}, seen {likeliest} ({p:.2f})"))
+        caption, note = f"{rank}: {id}", f"given {grade}, seen {likeliest} ({p:.2f})"
+        tiles.append(Tile(thumbnail(cache.read(row)), caption, note))
     heading = f"Grades worth a second look: {len(tiles)} of {len(doubted):,}, the most contradicted first"
     with write_atomically(folder.second_look_sheet) as file:
         file.write(encoded(draw_sheet({heading: tiles}), "PNG", "a sheet of grades worth a second look"))

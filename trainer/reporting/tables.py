@@ -136,14 +136,13 @@ def ungradable_lines(measured: Ungradable) -> list[str]:
     n, not_counted, lines = measured.ungradable, measured.not_counted, []
     if n:
         lines.append(
-            f"{n:,} ungradable {photographs(n)} counted, {measured.graded or 'none'} with a grade. "
+            f"{counted(n, 'ungradable photograph')} counted, {measured.graded or 'none'} with a grade. "
             "An ungradable eye refers its patient. No grade: referred, and nobody can say whether rightly. "
             "Intervals: 95 %, by patients."
         )
     if not_counted:
         lines.append(
-            f"{not_counted:,} ungradable {photographs(not_counted)} not counted: the patient is not known, or is in no "
-            "split."
+            f"{counted(not_counted, 'ungradable photograph')} not counted: the patient is not known, or is in no split."
         )
     return lines
 
@@ -154,10 +153,6 @@ def counted(n: int, what: str) -> str:
     ('1 patient', '1,200 patients')
     """
     return f"{n:,} {what}" + ("" if n == 1 else "s")
-
-
-def photographs(n: int) -> str:
-    return "photograph" if n == 1 else "photographs"
 
 
 def with_interval(value: float | None, interval: Sequence[float] | None, show: Show) -> str:

@@ -39,14 +39,13 @@ from trainer.training.trial import try_plugs
 
 def check_trainable(cache: Cache) -> None:
     """Raises CacheError if train or val is empty or has photographs without a grade."""
-    grades = cache.manifest["grade"].to_numpy()
     for split, purpose in (("train", "to train on"), ("val", "to choose by")):
         rows = cache.rows(split)
         if not len(rows):
             raise CacheError(
                 f"{cache.path} has no {split} photographs {purpose}; `tools preprocess` splits graded ones"
             )
-        ungraded = rows[grades[rows] == UNKNOWN]
+        ungraded = rows[cache.grades[rows] == UNKNOWN]
         if len(ungraded):
             first = cache.manifest["id"].iloc[ungraded[0]]
             raise CacheError(

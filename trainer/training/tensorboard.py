@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.util import find_spec
 from math import ceil, sqrt
+from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -39,39 +40,24 @@ PHOTOGRAPHS: Final = 16
 
 
 class Events:
-    """Writes the events of a run into one file below runs/NAME/tensorboard/. Without the extra it writes nothing.
+    """Writes the events of a run into one file below runs/NAME/tensorboard/.
 
-    TensorBoard cannot write below a name that is not UTF-8; then it writes nothing and warns. Events of an earlier
-    process are replaced by `history`, so they are always the rows of accuracy.csv, also after a kill and a resume.
+    Events of an earlier process are replaced by `history`, so they are always the rows of accuracy.csv, also after a
+    kill and a resume.
     """
 
     def __init__(self, run: RunFolder, history: Sequence[EpochRow]) -> None:
-        self._writer: Any = None
-        if find_spec("tensorboard") is None:
-            return
-        folder = str(run.events)
-        if folder != folder.encode("utf-8", "replace").decode():
-            logger.warning(
-                f"{run.events}: TensorBoard writes no folder whose name is not UTF-8; accuracy.csv has the same figures"
-            )
-            return
         from torch.utils.tensorboard import SummaryWriter
 
         for old in run.events.glob("events.out.tfevents.*"):
             old.unlink()
         self._clock = run.config.stat().st_mtime  # TensorBoard's time axis is then that of training, pauses left out
-        self._writer = SummaryWriter(folder)
+        self._writer: Any = SummaryWriter(str(run.events))
         for row in history:
             self.add(row)
 
-    @property
-    def are_written(self) -> bool:
-        return self._writer is not None
-
     def add(self, row: EpochRow) -> None:
         """A row of accuracy.csv, one step per epoch."""
-        if self._writer is None:
-            return
         self._clock += row.seconds
         for column, tag in TAGS.items():
             if (value := getattr(row, column)) is not None:
@@ -80,8 +66,6 @@ class Events:
 
     def add_settings(self, config: FitConfig) -> None:
         """The resolved settings, as hyper-parameters; those that are None are left out."""
-        if self._writer is None:
-            return
         from torch.utils.tensorboard.summary import hparams
 
         metrics = dict.fromkeys((_final(name, split) for split in ("val", "test") for name in FINAL), 0.0)
@@ -91,13 +75,10 @@ class Events:
 
     def add_photographs(self, epoch: int, images: Tensor) -> None:
         """Training photographs in rows. images: uint8 (n, 3, s, s), RGB. epoch: from 1."""
-        if self._writer is not None:
-            self._writer.add_image("photographs/train", tiled(images[:PHOTOGRAPHS]), epoch, walltime=self._clock)
+        self._writer.add_image("photographs/train", tiled(images[:PHOTOGRAPHS]), epoch, walltime=self._clock)
 
     def add_results(self, run: RunFolder, kept: int, measured: Mapping[str, Evaluation]) -> None:
         """The metrics of the kept weights by split, and the drawn confusion matrices. kept: their epoch, from 1."""
-        if self._writer is None:
-            return
         from tensorboard.compat.proto.summary_pb2 import Summary
         from torch.utils.tensorboard.summary import hparams
 
@@ -114,14 +95,14 @@ class Events:
         self._writer.file_writer.add_summary(end, walltime=self._clock)
 
     def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
+        self._writer.close()
 
 
 @contextmanager
 def open_events(run: RunFolder, history: Sequence[EpochRow]) -> Iterator[Events | None]:
-    """The events of a run, with its settings; closed when the block ends. None on other ranks than 0."""
-    if not is_main():
+    """The events of a run, with its settings; closed when the block ends. None where none can be written: on other
+    ranks than 0, without the extra, and, with a warning, if the folder's name is not UTF-8."""
+    if not is_main() or find_spec("tensorboard") is None or not _is_utf8(run.events):
         yield None
         return
     events = Events(run, history)
@@ -134,10 +115,18 @@ def open_events(run: RunFolder, history: Sequence[EpochRow]) -> Iterator[Events 
 
 def add_photographs(events: Events | None, learner: Learner) -> None:
     """Adds training photographs as the network sees them. All ranks call it, for mixup takes the photographs of all."""
-    if from_main(lambda: events is not None and events.are_written):
+    if from_main(lambda: events is not None):
         epoch, images = learner.first_images()
         if events:
             events.add_photographs(epoch, images)
+
+
+def _is_utf8(folder: Path) -> bool:
+    name = str(folder)
+    if name == name.encode("utf-8", "replace").decode():
+        return True
+    logger.warning(f"{folder}: TensorBoard writes no folder whose name is not UTF-8; accuracy.csv has the same figures")
+    return False
 
 
 def tiled(images: Tensor) -> Tensor:

@@ -21,8 +21,9 @@ from pydicom.pixels import apply_color_lut, pixel_array  # noqa: E402
 
 from pipeline.errors import PhotoError  # noqa: E402
 from pipeline.photos.dicom import read_tags  # noqa: E402
+from pipeline.photos.formats import sniff  # noqa: E402
 from pipeline.photos.jpeg import with_colour_model  # noqa: E402
-from pipeline.photos.photo import Photo, read_photo, sniff  # noqa: E402
+from pipeline.photos.photo import Photo, read_photo  # noqa: E402
 from tests.dicoms import EXPLICIT, dicom  # noqa: E402
 
 FILES = Path(__file__).resolve().parents[3].parent / "shared/sets/files"

@@ -18,8 +18,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from pipeline.errors import PhotoError
 from pipeline.machine import ignore_odd_metadata
+from pipeline.photos.formats import MAX_PIXELS, sniff
 from pipeline.photos.jpeg import with_comment
-from pipeline.photos.photo import MAX_PIXELS, read_photo, sniff
+from pipeline.photos.photo import read_photo
 from pipeline.storage.artifacts import SYNTHETIC
 
 SHARED = Path(__file__).resolve().parents[3].parent / "shared"

@@ -6,8 +6,9 @@ from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss
 
-from trainer.evaluation.referable_calibration import CLIP, ReferableCalibration, quantile_bins
+from trainer.evaluation.referable_calibration import ReferableCalibration, quantile_bins
 from trainer.evaluation.weighted_metrics import Sample
+from trainer.network.decision import CLIP
 
 
 def sample(p: np.ndarray, referable: np.ndarray, patients: np.ndarray | None = None) -> Sample:

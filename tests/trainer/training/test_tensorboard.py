@@ -19,7 +19,7 @@ from tests.trainer.plugged import MODULE
 from trainer.run_folder import RunFolder
 from trainer.training import tensorboard as events
 from trainer.training.learner import Learner
-from trainer.training.tensorboard import FINAL, TAGS, Events
+from trainer.training.tensorboard import FINAL, TAGS, open_events
 
 Fit = Callable[..., Result]
 
@@ -132,6 +132,6 @@ def test_without_the_extra_nothing_is_written(
     monkeypatch.setattr(events, "find_spec", lambda name: None)
     run = RunFolder(tmp_path)
     run.config.write_text(json.dumps({}))
-    shown = Events(run, pd.read_csv(trained.run / "accuracy.csv").to_dict("records"))
-    shown.close()
+    with open_events(run, pd.read_csv(trained.run / "accuracy.csv").to_dict("records")) as shown:
+        assert shown is None
     assert [file.name for file in tmp_path.iterdir()] == ["config.json"]
