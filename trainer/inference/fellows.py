@@ -6,15 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.cache.manifest import UNGRADABLE
 from pipeline.errors import SourceError
 from pipeline.photos.eye_names import EYE_WORDS
-from pipeline.photos.fingerprint import are_copies
-from trainer.inference.inputs import Eye, Photograph
+from trainer.inference.inputs import Eye, Photograph, Print
 
 COLUMNS: Final = ("id", "patient", "eye")
 VISIT: Final = "visit"
@@ -28,7 +25,7 @@ class Scored(NamedTuple):
     flags: tuple[str, ...]
     own: Tensor  # float32 (views, k)
     fellow: Tensor  # float32 (k,)
-    fingerprint: NDArray[np.float32]  # see pipeline.photos.fingerprint
+    print: Print
 
 
 def fellows_among(scored: Sequence[Scored]) -> list[list[int]]:
@@ -42,7 +39,7 @@ def fellows_among(scored: Sequence[Scored]) -> list[list[int]]:
     def is_fellow(one: Scored, other: Scored) -> bool:
         if not one.photograph.eye.side or one.photograph.eye.side == other.photograph.eye.side:
             return False
-        return not are_copies(one.fingerprint, other.fingerprint)
+        return not one.print.is_copy(other.print)
 
     return [
         [other for other in by_visit.get(each.photograph.eye.visit, []) if is_fellow(each, scored[other])]
