@@ -346,7 +346,21 @@ def test_an_ensemble_takes_both_eyes_if_its_members_do(runs: Both, trainer: Call
 def test_folds_go_on_from_folds_and_make_an_ensemble(runs: Both, trainer: Callable[..., object]) -> None:
     folded = ("--cache", runs.cache, "--folds", 2)
     trainer("folds", *folded, *FAST, "--epochs", 3, "--lr", 0.02, "--run", "folds")
-    result = trainer("folds", *folded, "--fellow-eye", "folds", "--run", "both", "--head-epochs", 8, "--lr", 0.05)
+    both = ("--fellow-eye", "folds", "--run", "both", "--head-epochs", 8, "--lr", 0.05)
+    for options, why in (
+        ((), "cache does not exist"),
+        (("--cache", write_tiny_cache(Path("other").resolve())), "not the cache that"),
+        (("--cache", runs.cache, "--folds", 3), "was made with --folds 2, not 3"),
+        (("--cache", runs.cache, "--seed", 1), "was made with --seed 0, not 1"),
+    ):
+        assert why in trainer("folds", *both, *options, exit=1).stderr  # type: ignore[attr-defined]
+    alone = trainer("folds", "--cache", runs.cache, "--fellow-eye", runs.one, "--run", "both", exit=1)
+    assert "`trainer fit --fellow-eye` takes it" in alone.stderr  # type: ignore[attr-defined]
+    fitted = trainer("fit", "--fellow-eye", "folds", "--run", "both", exit=2)
+    assert "`trainer folds --fellow-eye` takes it" in fitted.stderr  # type: ignore[attr-defined]
+    assert not Path("both").exists()
+    Path("cache").symlink_to(runs.cache)
+    result = trainer("folds", *both)  # the cache and the folds as before
     for fold in range(2):
         asked = json.loads(Path("both", f"fold{fold}", "config.json").read_text())["asked"]
         assert Path(asked["fellow_eye"]) == Path("folds", f"fold{fold}").resolve()
