@@ -373,6 +373,13 @@ def test_folds_go_on_from_folds_and_make_an_ensemble(runs: Both, trainer: Callab
     trainer("ensemble", "all", "both", "--cache", runs.cache, *CPU)
     metadata = read_metadata(Path("all", "model.safetensors"))
     assert metadata.fellow is not None
+def test_patience_counts_the_epochs_of_the_last_layer_where_there_are_no_others(
+    runs: Both, trainer: Callable[..., object]
+) -> None:
+    trainer("fit", "--fellow-eye", runs.one, "--run", "idle", "--head-epochs", 9, "--patience", 2, "--lr", 1e-12)
+    assert pd.read_csv("idle/accuracy.csv")["epoch"].tolist() == [1, 2, 3]  # no epoch is better than the first
+
+
     assert metadata.fellow.operating is not None
     assert (runs.table(Path("all"))["fellows"] > 0).sum() == 25
 
