@@ -17,6 +17,8 @@ OrdinalThresholds = tuple[float, ...]
 
 THRESHOLD: Final = 0.5
 """Threshold on p_referable if the weights carry no operating point."""
+TINY: Final = 1e-15
+"""Scores for the referral of p_referable below this, or above 1 minus this, are not told apart."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class DecisionRule:
         are moved by the difference of the two thresholds, in log-odds."""
         if not self.fellow or paired is None:
             return p_referable
-        moved = _log_odds(p_referable) - _log_odds(self.fellow.threshold) + _log_odds(self.threshold)
+        moved = _log_odds(p_referable, TINY) - _log_odds(self.fellow.threshold, TINY) + _log_odds(self.threshold, TINY)
         return np.where(paired, _logistic(moved), p_referable)
 
 
@@ -84,8 +86,8 @@ def at_operating_point(metadata: Metadata, operating: Operating) -> Metadata:
     fellow moves as far as that for others, in log-odds, so that their scores stay."""
     fellow = metadata.fellow
     if fellow and fellow.operating and metadata.operating:
-        by = _log_odds(operating.threshold) - _log_odds(metadata.operating.threshold)
-        threshold = float(_logistic(_log_odds(fellow.operating.threshold) + by))
+        by = _log_odds(operating.threshold, TINY) - _log_odds(metadata.operating.threshold, TINY)
+        threshold = float(_logistic(_log_odds(fellow.operating.threshold, TINY) + by))
         fellow = replace(
             fellow, operating=replace(operating, temperature=fellow.operating.temperature, threshold=threshold)
         )
@@ -97,8 +99,9 @@ def confidence(p_referable: Floats, threshold: float) -> Floats:
     return np.asarray(np.abs(_log_odds(p_referable) - _log_odds(threshold)), np.float64)
 
 
-def _log_odds(p: float | Floats) -> Floats:
-    clipped = np.clip(p, 1e-6, 1 - 1e-6)
+def _log_odds(p: float | Floats, least: float = 1e-6) -> Floats:
+    """The log-odds of p, clipped to `least` and 1 - `least`."""
+    clipped = np.clip(p, least, 1 - least)
     return np.asarray(np.log(clipped / (1 - clipped)), np.float64)
 
 
