@@ -5,12 +5,13 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import pandas as pd
 
 from pipeline.cache.cache import Cache
 from pipeline.cache.splits import Leak
+from pipeline.errors import RunError
 from pipeline.grades import GRADES, N_GRADES, REFERABLE
 from pipeline.photos.preparation import Recipe
 from trainer.config import FitConfig, RunConfig, as_options, loss_named
@@ -22,11 +23,12 @@ from trainer.evaluation.record import FellowCopy, MetricsRecord, SetDescription
 from trainer.evaluation.refit import NEAR, Refit
 from trainer.evaluation.subgroups import Subgroups
 from trainer.kinds import FELLOWS
+from trainer.fellow_run import KEPT, fellow_defaults
 from trainer.network.metadata import FittedRule, Metadata
 from trainer.network.provenance import Exposure
-from trainer.presets import PRESETS
+from trainer.presets import FELLOW_DEFAULTS, OPTIMIZER_DEFAULTS, PRESETS
 from trainer.reporting.tables import percent
-from trainer.run_folder import FoldsFolder
+from trainer.run_folder import FOLDED, FoldsFolder, RunFolder
 
 FEW: Final = 100
 """With fewer patients than this, the 95 % interval of a share of 90 % is wider than 6 points either way."""
@@ -362,7 +364,7 @@ def commands(
 ) -> list[str]:
     """The command lines, for a shell, that reproduce this run and its figures. external: of its external sets."""
     asked = config.asked
-    default = FitConfig(**{**PRESETS.get(asked.recipe or "", {}), "recipe": None})
+    needless = _unasked(asked)
     fold = re.fullmatch(r"fold \d+ of (\d+)", cache.index.split) if cache else None
     out = "CACHE" if fold else asked.cache
     preprocess: list[object] = ["tools", "preprocess", "PHOTOGRAPHS", "--out", out, "--size", metadata.recipe.size]
@@ -376,19 +378,22 @@ def commands(
     fit: list[object] = ["trainer", "fit", "--run", path]
     if config.members:
         runs = [config.folds] if config.folds else config.members
-        fit, asked = ["trainer", "ensemble", path, *runs, "--cache", asked.cache], default
+        fit, asked = ["trainer", "ensemble", path, *runs, "--cache", asked.cache], FitConfig()
+        needless = _unasked(asked)
     elif fold:
         fit = ["trainer", "folds", "--folds", fold[1], "--run", path.parent]
         folder = FoldsFolder(path.parent)
         asked = replace(asked, cache=out)
         if folder.mark.exists():  # the run may have been moved
             mark = folder.read_mark()
-            fit += ["--split", "all"] if mark.test else []
+            fit += ["--split", FOLDED[True]] if mark.test else []
             fit += ["--seeds", ",".join(map(str, mark.seeds))] if mark.seeds else []
             asked = replace(asked, seed=mark.seed)
     for field in fields(asked):
+        if asked.fellow_eye:
+            asked = replace(asked, fellow_eye=str(Path(asked.fellow_eye).parent))
         value = getattr(asked, field.name)
-        if value != getattr(default, field.name):
+        if value is not None and (field.name not in needless or value != needless[field.name]):
             fit += as_options(field.name, value)
     evaluate: list[object] = ["trainer", "evaluate", path, "--split", split]
     evaluate += [*_card_options(record.results.operating), *_subgroup_options(record.subgroups)]
@@ -410,6 +415,20 @@ def _card_options(card: OperatingCard | None) -> list[object]:
     if card and card.wish != Wish():
         options += [f"--{card.wanted}", card.level]
     if card and card.at_prevalence:
+def _unasked(asked: FitConfig) -> dict[str, Any]:
+    """The settings that a training has without their options, by name: those of its preset, of its optimizer, and of
+    the run of --fellow-eye. Left out are those that such a run gives if it cannot be read any more."""
+    chosen = {**OPTIMIZER_DEFAULTS[asked.optimizer], **PRESETS.get(asked.recipe or "", {}), "recipe": None}
+    needless = vars(FitConfig(**chosen)).copy()
+    if asked.fellow_eye:
+        try:
+            needless |= fellow_defaults(RunFolder(Path(asked.fellow_eye)))
+        except RunError:
+            needless = {name: value for name, value in needless.items() if name not in {*KEPT, *FELLOW_DEFAULTS}}
+        needless |= {"weights": asked.weights, "epochs": asked.epochs}  # these cannot be given
+    return needless
+
+
         options += ["--prevalence", card.at_prevalence.prevalence]
     return options
 
