@@ -16,14 +16,15 @@ from pipeline.grades import GRADES, N_GRADES, REFERABLE
 from pipeline.photos.preparation import Recipe
 from trainer.config import FitConfig, RunConfig, as_options, loss_named
 from trainer.evaluation.bootstrap import single
+from trainer.evaluation.calibration import Calibration
 from trainer.evaluation.eyes import EyeCounts
 from trainer.evaluation.metrics import only_grade
 from trainer.evaluation.operating_point import OperatingCard, Wish
 from trainer.evaluation.record import FellowCopy, MetricsRecord, SetDescription
 from trainer.evaluation.refit import NEAR, Refit
 from trainer.evaluation.subgroups import Subgroups
-from trainer.kinds import FELLOWS
 from trainer.fellow_run import KEPT, fellow_defaults
+from trainer.kinds import FELLOWS
 from trainer.network.metadata import FittedRule, Metadata
 from trainer.network.provenance import Exposure
 from trainer.presets import FELLOW_DEFAULTS, OPTIMIZER_DEFAULTS, PRESETS
@@ -167,11 +168,16 @@ def fellow_rule(metadata: Metadata) -> str:
     return f"Two decision rules were fitted on validation. {'; '.join(rules)}. Figures here use the rule that fits."
 
 
-def scaling(temperature: float) -> str:
+def scaling(calibration: Calibration) -> str:
     """The temperature scaling in words. A temperature of 1 also means that none could be fitted on validation."""
-    if temperature == 1:
+    alone, with_fellow = calibration.temperature, calibration.temperature_with_fellow
+    if alone == 1 and with_fellow in (1, None):
         return "Left as they are: no other temperature was found to fit validation better."
-    return f"Before and after temperature scaling; the temperature, {temperature:.3f}, was fitted on validation."
+    if with_fellow is None:
+        fitted = f"the temperature, {alone:.3f}, was"
+    else:
+        fitted = f"the temperatures, {with_fellow:.3f} with the other eye and {alone:.3f} alone, were"
+    return f"Before and after temperature scaling; {fitted} fitted on validation."
 
 
 def exposure_line(split: str, exposure: Exposure) -> str:
@@ -384,14 +390,14 @@ def commands(
         fit = ["trainer", "folds", "--folds", fold[1], "--run", path.parent]
         folder = FoldsFolder(path.parent)
         asked = replace(asked, cache=out)
+        if asked.fellow_eye:
+            asked = replace(asked, fellow_eye=str(Path(asked.fellow_eye).parent))
         if folder.mark.exists():  # the run may have been moved
             mark = folder.read_mark()
             fit += ["--split", FOLDED[True]] if mark.test else []
             fit += ["--seeds", ",".join(map(str, mark.seeds))] if mark.seeds else []
             asked = replace(asked, seed=mark.seed)
     for field in fields(asked):
-        if asked.fellow_eye:
-            asked = replace(asked, fellow_eye=str(Path(asked.fellow_eye).parent))
         value = getattr(asked, field.name)
         if value is not None and (field.name not in needless or value != needless[field.name]):
             fit += as_options(field.name, value)
@@ -409,12 +415,6 @@ def commands(
     return [shlex.join(map(str, words)) for words in (preprocess, fit, evaluate, *elsewhere, report)]
 
 
-def _card_options(card: OperatingCard | None) -> list[object]:
-    """The options of `trainer evaluate` that give this operating card."""
-    options: list[object] = []
-    if card and card.wish != Wish():
-        options += [f"--{card.wanted}", card.level]
-    if card and card.at_prevalence:
 def _unasked(asked: FitConfig) -> dict[str, Any]:
     """The settings that a training has without their options, by name: those of its preset, of its optimizer, and of
     the run of --fellow-eye. Left out are those that such a run gives if it cannot be read any more."""
@@ -429,6 +429,12 @@ def _unasked(asked: FitConfig) -> dict[str, Any]:
     return needless
 
 
+def _card_options(card: OperatingCard | None) -> list[object]:
+    """The options of `trainer evaluate` that give this operating card."""
+    options: list[object] = []
+    if card and card.wish != Wish():
+        options += [f"--{card.wanted}", card.level]
+    if card and card.at_prevalence:
         options += ["--prevalence", card.at_prevalence.prevalence]
     return options
 
