@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.cache.cache import Cache, open_cache
@@ -134,6 +135,13 @@ def check_not_trained_on(members: Members, cache: Cache, split: str) -> None:
     for run, provenance in zip(members.runs, members.provenances, strict=True):
         if provenance and (same := provenance.exposure(cache, split).same):
             raise RunError(f"{run.path} was trained on {same:,} photographs of {split}; leave it out")
+
+
+def trained_rows(members: Members, cache: Cache) -> NDArray[np.int64]:
+    """(n,) rows of the photographs that members were trained on. Of folds these are all that were folded."""
+    if members.folds:
+        return folded_rows(cache.manifest, with_test=members.folds.read_mark().test)
+    return cache.rows("train")
 
 
 def load_members(members: Members) -> Ensemble:

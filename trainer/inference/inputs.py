@@ -261,12 +261,12 @@ def render(
             over.set()
 
 
-def training_statistics(cache: Cache, size: int, workers: int | None) -> TrainingStatistics:
-    """Image statistics of a cache's training photographs at `size` pixels.
+def training_statistics(cache: Cache, rows: NDArray[np.int64], size: int, workers: int | None) -> TrainingStatistics:
+    """Image statistics of the photographs of a cache that weights were trained on, at `size` pixels.
 
-    Deterministic: LOOKED_AT photographs, evenly spread. Raises CacheError if one is damaged.
+    rows: (n,) of the manifest, at least one. Deterministic: LOOKED_AT photographs, evenly spread. Raises CacheError if
+    one is damaged.
     """
-    rows = cache.rows("train")
     some = rows[np.linspace(0, len(rows) - 1, min(LOOKED_AT, len(rows))).round().astype(np.int64)]
     return TrainingStatistics.summarise(_statistics(cache, some, size, workers))
 
@@ -335,7 +335,7 @@ def _picture(
     *,
     prints: bool,
 ) -> Picture:
-    """The photograph's pixels; writes its flags into `found[number]`. If it is refused: black pixels, and the
+    """The photograph's pixels; writes what is seen in it into `found[number]`. If it is refused: black pixels, and the
     reason."""
     try:
         ready = photograph.read(metadata.recipe)
