@@ -70,7 +70,7 @@ def find_members(paths: Sequence[Path]) -> Members:
             raise RunError(f"{run.path} is an ensemble itself; give its members")
         if members.paths.count(path) > 1:
             raise RunError(f"{run.path} is given twice")
-        if each.operating is None or (each.fellow and each.fellow.operating is None):
+        if each.operating is None:
             raise RunError(f"{run.path} has no operating point, so its probabilities are not calibrated; leave it out")
     return members
 
@@ -176,7 +176,8 @@ def describe_members(members: Members) -> Metadata:
 
 def _fellow_temperature(member: Metadata) -> float | None:
     """The member's temperature for photographs with their fellow eye; None if it takes one eye."""
-    return temperature_of(member.fellow.operating) if member.fellow else None
+    rule = DecisionRule.of(member).fellow
+    return rule.temperature if rule else None
 
 
 def last_trained(members: Members) -> str | None:
