@@ -40,7 +40,7 @@ from trainer.kinds import (
     is_explained_file,
 )
 from trainer.presets import OPTIMIZER_DEFAULTS, PRESETS
-from trainer.run_folder import unfit_name
+from trainer.run_folder import FOLDED, unfit_name
 
 if TYPE_CHECKING:
     from trainer.inference.gradcam import Style
@@ -173,7 +173,7 @@ def fit(context: click.Context, /, run: Path | None, resume: bool, find_lr: bool
 @RUN("--seeds", type=Seeds(), default=(), metavar="S,S,...",
      help="Train each fold once for each of these seeds, and give the means. --seed draws the folds.  "
           "[default: --seed]")  # fmt: skip
-@RUN("--split", type=click.Choice(["train-val", "all"]), default="train-val",
+@RUN("--split", type=click.Choice(list(FOLDED.values())), default=FOLDED[False],
      help="all: fold the photographs of test too. train-val: do not use them.")  # fmt: skip
 @RUN("--run", type=ResumableOutput(), default=Path("runs/folds"), help="Folder of the runs, one a fold and seed.")
 @click.pass_context
@@ -192,7 +192,7 @@ def folds(
     from trainer.network.device import choose_device
 
     with joined(choose_device(asked.device)):
-        cross_validate(asked, given, count, run, seeds=seeds, with_test=split == "all")
+        cross_validate(asked, given, count, run, seeds=seeds, with_test=split == FOLDED[True])
 
 
 @main.command()

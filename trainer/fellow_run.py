@@ -8,7 +8,7 @@ import click
 
 from pipeline.errors import RunError
 from trainer.presets import FELLOW_DEFAULTS
-from trainer.run_folder import FoldsFolder, RunFolder
+from trainer.run_folder import FOLDED, FoldsFolder, RunFolder
 
 KEPT: Final = (
     "augment", "batch", "class_weights", "colour", "grade_by", "label_smoothing", "loss", "model", "precision",
@@ -27,15 +27,26 @@ class FellowRun(click.ParamType[str]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         assert ctx is not None
         path = Path(value)
-        folds = FoldsFolder(path)
+        of_folds = os.path.exists(FoldsFolder(path).mark)  # Path.exists raises OSError if a name is too long
+        if of_folds and all(each.name != "count" for each in ctx.command.params):
+            self.fail(f"{path} was made by `trainer folds`; `trainer folds --fellow-eye` takes it", param, ctx)
         try:
-            # Path.exists raises OSError if a name is too long.
-            run = folds.runs()[0] if os.path.exists(folds.mark) else RunFolder(path)
-            found = fellow_defaults(run)
+            found = folds_defaults(path) if of_folds else fellow_defaults(RunFolder(path))
         except RunError as error:
             self.fail(error.message, param, ctx)
         ctx.default_map = {**found, **(ctx.default_map or {})}
         return str(path.resolve())
+
+
+def folds_defaults(path: Path) -> dict[str, Any]:
+    """As `fellow_defaults`, for the folds in a folder. They are drawn as those were; each has its own weights. Where
+    the cache is that they were made from is not recorded."""
+    folds = FoldsFolder(path)
+    mark = folds.read_mark()
+    found = fellow_defaults(folds.runs()[0])
+    del found["cache"]  # it is that of one fold
+    drawn = {"count": mark.folds, "seed": mark.seed, "split": FOLDED[mark.test]}
+    return {**found, **drawn, **({"seeds": tuple(mark.seeds)} if mark.seeds else {})}
 
 
 def fellow_defaults(run: RunFolder) -> dict[str, Any]:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 RUNS: Final = Path("runs")
 
+FOLDED: Final = {False: "train-val", True: "all"}
+"""Whether the photographs of test are folded too -> the value of --split of `trainer folds`."""
+
 
 class EpochRow(NamedTuple):
     """A row of accuracy.csv. The times of the first head epoch include the pass of all photographs through the

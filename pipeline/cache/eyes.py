@@ -85,19 +85,20 @@ def pair_eyes(visits: Iterable[str], sides: Iterable[str], usable: Iterable[bool
 
 
 @lru_cache(maxsize=4)  # a training asks for each split several times, and each answer decodes all photographs
-def fellow_eyes(cache: Cache, split: str) -> EyePairs:
+def fellow_eyes(cache: Cache, split: str, *, any_split: bool = False) -> EyePairs:
     """The photographs of a split, each with all photographs of the patient's other eye at the same visit.
 
     A fellow is in the same split. One that is in no split counts too, as one without a grade, if the patient is in no
     other split. Blank and ungradable photographs are no fellows, and neither is a copy of the photograph, mirrored or
-    not, that is named as the other eye. split: as `Cache.rows` has it; "all": splits play no part.
+    not, that is named as the other eye. split: as `Cache.rows` has it; "all": splits play no part. any_split: a fellow
+    may be in any split, as in a cache that no network was trained on.
 
     Raises CacheError if a photograph in the cache is damaged.
     """
     manifest = cache.manifest
     table = EyeTable.of(manifest, read_attributes(cache))
     usable = ~flagged(manifest, "blank") & ~flagged(manifest, UNGRADABLE)
-    if split != "all":
+    if split != "all" and not any_split:
         elsewhere = manifest["patient"][~manifest["split"].isin([split, ""])]
         outside = (manifest["split"] == "") & (manifest["grade"] == UNKNOWN) & ~manifest["patient"].isin(elsewhere)
         usable &= (manifest["split"] == split) | outside

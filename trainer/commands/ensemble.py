@@ -24,6 +24,7 @@ from trainer.evaluation.ensembles import (
     measured_splits,
     open_their_cache,
     out_of_fold,
+    trained_rows,
 )
 from trainer.evaluation.evaluate import Evaluation, choose_decision, exposure_on, measure_outputs, measuring_settings
 from trainer.inference.forward import run_split
@@ -65,7 +66,9 @@ def ensemble(
     loader = choose_loader(loader, device)
     first = replace(first, cache=str(cache.path))
     config = measuring_settings(first, metadata, cache, loader=loader, device=device, workers=workers, tta=None)
-    metadata = replace(metadata, statistics=training_statistics(cache, metadata.size, workers))
+    metadata = replace(
+        metadata, statistics=training_statistics(cache, trained_rows(members, cache), metadata.size, workers)
+    )
     to_device(model, device)
     outputs = {split: run_split(config, model, cache, split) for split in measurable(cache, splits)}
     chosen_on = out_of_fold(members, cache, config, model) if members.folds else outputs.get("val")

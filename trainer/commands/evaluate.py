@@ -106,7 +106,7 @@ def evaluate(
             f"{path} is unfinished: these are the weights of epoch {metadata.epoch} so far. Look at test once, "
             "when everything is chosen"
         )
-    metadata = with_operating_point(run, metadata, how.wish)
+    metadata = with_operating_point(run, config, metadata, how.wish)
     if how.refit and len(external) < len(targets):
         raise RunError(f"{path}: --refit is for another cache than the run's own")
     if how.refit and metadata.operating is None:
@@ -143,15 +143,28 @@ def check_size(cache: Cache, metadata: Metadata) -> None:
 def check_not_trained_on(path: Path, provenance: Provenance | None, target: Target) -> None:
     """Raises RunError if a member of an ensemble was trained on photographs that are to be measured."""
     if provenance and (same := provenance.exposure(target.cache, target.split).same):
-        raise RunError(f"{path}: a member was trained on {same:,} photographs of {target.what}; measure another split")
+        raise RunError(
+            f"{path}: a member was trained on {same:,} photographs of {target.what}; measure another split, or "
+            "another data set with --cache"
+        )
 
 
-def with_operating_point(run: RunFolder, metadata: Metadata, wish: Wish | None) -> Metadata:
-    """The metadata with the operating point for a wish; None: unchanged. Warns if there is no operating point."""
+def with_operating_point(run: RunFolder, config: RunConfig, metadata: Metadata, wish: Wish | None) -> Metadata:
+    """The metadata with the operating point for a wish; None: unchanged. Warns if there is no operating point.
+
+    Raises RunError if none can be chosen, as for an ensemble of folds: its members were trained on all photographs of
+    validation.
+    """
+    if wish and config.folds:
+        raise RunError(
+            f"{run.path} is an ensemble of folds, whose members were trained on validation too, so no other threshold "
+            f"can be chosen there; leave out --{wish.wanted}"
+        )
     if wish:
         return at_operating_point(metadata, wished(run, temperature_of(metadata.operating), wish))
     if metadata.operating is None:
-        warn(f"{run.model} carries no operating point: probabilities are not calibrated; --sensitivity 0.9 chooses one")
+        advice = "" if config.folds else "; --sensitivity 0.9 chooses one"
+        warn(f"{run.model} carries no operating point: probabilities are not calibrated{advice}")
     return metadata
 
 

@@ -83,6 +83,8 @@ def begun_run(asked: FitConfig, path: Path | None) -> RunFolder | None:
 def find_lr(asked: FitConfig, drawing: Path) -> None:
     """Draws the loss against the learning rate into `drawing` and proposes a rate. It writes nothing else."""
     config, cache, model = prepare(replace(asked, start_size=None))  # the rate must suit the largest images
+    # The rate rises over many epochs, and the grades must not change meanwhile.
+    config = replace(config, sampling="balanced" if config.balanced else "natural")
     with open_loaders(config, cache) as loaders:
         result = range_test(make_learner(config, cache, loaders, model))
     proposed = f"proposed: --lr {result.proposal:.2g}"

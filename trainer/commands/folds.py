@@ -30,7 +30,7 @@ from trainer.reporting.folds import (
     write_out_of_fold,
     write_second_look,
 )
-from trainer.run_folder import FoldsFolder, FoldsMark, RunFolder
+from trainer.run_folder import FOLDED, FoldsFolder, FoldsMark, RunFolder
 
 
 def folds(
@@ -47,6 +47,8 @@ def folds(
         given = {name: value for name, value in given.items() if name not in ("fellow_eye", "weights")}
     seeds = list(seeds) or [asked.seed]
     mark = FoldsMark(cache.digest, count, asked.seed, with_test, None if seeds == [asked.seed] else seeds)
+    if asked.fellow_eye:
+        from_main(partial(_check_first, FoldsFolder(Path(asked.fellow_eye)), cache, mark))
     shared = from_main(partial(_begin, folder, cache, mark))
     asked = from_main(partial(_as_begun, folder, count, seeds, asked, given))
     columns = fold_splits(cache.manifest, count, asked.seed, with_test=with_test, joined=joined_patients(shared))
@@ -70,17 +72,34 @@ def _run(folder: FoldsFolder, number: int, seed: int, seeds: Sequence[int]) -> R
 
 
 def _of_fold(asked: FitConfig, number: int) -> FitConfig:
-    """The settings of a fold's run: with --fellow-eye it starts from the run of the same fold and seed.
-
-    Raises RunError if the folder of --fellow-eye has no such run.
-    """
+    """The settings of a fold's run: with --fellow-eye it starts from the run of the same fold and seed."""
     if not asked.fellow_eye:
         return asked
     first = FoldsFolder(Path(asked.fellow_eye))
-    if not first.mark.exists():
-        raise RunError(f"{asked.fellow_eye} was not made by `trainer folds`; `trainer fit --fellow-eye` takes it")
     run = _run(first, number, asked.seed, first.read_mark().seeds or [asked.seed])
     return replace(asked, fellow_eye=str(run.path), weights=str(run.model))
+
+
+def _check_first(first: FoldsFolder, cache: Cache, mark: FoldsMark) -> None:
+    """Raises RunError if the folds of --fellow-eye are others than those of `mark`, or are not finished."""
+    if not first.mark.exists():
+        raise RunError(f"{first.path} was not made by `trainer folds`; `trainer fit --fellow-eye` takes it")
+    was = first.read_mark()
+    if was.cache != mark.cache:
+        raise RunError(f"{cache.path} is not the cache that {first.path} was made from; name that one with --cache")
+    drawn = {
+        "--folds": (was.folds, mark.folds),
+        "--seed": (was.seed, mark.seed),
+        "--split": (FOLDED[was.test], FOLDED[mark.test]),
+    }
+    for option, (theirs, ours) in drawn.items():
+        if theirs != ours:
+            raise RunError(f"{first.path} was made with {option} {theirs}, not {ours}; leave out {option}")
+    known = was.seeds if was.seeds and len(was.seeds) > 1 else None
+    if known and (other := [seed for seed in mark.seeds or [mark.seed] if seed not in known]):
+        raise RunError(f"{first.path} was trained with the seeds {', '.join(map(str, known))}, and not with {other[0]}")
+    if missing := next((run for run in first.runs() if not run.finished), None):
+        raise RunError(f"{missing.path} is missing or unfinished; the `trainer folds` command that began it continues")
 
 
 def _as_begun(

@@ -41,9 +41,14 @@ class Calibration:
     intervals: dict[str, Interval | None]
     """95 %, of `brier` alone: resamples have a larger calibration error than the sample they are drawn from."""
     bins: list[Bin]
+    temperature_with_fellow: float | None = None
+    """Of photographs whose fellow eye is taken into account; None if the network takes one eye."""
 
     def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "bins": [each._asdict() for each in self.bins]}
+        fields = {**asdict(self), "bins": [each._asdict() for each in self.bins]}
+        if self.temperature_with_fellow is None:
+            del fields["temperature_with_fellow"]
+        return fields
 
 
 def fit_temperature(logits: Floats, grades: NDArray[np.int64]) -> float | None:

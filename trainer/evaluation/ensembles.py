@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.cache.cache import Cache, open_cache
@@ -69,7 +70,7 @@ def find_members(paths: Sequence[Path]) -> Members:
             raise RunError(f"{run.path} is an ensemble itself; give its members")
         if members.paths.count(path) > 1:
             raise RunError(f"{run.path} is given twice")
-        if each.operating is None or (each.fellow and each.fellow.operating is None):
+        if each.operating is None:
             raise RunError(f"{run.path} has no operating point, so its probabilities are not calibrated; leave it out")
     return members
 
@@ -136,6 +137,13 @@ def check_not_trained_on(members: Members, cache: Cache, split: str) -> None:
             raise RunError(f"{run.path} was trained on {same:,} photographs of {split}; leave it out")
 
 
+def trained_rows(members: Members, cache: Cache) -> NDArray[np.int64]:
+    """(n,) rows of the photographs that members were trained on. Of folds these are all that were folded."""
+    if members.folds:
+        return folded_rows(cache.manifest, with_test=members.folds.read_mark().test)
+    return cache.rows("train")
+
+
 def load_members(members: Members) -> Ensemble:
     temperatures = [temperature_of(each.operating) for each in members.metadata]
     paired = [_fellow_temperature(each) for each in members.metadata]
@@ -168,7 +176,8 @@ def describe_members(members: Members) -> Metadata:
 
 def _fellow_temperature(member: Metadata) -> float | None:
     """The member's temperature for photographs with their fellow eye; None if it takes one eye."""
-    return temperature_of(member.fellow.operating) if member.fellow else None
+    rule = DecisionRule.of(member).fellow
+    return rule.temperature if rule else None
 
 
 def last_trained(members: Members) -> str | None:

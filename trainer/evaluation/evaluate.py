@@ -110,7 +110,7 @@ def evaluate_split(
     """
     groups = kept_groups(cache, split, columns)
     to_device(weights.model, config.device)
-    outputs = run_split(config, weights.model, cache, split)
+    outputs = run_split(config, weights.model, cache, split, any_split=not own)
     exposure = exposure_on(weights.provenance, cache, split, own=own)
     evaluation = measure_outputs(cache, split, outputs, weights.metadata, exposure, prevalence)
     if not groups:

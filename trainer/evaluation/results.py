@@ -165,7 +165,10 @@ def assess(
         by_eye = replace(_measured(of_eyes, resamples, operating, prevalence, no_image), eyes=means.counts)
     return replace(
         _measured(sample, resamples, operating, prevalence, NoImage.of(manifest, split)),
-        calibration=calibration(sample, resamples, uncalibrated[known], temperature_of(operating)),
+        calibration=replace(
+            calibration(sample, resamples, uncalibrated[known], temperature_of(operating)),
+            temperature_with_fellow=rule.fellow.temperature if rule.fellow else None,
+        ),
         referable=measure_referable(sample, resamples, prevalence),
         ungradable=measure_ungradable(manifest, split, predictions, operating),
         by_patient=by_patient,

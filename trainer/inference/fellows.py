@@ -6,16 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.cache.eyes import pair_eyes
 from pipeline.cache.manifest import UNGRADABLE
 from pipeline.errors import SourceError
 from pipeline.photos.eye_names import EYE_WORDS
-from pipeline.photos.fingerprint import are_copies
-from trainer.inference.inputs import Eye, Photograph
+from trainer.inference.inputs import Eye, Photograph, Print
 
 COLUMNS: Final = ("id", "patient", "eye")
 VISIT: Final = "visit"
@@ -29,7 +26,7 @@ class Scored(NamedTuple):
     flags: tuple[str, ...]
     own: Tensor  # float32 (views, k)
     fellow: Tensor  # float32 (k,)
-    fingerprint: NDArray[np.float32]  # see pipeline.photos.fingerprint
+    print: Print
 
 
 def fellows_among(scored: Sequence[Scored]) -> list[list[int]]:
@@ -40,7 +37,7 @@ def fellows_among(scored: Sequence[Scored]) -> list[list[int]]:
     pairs = pair_eyes((eye.visit for eye in eyes), (eye.side for eye in eyes), usable)
     fellows: list[list[int]] = [[] for _ in scored]
     for one, other in zip(pairs.rows.tolist(), pairs.fellows.tolist(), strict=True):
-        if not are_copies(scored[one].fingerprint, scored[other].fingerprint):
+        if not scored[one].print.is_copy(scored[other].print):
             fellows[one].append(other)
     return fellows
 

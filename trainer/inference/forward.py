@@ -66,20 +66,21 @@ def _finite(outputs: Outputs, what: str) -> Outputs:
     return outputs
 
 
-def run_split(config: FitConfig, model: Network, cache: Cache, split: str) -> Outputs:
+def run_split(config: FitConfig, model: Network, cache: Cache, split: str, *, any_split: bool = False) -> Outputs:
     """Outputs for one split, with the loader, the batch and the views of `config`, which is resolved.
 
-    model: on `config.device`. Batches have twice as many photographs as in training, because gradients need no memory.
+    model: on `config.device`. any_split: of fellow eyes, see `fellow_eyes`. Batches have twice as many photographs as
+    in training, because gradients need no memory.
     """
     if takes_fellow(model):
-        return run_pairs(config, model, cache, split)
+        return run_pairs(config, model, cache, split, any_split=any_split)
     with open_sharded(config, cache, split, 2 * config.batch) as loader:
         return run_model(model, loader, torch.device(config.device), split, tta=config.tta)
 
 
-def run_pairs(config: FitConfig, model: Network, cache: Cache, split: str) -> Outputs:
+def run_pairs(config: FitConfig, model: Network, cache: Cache, split: str, *, any_split: bool = False) -> Outputs:
     """As `run_split`, for a network that takes the fellow eye into account. Each photograph passes through it once."""
-    rows, pairs = cache.rows(split), fellow_eyes(cache, split)
+    rows, pairs = cache.rows(split), fellow_eyes(cache, split, any_split=any_split)
     needed, device = np.union1d(rows, pairs.fellows), torch.device(config.device)
     model.eval()
     found: list[Tensor] = []

@@ -3,6 +3,7 @@
 import logging
 import os
 import threading
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -26,6 +27,7 @@ from pipeline.machine import usable_cores
 from pipeline.photos.contact_sheet import decode_small
 from pipeline.photos.discovery import Refusal, plain_id, read_regular, unique_ids, walk
 from pipeline.photos.eye_names import eye_name
+from pipeline.photos.fingerprint import are_copies, fingerprint_or_zeros
 from pipeline.photos.formats import SUFFIXES
 from pipeline.photos.photo import read_photo
 from pipeline.photos.preparation import Recipe, prepare
@@ -82,6 +84,21 @@ class Original(NamedTuple):
     square: Square  # in pixels of the image; it may reach past the frame
 
 
+class Print(NamedTuple):
+    """What tells whether two photographs are copies, in the same way as in a cache: see `fellow_eyes`."""
+
+    crc32: int
+    fingerprint: NDArray[np.float32]  # see pipeline.photos.fingerprint
+
+    @classmethod
+    def of(cls, jpeg: bytes | memoryview) -> "Print":
+        """Of a prepared photograph."""
+        return cls(zlib.crc32(jpeg), fingerprint_or_zeros(jpeg))
+
+    def is_copy(self, other: "Print") -> bool:
+        return self.crc32 == other.crc32 or are_copies(self.fingerprint, other.fingerprint)
+
+
 class Rendered(NamedTuple):
     """A batch of n photographs, and the photographs that were refused while it was made."""
 
@@ -89,6 +106,15 @@ class Rendered(NamedTuple):
     images: Tensor  # uint8 (n, 3, size, size), RGB, on the device; as a Loader's batches
     flags: list[Flags]  # (n,) the recipe's, then those of Metadata.statistics
     refused: list[Refusal]
+    prints: list[Print]  # (n,), empty if they are not asked for
+
+
+class Seen(NamedTuple):
+    """What is seen in a photograph besides its pixels."""
+
+    flags: Flags = ()
+    print: Print | None = None
+    """None if it is not needed."""
 
 
 class Gathered(NamedTuple):
@@ -202,19 +228,27 @@ def _drawn_in(folder: Path) -> str:
 
 
 def render(
-    photographs: Sequence[Photograph], metadata: Metadata, *, device: torch.device, workers: int | None = None
+    photographs: Sequence[Photograph],
+    metadata: Metadata,
+    *,
+    device: torch.device,
+    workers: int | None = None,
+    prints: bool = False,
 ) -> Iterator[Rendered]:
     """The photographs in batches of at most BATCH, without those refused. Threads prepare them two batches ahead.
 
     The pixels are bit for bit those of a cache made by `metadata.recipe` and its torchvision loader at `metadata.size`,
     from files, folders and caches alike. workers: threads; None: one for each usable core.
+    prints: whether they are needed.
     """
     over = threading.Event()
     with Renderer(metadata.recipe.size, metadata.size, device=device, workers=workers or usable_cores()) as renderer:
 
-        def begin(batch: Sequence[Photograph]) -> tuple[Sequence[Photograph], list[Flags | Refusal], Rendering]:
-            found: list[Flags | Refusal] = [()] * len(batch)
-            pictures = [partial(_picture, renderer, metadata, each, found, i) for i, each in enumerate(batch)]
+        def begin(batch: Sequence[Photograph]) -> tuple[Sequence[Photograph], list[Seen | Refusal], Rendering]:
+            found: list[Seen | Refusal] = [Seen()] * len(batch)
+            pictures = [
+                partial(_picture, renderer, metadata, each, found, i, prints=prints) for i, each in enumerate(batch)
+            ]
             rows = np.zeros(len(batch), np.int64)
             plan = plan_epoch(
                 rows, NO_AUGMENT, source_size=metadata.recipe.size, size=metadata.size, shuffle=False, seed=0, epoch=0
@@ -229,12 +263,12 @@ def render(
             over.set()
 
 
-def training_statistics(cache: Cache, size: int, workers: int | None) -> TrainingStatistics:
-    """Image statistics of a cache's training photographs at `size` pixels.
+def training_statistics(cache: Cache, rows: NDArray[np.int64], size: int, workers: int | None) -> TrainingStatistics:
+    """Image statistics of the photographs of a cache that weights were trained on, at `size` pixels.
 
-    Deterministic: LOOKED_AT photographs, evenly spread. Raises CacheError if one is damaged.
+    rows: (n,) of the manifest, at least one. Deterministic: LOOKED_AT photographs, evenly spread. Raises CacheError if
+    one is damaged.
     """
-    rows = cache.rows("train")
     some = rows[np.linspace(0, len(rows) - 1, min(LOOKED_AT, len(rows))).round().astype(np.int64)]
     return TrainingStatistics.summarise(_statistics(cache, some, size, workers))
 
@@ -295,9 +329,15 @@ def _decode(renderer: Renderer, jpeg: bytes | memoryview, id: str) -> Picture:
 
 
 def _picture(
-    renderer: Renderer, metadata: Metadata, photograph: Photograph, found: list[Flags | Refusal], number: int
+    renderer: Renderer,
+    metadata: Metadata,
+    photograph: Photograph,
+    found: list[Seen | Refusal],
+    number: int,
+    *,
+    prints: bool,
 ) -> Picture:
-    """The photograph's pixels; writes its flags into `found[number]`. If it is refused: black pixels, and the
+    """The photograph's pixels; writes what is seen in it into `found[number]`. If it is refused: black pixels, and the
     reason."""
     try:
         ready = photograph.read(metadata.recipe)
@@ -308,14 +348,16 @@ def _picture(
         found[number] = Refusal(photograph.source, f"cannot be read ({error.strerror or error})")
     else:
         unlike = metadata.statistics.unlike(image_statistics(picture, *ready[1:4])) if metadata.statistics else ()
-        found[number] = (*ready.flags, *unlike)
+        found[number] = Seen((*ready.flags, *unlike), Print.of(ready.jpeg) if prints else None)
         return picture
     return np.zeros((renderer.reduced, renderer.reduced, 3), np.uint8)
 
 
-def _without_refused(batch: Sequence[Photograph], found: Sequence[Flags | Refusal], images: Tensor) -> Rendered:
+def _without_refused(batch: Sequence[Photograph], found: Sequence[Seen | Refusal], images: Tensor) -> Rendered:
     refused = [each for each in found if isinstance(each, Refusal)]
     kept = [i for i, each in enumerate(found) if not isinstance(each, Refusal)]
     if refused:
         images = images[kept].contiguous(memory_format=torch.channels_last)
-    return Rendered([batch[i] for i in kept], images, [found[i] for i in kept], refused)
+    seen = [each for each in found if isinstance(each, Seen)]
+    prints = [each.print for each in seen if each.print]
+    return Rendered([batch[i] for i in kept], images, [each.flags for each in seen], refused, prints)

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from pipeline.errors import RunError
 from pipeline.photos.discovery import Refusal
-from pipeline.photos.fingerprint import fingerprint_of_pixels
 from pipeline.progress import track
 from trainer.inference.fellows import Scored, fellows_among
 from trainer.inference.forward import probabilities
@@ -115,7 +114,7 @@ class Predictor:
 
     def rendered(self, photographs: Sequence[Photograph]) -> Iterator[Rendered]:
         """The photographs in batches, prepared as the training photographs were."""
-        return render(photographs, self.metadata, device=self.device, workers=self._workers)
+        return render(photographs, self.metadata, device=self.device, workers=self._workers, prints=self.takes_fellow)
 
     def predict(self, batch: Rendered) -> list[Prediction]:
         """A prediction for each photograph of the batch, by itself. Raises RunError if the model's output is not
@@ -157,9 +156,8 @@ class Predictor:
             return []
         with measuring_precision(self.device):
             scores = eye_scores(self.model, batch.images, tta=self.metadata.tta)
-        prints = [fingerprint_of_pixels(image) for image in batch.images.permute(0, 2, 3, 1).cpu().numpy()]
         own, fellow = (part.cpu() for part in scores)
-        return [Scored(*row) for row in zip(batch.photographs, batch.flags, own, fellow, prints, strict=True)]
+        return [Scored(*row) for row in zip(batch.photographs, batch.flags, own, fellow, batch.prints, strict=True)]
 
     @torch.inference_mode()
     def _joined(self, scored: Sequence[Scored], chosen: Sequence[tuple[int, Sequence[int]]]) -> list[Prediction]:

@@ -19,6 +19,8 @@ CLIP: Final = 1e-6
 """p is clipped to CLIP and 1 - CLIP before its log-odds are taken, because those of 0 and 1 are infinite."""
 THRESHOLD: Final = 0.5
 """Threshold on p_referable if the weights carry no operating point."""
+TINY: Final = 1e-15
+"""Scores for the referral of p_referable below this, or above 1 minus this, are not told apart."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class DecisionRule:
         are moved by the difference of the two thresholds, in log-odds."""
         if not self.fellow or paired is None:
             return p_referable
-        moved = log_odds(p_referable) - log_odds(self.fellow.threshold) + log_odds(self.threshold)
+        moved = log_odds(p_referable, TINY) - log_odds(self.fellow.threshold, TINY) + log_odds(self.threshold, TINY)
         return np.where(paired, _logistic(moved), p_referable)
 
 
@@ -86,8 +88,8 @@ def at_operating_point(metadata: Metadata, operating: Operating) -> Metadata:
     fellow moves as far as that for others, in log-odds, so that their scores stay."""
     fellow = metadata.fellow
     if fellow and fellow.operating and metadata.operating:
-        by = log_odds(operating.threshold) - log_odds(metadata.operating.threshold)
-        threshold = float(_logistic(log_odds(fellow.operating.threshold) + by))
+        by = log_odds(operating.threshold, TINY) - log_odds(metadata.operating.threshold, TINY)
+        threshold = float(_logistic(log_odds(fellow.operating.threshold, TINY) + by))
         fellow = replace(
             fellow, operating=replace(operating, temperature=fellow.operating.temperature, threshold=threshold)
         )
@@ -99,9 +101,9 @@ def confidence(p_referable: Floats, threshold: float) -> Floats:
     return np.asarray(np.abs(log_odds(p_referable) - log_odds(threshold)), np.float64)
 
 
-def log_odds(p: float | Floats) -> Floats:
-    """log(p / (1 - p)), of p that is clipped by CLIP."""
-    clipped = np.clip(p, CLIP, 1 - CLIP)
+def log_odds(p: float | Floats, least: float = CLIP) -> Floats:
+    """log(p / (1 - p)), of p that is clipped to `least` and 1 - `least`."""
+    clipped = np.clip(p, least, 1 - least)
     return np.asarray(np.log(clipped / (1 - clipped)), np.float64)
 
 

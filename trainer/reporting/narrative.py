@@ -5,28 +5,31 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import pandas as pd
 
 from pipeline.cache.cache import Cache
 from pipeline.cache.splits import Leak
+from pipeline.errors import RunError
 from pipeline.grades import GRADES, N_GRADES, REFERABLE
 from pipeline.photos.preparation import Recipe
 from trainer.config import FitConfig, RunConfig, as_options, loss_named
 from trainer.evaluation.bootstrap import single
+from trainer.evaluation.calibration import Calibration
 from trainer.evaluation.eyes import EyeCounts
 from trainer.evaluation.metrics import only_grade
 from trainer.evaluation.operating_point import OperatingCard, Wish
 from trainer.evaluation.record import FellowCopy, MetricsRecord, SetDescription
 from trainer.evaluation.refit import NEAR, Refit
 from trainer.evaluation.subgroups import Subgroups
+from trainer.fellow_run import KEPT, fellow_defaults
 from trainer.kinds import FELLOWS
 from trainer.network.metadata import FittedRule, Metadata
 from trainer.network.provenance import Exposure
-from trainer.presets import PRESETS
+from trainer.presets import FELLOW_DEFAULTS, OPTIMIZER_DEFAULTS, PRESETS
 from trainer.reporting.tables import percent
-from trainer.run_folder import FoldsFolder
+from trainer.run_folder import FOLDED, FoldsFolder, RunFolder
 
 FEW: Final = 100
 """With fewer patients than this, the 95 % interval of a share of 90 % is wider than 6 points either way."""
@@ -165,11 +168,16 @@ def fellow_rule(metadata: Metadata) -> str:
     return f"Two decision rules were fitted on validation. {'; '.join(rules)}. Figures here use the rule that fits."
 
 
-def scaling(temperature: float) -> str:
+def scaling(calibration: Calibration) -> str:
     """The temperature scaling in words. A temperature of 1 also means that none could be fitted on validation."""
-    if temperature == 1:
+    alone, with_fellow = calibration.temperature, calibration.temperature_with_fellow
+    if alone == 1 and with_fellow in (1, None):
         return "Left as they are: no other temperature was found to fit validation better."
-    return f"Before and after temperature scaling; the temperature, {temperature:.3f}, was fitted on validation."
+    if with_fellow is None:
+        fitted = f"the temperature, {alone:.3f}, was"
+    else:
+        fitted = f"the temperatures, {with_fellow:.3f} with the other eye and {alone:.3f} alone, were"
+    return f"Before and after temperature scaling; {fitted} fitted on validation."
 
 
 def exposure_line(split: str, exposure: Exposure) -> str:
@@ -362,7 +370,7 @@ def commands(
 ) -> list[str]:
     """The command lines, for a shell, that reproduce this run and its figures. external: of its external sets."""
     asked = config.asked
-    default = FitConfig(**{**PRESETS.get(asked.recipe or "", {}), "recipe": None})
+    needless = _unasked(asked)
     fold = re.fullmatch(r"fold \d+ of (\d+)", cache.index.split) if cache else None
     out = "CACHE" if fold else asked.cache
     preprocess: list[object] = ["tools", "preprocess", "PHOTOGRAPHS", "--out", out, "--size", metadata.recipe.size]
@@ -376,19 +384,22 @@ def commands(
     fit: list[object] = ["trainer", "fit", "--run", path]
     if config.members:
         runs = [config.folds] if config.folds else config.members
-        fit, asked = ["trainer", "ensemble", path, *runs, "--cache", asked.cache], default
+        fit, asked = ["trainer", "ensemble", path, *runs, "--cache", asked.cache], FitConfig()
+        needless = _unasked(asked)
     elif fold:
         fit = ["trainer", "folds", "--folds", fold[1], "--run", path.parent]
         folder = FoldsFolder(path.parent)
         asked = replace(asked, cache=out)
+        if asked.fellow_eye:
+            asked = replace(asked, fellow_eye=str(Path(asked.fellow_eye).parent))
         if folder.mark.exists():  # the run may have been moved
             mark = folder.read_mark()
-            fit += ["--split", "all"] if mark.test else []
+            fit += ["--split", FOLDED[True]] if mark.test else []
             fit += ["--seeds", ",".join(map(str, mark.seeds))] if mark.seeds else []
             asked = replace(asked, seed=mark.seed)
     for field in fields(asked):
         value = getattr(asked, field.name)
-        if value != getattr(default, field.name):
+        if value is not None and (field.name not in needless or value != needless[field.name]):
             fit += as_options(field.name, value)
     evaluate: list[object] = ["trainer", "evaluate", path, "--split", split]
     evaluate += [*_card_options(record.results.operating), *_subgroup_options(record.subgroups)]
@@ -402,6 +413,20 @@ def commands(
         elsewhere.append([*words, *_card_options(each.results.operating), *_subgroup_options(each.subgroups)])
     report: list[object] = ["trainer", "report", path, "--split", split]
     return [shlex.join(map(str, words)) for words in (preprocess, fit, evaluate, *elsewhere, report)]
+
+
+def _unasked(asked: FitConfig) -> dict[str, Any]:
+    """The settings that a training has without their options, by name: those of its preset, of its optimizer, and of
+    the run of --fellow-eye. Left out are those that such a run gives if it cannot be read any more."""
+    chosen = {**OPTIMIZER_DEFAULTS[asked.optimizer], **PRESETS.get(asked.recipe or "", {}), "recipe": None}
+    needless = vars(FitConfig(**chosen)).copy()
+    if asked.fellow_eye:
+        try:
+            needless |= fellow_defaults(RunFolder(Path(asked.fellow_eye)))
+        except RunError:
+            needless = {name: value for name, value in needless.items() if name not in {*KEPT, *FELLOW_DEFAULTS}}
+        needless |= {"weights": asked.weights, "epochs": asked.epochs}  # these cannot be given
+    return needless
 
 
 def _card_options(card: OperatingCard | None) -> list[object]:

@@ -137,7 +137,7 @@ def describe(measured: Measured) -> dict[str, object]:
             *fellow_lines(record, measured.predictions, measured.split),
             *filter(None, [fellow_rule(measured.metadata)]),
         ],
-        "scaling": scaling(results.calibration.temperature) if results.calibration else "",
+        "scaling": scaling(results.calibration) if results.calibration else "",
         "patient": results.by_patient,
         "eye": (eye := results.by_eye),
         "eyes_line": eyes_line(eye.eyes) if eye and eye.eyes else "",

@@ -76,6 +76,8 @@ def results_table(measured: Mapping[str, Results]) -> Table:
             part(f"    PPV {where}", _elsewhere, "ppv", percent)
             part(f"    NPV {where}", _elsewhere, "npv", percent)
     part("calibration: temperature", calibration, "temperature", decimals)
+    if any(each.calibration and each.calibration.temperature_with_fellow for each in measured.values()):
+        part("  with the other eye", calibration, "temperature_with_fellow", decimals)
     for name, title in (("ece", "expected error"), ("brier", "Brier score")):
         part(f"  {title}", calibration, name, decimals)
         part("    at temperature 1", calibration, f"{name}_before", decimals)

@@ -125,6 +125,7 @@ def fit(
     Raises RunError if a loss is not finite, Stopped after a signal, OSError if a file cannot be written.
     """
     config, began = learner.config, perf_counter() - progress.seconds
+    judged_from = config.head_epochs if config.epochs else 0  # for --patience; without others, head epochs count
     opened = seconds_to_open(learner, config.phase(progress.epoch))
     if resumed:
         learner.load(resumed)
@@ -137,7 +138,7 @@ def fit(
 
     try:
         for epoch in range(progress.epoch, config.total_epochs):
-            if config.patience and progress.idle(config.head_epochs) >= config.patience:
+            if config.patience and progress.idle(judged_from) >= config.patience:
                 return True
             if learner.phase != config.phase(epoch):
                 with stopper.step():

@@ -50,7 +50,7 @@ def train(training: Training, learner: Learner, stopper: Stopper, on_epoch: Call
     """
     config, cache, checkpoint = training.config, training.cache, training.checkpoint
     size = config.size or cache.recipe.size
-    statistics = training_statistics(cache, size, config.workers) if is_main() else None
+    statistics = training_statistics(cache, cache.rows("train"), size, config.workers) if is_main() else None
     metadata = Metadata(
         config.model,
         size,

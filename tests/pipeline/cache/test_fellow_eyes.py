@@ -19,10 +19,10 @@ def picture() -> np.ndarray:
     return np.kron(coarse, np.ones((4, 4, 1), np.uint8))
 
 
-def fellows(folder: Path, split: str) -> dict[str, list[str]]:
+def fellows(folder: Path, split: str, *, any_split: bool = False) -> dict[str, list[str]]:
     """Photograph of the split -> photographs of the other eye."""
     with open_cache(folder) as cache:
-        ids, pairs = cache.manifest["id"], fellow_eyes(cache, split)
+        ids, pairs = cache.manifest["id"], fellow_eyes(cache, split, any_split=any_split)
     found: dict[str, list[str]] = {}
     for row, fellow in zip(*pairs, strict=True):
         found.setdefault(ids[row], []).append(ids[fellow])
@@ -77,6 +77,8 @@ def test_a_fellow_is_in_the_same_split_or_has_no_grade_and_no_split(tmp_path: Pa
     assert fellows(cache, "train") == {"2_left": ["2_right"]}
     assert fellows(cache, "test") == {}
     assert fellows(cache, "all")["1_left"] == ["1_right"]  # of another data set all photographs are measured
+    elsewhere = fellows(cache, "test", any_split=True)  # or one split of it
+    assert elsewhere == {"1_right": ["1_left"], "b/3_left": ["3_right"]}
 
 
 @pytest.mark.parametrize("flag", ["blank", "ungradable"])

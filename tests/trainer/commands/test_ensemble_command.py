@@ -168,3 +168,17 @@ def test_folds_are_combined_by_out_of_fold_probabilities(made: Path, tmp_path: P
     assert "at the threshold fixed on out-of-fold probabilities" in page
     line = invoke("evaluate", tmp_path / "all", "--split", "val", exit=1).stderr
     assert "a member was trained on" in line
+    line = invoke("evaluate", tmp_path / "all", "--sensitivity", 0.8, exit=1).stderr
+    assert "members were trained on validation too" in line
+    assert "leave out --sensitivity" in line
+
+
+def test_folds_of_a_cache_that_is_all_test_are_combined(tmp_path: Path) -> None:
+    """No photograph is in train there. What looks unlike training is told by all photographs that were folded."""
+    cache = write_tiny_cache(tmp_path / "cache", train=(), val=(), test=(0, 1, 2, 3, 4) * 16)
+    options = ("--cache", cache, *FAST, "--epochs", 1, "--run", tmp_path / "cv")
+    invoke("folds", "--folds", 2, "--split", "all", *options)
+    invoke("ensemble", tmp_path / "all", tmp_path / "cv", "--cache", cache, "--device", "cpu")
+    statistics = read_metadata(tmp_path / "all/model.safetensors").statistics
+    assert statistics is not None
+    assert statistics.photographs == 80

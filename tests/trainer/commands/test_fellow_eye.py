@@ -1,11 +1,13 @@
 """Networks that take the patient's other eye into account: `trainer fit --fellow-eye` and what takes its runs."""
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
+import click
 import numpy as np
 import onnxruntime
 import pandas as pd
@@ -13,13 +15,17 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, cohen_kappa_score
 
-from pipeline.cache.cache import open_cache
+from pipeline.cache.cache import Cache, open_cache
 from tests.trainer.conftest import FAST, invoke, train, write_both_eyes, write_tiny_cache
+from tests.trainer.recorded import recorded
+from trainer.cli import _asked, main
+from trainer.config import FitConfig, RunConfig
 from trainer.evaluation.evaluate import choose_decision
 from trainer.inference.forward import Outputs
 from trainer.network.decision import DecisionRule
 from trainer.network.metadata import FittedRule, read_metadata
-from trainer.reporting.narrative import fellow_rule
+from trainer.reporting.narrative import commands, fellow_rule
+from trainer.run_folder import RunFolder
 
 P = [f"p{grade}" for grade in range(5)]
 CPU = ("--device", "cpu", "--loader", "torchvision")
@@ -285,6 +291,43 @@ def test_the_report_and_the_card_say_so(runs: Both, trainer: Callable[..., objec
         assert "Two decision rules were fitted on validation" in page
 
 
+def made_by(line: str) -> FitConfig:
+    """The settings that a command line of a report asks for."""
+    _, name, *words = shlex.split(line)
+    context = main.commands[name].make_context(name, words, parent=click.Context(main))
+    settings = {field.name: context.params[field.name] for field in fields(FitConfig) if field.name != "together"}
+    return _asked(context, settings)[0]
+
+
+def command_of(run: Path, config: RunConfig, *, cache: Cache | None = None) -> str:
+    """The line of a report that makes the run."""
+    return commands(run, "test", config, read_metadata(run / "model.safetensors"), recorded(), cache, [])[1]
+
+
+@pytest.mark.parametrize("at_hand", [True, False])
+def test_the_reports_command_makes_this_very_run(runs: Both, at_hand: bool, tmp_path: Path) -> None:
+    """Also where a setting is that of a training with one eye, and the run of one eye has another."""
+    config = RunFolder(runs.both).read_config()
+    asked = replace(config.asked, head_epochs=3, views=1, ema=0, batch=32, lr=0.001)
+    line = command_of(runs.both, replace(config, asked=asked))
+    assert made_by(line) == asked
+    assert not {"--weights", "--epochs", "--precision"} & set(shlex.split(line))
+    if not at_hand:
+        gone = replace(asked, fellow_eye=str(tmp_path / "gone"))
+        words = shlex.split(command_of(runs.both, replace(config, asked=gone)))
+        given = dict(zip(words[2::2], words[3::2], strict=False))
+        assert {"--head-epochs": "3", "--views": "1", "--batch": "32", "--loss": "ce"}.items() <= given.items()
+
+
+def test_the_rate_of_adamw_is_named_where_it_is_not_its_own(runs: Both) -> None:
+    config = RunFolder(runs.one).read_config()
+    for rate in (0.001, 0.01):
+        asked = replace(config.asked, optimizer="adamw", lr=rate, weight_decay=0.05)
+        line = command_of(runs.one, replace(config, asked=asked))
+        assert made_by(line) == asked
+        assert ("--lr" in line) == (rate == 0.01)
+
+
 def test_show_names_the_rule_for_photographs_with_their_other_eye(runs: Both, trainer: Callable[..., object]) -> None:
     fellow = read_metadata(runs.both / "model.safetensors").fellow
     assert fellow is not None
@@ -330,6 +373,13 @@ def test_the_learning_rate_is_that_of_the_optimizer(runs: Both, trainer: Callabl
         assert json.loads(Path(run, "config.json").read_text())["resolved"]["lr"] == rate
 
 
+def test_patience_counts_the_epochs_of_the_last_layer_where_there_are_no_others(
+    runs: Both, trainer: Callable[..., object]
+) -> None:
+    trainer("fit", "--fellow-eye", runs.one, "--run", "idle", "--head-epochs", 9, "--patience", 2, "--lr", 1e-12)
+    assert pd.read_csv("idle/accuracy.csv")["epoch"].tolist() == [1, 2, 3]  # no epoch is better than the first
+
+
 def test_an_ensemble_takes_both_eyes_if_its_members_do(runs: Both, trainer: Callable[..., object]) -> None:
     other = train("--fellow-eye", runs.one, "--run", "other", "--head-epochs", 12, "--lr", 0.05, "--seed", 1)
     assert other.exit_code == 0
@@ -346,12 +396,30 @@ def test_an_ensemble_takes_both_eyes_if_its_members_do(runs: Both, trainer: Call
 def test_folds_go_on_from_folds_and_make_an_ensemble(runs: Both, trainer: Callable[..., object]) -> None:
     folded = ("--cache", runs.cache, "--folds", 2)
     trainer("folds", *folded, *FAST, "--epochs", 3, "--lr", 0.02, "--run", "folds")
-    result = trainer("folds", *folded, "--fellow-eye", "folds", "--run", "both", "--head-epochs", 8, "--lr", 0.05)
+    both = ("--fellow-eye", "folds", "--run", "both", "--head-epochs", 8, "--lr", 0.05)
+    for options, why in (
+        ((), "cache does not exist"),
+        (("--cache", write_tiny_cache(Path("other").resolve())), "not the cache that"),
+        (("--cache", runs.cache, "--folds", 3), "was made with --folds 2, not 3"),
+        (("--cache", runs.cache, "--seed", 1), "was made with --seed 0, not 1"),
+    ):
+        assert why in trainer("folds", *both, *options, exit=1).stderr  # type: ignore[attr-defined]
+    alone = trainer("folds", "--cache", runs.cache, "--fellow-eye", runs.one, "--run", "both", exit=1)
+    assert "`trainer fit --fellow-eye` takes it" in alone.stderr  # type: ignore[attr-defined]
+    fitted = trainer("fit", "--fellow-eye", "folds", "--run", "both", exit=2)
+    assert "`trainer folds --fellow-eye` takes it" in fitted.stderr  # type: ignore[attr-defined]
+    assert not Path("both").exists()
+    Path("cache").symlink_to(runs.cache)
+    result = trainer("folds", *both)  # the cache and the folds as before
     for fold in range(2):
         asked = json.loads(Path("both", f"fold{fold}", "config.json").read_text())["asked"]
         assert Path(asked["fellow_eye"]) == Path("folds", f"fold{fold}").resolve()
     assert result.exit_code == 0  # type: ignore[attr-defined]
-    both = ("--fellow-eye", "folds", "--run", "both", "--head-epochs", 8, "--lr", 0.05)
+    with open_cache("both/caches/fold1") as fold1:
+        line = command_of(Path("both/fold1"), RunFolder(Path("both/fold1")).read_config(), cache=fold1)
+    assert shlex.split(line)[:6] == ["trainer", "folds", "--folds", "2", "--run", "both"]
+    assert f"--fellow-eye {Path('folds').resolve()} --head-epochs 8" in line
+    assert "--weights" not in line
     shutil.rmtree("both/fold1")
     trainer("folds", *folded, *both)  # the same command continues
     assert Path("both", "fold1", "summary.json").exists()

@@ -1,11 +1,14 @@
 """Each sentence of a report against figures that decide it."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 
 from pipeline.cache.splits import Leak
 from tests.trainer.recorded import NO_IMAGE, recorded
 from trainer.config import FitConfig
+from trainer.evaluation.calibration import Calibration
 from trainer.reporting.narrative import (
     leak_statement,
     limits,
@@ -131,8 +134,12 @@ def test_how_training_began_shows_no_folder(weights: str, said: str) -> None:
 
 
 def test_a_temperature_is_called_fitted_only_where_one_was() -> None:
-    assert "the temperature, 1.250, was fitted on validation" in scaling(1.25)
-    assert "fitted" not in scaling(1.0)
+    calibration = Calibration(1.25, 0.1, 0.5, 0.1, 0.5, {}, [])
+    assert "the temperature, 1.250, was fitted on validation" in scaling(calibration)
+    assert "fitted" not in scaling(replace(calibration, temperature=1.0))
+    both = replace(calibration, temperature=1.0, temperature_with_fellow=2.0)
+    assert "the temperatures, 2.000 with the other eye and 1.000 alone, were fitted" in scaling(both)
+    assert "fitted" not in scaling(replace(both, temperature_with_fellow=1.0))
 
 
 def test_a_reader_learns_how_the_network_was_trained() -> None:

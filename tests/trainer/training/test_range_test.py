@@ -9,7 +9,10 @@ import pytest
 from click.testing import Result
 from PIL import Image
 
+from pipeline.cache.cache import Cache
+from pipeline.errors import RunError
 from tests.trainer.conftest import FAST, invoke
+from trainer.config import FitConfig
 from trainer.training.range_test import RATES, SMOOTHING, propose, smooth
 
 Fit = Callable[..., Result]
@@ -40,6 +43,21 @@ def test_a_rate_is_proposed_and_no_run_is_left(
     assert {path.name for path in tmp_path.iterdir()} == {"cache", "lr.png", "lr.svg"}
     with Image.open("lr.png") as image:
         assert image.width > 1000
+
+
+@pytest.mark.parametrize(
+    ("asked", "sought"), [("fading", "balanced"), ("balanced", "balanced"), ("natural", "natural")]
+)
+def test_while_the_rate_rises_the_grades_do_not_change(
+    asked: str, sought: str, fit: Fit, tiny_cache: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A small set is seen many times in a test, and fading sampling would be natural at its end."""
+
+    def opened(config: FitConfig, _: Cache) -> None:
+        raise RunError(f"sampling {config.sampling}")
+
+    monkeypatch.setattr("trainer.commands.fit.open_loaders", opened)
+    assert f"Error: sampling {sought}" in fit(tiny_cache(), "--find-lr", "--sampling", asked, exit=1).stderr
 
 
 def test_a_rate_is_not_sought_for_a_run_that_has_one(fit: Fit, tiny_cache: Callable[..., Path]) -> None:
