@@ -235,6 +235,11 @@ class RunConfig:
     plugs: list[Plug] = field(default_factory=list)
     """The functions of the user's that the settings name, and what they need."""
 
+    @property
+    def fitted_on(self) -> str:
+        """What the decision rule was fitted on, in words."""
+        return "out-of-fold probabilities" if self.folds else "validation"
+
     def as_dict(self) -> dict[str, Any]:
         fields = asdict(self)
         for name in ("members", "folds", "plugs"):

@@ -112,12 +112,13 @@ def choice(config: FitConfig) -> str:
     return "the one with the best quadratic weighted kappa on validation"
 
 
-def reading(thresholds: tuple[float, ...] | None) -> str:
-    """How the predicted grade follows from the probabilities. thresholds: ordinal ones; None: the likeliest grade."""
+def reading(thresholds: tuple[float, ...] | None, fitted_on: str) -> str:
+    """How the predicted grade follows from the probabilities. thresholds: ordinal ones; None: the likeliest grade.
+    fitted_on: as RunConfig has it."""
     if thresholds is None:
         return "The predicted grade is the likeliest one."
     cuts = ", ".join(f"{cut:.2f}" for cut in thresholds)
-    return f"The predicted grade is the expected one (the mean of the probabilities), cut at {cuts}: from validation."
+    return f"The predicted grade is the expected one (the mean of the probabilities), cut at {cuts}: from {fitted_on}."
 
 
 def fellow_lines(evaluation: MetricsRecord, predictions: pd.DataFrame, what: str) -> list[str]:
@@ -145,7 +146,7 @@ def copied_line(copied: FellowCopy, what: str) -> str:
     )
 
 
-def fellow_rule(metadata: Metadata) -> str:
+def fellow_rule(metadata: Metadata, fitted_on: str) -> str:
     """The two decision rules of a network that takes the patient's other eye into account; "" for any other."""
     if not metadata.fellow:
         return ""
@@ -165,19 +166,19 @@ def fellow_rule(metadata: Metadata) -> str:
         return text
 
     rules = (rule("With the other eye", metadata.fellow), rule("alone", metadata))
-    return f"Two decision rules were fitted on validation. {'; '.join(rules)}. Figures here use the rule that fits."
+    return f"Two decision rules were fitted on {fitted_on}. {'; '.join(rules)}. Figures here use the rule that fits."
 
 
-def scaling(calibration: Calibration) -> str:
-    """The temperature scaling in words. A temperature of 1 also means that none could be fitted on validation."""
+def scaling(calibration: Calibration, fitted_on: str) -> str:
+    """The temperature scaling in words. A temperature of 1 also means that none could be fitted."""
     alone, with_fellow = calibration.temperature, calibration.temperature_with_fellow
     if alone == 1 and with_fellow in (1, None):
-        return "Left as they are: no other temperature was found to fit validation better."
+        return f"Left as they are: no other temperature was found to fit {fitted_on} better."
     if with_fellow is None:
         fitted = f"the temperature, {alone:.3f}, was"
     else:
         fitted = f"the temperatures, {with_fellow:.3f} with the other eye and {alone:.3f} alone, were"
-    return f"Before and after temperature scaling; {fitted} fitted on validation."
+    return f"Before and after temperature scaling; {fitted} fitted on {fitted_on}."
 
 
 def exposure_line(split: str, exposure: Exposure) -> str:

@@ -67,7 +67,7 @@ def results_table(measured: Mapping[str, Results]) -> Table:
     headline("  specificity, predicted grade", "specificity", percent)
     card = next((each.operating for each in measured.values() if each.operating), None)
     if card:
-        part(f"  threshold, {card.wanted} {percent(card.level)} on val", operating, "threshold", decimals)
+        part(f"  threshold chosen for {card.wanted} {percent(card.level)}", operating, "threshold", decimals)
         for name, title in (("sensitivity", "sensitivity"), ("specificity", "specificity"),
                             ("prevalence", "prevalence"), ("ppv", "PPV"), ("npv", "NPV")):  # fmt: skip
             part(f"    {title}", operating, name, percent)

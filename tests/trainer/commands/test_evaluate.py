@@ -191,7 +191,7 @@ def test_another_sensitivity_or_specificity_is_chosen_on_validation(trained: Tra
     run = trained.copy("run")
     weights = (run / "model.safetensors").read_bytes()
     output = trainer("evaluate", "run", "--specificity", 1, "--prevalence", 0.1).output
-    assert "threshold, specificity 100.0 % on val" in output
+    assert "threshold chosen for specificity 100.0 %" in output
     assert "PPV at a prevalence of 10.0 %" in output
     card = read(run)["operating"]
     assert (card["wanted"], card["level"], card["at_prevalence"]["prevalence"]) == ("specificity", 1, 0.1)

@@ -93,7 +93,7 @@ def test_the_rule_for_one_eye_decides_where_none_fits_both(runs: Both) -> None:
     assert rule.threshold == metadata.operating.threshold
     p = np.linspace(0, 1, 11)
     assert np.allclose(rule.referral_scores(p, np.full(11, True)), p, atol=2e-6)
-    assert "The rule for one eye decides for all photographs" in fellow_rule(metadata)
+    assert "The rule for one eye decides for all photographs" in fellow_rule(metadata, "validation")
 
 
 def test_a_validation_whose_pairs_lack_a_class_says_so(runs: Both, caplog: pytest.LogCaptureFixture) -> None:

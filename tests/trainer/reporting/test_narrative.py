@@ -135,11 +135,14 @@ def test_how_training_began_shows_no_folder(weights: str, said: str) -> None:
 
 def test_a_temperature_is_called_fitted_only_where_one_was() -> None:
     calibration = Calibration(1.25, 0.1, 0.5, 0.1, 0.5, {}, [])
-    assert "the temperature, 1.250, was fitted on validation" in scaling(calibration)
-    assert "fitted" not in scaling(replace(calibration, temperature=1.0))
+    assert "the temperature, 1.250, was fitted on validation" in scaling(calibration, "validation")
+    assert "fitted" not in scaling(replace(calibration, temperature=1.0), "validation")
     both = replace(calibration, temperature=1.0, temperature_with_fellow=2.0)
-    assert "the temperatures, 2.000 with the other eye and 1.000 alone, were fitted" in scaling(both)
-    assert "fitted" not in scaling(replace(both, temperature_with_fellow=1.0))
+    assert (
+        "the temperatures, 2.000 with the other eye and 1.000 alone, were fitted on out-of-fold probabilities"
+        in scaling(both, "out-of-fold probabilities")
+    )
+    assert "fitted" not in scaling(replace(both, temperature_with_fellow=1.0), "validation")
 
 
 def test_a_reader_learns_how_the_network_was_trained() -> None:
@@ -158,8 +161,8 @@ def test_a_reader_learns_how_the_network_was_trained() -> None:
 
 
 def test_a_reader_learns_how_probabilities_become_a_grade() -> None:
-    assert reading(None) == "The predicted grade is the likeliest one."
-    assert "cut at 0.61, 1.50, 2.40, 3.20: from validation" in reading((0.6123, 1.5, 2.4, 3.2))
+    assert reading(None, "validation") == "The predicted grade is the likeliest one."
+    assert "cut at 0.61, 1.50, 2.40, 3.20: from validation" in reading((0.6123, 1.5, 2.4, 3.2), "validation")
 
 
 def test_grades_of_another_scale_are_called_so() -> None:
