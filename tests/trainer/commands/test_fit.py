@@ -359,7 +359,7 @@ def test_a_size_above_the_caches_is_wrong_usage(fit: Fit, tiny_cache: Cache, tmp
 
 def test_rare_grades_that_are_made_to_count_twice_are_warned_of(fit: Fit, tiny_cache: Cache) -> None:
     options = ("--epochs", 1, "--sampling", "balanced")
-    warning = "lets rare ones count more in addition"
+    warning = "lets them count more in addition: usually one of the two is enough"
     cache = tiny_cache()
     assert warning in fit(cache, *options, "--class-weights", "inverse").stderr
     assert warning not in fit(cache, *options).stderr
