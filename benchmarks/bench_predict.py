@@ -31,9 +31,8 @@ def main() -> None:
     for cached, size in ((256, 224), (512, 512)):
         with tempfile.TemporaryDirectory() as name:
             cache = eyepacs(Path(name), cached)
-            metadata = Metadata(
-                "resnet18", size, cache.recipe, epoch=1, statistics=training_statistics(cache, size, None)
-            )
+            statistics = training_statistics(cache, cache.rows("train"), size, None)
+            metadata = Metadata("resnet18", size, cache.recipe, epoch=1, statistics=statistics)
             sources = {"files": SHARED / "data/eyepacs", "cache": cache.path}
             photographs = {kind: gather([path], metadata.recipe)[0] for kind, path in sources.items()}
             # Two batches: more would not fit into memory at 512 px, and the time is the same for all.

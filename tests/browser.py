@@ -66,6 +66,15 @@ def chromium(profile: Path) -> Iterator[Driver]:
         driver.quit()
 
 
+def open_page(driver: Driver, url: str) -> None:
+    """Opens a page and waits until all of it is there. Chromium's driver alone does not always wait on a busy machine
+    where the same page is opened again."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    driver.get(url)
+    WebDriverWait(driver, 60).until(lambda there: there.execute_script("return document.readyState") == "complete")
+
+
 def resize(driver: Driver, width: int, scheme: str) -> None:
     """As a window of that width, in pixels, and for readers who like the scheme, "light" or "dark"."""
     like = [{"name": "prefers-color-scheme", "value": scheme}]

@@ -17,7 +17,7 @@ import pytest
 
 import pipeline
 import trainer
-from tests.browser import Driver, chromium, resize
+from tests.browser import Driver, chromium, open_page, resize
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))
@@ -105,7 +105,7 @@ def test_a_browser_asks_no_other_host_and_a_phone_shows_pages_whole(address: str
         driver.get("about:blank")
         driver.get_log("performance")  # of the browser's own first page
         for path in sorted(site.rglob("index.html")):
-            driver.get(address + path.relative_to(site).as_posix().removesuffix("index.html"))
+            open_page(driver, address + path.relative_to(site).as_posix().removesuffix("index.html"))
             assert driver.execute_script("return document.documentElement.scrollWidth") <= 390, path
             broken = "return [...document.images].filter(each => !each.naturalWidth).map(each => each.src)"
             assert driver.execute_script(broken) == [], path
@@ -125,7 +125,7 @@ def test_the_search_finds_without_a_network(address: str, tmp_path: Path) -> Non
     from selenium.webdriver.support.ui import WebDriverWait
 
     with chromium(tmp_path / "profile") as driver:
-        driver.get(f"{address}?q=microaneurysm")
+        open_page(driver, f"{address}?q=microaneurysm")
         driver.find_element(By.CSS_SELECTOR, ".md-search__input").click()
         found = ".md-search-result__item a[href]"
         WebDriverWait(driver, 20).until(lambda _: driver.find_elements(By.CSS_SELECTOR, found))

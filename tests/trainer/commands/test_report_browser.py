@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser import CONTRASTS, Driver, chromium, resize
+from tests.browser import CONTRASTS, Driver, chromium, open_page, resize
 from tests.trainer.conftest import Trained, invoke, write_tiny_cache
 
 
@@ -32,7 +32,7 @@ def show(driver: Driver, page: Path) -> Callable[..., None]:
 
     def show(width: int = 1200, scheme: str = "light") -> None:
         resize(driver, width, scheme)
-        driver.get(page.as_uri())
+        open_page(driver, page.as_uri())
 
     return show
 

@@ -27,7 +27,7 @@ def cache(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Cache:
 
 @pytest.fixture(scope="module")
 def seen(cache: Cache) -> TrainingStatistics:
-    return training_statistics(cache, 128, 2)
+    return training_statistics(cache, cache.rows("train"), 128, 2)
 
 
 def pixels(cache: Cache, row: int) -> np.ndarray:
@@ -87,7 +87,7 @@ def test_black_is_measured_without_a_word_from_numpy(seen: TrainingStatistics) -
 
 
 def test_it_is_the_same_for_the_same_cache_and_survives_json(cache: Cache, seen: TrainingStatistics) -> None:
-    assert training_statistics(cache, 128, 1) == seen
+    assert training_statistics(cache, cache.rows("train"), 128, 1) == seen
     assert TrainingStatistics.from_dict(json.loads(json.dumps(seen.as_dict()))) == seen
     assert seen.photographs == len(cache.rows("train"))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.browser import CONTRASTS, Driver, chromium, resize
+from tests.browser import CONTRASTS, Driver, chromium, open_page, resize
 from tests.trainer.serving.conftest import Client, jpeg
 from tests.trainer.serving.test_serving_app import bomb
 
@@ -31,7 +31,7 @@ def show(driver: Driver, client: Client) -> Callable[..., None]:
 
     def show(width: int = 1200, scheme: str = "light") -> None:
         resize(driver, width, scheme)
-        driver.get(client.url)
+        open_page(driver, client.url)
         driver.get_log("browser")
 
     return show
