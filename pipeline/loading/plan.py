@@ -330,6 +330,8 @@ class Schedule:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        if self.fading is not None and self.fading < 2:
+            raise ValueError(f"fading must be at least 2 epochs, got {self.fading}")
         _check_size(self.size, self.source_size)
         self.shard.check()
         _check_64_bits("seed", self.seed)

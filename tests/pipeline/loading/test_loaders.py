@@ -290,6 +290,7 @@ def test_an_orientation_tag_in_a_cache_turns_nothing(opener: Opener, cache: Cach
     ("settings", "message"),
     [
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"balanced": True, "fading": 1}, "fading must be at least 2 epochs, got 1"),
         ({"workers": 0}, "workers must be at least 1, got 0"),
         ({"size": 49}, "size must be 1 to 48, the cache's own, got 49"),
         ({"size": 0}, "size must be 1 to 48, the cache's own, got 0"),
