@@ -67,8 +67,8 @@ def _enlarged_lines(table: pd.DataFrame, size: int) -> Iterator[str]:
     enlarged = int((table[["width", "height"]].max(axis=1) < size).sum())
     if 2 * enlarged > len(table):
         yield (
-            f"enlarged: {enlarged:,} of {len(table):,} photographs are smaller than {size} x {size} pixels; a smaller "
-            "--size keeps as much and takes less space and time"
+            f"enlarged: {enlarged:,} of {len(table):,} photographs are smaller than {size} x {size} pixels. That adds "
+            "no detail; a smaller --size takes less space and time"
         )
 
 

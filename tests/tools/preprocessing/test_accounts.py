@@ -229,7 +229,7 @@ def test_photographs_smaller_than_the_cached_ones_are_counted(eyes: Path, tmp_pa
     with Image.open(next(eyes.rglob("*.jpg"))) as photo:
         width, height = photo.size
     sides = max(width, height)
-    enlarged = f"enlarged: 20 of 20 photographs are smaller than {sides + 1} x {sides + 1} pixels; a smaller --size"
+    enlarged = f"enlarged: 20 of 20 photographs are smaller than {sides + 1} x {sides + 1} pixels. That adds no detail"
     for size, said in ((sides, False), (sides + 1, True)):
         arguments = ["preprocess", str(eyes), "--out", str(tmp_path / str(size)), "--size", str(size)]
         result = CliRunner().invoke(main, arguments, catch_exceptions=False)
