@@ -118,7 +118,7 @@ _OPTIONS: Final = (
             help="Rare grades count more in the loss: by their inverse number or their effective number."),
     _grades("--sampling", type=click.Choice(SAMPLINGS), default=DEFAULT.sampling,
             help="balanced: an epoch has the same number of photographs of each grade; rare ones come several times. "
-                 "fading: so in the first epoch, natural in the last, and between the two in between."),
+                 "fading: balanced in the first epoch, less so in each later one, and natural in the last."),
     _grades("--loss", type=NamedOrFunction(list(LOSSES)), default=DEFAULT.loss,
             help="Cross entropy, focal, CORN (ordinal), squared error of the grade, or a function of yours."),
     _grades("--grade-by", type=click.Choice(GRADE_BY), default=DEFAULT.grade_by,

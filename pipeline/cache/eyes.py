@@ -15,7 +15,7 @@ from pipeline.cache.cache import Cache
 from pipeline.cache.copies import fingerprints
 from pipeline.cache.manifest import UNGRADABLE, flagged
 from pipeline.grades import UNKNOWN
-from pipeline.photos.fingerprint import are_copies
+from pipeline.photos.fingerprint import Print
 
 VISITS: Final = (
     "visit", "visit id", "visit number", "visit no", "visit date", "exam date", "study date", "acquisition date",
@@ -109,13 +109,7 @@ def fellow_eyes(cache: Cache, split: str, *, any_split: bool = False) -> EyePair
 def _without_copies(cache: Cache, pairs: EyePairs) -> EyePairs:
     """The pairs that do not show one photograph twice."""
     rows = np.unique(np.concatenate(pairs))
-    prints = dict(zip(rows, fingerprints(cache, rows), strict=True))
-    checksums = cache.manifest["crc32"].to_numpy()
-    different = np.array(
-        [
-            checksums[one] != checksums[other] and not are_copies(prints[one], prints[other])
-            for one, other in zip(*pairs, strict=True)
-        ],
-        bool,
-    )
-    return pairs.part(different)
+    checksums = cache.manifest["crc32"].to_numpy()[rows]
+    prints = dict(zip(rows, map(Print, checksums, fingerprints(cache, rows)), strict=True))
+    different = [not prints[one].is_copy(prints[other]) for one, other in zip(*pairs, strict=True)]
+    return pairs.part(np.array(different, bool))

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 import cv2
 import numpy as np
@@ -37,12 +37,7 @@ def fingerprint(data: bytes | memoryview) -> NDArray[np.float32]:
 
     Raises PhotoError if the photograph cannot be decoded.
     """
-    return fingerprint_of_pixels(read_photo(data, cover=SIDE).image)
-
-
-def fingerprint_of_pixels(image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """The `fingerprint` of a picture (h, w, 3), RGB."""
-    grey = image.mean(axis=2, dtype=np.float32)
+    grey = read_photo(data, cover=SIDE).image.mean(axis=2, dtype=np.float32)
     small = cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
     structure = small - cv2.GaussianBlur(small, (0, 0), SIDE / 32)
     structure /= np.sqrt(cv2.GaussianBlur(structure * structure, (0, 0), SIDE / 16)) + 1.0
@@ -58,6 +53,17 @@ def fingerprint_or_zeros(data: bytes | memoryview) -> NDArray[np.float32]:
         return fingerprint(data)
     except PhotoError:
         return np.zeros(SIDE * SIDE, np.float32)
+
+
+class Print(NamedTuple):
+    """What tells whether two prepared photographs are copies."""
+
+    crc32: int  # of the JPEG
+    fingerprint: NDArray[np.float32]
+
+    def is_copy(self, other: "Print") -> bool:
+        """Whether both have the same bytes, or look the same, mirrored or not."""
+        return self.crc32 == other.crc32 or are_copies(self.fingerprint, other.fingerprint)
 
 
 def near_duplicates(fingerprints: NDArray[np.float32]) -> Iterator[tuple[int, int, float]]:

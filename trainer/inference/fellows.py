@@ -12,7 +12,8 @@ from pipeline.cache.eyes import pair_eyes
 from pipeline.cache.manifest import UNGRADABLE
 from pipeline.errors import SourceError
 from pipeline.photos.eye_names import EYE_WORDS
-from trainer.inference.inputs import Eye, Photograph, Print
+from pipeline.photos.fingerprint import Print
+from trainer.inference.inputs import Eye, Photograph
 
 COLUMNS: Final = ("id", "patient", "eye")
 VISIT: Final = "visit"

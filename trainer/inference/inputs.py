@@ -27,7 +27,7 @@ from pipeline.machine import usable_cores
 from pipeline.photos.contact_sheet import decode_small
 from pipeline.photos.discovery import Refusal, plain_id, read_regular, unique_ids, walk
 from pipeline.photos.eye_names import eye_name
-from pipeline.photos.fingerprint import are_copies, fingerprint_or_zeros
+from pipeline.photos.fingerprint import Print, fingerprint_or_zeros
 from pipeline.photos.formats import SUFFIXES
 from pipeline.photos.photo import read_photo
 from pipeline.photos.preparation import Recipe, prepare
@@ -82,21 +82,6 @@ class Original(NamedTuple):
 
     image: NDArray[np.uint8]  # (h, w, 3) RGB, upright
     square: Square  # in pixels of the image; it may reach past the frame
-
-
-class Print(NamedTuple):
-    """What tells whether two photographs are copies, in the same way as in a cache: see `fellow_eyes`."""
-
-    crc32: int
-    fingerprint: NDArray[np.float32]  # see pipeline.photos.fingerprint
-
-    @classmethod
-    def of(cls, jpeg: bytes | memoryview) -> "Print":
-        """Of a prepared photograph."""
-        return cls(zlib.crc32(jpeg), fingerprint_or_zeros(jpeg))
-
-    def is_copy(self, other: "Print") -> bool:
-        return self.crc32 == other.crc32 or are_copies(self.fingerprint, other.fingerprint)
 
 
 class Rendered(NamedTuple):
@@ -348,7 +333,8 @@ def _picture(
         found[number] = Refusal(photograph.source, f"cannot be read ({error.strerror or error})")
     else:
         unlike = metadata.statistics.unlike(image_statistics(picture, *ready[1:4])) if metadata.statistics else ()
-        found[number] = Seen((*ready.flags, *unlike), Print.of(ready.jpeg) if prints else None)
+        mark = Print(zlib.crc32(ready.jpeg), fingerprint_or_zeros(ready.jpeg)) if prints else None
+        found[number] = Seen((*ready.flags, *unlike), mark)
         return picture
     return np.zeros((renderer.reduced, renderer.reduced, 3), np.uint8)
 
