@@ -28,7 +28,7 @@ KEEPS: Final = ("best", "last")
 OPTIMIZERS: Final = {"sgd": "SGD", "adamw": "AdamW"}
 """Name of the option's value -> its title on pages."""
 SCHEDULES: Final = ("cosine", "constant")
-STEMS: Final = ("auto", "imagenet", "small")
+STEMS: Final = ("auto", "imagenet", "small", "coarse")
 SMALL_BELOW: Final = 64
 """Image size, pixels, below which the small stem is taken. With its own stem a ResNet's last feature map has 2 x 2
 cells for 64 pixels."""
@@ -75,7 +75,7 @@ class FitConfig:
     cache: str = "cache"
     loader: str = "auto"
     model: str = "resnet18"  # or package.module:function, see docs/plugs.md
-    stem: str = "imagenet"  # "small": for images below 64 pixels, from scratch; "auto": decides by the size
+    stem: str = "imagenet"  # "small": for images below 64 pixels, from scratch; "auto": by the size; "coarse": faster
     weights: str = "auto"  # "auto", "imagenet", "none", or a file
     fellow_eye: str | None = None  # the run whose network learns to use the patient's other eye too; None: one eye
     head_epochs: int = 3  # on a frozen backbone; only with pretrained weights
@@ -120,11 +120,11 @@ class FitConfig:
 
         check(self.recipe is None or self.recipe in PRESETS, "recipe", f"one of {', '.join(PRESETS)}")
         check(self.stem in STEMS, "stem", f"one of {', '.join(STEMS)}")
-        check(self.stem != "small" or self.weights != "imagenet", "stem", "imagenet with ImageNet's weights")
+        check(self.stem != "small" or self.weights != "imagenet", "stem", "imagenet or coarse with ImageNet's weights")
         check(self.schedule in SCHEDULES, "schedule", f"one of {', '.join(SCHEDULES)}")
         own = is_plug(self.model)
         check(self.model in MODELS or own, "model", f"one of {', '.join(MODELS)}, or {FORM}")
-        check(not own or self.stem != "small", "stem", "imagenet or auto with a network of your own")
+        check(not own or self.stem in ("auto", "imagenet"), "stem", "imagenet or auto with a network of your own")
         check(not own or self.weights != "imagenet", "weights", "auto, none or a file with a network of your own")
         check(self.augment is None or is_plug(self.augment), "augment", FORM)
         check(self.optimizer in OPTIMIZERS, "optimizer", f"one of {', '.join(OPTIMIZERS)}")

@@ -55,7 +55,7 @@ def test_patience_waits_for_a_better_epoch_so_the_last_is_not_kept() -> None:
 
 
 def test_imagenets_weights_have_imagenets_stem() -> None:
-    with pytest.raises(ValueError, match="stem must be imagenet with ImageNet's weights, got 'small'"):
+    with pytest.raises(ValueError, match="stem must be imagenet or coarse with ImageNet's weights, got 'small'"):
         FitConfig(stem="small", weights="imagenet")
 
 

@@ -46,6 +46,7 @@ def test_any_other_name_is_refused(name: str) -> None:
     ("settings", "said"),
     [
         ({"stem": "small"}, "stem must be imagenet or auto with a network of your own"),
+        ({"stem": "coarse"}, "stem must be imagenet or auto with a network of your own"),
         ({"weights": "imagenet"}, "weights must be auto, none or a file with a network of your own"),
     ],
 )

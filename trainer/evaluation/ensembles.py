@@ -158,7 +158,7 @@ def describe_members(members: Members) -> Metadata:
         for each in members.metadata
     )
     fellow = FittedRule() if first.fellow else None
-    stem = "small" if all(each.stem == "small" for each in members.metadata) else "imagenet"
+    stem = first.stem if all(each.stem == first.stem for each in members.metadata) else "imagenet"
     plugs = {each.function: each for metadata in members.metadata for each in metadata.plugs if each.option == "model"}
     return Metadata(
         first.model,

@@ -60,6 +60,8 @@ def _resnet(architecture: str, stem: str, *, pretrained: bool = False) -> tuple[
         resnet.conv1 = nn.Conv2d(3, resnet.conv1.out_channels, 3, padding=1, bias=False)
         nn.init.kaiming_normal_(resnet.conv1.weight, mode="fan_out", nonlinearity="relu")  # as torchvision's own
         resnet.maxpool = nn.Identity()
+    elif stem == "coarse":
+        resnet.maxpool = nn.MaxPool2d(5, stride=4, padding=2)
     features = resnet.fc.in_features
     resnet.fc = nn.Identity()
     setattr(resnet, GRADCAM_LAYERS, RESNETS)

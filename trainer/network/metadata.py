@@ -92,7 +92,7 @@ class Metadata:
     link: str = "softmax"
     """How the last layer's scores become logits, one of trainer.config.Link; "softmax" in all older files."""
     stem: str = "imagenet"
-    """The first layers: "imagenet" or "small"."""
+    """The first layers: "imagenet", "small" or "coarse"."""
     tta: bool = False
     """Whether the run was measured, and so is used, with test-time augmentation."""
     ordinal_thresholds: tuple[float, ...] | None = None

@@ -126,7 +126,7 @@ def make_model(asked: FitConfig, size: int) -> tuple[Grader, str]:
     if asked.stem == "small":
         model = Grader(asked.model, asked.link, "small")
         return model, pretrain(model, "none" if asked.weights == "auto" else asked.weights)  # ImageNet's do not fit it
-    model = Grader(asked.model, asked.link)
+    model = Grader(asked.model, asked.link, "imagenet" if asked.stem == "auto" else asked.stem)
     weights = pretrain(model, asked.weights)
     if asked.stem == "auto" and weights == "none" and size < SMALL_BELOW and not is_plug(asked.model):
         torch.manual_seed(asked.seed)

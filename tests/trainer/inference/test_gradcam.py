@@ -171,7 +171,8 @@ def test_heat_lies_on_the_photograph_where_the_network_saw_it(left: float, top: 
 
 
 @pytest.mark.parametrize(
-    ("size", "stem", "cells"), [(224, "imagenet", 7), (128, "imagenet", 4), (100, "imagenet", 4), (32, "small", 4)]
+    ("size", "stem", "cells"),
+    [(224, "imagenet", 7), (128, "imagenet", 4), (100, "imagenet", 4), (32, "small", 4), (256, "coarse", 4)],
 )
 def test_the_cells_are_those_of_the_last_feature_map(size: int, stem: str, cells: int) -> None:
     model, kept = Grader("resnet18", stem=stem).eval(), []

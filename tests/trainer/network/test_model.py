@@ -85,6 +85,28 @@ def test_a_small_stem_keeps_the_resolution_and_is_saved_with_the_weights(
         load_weights(Grader(architecture), tmp_path / "model.safetensors")
 
 
+def test_a_coarse_stem_has_imagenets_weights_and_cells_twice_as_wide(images: Tensor, tmp_path: Path) -> None:
+    theirs = torchvision.models.resnet18(weights=None).eval()
+    torch.save(theirs.state_dict(), tmp_path / "resnet18.pth")
+    coarse = Grader("resnet18", stem="coarse").eval()
+    load_weights(coarse, tmp_path / "resnet18.pth")
+    seen = theirs.relu(theirs.bn1(theirs.conv1(coarse.normalise(images))))  # (n, 64, 16, 16) of 32 pixels
+    edged = torch.nn.functional.pad(seen, (2, 2, 2, 2))  # the values are 0 or more, so 0 is never the largest of them
+    pooled = torch.stack(
+        [edged[..., y : y + 5, x : x + 5].amax((-2, -1)) for y in (0, 4, 8, 12) for x in (0, 4, 8, 12)], -1
+    )
+    later = torch.nn.Sequential(theirs.layer1, theirs.layer2, theirs.layer3, theirs.layer4)
+    torch.testing.assert_close(
+        coarse.backbone(coarse.normalise(images)), later(pooled.unflatten(-1, (4, 4))).mean((-2, -1))
+    )
+    save_model(tmp_path / "model.safetensors", coarse, replace(METADATA, stem="coarse"))
+    loaded, read = load_model(tmp_path / "model.safetensors")
+    assert read.stem == "coarse"
+    assert torch.equal(loaded(images), coarse(images))
+    with pytest.raises(RunError, match="has another stem, choose it with --stem coarse"):
+        load_weights(Grader("resnet18"), tmp_path / "model.safetensors")
+
+
 def test_a_model_with_layers_of_the_future_is_refused(model: Grader, tmp_path: Path) -> None:
     save_model(tmp_path / "model.safetensors", model, replace(METADATA, link="copula"))
     with pytest.raises(RunError, match=r"its first or last layers \(imagenet, copula\) are none"):
