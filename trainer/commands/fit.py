@@ -20,7 +20,7 @@ from trainer.distributed.loaders import ranks_line
 from trainer.distributed.process_group import from_main, is_main, restarted, same_state, speaks
 from trainer.evaluation.evaluate import check_measurable
 from trainer.network.device import choose_device
-from trainer.network.metadata import read_metadata
+from trainer.network.metadata import network_title, read_metadata
 from trainer.network.model import Grader
 from trainer.reporting.drawings import draw_rates, short_name
 from trainer.reporting.evaluation_files import draw_history, write_evaluation, write_summary
@@ -224,7 +224,8 @@ def say_what_is_trained(training: Training) -> None:
     config, cache = training.config, training.cache
     parameters = sum(parameter.numel() for parameter in training.model.parameters()) / 1e6
     splits = ", ".join(f"{split} {len(cache.rows(split))}" for split in ("train", "val", "test"))
-    click.echo(f"run {training.run.path}: {config.model} ({parameters:.1f} M parameters), weights {config.weights}")
+    network = f"{network_title(config.model, config.stem)} ({parameters:.1f} M parameters)"
+    click.echo(f"run {training.run.path}: {network}, weights {config.weights}")
     click.echo(
         f"cache {cache.path}: {splits} photographs at {config.size} px; "
         f"loader {config.loader}, device {config.device}, {config.precision}"

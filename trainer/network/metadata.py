@@ -62,6 +62,11 @@ class FittedRule:
     confidence: tuple[float, ...] | None = None
 
 
+def network_title(model: str, stem: str) -> str:
+    """A network in words: its architecture, and its first layers where they are not those of ImageNet's weights."""
+    return model if stem == "imagenet" else f"{model} with a {stem} stem"
+
+
 @dataclass(frozen=True)
 class Member:
     """One network of an ensemble."""
@@ -77,6 +82,10 @@ class Member:
     """Its probabilities are softmax(logits / temperature)."""
     fellow_temperature: float | None = None
     """The same where the fellow eye is in its logits; None for a network that takes one eye."""
+
+    @property
+    def title(self) -> str:
+        return network_title(self.model, self.stem)
 
 
 @dataclass(frozen=True)
@@ -119,9 +128,9 @@ class Metadata:
     def title(self) -> str:
         """The network in words: its architecture, or those of an ensemble's members with their numbers."""
         if not self.members:
-            return self.model
-        counts = Counter(each.model for each in self.members)
-        return f"Ensemble of {' and '.join(f'{n} {model}' for model, n in counts.items())}"
+            return network_title(self.model, self.stem)
+        counts = Counter(each.title for each in self.members)
+        return f"Ensemble of {' and '.join(f'{n} {title}' for title, n in counts.items())}"
 
     def as_header(self) -> dict[str, str]:
         """The header of a safetensors file. It is one entry, because safetensors writes several in random order, and

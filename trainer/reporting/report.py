@@ -283,7 +283,7 @@ def draw(measured: Measured) -> dict[str, str]:
 def members(measured: Measured) -> list[str]:
     """The networks of an ensemble in words; empty for one network."""
     pairs = zip(measured.config.members, measured.metadata.members, strict=True)
-    return [f"{RunFolder(Path(path)).title}: {member.model}, epoch {member.epoch}" for path, member in pairs]
+    return [f"{RunFolder(Path(path)).title}: {member.title}, epoch {member.epoch}" for path, member in pairs]
 
 
 class SplitRow(NamedTuple):

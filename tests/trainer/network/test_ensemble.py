@@ -57,7 +57,7 @@ def test_a_file_gives_the_ensemble_back_bit_for_bit(members: list[Grader], image
     save_model(path, ensemble, BOTH)
     loaded, metadata = load_model(path)
     assert metadata == read_metadata(path) == BOTH
-    assert metadata.title == "Ensemble of 1 resnet18 and 1 resnet34"
+    assert metadata.title == "Ensemble of 1 resnet18 and 1 resnet34 with a small stem"
     with torch.no_grad():
         assert torch.equal(loaded(images), ensemble(images))
     with pytest.raises(RunError, match="is an ensemble; training continues from one of its runs"):

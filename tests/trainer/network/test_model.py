@@ -101,7 +101,7 @@ def test_a_coarse_stem_has_imagenets_weights_and_cells_twice_as_wide(images: Ten
     )
     save_model(tmp_path / "model.safetensors", coarse, replace(METADATA, stem="coarse"))
     loaded, read = load_model(tmp_path / "model.safetensors")
-    assert read.stem == "coarse"
+    assert read.title == "resnet18 with a coarse stem"
     assert torch.equal(loaded(images), coarse(images))
     with pytest.raises(RunError, match="has another stem, choose it with --stem coarse"):
         load_weights(Grader("resnet18"), tmp_path / "model.safetensors")
