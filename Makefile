@@ -30,10 +30,10 @@ fit = $(BIN)/trainer fit --run $(1) $(if $(wildcard $(1)/config.json),--resume,$
 scratch: $(OUT)/run/summary.json ## DATA's photographs -> a run in OUT, without pretrained weights: painted lesions first
 
 $(OUT)/run/summary.json: $(OUT)/painted/run/summary.json $(OUT)/graham/cache.json
-	$(call fit,$(OUT)/run,--recipe few --cache $(OUT)/graham --weights $(OUT)/painted/run/model.safetensors)
+	$(call fit,$(OUT)/run,--recipe after-lesions --cache $(OUT)/graham --weights $(OUT)/painted/run/model.safetensors)
 
 $(OUT)/painted/run/summary.json: $(OUT)/painted/cache/cache.json
-	$(call fit,$(OUT)/painted/run,--recipe painted --cache $(OUT)/painted/cache)
+	$(call fit,$(OUT)/painted/run,--recipe lesions --cache $(OUT)/painted/cache)
 
 $(OUT)/painted/cache/cache.json: $(OUT)/cache/cache.json
 	$(BIN)/tools phantom $(OUT)/painted/eyes --onto $(OUT)/cache --eyes 1300

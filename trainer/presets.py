@@ -8,6 +8,20 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
+_PAINTED: Final[Mapping[str, Any]] = {
+    "weights": "none",
+    "size": 256,
+    "start_size": 0.5,
+    "epochs": 12,
+    "batch": 32,
+    "lr": 0.03,
+    "weight_decay": 0.005,
+    "sampling": "balanced",
+    "zoom": 1.15,
+    "colour": 0.2,
+    "ema": 0.99,
+}
+
 PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
     {
         # For comparison: as student projects on EyePACS commonly train. Plain cross entropy, natural sampling, small
@@ -38,19 +52,7 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
             "tta": True,
         },
         # To learn what a lesion is, from scratch, on a cache of lesions that `tools phantom --onto` has painted.
-        "painted": {
-            "weights": "none",
-            "size": 256,
-            "start_size": 0.5,
-            "epochs": 12,
-            "batch": 32,
-            "lr": 0.03,
-            "weight_decay": 0.005,
-            "sampling": "balanced",
-            "zoom": 1.15,
-            "colour": 0.2,
-            "ema": 0.99,
-        },
+        "painted": _PAINTED,
         # To continue from there, with --weights FILE, on a few hundred graded photographs. Their validation is too
         # small to choose an epoch by.
         "few": {
@@ -63,6 +65,26 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
             "sampling": "balanced",
             "ema": 0.99,
             "tta": True,
+            "keep": "last",
+        },
+        # The same two steps for some thousand graded photographs. With 2,101 they take an hour on two cores.
+        # docs/experiments.md has what the coarse stem saves.
+        "lesions": {**_PAINTED, "stem": "coarse"},
+        "after-lesions": {
+            "stem": "coarse",
+            "size": 256,
+            "start_size": 0.67,
+            "head_epochs": 2,
+            "epochs": 12,
+            "batch": 16,
+            "lr": 0.003,
+            "weight_decay": 0.005,
+            "sampling": "fading",
+            "zoom": 1.15,
+            "colour": 0.2,
+            "ema": 0.99,
+            "tta": True,
+            "grade_by": "expected",
             "keep": "last",
         },
     }
@@ -88,6 +110,8 @@ PURPOSES: Final[Mapping[str, str]] = MappingProxyType(
         "best": "for small images of one source, as in RetinaMNIST, trained from scratch",
         "painted": "to learn from scratch what a lesion is, on a cache of what `tools phantom --onto` has painted",
         "few": "to continue from there, with --weights FILE, on a few hundred graded photographs",
+        "lesions": "as painted, in a third of the time, by --stem coarse",
+        "after-lesions": "to continue from there, with --weights FILE, on some thousand graded photographs",
     }
 )
 """What each preset is for."""

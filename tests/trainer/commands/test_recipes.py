@@ -9,9 +9,9 @@ def test_each_recipe_is_shown_with_what_it_sets_and_what_it_is_for() -> None:
     assert columns == ["option", "default", *PRESETS]
     shown = {line.split()[0]: line for line in lines if line.startswith("--")}
     assert shown.keys() == {f"--{name.replace('_', '-')}" for settings in PRESETS.values() for name in settings}
-    assert shown["--keep"].split() == ["--keep", "best", "last"]
-    assert shown["--tta"].split() == ["--tta", "no", "yes", "yes"]
-    assert shown["--lr"].split() == ["--lr", "0.01", "0.001", "0.02", "0.05", "0.03", "0.001"]
+    assert shown["--keep"].split() == ["--keep", "best", "last", "last"]
+    assert shown["--tta"].split() == ["--tta", "no", "yes", "yes", "yes"]
+    assert shown["--lr"].split() == ["--lr", "0.01", "0.001", "0.02", "0.05", "0.03", "0.001", "0.03", "0.003"]
     for name, settings in PRESETS.items():
         end = lines[0].index(f" {name}") + 1 + len(name)
         for option, value in settings.items():
