@@ -7,11 +7,11 @@ drawn by a hash of their ids, so the shares of the other grades stay about as th
 EyePACS 73.5 % of the photographs have grade 0.
 """
 
-import hashlib
 from pathlib import Path
 
 import click
 import numpy as np
+from transfer import hashes
 
 from pipeline.cache.cache import open_cache
 from pipeline.cache.folds import write_fold
@@ -26,7 +26,7 @@ def main(source: Path, out: Path, healthy: float) -> None:
     with open_cache(source) as cache:
         manifest = cache.manifest
         splits, grades = manifest["split"].copy(), manifest["grade"]
-        order = manifest["id"].map(lambda name: hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest())
+        order = hashes(manifest["id"])
         for split in ("train", "val", "test"):
             number = int((splits.eq(split) & grades.eq(0)).sum())
             diseased = order[splits.eq(split) & grades.gt(0)].sort_values().index

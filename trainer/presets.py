@@ -67,8 +67,7 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
             "tta": True,
             "keep": "last",
         },
-        # The same two steps for some thousand graded photographs. With 2,101 they take an hour on two cores.
-        # docs/experiments.md has what the coarse stem saves.
+        # The same two steps for some thousand graded photographs. docs/experiments.md has what the coarse stem saves.
         "lesions": {**_PAINTED, "stem": "coarse"},
         "after-lesions": {
             "stem": "coarse",
@@ -110,7 +109,7 @@ PURPOSES: Final[Mapping[str, str]] = MappingProxyType(
         "best": "for small images of one source, as in RetinaMNIST, trained from scratch",
         "painted": "to learn from scratch what a lesion is, on a cache of what `tools phantom --onto` has painted",
         "few": "to continue from there, with --weights FILE, on a few hundred graded photographs",
-        "lesions": "as painted, in a third of the time, by --stem coarse",
+        "lesions": "as painted, but with --stem coarse, which takes a third of the time",
         "after-lesions": "to continue from there, with --weights FILE, on some thousand graded photographs",
     }
 )

@@ -106,8 +106,8 @@ class Grader(nn.Module):
         to a quarter. "small" is a 3x3 convolution, which keeps the side (He et al., CVPR 2016, section 4.2) and takes
         seven times as long (ResNet-18, 64 images of 56 px: a step of 4.6 s, not 0.64). "coarse" is as "imagenet", with
         the same weights, but its pooling reduces the side by 4 and not by 2. The convolution still sees each pixel,
-        and the later stages are a quarter as large (ResNet-18, 16 images of 256 px: a step of 2.2 s, not 8; of 128 px
-        with "imagenet": 1.8 s).
+        and the later stages are a quarter as large (ResNet-18, 16 images of 256 px, one thread: a step of 2.1 s, not
+        6.6; 16 images of 128 px with "imagenet": 1.6 s).
         fellow: whether the last layer can take the patient's other eye into account.
         """
         super().__init__()
