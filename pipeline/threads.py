@@ -1,21 +1,94 @@
-"""Threads that end when their work is no longer wanted."""
+"""Pools of threads that Ctrl-C always ends."""
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from typing import Any, Final, ParamSpec, TypeVar
+
+from pipeline.machine import END_SIGNALS
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+BLOCKS_SIGNALS: Final = hasattr(signal, "pthread_sigmask")
+"""Whether the system can block signals. Windows cannot."""
+_LONGEST_DELAY: Final = 0.1
+"""Longest wait for a result with signals delayed, seconds."""
 
 
-@contextmanager
-def thread_pool(workers: int | None = None) -> Iterator[ThreadPoolExecutor]:
-    """A pool of threads for the duration of the block. workers: how many; None: Python's own choice.
+class ThreadPool(ThreadPoolExecutor):
+    """Python's pool of threads, with an end that one can rely on. Use it as a context manager.
 
     If an exception ends the block, as Ctrl-C does, work that has not begun is dropped. Python's pool does all of it
     first, which may take minutes.
+
+    Ctrl-C is delayed while work is submitted and results are fetched. Python raises KeyboardInterrupt between any two
+    steps, also after the main thread has taken a lock of the pool and before it can release it. The threads would then
+    wait for that lock, and the end of the block for the threads, for ever. Fetch results by `map` or by `result_of`,
+    not by `Future.result`, which takes such a lock too.
     """
-    pool = ThreadPoolExecutor(workers)
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        with signals_delayed():
+            return super().submit(fn, *args, **kwargs)
+
+    def map(
+        self, fn: Callable[..., T], *iterables: Iterable[Any], timeout: float | None = None, chunksize: int = 1
+    ) -> Iterator[T]:
+        """Results in order. All work is submitted at once. timeout, chunksize: not used."""
+        futures = [self.submit(fn, *arguments) for arguments in zip(*iterables, strict=False)]
+        return map(result_of, futures)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.shutdown(cancel_futures=kind is not None)
+
+
+def result_of(future: Future[T]) -> T:
+    """The result of work in a pool, once it is done. Raises what the work raised."""
+    while True:
+        with signals_delayed():
+            if wait([future], _LONGEST_DELAY).done:
+                return future.result()
+
+
+@contextmanager
+def signals_delayed() -> Iterator[None]:
+    """Delays SIGINT and SIGTERM to the end of the block. In other threads than the main thread it does nothing, because
+    Python handles signals in the main thread.
+
+    Threads and processes that start in the block have both signals blocked. Ctrl-C goes to the whole process group, and
+    would end each worker with a traceback. Windows cannot block signals: Ctrl-C in the second in which a worker starts
+    may print a traceback.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, *END_SIGNALS)}
+    received: list[int] = []  # a signal blocked here goes to another thread (numpy has some), and Python handles it
+    delaying, mask = True, None
+
+    def handle(number: int, _: object) -> None:
+        if delaying:
+            received.append(number)
+        else:  # the end of the block was interrupted, and this handler stayed
+            signal.signal(number, handlers[signal.Signals(number)])
+            signal.raise_signal(number)
+
     try:
-        yield pool
-    except BaseException:
-        pool.shutdown(cancel_futures=True)
-        raise
-    pool.shutdown()
+        for number in handlers:
+            signal.signal(number, handle)
+        if BLOCKS_SIGNALS:
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, handlers)
+        yield
+    finally:
+        if mask is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        try:
+            for number, handler in reversed(handlers.items()):  # SIGINT last: it may raise as soon as it is back
+                signal.signal(number, handler)
+        finally:
+            delaying = False
+        for came in received:
+            signal.raise_signal(came)

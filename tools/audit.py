@@ -22,7 +22,7 @@ from pipeline.photos.preparation import Recipe, prepare
 from pipeline.storage.artifacts import INDEX
 from pipeline.storage.paths import exists
 from pipeline.storage.url import Url
-from pipeline.threads import thread_pool
+from pipeline.threads import ThreadPool
 from tools.preprocessing.splits import Assignment, assign_splits
 from tools.preprocessing.summary import SHOWN, grades_by_split, leak_lines
 from tools.sources.archives import read_source
@@ -82,7 +82,7 @@ def _signatures(listing: Listing) -> dict[str, Signature]:
         except (OSError, PhotoError):
             return None  # `tools preprocess` reports files that cannot be read
 
-    with thread_pool() as pool:
+    with ThreadPool() as pool:
         return dict(filter(None, pool.map(signature, listing.samples)))
 
 

@@ -18,7 +18,7 @@ from pipeline.photos.fingerprint import (
     fingerprint_or_zeros,
     mirrored_correlation,
 )
-from pipeline.threads import thread_pool
+from pipeline.threads import ThreadPool
 
 
 class SharedPhoto(NamedTuple):
@@ -63,7 +63,7 @@ def fingerprints(cache: Cache, rows: NDArray[np.int64]) -> Iterator[NDArray[np.f
 
     Raises CacheError if a photograph in the cache is damaged.
     """
-    with thread_pool(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPool(min(8, os.cpu_count() or 1)) as pool:
         yield from pool.map(lambda row: fingerprint_or_zeros(cache.read(row)), rows.tolist())
 
 

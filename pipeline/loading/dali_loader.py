@@ -7,7 +7,7 @@ always knows which batches are in the pipeline. One pipeline, built once, is use
 import ctypes
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +21,7 @@ from pipeline.cache.cache import Cache
 from pipeline.errors import CacheError
 from pipeline.loading.batch import Batch, Loader, prefetch, to_batch
 from pipeline.loading.plan import EpochPlan, Schedule, halvings
+from pipeline.threads import ThreadPool, result_of
 
 Jpegs = list[NDArray[np.uint8]]
 
@@ -46,7 +47,7 @@ class DaliLoader(Loader):
         self._current = object()  # stands for the epoch that the fed batches belong to
         self._pipe = self._build()
         # Checksums and page faults take 3 ms for 64 photographs, so they are not left to the training thread.
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="loader")
+        self._reader = ThreadPool(1, thread_name_prefix="loader")
 
     def __len__(self) -> int:
         return len(self._schedule)
@@ -73,8 +74,11 @@ class DaliLoader(Loader):
         return _Job(plan, self._reader.submit(read))
 
     def _feed(self, job: _Job) -> _Job:
-        if job.jpegs.exception() is None:  # else `_finish` raises the error
-            self._start(job.jpegs.result(), job.plan)
+        try:
+            jpegs = result_of(job.jpegs)
+        except Exception:  # `_finish` raises it
+            return job
+        self._start(jpegs, job.plan)
         return job
 
     def _start(self, jpegs: Jpegs, plan: EpochPlan) -> None:
@@ -88,7 +92,7 @@ class DaliLoader(Loader):
         self._fed.append(jpegs)
 
     def _finish(self, job: _Job) -> Batch:
-        jpegs = job.jpegs.result()
+        jpegs = result_of(job.jpegs)
         try:
             images = self._outputs()
         except RuntimeError as error:

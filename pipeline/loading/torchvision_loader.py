@@ -10,7 +10,7 @@ Needs OpenCV 5: older versions round coordinates to 1/32 pixel, which differs fr
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Final, NamedTuple
@@ -26,6 +26,7 @@ from pipeline.cache.cache import Cache
 from pipeline.errors import CacheError
 from pipeline.loading.batch import Batch, Loader, prefetch, to_batch
 from pipeline.loading.plan import EpochPlan, Schedule, halvings
+from pipeline.threads import ThreadPool, result_of
 
 Picture = NDArray[np.uint8]
 
@@ -58,7 +59,7 @@ class Renderer(AbstractContextManager["Renderer"]):
         self.reduced: Final = source_size >> self._halvings
         """Side of the pictures that are warped."""
         self._scratch = Scratch(self.reduced, size)
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="loader")
+        self._pool = ThreadPool(workers, thread_name_prefix="loader")
 
     def decode(self, jpeg: bytes | memoryview) -> Picture | None:
         """(reduced, reduced, 3), RGB; None if it is no JPEG. Called in the pool's threads."""
@@ -98,7 +99,7 @@ class Renderer(AbstractContextManager["Renderer"]):
     def finish(self, rendering: Rendering) -> Tensor:
         """uint8 (n, 3, size, size) on the device. Raises the error of the first picture that failed."""
         for task in rendering.tasks:
-            task.result()
+            result_of(task)
         images = rendering.pixels.to(self._device, non_blocking=True).permute(0, 3, 1, 2)
         if self._device.type == "cpu":
             return images

@@ -19,7 +19,7 @@ from urllib.parse import unquote
 
 from pipeline.errors import StoreError
 from pipeline.storage.url import EXTRAS, Url, scrubbed
-from pipeline.threads import thread_pool
+from pipeline.threads import ThreadPool
 
 T = TypeVar("T")
 
@@ -121,7 +121,7 @@ def files_below(url: Url) -> list[Stored]:
     below = [name.removeprefix(root) for name in names if name.startswith(root)]
     if url.on_web:  # a page of links has no sizes and times: one HEAD a file
         below = sorted({unquote(name.partition("?")[0].partition("#")[0]) for name in below} - {""})
-        with thread_pool(THREADS) as pool:
+        with ThreadPool(THREADS) as pool:
             infos = pool.map(lambda name: _with_retries(url, "read", lambda: client.info((url / name).text)), below)
             return [_stored(name, info) for name, info in zip(below, infos, strict=True)]
     return sorted(_stored(name, found[root + name]) for name in below)

@@ -1,10 +1,18 @@
+import os
+import random
+import signal
+import sys
+import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from threading import Event
+from types import FrameType
 
 import pytest
 
-from pipeline.threads import thread_pool
+from pipeline.threads import ThreadPool, result_of, signals_delayed
 
 
 def test_a_block_that_fails_drops_what_has_not_begun() -> None:
@@ -19,7 +27,7 @@ def test_a_block_that_fails_drops_what_has_not_begun() -> None:
         done.append(n)
 
     def interrupted() -> None:
-        with thread_pool(1) as pool:
+        with ThreadPool(1) as pool:
             futures.extend(pool.submit(work, n) for n in range(100))
             began.wait()
             raise KeyboardInterrupt
@@ -31,7 +39,110 @@ def test_a_block_that_fails_drops_what_has_not_begun() -> None:
 
 def test_a_block_that_ends_does_it_all() -> None:
     done: list[int] = []
-    with thread_pool(2) as pool:
+    with ThreadPool(2) as pool:
         for n in range(100):
             pool.submit(done.append, n)
     assert sorted(done) == list(range(100))
+
+
+def test_results_come_in_order_and_errors_are_raised() -> None:
+    def late(n: int) -> int:
+        time.sleep(0.15 * (n == 0))  # longer than one wait for a result
+        return 60 // (2 - n)
+
+    with ThreadPool(2) as pool:
+        results = pool.map(late, range(3))
+        assert [next(results), next(results)] == [30, 60]
+        with pytest.raises(ZeroDivisionError):
+            next(results)
+        assert result_of(pool.submit(late, 0)) == 30
+
+
+@contextmanager
+def ctrl_c_with_a_lock_held(number: int) -> Iterator[None]:
+    """SIGINT at the worst moment: this thread has taken the lock of a condition, the `number`-th in the block, and the
+    caller does not know yet that it must release it."""
+    taken = 0
+
+    def at_return(frame: FrameType, event: str, _: object) -> None:
+        nonlocal taken
+        if event == "return" and frame.f_code is threading.Condition.__enter__.__code__:
+            taken += 1
+            if taken == number:
+                sys.setprofile(None)
+                signal.raise_signal(signal.SIGINT)
+
+    sys.setprofile(at_return)
+    try:
+        yield
+    finally:
+        sys.setprofile(None)
+        assert taken >= number, "so many locks were not taken"
+
+
+@pytest.mark.parametrize("number", [1, 2, 100, 101, 102, 103, 104, 105])
+def test_ctrl_c_leaves_no_lock_behind(number: int) -> None:
+    """Submitting 50 tasks takes at least 50 locks, and so does fetching each result."""
+    ended = Event()
+
+    def interrupted() -> None:
+        with ThreadPool(2) as pool, ctrl_c_with_a_lock_held(number):
+            for _ in pool.map(time.sleep, [0.001] * 50):
+                pass
+
+    def give_up() -> None:
+        if not ended.wait(20):
+            signal.raise_signal(signal.SIGINT)  # interrupts the wait for threads that never end
+
+    watch = threading.Thread(target=give_up)
+    watch.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            interrupted()
+        alive = [thread for thread in threading.enumerate() if thread.name.startswith("ThreadPoolExecutor")]
+        assert not alive
+    finally:
+        ended.set()
+        watch.join()
+
+
+def test_a_signal_is_handled_at_the_end_of_the_block() -> None:
+    seen = []
+
+    def interrupted() -> None:
+        with signals_delayed():
+            signal.raise_signal(signal.SIGINT)
+            seen.append("the rest of the block")
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert seen == ["the rest of the block"]
+
+
+def test_signals_at_any_moment_leave_handlers_and_mask_as_they_were() -> None:
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    rng = random.Random(0)
+    came = 0
+    for _ in range(300):
+        sender = threading.Timer(rng.uniform(0, 0.002), os.kill, (os.getpid(), signal.SIGINT))
+        try:
+            sender.start()
+            while True:
+                with signals_delayed():
+                    pass
+        except KeyboardInterrupt:
+            came += 1
+        sender.join()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == mask
+    assert came == 300
+
+
+def test_another_thread_may_delay_signals_too() -> None:
+    def delayed() -> str:
+        with signals_delayed():
+            return "done"
+
+    with ThreadPool(1) as pool:
+        assert result_of(pool.submit(delayed)) == "done"

@@ -23,7 +23,7 @@ from pipeline.photos.jpeg import with_comment
 from pipeline.storage.artifacts import SYNTHETIC
 from pipeline.storage.atomic import TMP_SUFFIX, write_atomically
 from pipeline.storage.csv_files import to_csv
-from pipeline.threads import thread_pool
+from pipeline.threads import ThreadPool
 from tools.phantoms.eye import Camera, Colour, Picture, draw_eye
 from tools.phantoms.lesions import paint_lesions
 
@@ -150,7 +150,7 @@ def _write_jpeg(path: Path, picture: Picture, quality: int) -> None:
 
 
 def _at_once(write: Callable[..., None], chosen: Sequence[tuple[Any, ...]]) -> None:
-    with thread_pool(os.cpu_count()) as pool:  # OpenCV releases the interpreter's lock
+    with ThreadPool(os.cpu_count()) as pool:  # OpenCV releases the interpreter's lock
         for _ in pool.map(write, *zip(*chosen, strict=True)):
             pass
 

@@ -18,7 +18,7 @@ from pipeline.photos.fingerprint import (
     mirrored,
     mirrored_correlation,
 )
-from pipeline.threads import thread_pool
+from pipeline.threads import ThreadPool
 
 BLOCK: Final = 1024
 """Test photographs that are compared at a time."""
@@ -39,7 +39,7 @@ def copies_across_splits(cache: Path, rows: Sequence[Row]) -> list[Copy]:
     rest = [row for row in rows if row.split in ("train", "val") and "blank" not in row.flags.split()]
     if not test or not rest:
         return []
-    with thread_pool(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPool(min(8, os.cpu_count() or 1)) as pool:
         prints = np.stack(list(pool.map(lambda row: coarse(_fingerprint(cache, row)), rest)))
         tested = list(pool.map(lambda row: _fingerprint(cache, row), test))
         copies = []

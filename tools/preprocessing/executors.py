@@ -6,22 +6,20 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from ctypes import c_bool, c_int64
 from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.sharedctypes import RawValue, Synchronized
-from typing import Final, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import cv2
 
 from pipeline.errors import CacheError
-from pipeline.machine import END_SIGNALS, ignore_odd_metadata
+from pipeline.machine import ignore_odd_metadata
+from pipeline.threads import BLOCKS_SIGNALS, ThreadPool, signals_delayed
 from tools.preprocessing.build_shards import BuildStopped, Built, Group, build_group
-
-BLOCKS_SIGNALS: Final = hasattr(signal, "pthread_sigmask")
-"""Whether the system can block signals; Windows cannot."""
 
 
 class GroupExecutor(Protocol):
@@ -99,7 +97,7 @@ class _Pool(NamedTuple):
         return 2 * self.processes
 
     def submit(self, group: Group) -> "Future[Built]":
-        with _signals_delayed():  # this may start a process
+        with signals_delayed():  # this may start a process
             return self.executor.submit(_build, group._replace(threads=self.threads))
 
     def photographs(self) -> int:
@@ -108,29 +106,9 @@ class _Pool(NamedTuple):
 
 def _executor(processes: int, signals: SharedSignals) -> Executor:
     if processes == 1:  # another process would only import everything again
-        return ThreadPoolExecutor(1, initializer=_start_worker, initargs=(signals,))
+        return ThreadPool(1, initializer=_start_worker, initargs=(signals,))
     # Not forked: the main process has threads (the progress bar), and a fork may inherit a lock that a thread holds.
     return ProcessPoolExecutor(processes, get_context("spawn"), _start_process, (signals,))
-
-
-@contextmanager
-def _signals_delayed() -> Iterator[None]:
-    """Delays SIGINT and SIGTERM to the end of the block. Processes started in it inherit the block: Ctrl-C goes to the
-    whole process group, and would end each worker with a traceback. Windows cannot block signals: Ctrl-C in the second
-    in which a worker starts may print a traceback."""
-    delayed = (signal.SIGINT, *END_SIGNALS)
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, delayed) if BLOCKS_SIGNALS else set()  # processes inherit it
-    received: list[int] = []  # a signal blocked here goes to another thread (numpy has some), and Python handles it
-    handlers = {number: signal.signal(number, lambda number, _: received.append(number)) for number in delayed}
-    try:
-        yield
-    finally:
-        for each, handler in handlers.items():
-            signal.signal(each, handler)
-        if BLOCKS_SIGNALS:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        for number in received:
-            signal.raise_signal(number)
 
 
 # --- in a worker, process or thread

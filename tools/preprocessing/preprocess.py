@@ -29,6 +29,7 @@ from pipeline.photos.preparation import Recipe
 from pipeline.storage.artifacts import INDEX, SHARDS
 from pipeline.storage.atomic import write_atomically
 from pipeline.storage.url import Url
+from pipeline.threads import result_of, signals_delayed
 from tools.preprocessing.build_shards import CLOCK_SLACK_NS, Built, Group, publish_shards
 from tools.preprocessing.copies import Copy, copies_across_splits
 from tools.preprocessing.executors import GroupExecutor, on_this_machine
@@ -300,9 +301,10 @@ class _Update:
             waiting = iter(groups)
             pending = {executor.submit(group) for group in islice(waiting, executor.wanted())}
             while pending:
-                finished, pending = wait(pending, timeout=0.25, return_when=FIRST_COMPLETED)
+                with signals_delayed():  # see ThreadPool
+                    finished, pending = wait(pending, timeout=0.25, return_when=FIRST_COMPLETED)
                 for future in finished:
-                    built.append(future.result())
+                    built.append(result_of(future))
                     publish_shards(built[-1], groups[0].folder)
                 self._progress(executor.photographs(), total)
                 _stop_if_many(

@@ -13,7 +13,7 @@ from pipeline.photos.formats import SUFFIXES as OF_PHOTOGRAPHS
 from pipeline.storage import object_store
 from pipeline.storage.artifacts import open_regular
 from pipeline.storage.url import Url
-from pipeline.threads import thread_pool
+from pipeline.threads import ThreadPool
 from tools.sources.columns import fold, patient_cell
 from tools.sources.listing import ListedSample
 from tools.sources.matching import name_of
@@ -28,7 +28,7 @@ def tags_of(root: Path | Url, photographs: Sequence[Found], read: Callable[[str]
     """source -> tags, of each photograph that is a DICOM file. Only the beginning of a file is read, where it is
     enough."""
     candidates = [file.source for file in photographs if _may_be(file.source)]
-    with thread_pool(THREADS) as pool:
+    with ThreadPool(THREADS) as pool:
         tags = pool.map(lambda source: _tags(root, source, read), candidates)
         return {source: each for source, each in zip(candidates, tags, strict=True) if each is not None}
 

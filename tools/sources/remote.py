@@ -17,7 +17,7 @@ from pipeline.storage import object_store
 from pipeline.storage.artifacts import is_cache
 from pipeline.storage.object_store import Stored
 from pipeline.storage.url import Url
-from pipeline.threads import thread_pool
+from pipeline.threads import ThreadPool
 from tools.sources.tables import SUFFIXES as TABLES
 
 
@@ -49,7 +49,7 @@ def walk_url(url: Url) -> tuple[Walked, list[str]]:
             photographs.append(_file(stored))
         else:
             unknown.append(stored)
-    with thread_pool(object_store.THREADS) as pool:
+    with ThreadPool(object_store.THREADS) as pool:
         heads = pool.map(
             lambda stored: object_store.read(url / stored.name, part=(0, HEAD_BYTES)) if stored.nbytes else b"", unknown
         )

@@ -33,7 +33,7 @@ from pipeline.photos.photo import read_photo
 from pipeline.photos.preparation import Recipe, prepare
 from pipeline.photos.retina import Square
 from pipeline.storage.artifacts import INDEX, UNFINISHED, is_explained, is_run
-from pipeline.threads import thread_pool
+from pipeline.threads import ThreadPool
 from trainer.network.image_statistics import Drift, ImageStatistics, TrainingStatistics, image_statistics
 from trainer.network.metadata import Metadata
 
@@ -272,7 +272,7 @@ def drift_in(cache: Cache, rows: NDArray[np.int64], metadata: Metadata, workers:
 def _statistics(cache: Cache, rows: NDArray[np.int64], size: int, workers: int | None) -> list[ImageStatistics]:
     geometry = cache.manifest[["width", "height", "radius"]].to_numpy(np.float64)
     workers, read = workers or usable_cores(), cache.reader(rows)
-    with Renderer(cache.recipe.size, size, device="cpu", workers=1) as renderer, thread_pool(workers) as pool:
+    with Renderer(cache.recipe.size, size, device="cpu", workers=1) as renderer, ThreadPool(workers) as pool:
 
         def measure(row: int) -> ImageStatistics:
             width, height, radius = geometry[row].tolist()
