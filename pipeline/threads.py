@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Any, Final, ParamSpec, TypeVar
@@ -16,6 +16,7 @@ BLOCKS_SIGNALS: Final = hasattr(signal, "pthread_sigmask")
 """Whether the system can block signals. Windows cannot."""
 _LONGEST_DELAY: Final = 0.1
 """Longest wait for a result with signals delayed, seconds."""
+_delayed = False
 
 
 class ThreadPool(ThreadPoolExecutor):
@@ -38,7 +39,8 @@ class ThreadPool(ThreadPoolExecutor):
         self, fn: Callable[..., T], *iterables: Iterable[Any], timeout: float | None = None, chunksize: int = 1
     ) -> Iterator[T]:
         """Results in order. All work is submitted at once. timeout, chunksize: not used."""
-        futures = [self.submit(fn, *arguments) for arguments in zip(*iterables, strict=False)]
+        with signals_delayed():
+            futures = [self.submit(fn, *arguments) for arguments in zip(*iterables, strict=False)]
         return map(result_of, futures)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -47,22 +49,30 @@ class ThreadPool(ThreadPoolExecutor):
 
 def result_of(future: Future[T]) -> T:
     """The result of work in a pool, once it is done. Raises what the work raised."""
+    return results_of([future])[0]
+
+
+def results_of(futures: Sequence[Future[T]]) -> list[T]:
+    """The results of several tasks, once all are done. Raises the error of the first that failed, in their order."""
     while True:
         with signals_delayed():
-            if wait([future], _LONGEST_DELAY).done:
-                return future.result()
+            if not wait(futures, _LONGEST_DELAY).not_done:
+                return [future.result() for future in futures]
 
 
 @contextmanager
 def signals_delayed() -> Iterator[None]:
-    """Delays SIGINT and SIGTERM to the end of the block. In other threads than the main thread it does nothing, because
-    Python handles signals in the main thread.
+    """Delays SIGINT and SIGTERM to the end of the block, or of the outermost of such blocks. In other threads than the
+    main thread it does nothing, because Python handles signals in the main thread.
+
+    It takes 0.1 ms, so a block for many tasks is better than many blocks.
 
     Threads and processes that start in the block have both signals blocked. Ctrl-C goes to the whole process group, and
     would end each worker with a traceback. Windows cannot block signals: Ctrl-C in the second in which a worker starts
     may print a traceback.
     """
-    if threading.current_thread() is not threading.main_thread():
+    global _delayed
+    if _delayed or threading.current_thread() is not threading.main_thread():
         yield
         return
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, *END_SIGNALS)}
@@ -81,8 +91,10 @@ def signals_delayed() -> Iterator[None]:
             signal.signal(number, handle)
         if BLOCKS_SIGNALS:
             mask = signal.pthread_sigmask(signal.SIG_BLOCK, handlers)
+        _delayed = True
         yield
     finally:
+        _delayed = False
         if mask is not None:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         try:

@@ -26,7 +26,7 @@ from pipeline.cache.cache import Cache
 from pipeline.errors import CacheError
 from pipeline.loading.batch import Batch, Loader, prefetch, to_batch
 from pipeline.loading.plan import EpochPlan, Schedule, halvings
-from pipeline.threads import ThreadPool, result_of
+from pipeline.threads import ThreadPool, results_of, signals_delayed
 
 Picture = NDArray[np.uint8]
 
@@ -94,12 +94,13 @@ class Renderer(AbstractContextManager["Renderer"]):
                 place[:] = picture()
 
         places = zip(range(len(pictures)), pictures, pixels.numpy(), strict=True)
-        return Rendering(pixels, to_reduced, plan.colours, [self._pool.submit(render, *place) for place in places])
+        with signals_delayed():
+            tasks = [self._pool.submit(render, *place) for place in places]
+        return Rendering(pixels, to_reduced, plan.colours, tasks)
 
     def finish(self, rendering: Rendering) -> Tensor:
         """uint8 (n, 3, size, size) on the device. Raises the error of the first picture that failed."""
-        for task in rendering.tasks:
-            result_of(task)
+        results_of(rendering.tasks)
         images = rendering.pixels.to(self._device, non_blocking=True).permute(0, 3, 1, 2)
         if self._device.type == "cpu":
             return images
