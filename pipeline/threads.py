@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -40,8 +41,8 @@ class ThreadPool(ThreadPoolExecutor):
     ) -> Iterator[T]:
         """Results in order. All work is submitted at once. timeout, chunksize: not used."""
         with signals_delayed():
-            futures = [self.submit(fn, *arguments) for arguments in zip(*iterables, strict=False)]
-        return map(result_of, futures)
+            futures = deque(self.submit(fn, *arguments) for arguments in zip(*iterables, strict=False))
+        return (result_of(futures.popleft()) for _ in range(len(futures)))  # each result is kept no longer than needed
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.shutdown(cancel_futures=kind is not None)
@@ -76,6 +77,7 @@ def signals_delayed() -> Iterator[None]:
         yield
         return
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, *END_SIGNALS)}
+    handlers = {number: handler for number, handler in handlers.items() if handler is not None}  # None: not Python's
     received: list[int] = []  # a signal blocked here goes to another thread (numpy has some), and Python handles it
     delaying, mask = True, None
 
