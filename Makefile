@@ -8,7 +8,7 @@ EXTRAS := $(shell case "$$(uname -sm)" in ("Linux x86_64"|"Linux aarch64") echo 
 DATA ?= data
 OUT ?= scratch
 
-.PHONY: demo scratch test check docs pytest lowest clean
+.PHONY: demo scratch both test check docs pytest lowest clean
 MAKEFLAGS += --jobs=2
 
 .venv/installed: pyproject.toml
@@ -28,6 +28,10 @@ demo: .venv/installed ## synthetic eyes -> cache -> a short fit -> confusion mat
 fit = $(BIN)/trainer fit --run $(1) $(if $(wildcard $(1)/config.json),--resume,$(2))
 
 scratch: $(OUT)/run/summary.json ## DATA's photographs -> a run in OUT, without pretrained weights: painted lesions first
+both: $(OUT)/both/summary.json ## the same, and then a run that takes the patient's other eye into account
+
+$(OUT)/both/summary.json: $(OUT)/run/summary.json
+	$(call fit,$(OUT)/both,--fellow-eye $(OUT)/run --cache $(OUT)/graham)
 
 $(OUT)/run/summary.json: $(OUT)/painted/run/summary.json $(OUT)/graham/cache.json
 	$(call fit,$(OUT)/run,--recipe after-lesions --cache $(OUT)/graham --weights $(OUT)/painted/run/model.safetensors)

@@ -126,22 +126,24 @@ def test_a_long_help_has_sections(program: str, name: str) -> None:
     }
 
 
-def test_make_scratch_gives_the_commands_of_the_page() -> None:
+def test_make_both_gives_the_commands_of_the_page() -> None:
     shown = PAGES["training.md"].split("## With few graded photographs")[1].split("\n## ")[0]
     wanted = [shlex.split(line) for line in COMMAND.findall(shown) if not line.startswith("make")]
-    dry = ["make", "--dry-run", "--jobs=1", "scratch", "DATA=data/", "OUT=scratch-of-the-test"]
+    dry = ["make", "--dry-run", "--jobs=1", "both", "DATA=data/", "OUT=scratch-of-the-test"]
     printed = subprocess.run(dry, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     folders = {
         "scratch-of-the-test/painted/cache": "cache-painted",
         "scratch-of-the-test/painted/eyes": "painted",
         "scratch-of-the-test/painted/run": "runs/painted",
+        "scratch-of-the-test/run": "runs/grades",
+        "scratch-of-the-test/both": "runs/both",
         "scratch-of-the-test/graham": "cache-graham",
         "scratch-of-the-test/cache": "cache",
     }
     for made, named in folders.items():
         printed = printed.replace(made, named)
     given = [shlex.split(line) for line in re.findall(r"^\.venv/bin/((?:tools|trainer) .*)$", printed, re.MULTILINE)]
-    left_out = {"--cache", "cache", "--out", "--run", "scratch-of-the-test/run"}  # where these are the defaults
+    left_out = {"--cache", "cache", "--out"}  # where these are the defaults
     assert sorted(sorted(set(each) - left_out) for each in given) == sorted(
         sorted(set(each) - left_out) for each in wanted
     )
