@@ -36,10 +36,8 @@ class ThreadPool(ThreadPoolExecutor):
         with signals_delayed():
             return super().submit(fn, *args, **kwargs)
 
-    def map(
-        self, fn: Callable[..., T], *iterables: Iterable[Any], timeout: float | None = None, chunksize: int = 1
-    ) -> Iterator[T]:
-        """Results in order. All work is submitted at once. timeout, chunksize: not used."""
+    def map(self, fn: Callable[..., T], *iterables: Iterable[Any]) -> Iterator[T]:  # type: ignore[override]
+        """Results in order. All work is submitted at once. `timeout` and `chunksize` of Python's pools are missing."""
         with signals_delayed():
             futures = deque(self.submit(fn, *arguments) for arguments in zip(*iterables, strict=False))
         return (result_of(futures.popleft()) for _ in range(len(futures)))  # each result is kept no longer than needed

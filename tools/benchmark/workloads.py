@@ -5,7 +5,6 @@ When it returns, all its work is done: work left running would slow the next row
 
 import warnings
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from io import BytesIO
 from typing import Any, Final, NamedTuple
@@ -27,6 +26,7 @@ from pipeline.loading.batch import Loader, normalise
 from pipeline.loading.loaders import dali_installed, open_loader
 from pipeline.loading.plan import Augment
 from pipeline.machine import multiplies_bfloat16
+from pipeline.threads import ThreadPool
 
 Run = Callable[[int], None]  # of a number of batches
 
@@ -117,7 +117,7 @@ class Rows(NamedTuple):
 
     def decode(self) -> Run:
         """Decodes with OpenCV, in threads."""
-        pool = self.stack.enter_context(ThreadPoolExecutor(self.workers))
+        pool = self.stack.enter_context(ThreadPool(self.workers))
 
         def decode(row: int) -> None:
             cv2.imdecode(np.frombuffer(self.cache.read(row), np.uint8), cv2.IMREAD_COLOR_RGB)
