@@ -70,19 +70,19 @@ def spread(values: "pd.Series[float]", sign: str = "") -> str:
     return f"{values.mean():{sign}.3f}" + (f" ± {values.std():.3f}" if len(values) > 1 else "")
 
 
-def means(cache: str, runs: list[Path]) -> tuple[Figures, Figures]:
-    """The runs' mean figures on test, and those of resamples. Patients are drawn alike for all runs, or in each fold
+def means(cache: str, runs: list[Path], split: str = "test") -> tuple[Figures, Figures]:
+    """The runs' mean figures on `split`, and those of resamples. Patients are drawn alike for all runs, or in each fold
     anew, so two variants' resamples show the same."""
     values, resampled = [], []
     for seed, run in enumerate(runs):
-        table = RunFolder(run).read_predictions("test")
+        table = RunFolder(run).read_predictions(split)
         with open_cache(Path(cache.replace(SEED, str(seed)))) as opened:
             sample = Sample.of(table, patients_of(opened.manifest, table["id"]))
         values.append(sample.figures(sample.equal_weights))
         resampled.append(Resamples(sample.n_patients, seed=seed if SEED in cache else 0).figures(sample.figures))
 
     def mean(of: list[Figures]) -> Figures:
-        return {figure: np.mean([each[figure] for each in of], axis=0) for split, figure in FIGURES if split == "test"}
+        return {figure: np.mean([each[figure] for each in of], axis=0) for part, figure in FIGURES if part == "test"}
 
     return mean(values), mean(resampled)
 

@@ -84,7 +84,10 @@ def paint_phantoms(out: Path, eyes: int, cache: Cache, seed: int = 0) -> Phantom
     """Paints lesions on the healthy photographs of a cache's train and val: out/<series>/<split>/<grade>/<id>.jpeg.
 
     Series 1 has each photograph with each grade; series 2 and later have grades 1 to 4 with other lesions. Painting
-    ends at `eyes` (at least 1) photographs. Test is not used, so a network that learned here can be measured on it.
+    ends at `eyes` (at least 1) photographs. Their order is drawn by `seed`: names often begin with the place or the
+    camera, so the first ones by name may be of a single place. Test is not used, so a network that learned here can be
+    measured on it.
+
     Raises SourceError unless `out` is a new or empty folder, and if the cache has no healthy photograph in train or has
     enhanced colours.
     """
@@ -95,8 +98,9 @@ def paint_phantoms(out: Path, eyes: int, cache: Cache, seed: int = 0) -> Phantom
     if not (table["split"].iloc[healthy] == "train").any():
         raise SourceError(f"{cache.path}: no photograph of grade 0 in train, so there is nothing to paint on")
 
-    once = [(row, 1, grade) for row in healthy.tolist() for grade in range(N_GRADES)]
-    again = ((row, series, grade) for series in count(2) for row in healthy.tolist() for grade in range(1, N_GRADES))
+    drawn = _generator(seed).permutation(healthy).tolist()
+    once = [(row, 1, grade) for row in drawn for grade in range(N_GRADES)]
+    again = ((row, series, grade) for series in count(2) for row in drawn for grade in range(1, N_GRADES))
     chosen = list(islice(chain(once, again), eyes))
     ids, patients, splits = (table[column].to_numpy() for column in ("id", "patient", "split"))
     _make_folders(out, sorted({f"{series}/{splits[row]}/{grade}" for row, series, grade in chosen}))

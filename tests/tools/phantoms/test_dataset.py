@@ -195,6 +195,25 @@ def test_paintings_of_one_seed_are_alike_and_of_a_series_or_another_seed_are_not
     assert len({jpeg("more", 1), jpeg("more", 2), jpeg("other", 1)}) == 3
 
 
+def test_a_few_paintings_are_on_photographs_of_every_place(make_cache: Callable[..., Path], tmp_path: Path) -> None:
+    names = [f"{place}_{number}" for place in ("aravind", "lotus") for number in range(12)]
+    pictures = {name: np.full((64, 64, 3), 60 + 5 * number, np.uint8) for number, name in enumerate(names)}
+
+    def painted_on(eyes: int, seed: int) -> set[str]:
+        out = tmp_path / f"{eyes}-{seed}"
+        paint_phantoms(out, eyes, cache, seed)
+        return {path.stem for path in out.rglob("*.jpeg")}
+
+    with open_cache(make_cache(pictures, dict.fromkeys(names, 0))) as cache:
+        some, more, other = painted_on(60, 0), painted_on(90, 0), painted_on(60, 1)
+    assert len(some) == len(other) == 12  # each with five grades
+    assert (
+        {name.partition("_")[0] for name in some} == {name.partition("_")[0] for name in other} == {"aravind", "lotus"}
+    )
+    assert some < more
+    assert some != other
+
+
 def test_where_nothing_can_be_painted_it_says_why(make_cache: Callable[..., Path], tmp_path: Path) -> None:
     pictures = {"1_left": np.full((64, 64, 3), 90, np.uint8)}
     with (
