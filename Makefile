@@ -40,7 +40,7 @@ $(OUT)/painted/run/summary.json: $(OUT)/painted/cache/cache.json
 	$(call fit,$(OUT)/painted/run,--recipe lesions --cache $(OUT)/painted/cache)
 
 $(OUT)/painted/cache/cache.json: $(OUT)/cache/cache.json
-	$(BIN)/tools phantom $(OUT)/painted/eyes --onto $(OUT)/cache --eyes 4000
+	$(BIN)/tools phantom $(OUT)/painted/eyes --onto $(OUT)/cache --eyes 6400
 	$(BIN)/tools preprocess $(OUT)/painted/eyes --enhance graham --out $(OUT)/painted/cache
 
 $(OUT)/cache/cache.json: | .venv/installed

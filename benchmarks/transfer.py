@@ -85,7 +85,7 @@ def paint(cache: Path, recipe: Recipe, folder: Path, eyes: int) -> Path:
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--numbers", default="300,1000,2100", help="Photographs of train.")
 @click.option("--seeds", default=3)
-@click.option("--eyes", default=4000, help="Painted photographs of each set.")
+@click.option("--eyes", default=6400, help="Painted photographs of each set.")
 @click.option("--lesions", default=LESIONS, show_default=True, help="Options of trainer fit, on painted lesions.")
 @click.option("--nothing", default=NOTHING, show_default=True, help="From scratch.")
 @click.option("--after", default=AFTER, show_default=True, help="After painted lesions.")
