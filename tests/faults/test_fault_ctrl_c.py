@@ -30,7 +30,6 @@ def test_while_it_reads_its_options(start: Callable[..., Any], tmp_path: Path, c
     os.mkfifo(config)
     run = start(command, "--config", config, program="trainer")
     with open(config, "w"):  # opened as soon as the command opens it
-        # Python acts on a signal that comes between its last look for one and read(2) only after read(2), which here never
-        # ends: seen once in 50 on a busy machine.
+        # A signal just before read(2) is acted on after it, and this read(2) never ends: seen once on a busy machine.
         time.sleep(0.5)
         assert_stopped(run)
