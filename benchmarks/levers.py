@@ -28,7 +28,7 @@ import pandas as pd
 from pipeline.cache.cache import open_cache
 from pipeline.cache.splits import patients_of
 from pipeline.command_line import Guarded
-from trainer.evaluation.bootstrap import Figures, Resamples, interval
+from trainer.evaluation.bootstrap import Figures, Floats, Resamples, interval
 from trainer.evaluation.weighted_metrics import Sample
 from trainer.run_folder import RunFolder
 
@@ -87,13 +87,26 @@ def means(cache: str, runs: list[Path], split: str = "test") -> tuple[Figures, F
     return mean(values), mean(resampled)
 
 
+def gains(of: tuple[Figures, Figures], base: tuple[Figures, Figures]) -> tuple[Figures, Figures]:
+    """What the first of two variants has more than the second: both as `means` gives them."""
+    value, resampled = (
+        {figure: its[figure] - others[figure] for figure in its} for its, others in zip(of, base, strict=True)
+    )
+    return value, resampled
+
+
+def limits(value: Floats, resampled: Floats, sign: str = "") -> str:
+    """The 95 % interval in brackets, with a space before it."""
+    bounds = interval(value.item(), resampled)
+    return f" ({bounds[0]:{sign}.3f} to {bounds[1]:{sign}.3f})" if bounds else ""
+
+
 def with_limits(cells: list[str], value: Figures, resampled: Figures, sign: str = "") -> list[str]:
     """`cells`, as FIGURES, those of test with their 95 % intervals."""
-    bounded = list(cells)
-    for place, (split, figure) in enumerate(FIGURES):
-        if split == "test" and (bounds := interval(value[figure].item(), resampled[figure])):
-            bounded[place] += f" ({bounds[0]:{sign}.3f} to {bounds[1]:{sign}.3f})"
-    return bounded
+    return [
+        cell + (limits(value[figure], resampled[figure], sign) if split == "test" else "")
+        for cell, (split, figure) in zip(cells, FIGURES, strict=True)
+    ]
 
 
 def rows(cache: str, out: Path, variants: list[str], seeds: int) -> Iterator[list[str]]:
@@ -106,11 +119,7 @@ def rows(cache: str, out: Path, variants: list[str], seeds: int) -> Iterator[lis
     first = variants[0]
     for name in variants[1:]:
         *differences, _ = (found[name][column] - found[first][column] for column in found[first])
-        gained = (
-            {figure: of[figure] - base[figure] for figure in of}
-            for of, base in zip(test[name], test[first], strict=True)
-        )
-        cells = with_limits([spread(values, "+") for values in differences], *gained, sign="+")
+        cells = with_limits([spread(values, "+") for values in differences], *gains(test[name], test[first]), sign="+")
         yield [f"{name} - {first}", *cells, ""]
 
 

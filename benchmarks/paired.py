@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Final
 
 import click
-import numpy as np
-from levers import means
+from levers import gains, limits, means
 
 from pipeline.command_line import Guarded
-from trainer.evaluation.bootstrap import Figures, interval
+from trainer.evaluation.bootstrap import Figures
 from trainer.run_folder import RunFolder
 
 SHOWN: Final = ("accuracy", "kappa", "auc", "referable_auc")
@@ -24,8 +23,7 @@ SHOWN: Final = ("accuracy", "kappa", "auc", "referable_auc")
 
 def cells(value: Figures, resampled: Figures, sign: str = "") -> Iterator[str]:
     for figure in SHOWN:
-        low, high = interval(value[figure].item(), resampled[figure]) or (np.nan, np.nan)
-        yield f"{value[figure].item():{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"
+        yield f"{value[figure].item():{sign}.3f}" + limits(value[figure], resampled[figure], sign)
 
 
 @click.command(cls=Guarded)
@@ -47,10 +45,7 @@ def main(cache: str, variants: tuple[str, ...], split: str) -> None:
         if base is None:
             base = name, found
             continue
-        gained = [
-            {figure: of[figure] - its[figure] for figure in SHOWN} for of, its in zip(found, base[1], strict=True)
-        ]
-        print(f"| {name} - {base[0]} | | " + " | ".join(cells(gained[0], gained[1], "+")) + " |")
+        print(f"| {name} - {base[0]} | | " + " | ".join(cells(*gains(found, base[1]), sign="+")) + " |")
 
 
 if __name__ == "__main__":
